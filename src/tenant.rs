@@ -1,0 +1,117 @@
+//! Who is served: the table of tenants, plain data made once from the configuration.
+//!
+//! A tenant is Easemob's `{org}/{app}` and Lanying's `app_id` at once. Nothing here checks a credential
+//! (`auth/`) or counts a call (`limit/`).
+
+use std::{collections::HashMap, sync::Arc};
+
+use uuid::Uuid;
+
+use crate::{secret::Secret, time::Timestamp};
+
+/// How a restricted file opens for download.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DownloadAuth {
+    /// A valid token always, and the secret where the file is restricted (the seed).
+    #[default]
+    Token,
+    /// The secret alone opens a restricted file; an unrestricted one opens by its id.
+    Secret,
+}
+
+/// An account that may obtain a token by password.
+#[derive(Debug, Clone)]
+pub struct Account {
+    /// The user name.
+    pub name: String,
+    /// A PHC string, `$argon2id$…`.
+    pub password_hash: Secret,
+}
+
+/// The numbers that may differ by tenant, defaults filled in.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Limits {
+    /// Calls per second for one client and interface; 0 = no limit.
+    pub calls_per_second: u32,
+    /// Calls that may come back to back.
+    pub calls_burst: u32,
+    /// Bytes of one file.
+    pub upload_bytes_max: u64,
+    /// Days that a chat file lives; 0 = for ever.
+    pub chatfile_days: u32,
+}
+
+/// One tenant.
+#[derive(Debug, Clone)]
+pub struct Tenant {
+    /// Its place in the table: the limiter's key, stable while the process runs.
+    pub index: u32,
+    /// The organisation, first segment of the path.
+    pub org: String,
+    /// The application, second segment of the path.
+    pub app: String,
+    /// The same tenant in the Lanying dialect.
+    pub app_id: Option<String>,
+    /// The application's UUID in answers: derived from org and app, so the same on every node.
+    pub application: Uuid,
+    /// The OAuth client id.
+    pub client_id: String,
+    /// The OAuth client secret; also keys the dynamic tokens.
+    pub client_secret: Secret,
+    /// What a download needs.
+    pub download_auth: DownloadAuth,
+    /// Bare presence of `restrict-access` restricts, as the seed has it; else `false` does not.
+    pub strict_restrict_access: bool,
+    /// Numbers.
+    pub limits: Limits,
+    /// Tokens issued before are expired, whatever they say.
+    pub tokens_not_before: Option<Timestamp>,
+    /// The same, by user.
+    pub users_not_before: HashMap<String, Timestamp>,
+    /// Accounts by name.
+    pub accounts: HashMap<String, Account>,
+}
+
+impl Tenant {
+    /// `org/app`: the tenant's name in tokens and in stored metadata.
+    pub fn name(&self) -> String {
+        format!("{}/{}", self.org, self.app)
+    }
+}
+
+/// All tenants, found by name without an allocation.
+#[derive(Debug, Clone, Default)]
+pub struct Tenants {
+    by_org: HashMap<String, HashMap<String, Arc<Tenant>>>,
+    in_order: Vec<Arc<Tenant>>,
+}
+
+impl Tenants {
+    /// Makes the table; `index` of each is set to its place. Names must be unique (the configuration checks).
+    pub fn new(tenants: Vec<Tenant>) -> Self {
+        let mut table = Self::default();
+        for (index, mut tenant) in tenants.into_iter().enumerate() {
+            tenant.index =
+                u32::try_from(index).expect("the configuration bounds the number of tenants");
+            let tenant = Arc::new(tenant);
+            table
+                .by_org
+                .entry(tenant.org.clone())
+                .or_default()
+                .insert(tenant.app.clone(), tenant.clone());
+            table.in_order.push(tenant);
+        }
+        table
+    }
+
+    /// The tenant `{org}/{app}`.
+    pub fn find(&self, org: &str, app: &str) -> Option<&Arc<Tenant>> {
+        self.by_org.get(org)?.get(app)
+    }
+
+    /// In the order of the configuration; the first is the default of the command line.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Tenant>> {
+        self.in_order.iter()
+    }
+}
