@@ -1,0 +1,153 @@
+//! The body of a request on its way in: counted, bounded, and never waited for without end.
+//!
+//! Knows nothing of what the bytes mean (`multipart.rs` does).
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use hyper::body::{Body, Incoming};
+use tokio::time::Sleep;
+
+use crate::{
+    error::{Error, Kind, Result},
+    time::deadline,
+};
+
+/// A request's body.
+pub struct RequestBody {
+    incoming: Incoming,
+    /// Bytes so far.
+    received: u64,
+    /// Bytes at the most; more end in `TooLarge`.
+    bytes_max: u64,
+    idle_timeout: Duration,
+    /// Fires when nothing came for `idle_timeout`; made at the first wait.
+    idle: Option<Pin<Box<Sleep>>>,
+    started: bool,
+    ended: bool,
+}
+
+impl RequestBody {
+    /// Wraps hyper's body. `idle_timeout` is the longest wait for a further byte.
+    pub fn new(incoming: Incoming, idle_timeout: Duration) -> Self {
+        let ended = incoming.is_end_stream();
+        Self {
+            incoming,
+            received: 0,
+            bytes_max: u64::MAX,
+            idle_timeout,
+            idle: None,
+            started: false,
+            ended,
+        }
+    }
+
+    /// From here on, a body of more than `bytes_max` bytes in all ends in `TooLarge`.
+    pub fn limit(&mut self, bytes_max: u64) {
+        self.bytes_max = bytes_max;
+    }
+
+    /// The length that the client announced; `None` for a chunked body.
+    pub fn announced(&self) -> Option<u64> {
+        self.incoming.size_hint().exact()
+    }
+
+    /// Whether any of the body was asked for: from then on a client that waits for `100 Continue` has it.
+    pub fn is_started(&self) -> bool {
+        self.started
+    }
+
+    /// Whether the whole body was read.
+    pub fn is_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// The next bytes; `None` at the end of the body.
+    ///
+    /// # Errors
+    /// `TooLarge`, `RequestTimeout` when the client pauses too long, `Disconnected` when it is gone.
+    pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes>>> {
+        self.started = true;
+        loop {
+            if self.ended {
+                return Poll::Ready(None);
+            }
+            match Pin::new(&mut self.incoming).poll_frame(cx) {
+                Poll::Ready(None) => self.ended = true,
+                Poll::Ready(Some(Ok(frame))) => {
+                    if let Some(idle) = &mut self.idle {
+                        idle.as_mut().reset(deadline(self.idle_timeout));
+                    }
+                    // Trailers carry nothing for us.
+                    if let Ok(data) = frame.into_data() {
+                        self.received += data.len() as u64;
+                        if self.received > self.bytes_max {
+                            return Poll::Ready(Some(Err(Kind::TooLarge.into())));
+                        }
+                        return Poll::Ready(Some(Ok(data)));
+                    }
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    self.ended = true;
+                    // A chunk that is no chunk is the client's fault and can be told; the rest is a client
+                    // that is gone.
+                    let kind = if error.is_parse() {
+                        Kind::InvalidArgument
+                    } else {
+                        Kind::Disconnected
+                    };
+                    return Poll::Ready(Some(Err(Error::new(kind).source(error))));
+                }
+                Poll::Pending => {
+                    let timeout = self.idle_timeout;
+                    let idle = self
+                        .idle
+                        .get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
+                    ready!(idle.as_mut().poll(cx));
+                    self.ended = true;
+                    return Poll::Ready(Some(Err(Kind::RequestTimeout.into())));
+                }
+            }
+        }
+    }
+
+    /// The next bytes; `None` at the end of the body.
+    ///
+    /// # Errors
+    /// As [`RequestBody::poll_data`].
+    ///
+    /// # Cancel safety
+    /// Cancel safe: no byte is lost.
+    pub async fn data(&mut self) -> Option<Result<Bytes>> {
+        std::future::poll_fn(|cx| self.poll_data(cx)).await
+    }
+
+    /// The whole body, which must be small.
+    ///
+    /// # Errors
+    /// As [`RequestBody::poll_data`], and `TooLarge` over `bytes_max`.
+    pub async fn collect(&mut self, bytes_max: usize) -> Result<Vec<u8>> {
+        self.limit(bytes_max as u64);
+        let mut whole = Vec::new();
+        while let Some(data) = self.data().await {
+            whole.extend_from_slice(&data?);
+        }
+        Ok(whole)
+    }
+
+    /// Reads and throws away what is left, so that a client that writes first and reads after finds the
+    /// answer and not a broken pipe. Returns whether the end was reached within the bounds.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn drain(&mut self, bytes_max: u64, time_max: Duration) -> bool {
+        self.limit(self.received.saturating_add(bytes_max));
+        let drained = async { while let Some(Ok(_)) = self.data().await {} };
+        let _ = tokio::time::timeout(time_max, drained).await;
+        self.ended
+    }
+}

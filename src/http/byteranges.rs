@@ -1,0 +1,216 @@
+//! What partial answers say of themselves: `Content-Range` (RFC 9110 §14.4) and the framing of a
+//! `multipart/byteranges` body (§14.6), with its exact length.
+//!
+//! The ranges were decided by `plan`, the bytes between the heads are the caller's.
+//!
+//! ```text
+//! --B CRLF            part 1's head
+//! Content-Type: T CRLF
+//! Content-Range: bytes S-E/LEN CRLF CRLF
+//! <bytes S to E>
+//! CRLF --B CRLF …     part 2's head
+//! <bytes>
+//! CRLF --B-- CRLF     closing
+//! ```
+
+use std::fmt::{self, Write};
+
+use bytes::{Bytes, BytesMut};
+use hyper::header::HeaderValue;
+
+use super::range::ByteRange;
+
+/// The text between parts: 32 hexadecimal digits of 128 random bits, so that no content holds it and no
+/// uploader can aim at it. Legal unquoted (RFC 2046 §5.1.1 allows 70 characters).
+#[derive(Debug, Clone, Copy)]
+pub struct Boundary(u128);
+
+impl Boundary {
+    /// From bytes of a random source; a fresh one for every answer.
+    #[must_use]
+    pub fn from_random(random: [u8; 16]) -> Self {
+        Self(u128::from_be_bytes(random))
+    }
+}
+
+impl fmt::Display for Boundary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+/// A `multipart/byteranges` answer without the bytes it is about.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    /// `Content-Type` of the whole answer.
+    pub content_type: HeaderValue,
+    /// `Content-Length` of the whole answer: heads, ranges and closing, in bytes.
+    pub content_length: u64,
+    /// The parts, in the order in which they are sent.
+    pub parts: Vec<Part>,
+    /// Ends the body, after the last part's bytes.
+    pub closing: Bytes,
+}
+
+/// One part: its head, then the bytes of its range.
+#[derive(Debug, Clone)]
+pub struct Part {
+    /// Delimiter and header fields, up to the empty line.
+    pub head: Bytes,
+    /// What follows the head.
+    pub range: ByteRange,
+}
+
+/// Lays out the answer for `ranges` of a representation of `len` bytes and of type `content_type`. One
+/// buffer holds all heads; `plan` bounds the number of ranges (`RANGES_MAX`).
+#[must_use]
+pub fn layout(
+    ranges: &[ByteRange],
+    content_type: &HeaderValue,
+    len: u64,
+    boundary: Boundary,
+) -> Layout {
+    // 120 bytes of fixed text and numbers; a guess too low costs a copy, nothing else.
+    let mut buffer = BytesMut::with_capacity((160 + content_type.len()) * (ranges.len() + 1));
+    let mut content_length = 0_u64;
+    let mut parts = Vec::with_capacity(ranges.len());
+    let mut delimiter = "--";
+    for &range in ranges {
+        put(
+            &mut buffer,
+            format_args!("{delimiter}{boundary}\r\nContent-Type: "),
+        );
+        buffer.extend_from_slice(content_type.as_bytes());
+        put(
+            &mut buffer,
+            format_args!("\r\nContent-Range: {}\r\n\r\n", ContentRange { range, len }),
+        );
+        let head = buffer.split().freeze();
+        content_length = content_length
+            .saturating_add(head.len() as u64)
+            .saturating_add(range.len());
+        parts.push(Part { head, range });
+        delimiter = "\r\n--";
+    }
+    put(&mut buffer, format_args!("{delimiter}{boundary}--\r\n"));
+    let closing = buffer.freeze();
+    Layout {
+        content_type: header_value(format_args!("multipart/byteranges; boundary={boundary}")),
+        content_length: content_length.saturating_add(closing.len() as u64),
+        parts,
+        closing,
+    }
+}
+
+/// `bytes first-last/len` for a 206 of one range, which must not be empty.
+#[must_use]
+pub fn content_range(range: ByteRange, len: u64) -> HeaderValue {
+    header_value(format_args!("{}", ContentRange { range, len }))
+}
+
+/// `bytes */len` for a 416 (RFC 9110 §15.5.17).
+#[must_use]
+pub fn unsatisfied_content_range(len: u64) -> HeaderValue {
+    header_value(format_args!("bytes */{len}"))
+}
+
+struct ContentRange {
+    range: ByteRange,
+    len: u64,
+}
+
+impl fmt::Display for ContentRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let last = self.range.end_exclusive.saturating_sub(1);
+        write!(f, "bytes {}-{last}/{}", self.range.start, self.len)
+    }
+}
+
+fn header_value(text: fmt::Arguments<'_>) -> HeaderValue {
+    // "bytes ", three numbers of at most 20 digits, two signs.
+    let mut buffer = BytesMut::with_capacity(72);
+    put(&mut buffer, text);
+    HeaderValue::from_maybe_shared(buffer.freeze())
+        .expect("fixed text and digits are visible ASCII")
+}
+
+fn put(buffer: &mut BytesMut, text: fmt::Arguments<'_>) {
+    buffer
+        .write_fmt(text)
+        .expect("a BytesMut grows, and these values format without errors");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOUNDARY: &str = "000102030405060708090a0b0c0d0e0f";
+
+    fn range(start: u64, end_exclusive: u64) -> ByteRange {
+        ByteRange {
+            start,
+            end_exclusive,
+        }
+    }
+
+    fn boundary() -> Boundary {
+        Boundary::from_random(std::array::from_fn(|n| n as u8))
+    }
+
+    #[test]
+    fn content_range_names_the_last_byte_and_the_length() {
+        for (start, end_exclusive, len, expected) in [
+            (0, 2, 100, "bytes 0-1/100"),
+            (99, 100, 100, "bytes 99-99/100"),
+            (
+                u64::MAX - 1,
+                u64::MAX,
+                u64::MAX,
+                "bytes 18446744073709551614-18446744073709551614/18446744073709551615",
+            ),
+        ] {
+            assert_eq!(content_range(range(start, end_exclusive), len), expected);
+        }
+        assert_eq!(unsatisfied_content_range(0), "bytes */0");
+        assert_eq!(
+            unsatisfied_content_range(u64::MAX),
+            "bytes */18446744073709551615"
+        );
+    }
+
+    #[test]
+    fn a_multipart_body_is_framed_as_in_rfc_9110() {
+        let content = b"0123456789";
+        let image = HeaderValue::from_static("image/png");
+        let layout = layout(&[range(0, 2), range(5, 10)], &image, 10, boundary());
+        let mut body = Vec::new();
+        for part in &layout.parts {
+            body.extend_from_slice(&part.head);
+            body.extend_from_slice(
+                &content[part.range.start as usize..part.range.end_exclusive as usize],
+            );
+        }
+        body.extend_from_slice(&layout.closing);
+        let expected = format!(
+            "--{BOUNDARY}\r\nContent-Type: image/png\r\nContent-Range: bytes 0-1/10\r\n\r\n01\
+             \r\n--{BOUNDARY}\r\nContent-Type: image/png\r\nContent-Range: bytes 5-9/10\r\n\r\n56789\
+             \r\n--{BOUNDARY}--\r\n"
+        );
+        assert_eq!(String::from_utf8(body).unwrap(), expected);
+        assert_eq!(layout.content_length, expected.len() as u64);
+        assert_eq!(
+            layout.content_type,
+            format!("multipart/byteranges; boundary={BOUNDARY}").as_str()
+        );
+    }
+
+    #[test]
+    fn the_length_is_exact_beyond_32_bits() {
+        let plain = HeaderValue::from_static("application/octet-stream");
+        let ranges = [range(0, 1 << 40), range(1 << 41, 1 << 42)];
+        let layout = layout(&ranges, &plain, 1 << 42, boundary());
+        let framing: usize = layout.parts.iter().map(|part| part.head.len()).sum();
+        let framing = (framing + layout.closing.len()) as u64;
+        assert_eq!(layout.content_length, framing + (1 << 40) + (1 << 41));
+    }
+}

@@ -1,0 +1,273 @@
+//! Cross-origin headers (Fetch standard §3.2): on every answer, errors too, and on preflights.
+//!
+//! Who may call is not decided here: tokens authenticate, never cookies, so credentials are not allowed and
+//! any origin is safe. `Access-Control-Allow-Private-Network` is never sent: a public page has no business
+//! with a service that only a private network reaches.
+
+use hyper::{
+    HeaderMap,
+    header::{
+        ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+        ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, HeaderValue, VARY,
+    },
+};
+
+/// Bytes that `Access-Control-Allow-Headers` may have; requested names beyond are left out.
+const ALLOWED_HEADERS_BYTES_MAX: usize = 1024;
+
+const ANY: HeaderValue = HeaderValue::from_static("*");
+const ORIGIN: HeaderValue = HeaderValue::from_static("Origin");
+const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE");
+/// A day. Browsers cap it themselves (Chrome at 2 h, Firefox at 24 h).
+const MAX_AGE: HeaderValue = HeaderValue::from_static("86400");
+const EXPOSED: HeaderValue = HeaderValue::from_static(
+    "Content-Range, Accept-Ranges, ETag, Content-Length, Retry-After, Content-Disposition, X-Request-Id",
+);
+/// One by one: `*` does not cover `Authorization`, and older web views do not know it.
+const ALLOWED: &str = "Authorization, Content-Type, restrict-access, share-secret, thumbnail, \
+     thumbnail-width, thumbnail-height, X-Requested-With, Accept, Range, If-Range, If-None-Match, \
+     If-Modified-Since, access-token, app_id, user_id";
+
+/// Whose pages may call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AllowedOrigins {
+    /// Everybody's.
+    Any,
+    /// These, as browsers serialise an origin: `https://chat.example`, no path, no trailing slash.
+    List(Vec<String>),
+}
+
+/// The cross-origin policy.
+#[derive(Debug, Clone)]
+pub struct Cors {
+    origins: AllowedOrigins,
+}
+
+impl Cors {
+    /// The policy for these origins.
+    #[must_use]
+    pub fn new(origins: AllowedOrigins) -> Self {
+        Self { origins }
+    }
+
+    /// Puts the headers of an ordinary answer; `origin` is the request's `Origin`. An existing `Vary` is
+    /// added to, never replaced.
+    pub fn apply(&self, origin: Option<&HeaderValue>, headers: &mut HeaderMap) {
+        if self.allow_origin(origin, headers) {
+            headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
+        }
+    }
+
+    /// Puts the headers of the answer to a preflight; `requested_headers` is the request's
+    /// `Access-Control-Request-Headers`. Names on the list above are always allowed, others that are
+    /// valid are echoed up to 1 KiB in all: an SDK's new header must not break its uploads.
+    pub fn preflight_headers(
+        &self,
+        origin: Option<&HeaderValue>,
+        requested_headers: Option<&HeaderValue>,
+        headers: &mut HeaderMap,
+    ) {
+        if self.allow_origin(origin, headers) {
+            headers.insert(ACCESS_CONTROL_ALLOW_METHODS, METHODS);
+            headers.insert(
+                ACCESS_CONTROL_ALLOW_HEADERS,
+                allowed_headers(requested_headers),
+            );
+            headers.insert(ACCESS_CONTROL_MAX_AGE, MAX_AGE);
+        }
+    }
+
+    /// Whether the origin may call; says so in `headers`.
+    fn allow_origin(&self, origin: Option<&HeaderValue>, headers: &mut HeaderMap) -> bool {
+        let listed = match &self.origins {
+            AllowedOrigins::Any => {
+                headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, ANY);
+                return true;
+            }
+            AllowedOrigins::List(listed) => listed,
+        };
+        // Without an origin and for a stranger's too: a cache must not hand that answer to a listed one.
+        vary_on_origin(headers);
+        match origin {
+            Some(origin)
+                if listed
+                    .iter()
+                    .any(|listed| listed.as_bytes() == origin.as_bytes()) =>
+            {
+                headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+fn vary_on_origin(headers: &mut HeaderMap) {
+    let said = headers.get_all(VARY).iter().any(|line| {
+        line.as_bytes()
+            .split(|&byte| byte == b',')
+            .map(<[u8]>::trim_ascii)
+            .any(|name| name == b"*" || name.eq_ignore_ascii_case(b"origin"))
+    });
+    if !said {
+        headers.append(VARY, ORIGIN);
+    }
+}
+
+fn allowed_headers(requested: Option<&HeaderValue>) -> HeaderValue {
+    let requested = requested.map_or(&b""[..], HeaderValue::as_bytes);
+    let mut all: Option<Vec<u8>> = None;
+    for name in requested
+        .split(|&byte| byte == b',')
+        .map(<[u8]>::trim_ascii)
+    {
+        if !is_token(name)
+            || ALLOWED
+                .split(", ")
+                .any(|known| known.as_bytes().eq_ignore_ascii_case(name))
+        {
+            continue;
+        }
+        let all = all.get_or_insert_with(|| ALLOWED.as_bytes().to_vec());
+        if all.len() + 2 + name.len() <= ALLOWED_HEADERS_BYTES_MAX {
+            all.extend_from_slice(b", ");
+            all.extend_from_slice(name);
+        }
+    }
+    match all {
+        None => HeaderValue::from_static(ALLOWED),
+        Some(all) => {
+            HeaderValue::try_from(all).expect("tokens, commas and spaces are visible ASCII")
+        }
+    }
+}
+
+/// RFC 9110 §5.6.2.
+fn is_token(name: &[u8]) -> bool {
+    !name.is_empty()
+        && name
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn value(text: &str) -> HeaderValue {
+        HeaderValue::from_bytes(text.as_bytes()).unwrap()
+    }
+
+    fn listed() -> Cors {
+        Cors::new(AllowedOrigins::List(vec![
+            "https://a.example".to_owned(),
+            "https://b.example".to_owned(),
+        ]))
+    }
+
+    #[test]
+    fn any_origin_is_answered_with_a_star_and_no_vary() {
+        for origin in [None, Some(value("https://x.example")), Some(value("null"))] {
+            let mut headers = HeaderMap::new();
+            Cors::new(AllowedOrigins::Any).apply(origin.as_ref(), &mut headers);
+            assert_eq!(headers[ACCESS_CONTROL_ALLOW_ORIGIN], "*");
+            assert_eq!(
+                headers[ACCESS_CONTROL_EXPOSE_HEADERS],
+                "Content-Range, Accept-Ranges, ETag, Content-Length, Retry-After, Content-Disposition, \
+                 X-Request-Id"
+            );
+            assert_eq!(headers.len(), 2);
+        }
+    }
+
+    #[test]
+    fn only_a_listed_origin_is_echoed_and_every_answer_varies() {
+        for (origin, echoed) in [
+            (Some("https://b.example"), true),
+            (Some("https://b.example.evil"), false),
+            (Some("https://b.exampl"), false),
+            (Some("http://b.example"), false),
+            (Some("null"), false),
+            (None, false),
+        ] {
+            let origin = origin.map(value);
+            let mut headers = HeaderMap::new();
+            listed().apply(origin.as_ref(), &mut headers);
+            let allowed = headers.get(ACCESS_CONTROL_ALLOW_ORIGIN);
+            assert_eq!(allowed, origin.as_ref().filter(|_| echoed));
+            assert_eq!(headers.contains_key(ACCESS_CONTROL_EXPOSE_HEADERS), echoed);
+            assert_eq!(headers[VARY], "Origin");
+        }
+    }
+
+    #[test]
+    fn an_existing_vary_is_added_to_once() {
+        for (before, after) in [
+            (
+                &["Authorization, Accept"][..],
+                &["Authorization, Accept", "Origin"][..],
+            ),
+            (&["Accept, origin"], &["Accept, origin"]),
+            (&["*"], &["*"]),
+            (&["Accept", "Range"], &["Accept", "Range", "Origin"]),
+        ] {
+            let mut headers = HeaderMap::new();
+            for line in before {
+                headers.append(VARY, value(line));
+            }
+            listed().apply(None, &mut headers);
+            listed().apply(None, &mut headers);
+            let found: Vec<_> = headers.get_all(VARY).iter().collect();
+            assert_eq!(found, after);
+        }
+    }
+
+    #[test]
+    fn a_preflight_names_methods_and_headers_one_by_one() {
+        for requested in [
+            None,
+            Some("restrict-access, Authorization"),
+            Some("content-type,SHARE-SECRET"),
+        ] {
+            let mut headers = HeaderMap::new();
+            let requested = requested.map(value);
+            Cors::new(AllowedOrigins::Any).preflight_headers(
+                None,
+                requested.as_ref(),
+                &mut headers,
+            );
+            assert_eq!(headers[ACCESS_CONTROL_ALLOW_ORIGIN], "*");
+            assert_eq!(
+                headers[ACCESS_CONTROL_ALLOW_METHODS],
+                "GET, HEAD, POST, PUT, DELETE"
+            );
+            assert_eq!(headers[ACCESS_CONTROL_MAX_AGE], "86400");
+            assert_eq!(headers[ACCESS_CONTROL_ALLOW_HEADERS], ALLOWED);
+            assert_eq!(headers.len(), 4);
+        }
+    }
+
+    #[test]
+    fn requested_names_are_echoed_when_valid_and_within_the_bound() {
+        for (requested, echoed) in [
+            ("x-new", ", x-new"),
+            ("x-new, authorization ,,x-Two", ", x-new, x-Two"),
+            ("bad name, x\"y, \u{e9}, x-new", ", x-new"),
+            (&"x".repeat(2000), ""),
+        ] {
+            let found = allowed_headers(Some(&value(requested)));
+            assert_eq!(found, format!("{ALLOWED}{echoed}").as_str());
+        }
+        let many: Vec<_> = (0..1000).map(|n| format!("x-{n}")).collect();
+        let found = allowed_headers(Some(&value(&many.join(","))));
+        assert!((1000..=ALLOWED_HEADERS_BYTES_MAX).contains(&found.len()));
+    }
+
+    #[test]
+    fn a_strangers_preflight_is_allowed_nothing() {
+        let mut headers = HeaderMap::new();
+        listed().preflight_headers(Some(&value("https://x.example")), None, &mut headers);
+        assert_eq!(headers.len(), 1);
+        assert_eq!(headers[VARY], "Origin");
+    }
+}

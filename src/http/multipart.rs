@@ -1,0 +1,378 @@
+//! `multipart/form-data` on its way in: multer, fed so that its memory stays bounded.
+//!
+//! multer 3.1 reads until its source is pending and bounds part headers only by the whole stream. So the
+//! source here gives one piece at a time and [`Form`] counts what multer asks for between two parts.
+//! Nothing here knows which fields a dialect wants.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use futures_util::Stream;
+use hyper::{HeaderMap, header};
+use multer::{Field, Multipart};
+
+use super::{body::RequestBody, disposition::parse_filename};
+use crate::error::{Error, Kind, Result};
+
+/// Bytes handed to multer at once.
+const PIECE_BYTES: usize = 64 * 1024;
+/// Bytes of one part's headers, and of what may stand before the first boundary.
+const PART_HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Parts of one form.
+const PARTS_MAX: u32 = 64;
+/// Bytes after the last boundary.
+const EPILOGUE_BYTES_MAX: u64 = 64 * 1024;
+/// RFC 2046 §5.1.1.
+const BOUNDARY_BYTES_MAX: usize = 70;
+
+/// What a form may have beside the file's bytes: other fields, boundaries, part headers.
+pub const FORM_OVERHEAD_BYTES: u64 = 64 * 1024;
+
+/// A form, read part by part.
+pub struct Form<'r> {
+    multipart: Multipart<'r>,
+    field: Option<Field<'r>>,
+    pace: Arc<Pace>,
+    parts: u32,
+}
+
+/// The head of a part.
+#[derive(Debug)]
+pub struct Part {
+    /// The form field's name; empty where none was given.
+    pub name: String,
+    /// The last component of the file name, cleaned.
+    pub file_name: Option<String>,
+    /// As declared, not checked.
+    pub content_type: Option<String>,
+}
+
+/// Shared by [`Form`] and its source, which multer owns. Both run in one task: plain cells would do, if
+/// multer did not want `Send`.
+#[derive(Default)]
+struct Pace {
+    /// The source may give one piece.
+    granted: AtomicBool,
+    /// multer asked for more than was granted: poll it again, it has nothing to wait for.
+    exhausted: AtomicBool,
+    /// Bytes given since the last part's end.
+    given: AtomicUsize,
+}
+
+/// Gives multer one piece for each grant.
+struct Pieces<'r> {
+    body: &'r mut RequestBody,
+    rest: Bytes,
+    pace: Arc<Pace>,
+}
+
+impl Stream for Pieces<'_> {
+    type Item = Result<Bytes>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        if !this.pace.granted.load(Relaxed) {
+            this.pace.exhausted.store(true, Relaxed);
+            return Poll::Pending;
+        }
+        if this.rest.is_empty() {
+            match std::task::ready!(this.body.poll_data(cx)) {
+                Some(Ok(data)) => this.rest = data,
+                end => return Poll::Ready(end),
+            }
+        }
+        let piece = this.rest.split_to(this.rest.len().min(PIECE_BYTES));
+        this.pace.granted.store(false, Relaxed);
+        this.pace.given.fetch_add(piece.len(), Relaxed);
+        Poll::Ready(Some(Ok(piece)))
+    }
+}
+
+impl<'r> Form<'r> {
+    /// A form of the body, whose `Content-Type` stands in `headers`.
+    ///
+    /// # Errors
+    /// `UnsupportedMediaType` where it is no form, `InvalidArgument` where the boundary is missing, doubled
+    /// or longer than RFC 2046 allows.
+    pub fn new(headers: &HeaderMap, body: &'r mut RequestBody) -> Result<Self> {
+        let boundary = boundary(headers)?;
+        let pace = Arc::<Pace>::default();
+        let pieces = Pieces {
+            body,
+            rest: Bytes::new(),
+            pace: pace.clone(),
+        };
+        Ok(Self {
+            multipart: Multipart::new(pieces, boundary),
+            field: None,
+            pace,
+            parts: 0,
+        })
+    }
+
+    /// The next part; what is left of the one before is thrown away.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for what is no form or is out of its bounds; the body's own errors.
+    pub async fn next_part(&mut self) -> Result<Option<Part>> {
+        while self.chunk().await?.is_some() {}
+        self.field = None;
+        self.pace.given.store(0, Relaxed);
+        let pace = self.pace.clone();
+        let field = std::future::poll_fn(|cx| {
+            pace.drive(cx, Some(PART_HEAD_BYTES_MAX), |cx| {
+                self.multipart.poll_next_field(cx).map(Some)
+            })
+        });
+        let field = match field.await {
+            Some(field) => field?.map_err(form_error)?,
+            None => None,
+        };
+        let Some(field) = field else { return Ok(None) };
+        self.parts += 1;
+        if self.parts > PARTS_MAX {
+            return Err(Error::invalid(format!(
+                "a form may have at most {PARTS_MAX} parts."
+            )));
+        }
+        let head_bytes: usize = field
+            .headers()
+            .iter()
+            .map(|(name, value)| name.as_str().len() + value.len() + 4)
+            .sum();
+        if head_bytes > PART_HEAD_BYTES_MAX {
+            return Err(head_too_long());
+        }
+        let disposition = field.headers().get(header::CONTENT_DISPOSITION);
+        let part = Part {
+            name: field.name().unwrap_or_default().to_owned(),
+            file_name: disposition.and_then(|value| parse_filename(value.as_bytes())),
+            content_type: field
+                .headers()
+                .get(header::CONTENT_TYPE)
+                .and_then(|value| value.to_str().ok())
+                .map(str::to_owned),
+        };
+        self.field = Some(field);
+        Ok(Some(part))
+    }
+
+    /// The next bytes of the current part; `None` at its end.
+    ///
+    /// # Errors
+    /// As [`Form::next_part`].
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
+        let Some(field) = &mut self.field else {
+            return Ok(None);
+        };
+        let pace = &self.pace;
+        loop {
+            let next = std::future::poll_fn(|cx| {
+                pace.drive(cx, None, |cx| Pin::new(&mut *field).poll_next(cx))
+            });
+            match next.await {
+                // multer ends a part with an empty chunk.
+                Some(Ok(Ok(chunk))) if chunk.is_empty() => {}
+                Some(chunk) => return chunk?.map(Some).map_err(form_error),
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// The current part as a text of at most `bytes_max` bytes.
+    ///
+    /// # Errors
+    /// `InvalidArgument` where it is longer or no UTF-8.
+    pub async fn text(&mut self, bytes_max: usize) -> Result<String> {
+        let mut text = Vec::new();
+        while let Some(chunk) = self.chunk().await? {
+            if text.len() + chunk.len() > bytes_max {
+                return Err(Error::invalid(format!(
+                    "a form field may have at most {bytes_max} bytes."
+                )));
+            }
+            text.extend_from_slice(&chunk);
+        }
+        String::from_utf8(text).map_err(|_| Error::invalid("a form field is not UTF-8."))
+    }
+}
+
+/// Reads what follows the last boundary, which is nothing in all real forms.
+///
+/// # Errors
+/// `InvalidArgument` where it does not end; the body's own errors.
+pub async fn finish(body: &mut RequestBody) -> Result<()> {
+    let mut epilogue = 0;
+    while let Some(data) = body.data().await {
+        epilogue += data?.len() as u64;
+        if epilogue > EPILOGUE_BYTES_MAX {
+            return Err(Error::invalid("the form goes on after its last boundary."));
+        }
+    }
+    Ok(())
+}
+
+impl Pace {
+    /// Polls multer, a piece at a time, until it has an answer or the body must be waited for. `given_max`
+    /// bounds what it may be given without one.
+    fn drive<T>(
+        &self,
+        cx: &mut Context<'_>,
+        given_max: Option<usize>,
+        mut poll: impl FnMut(&mut Context<'_>) -> Poll<Option<T>>,
+    ) -> Poll<Option<Result<T>>> {
+        loop {
+            if given_max.is_some_and(|max| self.given.load(Relaxed) > max) {
+                return Poll::Ready(Some(Err(head_too_long())));
+            }
+            self.granted.store(true, Relaxed);
+            self.exhausted.store(false, Relaxed);
+            match poll(cx) {
+                Poll::Ready(answer) => return Poll::Ready(answer.map(Ok)),
+                Poll::Pending if self.exhausted.load(Relaxed) => {}
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+}
+
+fn head_too_long() -> Error {
+    Error::invalid(format!(
+        "a part's headers may have at most {PART_HEAD_BYTES_MAX} bytes, and so what precedes the first boundary."
+    ))
+}
+
+/// Our own errors pass through multer as they are; its own mean a form that is none.
+fn form_error(error: multer::Error) -> Error {
+    match error {
+        multer::Error::StreamReadFailed(source) => match source.downcast::<Error>() {
+            Ok(error) => *error,
+            Err(source) => Error::internal(source),
+        },
+        error => Error::invalid(format!("the form is malformed: {error}.")),
+    }
+}
+
+/// The boundary parameter of a form's `Content-Type` (RFC 2046 §5.1.1).
+fn boundary(headers: &HeaderMap) -> Result<String> {
+    let unsupported = || Error::from(Kind::UnsupportedMediaType);
+    let value = headers.get(header::CONTENT_TYPE).ok_or_else(unsupported)?;
+    let value = value.to_str().map_err(|_| unsupported())?;
+    let (media_type, parameters) = value.split_once(';').unwrap_or((value, ""));
+    if !media_type
+        .trim()
+        .eq_ignore_ascii_case("multipart/form-data")
+    {
+        return Err(unsupported());
+    }
+    let mut found = None;
+    for (name, value) in Parameters(parameters) {
+        if name.eq_ignore_ascii_case("boundary") && found.replace(value).is_some() {
+            return Err(Error::invalid("the boundary is given twice."));
+        }
+    }
+    let found = found.ok_or_else(|| Error::invalid("the form's Content-Type has no boundary."))?;
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"'()+_,-./:=? ".contains(&byte);
+    if found.is_empty()
+        || found.len() > BOUNDARY_BYTES_MAX
+        || !found.bytes().all(allowed)
+        || found.ends_with(' ')
+    {
+        return Err(Error::invalid(
+            "a boundary has 1 to 70 characters of RFC 2046.",
+        ));
+    }
+    Ok(found.to_owned())
+}
+
+/// `; name=value; name="value"`. A boundary has no character that would need a backslash.
+struct Parameters<'a>(&'a str);
+
+impl<'a> Iterator for Parameters<'a> {
+    type Item = (&'a str, &'a str);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let rest = self.0.trim_start_matches([';', ' ', '\t']);
+        let (name, rest) = rest.split_once('=')?;
+        let (value, rest) = match rest.trim_start().strip_prefix('"') {
+            Some(quoted) => quoted.split_once('"').unwrap_or((quoted, "")),
+            None => rest.split_once(';').unwrap_or((rest, "")),
+        };
+        self.0 = rest;
+        Some((name.trim(), value.trim_matches([' ', '\t'])))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::header::HeaderValue;
+
+    use super::*;
+
+    fn of(content_type: &str) -> Result<String, Kind> {
+        let mut headers = HeaderMap::new();
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_str(content_type).unwrap(),
+        );
+        boundary(&headers).map_err(|error| error.kind())
+    }
+
+    #[test]
+    fn a_boundary_is_read_in_every_form_that_clients_send() {
+        for (content_type, expected) in [
+            ("multipart/form-data; boundary=abc", "abc"),
+            ("Multipart/Form-Data;boundary=\"a b'c\"", "a b'c"),
+            (
+                "multipart/form-data; charset=utf-8; BOUNDARY=----WebKitFormBoundary7MA4",
+                "----WebKitFormBoundary7MA4",
+            ),
+            ("multipart/form-data; boundary=abc; charset=utf-8", "abc"),
+        ] {
+            assert_eq!(of(content_type).as_deref(), Ok(expected), "{content_type}");
+        }
+    }
+
+    #[test]
+    fn a_boundary_that_is_missing_doubled_or_too_long_is_refused() {
+        let (b70, b71) = ("b".repeat(70), "b".repeat(71));
+        assert_eq!(of(&format!("multipart/form-data; boundary={b70}")), Ok(b70));
+        for content_type in [
+            "multipart/form-data",
+            "multipart/form-data; boundary=",
+            "multipart/form-data; boundary=a; boundary=a",
+            "multipart/form-data; boundary=a; Boundary=b",
+            "multipart/form-data; boundary=a\"b",
+            &format!("multipart/form-data; boundary={b71}"),
+        ] {
+            assert_eq!(
+                of(content_type),
+                Err(Kind::InvalidArgument),
+                "{content_type}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_form_is_an_unsupported_media_type() {
+        for content_type in [
+            "application/json",
+            "multipart/mixed; boundary=a",
+            "text/plain; boundary=a",
+            "",
+        ] {
+            assert_eq!(
+                of(content_type),
+                Err(Kind::UnsupportedMediaType),
+                "{content_type}"
+            );
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! Decides what a GET or HEAD of an existing object is answered with; doing and rendering come after.
+//!
+//! The order is that of RFC 9110 §13.2.2: conditions first, then `If-Range`, then `Range`. Whether the
+//! caller may see the object was decided before: a condition must not tell strangers that it exists.
+
+use hyper::{HeaderMap, Method, header::RANGE};
+
+use super::{
+    conditional::{self, Outcome, Validators},
+    range::{ByteRange, Ranges},
+};
+use crate::time::Timestamp;
+
+/// What would be sent without conditions and ranges.
+#[derive(Debug, Clone, Copy)]
+pub struct Representation<'a> {
+    /// Length in bytes.
+    pub len: u64,
+    /// The entity-tag as it stands in `ETag`: in double quotes and strong.
+    pub etag: &'a str,
+    /// What `Last-Modified` says.
+    pub last_modified: Timestamp,
+}
+
+/// The answer, decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Plan {
+    /// 200 with all of it.
+    Full,
+    /// 206 with one `Content-Range`.
+    Single(ByteRange),
+    /// 206 as `multipart/byteranges`: two or more ranges, ascending and disjoint.
+    Multi(Vec<ByteRange>),
+    /// 304.
+    NotModified,
+    /// 412.
+    PreconditionFailed,
+    /// 416 with `Content-Range: bytes */len`.
+    Unsatisfiable,
+}
+
+/// Decides. Allocates nothing unless several ranges are asked for.
+#[must_use]
+pub fn plan(method: &Method, headers: &HeaderMap, representation: &Representation<'_>) -> Plan {
+    let validators = Validators {
+        etag: representation.etag,
+        last_modified: representation.last_modified,
+    };
+    match conditional::evaluate(method, headers, validators) {
+        Outcome::NotModified => return Plan::NotModified,
+        Outcome::PreconditionFailed => return Plan::PreconditionFailed,
+        Outcome::Proceed => {}
+    }
+    // RFC 9110 §14.2: no method but GET has ranges; HEAD shows the headers of the full answer.
+    if method != Method::GET {
+        return Plan::Full;
+    }
+    let mut lines = headers.get_all(RANGE).iter();
+    // `Range` is no list: two lines of it are malformed, and ignored like all that is.
+    let (Some(value), None) = (lines.next(), lines.next()) else {
+        return Plan::Full;
+    };
+    if !conditional::range_counts(headers, validators) {
+        return Plan::Full;
+    }
+    match Ranges::parse(value.as_bytes(), representation.len) {
+        Ranges::Ignored => Plan::Full,
+        Ranges::One(range) => Plan::Single(range),
+        Ranges::Many(ranges) => Plan::Multi(ranges),
+        Ranges::Unsatisfiable => Plan::Unsatisfiable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::header::{HeaderName, HeaderValue};
+
+    use super::*;
+
+    const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+
+    type Lines = &'static [(&'static str, &'static str)];
+
+    fn check(cases: &[(Method, Lines, Plan)]) {
+        let representation = Representation {
+            len: 100,
+            etag: "\"v1\"",
+            last_modified: Timestamp::from_secs(784_111_777),
+        };
+        for (method, lines, expected) in cases {
+            let mut headers = HeaderMap::new();
+            for (name, value) in *lines {
+                headers.append(
+                    HeaderName::from_static(name),
+                    HeaderValue::from_static(value),
+                );
+            }
+            assert_eq!(
+                &plan(method, &headers, &representation),
+                expected,
+                "{method} {lines:?}"
+            );
+        }
+    }
+
+    fn range(start: u64, end_exclusive: u64) -> ByteRange {
+        ByteRange {
+            start,
+            end_exclusive,
+        }
+    }
+
+    #[test]
+    fn a_plain_get_is_answered_in_full() {
+        check(&[
+            (Method::GET, &[], Plan::Full),
+            (Method::GET, &[("if-range", "\"v1\"")], Plan::Full),
+            (Method::GET, &[("accept", "*/*")], Plan::Full),
+        ]);
+    }
+
+    #[test]
+    fn ranges_are_for_get_alone() {
+        check(&[
+            (
+                Method::GET,
+                &[("range", "bytes=0-1")],
+                Plan::Single(range(0, 2)),
+            ),
+            (
+                Method::GET,
+                &[("range", "bytes=0-1,9-")],
+                Plan::Multi(vec![range(0, 2), range(9, 100)]),
+            ),
+            (Method::GET, &[("range", "bytes=100-")], Plan::Unsatisfiable),
+            (Method::GET, &[("range", "lines=1-2")], Plan::Full),
+            (Method::HEAD, &[("range", "bytes=0-1")], Plan::Full),
+            (Method::HEAD, &[("range", "bytes=100-")], Plan::Full),
+            (Method::POST, &[("range", "bytes=0-1")], Plan::Full),
+        ]);
+    }
+
+    #[test]
+    fn two_range_lines_are_ignored() {
+        check(&[(
+            Method::GET,
+            &[("range", "bytes=0-1"), ("range", "bytes=4-5")],
+            Plan::Full,
+        )]);
+    }
+
+    #[test]
+    fn conditions_come_before_ranges() {
+        check(&[
+            (
+                Method::GET,
+                &[("range", "bytes=100-"), ("if-none-match", "\"v1\"")],
+                Plan::NotModified,
+            ),
+            (
+                Method::GET,
+                &[("range", "bytes=100-"), ("if-match", "\"v2\"")],
+                Plan::PreconditionFailed,
+            ),
+            (
+                Method::GET,
+                &[("range", "bytes=0-1"), ("if-none-match", "\"v2\"")],
+                Plan::Single(range(0, 2)),
+            ),
+            (
+                Method::HEAD,
+                &[("if-modified-since", DATE)],
+                Plan::NotModified,
+            ),
+        ]);
+    }
+
+    #[test]
+    fn a_false_if_range_gives_all_of_it_even_where_the_range_is_unsatisfiable() {
+        check(&[
+            (
+                Method::GET,
+                &[("range", "bytes=0-1"), ("if-range", "\"v1\"")],
+                Plan::Single(range(0, 2)),
+            ),
+            (
+                Method::GET,
+                &[("range", "bytes=0-1"), ("if-range", DATE)],
+                Plan::Single(range(0, 2)),
+            ),
+            (
+                Method::GET,
+                &[("range", "bytes=0-1"), ("if-range", "\"v2\"")],
+                Plan::Full,
+            ),
+            (
+                Method::GET,
+                &[("range", "bytes=0-1"), ("if-range", "W/\"v1\"")],
+                Plan::Full,
+            ),
+            (
+                Method::GET,
+                &[("range", "bytes=100-"), ("if-range", "\"v2\"")],
+                Plan::Full,
+            ),
+        ]);
+    }
+}

@@ -1,0 +1,387 @@
+//! `Range: bytes=…` (RFC 9110 §14.1, §14.2): which bytes of a representation a request asks for.
+//!
+//! Whether the header counts at all is not decided here: the method and `If-Range` are `plan`'s.
+
+/// Ranges that one request may name, satisfiable or not. A request that names more is answered in full:
+/// players and download managers ask for one or a few, and each part costs a head of its own.
+pub const RANGES_MAX: usize = 16;
+
+/// Bytes `start..end_exclusive` of a representation; what [`Ranges::parse`] returns is never empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ByteRange {
+    /// Offset of the first byte.
+    pub start: u64,
+    /// Offset after the last byte, at most the representation's length.
+    pub end_exclusive: u64,
+}
+
+impl ByteRange {
+    /// Number of bytes.
+    #[must_use]
+    pub fn len(self) -> u64 {
+        self.end_exclusive.saturating_sub(self.start)
+    }
+
+    /// Whether no byte lies inside.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// What a `Range` header asks for, measured against the length of the representation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ranges {
+    /// The header does not count: another unit, malformed, or more than [`RANGES_MAX`] ranges. RFC 9110
+    /// §14.2 lets a server ignore it, and a full answer is what every client understands.
+    Ignored,
+    /// One range, after coalescing. Needs no allocation: it is what nearly every request asks for.
+    One(ByteRange),
+    /// Two to [`RANGES_MAX`] ranges in ascending order, none overlapping or touching another, so that
+    /// their sum is below the length of the representation.
+    Many(Vec<ByteRange>),
+    /// Well-formed, and no byte of it exists: 416 (RFC 9110 §15.5.17). An empty set is one of these.
+    Unsatisfiable,
+}
+
+impl Ranges {
+    /// Reads the value of one `Range` header for a representation of `len` bytes.
+    ///
+    /// Ranges that overlap or touch are coalesced and the rest is sorted (RFC 9110 §15.3.7.2 allows the
+    /// first and prefers the order of the request; a fixed order is what bounds the answer by `len`
+    /// however often a byte is named). Numbers beyond `u64` count as its greatest value.
+    #[must_use]
+    pub fn parse(value: &[u8], len: u64) -> Self {
+        let Some(set) = strip_unit(value) else {
+            return Self::Ignored;
+        };
+        let mut found = [ByteRange {
+            start: 0,
+            end_exclusive: 0,
+        }; RANGES_MAX];
+        let mut found_count = 0;
+        let mut named_count = 0;
+        let mut suffix_of_nothing = false;
+        for spec in set.split(|&byte| byte == b',').map(trim_ows) {
+            if spec.is_empty() {
+                // RFC 9110 §5.6.1.2: a recipient ignores empty list elements.
+                continue;
+            }
+            named_count += 1;
+            if named_count > RANGES_MAX {
+                return Self::Ignored;
+            }
+            match parse_spec(spec, len) {
+                Spec::Malformed => return Self::Ignored,
+                Spec::Outside => {}
+                Spec::SuffixOfNothing => suffix_of_nothing = true,
+                Spec::Inside(range) => {
+                    found[found_count] = range;
+                    found_count += 1;
+                }
+            }
+        }
+        match coalesce(&mut found[..found_count]) {
+            // A suffix is satisfiable even when there is nothing, but no Content-Range can say so.
+            [] if suffix_of_nothing => Self::Ignored,
+            [] => Self::Unsatisfiable,
+            [range] => Self::One(*range),
+            ranges => Self::Many(ranges.to_vec()),
+        }
+    }
+}
+
+/// One range-spec against a length.
+enum Spec {
+    Malformed,
+    Outside,
+    SuffixOfNothing,
+    Inside(ByteRange),
+}
+
+fn parse_spec(spec: &[u8], len: u64) -> Spec {
+    let Some(dash) = spec.iter().position(|&byte| byte == b'-') else {
+        return Spec::Malformed;
+    };
+    let (first, last) = (&spec[..dash], &spec[dash + 1..]);
+    if first.is_empty() {
+        return match parse_number(last) {
+            None => Spec::Malformed,
+            Some(0) => Spec::Outside,
+            Some(_) if len == 0 => Spec::SuffixOfNothing,
+            Some(suffix) => Spec::Inside(ByteRange {
+                start: len.saturating_sub(suffix),
+                end_exclusive: len,
+            }),
+        };
+    }
+    let Some(start) = parse_number(first) else {
+        return Spec::Malformed;
+    };
+    let end_exclusive = if last.is_empty() {
+        len
+    } else {
+        match parse_number(last) {
+            // RFC 9110 §14.1.1: a last position before the first makes the specifier invalid.
+            Some(last) if last >= start => last.saturating_add(1).min(len),
+            _ => return Spec::Malformed,
+        }
+    };
+    if start < len {
+        Spec::Inside(ByteRange {
+            start,
+            end_exclusive,
+        })
+    } else {
+        Spec::Outside
+    }
+}
+
+/// `1*DIGIT`, saturating: RFC 9110 §14.1.2 tells recipients to expect numbers of any size.
+fn parse_number(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0_u64, |number, byte| {
+        byte.is_ascii_digit().then(|| {
+            number
+                .saturating_mul(10)
+                .saturating_add(u64::from(byte - b'0'))
+        })
+    })
+}
+
+/// What follows `bytes=`; unit names are case-insensitive (RFC 9110 §14.1).
+fn strip_unit(value: &[u8]) -> Option<&[u8]> {
+    let (unit, set) = value.split_at_checked(b"bytes=".len())?;
+    unit.eq_ignore_ascii_case(b"bytes=").then_some(set)
+}
+
+fn trim_ows(mut text: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = text {
+        text = rest;
+    }
+    text
+}
+
+/// Sorts, and joins what overlaps or touches; returns the part of the slice that holds the result.
+fn coalesce(ranges: &mut [ByteRange]) -> &[ByteRange] {
+    if ranges.len() < 2 {
+        return ranges;
+    }
+    ranges.sort_unstable_by_key(|range| range.start);
+    let mut last = 0;
+    for next in 1..ranges.len() {
+        let range = ranges[next];
+        if range.start <= ranges[last].end_exclusive {
+            ranges[last].end_exclusive = ranges[last].end_exclusive.max(range.end_exclusive);
+        } else {
+            last += 1;
+            ranges[last] = range;
+        }
+    }
+    &ranges[..=last]
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// `expected`: "-" ignored, "416" unsatisfiable, else `start..end` separated by spaces.
+    fn check(cases: &[(&str, u64, &str)]) {
+        for (value, len, expected) in cases {
+            let show = |range: &ByteRange| format!("{}..{}", range.start, range.end_exclusive);
+            let found = match Ranges::parse(value.as_bytes(), *len) {
+                Ranges::Ignored => "-".to_owned(),
+                Ranges::Unsatisfiable => "416".to_owned(),
+                Ranges::One(range) => show(&range),
+                Ranges::Many(ranges) => ranges.iter().map(show).collect::<Vec<_>>().join(" "),
+            };
+            assert_eq!(&found, expected, "{value:?} of {len}");
+        }
+    }
+
+    #[test]
+    fn first_and_last_positions_are_inclusive_and_cut_at_the_end() {
+        check(&[
+            ("bytes=0-1", 100, "0..2"), // Safari's probe
+            ("bytes=0-0", 1, "0..1"),
+            ("bytes=10-19", 100, "10..20"),
+            ("bytes=10-1000", 100, "10..100"),
+            ("bytes=99-", 100, "99..100"),
+            ("bytes=0-", 100, "0..100"),
+            ("bytes=007-0009", 100, "7..10"),
+        ]);
+    }
+
+    #[test]
+    fn a_suffix_longer_than_the_representation_is_all_of_it() {
+        check(&[
+            ("bytes=-1", 100, "99..100"),
+            ("bytes=-100", 100, "0..100"),
+            ("bytes=-101", 100, "0..100"),
+        ]);
+    }
+
+    #[test]
+    fn what_lies_past_the_end_is_unsatisfiable() {
+        check(&[
+            ("bytes=100-", 100, "416"),
+            ("bytes=100-200", 100, "416"),
+            ("bytes=-0", 100, "416"),
+            ("bytes=100-,200-300,-0", 100, "416"),
+            ("bytes=100-,5-6", 100, "5..7"),
+        ]);
+    }
+
+    #[test]
+    fn an_empty_set_is_unsatisfiable() {
+        check(&[
+            ("bytes=", 100, "416"),
+            ("bytes= ", 100, "416"),
+            ("bytes=, ,", 100, "416"),
+        ]);
+    }
+
+    #[test]
+    fn unit_names_are_case_insensitive_and_other_units_are_ignored() {
+        check(&[
+            ("Bytes=0-1", 9, "0..2"),
+            ("items=0-1", 9, "-"),
+            ("bytes", 9, "-"),
+            ("", 9, "-"),
+            ("bytes =0-1", 9, "-"),
+        ]);
+    }
+
+    #[test]
+    fn a_malformed_specifier_is_ignored_whole() {
+        for spec in [
+            "5-4", "a-b", "1", "-", "--1", "1--2", "1-2-3", "0 - 1", "+1-2", "-+1", "0x1-2",
+            "1-2;3-4", "0-1 2-3", "é-",
+        ] {
+            check(&[
+                (&format!("bytes={spec}"), 100, "-"),
+                (&format!("bytes=0-1,{spec}"), 100, "-"),
+            ]);
+        }
+    }
+
+    #[test]
+    fn numbers_beyond_u64_saturate() {
+        check(&[
+            ("bytes=0-99999999999999999999999999", 100, "0..100"),
+            ("bytes=-99999999999999999999999999", 100, "0..100"),
+            ("bytes=99999999999999999999999999-", 100, "416"),
+            (
+                "bytes=18446744073709551615-18446744073709551615",
+                100,
+                "416",
+            ),
+            (
+                "bytes=0-18446744073709551615",
+                u64::MAX,
+                "0..18446744073709551615",
+            ),
+            (
+                "bytes=18446744073709551614-",
+                u64::MAX,
+                "18446744073709551614..18446744073709551615",
+            ),
+        ]);
+    }
+
+    #[test]
+    fn a_zero_length_representation_satisfies_only_suffixes_and_then_in_full() {
+        check(&[
+            ("bytes=0-", 0, "416"),
+            ("bytes=0-0", 0, "416"),
+            ("bytes=-0", 0, "416"),
+            ("bytes=-1", 0, "-"),
+        ]);
+    }
+
+    #[test]
+    fn overlapping_and_touching_ranges_are_coalesced_and_sorted() {
+        check(&[
+            ("bytes=0-1,4-5", 100, "0..2 4..6"),
+            ("bytes=0-1 ,\t, 4-5,", 100, "0..2 4..6"),
+            ("bytes=50-59,0-9", 100, "0..10 50..60"),
+            ("bytes=0-9,10-19", 100, "0..20"),
+            ("bytes=0-9,5-19,-1", 100, "0..20 99..100"),
+            ("bytes=0-,0-,0-", 100, "0..100"),
+            ("bytes=0-99,5-6", 100, "0..100"),
+        ]);
+    }
+
+    #[test]
+    fn more_ranges_than_the_bound_are_ignored() {
+        let spaced = |count: usize| {
+            let specs: Vec<_> = (0..count).map(|n| format!("{0}-{0}", n * 2)).collect();
+            format!("bytes={}", specs.join(","))
+        };
+        assert!(matches!(
+            Ranges::parse(spaced(RANGES_MAX).as_bytes(), 100),
+            Ranges::Many(ranges) if ranges.len() == RANGES_MAX
+        ));
+        check(&[
+            (&spaced(RANGES_MAX + 1), 100, "-"),
+            (&"bytes=0-0,".repeat(1000), 100, "-"),
+        ]);
+    }
+
+    fn assert_sound(value: &[u8], len: u64) {
+        let ranges = match Ranges::parse(value, len) {
+            Ranges::Ignored | Ranges::Unsatisfiable => return,
+            Ranges::One(range) => vec![range],
+            Ranges::Many(ranges) => {
+                assert!((2..=RANGES_MAX).contains(&ranges.len()));
+                ranges
+            }
+        };
+        assert!(
+            ranges
+                .iter()
+                .all(|range| !range.is_empty() && range.end_exclusive <= len)
+        );
+        assert!(ranges.is_sorted_by(|a, b| a.end_exclusive < b.start));
+        assert!(
+            ranges
+                .iter()
+                .map(|range| u128::from(range.len()))
+                .sum::<u128>()
+                <= u128::from(len)
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_taken_without_a_panic(value: Vec<u8>, len: u64) {
+            assert_sound(&value, len);
+        }
+
+        #[test]
+        fn ranges_lie_inside_sorted_and_disjoint(value in "bytes=([0-9]{0,3}-[0-9]{0,3},? ?){0,20}", len in 0_u64..600) {
+            assert_sound(value.as_bytes(), len);
+        }
+
+        #[test]
+        fn bytes_are_selected_exactly_when_they_are_named(
+            named in proptest::collection::vec((0_u64..80, 0_u64..20), 1..=RANGES_MAX),
+            len in 1_u64..80,
+        ) {
+            let specs: Vec<_> = named.iter().map(|(first, more)| format!("{first}-{}", first + more)).collect();
+            let parsed = Ranges::parse(format!("bytes={}", specs.join(",")).as_bytes(), len);
+            let selected = |at: u64| match &parsed {
+                Ranges::One(range) => (range.start..range.end_exclusive).contains(&at),
+                Ranges::Many(ranges) => ranges.iter().any(|range| (range.start..range.end_exclusive).contains(&at)),
+                Ranges::Ignored | Ranges::Unsatisfiable => false,
+            };
+            for at in 0..len {
+                prop_assert_eq!(selected(at), named.iter().any(|(first, more)| (*first..=first + more).contains(&at)));
+            }
+        }
+    }
+}
