@@ -1,0 +1,167 @@
+//! From a file's bytes to eight-bit pixels, by the decoder that the magic names.
+//!
+//! The header was checked before; here the decoders are told the same limits once more, and what they read
+//! must agree with it. Only the first frame of an animation is decoded. Colour profiles are ignored, as the
+//! thumbnails of chat clients are.
+
+use std::io::Cursor;
+
+use fast_image_resize::PixelType;
+use image::{
+    ColorType, ImageDecoder, ImageError, Limits,
+    codecs::{bmp::BmpDecoder, gif::GifDecoder, png::PngDecoder, webp::WebPDecoder},
+};
+use zune_jpeg::{
+    JpegDecoder,
+    errors::DecodeErrors,
+    zune_core::{bytestream::ZCursor, colorspace::ColorSpace, options::DecoderOptions},
+};
+
+use super::{dimensions::Header, sniff::Sniffed, thumbnail::MediaError};
+
+/// What a decoder may allocate beside its pixels: tables, a palette, a colour profile.
+const DECODER_EXTRA_BYTES_MAX: u64 = 4 << 20;
+
+/// A decoded picture: rows without padding, one byte for a channel, alpha not multiplied in.
+pub(super) struct Pixels {
+    pub(super) width: u32,
+    pub(super) height: u32,
+    pub(super) bytes: Vec<u8>,
+    /// `U8`, `U8x2`, `U8x3` or `U8x4`: grey, grey with alpha, RGB, RGBA.
+    pub(super) layout: PixelType,
+}
+
+/// Decodes the first picture of `source`, whose kind and header are known and whose pixels were bounded.
+///
+/// # Errors
+/// [`MediaError::Corrupt`], [`MediaError::UnsupportedImage`], [`MediaError::TooManyPixels`].
+pub(super) fn decode(
+    source: &[u8],
+    kind: Sniffed,
+    header: &Header<'_>,
+) -> Result<Pixels, MediaError> {
+    let reader = Cursor::new(source);
+    match kind {
+        Sniffed::Jpeg => jpeg(source, header),
+        Sniffed::Png => with_image(PngDecoder::with_limits(reader, limits(header)), header),
+        Sniffed::Gif => with_image(GifDecoder::new(reader), header),
+        Sniffed::Webp => with_image(WebPDecoder::new(reader), header),
+        Sniffed::Bmp => with_image(BmpDecoder::new(reader), header),
+        _ => Err(MediaError::UnsupportedImage),
+    }
+}
+
+fn limits(header: &Header<'_>) -> Limits {
+    let mut limits = Limits::default();
+    limits.max_image_width = Some(header.width);
+    limits.max_image_height = Some(header.height);
+    limits.max_alloc = Some(
+        header
+            .pixels
+            .saturating_mul(header.bytes_per_pixel)
+            .saturating_add(DECODER_EXTRA_BYTES_MAX),
+    );
+    limits
+}
+
+/// Lenient about damage inside a complete file, as browsers are; that the file is complete, the header's
+/// walk has seen. CMYK is taken for inverted with Adobe's marker and without, as browsers do.
+fn jpeg(source: &[u8], header: &Header<'_>) -> Result<Pixels, MediaError> {
+    let (color, layout) = if header.is_grey {
+        (ColorSpace::Luma, PixelType::U8)
+    } else {
+        (ColorSpace::RGB, PixelType::U8x3)
+    };
+    let options = DecoderOptions::default()
+        .set_max_width(header.width as usize)
+        .set_max_height(header.height as usize)
+        .set_strict_mode(false)
+        .jpeg_set_out_colorspace(color);
+    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(source), options);
+    decoder.decode_headers().map_err(from_zune)?;
+    if decoder.dimensions() != Some((header.width as usize, header.height as usize)) {
+        return Err(MediaError::corrupt("a JPEG frame that is not the first"));
+    }
+    let length = pixel_bytes(header.width, header.height, layout)?;
+    if decoder.output_buffer_size() != Some(length) {
+        return Err(MediaError::UnsupportedImage);
+    }
+    let mut bytes = vec![0; length];
+    decoder.decode_into(&mut bytes).map_err(from_zune)?;
+    Ok(Pixels {
+        width: header.width,
+        height: header.height,
+        bytes,
+        layout,
+    })
+}
+
+fn with_image(
+    decoder: Result<impl ImageDecoder, ImageError>,
+    header: &Header<'_>,
+) -> Result<Pixels, MediaError> {
+    let mut decoder = decoder.map_err(from_image)?;
+    decoder.set_limits(limits(header)).map_err(from_image)?;
+    let (width, height) = decoder.dimensions();
+    if (width, height) != (header.width, header.height) {
+        return Err(MediaError::corrupt("two headers that disagree"));
+    }
+    let (layout, is_deep) = match decoder.color_type() {
+        ColorType::L8 => (PixelType::U8, false),
+        ColorType::La8 => (PixelType::U8x2, false),
+        ColorType::Rgb8 => (PixelType::U8x3, false),
+        ColorType::Rgba8 => (PixelType::U8x4, false),
+        ColorType::L16 => (PixelType::U8, true),
+        ColorType::La16 => (PixelType::U8x2, true),
+        ColorType::Rgb16 => (PixelType::U8x3, true),
+        ColorType::Rgba16 => (PixelType::U8x4, true),
+        _ => return Err(MediaError::UnsupportedImage),
+    };
+    let length = pixel_bytes(width, height, layout)? * if is_deep { 2 } else { 1 };
+    if decoder.total_bytes() != length as u64 {
+        return Err(MediaError::UnsupportedImage);
+    }
+    let mut bytes = vec![0; length];
+    decoder.read_image(&mut bytes).map_err(from_image)?;
+    if is_deep {
+        halve(&mut bytes);
+    }
+    Ok(Pixels {
+        width,
+        height,
+        bytes,
+        layout,
+    })
+}
+
+/// Sixteen bits to eight in place, rounded: a second buffer would cost half as much again.
+fn halve(bytes: &mut Vec<u8>) {
+    let length = bytes.len() / 2;
+    for at in 0..length {
+        let deep = u16::from_ne_bytes([bytes[2 * at], bytes[2 * at + 1]]);
+        bytes[at] = u8::try_from((u32::from(deep) * 255 + 32_767) / 65_535).unwrap_or(u8::MAX);
+    }
+    bytes.truncate(length);
+}
+
+fn pixel_bytes(width: u32, height: u32, layout: PixelType) -> Result<usize, MediaError> {
+    let bytes = u64::from(width) * u64::from(height) * layout.size() as u64;
+    // Twice the length must be a `usize` too; the pixel limit keeps far below on 64 bits.
+    usize::try_from(bytes * 2)
+        .map(|twice| twice / 2)
+        .map_err(MediaError::corrupt)
+}
+
+fn from_zune(error: DecodeErrors) -> MediaError {
+    match error {
+        DecodeErrors::Unsupported(_) => MediaError::UnsupportedImage,
+        other => MediaError::corrupt(other.to_string()),
+    }
+}
+
+fn from_image(error: ImageError) -> MediaError {
+    match error {
+        ImageError::Unsupported(_) => MediaError::UnsupportedImage,
+        other => MediaError::corrupt(other),
+    }
+}

@@ -1,0 +1,474 @@
+//! Thumbnails compared in pixels with a reference; headers that lie; mutated files.
+//!
+//! The fixtures and the script that makes them lie in `tests/data/images/`.
+
+use std::{fs, panic, path::PathBuf};
+
+use image::{
+    DynamicImage, ImageFormat, RgbaImage, codecs::jpeg::JpegEncoder, imageops::FilterType,
+};
+
+use super::thumbnail::{
+    BoundingBox, Bounds, MediaError, Outcome, Thumbnail, decode_cost_bytes, thumbnail,
+};
+
+const BOUNDS: Bounds = Bounds {
+    pixels_max: 40_000_000,
+};
+const FIT: BoundingBox = BoundingBox {
+    width: 96,
+    height: 96,
+};
+
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/images")
+}
+
+fn fixture(name: &str) -> Vec<u8> {
+    fs::read(folder().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+fn made(source: &[u8], fit: BoundingBox) -> Thumbnail {
+    match thumbnail(source, fit, &BOUNDS, &|| false) {
+        Ok(Outcome::Made(thumbnail)) => thumbnail,
+        other => panic!("no thumbnail: {other:?}"),
+    }
+}
+
+fn pixels(thumbnail: &Thumbnail) -> RgbaImage {
+    let format = ImageFormat::from_mime_type(thumbnail.content_type).unwrap();
+    let picture = image::load_from_memory_with_format(&thumbnail.bytes, format)
+        .unwrap()
+        .into_rgba8();
+    assert_eq!(picture.dimensions(), (thumbnail.width, thumbnail.height));
+    picture
+}
+
+/// The mean absolute difference of a channel, both with colour weighed by alpha.
+fn difference(a: &RgbaImage, b: &RgbaImage) -> f64 {
+    assert_eq!(a.dimensions(), b.dimensions());
+    let weighed = |pixel: &image::Rgba<u8>| {
+        let alpha = f64::from(pixel.0[3]) / 255.0;
+        [0, 1, 2]
+            .map(|at| f64::from(pixel.0[at]) * alpha)
+            .into_iter()
+            .chain([f64::from(pixel.0[3])])
+    };
+    let sum: f64 = a
+        .pixels()
+        .zip(b.pixels())
+        .flat_map(|(a, b)| weighed(a).zip(weighed(b)))
+        .map(|(a, b)| (a - b).abs())
+        .sum();
+    sum / f64::from(a.width() * a.height() * 4)
+}
+
+/// What the `image` crate makes of a full decode. Colour is multiplied by alpha first, as it is not there.
+fn reference(picture: &DynamicImage, width: u32, height: u32) -> RgbaImage {
+    let mut source = picture.to_rgba32f();
+    for pixel in source.pixels_mut() {
+        let [r, g, b, a] = pixel.0;
+        pixel.0 = [r * a, g * a, b * a, a];
+    }
+    let mut small = image::imageops::resize(&source, width, height, FilterType::Lanczos3);
+    for pixel in small.pixels_mut() {
+        let [r, g, b, a] = pixel.0;
+        let by = if a > 0.0 { a } else { 1.0 };
+        pixel.0 = [r / by, g / by, b / by, a].map(|value| value.clamp(0.0, 1.0));
+    }
+    DynamicImage::ImageRgba32F(small).into_rgba8()
+}
+
+/// The same after the loss of JPEG, which is larger on this noise than what is to be shown.
+fn reference_jpeg(picture: &DynamicImage, width: u32, height: u32) -> RgbaImage {
+    let mut bytes = Vec::new();
+    let small = DynamicImage::from(reference(picture, width, height)).into_rgb8();
+    small
+        .write_with_encoder(JpegEncoder::new_with_quality(&mut bytes, 80))
+        .unwrap();
+    image::load_from_memory(&bytes).unwrap().into_rgba8()
+}
+
+#[test]
+fn a_thumbnail_shows_what_the_reference_shows() {
+    // (file, the picture it shows, size, type, bound of the mean difference)
+    let check = |name: &str, shown: &str, size: (u32, u32), mime: &str, bound: f64| {
+        let source = fixture(name);
+        let thumbnail = made(&source, FIT);
+        assert_eq!(
+            ((thumbnail.width, thumbnail.height), thumbnail.content_type),
+            (size, mime),
+            "{name}"
+        );
+        assert!(thumbnail.bytes.len() < source.len(), "{name}");
+        let shown = image::load_from_memory(&fixture(shown)).unwrap();
+        let reference = if mime == "image/png" {
+            reference
+        } else {
+            reference_jpeg
+        };
+        let difference = difference(&pixels(&thumbnail), &reference(&shown, size.0, size.1));
+        assert!(difference < bound, "{name}: {difference:.2}");
+    };
+    let (jpeg, png) = ("image/jpeg", "image/png");
+    for (name, shown) in [
+        ("baseline.jpg", "baseline.jpg"),
+        ("progressive.jpg", "baseline.jpg"),
+        ("full_chroma.jpg", "baseline.jpg"),
+        ("restart.jpg", "baseline.jpg"),
+        ("grey.jpg", "grey.png"),
+        ("grey.png", "grey.png"),
+        ("lossy.webp", "lossy.webp"),
+        ("animated.webp", "baseline.jpg"),
+    ] {
+        check(name, shown, (96, 64), jpeg, 2.5);
+    }
+    // Compared with the picture that the ink was made of.
+    for name in ["cmyk_adobe.jpg", "cmyk_plain.jpg", "ycck_adobe.jpg"] {
+        check(name, "baseline.jpg", (96, 64), jpeg, 3.0);
+    }
+    check("odd_422.jpg", "odd_422.jpg", (96, 66), jpeg, 2.5);
+    for name in [
+        "rgb.png",
+        "rgba_opaque.png",
+        "interlaced.png",
+        "lossless.webp",
+    ] {
+        check(name, "rgb.png", (96, 66), jpeg, 2.5);
+    }
+    check("grey16.png", "grey16.png", (96, 66), jpeg, 2.5);
+    check("../photo.jpg", "../photo.jpg", (96, 72), jpeg, 1.5);
+    check("rgb.bmp", "rgb.bmp", (96, 67), jpeg, 2.5);
+    check("palette.bmp", "palette.bmp", (96, 72), jpeg, 2.5);
+    check("animated.gif", "animated.gif", (96, 72), jpeg, 2.5);
+    for name in ["rgba.png", "grey_alpha.png", "lossless_alpha.webp"] {
+        check(name, name, (96, 66), png, 0.5);
+    }
+    check("palette_trns.png", "palette_trns.png", (96, 64), png, 0.5);
+    check("lossy_alpha.webp", "lossy_alpha.webp", (96, 64), png, 0.5);
+    check(
+        "frame_in_canvas.gif",
+        "frame_in_canvas.gif",
+        (96, 64),
+        png,
+        1.5,
+    );
+}
+
+#[test]
+fn a_picture_is_turned_upright_before_it_is_fitted() {
+    let shown = image::load_from_memory(&fixture("orientation_1.jpg")).unwrap();
+    // A box that is not square: turned after fitting, a portrait would come out too small.
+    let fit = BoundingBox {
+        width: 90,
+        height: 30,
+    };
+    for value in 1..=8 {
+        let thumbnail = made(&fixture(&format!("orientation_{value}.jpg")), fit);
+        let difference = difference(&pixels(&thumbnail), &reference_jpeg(&shown, 45, 30));
+        assert!(difference < 2.5, "orientation {value}: {difference:.2}");
+    }
+    let check = |name: &str, shown: &str, size: (u32, u32)| {
+        let shown = image::load_from_memory(&fixture(shown)).unwrap();
+        let difference = difference(
+            &pixels(&made(&fixture(name), fit)),
+            &reference(&shown, size.0, size.1),
+        );
+        assert!(difference < 4.0, "{name}: {difference:.2}");
+    };
+    check("orientation_6.webp", "orientation_1.jpg", (45, 30));
+    check("orientation_6.png", "rgb.png", (43, 30));
+}
+
+#[test]
+fn sixteen_bits_are_rounded_to_eight() {
+    let fit = BoundingBox {
+        width: 48,
+        height: 48,
+    };
+    for (name, mime) in [("rgb16.png", "image/jpeg"), ("rgba16.png", "image/png")] {
+        let thumbnail = made(&fixture(name), fit);
+        assert_eq!(
+            (thumbnail.width, thumbnail.height, thumbnail.content_type),
+            (48, 32, mime)
+        );
+        let shown = image::load_from_memory(&fixture(name)).unwrap();
+        let reference = if mime == "image/png" {
+            reference
+        } else {
+            reference_jpeg
+        };
+        let difference = difference(&pixels(&thumbnail), &reference(&shown, 48, 32));
+        assert!(difference < 1.5, "{name}: {difference:.2}");
+    }
+}
+
+#[test]
+fn a_thumbnail_fits_its_box_and_is_never_enlarged() {
+    let source = fixture("baseline.jpg");
+    for (fit, size) in [
+        ((170, 170), (170, 113)),
+        ((1000, 40), (60, 40)),
+        ((1, 1), (1, 1)),
+        ((2, 2048), (2, 1)),
+        ((0, 0), (1, 1)),
+        ((u32::MAX, 80), (120, 80)),
+    ] {
+        let thumbnail = made(
+            &source,
+            BoundingBox {
+                width: fit.0,
+                height: fit.1,
+            },
+        );
+        assert_eq!((thumbnail.width, thumbnail.height), size, "{fit:?}");
+    }
+    let whole = thumbnail(
+        &source,
+        BoundingBox {
+            width: 2048,
+            height: 2048,
+        },
+        &BOUNDS,
+        &|| false,
+    )
+    .unwrap();
+    if let Outcome::Made(thumbnail) = whole {
+        assert_eq!((thumbnail.width, thumbnail.height), (240, 160));
+    }
+}
+
+#[test]
+fn a_thumbnail_no_smaller_than_its_original_is_not_made() {
+    let mut rough = Vec::new();
+    let picture = image::load_from_memory(&fixture("baseline.jpg"))
+        .unwrap()
+        .thumbnail(60, 60);
+    picture
+        .write_with_encoder(JpegEncoder::new_with_quality(&mut rough, 20))
+        .unwrap();
+    let outcome = thumbnail(&rough, FIT, &BOUNDS, &|| false).unwrap();
+    assert!(matches!(outcome, Outcome::OriginalIsSmaller));
+}
+
+#[test]
+fn a_thumbnail_carries_no_metadata() {
+    let thumbnail = made(&fixture("orientation_6.jpg"), FIT);
+    assert!(!thumbnail.bytes.windows(4).any(|window| window == b"Exif"));
+}
+
+#[test]
+fn a_truncated_picture_is_corrupt() {
+    let check = |name: &str, source: &[u8]| {
+        let result = thumbnail(source, FIT, &BOUNDS, &|| false);
+        assert!(
+            matches!(result, Err(MediaError::Corrupt(_))),
+            "{name}, {} bytes: {result:?}",
+            source.len()
+        );
+    };
+    check("truncated.jpg", &fixture("truncated.jpg"));
+    check("truncated.png", &fixture("truncated.png"));
+    for name in [
+        "baseline.jpg",
+        "progressive.jpg",
+        "rgb.png",
+        "interlaced.png",
+        "animated.gif",
+        "lossy.webp",
+        "rgb.bmp",
+    ] {
+        let source = fixture(name);
+        for length in [30, 200, source.len() / 3] {
+            check(name, &source[..length]);
+        }
+    }
+}
+
+#[test]
+fn a_bomb_is_refused_by_its_header() {
+    let check = |name: &str, source: &[u8]| {
+        let result = thumbnail(source, FIT, &BOUNDS, &|| {
+            panic!("{name} came past the header")
+        });
+        assert!(
+            matches!(result, Err(MediaError::TooManyPixels { .. })),
+            "{name}: {result:?}"
+        );
+        assert!(
+            decode_cost_bytes(
+                source,
+                &Bounds {
+                    pixels_max: u64::MAX
+                }
+            )
+            .unwrap()
+                > 100_000_000,
+            "{name}"
+        );
+    };
+    let patched = |name: &str, patches: &[(usize, &[u8])]| {
+        let mut source = fixture(name);
+        for (at, bytes) in patches {
+            source[*at..at + bytes.len()].copy_from_slice(bytes);
+        }
+        source
+    };
+    check("png", &fixture("bomb.png"));
+    check(
+        "gif canvas",
+        &patched("animated.gif", &[(6, b"\xff\xff\xff\xff")]),
+    );
+    let gif = fixture("animated.gif");
+    let frame = gif
+        .windows(9)
+        .position(|window| window == b"\x2c\0\0\0\0\xa0\0\x78\0")
+        .unwrap();
+    check(
+        "gif frame",
+        &patched("animated.gif", &[(frame + 5, b"\xff\xff\xff\xff")]),
+    );
+    check(
+        "bmp",
+        &patched("rgb.bmp", &[(18, b"\0\0\x01\0\0\0\xff\xff")]),
+    );
+    check("webp", &patched("lossy.webp", &[(26, b"\xff\x3f\xff\x3f")]));
+    check(
+        "webp canvas",
+        &patched("lossless_alpha.webp", &[(21, b"\xff\xff\xff\x0f")]),
+    );
+    let webp = fixture("lossy_alpha.webp");
+    let frame = webp
+        .windows(4)
+        .position(|window| window == b"VP8 ")
+        .unwrap();
+    check(
+        "webp frame",
+        &patched("lossy_alpha.webp", &[(frame + 14, b"\xff\x3f\xff\x3f")]),
+    );
+    let jpeg = fixture("baseline.jpg");
+    let frame = jpeg
+        .windows(2)
+        .position(|window| window == b"\xff\xc0")
+        .unwrap();
+    check(
+        "jpeg",
+        &patched("baseline.jpg", &[(frame + 5, b"\xff\xff\xff\xff")]),
+    );
+    // Cut off as well: the header counts before the missing end.
+    check("cut jpeg", &fixture("bomb.jpg"));
+}
+
+#[test]
+fn what_is_no_picture_is_told_from_what_is_not_decoded() {
+    for source in [
+        b"".as_slice(),
+        b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        b"%PDF-1.7",
+        b"#!AMR\n",
+    ] {
+        assert!(matches!(
+            thumbnail(source, FIT, &BOUNDS, &|| false),
+            Err(MediaError::NotAnImage)
+        ));
+    }
+    for source in [
+        b"\0\0\0\x18ftypheic\0\0\0\0mif1heic".as_slice(),
+        b"II*\0\x08\0\0\0",
+    ] {
+        assert!(matches!(
+            thumbnail(source, FIT, &BOUNDS, &|| false),
+            Err(MediaError::UnsupportedImage)
+        ));
+    }
+    let mut arithmetic = fixture("baseline.jpg");
+    let frame = arithmetic
+        .windows(2)
+        .position(|window| window == b"\xff\xc0")
+        .unwrap();
+    arithmetic[frame + 1] = 0xc9;
+    assert!(matches!(
+        thumbnail(&arithmetic, FIT, &BOUNDS, &|| false),
+        Err(MediaError::UnsupportedImage)
+    ));
+}
+
+#[test]
+fn a_cancelled_thumbnail_is_not_made() {
+    let result = thumbnail(&fixture("baseline.jpg"), FIT, &BOUNDS, &|| true);
+    assert!(matches!(result, Err(MediaError::Cancelled)));
+}
+
+/// Mutates every fixture; each case's seed stands in the message of a failure.
+#[test]
+fn a_mutated_picture_is_a_thumbnail_or_an_error_and_never_a_panic() {
+    let cases = std::env::var("MEDIA_FUZZ_CASES")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(150_u64);
+    let bounds = Bounds {
+        pixels_max: 500_000,
+    };
+    let mut names: Vec<PathBuf> = fs::read_dir(folder())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    names.retain(|path| path.extension().is_some_and(|extension| extension != "py"));
+    names.sort();
+    for (number, path) in names.iter().enumerate() {
+        let original = fs::read(path).unwrap();
+        for case in 0..cases {
+            let seed = (number as u64) << 32 | case;
+            let mut source = original.clone();
+            mutate(&mut source, seed);
+            let outcome = panic::catch_unwind(|| {
+                let _ = decode_cost_bytes(
+                    &source,
+                    &Bounds {
+                        pixels_max: 64_000_000,
+                    },
+                );
+                let _ = thumbnail(&source, FIT, &bounds, &|| false);
+            });
+            assert!(
+                outcome.is_ok(),
+                "{} panicked, seed {seed:#x}",
+                path.display()
+            );
+        }
+    }
+}
+
+fn mutate(source: &mut Vec<u8>, seed: u64) {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut below = |bound: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state >> 33).unwrap() % bound.max(1)
+    };
+    for _ in 0..=below(8) {
+        // The structure stands in front: half of all changes go there.
+        let reach = if below(2) == 0 {
+            source.len().min(700)
+        } else {
+            source.len()
+        };
+        let at = below(reach);
+        match below(5) {
+            0 => source[at] ^= 1 << below(8),
+            1 => source[at] = [0, 0xff, 0x7f, 0x80, 0x11, 0x22, 0x41][below(7)],
+            2 => source[at] = u8::try_from(below(256)).unwrap(),
+            3 => {
+                let from = below(source.len());
+                let length = below(64).min(source.len() - at.max(from));
+                source.copy_within(from..from + length, at);
+            }
+            _ if below(4) == 0 => source.truncate(at.max(20)),
+            _ => drop(source.drain(at..(at + 1 + below(4)).min(source.len()))),
+        }
+        if source.len() < 20 {
+            return;
+        }
+    }
+}
