@@ -1,0 +1,104 @@
+//! Small private files: made whole or not at all, with mode 0600, and refused when others can read them.
+//!
+//! Knows nothing of what is in them.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, Read, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    path::Path,
+};
+
+use super::{fault, random};
+use crate::{error::Result, secret::Secret};
+
+/// Bytes of one such file.
+const FILE_BYTES_MAX: u64 = 64 * 1024;
+
+/// Whether a file of that name may be there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Publish {
+    /// One that is there stays, and that is no error.
+    New,
+    /// One that is there is replaced.
+    Replace,
+}
+
+/// Makes `dir` and its parents, mode 0700, where it is not there.
+pub(super) fn create_dir(dir: &Path) -> Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|error| fault(dir, error))
+}
+
+/// Opens a file to lock, mode 0600.
+pub(super) fn open_lock(path: &Path) -> Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(|error| fault(path, error))
+}
+
+/// Puts `text` and a line feed into `dir/name`, durably. The order: data to the disk under a name of its
+/// own, then the name, then the directory; so at no moment is there a part of a file under `name`.
+pub(super) fn publish(dir: &Path, name: &str, text: &str, how: Publish) -> Result<()> {
+    let path = dir.join(name);
+    let draft = dir.join(format!(".{name}.{}", random(9)?.expose()));
+    let written = write(&draft, text).and_then(|()| match how {
+        Publish::Replace => fs::rename(&draft, &path),
+        // A link, not a rename: of two processes at once the second finds the first one's file.
+        Publish::New => match fs::hard_link(&draft, &path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            other => other,
+        },
+    });
+    // Gone already after a rename; what a crash leaves here is private and never read.
+    let _ = fs::remove_file(&draft);
+    written
+        .and_then(|()| File::open(dir)?.sync_all())
+        .map_err(|error| fault(&path, error))
+}
+
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(text.as_bytes())?;
+    if !text.ends_with('\n') {
+        file.write_all(b"\n")?;
+    }
+    file.sync_all()
+}
+
+/// Reads a file of at most 64 KiB that nobody but its owner can read or write.
+pub(super) fn read_private(path: &Path) -> Result<(Secret, fs::Metadata)> {
+    let file = File::open(path).map_err(|error| fault(path, error))?;
+    // Of the open file, not of the path: what is checked is what is read.
+    let metadata = file.metadata().map_err(|error| fault(path, error))?;
+    let mode = metadata.mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        return Err(fault(
+            path,
+            format!(
+                "mode {mode:04o} lets others in; run: chmod 600 {}",
+                path.display()
+            ),
+        ));
+    }
+    if metadata.len() > FILE_BYTES_MAX {
+        return Err(fault(path, "larger than 64 KiB"));
+    }
+    // Room for all of it at once: a buffer that grows leaves copies behind that nothing wipes.
+    let mut text = String::with_capacity(FILE_BYTES_MAX as usize + 1);
+    let read = file.take(FILE_BYTES_MAX).read_to_string(&mut text);
+    let text = Secret::new(text);
+    read.map_err(|error| fault(path, error))?;
+    Ok((text, metadata))
+}

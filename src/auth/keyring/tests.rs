@@ -1,0 +1,206 @@
+//! The key file: made once, refused when wrong, followed when it changes.
+
+use std::os::unix::fs::PermissionsExt;
+
+use super::*;
+use crate::{
+    auth::{Subject, Verifier, testing, token},
+    error::Kind,
+};
+
+const NOW: Timestamp = Timestamp::from_secs(1_795_305_599);
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn secs(count: u64) -> Timestamp {
+    NOW.plus(Duration::from_secs(count))
+}
+
+#[test]
+fn file_and_directory_are_private_and_survive_a_second_load() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = dir.path().join("store/keys");
+    let first = KeyRing::load_or_create(&keys, NOW).unwrap();
+    let again = KeyRing::load_or_create(&keys, NOW).unwrap();
+    assert_eq!(
+        first.current(NOW).signing().kid,
+        again.current(NOW).signing().kid
+    );
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    assert_eq!((mode(&keys), mode(&keys.join(FILE))), (0o700, 0o600));
+    assert_eq!(fs::read_dir(&keys).unwrap().count(), 1, "no draft is left");
+}
+
+#[test]
+fn many_at_once_end_with_one_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let load = || {
+        let ring = KeyRing::load_or_create(dir.path(), NOW).unwrap();
+        let secret = load_or_create_secret(dir.path(), "client-secret").unwrap();
+        (
+            ring.current(NOW).signing().kid.clone(),
+            secret.expose().to_owned(),
+        )
+    };
+    let mut made: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..16).map(|_| scope.spawn(load)).collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .collect()
+    });
+    made.dedup();
+    assert_eq!(made.len(), 1);
+}
+
+#[test]
+fn a_file_that_others_can_read_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    KeyRing::load_or_create(dir.path(), NOW).unwrap();
+    let path = dir.path().join(FILE);
+    for mode in [0o640, 0o604, 0o620, 0o601] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        let text = KeyRing::load_or_create(dir.path(), NOW)
+            .err()
+            .unwrap()
+            .causes();
+        assert!(text.contains(FILE) && text.contains("chmod 600"), "{text}");
+    }
+}
+
+#[test]
+fn a_wrong_file_is_refused_by_name_and_key_without_showing_a_secret() {
+    let secret = "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0MTI";
+    let key = |kid: &str, secret: &str, more: &str| {
+        format!("[[key]]\nkid = \"{kid}\"\nsecret = \"{secret}\"\ncreated_ms = 1\n{more}\n")
+    };
+    for (text, expected) in [
+        (String::new(), "no key to sign with"),
+        (
+            key("a", secret, "retire_after_ms = 5"),
+            "no key to sign with",
+        ),
+        (key("a", "c2hvcnQ", ""), "key \"a\": secret is not"),
+        (key("a b", secret, ""), "key \"a b\": kid is not"),
+        (
+            key("a", secret, "retire_after_ms = 5") + &key("a", secret, ""),
+            "key \"a\": stands there twice",
+        ),
+        (
+            key("a", secret, "") + &key("b", secret, ""),
+            "key \"b\": follows the key that signs",
+        ),
+        (key("a", secret, "colour = 1"), "line 5"),
+        (key("a", &format!("{secret}\" \""), ""), "line 3"),
+        ("#".repeat(70_000), "larger than 64 KiB"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        publish(dir.path(), FILE, &text, Publish::New).unwrap();
+        let causes = KeyRing::load_or_create(dir.path(), NOW)
+            .err()
+            .unwrap()
+            .causes();
+        assert!(
+            causes.contains(FILE) && causes.contains(expected),
+            "{expected}: {causes}"
+        );
+        assert!(!causes.contains("c2V"), "{causes}");
+    }
+}
+
+#[test]
+fn a_rotation_reaches_a_running_server_and_old_tokens_verify_through_the_overlap() {
+    let (dir, ring) = testing::ring(NOW);
+    let keys = dir.path().join("keys");
+    let (verifier, tenant) = (
+        Verifier::new(Arc::clone(&ring)),
+        testing::tenant("org", "app"),
+    );
+    let old = token::issue(&ring, &tenant, &Subject::App, None, NOW).unwrap();
+    verifier.verify(&tenant, &old, NOW).unwrap();
+
+    let kid = rotate(&keys, NOW, HOUR).unwrap();
+    // A token of the new key, from another process, is known as soon as a second has passed.
+    let other = KeyRing::load_or_create(&keys, NOW).unwrap();
+    let new = token::issue(&other, &tenant, &Subject::App, None, NOW).unwrap();
+    verifier.verify(&tenant, &new, secs(1)).unwrap();
+    assert_eq!(ring.current(secs(1)).signing().kid, kid);
+
+    verifier.verify(&tenant, &old, secs(3599)).unwrap();
+    // The old token is cached, and ends with its key all the same.
+    let ended = verifier.verify(&tenant, &old, secs(3600)).unwrap_err();
+    assert_eq!(ended.kind(), Kind::TokenExpired);
+    verifier.verify(&tenant, &new, secs(3600)).unwrap();
+}
+
+#[test]
+fn a_rotation_without_overlap_ends_cached_tokens_within_a_second() {
+    let (dir, ring) = testing::ring(NOW);
+    let (verifier, tenant) = (
+        Verifier::new(Arc::clone(&ring)),
+        testing::tenant("org", "app"),
+    );
+    let old = token::issue(&ring, &tenant, &Subject::App, None, NOW).unwrap();
+    verifier.verify(&tenant, &old, NOW).unwrap();
+    rotate(&dir.path().join("keys"), NOW, Duration::ZERO).unwrap();
+    let ended = verifier.verify(&tenant, &old, secs(1)).unwrap_err();
+    assert_eq!(ended.kind(), Kind::TokenExpired);
+}
+
+#[test]
+fn a_key_that_was_to_retire_does_not_live_longer_by_a_rotation() {
+    let dir = tempfile::tempdir().unwrap();
+    let ring = KeyRing::load_or_create(dir.path(), NOW).unwrap();
+    let first = ring.current(NOW).signing().kid.clone();
+    rotate(dir.path(), NOW, HOUR).unwrap();
+    rotate(dir.path(), secs(60), HOUR * 24).unwrap();
+    let retire = ring.current(secs(61)).find(&first).unwrap().retire_after;
+    assert_eq!(retire, Some(NOW.plus(HOUR)));
+}
+
+#[test]
+fn the_number_of_keys_is_bounded_and_only_retired_ones_are_dropped() {
+    let dir = tempfile::tempdir().unwrap();
+    for _ in 0..KEYS_MAX - 1 {
+        rotate(dir.path(), NOW, HOUR).unwrap();
+    }
+    let text = rotate(dir.path(), NOW, HOUR).unwrap_err().causes();
+    assert!(text.contains("still verify"), "{text}");
+    rotate(dir.path(), secs(3601), HOUR).unwrap();
+    assert_eq!(
+        KeyRing::load_or_create(dir.path(), NOW)
+            .unwrap()
+            .current(NOW)
+            .keys
+            .len(),
+        KEYS_MAX
+    );
+}
+
+#[test]
+fn a_file_that_breaks_leaves_the_running_keys_as_they_are() {
+    let (dir, ring) = testing::ring(NOW);
+    let path = dir.path().join("keys").join(FILE);
+    let kid = ring.current(NOW).signing().kid.clone();
+    fs::write(&path, "nonsense").unwrap();
+    assert_eq!(ring.current(secs(2)).signing().kid, kid);
+    fs::remove_file(&path).unwrap();
+    assert_eq!(ring.current(secs(4)).signing().kid, kid);
+    // And a clock that was set back does not stop the looking.
+    rotate(&dir.path().join("keys"), NOW, HOUR).unwrap();
+    assert_ne!(ring.current(Timestamp::from_secs(1_000)).signing().kid, kid);
+}
+
+#[test]
+fn a_generated_secret_stays_and_its_name_is_no_path() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = load_or_create_secret(dir.path(), "client-secret.org.app").unwrap();
+    assert_eq!(
+        URL_SAFE_NO_PAD.decode(made.expose()).unwrap().len(),
+        SECRET_BYTES
+    );
+    let again = load_or_create_secret(dir.path(), "client-secret.org.app").unwrap();
+    assert!(again.equals(made.expose()));
+    for name in ["", "..", "a/b", ".hidden", "a b", &"x".repeat(129)] {
+        assert!(load_or_create_secret(dir.path(), name).is_err(), "{name}");
+    }
+}

@@ -1,0 +1,235 @@
+//! Passwords: argon2id hashes, made and checked a few at a time.
+//!
+//! An unknown user is not hidden by a dummy verification: the API says `user not found` openly. Which
+//! accounts there are is the configuration's.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+use std::time::Duration;
+
+use argon2::{
+    Algorithm, Argon2, Params, Version,
+    password_hash::{self, PasswordHasher, PasswordVerifier, phc::PasswordHash},
+};
+use tokio::sync::Semaphore;
+
+use crate::{
+    error::{Error, Kind, Result},
+    secret::Secret,
+};
+
+/// Bytes of a password.
+pub const PASSWORD_BYTES_MAX: usize = 1024;
+/// Memory of one hash in KiB: OWASP's 19 MiB with two passes, one lane.
+const MEMORY_KIB: u32 = 19 * 1024;
+const PASSES: u32 = 2;
+const LANES: u32 = 1;
+/// The most memory that a configured hash may ask for, in KiB, and the most passes.
+const MEMORY_KIB_MAX: u32 = 64 * 1024;
+const PASSES_MAX: u32 = 16;
+/// Verifications at once: with our own parameters 38 MiB and two cores.
+const PERMITS: usize = 2;
+/// Verifications waiting, about 30 ms each.
+const WAITING_MAX: usize = 64;
+/// What a caller is told to wait when too many do already.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// A new hash of `password` with a random salt, as a PHC string `$argon2id$…`. Blocks for tens of
+/// milliseconds and takes 19 MiB.
+///
+/// # Errors
+/// [`Kind::InvalidArgument`] for an empty password or one of more than 1,024 bytes.
+pub fn hash(password: &str) -> Result<String> {
+    if password.is_empty() || password.len() > PASSWORD_BYTES_MAX {
+        return Err(Error::invalid("a password has 1 to 1024 bytes"));
+    }
+    let params = Params::new(MEMORY_KIB, PASSES, LANES, None).map_err(Error::internal)?;
+    let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
+    let hash = argon2
+        .hash_password(password.as_bytes())
+        .map_err(Error::internal)?;
+    Ok(hash.to_string())
+}
+
+/// Whether `hash` is one that can be verified here: argon2id of at most 64 MiB and 16 passes. For the
+/// configuration, so that a wrong one is found at start and not at a user's login.
+///
+/// # Errors
+/// [`Kind::InvalidArgument`], with what is wrong and without the hash.
+pub fn check_hash(hash: &Secret) -> Result<()> {
+    parse(hash.expose()).map(drop)
+}
+
+fn parse(hash: &str) -> Result<PasswordHash> {
+    let wrong =
+        || Error::invalid("a password hash is a PHC string, $argon2id$v=19$m=…,t=…,p=…$salt$hash");
+    let hash = PasswordHash::new(hash).map_err(|_| wrong())?;
+    let params = Params::try_from(&hash).map_err(|_| wrong())?;
+    if hash.algorithm.as_str() != "argon2id" || hash.salt.is_none() || hash.hash.is_none() {
+        return Err(wrong());
+    }
+    if params.m_cost() > MEMORY_KIB_MAX || params.t_cost() > PASSES_MAX {
+        return Err(Error::invalid(
+            "a password hash may ask for at most 64 MiB and 16 passes",
+        ));
+    }
+    Ok(hash)
+}
+
+/// Verifies passwords on the blocking pool, two at a time.
+#[derive(Debug)]
+pub struct Passwords {
+    permits: Arc<Semaphore>,
+    /// Callers that wait for a permit: at most [`WAITING_MAX`].
+    waiting: AtomicUsize,
+}
+
+impl Default for Passwords {
+    fn default() -> Self {
+        Self {
+            permits: Arc::new(Semaphore::new(PERMITS)),
+            waiting: AtomicUsize::new(0),
+        }
+    }
+}
+
+impl Passwords {
+    /// Whether `password` is the one of `hash`. A password of more than 1,024 bytes is not.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives its place in the queue back; a hash that runs already runs on and keeps
+    /// its permit, so that callers who give up cannot start more than two.
+    ///
+    /// # Errors
+    /// [`Kind::Unavailable`] when 64 wait already, [`Kind::Internal`] when the hash is malformed.
+    pub async fn verify(&self, password: &Secret, hash: &Secret) -> Result<bool> {
+        if password.expose().len() > PASSWORD_BYTES_MAX {
+            return Ok(false);
+        }
+        let permit = {
+            let _place = Place::take(&self.waiting)?;
+            let permits = Arc::clone(&self.permits);
+            permits
+                .acquire_owned()
+                .await
+                .expect("the semaphore is never closed")
+        };
+        let (password, hash) = (password.clone(), hash.clone());
+        let verified = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            verify(password.expose(), hash.expose())
+        });
+        verified.await.map_err(Error::internal)?
+    }
+}
+
+fn verify(password: &str, hash: &str) -> Result<bool> {
+    let hash = parse(hash).map_err(Error::internal)?;
+    // The parameters are the hash's own.
+    match Argon2::default().verify_password(password.as_bytes(), &hash) {
+        Ok(()) => Ok(true),
+        Err(password_hash::Error::PasswordInvalid) => Ok(false),
+        Err(error) => Err(Error::internal(error)),
+    }
+}
+
+/// A place in the queue, given back when dropped.
+struct Place<'a>(&'a AtomicUsize);
+
+impl<'a> Place<'a> {
+    fn take(waiting: &'a AtomicUsize) -> Result<Self> {
+        let place = Self(waiting);
+        if waiting.fetch_add(1, Ordering::Relaxed) >= WAITING_MAX {
+            return Err(Kind::Unavailable(RETRY_AFTER).into());
+        }
+        Ok(place)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_hash_opens_with_its_own_password_only() {
+        let made = hash("correct horse").unwrap();
+        assert!(
+            made.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"),
+            "{made}"
+        );
+        assert_ne!(made, hash("correct horse").unwrap());
+        let (made, passwords) = (Secret::new(made), Passwords::default());
+        let longest = "x".repeat(PASSWORD_BYTES_MAX + 1);
+        for (password, good) in [
+            ("correct horse", true),
+            ("correct horsf", false),
+            ("", false),
+            (longest.as_str(), false),
+        ] {
+            let verified = passwords
+                .verify(&Secret::new(password), &made)
+                .await
+                .unwrap();
+            assert_eq!(verified, good, "{password}");
+        }
+    }
+
+    #[test]
+    fn a_hash_that_cannot_be_verified_is_found_early() {
+        check_hash(&Secret::new(hash("x").unwrap())).unwrap();
+        for wrong in [
+            "",
+            "hunter2",
+            "$2b$12$abcdefghijklmnopqrstuu",
+            "$argon2i$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$MTIzNDU2Nzg5MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTI",
+            "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21lc2FsdA",
+            "$argon2id$v=19$m=4194304,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$MTIzNDU2Nzg5MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTI",
+        ] {
+            assert!(check_hash(&Secret::new(wrong)).is_err(), "{wrong}");
+        }
+        for wrong in ["", &"x".repeat(PASSWORD_BYTES_MAX + 1)] {
+            assert_eq!(hash(wrong).unwrap_err().kind(), Kind::InvalidArgument);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_queue_is_bounded_and_gives_places_back() {
+        let passwords = Passwords::default();
+        let held = Arc::clone(&passwords.permits)
+            .acquire_many_owned(PERMITS as u32)
+            .await
+            .unwrap();
+        let (password, hash) = (Secret::new("x"), Secret::new("malformed"));
+        {
+            let mut waiting: Vec<_> = (0..WAITING_MAX)
+                .map(|_| Box::pin(passwords.verify(&password, &hash)))
+                .collect();
+            for future in &mut waiting {
+                assert!(futures_poll(future).is_none());
+            }
+            let refused = passwords.verify(&password, &hash).await.unwrap_err();
+            assert_eq!(refused.kind(), Kind::Unavailable(RETRY_AFTER));
+        }
+        assert_eq!(passwords.waiting.load(Ordering::Relaxed), 0);
+        drop(held);
+        let fault = passwords.verify(&password, &hash).await.unwrap_err();
+        assert_eq!(fault.kind(), Kind::Internal);
+    }
+
+    /// One poll, for a future that is not to be awaited to its end.
+    fn futures_poll<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        match std::pin::Pin::new(future).poll(&mut context) {
+            std::task::Poll::Ready(output) => Some(output),
+            std::task::Poll::Pending => None,
+        }
+    }
+}

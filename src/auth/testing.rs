@@ -1,0 +1,41 @@
+//! What the tests of this folder share: a key ring in a directory of its own, and a tenant.
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::KeyRing;
+use crate::{
+    secret::Secret,
+    tenant::{DownloadAuth, Limits, Tenant},
+    time::Timestamp,
+};
+
+/// A key ring, and the directory that lives as long as the guard.
+pub(super) fn ring(now: Timestamp) -> (tempfile::TempDir, Arc<KeyRing>) {
+    let dir = tempfile::tempdir().unwrap();
+    let ring = KeyRing::load_or_create(&dir.path().join("keys"), now).unwrap();
+    (dir, Arc::new(ring))
+}
+
+/// The tenant `org/app` with the client `id-<app>` and `secret-<app>`, at index 0.
+pub(super) fn tenant(org: &str, app: &str) -> Tenant {
+    Tenant {
+        index: 0,
+        org: org.into(),
+        app: app.into(),
+        app_id: None,
+        application: uuid::Uuid::nil(),
+        client_id: format!("id-{app}"),
+        client_secret: Secret::new(format!("secret-{app}")),
+        download_auth: DownloadAuth::Token,
+        strict_restrict_access: false,
+        limits: Limits {
+            calls_per_second: 30,
+            calls_burst: 30,
+            upload_bytes_max: 10 << 20,
+            chatfile_days: 7,
+        },
+        tokens_not_before: None,
+        users_not_before: HashMap::new(),
+        accounts: HashMap::new(),
+    }
+}

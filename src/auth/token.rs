@@ -1,0 +1,133 @@
+//! Our signed tokens: JWTs (RFC 7519) with HS256, signed by the key ring.
+//!
+//! No clock is read: the moment is passed in, and the JWT library's own checks of time are off. Whether the
+//! token's tenant is the one called, and whether it was revoked, is for [`super::verifier`].
+
+use std::{sync::LazyLock, time::Duration};
+
+use jsonwebtoken::{Algorithm, Header, Validation};
+use serde::{Deserialize, Serialize};
+
+use super::{KeyRing, Subject, TOKEN_BYTES_MAX};
+use crate::{
+    error::{Error, Kind, Result},
+    tenant::Tenant,
+    time::Timestamp,
+};
+
+const ISSUER: &str = "chatfiles";
+
+/// What a token says.
+#[derive(Serialize, Deserialize)]
+struct Claims {
+    iss: String,
+    /// The tenant, `org/app`.
+    t: String,
+    /// The user; absent in the backend's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sub: Option<String>,
+    /// Whether it is the backend's own.
+    app: bool,
+    /// Seconds since 1970.
+    iat: i64,
+    /// Seconds since 1970; absent = no end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exp: Option<i64>,
+}
+
+/// A credential whose signature is good and which has not expired.
+#[derive(Debug, Clone)]
+pub(super) struct Verified {
+    /// `org/app`.
+    pub(super) tenant: String,
+    pub(super) subject: Subject,
+    pub(super) issued: Timestamp,
+    /// The first moment at which it is good no more; its key's retirement counts too. `None` = no end.
+    pub(super) expires: Option<Timestamp>,
+}
+
+/// Issues a token of `tenant` for `subject`. `ttl` counts in whole seconds, rounded up; `None` and zero mean
+/// without end.
+///
+/// # Errors
+/// [`Kind::InvalidArgument`] when it would be longer than [`TOKEN_BYTES_MAX`].
+pub fn issue(
+    ring: &KeyRing,
+    tenant: &Tenant,
+    subject: &Subject,
+    ttl: Option<Duration>,
+    now: Timestamp,
+) -> Result<String> {
+    let ttl = ttl.filter(|ttl| !ttl.is_zero());
+    let claims = Claims {
+        iss: ISSUER.to_owned(),
+        t: tenant.name(),
+        sub: subject.user().map(str::to_owned),
+        app: subject.user().is_none(),
+        iat: now.secs(),
+        exp: ttl.map(|ttl| now.plus(ttl + Duration::from_millis(999)).secs()),
+    };
+    let keys = ring.current(now);
+    let key = keys.signing();
+    let mut header = Header::new(Algorithm::HS256);
+    header.kid = Some(key.kid.clone());
+    let token = jsonwebtoken::encode(&header, &claims, &key.signs).map_err(Error::internal)?;
+    if token.len() > TOKEN_BYTES_MAX {
+        return Err(Error::invalid(
+            "the names of tenant and user are too long for a token",
+        ));
+    }
+    Ok(token)
+}
+
+/// Verifies signature, form and end of a token of ours.
+///
+/// # Errors
+/// [`Kind::TokenExpired`] when it or its key is past its end (RFC 7519 §4.1.4: *on or after*; no leeway),
+/// [`Kind::TokenInvalid`] for everything else.
+pub(super) fn verify(ring: &KeyRing, token: &str, now: Timestamp) -> Result<Verified> {
+    // HS256 alone, whatever the header says; no claim of time is looked at by the library.
+    static RULES: LazyLock<Validation> = LazyLock::new(|| {
+        let mut rules = Validation::new(Algorithm::HS256);
+        rules.required_spec_claims.clear();
+        rules.validate_exp = false;
+        rules.validate_nbf = false;
+        rules.leeway = 0;
+        rules
+    });
+    if token.len() > TOKEN_BYTES_MAX {
+        return Err(Kind::TokenInvalid.into());
+    }
+    let invalid = |error| Error::new(Kind::TokenInvalid).source(error);
+    let header = jsonwebtoken::decode_header(token).map_err(invalid)?;
+    let keys = ring.current(now);
+    let key = header
+        .kid
+        .as_deref()
+        .and_then(|kid| keys.find(kid))
+        .ok_or(Kind::TokenInvalid)?;
+    let claims = jsonwebtoken::decode::<Claims>(token, &key.verifies, &RULES)
+        .map_err(invalid)?
+        .claims;
+    if claims.iss != ISSUER {
+        return Err(Kind::TokenInvalid.into());
+    }
+    let subject = match (claims.sub, claims.app) {
+        (Some(user), false) => Subject::User(user.into()),
+        (None, true) => Subject::App,
+        _ => return Err(Kind::TokenInvalid.into()),
+    };
+    let expires = match (claims.exp.map(Timestamp::from_secs), key.retire_after) {
+        (Some(token), Some(key)) => Some(token.min(key)),
+        (token, key) => token.or(key),
+    };
+    if expires.is_some_and(|end| now >= end) {
+        return Err(Kind::TokenExpired.into());
+    }
+    Ok(Verified {
+        tenant: claims.t,
+        subject,
+        issued: Timestamp::from_secs(claims.iat),
+        expires,
+    })
+}
