@@ -1,0 +1,180 @@
+//! One token bucket in one atomic word: the generic cell rate algorithm (ITU-T I.371), virtual scheduling.
+//!
+//! The word is the *theoretical arrival time*: the moment at which the bucket would be full again. No clock
+//! is read here and no duration is rounded; the caller passes nanoseconds since an epoch of its own and
+//! rounds `Retry-After` itself.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use crate::tenant::Limits;
+
+const NS_PER_SECOND: u64 = 1_000_000_000;
+
+/// A bucket's size and how fast it fills.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// Calls that come back into the bucket each second; 0 = no limit.
+    pub per_second: u32,
+    /// Calls that may come back to back; 0 counts as 1.
+    pub burst: u32,
+}
+
+impl From<&Limits> for Rate {
+    fn from(limits: &Limits) -> Self {
+        Self {
+            per_second: limits.calls_per_second,
+            burst: limits.calls_burst,
+        }
+    }
+}
+
+impl Rate {
+    /// Nanoseconds between calls at the sustained rate, rounded down: a client is never refused a call that
+    /// the rate allows. `None` = no limit.
+    fn interval_ns(self) -> Option<u64> {
+        match self.per_second {
+            0 => None,
+            // Above 1e9 calls per second the interval would round to 0, and a burst would have no end.
+            calls => Some((NS_PER_SECOND / u64::from(calls)).max(1)),
+        }
+    }
+}
+
+/// One bucket. A new one is full.
+#[derive(Debug, Default)]
+pub struct Bucket {
+    /// Nanoseconds since the caller's epoch at which the bucket is full again; at or before now = full.
+    full_at_ns: AtomicU64,
+}
+
+impl Bucket {
+    /// Takes one call out of the bucket, or says how long until there is one again.
+    ///
+    /// Lock-free: a compare-and-swap loop, in which each failed turn means that another call succeeded.
+    /// A refused call takes nothing and writes nothing. `now_ns` may lag behind what another thread passed;
+    /// the bucket is then as full as it was at that later moment, never fuller.
+    ///
+    /// # Errors
+    /// The time until the next call would pass, never zero.
+    pub fn check(&self, now_ns: u64, rate: Rate) -> Result<(), Duration> {
+        let Some(interval_ns) = rate.interval_ns() else {
+            return Ok(());
+        };
+        let tolerance_ns = interval_ns.saturating_mul(u64::from(rate.burst.saturating_sub(1)));
+        // Relaxed: the word guards no other memory, and one atomic has one order of changes by itself.
+        let mut seen = self.full_at_ns.load(Ordering::Relaxed);
+        loop {
+            let full_at_ns = seen.max(now_ns);
+            let ahead_ns = full_at_ns - now_ns;
+            if ahead_ns > tolerance_ns {
+                return Err(Duration::from_nanos(ahead_ns - tolerance_ns));
+            }
+            match self.full_at_ns.compare_exchange_weak(
+                seen,
+                full_at_ns.saturating_add(interval_ns),
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return Ok(()),
+                Err(changed) => seen = changed,
+            }
+        }
+    }
+
+    /// Whether the bucket is full at `now_ns`, so that forgetting it changes nothing.
+    pub fn is_full(&self, now_ns: u64) -> bool {
+        self.full_at_ns.load(Ordering::Relaxed) <= now_ns
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    fn rate(per_second: u32, burst: u32) -> Rate {
+        Rate { per_second, burst }
+    }
+
+    /// Calls at each moment (in ms) and how many of them pass.
+    fn check(rate: Rate, steps: &[(u64, u32, u32)]) {
+        let bucket = Bucket::default();
+        for &(at_ms, calls, passing) in steps {
+            let passed = (0..calls)
+                .filter(|_| bucket.check(at_ms * MS, rate).is_ok())
+                .count();
+            assert_eq!(passed, passing as usize, "{rate:?} at {at_ms} ms");
+        }
+    }
+
+    #[test]
+    fn thirty_calls_pass_back_to_back_and_the_thirty_first_does_not() {
+        check(rate(30, 30), &[(5, 31, 30)]);
+        check(rate(30, 30), &[(0, 30, 30), (0, 1, 0)]);
+    }
+
+    #[test]
+    fn the_bucket_is_refilled_at_the_rate_and_no_further_than_the_burst() {
+        check(rate(30, 30), &[(0, 40, 30), (34, 5, 1), (100, 5, 2)]);
+        check(rate(30, 30), &[(0, 40, 30), (1000, 40, 30)]);
+        check(rate(30, 30), &[(0, 40, 30), (3_600_000, 40, 30)]);
+        check(rate(2, 1), &[(0, 5, 1), (499, 5, 0), (500, 5, 1)]);
+        check(rate(5, 10), &[(0, 20, 10), (1000, 20, 5)]);
+    }
+
+    #[test]
+    fn zero_means_no_limit_and_a_burst_of_zero_means_one() {
+        check(rate(0, 1), &[(0, 1000, 1000)]);
+        check(rate(10, 0), &[(0, 3, 1)]);
+    }
+
+    #[test]
+    fn the_wait_it_names_is_exactly_long_enough() {
+        let (bucket, rate) = (Bucket::default(), rate(30, 30));
+        for _ in 0..30 {
+            bucket.check(0, rate).unwrap();
+        }
+        let wait = bucket.check(0, rate).unwrap_err();
+        assert_eq!(wait, Duration::from_nanos(33_333_333));
+        let wait_ns = u64::try_from(wait.as_nanos()).unwrap();
+        assert!(bucket.check(wait_ns - 1, rate).is_err());
+        assert!(bucket.check(wait_ns, rate).is_ok());
+    }
+
+    #[test]
+    fn extremes_neither_panic_nor_open_the_gate() {
+        check(rate(u32::MAX, 1), &[(0, 3, 1)]);
+        let bucket = Bucket::default();
+        assert!(bucket.check(u64::MAX, rate(1, u32::MAX)).is_ok());
+        assert!(bucket.check(0, rate(1, 1)).is_err());
+    }
+
+    #[test]
+    fn a_call_with_an_older_time_finds_the_bucket_no_fuller() {
+        let (bucket, rate) = (Bucket::default(), rate(10, 2));
+        assert!(bucket.check(1000 * MS, rate).is_ok());
+        assert!(bucket.check(999 * MS, rate).is_err());
+    }
+
+    #[test]
+    fn exactly_the_burst_passes_under_many_threads_at_one_moment() {
+        let bucket = Bucket::default();
+        let passed: usize = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8)
+                .map(|_| {
+                    scope.spawn(|| {
+                        (0..2000)
+                            .filter(|_| bucket.check(7 * MS, rate(30, 1000)).is_ok())
+                            .count()
+                    })
+                })
+                .collect();
+            threads.into_iter().map(|t| t.join().unwrap()).sum()
+        });
+        assert_eq!(passed, 1000);
+    }
+}
