@@ -1,0 +1,138 @@
+//! Names of objects. They are ours alone: nothing that a client sends becomes part of a path.
+
+use std::fmt;
+
+use uuid::Uuid;
+
+use crate::time::{Day, Timestamp};
+
+/// The id of an object: a version-7 UUID, 48 bits of time and 74 bits from the operating system.
+///
+/// Whoever knows the id of an unrestricted file opens it, so it must not be guessable from another:
+/// `Uuid::now_v7` counts within a millisecond, hence the builder with fresh randomness each time.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectId(Uuid);
+
+impl ObjectId {
+    /// A new id made at `now`, from 10 random bytes of the operating system.
+    pub fn new(now: Timestamp, random: &[u8; 10]) -> Self {
+        let ms = u64::try_from(now.ms()).unwrap_or(0);
+        Self(uuid::Builder::from_unix_timestamp_millis(ms, random).into_uuid())
+    }
+
+    /// Reads the hyphenated form in either case; `None` for anything else, other UUID versions included.
+    pub fn parse(text: &str) -> Option<Self> {
+        if text.len() != 36 {
+            return None;
+        }
+        let uuid = Uuid::try_parse(text).ok()?;
+        (uuid.get_version_num() == 7 && uuid.get_variant() == uuid::Variant::RFC4122)
+            .then_some(Self(uuid))
+    }
+
+    /// When the object was begun.
+    pub fn created(self) -> Timestamp {
+        let bytes = self.0.as_bytes();
+        let mut ms = [0; 8];
+        ms[2..].copy_from_slice(&bytes[..6]);
+        Timestamp::from_ms(i64::from_be_bytes(ms))
+    }
+
+    /// The last, random byte: spreads a day over 256 directories.
+    pub fn spread(self) -> u8 {
+        self.0.as_bytes()[15]
+    }
+
+    /// The 16 bytes.
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
+}
+
+impl fmt::Display for ObjectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.hyphenated().fmt(f)
+    }
+}
+
+impl fmt::Debug for ObjectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The retention class of an object: a directory of its own, so that a day of it can be removed whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Class {
+    /// A file sent in a chat.
+    Chatfile,
+}
+
+impl Class {
+    /// Every class, for walks over the store.
+    pub const ALL: [Self; 1] = [Self::Chatfile];
+
+    /// The directory's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Chatfile => "chatfile",
+        }
+    }
+
+    /// Reads a directory's name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|class| class.name() == name)
+    }
+}
+
+/// Where an object is: everything its path is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// The retention class.
+    pub class: Class,
+    /// The day its life is counted from.
+    pub day: Day,
+    /// The id.
+    pub id: ObjectId,
+}
+
+impl Key {
+    /// The key of an object in the day of its own id.
+    pub fn of(class: Class, id: ObjectId) -> Self {
+        Self {
+            class,
+            day: id.created().day(),
+            id,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_tells_when_it_was_made() {
+        let now = Timestamp::from_ms(1_795_000_123_456);
+        let id = ObjectId::new(now, &[0xab; 10]);
+        assert_eq!(id.created(), now);
+        assert_eq!(ObjectId::parse(&id.to_string()), Some(id));
+        assert_eq!(ObjectId::parse(&id.to_string().to_uppercase()), Some(id));
+    }
+
+    #[test]
+    fn whatever_is_no_version_7_uuid_is_no_id() {
+        for text in [
+            "",
+            "0c0f5f3a-e66b-11e3-8863-f1c202c2b3ae", // version 1, the seed's
+            "00000000-0000-0000-0000-000000000000",
+            "ffffffff-ffff-ffff-ffff-ffffffffffff",
+            "019aa000-0000-7000-c000-000000000000", // another variant
+            "019aa0000000700080000000000000000000",
+            "../../../../../../../../../etc/passwd",
+            "{019aa000-0000-7000-8000-00000000000}",
+        ] {
+            assert_eq!(ObjectId::parse(text), None, "{text}");
+        }
+    }
+}

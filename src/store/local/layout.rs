@@ -1,0 +1,311 @@
+//! Paths, directories, and the few operations on them that durability depends on.
+
+use std::{
+    collections::HashSet,
+    fs::{self, File, OpenOptions},
+    io,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::Mutex,
+};
+
+use rustix::fs::{OFlags, RenameFlags};
+
+use super::{Config, DerivedName, Durability, Key};
+use crate::{
+    error::{Error, Kind, Result},
+    store::{Class, ObjectId},
+    time::Day,
+};
+
+pub(super) const OBJECTS: &str = "objects";
+pub(super) const DERIVED: &str = "derived";
+pub(super) const TMP: &str = "tmp";
+pub(super) const PARTS: &str = "parts";
+
+/// How a finished file gets its name without ever replacing another. Probed at start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RenameBy {
+    /// `renameat2(RENAME_NOREPLACE)`.
+    NoReplace,
+    /// `link` and `unlink`, where the file system lacks the flag.
+    Link,
+}
+
+/// The directory tree of one store.
+pub(super) struct Layout {
+    root: PathBuf,
+    config: Config,
+    rename: RenameBy,
+    /// Day and spread directories known to be there and synced, so that only the first upload into one pays
+    /// for it. A std Mutex: held for a look-up. At most 257 entries per class and day in use, cleared when
+    /// over [`KNOWN_MAX`].
+    known: Mutex<HashSet<PathBuf>>,
+}
+
+/// Directories remembered as synced at the most.
+const KNOWN_MAX: usize = 4096;
+
+/// A day of a class on disk.
+#[derive(Debug, Clone)]
+pub struct DayDirectory {
+    /// The day.
+    pub day: Day,
+    /// Its directories, of objects and of derivatives, whether or not both are there.
+    pub paths: [PathBuf; 2],
+}
+
+impl Layout {
+    pub(super) fn new(root: PathBuf, config: Config, rename: RenameBy) -> Self {
+        Self {
+            root,
+            config,
+            rename,
+            known: Mutex::default(),
+        }
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(super) fn is_durable(&self) -> bool {
+        self.config.durability == Durability::Full
+    }
+
+    pub(super) fn derived_path(&self, key: Key, name: DerivedName) -> PathBuf {
+        let mut path = sharded(&self.root, DERIVED, key);
+        path.push(format!("{}-{name}", key.id));
+        path
+    }
+
+    /// Refuses to go below the free-space floor with `more` bytes.
+    pub(super) fn check_free(&self, more: u64) -> Result<()> {
+        let free = free_bytes(&self.root).map_err(Error::internal)?;
+        if free < self.config.free_space_min_bytes.saturating_add(more) {
+            let floor = self.config.free_space_min_bytes;
+            return Err(Error::new(Kind::StorageFull)
+                .source(format!("{free} bytes free, the floor is {floor}")));
+        }
+        Ok(())
+    }
+
+    /// Gives a finished file its name: directories first, the name, then the directory's sync. An existing
+    /// name is never replaced.
+    pub(super) fn publish(&self, temporary: &Path, path: &Path) -> io::Result<()> {
+        self.make_parents(path)?;
+        match self.rename_no_replace(temporary, path) {
+            // Swept between the look-up and the rename, or removed by hand: make it again, once.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.forget_known();
+                self.make_parents(path)?;
+                self.rename_no_replace(temporary, path)?;
+            }
+            result => result?,
+        }
+        if self.is_durable() {
+            sync_dir(parent(path))?;
+        }
+        Ok(())
+    }
+
+    /// Makes and syncs the missing directories above `path`, from the top: a name is durable only when the
+    /// directory above it is synced.
+    fn make_parents(&self, path: &Path) -> io::Result<()> {
+        let directory = parent(path);
+        if self.known().contains(directory) {
+            return Ok(());
+        }
+        let below_root = directory
+            .strip_prefix(&self.root)
+            .map_err(io::Error::other)?;
+        let mut at = self.root.clone();
+        for name in below_root {
+            let above = at.clone();
+            at.push(name);
+            make_dir(&at)?;
+            // Also where it was there before: another upload may have made it and not synced it yet.
+            if self.is_durable() {
+                sync_dir(&above)?;
+            }
+        }
+        let mut known = self.known();
+        if known.len() >= KNOWN_MAX {
+            known.clear();
+        }
+        known.insert(directory.to_owned());
+        Ok(())
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, HashSet<PathBuf>> {
+        self.known
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn forget_known(&self) {
+        self.known().clear();
+    }
+
+    fn rename_no_replace(&self, from: &Path, to: &Path) -> io::Result<()> {
+        rename_no_replace(self.rename, from, to)
+    }
+}
+
+pub(super) fn rename_no_replace(by: RenameBy, from: &Path, to: &Path) -> io::Result<()> {
+    match by {
+        RenameBy::NoReplace => {
+            rustix::fs::renameat_with(
+                rustix::fs::CWD,
+                from,
+                rustix::fs::CWD,
+                to,
+                RenameFlags::NOREPLACE,
+            )?;
+        }
+        RenameBy::Link => {
+            fs::hard_link(from, to)?;
+            // Two names mean a commit that is half done: take the new one back.
+            fs::remove_file(from).inspect_err(|_| drop(fs::remove_file(to)))?;
+        }
+    }
+    Ok(())
+}
+
+/// The path as the process will still understand it after a change of directory.
+pub(super) fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path)
+        .map_err(|error| Error::invalid(format!("store.path = \"{}\": {error}", path.display())))
+}
+
+pub(super) fn object_path(root: &Path, key: Key) -> PathBuf {
+    let mut path = sharded(root, OBJECTS, key);
+    path.push(key.id.to_string());
+    path
+}
+
+fn sharded(root: &Path, tree: &str, key: Key) -> PathBuf {
+    let mut path = root.join(tree);
+    path.push(key.class.name());
+    path.push(key.day.to_string());
+    path.push(format!("{:02x}", key.id.spread()));
+    path
+}
+
+/// The derivatives of an object that are on disk.
+pub(super) fn derived_of(root: &Path, key: Key) -> io::Result<Vec<PathBuf>> {
+    let prefix = format!("{}-", key.id);
+    let entries = match fs::read_dir(sharded(root, DERIVED, key)) {
+        Err(error) if is_absent(&error) => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(&prefix) {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
+pub(super) fn days(root: &Path, class: Class) -> io::Result<Vec<DayDirectory>> {
+    let mut days = HashSet::new();
+    for tree in [OBJECTS, DERIVED] {
+        let entries = match fs::read_dir(root.join(tree).join(class.name())) {
+            Err(error) if is_absent(&error) => continue,
+            entries => entries?,
+        };
+        for entry in entries {
+            // What is not a day is not ours, and left alone.
+            days.extend(entry?.file_name().to_str().and_then(Day::parse));
+        }
+    }
+    let mut days: Vec<Day> = days.into_iter().collect();
+    days.sort_unstable();
+    let path = |tree: &str, day: Day| root.join(tree).join(class.name()).join(day.to_string());
+    Ok(days
+        .into_iter()
+        .map(|day| DayDirectory {
+            day,
+            paths: [path(OBJECTS, day), path(DERIVED, day)],
+        })
+        .collect())
+}
+
+/// The objects of a day, by the ids in their names; other files are not ours. Blocking.
+pub(super) fn objects_of(day: &DayDirectory, class: Class) -> io::Result<Vec<Key>> {
+    let [objects, _] = &day.paths;
+    let mut keys = Vec::new();
+    let spreads = match fs::read_dir(objects) {
+        Err(error) if is_absent(&error) => return Ok(keys),
+        spreads => spreads?,
+    };
+    for spread in spreads {
+        for file in fs::read_dir(spread?.path())? {
+            let id = file?.file_name().to_str().and_then(ObjectId::parse);
+            keys.extend(id.map(|id| Key {
+                class,
+                day: day.day,
+                id,
+            }));
+        }
+    }
+    Ok(keys)
+}
+
+/// Opens a committed file for reading, never through a symbolic link.
+pub(super) fn open_read(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlags::NOFOLLOW.bits() as i32)
+        .open(path)
+}
+
+/// Makes a new file that only we may read.
+pub(super) fn create_new(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+}
+
+/// Makes a directory that only we may enter; one that is there is fine.
+pub(super) fn make_dir(path: &Path) -> io::Result<()> {
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        result => result,
+    }
+}
+
+pub(super) fn sync_dir(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+pub(super) fn parent(path: &Path) -> &Path {
+    path.parent()
+        .expect("every path of the store lies below its root")
+}
+
+pub(super) fn is_absent(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
+}
+
+pub(super) fn remove_if_there(path: &Path) -> io::Result<bool> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if is_absent(&error) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Bytes that a process without privileges may still write.
+pub(super) fn free_bytes(path: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(path)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}

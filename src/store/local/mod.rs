@@ -1,0 +1,341 @@
+//! The embedded store: a directory, and nothing else.
+//!
+//! ```text
+//! <path>/lock                                      held by the running server
+//! <path>/keys/                                     token keys and generated secrets, mode 0700
+//! <path>/tmp/<instance>/<uuid>                     uploads on their way in
+//! <path>/objects/<class>/YYYY-MM-DD/<xx>/<uuid>    committed objects, never changed
+//! <path>/derived/<class>/YYYY-MM-DD/<xx>/<uuid>-…  derivatives, may be deleted at any time
+//! <path>/parts/<uuid>/                             uploads in parts, not complete yet
+//! ```
+//! There is no index and no database: an id's own time gives its path.
+
+mod layout;
+mod parts;
+mod scrub;
+mod startup;
+mod upload;
+
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+
+use self::layout::Layout;
+use super::{
+    BoundingBox, BoxFuture, Derived, DerivedName, Dialect, Key, Meta, Object, Store, Upload,
+};
+use crate::{
+    error::{Error, Kind, Result},
+    time::Timestamp,
+};
+
+pub use self::{
+    layout::DayDirectory,
+    parts::{
+        PART_BYTES_MIN, PART_NUMBER_MAX, PartUpload, PartUploads, PartWriter, StoredPart,
+        expired_parts, sweep_parts,
+    },
+    scrub::{Damaged, scrub},
+    startup::Instance,
+};
+
+/// Whether an answered upload survives a power cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// Every upload is synced to the disk before it is answered.
+    #[default]
+    Full,
+    /// Left to the kernel: survives a crash of the process, not of the machine.
+    None,
+}
+
+/// What the local store needs to know.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The directory; made if it does not exist.
+    pub path: PathBuf,
+    /// Whether uploads are synced.
+    pub durability: Durability,
+    /// Uploads are refused while fewer bytes are free.
+    pub free_space_min_bytes: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            path: PathBuf::from("chatfiles-data"),
+            durability: Durability::Full,
+            free_space_min_bytes: 1 << 30,
+        }
+    }
+}
+
+/// The local store. Cheap to clone; the clones are one store.
+#[derive(Clone)]
+pub struct LocalStore {
+    layout: Arc<Layout>,
+    /// Held for the lifetime of a serving process: the directory's lock and its folder under `tmp/`.
+    instance: Arc<Instance>,
+}
+
+impl LocalStore {
+    /// Opens the store for serving: makes what is missing, probes what the file system can do, takes the
+    /// lock, and sweeps what a crash left in `tmp/`. Blocking.
+    ///
+    /// # Errors
+    /// A message that names the path and what to do: not writable, read-only, full, on two file systems, or
+    /// in use by another server.
+    pub fn open(config: &Config) -> Result<Self> {
+        let root = layout::absolute(&config.path)?;
+        let (instance, rename) = startup::prepare(&root, config.durability)?;
+        let layout = Arc::new(Layout::new(root, config.clone(), rename));
+        Ok(Self {
+            layout,
+            instance: Arc::new(instance),
+        })
+    }
+
+    /// The store's directory.
+    pub fn root(&self) -> &Path {
+        self.layout.root()
+    }
+
+    /// The random name of this run of the server.
+    pub fn instance(&self) -> &str {
+        self.instance.name()
+    }
+
+    /// Uploads in parts, kept beside the objects.
+    pub fn parts(&self) -> PartUploads {
+        PartUploads::new(self.layout.clone(), self.instance.clone())
+    }
+}
+
+/// Opens an object in a store that another process may be serving. Blocking.
+///
+/// # Errors
+/// `Internal` where the disk fails or the file is damaged.
+pub fn open_object(root: &Path, key: Key) -> Result<Option<Object>> {
+    match layout::open_read(&layout::object_path(root, key)) {
+        Ok(file) => Object::from_file(file, key).map(Some),
+        Err(error) if layout::is_absent(&error) => Ok(None),
+        Err(error) => Err(Error::internal(error)),
+    }
+}
+
+/// Removes an object and its derivatives from a store, whether or not a server runs on it. Blocking.
+///
+/// # Errors
+/// `Internal` where the disk refuses.
+pub fn remove_object(root: &Path, key: Key) -> Result<bool> {
+    // The derivatives first: if this is cut short, the object is still there to be removed again.
+    for path in layout::derived_of(root, key).map_err(Error::internal)? {
+        layout::remove_if_there(&path).map_err(Error::internal)?;
+    }
+    let path = layout::object_path(root, key);
+    let was_there = layout::remove_if_there(&path).map_err(Error::internal)?;
+    if was_there {
+        layout::sync_dir(layout::parent(&path)).map_err(Error::internal)?;
+    }
+    Ok(was_there)
+}
+
+/// The days of a class for which anything is stored, oldest first. Blocking.
+///
+/// # Errors
+/// `Internal` where a directory cannot be read.
+pub fn days(root: &Path, class: super::Class) -> Result<Vec<DayDirectory>> {
+    layout::days(root, class)
+        .map_err(|error| Error::internal(format!("{}: {error}", root.display())))
+}
+
+/// The metadata of every object of a day, where it can be read. Blocking.
+///
+/// # Errors
+/// `Internal` where a directory cannot be read; an object that is damaged is passed over.
+pub fn metas_of(root: &Path, class: super::Class, day: &DayDirectory) -> Result<Vec<(Key, Meta)>> {
+    let mut metas = Vec::new();
+    for key in layout::objects_of(day, class).map_err(Error::internal)? {
+        let meta = layout::open_read(&layout::object_path(root, key)).and_then(|file| {
+            let file_len = file.metadata()?.len();
+            super::object::read_trailer(&file, file_len)
+        });
+        metas.extend(meta.ok().map(|meta| (key, meta)));
+    }
+    Ok(metas)
+}
+
+/// Removes a day whole, objects and derivatives. Blocking.
+///
+/// # Errors
+/// `Internal` where the disk refuses; what was removed until then stays removed.
+pub fn remove_day(day: &DayDirectory) -> Result<()> {
+    for path in &day.paths {
+        match fs::remove_dir_all(path) {
+            Err(error) if !layout::is_absent(&error) => {
+                return Err(Error::internal(format!("{}: {error}", path.display())));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Runs blocking work off the reactor threads, to its end even if the caller goes away.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(Error::internal(error)),
+    }
+}
+
+impl Store for LocalStore {
+    fn begin(&self, key: Key, announced: Option<u64>) -> BoxFuture<'_, Result<Box<dyn Upload>>> {
+        let (layout, instance) = (self.layout.clone(), self.instance.clone());
+        Box::pin(blocking(move || {
+            let upload = upload::LocalUpload::begin(layout, &instance, key, announced)?;
+            Ok(Box::new(upload) as Box<dyn Upload>)
+        }))
+    }
+
+    fn open(&self, key: Key) -> BoxFuture<'_, Result<Option<Object>>> {
+        let layout = self.layout.clone();
+        Box::pin(blocking(move || open_object(layout.root(), key)))
+    }
+
+    fn remove(&self, key: Key) -> BoxFuture<'_, Result<bool>> {
+        let layout = self.layout.clone();
+        Box::pin(blocking(move || remove_object(layout.root(), key)))
+    }
+
+    fn derived(&self, key: Key, name: DerivedName) -> BoxFuture<'_, Result<Option<Derived>>> {
+        let layout = self.layout.clone();
+        Box::pin(blocking(move || {
+            Ok(read_derived(&layout.derived_path(key, name), key))
+        }))
+    }
+
+    fn put_derived(
+        &self,
+        key: Key,
+        name: DerivedName,
+        derived: Derived,
+    ) -> BoxFuture<'_, Result<()>> {
+        let (layout, instance) = (self.layout.clone(), self.instance.clone());
+        Box::pin(blocking(move || {
+            let path = layout.derived_path(key, name);
+            write_derived(&layout, &instance, &path, key, derived)
+        }))
+    }
+}
+
+/// A derivative that is damaged, or written by another version, counts as absent and is made again.
+fn read_derived(path: &Path, key: Key) -> Option<Derived> {
+    let object = layout::open_read(path)
+        .ok()
+        .and_then(|file| Object::from_file(file, key).ok())?;
+    let bytes = object.read().ok()?;
+    (crc32fast::hash(&bytes) == object.meta.crc).then(|| Derived {
+        content_type: object.meta.content_type,
+        bytes: Bytes::from(bytes),
+    })
+}
+
+/// Same file format as an object's, but nothing is synced: a torn one fails its checksum and is made again.
+fn write_derived(
+    layout: &Layout,
+    instance: &Instance,
+    path: &Path,
+    key: Key,
+    derived: Derived,
+) -> Result<()> {
+    let meta = Meta {
+        len: derived.bytes.len() as u64,
+        crc: crc32fast::hash(&derived.bytes),
+        created: key.id.created(),
+        tenant: String::new(),
+        dialect: Dialect::Easemob,
+        owner: String::new(),
+        content_type: derived.content_type,
+        sniffed_type: None,
+        inline: true,
+        file_name: None,
+        secret_hash: None,
+        thumbnail: BoundingBox {
+            width: 1,
+            height: 1,
+        },
+        recipient: None,
+    };
+    let mut contents = derived.bytes.to_vec();
+    contents.extend(super::trailer::encode(&meta)?);
+    let write = || -> io::Result<()> {
+        let temporary = instance.temporary("derived");
+        fs::create_dir_all(layout::parent(path))?;
+        fs::write(&temporary, &contents)?;
+        fs::rename(&temporary, path).inspect_err(|_| drop(fs::remove_file(&temporary)))
+    };
+    layout.check_free(contents.len() as u64)?;
+    write().map_err(storage_error)
+}
+
+/// A failure to write, told apart: a full disk is the client's to retry later, the rest is ours.
+fn storage_error(error: io::Error) -> Error {
+    use rustix::io::Errno;
+    match Errno::from_io_error(&error) {
+        Some(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => {
+            Error::new(Kind::StorageFull).source(error)
+        }
+        _ => Error::internal(error),
+    }
+}
+
+/// When the sweep last ran, kept across restarts so that a jump of the clock is noticed.
+pub struct SweepMemory(PathBuf);
+
+impl SweepMemory {
+    /// Of the store at `root`.
+    pub fn of(root: &Path) -> Self {
+        Self(root.join("last-sweep"))
+    }
+
+    /// The remembered time; `None` before the first sweep.
+    ///
+    /// # Errors
+    /// `Internal` where the file cannot be read or holds no number.
+    pub fn read(&self) -> Result<Option<Timestamp>> {
+        match fs::read_to_string(&self.0) {
+            Ok(text) => match text.trim().parse() {
+                Ok(ms) => Ok(Some(Timestamp::from_ms(ms))),
+                Err(_) => Err(Error::internal(format!(
+                    "{}: not a number of milliseconds",
+                    self.0.display()
+                ))),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::internal(error)),
+        }
+    }
+
+    /// Remembers `now`, whole or not at all.
+    ///
+    /// # Errors
+    /// As a write may fail.
+    pub fn write(&self, now: Timestamp) -> Result<()> {
+        let temporary = self.0.with_extension(format!("{}.tmp", std::process::id()));
+        let write = || {
+            fs::write(&temporary, format!("{}\n", now.ms()))?;
+            File::open(&temporary)?.sync_all()?;
+            fs::rename(&temporary, &self.0)
+        };
+        write().map_err(storage_error)
+    }
+}

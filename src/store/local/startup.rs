@@ -1,0 +1,258 @@
+//! What happens before the first request: directories, the lock, probes, and the sweep of `tmp/`.
+//!
+//! Everything that can be wrong with a directory is found here, with a message that says what to do, and
+//! not at the first upload.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use rustix::fs::FlockOperation;
+use uuid::Uuid;
+
+use super::{
+    Durability,
+    layout::{self, DERIVED, OBJECTS, PARTS, RenameBy, TMP},
+};
+use crate::error::{Error, Result};
+
+/// One run of a server: its locks and its folder for unfinished uploads.
+pub struct Instance {
+    name: String,
+    directory: PathBuf,
+    sequence: AtomicU64,
+    /// Open files hold the locks; the kernel frees them when the process ends, however it ends.
+    _store_lock: File,
+    _tmp_lock: File,
+}
+
+impl Instance {
+    /// A random name, new at every start.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A path for an unfinished file that no other one has.
+    pub(super) fn temporary(&self, stem: &str) -> PathBuf {
+        let sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
+        self.directory.join(format!("{stem}-{sequence}"))
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        // Nothing is lost if this fails: the next start sweeps it.
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// Makes the store ready for this process. Blocking.
+pub(super) fn prepare(root: &Path, durability: Durability) -> Result<(Instance, RenameBy)> {
+    let fail = |what: &str, error: io::Error| explain(root, what, &error);
+    make_root(root).map_err(|error| fail("cannot be made", error))?;
+    let store_lock = lock_store(root)?;
+    for name in [OBJECTS, DERIVED, TMP, PARTS] {
+        layout::make_dir(&root.join(name)).map_err(|error| fail("cannot be written to", error))?;
+    }
+    sweep_tmp(&root.join(TMP)).map_err(|error| fail("has a tmp/ that cannot be swept", error))?;
+    let name = Uuid::new_v4().simple().to_string();
+    let directory = root.join(TMP).join(&name);
+    layout::make_dir(&directory).map_err(|error| fail("cannot be written to", error))?;
+    let tmp_lock = File::open(&directory).map_err(|error| fail("cannot be read", error))?;
+    rustix::fs::flock(&tmp_lock, FlockOperation::NonBlockingLockExclusive)
+        .map_err(|error| fail("does not support locks", error.into()))?;
+    let instance = Instance {
+        name,
+        directory,
+        sequence: AtomicU64::new(0),
+        _store_lock: note_holder(store_lock)
+            .map_err(|error| fail("cannot be written to", error))?,
+        _tmp_lock: tmp_lock,
+    };
+    let rename = probe(root, &instance, durability)?;
+    Ok((instance, rename))
+}
+
+/// Each of our directories has mode 0700; those above the root that are missing follow the umask.
+fn make_root(root: &Path) -> io::Result<()> {
+    if let Some(parent) = root.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    layout::make_dir(root)?;
+    if !fs::metadata(root)?.is_dir() {
+        return Err(io::Error::from(io::ErrorKind::NotADirectory));
+    }
+    Ok(())
+}
+
+fn lock_store(root: &Path) -> Result<File> {
+    let path = root.join("lock");
+    let mut file = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(|error| explain(root, "cannot be written to", &error))?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let mut holder = String::new();
+            // The text is only a help: an unreadable one leaves it out.
+            let _ = file.read_to_string(&mut holder);
+            let holder = holder.lines().next().unwrap_or("unknown").to_owned();
+            Err(Error::internal(format!(
+                "store.path = \"{}\" is in use by another server (process {holder}): one directory, one server",
+                root.display()
+            )))
+        }
+        Err(error) => Err(explain(root, "does not support locks", &error.into())),
+    }
+}
+
+/// Writes this process's id into the lock file, for the message of a second server.
+fn note_holder(mut lock: File) -> io::Result<File> {
+    lock.set_len(0)?;
+    writeln!(lock, "{}", std::process::id())?;
+    Ok(lock)
+}
+
+/// Removes the folders of servers that are gone: those whose lock nobody holds.
+fn sweep_tmp(tmp: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(tmp)? {
+        let path = entry?.path();
+        if !path.is_dir() {
+            continue;
+        }
+        let directory = File::open(&path)?;
+        if rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            let unfinished = fs::read_dir(&path)?.count();
+            fs::remove_dir_all(&path)?;
+            tracing::info!(unfinished, "swept what an earlier run left in tmp/");
+        }
+    }
+    Ok(())
+}
+
+/// Does once what every upload does, and finds out how a name can be given without replacing one.
+fn probe(root: &Path, instance: &Instance, durability: Durability) -> Result<RenameBy> {
+    let target = root
+        .join(OBJECTS)
+        .join(format!(".probe-{}", instance.name()));
+    let mut result =
+        probe_one(RenameBy::NoReplace, instance, &target, durability).map(|()| RenameBy::NoReplace);
+    if result.as_ref().is_err_and(lacks_flag) {
+        result = probe_one(RenameBy::Link, instance, &target, durability).map(|()| RenameBy::Link);
+    }
+    result.map_err(|error| {
+        let what = match rustix::io::Errno::from_io_error(&error) {
+            Some(rustix::io::Errno::XDEV) => {
+                "has tmp/ and objects/ on two file systems: a finished upload could not be moved in one step"
+            }
+            _ => "failed a trial upload",
+        };
+        explain(root, what, &error)
+    })
+}
+
+fn lacks_flag(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP)
+    )
+}
+
+fn probe_one(
+    by: RenameBy,
+    instance: &Instance,
+    target: &Path,
+    durability: Durability,
+) -> io::Result<()> {
+    let trial = || -> io::Result<()> {
+        for must_be_refused in [false, true] {
+            let temporary = instance.temporary("probe");
+            let mut file = layout::create_new(&temporary)?;
+            file.write_all(b"probe")?;
+            if durability == Durability::Full {
+                file.sync_data()?;
+            }
+            match (
+                layout::rename_no_replace(by, &temporary, target),
+                must_be_refused,
+            ) {
+                (Ok(()), false) => {}
+                (Err(error), true) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    fs::remove_file(&temporary)?
+                }
+                (Ok(()), true) => return Err(io::Error::from(io::ErrorKind::Unsupported)),
+                (Err(error), _) => return Err(error),
+            }
+        }
+        if durability == Durability::Full {
+            layout::sync_dir(layout::parent(target))?;
+        }
+        Ok(())
+    };
+    let result = trial();
+    layout::remove_if_there(target)?;
+    result
+}
+
+/// A message with the key, the path, what is wrong and what to do.
+fn explain(root: &Path, what: &str, error: &io::Error) -> Error {
+    let hint = match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "; give the server's user write access, or set store.path"
+        }
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "; the file system is read-only: set store.path to a writable one"
+        }
+        io::ErrorKind::StorageFull => "; the disk is full",
+        io::ErrorKind::NotADirectory => "; set store.path to a directory",
+        _ => "",
+    };
+    Error::internal(format!(
+        "store.path = \"{}\" {what}: {error}{hint}",
+        root.display()
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ways_of_naming_refuse_to_replace() {
+        let directory = tempfile::tempdir().unwrap();
+        let (instance, _) = prepare(directory.path(), Durability::None).unwrap();
+        for by in [RenameBy::NoReplace, RenameBy::Link] {
+            probe_one(
+                by,
+                &instance,
+                &directory.path().join("objects/x"),
+                Durability::Full,
+            )
+            .unwrap();
+        }
+    }
+
+    #[test]
+    fn only_folders_that_nobody_holds_are_swept() {
+        let directory = tempfile::tempdir().unwrap();
+        let tmp = directory.path().join("tmp");
+        for name in ["dead", "alive"] {
+            fs::create_dir_all(tmp.join(name)).unwrap();
+            fs::write(tmp.join(name).join("upload"), "x").unwrap();
+        }
+        let held = File::open(tmp.join("alive")).unwrap();
+        rustix::fs::flock(&held, FlockOperation::NonBlockingLockExclusive).unwrap();
+        sweep_tmp(&tmp).unwrap();
+        assert!(!tmp.join("dead").exists() && tmp.join("alive/upload").exists());
+    }
+}

@@ -1,0 +1,102 @@
+//! Where objects live: keys, metadata, the file format, and the embedded local store.
+//!
+//! An object is never modified after its commit. This layer knows nothing of tenants' rights, retention or
+//! HTTP; it does not decide who may open what (`files/`), nor when an object has expired (`retention/`).
+
+mod key;
+mod meta;
+mod object;
+mod trailer;
+
+pub mod local;
+
+use std::{future::Future, pin::Pin};
+
+use bytes::Bytes;
+
+use crate::error::Result;
+
+pub use self::{
+    key::{Class, Key, ObjectId},
+    meta::{BoundingBox, Dialect, Meta, SECRET_HASH_BYTES},
+    object::{CHUNK_BYTES, Object},
+    trailer::{FOOTER_BYTES, META_BYTES_MAX},
+};
+
+/// A boxed future: the store is the one open set behind a trait object (local now, buckets next).
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A place that keeps objects. One contract suite (`tests/it/store.rs`) runs against every implementation.
+pub trait Store: Send + Sync + 'static {
+    /// Starts an upload of at most `announced` bytes, if that is known, to be committed under `key`.
+    ///
+    /// # Errors
+    /// `StorageFull` below the free-space floor or where the announced bytes cannot be reserved.
+    fn begin(&self, key: Key, announced: Option<u64>) -> BoxFuture<'_, Result<Box<dyn Upload>>>;
+
+    /// Opens a committed object; `None` where there is none.
+    ///
+    /// # Errors
+    /// `Internal` where the disk fails or the file is damaged.
+    fn open(&self, key: Key) -> BoxFuture<'_, Result<Option<Object>>>;
+
+    /// Takes an object down with all its derivatives; `false` where there was none.
+    fn remove(&self, key: Key) -> BoxFuture<'_, Result<bool>>;
+
+    /// Reads a derivative that [`Store::put_derived`] kept; damaged ones count as absent.
+    fn derived(&self, key: Key, name: DerivedName) -> BoxFuture<'_, Result<Option<Derived>>>;
+
+    /// Keeps a derivative. It may vanish at any time and is not made durable: it can be computed again.
+    fn put_derived(
+        &self,
+        key: Key,
+        name: DerivedName,
+        derived: Derived,
+    ) -> BoxFuture<'_, Result<()>>;
+}
+
+/// An object on its way in. Dropping it before the commit removes every trace of it.
+pub trait Upload: Send {
+    /// Appends bytes; returns when they are queued, at most two batches of memory ahead of the disk.
+    ///
+    /// # Errors
+    /// `StorageFull`, or `Internal` where the disk fails; the upload cannot go on after either.
+    ///
+    /// # Cancel safety
+    /// Not cancel safe: after a dropped `write` the upload can only be dropped.
+    fn write(&mut self, chunk: Bytes) -> BoxFuture<'_, Result<()>>;
+
+    /// Makes the object durable and visible under its key, all or nothing. `meta.len` and `meta.crc` are
+    /// set here, from the bytes written.
+    ///
+    /// # Errors
+    /// As [`Upload::write`]. A failed fsync is never tried again: the kernel may have dropped the pages.
+    ///
+    /// # Cancel safety
+    /// Once polled, the commit runs to its end whether or not the future is kept.
+    fn commit(self: Box<Self>, meta: Meta) -> BoxFuture<'static, Result<Meta>>;
+}
+
+/// Which derivative of an object: part of its file name, so a closed set of short ASCII forms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DerivedName {
+    /// A thumbnail that fits the box.
+    Thumbnail(BoundingBox),
+}
+
+impl std::fmt::Display for DerivedName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Thumbnail(fit) => write!(f, "t{}x{}", fit.width, fit.height),
+        }
+    }
+}
+
+/// A derivative: small enough to be held in memory whole.
+#[derive(Debug, Clone)]
+pub struct Derived {
+    /// The media type of `bytes`.
+    pub content_type: String,
+    /// The body.
+    pub bytes: Bytes,
+}

@@ -1,0 +1,119 @@
+//! The end of an object's file, as `docs/storage-format.md` describes it.
+//!
+//! ```text
+//! 0                 len               len+m                    len+m+32
+//! +-----------------+-----------------+------------------------+
+//! | payload         | metadata fields | footer, 32 bytes       |
+//! +-----------------+-----------------+------------------------+
+//!
+//! footer, little-endian:
+//!  0  payload length  u64
+//!  8  payload CRC     u32   CRC-32 (IEEE) of the payload
+//! 12  metadata length u32   m, at most 8,192
+//! 16  version         u16   1
+//! 18  reserved        u16   0
+//! 20  trailer CRC     u32   CRC-32 of the metadata and of the footer's first 20 bytes
+//! 24  magic           8 B   "CHATFILE"
+//! ```
+//! The payload starts at offset 0, so that it can be sent straight from the file. The magic is the last
+//! thing written: a file that ends in a valid footer is whole.
+
+use super::meta::Meta;
+use crate::error::Error;
+
+/// Bytes of the footer.
+pub const FOOTER_BYTES: usize = 32;
+/// Bytes of metadata at the most: file name 255, types 255 each, names of tenant, owner and recipient.
+pub const META_BYTES_MAX: usize = 8192;
+
+const MAGIC: &[u8; 8] = b"CHATFILE";
+const VERSION: u16 = 1;
+
+/// Metadata and footer, to be appended to the payload. `meta.len` and `meta.crc` must be right.
+pub(super) fn encode(meta: &Meta) -> Result<Vec<u8>, Error> {
+    let mut out = meta.encode()?;
+    let fields_len =
+        u32::try_from(out.len()).expect("encode() bounds the fields by META_BYTES_MAX");
+    out.extend(meta.len.to_le_bytes());
+    out.extend(meta.crc.to_le_bytes());
+    out.extend(fields_len.to_le_bytes());
+    out.extend(VERSION.to_le_bytes());
+    out.extend(0u16.to_le_bytes());
+    let crc = crc32fast::hash(&out);
+    out.extend(crc.to_le_bytes());
+    out.extend(MAGIC);
+    Ok(out)
+}
+
+/// Reads the trailer out of the last bytes of a file of `file_len` bytes; `tail` must hold the last
+/// `min(file_len, META_BYTES_MAX + FOOTER_BYTES)` of them. The error says what is wrong.
+pub(super) fn decode(tail: &[u8], file_len: u64) -> Result<Meta, String> {
+    let (before, footer) = tail
+        .split_last_chunk::<FOOTER_BYTES>()
+        .ok_or("shorter than a footer")?;
+    if &footer[24..] != MAGIC {
+        return Err("the magic is missing".into());
+    }
+    let u32_at = |at: usize| {
+        u32::from_le_bytes([footer[at], footer[at + 1], footer[at + 2], footer[at + 3]])
+    };
+    let version = u16::from_le_bytes([footer[16], footer[17]]);
+    if version != VERSION {
+        return Err(format!("version {version} is unknown to this program"));
+    }
+    let fields_len = u32_at(12) as usize;
+    if fields_len > before.len() || fields_len > META_BYTES_MAX {
+        return Err(format!("{fields_len} bytes of metadata cannot be"));
+    }
+    let fields = &before[before.len() - fields_len..];
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(fields);
+    crc.update(&footer[..20]);
+    if crc.finalize() != u32_at(20) {
+        return Err("the trailer's checksum is wrong".into());
+    }
+    let mut len = [0; 8];
+    len.copy_from_slice(&footer[..8]);
+    let len = u64::from_le_bytes(len);
+    let trailer_len = (fields_len + FOOTER_BYTES) as u64;
+    if len.checked_add(trailer_len) != Some(file_len) {
+        return Err(format!(
+            "{len} bytes of payload do not fit a file of {file_len}"
+        ));
+    }
+    Meta::decode(fields, len, u32_at(8))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::meta::tests::sample, *};
+
+    #[test]
+    fn a_trailer_is_read_as_it_was_written() {
+        let trailer = encode(&sample()).unwrap();
+        let file_len = 5 + trailer.len() as u64;
+        assert_eq!(decode(&trailer, file_len).unwrap(), sample());
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_trailer_is_noticed() {
+        let trailer = encode(&sample()).unwrap();
+        let file_len = 5 + trailer.len() as u64;
+        for bit in 0..trailer.len() * 8 {
+            let mut damaged = trailer.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(decode(&damaged, file_len).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_file_of_another_length_than_the_footer_says_is_refused() {
+        let trailer = encode(&sample()).unwrap();
+        for file_len in [0, trailer.len() as u64, 6 + trailer.len() as u64, u64::MAX] {
+            assert!(decode(&trailer, file_len).is_err(), "{file_len}");
+        }
+        for end in 0..FOOTER_BYTES {
+            assert!(decode(&trailer[..end], end as u64).is_err());
+        }
+    }
+}
