@@ -1,0 +1,11 @@
+//! How long objects live: the rule (`expiry.rs`), and the removal of what has outlived it (`sweep.rs`).
+//!
+//! Every read checks the rule itself; the sweep only frees the space, a day later.
+
+mod expiry;
+mod sweep;
+
+pub use self::{
+    expiry::{expires_at, is_expired},
+    sweep::{Policy, Report, keep_time, sweep},
+};
