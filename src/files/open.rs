@@ -1,0 +1,116 @@
+//! Open objects, kept open: a hot file costs no `open`, no `mmap` and no formatting of headers.
+//!
+//! Key: the object's [`Key`]. Bound: a count and mapped bytes. Staleness: none, an object never changes;
+//! a removed one is forgotten by [`OpenFiles::forget`], an expired one is refused by whoever asks.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use hyper::header::HeaderValue;
+use quick_cache::{Weighter, sync::Cache};
+
+use super::Config;
+use crate::{
+    error::{Kind, Result},
+    http::disposition::{Disposition, content_disposition},
+    store::{Key, Object, Store},
+    time::Timestamp,
+};
+
+/// An open object with the headers that every download of it repeats.
+pub struct OpenFile {
+    /// The object.
+    pub object: Object,
+    /// Strong: an object never changes, so its id says all.
+    pub etag: HeaderValue,
+    /// Creation, to the second.
+    pub last_modified: HeaderValue,
+    /// As stored.
+    pub content_type: HeaderValue,
+    /// Original name; in place only for types that a browser may show.
+    pub disposition: HeaderValue,
+}
+
+/// The cache of open objects.
+pub(super) struct OpenFiles {
+    store: Arc<dyn Store>,
+    cache: Cache<Key, Arc<OpenFile>, Weight>,
+    /// Counts take-downs: an open that overlapped one looks again before it is believed.
+    removals: AtomicU64,
+}
+
+/// An entry weighs its bytes, and at least its share of the count: one budget bounds both.
+#[derive(Clone)]
+struct Weight {
+    least: u64,
+}
+
+impl Weighter<Key, Arc<OpenFile>> for Weight {
+    fn weight(&self, _: &Key, file: &Arc<OpenFile>) -> u64 {
+        file.object.len().max(self.least)
+    }
+}
+
+impl OpenFiles {
+    pub(super) fn new(store: Arc<dyn Store>, config: &Config) -> Self {
+        let count = config.open_objects_max.max(1);
+        let weight = Weight {
+            least: (config.open_bytes_max / count).max(1),
+        };
+        let estimate = usize::try_from(count).unwrap_or(usize::MAX);
+        Self {
+            store,
+            cache: Cache::with_weighter(estimate, config.open_bytes_max, weight),
+            removals: AtomicU64::new(0),
+        }
+    }
+
+    /// The open file, opened once however many ask at once.
+    pub(super) async fn get(&self, key: Key, now: Timestamp) -> Result<Arc<OpenFile>> {
+        if let Some(file) = self.cache.get(&key) {
+            file.object.touch(now);
+            return Ok(file);
+        }
+        let removals = self.removals.load(Ordering::Acquire);
+        let open = async {
+            let object = self.store.open(key).await?.ok_or(Kind::ObjectNotFound)?;
+            Ok::<_, crate::error::Error>(Arc::new(OpenFile::new(object)))
+        };
+        let file = self.cache.get_or_insert_async(&key, open).await?;
+        if self.removals.load(Ordering::Acquire) != removals && file.object.is_removed() {
+            self.cache.remove(&key);
+            return Err(Kind::ObjectNotFound.into());
+        }
+        file.object.touch(now);
+        Ok(file)
+    }
+
+    pub(super) fn forget(&self, key: Key) {
+        self.removals.fetch_add(1, Ordering::AcqRel);
+        self.cache.remove(&key);
+    }
+}
+
+impl OpenFile {
+    fn new(object: Object) -> Self {
+        let meta = &object.meta;
+        let kind = if meta.inline {
+            Disposition::Inline
+        } else {
+            Disposition::Attachment
+        };
+        let header = |text: String| {
+            HeaderValue::try_from(text)
+                .unwrap_or(HeaderValue::from_static("application/octet-stream"))
+        };
+        Self {
+            etag: header(format!("\"{}\"", object.key.id)),
+            last_modified: header(httpdate::fmt_http_date(meta.created.system())),
+            content_type: header(meta.content_type.clone()),
+            disposition: content_disposition(kind, meta.file_name.as_deref()),
+            object,
+        }
+    }
+}

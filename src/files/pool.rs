@@ -1,0 +1,113 @@
+//! A bounded place for decoding: so many at once, so many waiting, so much memory. Downloads never queue
+//! behind it, because they never enter it.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::Semaphore;
+
+use crate::error::{Error, Kind, Result};
+
+/// Memory is counted in units of this many bytes.
+const MEMORY_UNIT_BYTES: u64 = 1 << 20;
+/// When a client that found the queue full may come again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+pub(super) struct Pool {
+    running: Semaphore,
+    memory: Semaphore,
+    memory_units: u32,
+    waiting: AtomicUsize,
+    waiting_max: usize,
+}
+
+/// Tells a computation that nobody waits for it any more.
+#[derive(Clone, Default)]
+pub(super) struct Cancel(Arc<AtomicBool>);
+
+/// Cancels when dropped: with the future that waits.
+struct CancelOnDrop(Cancel);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Cancel {
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// One place in the queue.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Pool {
+    pub(super) fn new(threads: usize, waiting_max: usize, bytes_max: u64) -> Self {
+        let memory_units = u32::try_from(bytes_max.div_ceil(MEMORY_UNIT_BYTES))
+            .unwrap_or(u32::MAX >> 4)
+            .max(1);
+        Self {
+            running: Semaphore::new(threads.max(1)),
+            memory: Semaphore::new(memory_units as usize),
+            memory_units,
+            waiting: AtomicUsize::new(0),
+            waiting_max,
+        }
+    }
+
+    /// Runs `prepare`, which tells what memory the work needs, then `work`, both on blocking threads.
+    ///
+    /// # Errors
+    /// `Unavailable` when the queue is full; whatever the two return.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels the work.
+    pub(super) async fn run<P, T>(
+        &self,
+        prepare: impl FnOnce() -> Result<(P, u64)> + Send + 'static,
+        work: impl FnOnce(P, Cancel) -> Result<T> + Send + 'static,
+    ) -> Result<T>
+    where
+        P: Send + 'static,
+        T: Send + 'static,
+    {
+        let waiting = self.enqueue()?;
+        let closed = "the semaphores of the pool are never closed";
+        let _running = self.running.acquire().await.expect(closed);
+        drop(waiting);
+        let (prepared, bytes) = tokio::task::spawn_blocking(prepare)
+            .await
+            .map_err(Error::internal)??;
+        // One picture that needs more than all there is may run alone.
+        let units = u32::try_from(bytes.div_ceil(MEMORY_UNIT_BYTES))
+            .unwrap_or(u32::MAX)
+            .clamp(1, self.memory_units);
+        let _memory = self.memory.acquire_many(units).await.expect(closed);
+        let cancel = Cancel::default();
+        let _cancel_on_drop = CancelOnDrop(cancel.clone());
+        tokio::task::spawn_blocking(move || work(prepared, cancel))
+            .await
+            .map_err(Error::internal)?
+    }
+
+    fn enqueue(&self) -> Result<Waiting<'_>> {
+        let place = Waiting(&self.waiting);
+        if self.waiting.fetch_add(1, Ordering::Relaxed) >= self.waiting_max {
+            return Err(Kind::Unavailable(RETRY_AFTER).into());
+        }
+        Ok(place)
+    }
+}

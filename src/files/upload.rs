@@ -1,0 +1,194 @@
+//! Receiving a file: bytes to the store as they come, cut off at the limit, then the commit.
+
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+
+use super::{Files, Scope};
+use crate::{
+    error::{Error, Kind, Result},
+    http::multipart::Form,
+    media,
+    secret::Secret,
+    store::{BoundingBox, Class, Key, Meta, SECRET_HASH_BYTES, Upload, local::PartUpload},
+};
+
+/// Bytes of a file that its type is recognised by.
+const SNIFF_BYTES: usize = 4096;
+/// Random bytes of a share-secret: 48 characters, as long as the vendor's.
+const SECRET_BYTES: usize = 36;
+
+/// A file whose bytes are all there, but which nobody can see yet. Dropping it removes it.
+pub struct Received {
+    upload: Box<dyn Upload>,
+    key: Key,
+    len: u64,
+    first_bytes: Vec<u8>,
+    declared_type: Option<String>,
+    file_name: Option<String>,
+}
+
+/// What the dialect knows of a file beside its bytes.
+pub struct Attributes<'a> {
+    /// Whose it becomes.
+    pub scope: Scope<'a>,
+    /// The user; empty for the application itself.
+    pub owner: &'a str,
+    /// Make a secret that opens it.
+    pub restricted: bool,
+    /// The size of its thumbnail.
+    pub thumbnail: BoundingBox,
+}
+
+/// A committed file.
+pub struct Stored {
+    /// Where it is.
+    pub key: Key,
+    /// What was stored with it.
+    pub meta: Meta,
+    /// The secret of a restricted file: shown once, only its hash is kept.
+    pub share_secret: Option<Secret>,
+}
+
+impl Files {
+    /// Receives the current part of the form as a file of at most `bytes_max` bytes. `announced` is the
+    /// length of the whole request, which bounds the file's.
+    ///
+    /// # Errors
+    /// `TooLarge` at the first byte over; `InvalidArgument` for an empty file; the form's and the store's own.
+    /// Whatever the error, nothing of the file stays.
+    ///
+    /// # Cancel safety
+    /// Dropping the future removes what was received.
+    pub async fn receive(
+        &self,
+        form: &mut Form<'_>,
+        class: Class,
+        bytes_max: u64,
+        announced: Option<u64>,
+        file_name: Option<String>,
+        declared_type: Option<String>,
+    ) -> Result<Received> {
+        let key = Key::of(class, self.new_id()?);
+        let upload = self
+            .store
+            .begin(key, announced.map(|bytes| bytes.min(bytes_max)))
+            .await?;
+        let mut received = Received {
+            upload,
+            key,
+            len: 0,
+            first_bytes: Vec::new(),
+            declared_type,
+            file_name,
+        };
+        while let Some(chunk) = form.chunk().await? {
+            received.append(chunk, bytes_max).await?;
+        }
+        received.check_not_empty()
+    }
+
+    /// Joins the parts of an upload into a file of at most `bytes_max` bytes.
+    ///
+    /// # Errors
+    /// `InvalidArgument` where a part is missing or damaged, `TooLarge`; the parts stay as they are.
+    pub async fn join(&self, parts: &PartUpload, class: Class, bytes_max: u64) -> Result<Received> {
+        let announced: u64 = parts.list().await?.iter().map(|part| part.bytes).sum();
+        if announced > bytes_max {
+            return Err(Kind::TooLarge.into());
+        }
+        let key = Key::of(class, self.new_id()?);
+        let mut upload = self.store.begin(key, Some(announced)).await?;
+        let (mut len, mut first_bytes) = (0, Vec::new());
+        let seen = |chunk: &[u8]| {
+            len += chunk.len() as u64;
+            keep_first(&mut first_bytes, chunk);
+        };
+        parts.join(&mut *upload, seen).await?;
+        // Parts are called `blob`: neither a name nor a type comes with them.
+        Received {
+            upload,
+            key,
+            len,
+            first_bytes,
+            declared_type: None,
+            file_name: None,
+        }
+        .check_not_empty()
+    }
+
+    /// Makes a received file durable and visible.
+    ///
+    /// # Errors
+    /// The store's own.
+    ///
+    /// # Cancel safety
+    /// Once polled, the commit runs to its end whether or not anybody waits for it.
+    pub async fn commit(&self, received: Received, attributes: Attributes<'_>) -> Result<Stored> {
+        let sniffed = media::sniff::sniff(&received.first_bytes);
+        let (share_secret, secret_hash) = match attributes.restricted {
+            true => new_secret().map(|(secret, hash)| (Some(secret), Some(hash)))?,
+            false => (None, None),
+        };
+        let meta = Meta {
+            // Set by the store, from the bytes it wrote.
+            len: received.len,
+            crc: 0,
+            created: received.key.id.created(),
+            tenant: attributes.scope.tenant.name(),
+            dialect: attributes.scope.dialect,
+            owner: attributes.owner.to_owned(),
+            content_type: media::sniff::content_type(received.declared_type.as_deref(), sniffed)
+                .into_owned(),
+            sniffed_type: sniffed.mime().map(str::to_owned),
+            inline: sniffed.may_be_inline(),
+            file_name: received.file_name,
+            secret_hash,
+            thumbnail: attributes.thumbnail,
+            recipient: None,
+        };
+        let meta = received.upload.commit(meta).await?;
+        Ok(Stored {
+            key: received.key,
+            meta,
+            share_secret,
+        })
+    }
+}
+
+impl Received {
+    async fn append(&mut self, chunk: Bytes, bytes_max: u64) -> Result<()> {
+        self.len += chunk.len() as u64;
+        if self.len > bytes_max {
+            return Err(Kind::TooLarge.into());
+        }
+        keep_first(&mut self.first_bytes, &chunk);
+        self.upload.write(chunk).await
+    }
+
+    fn check_not_empty(self) -> Result<Self> {
+        match self.len {
+            // To Android clients an empty body is a failed download, so it is a failed upload.
+            0 => Err(Error::invalid("the file is empty.")),
+            _ => Ok(self),
+        }
+    }
+}
+
+fn keep_first(first_bytes: &mut Vec<u8>, chunk: &[u8]) {
+    let missing = SNIFF_BYTES - first_bytes.len();
+    first_bytes.extend_from_slice(&chunk[..chunk.len().min(missing)]);
+}
+
+fn new_secret() -> Result<(Secret, [u8; SECRET_HASH_BYTES])> {
+    let mut random = [0; SECRET_BYTES];
+    getrandom::fill(&mut random).map_err(Error::internal)?;
+    let secret = BASE64_URL_SAFE_NO_PAD.encode(random);
+    let hash = hash_secret(&secret);
+    Ok((Secret::new(secret), hash))
+}
+
+/// A plain hash is enough: the secret is 288 random bits, not a password.
+pub(super) fn hash_secret(secret: &str) -> [u8; SECRET_HASH_BYTES] {
+    Sha256::digest(secret.as_bytes()).into()
+}
