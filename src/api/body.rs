@@ -1,0 +1,155 @@
+//! The body of an answer: small bytes, or slices of an object's map, chunk by chunk.
+//!
+//! No byte of an object is copied here: a chunk is an address inside the map, warmed before it is lent.
+
+use std::{
+    collections::VecDeque,
+    io,
+    ops::Range,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use hyper::body::{Frame, SizeHint};
+use tokio::task::JoinHandle;
+
+use crate::{files::OpenFile, store::CHUNK_BYTES};
+
+/// The body of an answer.
+pub enum Body {
+    /// No byte.
+    Empty,
+    /// One piece; taken when sent.
+    Full(Bytes),
+    /// Pieces and ranges of an object, in order.
+    Object(Box<ObjectBody>),
+}
+
+/// A body out of an object: with several ranges, part heads stand between them.
+pub struct ObjectBody {
+    file: Arc<OpenFile>,
+    segments: VecDeque<Segment>,
+    remaining: u64,
+    warming: Option<JoinHandle<io::Result<()>>>,
+}
+
+/// A piece of an object's body.
+pub enum Segment {
+    /// Bytes of ours.
+    Bytes(Bytes),
+    /// Bytes of the object.
+    Range(Range<u64>),
+}
+
+impl Body {
+    /// An object's range.
+    pub fn range(file: Arc<OpenFile>, range: Range<u64>) -> Self {
+        Self::segments(file, VecDeque::from([Segment::Range(range)]))
+    }
+
+    /// Several pieces of one object.
+    pub fn segments(file: Arc<OpenFile>, segments: VecDeque<Segment>) -> Self {
+        let remaining = segments.iter().map(Segment::len).sum();
+        Self::Object(Box::new(ObjectBody {
+            file,
+            segments,
+            remaining,
+            warming: None,
+        }))
+    }
+}
+
+impl Segment {
+    fn len(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Range(range) => range.end.saturating_sub(range.start),
+        }
+    }
+}
+
+impl From<Vec<u8>> for Body {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::Full(Bytes::from(bytes))
+    }
+}
+
+impl hyper::body::Body for Body {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        match &mut *self {
+            Self::Empty => Poll::Ready(None),
+            Self::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Self::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Self::Object(object) => object
+                .poll_chunk(cx)
+                .map(|chunk| chunk.map(|chunk| chunk.map(Frame::data))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Full(bytes) => bytes.is_empty(),
+            Self::Object(object) => object.remaining == 0,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(match self {
+            Self::Empty => 0,
+            Self::Full(bytes) => bytes.len() as u64,
+            Self::Object(object) => object.remaining,
+        })
+    }
+}
+
+impl ObjectBody {
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        let range = loop {
+            match self.segments.front_mut() {
+                None => return Poll::Ready(None),
+                Some(Segment::Bytes(bytes)) => {
+                    let bytes = std::mem::take(bytes);
+                    self.segments.pop_front();
+                    self.remaining -= bytes.len() as u64;
+                    return Poll::Ready(Some(Ok(bytes)));
+                }
+                Some(Segment::Range(range)) if range.is_empty() => {
+                    self.segments.pop_front();
+                }
+                Some(Segment::Range(range)) => break range,
+            }
+        };
+        // Chunks end at multiples of their size, where the object's warmed units end too.
+        let end = (range.start / CHUNK_BYTES + 1)
+            .saturating_mul(CHUNK_BYTES)
+            .min(range.end);
+        let chunk = range.start..end;
+        while !self.file.object.is_warm(&chunk) {
+            let (file, cold) = (self.file.clone(), chunk.clone());
+            let warming = self
+                .warming
+                .get_or_insert_with(|| tokio::task::spawn_blocking(move || file.object.warm(cold)));
+            let warmed = ready!(Pin::new(warming).poll(cx))
+                .map_err(io::Error::other)
+                .flatten();
+            self.warming = None;
+            if let Err(error) = warmed {
+                let id = self.file.object.key.id;
+                tracing::error!(%id, %error, "an object cannot be read: its download is cut off");
+                return Poll::Ready(Some(Err(error)));
+            }
+        }
+        range.start = end;
+        self.remaining -= chunk.end - chunk.start;
+        Poll::Ready(Some(Ok(self.file.object.slice(chunk))))
+    }
+}

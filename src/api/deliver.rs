@@ -1,0 +1,209 @@
+//! Rendering a file: the plan of RFC 9110 §13–14 made into status, headers and body.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use bytes::Bytes;
+use hyper::{
+    HeaderMap, Method, Response, StatusCode,
+    header::{self, HeaderValue},
+};
+
+use super::{
+    Call,
+    body::{Body, Segment},
+};
+use crate::{
+    error::{Error, Kind, Result},
+    files::{DerivedFile, OpenFile},
+    http::{
+        byteranges::{self, Boundary},
+        plan::{Plan, Representation, plan},
+        range::ByteRange,
+    },
+    time::Timestamp,
+};
+
+/// A year, RFC 9111's customary "for ever".
+const MAX_AGE_SECONDS: i64 = 365 * 86_400;
+
+/// What is to be sent.
+pub enum Content {
+    /// The object itself.
+    Original(Arc<OpenFile>),
+    /// Something made from it.
+    Derived(Arc<DerivedFile>, Arc<OpenFile>),
+}
+
+impl Content {
+    fn len(&self) -> u64 {
+        match self {
+            Self::Original(file) => file.object.len(),
+            Self::Derived(derived, _) => derived.bytes.len() as u64,
+        }
+    }
+
+    fn file(&self) -> &Arc<OpenFile> {
+        match self {
+            Self::Original(file) | Self::Derived(_, file) => file,
+        }
+    }
+
+    fn etag(&self) -> &HeaderValue {
+        match self {
+            Self::Original(file) => &file.etag,
+            Self::Derived(derived, _) => &derived.etag,
+        }
+    }
+
+    fn content_type(&self) -> &HeaderValue {
+        match self {
+            Self::Original(file) => &file.content_type,
+            Self::Derived(derived, _) => &derived.content_type,
+        }
+    }
+
+    fn disposition(&self) -> HeaderValue {
+        match self {
+            Self::Original(file) => file.disposition.clone(),
+            Self::Derived(..) => HeaderValue::from_static("inline"),
+        }
+    }
+
+    fn range(&self, range: ByteRange) -> Body {
+        match self {
+            Self::Original(file) => Body::range(file.clone(), range.start..range.end_exclusive),
+            Self::Derived(derived, _) => Body::Full(slice(&derived.bytes, range)),
+        }
+    }
+}
+
+/// Answers a GET or HEAD with the content. `expires` bounds what caches may keep; `vary` names the request
+/// headers that choose the content.
+///
+/// # Errors
+/// `PreconditionFailed`, `RangeNotSatisfiable`: for the dialect to render.
+pub fn deliver(
+    call: &Call<'_>,
+    content: &Content,
+    expires: Option<Timestamp>,
+    vary: HeaderValue,
+) -> Result<Response<Body>> {
+    let representation = Representation {
+        len: content.len(),
+        etag: content
+            .etag()
+            .to_str()
+            .expect("made here, of visible ASCII"),
+        last_modified: content.file().object.meta.created,
+    };
+    let plan = plan(call.method, call.headers, &representation);
+    let mut response = Response::new(Body::Empty);
+    let headers = response.headers_mut();
+    headers.reserve(16);
+    headers.insert(header::ETAG, content.etag().clone());
+    headers.insert(header::LAST_MODIFIED, content.file().last_modified.clone());
+    headers.insert(header::CACHE_CONTROL, cache_control(expires, call.now));
+    headers.insert(header::VARY, vary);
+    match plan {
+        Plan::NotModified => *response.status_mut() = StatusCode::NOT_MODIFIED,
+        Plan::PreconditionFailed => return Err(Kind::PreconditionFailed.into()),
+        Plan::Unsatisfiable => return Err(Kind::RangeNotSatisfiable(content.len()).into()),
+        Plan::Full => {
+            body_headers(
+                headers,
+                content,
+                content.content_type().clone(),
+                content.len(),
+            );
+            *response.body_mut() = content.range(ByteRange {
+                start: 0,
+                end_exclusive: content.len(),
+            });
+        }
+        Plan::Single(range) => {
+            body_headers(
+                headers,
+                content,
+                content.content_type().clone(),
+                range.len(),
+            );
+            headers.insert(
+                header::CONTENT_RANGE,
+                byteranges::content_range(range, content.len()),
+            );
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+            *response.body_mut() = content.range(range);
+        }
+        Plan::Multi(ranges) => {
+            let mut random = [0; 16];
+            getrandom::fill(&mut random).map_err(Error::internal)?;
+            let boundary = Boundary::from_random(random);
+            let layout =
+                byteranges::layout(&ranges, content.content_type(), content.len(), boundary);
+            body_headers(
+                headers,
+                content,
+                layout.content_type.clone(),
+                layout.content_length,
+            );
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+            *response.body_mut() = several(content, layout);
+        }
+    }
+    if *call.method == Method::HEAD {
+        *response.body_mut() = Body::Empty;
+    }
+    Ok(response)
+}
+
+/// Headers of an answer that carries (part of) a file. Whatever a user uploaded must not act in the page's
+/// origin: no sniffing, no scripts, in place only for types on the list (`media/sniff.rs`).
+fn body_headers(headers: &mut HeaderMap, content: &Content, content_type: HeaderValue, len: u64) {
+    headers.insert(header::CONTENT_TYPE, content_type);
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(len));
+    headers.insert(header::CONTENT_DISPOSITION, content.disposition());
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    headers.insert(
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static("sandbox; default-src 'none'"),
+    );
+    // Web clients show these bodies in <img> on other origins.
+    headers.insert(
+        "cross-origin-resource-policy",
+        HeaderValue::from_static("cross-origin"),
+    );
+}
+
+fn several(content: &Content, layout: byteranges::Layout) -> Body {
+    let mut segments = VecDeque::with_capacity(2 * layout.parts.len() + 1);
+    for part in layout.parts {
+        segments.push_back(Segment::Bytes(part.head));
+        segments.push_back(match content {
+            Content::Original(_) => Segment::Range(part.range.start..part.range.end_exclusive),
+            Content::Derived(derived, _) => Segment::Bytes(slice(&derived.bytes, part.range)),
+        });
+    }
+    segments.push_back(Segment::Bytes(layout.closing));
+    Body::segments(content.file().clone(), segments)
+}
+
+fn slice(bytes: &Bytes, range: ByteRange) -> Bytes {
+    let index = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(bytes.len());
+    bytes.slice(index(range.start)..index(range.end_exclusive))
+}
+
+/// `private`: these bodies were opened by a token. `immutable`: they never change. No longer than they live.
+fn cache_control(expires: Option<Timestamp>, now: Timestamp) -> HeaderValue {
+    match expires {
+        None => HeaderValue::from_static("private, max-age=31536000, immutable"),
+        Some(end) => {
+            let seconds = (end.secs() - now.secs()).clamp(0, MAX_AGE_SECONDS);
+            HeaderValue::try_from(format!("private, max-age={seconds}, immutable"))
+                .expect("digits and letters")
+        }
+    }
+}

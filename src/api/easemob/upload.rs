@@ -1,0 +1,195 @@
+//! `POST /{org}/{app}/chatfiles`: one file in a form.
+//!
+//! Type and length are looked at before the first byte of the body is asked for, so that a client that waits
+//! for `100 Continue` sends nothing in vain.
+
+use hyper::{Response, header::HeaderValue};
+
+use super::{Context, wire};
+use crate::{
+    api::body::Body,
+    auth::Identity,
+    error::{Error, Kind, Result},
+    files::{Attributes, Received},
+    http::{
+        body::RequestBody,
+        multipart::{self, FORM_OVERHEAD_BYTES, Form},
+    },
+    store::{BoundingBox, Class},
+};
+
+/// Bytes of a form field that is read.
+const FIELD_BYTES_MAX: usize = 1024;
+/// Both sides of a thumbnail where the client names none.
+const THUMBNAIL_DEFAULT: u16 = 170;
+/// Each side of a thumbnail at the most.
+const THUMBNAIL_MAX: u16 = 2048;
+
+/// A form that was read to its end.
+struct Upload {
+    file: Option<Received>,
+    thumbnail: ThumbnailSize,
+}
+
+/// Sides as they were given, header first, form field over it.
+#[derive(Default)]
+pub(super) struct ThumbnailSize {
+    width: Option<u16>,
+    height: Option<u16>,
+}
+
+pub(super) async fn upload(
+    context: &Context<'_>,
+    body: &mut RequestBody,
+) -> Result<Response<Body>> {
+    let identity = context.authenticate()?;
+    let bytes_max = context.tenant.limits.upload_bytes_max;
+    let announced = bound_body(body, bytes_max)?;
+    let form = Form::new(context.call.headers, body)?;
+    let Upload { file, thumbnail } = read(context, form, bytes_max, announced).await?;
+    multipart::finish(body).await?;
+    let file = file.ok_or_else(|| Error::invalid("file must be provided."))?;
+    store(context, &identity, file, is_restricted(context), thumbnail).await
+}
+
+/// Commits a received file and answers as an upload is answered.
+pub(super) async fn store(
+    context: &Context<'_>,
+    identity: &Identity,
+    file: Received,
+    restricted: bool,
+    thumbnail: ThumbnailSize,
+) -> Result<Response<Body>> {
+    let attributes = Attributes {
+        scope: context.scope(),
+        owner: identity.user().unwrap_or_default(),
+        restricted,
+        thumbnail: thumbnail.bounding_box(),
+    };
+    let stored = context.api.files.commit(file, attributes).await?;
+    tracing::info!(
+        id = %stored.key.id,
+        bytes = stored.meta.len,
+        tenant = stored.meta.tenant,
+        user = stored.meta.owner,
+        "stored"
+    );
+    Ok(wire::uploaded(context, &stored))
+}
+
+async fn read(
+    context: &Context<'_>,
+    mut form: Form<'_>,
+    bytes_max: u64,
+    announced: Option<u64>,
+) -> Result<Upload> {
+    let mut upload = Upload {
+        file: None,
+        thumbnail: ThumbnailSize::from_headers(context),
+    };
+    while let Some(part) = form.next_part().await? {
+        match part.name.as_str() {
+            "file" if upload.file.is_some() => {
+                return Err(Error::invalid("only one file can be uploaded at once."));
+            }
+            "file" => {
+                let files = &context.api.files;
+                let received = files.receive(
+                    &mut form,
+                    Class::Chatfile,
+                    bytes_max,
+                    announced,
+                    part.file_name,
+                    part.content_type,
+                );
+                upload.file = Some(received.await?);
+            }
+            "thumbnail-width" => upload
+                .thumbnail
+                .set_width(&form.text(FIELD_BYTES_MAX).await?),
+            "thumbnail-height" => upload
+                .thumbnail
+                .set_height(&form.text(FIELD_BYTES_MAX).await?),
+            // `app`, `id`, `filename`, `hack`: sent by clients of the vendor, and of no meaning.
+            _ => {}
+        }
+    }
+    Ok(upload)
+}
+
+/// Refuses by the announced length, before anything is stored; sets the bound for what comes unannounced.
+pub(super) fn bound_body(body: &mut RequestBody, bytes_max: u64) -> Result<Option<u64>> {
+    let whole_max = bytes_max.saturating_add(FORM_OVERHEAD_BYTES);
+    body.limit(whole_max);
+    match body.announced() {
+        Some(length) if length > whole_max => Err(Kind::TooLarge.into()),
+        length => Ok(length),
+    }
+}
+
+/// A header, or a query parameter of an upload in parts. The seed: presence restricts. Later documents and the Java SDK: a literal `false` does not.
+pub(super) fn is_restricted(context: &Context<'_>) -> bool {
+    let sent = context
+        .call
+        .headers
+        .get("restrict-access")
+        .map(HeaderValue::as_bytes);
+    let from_query = context.call.query("restrict-access");
+    match sent.or(from_query.as_ref().map(|value| value.as_bytes())) {
+        None => false,
+        Some(_) if context.tenant.strict_restrict_access => true,
+        Some(value) => !value.trim_ascii().eq_ignore_ascii_case(b"false"),
+    }
+}
+
+impl ThumbnailSize {
+    /// From the request's headers.
+    pub(super) fn from_headers(context: &Context<'_>) -> Self {
+        let mut size = Self::default();
+        size.set_width(context.call.header("thumbnail-width").unwrap_or_default());
+        size.set_height(context.call.header("thumbnail-height").unwrap_or_default());
+        size
+    }
+
+    /// What is no number is as if it were not there (SDKs send `undefined`); numbers are held in bounds.
+    pub(super) fn set_width(&mut self, text: &str) {
+        self.width = side(text).or(self.width);
+    }
+
+    pub(super) fn set_height(&mut self, text: &str) {
+        self.height = side(text).or(self.height);
+    }
+
+    fn bounding_box(&self) -> BoundingBox {
+        BoundingBox {
+            width: self.width.unwrap_or(THUMBNAIL_DEFAULT),
+            height: self.height.unwrap_or(THUMBNAIL_DEFAULT),
+        }
+    }
+}
+
+fn side(text: &str) -> Option<u16> {
+    let number: u64 = text.trim().parse().ok()?;
+    u16::try_from(number.clamp(1, u64::from(THUMBNAIL_MAX))).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_side_of_a_thumbnail_is_a_number_in_bounds_or_nothing() {
+        for (text, expected) in [
+            ("170", Some(170)),
+            (" 90 ", Some(90)),
+            ("0", Some(1)),
+            ("1000000", Some(2048)),
+            ("18446744073709551616", None),
+            ("-1", None),
+            ("undefined", None),
+            ("", None),
+        ] {
+            assert_eq!(side(text), expected, "{text}");
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! The dialects: each parses its requests, calls `files/`, and renders its answers. They never import each
+//! other; what they share stands here and in `body.rs`, `deliver.rs` and `query.rs`.
+
+pub mod body;
+pub mod deliver;
+pub mod easemob;
+pub mod ops;
+pub mod query;
+
+use std::{sync::Arc, time::Instant};
+
+use hyper::{HeaderMap, Method, Uri, header};
+
+use crate::{
+    auth::{Grants, Verifier},
+    files::Files,
+    tenant::Tenants,
+    time::{Clock, Timestamp},
+};
+
+/// What every dialect is made of, built once.
+pub struct Api {
+    /// The use cases.
+    pub files: Files,
+    /// Who is served.
+    pub tenants: Arc<Tenants>,
+    /// Tells who calls.
+    pub verifier: Verifier,
+    /// Makes tokens.
+    pub grants: Grants,
+    /// Tells the time.
+    pub clock: Clock,
+    /// Settings.
+    pub config: Config,
+}
+
+/// Settings of the dialects.
+#[derive(Debug, Clone, Default)]
+pub struct Config {
+    /// Scheme and host as clients see them, without a trailing slash; else from the request's `Host`.
+    pub public_url: Option<String>,
+    /// A call over the rate is answered 429 and not the seed's 503.
+    pub limit_status_429: bool,
+}
+
+/// One request, as far as all dialects look at it.
+pub struct Call<'a> {
+    /// The method.
+    pub method: &'a Method,
+    /// Path and query.
+    pub uri: &'a Uri,
+    /// The headers.
+    pub headers: &'a HeaderMap,
+    /// When it came, wall time.
+    pub now: Timestamp,
+    /// When it came, for durations.
+    pub started: Instant,
+}
+
+impl Call<'_> {
+    /// A header as text; `None` where it is absent or not visible ASCII.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// The first query parameter of this name, decoded.
+    pub fn query(&self, name: &str) -> Option<std::borrow::Cow<'_, str>> {
+        query::first(self.uri.query().unwrap_or_default(), name)
+    }
+
+    /// Scheme and host as the client sees them.
+    fn public_url(&self, api: &Api) -> String {
+        /// RFC 1035 §2.3.4 and a port.
+        const HOST_BYTES_MAX: usize = 255 + 6;
+        if let Some(url) = &api.config.public_url {
+            return url.clone();
+        }
+        let from_uri = self
+            .uri
+            .authority()
+            .map(hyper::http::uri::Authority::as_str);
+        let host = from_uri.or_else(|| self.headers.get(header::HOST)?.to_str().ok());
+        let is_host = |host: &&str| {
+            !host.is_empty()
+                && host.len() <= HOST_BYTES_MAX
+                && host
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte))
+        };
+        format!("http://{}", host.filter(is_host).unwrap_or("localhost"))
+    }
+}
