@@ -1,0 +1,337 @@
+//! Connections through real sockets, with raw bytes and a toy handler.
+
+mod toy;
+
+use tokio::{net::TcpStream as Client, time::timeout};
+
+use self::toy::Server;
+use super::*;
+use crate::server::listener;
+
+/// No test waits longer than this for anything.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+async fn send(client: &mut Client, bytes: &[u8]) {
+    client.write_all(bytes).await.unwrap();
+}
+
+/// All until the server closes, and how long that took; `None` for a reset.
+async fn read_to_end(client: &mut Client) -> (Option<String>, Duration) {
+    let start = Clock::system().monotonic();
+    let mut bytes = Vec::new();
+    let outcome = timeout(PATIENCE, client.read_to_end(&mut bytes))
+        .await
+        .expect("the connection is closed");
+    let text = outcome.is_ok().then(|| String::from_utf8(bytes).unwrap());
+    (text, start.elapsed())
+}
+
+/// Reads until `end` has come.
+async fn read_until(client: &mut Client, end: &str) -> String {
+    let mut text = String::new();
+    while !text.contains(end) {
+        let mut bytes = [0; 1024];
+        let read = timeout(PATIENCE, client.read(&mut bytes))
+            .await
+            .expect("an answer comes")
+            .unwrap();
+        assert_ne!(read, 0, "closed after {text:?}");
+        text.push_str(std::str::from_utf8(&bytes[..read]).unwrap());
+    }
+    text
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_head_that_trickles_is_cut_after_the_header_time_out_and_not_the_idle_one() {
+    let server = Server::with(|config| config.header_timeout = ms(200));
+    for before in ["", "GET /a HTTP/1.1\r\nhost: x\r\n\r\n"] {
+        let mut client = server.connect().await;
+        if !before.is_empty() {
+            send(&mut client, before.as_bytes()).await;
+            read_until(&mut client, "read 0").await;
+        }
+        send(&mut client, b"GET / HT").await;
+        let trickle = async {
+            loop {
+                tokio::time::sleep(ms(20)).await;
+                let _ = client.write_all(b"T").await;
+                let mut byte = [0];
+                match client.try_read(&mut byte) {
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                    other => break other,
+                }
+            }
+        };
+        let start = Clock::system().monotonic();
+        let ended = timeout(PATIENCE, trickle)
+            .await
+            .expect("the connection is cut");
+        assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+        assert!(
+            start.elapsed() >= ms(180) && start.elapsed() < ms(2000),
+            "{:?}",
+            start.elapsed()
+        );
+    }
+    assert_eq!(server.toy.calls.load(Ordering::Relaxed), 1);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn idle_connections_are_closed_after_the_idle_time_out_whether_they_spoke_or_not() {
+    let server = Server::with(|config| config.idle_timeout = ms(200));
+    for requests in [0, 1, 3] {
+        let mut client = server.connect().await;
+        for _ in 0..requests {
+            send(&mut client, b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
+            read_until(&mut client, "read 0").await;
+        }
+        let (rest, took) = read_to_end(&mut client).await;
+        assert_eq!(rest.as_deref(), Some(""));
+        assert!(took >= ms(150) && took < ms(2000), "{requests}: {took:?}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_body_and_a_slow_answer_are_not_taken_for_a_slow_head_or_idleness() {
+    let server =
+        Server::with(|config| (config.header_timeout, config.idle_timeout) = (ms(100), ms(100)));
+    let mut client = server.connect().await;
+    send(
+        &mut client,
+        b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 6\r\n\r\n",
+    )
+    .await;
+    for _ in 0..6 {
+        tokio::time::sleep(ms(50)).await;
+        send(&mut client, b"b").await;
+    }
+    read_until(&mut client, "read 6").await;
+    send(&mut client, b"GET /gate HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    read_until(&mut client, "half.").await;
+    tokio::time::sleep(ms(300)).await;
+    server.toy.gate.add_permits(1);
+    read_until(&mut client, "half.").await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_half_closes_after_the_request_gets_its_answer() {
+    let server = Server::with(|_| {});
+    for request in [
+        "GET / HTTP/1.1\r\nhost: x\r\n\r\n",
+        "POST / HTTP/1.0\r\ncontent-length: 2\r\n\r\nab",
+    ] {
+        let mut client = server.connect().await;
+        send(&mut client, request.as_bytes()).await;
+        client.shutdown().await.unwrap();
+        let text = read_to_end(&mut client).await.0.expect("no reset");
+        assert!(text.contains(" 200 OK") && text.contains("read "), "{text}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_writes_all_before_it_reads_gets_an_early_answer_fifty_times_of_fifty() {
+    let server = Server::with(|_| {});
+    let body = vec![b'b'; 4 << 20];
+    for round in 0..50 {
+        let mut client = server.connect().await;
+        let head = format!(
+            "POST /early HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        send(&mut client, head.as_bytes()).await;
+        timeout(PATIENCE, client.write_all(&body))
+            .await
+            .unwrap()
+            .expect("the body is taken to its end");
+        client.shutdown().await.unwrap();
+        let text = read_to_end(&mut client).await.0.expect("no reset");
+        assert!(
+            text.starts_with("HTTP/1.1 413 ") && text.ends_with("too large"),
+            "{round}: {text}"
+        );
+        assert!(text.contains("connection: close"), "{text}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lingering_ends_with_its_time_or_its_bytes() {
+    for (time, bytes_max) in [(ms(200), u64::MAX), (PATIENCE, 1 << 16)] {
+        let server = Server::with(|config| {
+            (config.linger_timeout, config.linger_bytes_max) = (time, bytes_max)
+        });
+        let mut client = server.connect().await;
+        send(
+            &mut client,
+            b"POST /early HTTP/1.1\r\nhost: x\r\ncontent-length: 9999999999\r\n\r\n",
+        )
+        .await;
+        let start = Clock::system().monotonic();
+        // Endless, until the closed socket refuses more.
+        let endless = async { while client.write_all(&[b'b'; 1024]).await.is_ok() {} };
+        timeout(PATIENCE, endless).await.expect("the server closes");
+        assert!(start.elapsed() < ms(5000), "{:?}", start.elapsed());
+        server.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_refusal_of_a_malformed_head_is_not_lost_to_a_reset() {
+    let server = Server::with(|config| config.read_buffer_bytes_max = 8192);
+    let too_long = format!("GET / HTTP/1.1\r\nhost: {}", "x".repeat(4 << 20));
+    for (head, status) in [("nonsense\r\n\r\n".repeat(300_000), 400), (too_long, 431)] {
+        for _ in 0..10 {
+            let mut client = server.connect().await;
+            send(&mut client, head.as_bytes()).await;
+            client.shutdown().await.unwrap();
+            let text = read_to_end(&mut client).await.0.expect("no reset");
+            assert!(text.starts_with(&format!("HTTP/1.1 {status} ")), "{text}");
+        }
+    }
+    assert_eq!(server.toy.calls.load(Ordering::Relaxed), 0);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_takes_nothing_is_cut_and_one_that_reads_slowly_is_not() {
+    let server = Server::with(|config| config.write_stall_timeout = ms(300));
+    let request = b"GET /huge HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let mut stalled = server.connect().await;
+    send(&mut stalled, request).await;
+    let mut slow = server.connect().await;
+    send(&mut slow, request).await;
+    let mut read_bytes = 0;
+    let mut buffer = vec![0; 4 << 20];
+    loop {
+        tokio::time::sleep(ms(50)).await;
+        match timeout(PATIENCE, slow.read(&mut buffer))
+            .await
+            .unwrap()
+            .expect("no reset")
+        {
+            0 => break,
+            read => read_bytes += read,
+        }
+    }
+    assert!(read_bytes > 64 << 20, "{read_bytes}");
+    let (text, _) = read_to_end(&mut stalled).await;
+    assert_eq!(text, None, "the stalled one was reset");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shutdown_finishes_running_transfers_and_closes_idle_connections_at_once() {
+    let mut server = Server::with(|_| {});
+    let (mut silent, mut idle, mut busy) = (
+        server.connect().await,
+        server.connect().await,
+        server.connect().await,
+    );
+    send(&mut idle, b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    read_until(&mut idle, "read 0").await;
+    send(&mut busy, b"GET /gate HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    read_until(&mut busy, "half.").await;
+    server.shutdown.trigger();
+    for client in [&mut silent, &mut idle] {
+        let (rest, took) = read_to_end(client).await;
+        assert_eq!(rest.as_deref(), Some(""));
+        assert!(took < ms(2000), "{took:?}");
+    }
+    assert!(
+        Client::connect(server.address).await.is_err(),
+        "no longer listening"
+    );
+    assert!(
+        server.running.try_join_next().is_none(),
+        "waits for the transfer"
+    );
+    server.toy.gate.add_permits(1);
+    assert_eq!(read_to_end(&mut busy).await.0.as_deref(), Some("half."));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_outlives_the_grace_is_dropped_and_a_second_wish_ends_the_grace() {
+    for (grace, abort) in [(ms(100), false), (PATIENCE * 9, true)] {
+        let server = Server::start(listener::Config {
+            shutdown_grace: grace,
+            ..Default::default()
+        });
+        let mut busy = server.connect().await;
+        send(&mut busy, b"GET /gate HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        read_until(&mut busy, "half.").await;
+        server.shutdown.trigger();
+        if abort {
+            server.shutdown.abort();
+        }
+        server.stop().await;
+        assert_eq!(
+            read_to_end(&mut busy).await.0.as_deref(),
+            Some(""),
+            "the answer stays truncated"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_above_the_maximum_wait_for_a_place() {
+    let server = Server::start(listener::Config {
+        connections_max: 1,
+        ..Default::default()
+    });
+    let mut first = server.connect().await;
+    send(&mut first, b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    read_until(&mut first, "read 0").await;
+    let mut second = server.connect().await;
+    send(
+        &mut second,
+        b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
+    )
+    .await;
+    assert!(
+        timeout(ms(100), second.readable()).await.is_err(),
+        "not served while the first has the place"
+    );
+    drop(first);
+    assert!(
+        read_to_end(&mut second)
+            .await
+            .0
+            .expect("no reset")
+            .ends_with("read 0")
+    );
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pipelined_requests_are_answered_in_order_and_a_panic_ends_one_connection_alone() {
+    let server = Server::with(|_| {});
+    let mut other = server.connect().await;
+    let mut client = server.connect().await;
+    send(&mut client, b"GET /panic HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    assert!(
+        read_to_end(&mut client)
+            .await
+            .0
+            .is_none_or(|text| text.is_empty())
+    );
+    send(
+        &mut other,
+        b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\nabcGET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
+    )
+    .await;
+    let text = read_to_end(&mut other).await.0.expect("no reset");
+    assert!(
+        text.find("read 3").unwrap() < text.find("read 0").unwrap(),
+        "{text}"
+    );
+    server.stop().await;
+}

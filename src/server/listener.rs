@@ -1,0 +1,278 @@
+//! Listening sockets and the accept loop, the owner of every connection's task.
+//!
+//! What happens on a connection is `connection.rs`'s.
+
+use std::{future::poll_fn, io, net::SocketAddr, pin::pin, sync::Arc, task::Poll, time::Duration};
+
+use rustix::process::{Resource, getrlimit, setrlimit};
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream},
+    task::{JoinError, JoinSet},
+};
+use tracing::{debug, error, info, warn};
+
+use super::{
+    connection::{self, Handle},
+    shutdown::Shutdown,
+};
+use crate::error::{Error, Result};
+
+/// Connections that the kernel completes before they are accepted; it caps this at `net.core.somaxconn`.
+const BACKLOG: u32 = 4096;
+/// How long to leave accepting alone when the process or the machine has run out of something.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What the listener can be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Where to listen; port 0 takes a free one.
+    pub listen: Vec<SocketAddr>,
+    /// Connections at a time; further ones wait in the kernel's queue. At most half of the descriptors that
+    /// the process may open, since a request needs files too.
+    pub connections_max: usize,
+    /// How long running requests may take after a shutdown was triggered.
+    pub shutdown_grace: Duration,
+    /// The bounds of each connection.
+    pub connection: connection::Config,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: vec![SocketAddr::from(([127, 0, 0, 1], 8080))],
+            connections_max: 10_000,
+            shutdown_grace: Duration::from_secs(30),
+            connection: connection::Config::default(),
+        }
+    }
+}
+
+/// Listens on every address, or on none. Must be called within the runtime.
+///
+/// `[::]` takes IPv4 too where the system is set so (`net.ipv6.bindv6only` = 0), and then clashes with
+/// `0.0.0.0` at the same port.
+///
+/// # Errors
+/// `InvalidArgument`, naming the address and why it cannot be had.
+pub fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>> {
+    if addresses.is_empty() {
+        return Err(Error::invalid("no address to listen on"));
+    }
+    addresses
+        .iter()
+        .map(|&address| bind_one(address).map_err(|error| cannot_listen(address, error)))
+        .collect()
+}
+
+fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()
+    } else {
+        TcpSocket::new_v6()
+    }?;
+    // Connections of the process before, in TIME_WAIT, do not hold the address; another listener does.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+fn cannot_listen(address: SocketAddr, error: io::Error) -> Error {
+    let why = match error.kind() {
+        io::ErrorKind::AddrInUse => "the address is in use by another process".to_owned(),
+        io::ErrorKind::AddrNotAvailable => "this machine has no such address".to_owned(),
+        io::ErrorKind::PermissionDenied => {
+            "not permitted (ports below 1024 need CAP_NET_BIND_SERVICE)".to_owned()
+        }
+        _ => error.to_string(),
+    };
+    Error::invalid(format!("cannot listen on {address}: {why}")).source(error)
+}
+
+/// Raises the soft limit of open descriptors (RLIMIT_NOFILE) to the hard one and returns what is in force.
+/// Where the system refuses, the limit stays as it was.
+pub fn raise_descriptors_max() -> u64 {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let raised = rustix::process::Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        };
+        if setrlimit(Resource::Nofile, raised).is_ok() {
+            limit = raised;
+        }
+    }
+    // None is "unlimited".
+    limit.current.unwrap_or(u64::MAX)
+}
+
+/// Accepts and serves until the shutdown is triggered; then closes the listeners, lets running requests
+/// finish within [`Config::shutdown_grace`] (or until [`Shutdown::abort`]), and drops the rest. Returns when
+/// no connection is left.
+///
+/// # Cancel safety
+/// Dropping the future aborts all connections.
+pub async fn serve<H: Handle>(
+    listeners: Vec<TcpListener>,
+    handler: Arc<H>,
+    config: Config,
+    shutdown: Shutdown,
+) {
+    let connections_max = connections_max(config.connections_max, raise_descriptors_max());
+    let connection_config = Arc::new(config.connection);
+    // The set is the count and the owner at once: the loop alone adds to it, so no semaphore is needed.
+    let mut connections = JoinSet::new();
+    let (mut turn, mut full, mut failing) = (0, false, false);
+    let mut triggered = pin!(shutdown.triggered());
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = &mut triggered => break,
+            Some(ended) = connections.join_next() => {
+                report(ended);
+                // Said again only after it was clearly over.
+                full &= connections.len() > connections_max - connections_max.div_ceil(4);
+                continue;
+            }
+            accepted = accept(&listeners, &mut turn), if connections.len() < connections_max => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                failing = false;
+                // An answer's last segment must not wait for the client's delayed acknowledgement.
+                if let Err(error) = stream.set_nodelay(true) {
+                    debug!(%peer, %error, "connection gone before it was served");
+                    continue;
+                }
+                let (handler, config) = (handler.clone(), connection_config.clone());
+                connections.spawn(connection::run(
+                    stream,
+                    peer,
+                    handler,
+                    config,
+                    shutdown.clone(),
+                ));
+                if connections.len() >= connections_max && !full {
+                    full = true;
+                    warn!(
+                        connections_max,
+                        "all connections are taken, accepting no more until one ends"
+                    );
+                }
+            }
+            Err(error) if is_of_one_connection(&error) => {
+                debug!(%error, "connection gone before it was accepted")
+            }
+            Err(error) => {
+                if !failing {
+                    failing = true;
+                    error!(%error, "cannot accept connections, trying again every {} ms", ACCEPT_PAUSE.as_millis());
+                }
+                // Errors like EMFILE leave the connection in the queue: accepting at once again would spin.
+                tokio::select! {
+                    () = &mut triggered => break,
+                    () = tokio::time::sleep(ACCEPT_PAUSE) => {}
+                }
+            }
+        }
+    }
+    drop(listeners);
+    drain(connections, config.shutdown_grace, &shutdown).await;
+}
+
+/// At least one, or nothing would ever be served.
+fn connections_max(wanted: usize, descriptors_max: u64) -> usize {
+    let possible = usize::try_from(descriptors_max / 2).unwrap_or(usize::MAX);
+    if wanted > possible {
+        warn!(
+            wanted,
+            possible,
+            "fewer connections than configured: half of the descriptor limit (RLIMIT_NOFILE)"
+        );
+    }
+    wanted.min(possible).max(1)
+}
+
+/// The next connection of any listener; each has its turn to be asked first, so none starves another.
+async fn accept(
+    listeners: &[TcpListener],
+    turn: &mut usize,
+) -> io::Result<(TcpStream, SocketAddr)> {
+    poll_fn(|cx| {
+        for step in 0..listeners.len() {
+            let index = turn.wrapping_add(step) % listeners.len();
+            if let Poll::Ready(accepted) = listeners[index].poll_accept(cx) {
+                *turn = index + 1;
+                return Poll::Ready(accepted);
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// Errors of accept(2) that speak of a connection that broke while it waited, not of the listener.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted
+    )
+}
+
+async fn drain(mut connections: JoinSet<()>, grace: Duration, shutdown: &Shutdown) {
+    let finished = async {
+        while let Some(ended) = connections.join_next().await {
+            report(ended);
+        }
+    };
+    tokio::select! {
+        biased;
+        () = finished => return,
+        () = shutdown.aborted() => {}
+        () = tokio::time::sleep(grace) => {}
+    }
+    warn!(
+        connections = connections.len(),
+        "dropping connections that have not finished"
+    );
+    connections.shutdown().await;
+    info!("all connections are closed");
+}
+
+fn report(ended: Result<(), JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        error!(%error, "a connection's task panicked");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_address_in_use_is_named() {
+        let taken = bind(&["127.0.0.1:0".parse().unwrap()]).unwrap();
+        let address = taken[0].local_addr().unwrap();
+        let error = bind(&[address]).unwrap_err();
+        let text = error.public_text().unwrap();
+        assert!(
+            text.contains(&address.to_string()) && text.contains("in use"),
+            "{text}"
+        );
+        assert!(bind(&[]).is_err());
+    }
+
+    #[test]
+    fn connections_leave_half_of_the_descriptors_to_files() {
+        for (wanted, descriptors, max) in [
+            (10_000, 1 << 20, 10_000),
+            (10_000, 1024, 512),
+            (0, 1024, 1),
+            (5, 0, 1),
+        ] {
+            assert_eq!(connections_max(wanted, descriptors), max);
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! From sockets to answers: listeners, connections, and the pipeline of a request.
+
+pub mod connection;
+pub mod control;
+pub mod listener;
+pub mod router;
+pub mod service;
+pub mod shutdown;
+mod transport;

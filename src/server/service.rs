@@ -1,0 +1,292 @@
+//! The way of a request, on one page: route → admit → act → render.
+//!
+//! What a call does is the dialect's (`api/`); when a connection is cut is `connection.rs`'s.
+
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use hyper::{
+    Method, Request, Response,
+    body::Incoming,
+    header::{self, HeaderName, HeaderValue},
+};
+use ipnet::IpNet;
+
+use super::{
+    connection::{ConnectionInfo, Handle},
+    router::{self, Route},
+};
+use crate::{
+    api::{Api, Call, body::Body, easemob, ops},
+    error::{Error, Kind, Result},
+    http::{
+        body::RequestBody,
+        cors::Cors,
+        forwarded::{ForwardedHeader, client_address},
+    },
+    limit::{Interface, Limiter, Rate},
+    tenant::Tenant,
+};
+
+/// Answers every request.
+pub struct Service {
+    api: Api,
+    limiter: Arc<Limiter>,
+    cors: Cors,
+    config: Config,
+    /// The proxy warning was given.
+    warned: AtomicBool,
+    /// Request ids: a random start for this run, then counted.
+    request_ids: AtomicU64,
+    /// Names this run in the health check.
+    server: String,
+}
+
+/// Settings of the pipeline.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Networks whose forwarding header is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// The header they write.
+    pub forwarded_header: ForwardedHeader,
+    /// The rate of calls that belong to no tenant.
+    pub default_rate: Rate,
+    /// The longest wait for a further byte of a body.
+    pub body_idle_timeout: Duration,
+}
+
+/// A rest of a body that is worth reading for the sake of the connection.
+const DRAIN_BYTES_MAX: u64 = 64 << 10;
+/// And no longer than this.
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(1);
+/// The limiter's key of calls that belong to no tenant.
+const NO_TENANT: u32 = u32::MAX;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+impl Service {
+    /// Puts the parts together. `seed` is random: request ids of two runs must not meet.
+    pub fn new(
+        api: Api,
+        limiter: Arc<Limiter>,
+        cors: Cors,
+        config: Config,
+        server: String,
+        seed: u64,
+    ) -> Self {
+        let (warned, request_ids) = (AtomicBool::new(false), AtomicU64::new(seed));
+        Self {
+            api,
+            limiter,
+            cors,
+            config,
+            warned,
+            request_ids,
+            server,
+        }
+    }
+
+    /// The parts that background work shares.
+    pub fn api(&self) -> &Api {
+        &self.api
+    }
+
+    async fn answer(
+        &self,
+        connection: &ConnectionInfo,
+        request: Request<Incoming>,
+    ) -> Response<Body> {
+        let (head, incoming) = request.into_parts();
+        let mut body = RequestBody::new(incoming, self.config.body_idle_timeout);
+        let call = Call {
+            method: &head.method,
+            uri: &head.uri,
+            headers: &head.headers,
+            now: self.api.clock.now(),
+            started: self.api.clock.monotonic(),
+        };
+        let client = self.client(connection, &call);
+        let result = match router::route(call.method, call.uri.path()) {
+            Ok(route) => self.admit_and_act(&call, client, route, &mut body).await,
+            Err(error) => self
+                .admit(None, Some(Interface::Other), client)
+                .and(Err(error)),
+        };
+        self.settle(connection, &call, &mut body).await;
+        self.render(&call, client, result)
+    }
+
+    async fn admit_and_act(
+        &self,
+        call: &Call<'_>,
+        client: IpAddr,
+        route: Route<'_>,
+        body: &mut RequestBody,
+    ) -> Result<Response<Body>> {
+        match route {
+            Route::Health => Ok(ops::health(&self.server)),
+            Route::Easemob(route) => {
+                let tenant = easemob::tenant(&self.api, &route, call.uri.path());
+                self.admit(
+                    tenant.as_ref().ok().map(|tenant| &***tenant),
+                    route.action.interface(call),
+                    client,
+                )?;
+                easemob::handle(&self.api, call, tenant?, route.action, body).await
+            }
+        }
+    }
+
+    /// Before the credential is looked at: a refused call must cost next to nothing.
+    fn admit(
+        &self,
+        tenant: Option<&Tenant>,
+        interface: Option<Interface>,
+        client: IpAddr,
+    ) -> Result<()> {
+        let Some(interface) = interface else {
+            return Ok(());
+        };
+        let (index, rate) = match tenant {
+            Some(tenant) => {
+                let limits = &tenant.limits;
+                (
+                    tenant.index,
+                    Rate {
+                        per_second: limits.calls_per_second,
+                        burst: limits.calls_burst,
+                    },
+                )
+            }
+            None => (NO_TENANT, self.config.default_rate),
+        };
+        let now = self.api.clock.monotonic();
+        self.limiter
+            .check(index, interface, client, rate, now)
+            .map_err(|after| Error::new(Kind::RateLimited(after)))
+    }
+
+    /// Whom the call comes from. Warns once of a proxy that the configuration does not know.
+    fn client(&self, connection: &ConnectionInfo, call: &Call<'_>) -> IpAddr {
+        let Config {
+            trusted_proxies,
+            forwarded_header,
+            ..
+        } = &self.config;
+        let found = client_address(
+            connection.peer.ip(),
+            call.headers,
+            trusted_proxies,
+            *forwarded_header,
+        );
+        if found.ignored_header && !self.warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                peer = %connection.peer.ip(),
+                "a forwarding header of an untrusted peer is ignored: if this is your proxy, all its clients \
+                 share one rate until it is listed in limits.trusted_proxies (said once)"
+            );
+        }
+        found.address
+    }
+
+    /// What is left of the request must not be lost on the client: a small rest is read, so that the
+    /// connection can go on; a large one is discarded after the answer (`set_linger`). Where nothing was
+    /// asked for and the client waits for `100 Continue`, it sends nothing.
+    async fn settle(&self, connection: &ConnectionInfo, call: &Call<'_>, body: &mut RequestBody) {
+        if body.is_ended() {
+            return;
+        }
+        let waits = !body.is_started()
+            && call
+                .headers
+                .get(header::EXPECT)
+                .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        let is_small = body.announced().is_some_and(|rest| rest <= DRAIN_BYTES_MAX);
+        if waits || !is_small || !body.drain(DRAIN_BYTES_MAX, DRAIN_TIME_MAX).await {
+            connection.set_linger();
+        }
+    }
+
+    fn render(
+        &self,
+        call: &Call<'_>,
+        client: IpAddr,
+        result: Result<Response<Body>>,
+    ) -> Response<Body> {
+        let id = self.request_ids.fetch_add(1, Ordering::Relaxed);
+        let mut response = match result {
+            Ok(response) => {
+                tracing::debug!(
+                    request = format_args!("{id:016x}"),
+                    method = %call.method,
+                    path = call.uri.path(),
+                    %client,
+                    status = response.status().as_u16(),
+                    "answered"
+                );
+                response
+            }
+            Err(error) => {
+                let response = easemob::wire::error(&self.api, call, &error);
+                log_failure(id, call, client, &error, &response);
+                response
+            }
+        };
+        let headers = response.headers_mut();
+        headers.insert(
+            REQUEST_ID,
+            HeaderValue::try_from(format!("{id:016x}")).expect("hexadecimal digits"),
+        );
+        let origin = call.headers.get(header::ORIGIN);
+        self.cors.apply(origin, headers);
+        if call.method == Method::OPTIONS {
+            let requested = call.headers.get(header::ACCESS_CONTROL_REQUEST_HEADERS);
+            self.cors.preflight_headers(origin, requested, headers);
+        }
+        if call.method == Method::HEAD {
+            // Explicit, or hyper would take the empty body's.
+            if let Body::Full(bytes) = response.body() {
+                let len = bytes.len();
+                response
+                    .headers_mut()
+                    .insert(header::CONTENT_LENGTH, HeaderValue::from(len));
+                *response.body_mut() = Body::Empty;
+            }
+        }
+        response
+    }
+}
+
+/// A failure is logged once, here. The path is safe to show: secrets are in headers and in the query.
+fn log_failure(id: u64, call: &Call<'_>, client: IpAddr, error: &Error, response: &Response<Body>) {
+    let status = response.status().as_u16();
+    let (method, path) = (call.method, call.uri.path());
+    let request = format_args!("{id:016x}");
+    match error.kind() {
+        Kind::Internal | Kind::StorageFull => {
+            tracing::error!(request, %method, path, %client, status, %error, "failed");
+        }
+        Kind::RateLimited(_) => {
+            tracing::debug!(request, %method, path, %client, status, %error, "refused")
+        }
+        _ => tracing::info!(request, %method, path, %client, status, %error, "refused"),
+    }
+}
+
+impl Handle for Service {
+    type Body = Body;
+
+    async fn handle(
+        &self,
+        connection: &Arc<ConnectionInfo>,
+        request: Request<Incoming>,
+    ) -> Response<Body> {
+        self.answer(connection, request).await
+    }
+}
