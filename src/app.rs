@@ -1,0 +1,204 @@
+//! Everything built once, and run until it is told to stop.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use tokio::net::TcpListener;
+
+use crate::{
+    api::Api,
+    auth::{Grants, KeyRing, Verifier},
+    config::{self, Config},
+    error::{Error, Result},
+    files::Files,
+    http::cors::Cors,
+    limit::Limiter,
+    retention::{self, Policy},
+    server::{
+        control, listener,
+        service::Service,
+        shutdown::{Shutdown, Tasks},
+    },
+    store::{ObjectId, Store, local::LocalStore},
+    time::Clock,
+};
+
+/// How often the limiter forgets addresses that are idle.
+const LIMITER_SWEEP: Duration = Duration::from_secs(1);
+/// How often the clock is looked at for a new day.
+const RETENTION_TICK: Duration = Duration::from_secs(3600);
+/// How long background tasks may take to notice the end.
+const TASKS_GRACE: Duration = Duration::from_secs(5);
+
+/// A server, built and not yet listening.
+pub struct App {
+    service: Arc<Service>,
+    limiter: Arc<Limiter>,
+    listener: listener::Config,
+    policy: Policy,
+    root: PathBuf,
+    clock: Clock,
+    /// Keeps the store's lock until the last transfer has ended.
+    _store: LocalStore,
+}
+
+impl App {
+    /// Builds everything over the local store. Blocking.
+    ///
+    /// # Errors
+    /// What is wrong with the directory or the keys, in words for the operator.
+    pub fn build(config: Config, clock: Clock) -> Result<Self> {
+        Self::build_over(config, clock, |store| Arc::new(store))
+    }
+
+    /// The same over a store that wraps the local one, as tests do to make it fail. Blocking.
+    ///
+    /// # Errors
+    /// As [`App::build`].
+    pub fn build_over(
+        config: Config,
+        clock: Clock,
+        wrap: impl FnOnce(LocalStore) -> Arc<dyn Store>,
+    ) -> Result<Self> {
+        let store = LocalStore::open(&config.store)?;
+        let keys = store.root().join("keys");
+        let tenants = Arc::new(config::tenants(
+            &config.tenants,
+            &config.tenant_defaults,
+            &keys,
+        )?);
+        let ring = Arc::new(KeyRing::load_or_create(&keys, clock.now())?);
+        let limiter = Arc::new(Limiter::new(config.limit.clone(), clock.monotonic()));
+        let policy = config.retention();
+        let descriptors = listener::raise_descriptors_max();
+        let mut files_config = config.files;
+        // Connections take up to half of the descriptors; a quarter may stay with open objects.
+        files_config.open_objects_max = files_config.open_objects_max.min((descriptors / 4).max(1));
+        let api = Api {
+            files: Files::new(
+                wrap(store.clone()),
+                store.parts(),
+                &files_config,
+                clock.clone(),
+            ),
+            tenants,
+            verifier: Verifier::new(ring.clone()),
+            grants: Grants::new(ring),
+            clock: clock.clone(),
+            config: config.api,
+        };
+        let cors = Cors::new(config.origins);
+        let seed = random_u64()?;
+        let server = store.instance().to_owned();
+        let service = Service::new(api, limiter.clone(), cors, config.service, server, seed);
+        Ok(Self {
+            service: Arc::new(service),
+            limiter,
+            listener: config.listener,
+            policy,
+            root: store.root().to_owned(),
+            clock,
+            _store: store,
+        })
+    }
+
+    /// Binds the configured addresses.
+    ///
+    /// # Errors
+    /// Which address cannot be had, and why.
+    pub fn bind(&self) -> Result<(Vec<TcpListener>, Vec<SocketAddr>)> {
+        let listeners = listener::bind(&self.listener.listen)?;
+        let addresses = listeners
+            .iter()
+            .map(|listener| listener.local_addr().map_err(Error::internal))
+            .collect::<Result<_>>()?;
+        Ok((listeners, addresses))
+    }
+
+    /// Serves until `shutdown` is triggered and the running transfers have ended or had their grace.
+    ///
+    /// # Errors
+    /// `Internal` where the control socket cannot be made.
+    pub async fn run(self, listeners: Vec<TcpListener>, shutdown: Shutdown) -> Result<()> {
+        let control = control::bind(&self.root)?;
+        let mut tasks = Tasks::new();
+        tasks.spawn(
+            "limiter sweep",
+            sweep_limiter(self.limiter, self.clock.clone(), shutdown.clone()),
+        );
+        tasks.spawn(
+            "retention",
+            sweep_daily(self.root, self.policy, self.clock, shutdown.clone()),
+        );
+        let service = self.service.clone();
+        let commands = move |command| take_command(service.clone(), command);
+        tasks.spawn(
+            "control",
+            control::serve(control, commands, shutdown.clone()),
+        );
+        listener::serve(listeners, self.service, self.listener, shutdown).await;
+        tasks.join(TASKS_GRACE).await;
+        Ok(())
+    }
+}
+
+async fn take_command(service: Arc<Service>, command: control::Command) -> Result<String> {
+    match command {
+        control::Command::Remove(text) => {
+            let id = ObjectId::parse(&text)
+                .ok_or_else(|| Error::invalid(format!("{text} is no id of a file")))?;
+            match service.api().files.remove(id).await? {
+                true => Ok(format!("removed {id}")),
+                false => Err(Error::invalid(format!("there is no file {id}"))),
+            }
+        }
+    }
+}
+
+async fn sweep_limiter(limiter: Arc<Limiter>, clock: Clock, shutdown: Shutdown) {
+    while tokio::time::timeout(LIMITER_SWEEP, shutdown.triggered())
+        .await
+        .is_err()
+    {
+        limiter.sweep(clock.monotonic());
+    }
+}
+
+/// Sweeps at the start and whenever a new day has begun; in between only remembers that time goes on, so
+/// that a jump of the clock is seen for what it is.
+async fn sweep_daily(root: PathBuf, policy: Policy, clock: Clock, shutdown: Shutdown) {
+    let mut last_day = None;
+    loop {
+        let now = clock.now();
+        let is_new_day = last_day.replace(now.day()) != Some(now.day());
+        let (root, policy) = (root.clone(), policy.clone());
+        let swept = tokio::task::spawn_blocking(move || {
+            if is_new_day {
+                retention::sweep(&root, &policy, now, false, false)
+            } else {
+                retention::keep_time(&root, now).map(|()| retention::Report::default())
+            }
+        });
+        match swept.await.map_err(Error::internal).flatten() {
+            Ok(report) if report.refused.is_some() => tracing::warn!(
+                ?report,
+                "the clock is more than 48 hours from the last sweep: nothing was removed; if the clock is \
+                 right, run `chatfiles sweep --yes`"
+            ),
+            Ok(report) if report.is_empty() => {}
+            Ok(report) => tracing::info!(?report, "removed what had expired"),
+            Err(error) => tracing::error!(%error, "the sweep failed"),
+        }
+        if tokio::time::timeout(RETENTION_TICK, shutdown.triggered())
+            .await
+            .is_ok()
+        {
+            return;
+        }
+    }
+}
+
+fn random_u64() -> Result<u64> {
+    let mut random = [0; 8];
+    getrandom::fill(&mut random).map_err(Error::internal)?;
+    Ok(u64::from_le_bytes(random))
+}

@@ -1,0 +1,289 @@
+//! `[[tenant]]`: who is served, and the secrets that are made where none is given.
+
+use std::{collections::HashMap, path::Path};
+
+use jiff::civil::DateTime;
+use serde::Deserialize;
+use uuid::Uuid;
+
+use super::{DAYS, UPLOAD_BYTES, bad, range};
+use crate::{
+    auth::{is_user_name, keyring, password},
+    error::{Error, Result},
+    secret::Secret,
+    tenant::{Account, DownloadAuth, Limits, Tenant, Tenants},
+    time::Timestamp,
+};
+
+/// Tenants of one server.
+const TENANTS_MAX: usize = 10_000;
+/// Bytes of an org's or app's name.
+const NAME_BYTES_MAX: usize = 64;
+/// The dialects' paths: no org may take them.
+const RESERVED_ORGS: [&str; 1] = ["file"];
+
+/// One tenant, as it is written.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(
+    missing_docs,
+    reason = "the keys are documented once, in docs/configuration.md"
+)]
+pub struct TenantConfig {
+    pub org: String,
+    pub app: String,
+    pub app_id: Option<String>,
+    pub client_id: Option<String>,
+    pub client_secret: Option<Secret>,
+    pub download_auth: DownloadAuth,
+    pub strict_restrict_access: bool,
+    pub calls_per_second: Option<u32>,
+    pub calls_burst: Option<u32>,
+    pub upload_bytes_max: Option<u64>,
+    pub chatfile_days: Option<u32>,
+    pub tokens_not_before: Option<Moment>,
+    pub users_not_before: HashMap<String, Moment>,
+    pub account: Vec<AccountConfig>,
+}
+
+/// `[[tenant.account]]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(
+    missing_docs,
+    reason = "the keys are documented once, in docs/configuration.md"
+)]
+pub struct AccountConfig {
+    pub name: String,
+    pub password_hash: Secret,
+}
+
+/// A moment: a TOML date-time with an offset, or seconds since 1970.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+#[allow(missing_docs, reason = "the two forms say themselves what they are")]
+pub enum Moment {
+    Seconds(i64),
+    DateTime(toml::value::Datetime),
+}
+
+impl Moment {
+    fn timestamp(&self, key: &str) -> Result<Timestamp> {
+        match self {
+            Self::Seconds(secs) => Ok(Timestamp::from_secs(*secs)),
+            Self::DateTime(text) => {
+                let text = text.to_string();
+                let with_offset = text.parse::<jiff::Timestamp>().ok();
+                let is_local = with_offset.is_none() && text.parse::<DateTime>().is_ok();
+                let hint = if is_local {
+                    " (an offset such as Z is missing)"
+                } else {
+                    ""
+                };
+                with_offset
+                    .map(|moment| Timestamp::from_ms(moment.as_millisecond()))
+                    .ok_or_else(|| {
+                        bad(
+                            key,
+                            text,
+                            &format!("a moment such as 2026-11-21T08:00:00Z{hint}"),
+                        )
+                    })
+            }
+        }
+    }
+}
+
+impl TenantConfig {
+    /// The tenant of the seed: what is served where nothing is configured.
+    pub fn demo() -> Self {
+        Self {
+            org: "easemob-demo".into(),
+            app: "chatdemoui".into(),
+            app_id: Some("welovemaxim".into()),
+            ..Self::default()
+        }
+    }
+
+    /// `org/app`
+    pub fn name(&self) -> String {
+        format!("{}/{}", self.org, self.app)
+    }
+
+    fn key(&self, name: &str) -> String {
+        format!("tenant {}: {name}", self.name())
+    }
+
+    fn check(&self) -> Result<()> {
+        let is_name = |name: &str| {
+            (1..=NAME_BYTES_MAX).contains(&name.len())
+                && !name.starts_with('.')
+                && name
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+        };
+        let rule = "1 to 64 of letters, digits, - _ . and not begin with a dot";
+        for (key, value) in [("org", &self.org), ("app", &self.app)] {
+            if !is_name(value) {
+                return Err(bad(&self.key(key), format!("\"{value}\""), rule));
+            }
+        }
+        if let Some(app_id) = self.app_id.as_ref().filter(|app_id| !is_name(app_id)) {
+            return Err(bad(&self.key("app_id"), format!("\"{app_id}\""), rule));
+        }
+        if RESERVED_ORGS.contains(&self.org.as_str()) {
+            return Err(bad(
+                &self.key("org"),
+                &self.org,
+                "another name: this one is a path of the server",
+            ));
+        }
+        if self
+            .client_secret
+            .as_ref()
+            .is_some_and(|secret| secret.expose().is_empty())
+        {
+            return Err(bad(
+                &self.key("client_secret"),
+                "\"\"",
+                "a text, or left out to have one made",
+            ));
+        }
+        range(
+            &self.key("calls_per_second"),
+            self.calls_per_second,
+            0,
+            0..=1_000_000,
+        )?;
+        range(&self.key("calls_burst"), self.calls_burst, 1, 1..=1_000_000)?;
+        range(
+            &self.key("upload_bytes_max"),
+            self.upload_bytes_max,
+            1,
+            UPLOAD_BYTES,
+        )?;
+        range(&self.key("chatfile_days"), self.chatfile_days, 0, DAYS)?;
+        for account in &self.account {
+            let key = self.key(&format!("account {}", account.name));
+            if !is_user_name(&account.name) {
+                return Err(bad(
+                    &key,
+                    "name",
+                    "1 to 128 bytes without /, white space and control characters",
+                ));
+            }
+            password::check_hash(&account.password_hash).map_err(|_| {
+                bad(
+                    &key,
+                    "password_hash",
+                    "what `chatfiles hash-password` prints: $argon2id$…",
+                )
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// Checks all tenants; without any, the seed's.
+pub(super) fn validate(tenants: Vec<TenantConfig>) -> Result<Vec<TenantConfig>> {
+    if tenants.is_empty() {
+        return Ok(vec![TenantConfig::demo()]);
+    }
+    if tenants.len() > TENANTS_MAX {
+        return Err(bad(
+            "tenant",
+            tenants.len(),
+            &format!("at most {TENANTS_MAX} tenants"),
+        ));
+    }
+    let (mut names, mut app_ids) = (HashMap::new(), HashMap::new());
+    for tenant in &tenants {
+        tenant.check()?;
+        if names.insert(tenant.name(), ()).is_some() {
+            return Err(Error::invalid(format!(
+                "tenant {} is given twice",
+                tenant.name()
+            )));
+        }
+        if let Some(app_id) = &tenant.app_id
+            && app_ids.insert(app_id.clone(), ()).is_some()
+        {
+            return Err(bad("app_id", app_id, "given to one tenant only"));
+        }
+    }
+    Ok(tenants)
+}
+
+/// The table of tenants. A client secret that is not configured is made once and kept in `keys`. Blocking.
+///
+/// # Errors
+/// `InvalidArgument` for a bad moment; `Internal` where a secret cannot be kept.
+pub fn tenants(configs: &[TenantConfig], defaults: &Limits, keys: &Path) -> Result<Tenants> {
+    configs
+        .iter()
+        .map(|config| tenant(config, defaults, keys))
+        .collect::<Result<_>>()
+        .map(Tenants::new)
+}
+
+fn tenant(config: &TenantConfig, defaults: &Limits, keys: &Path) -> Result<Tenant> {
+    let moment = |key: &str, moment: &Moment| moment.timestamp(&config.key(key));
+    let client_secret = match &config.client_secret {
+        Some(secret) => secret.clone(),
+        None => keyring::load_or_create_secret(
+            keys,
+            &format!("client-secret.{}.{}", config.org, config.app),
+        )?,
+    };
+    Ok(Tenant {
+        // Set by the table.
+        index: 0,
+        org: config.org.clone(),
+        app: config.app.clone(),
+        app_id: config.app_id.clone(),
+        application: Uuid::new_v5(
+            &Uuid::NAMESPACE_URL,
+            format!("chatfiles:{}", config.name()).as_bytes(),
+        ),
+        client_id: config
+            .client_id
+            .clone()
+            .unwrap_or_else(|| format!("{}.{}", config.org, config.app)),
+        client_secret,
+        download_auth: config.download_auth,
+        strict_restrict_access: config.strict_restrict_access,
+        limits: Limits {
+            calls_per_second: config.calls_per_second.unwrap_or(defaults.calls_per_second),
+            calls_burst: config.calls_burst.unwrap_or(defaults.calls_burst),
+            upload_bytes_max: config.upload_bytes_max.unwrap_or(defaults.upload_bytes_max),
+            chatfile_days: config.chatfile_days.unwrap_or(defaults.chatfile_days),
+        },
+        tokens_not_before: config
+            .tokens_not_before
+            .as_ref()
+            .map(|at| moment("tokens_not_before", at))
+            .transpose()?,
+        users_not_before: config
+            .users_not_before
+            .iter()
+            .map(|(user, at)| Ok((user.clone(), moment("users_not_before", at)?)))
+            .collect::<Result<_>>()?,
+        accounts: config
+            .account
+            .iter()
+            .map(|account| {
+                let AccountConfig {
+                    name,
+                    password_hash,
+                } = account.clone();
+                (
+                    name.clone(),
+                    Account {
+                        name,
+                        password_hash,
+                    },
+                )
+            })
+            .collect(),
+    })
+}

@@ -1,0 +1,29 @@
+//! chatfiles: the file service of a chat backend. `ARCHITECTURE.md` has the map.
+//!
+//! The order below is that of the layers: a module imports only those below its own line.
+
+pub mod cli;
+
+pub mod config;
+
+pub mod app;
+
+pub mod server;
+
+pub mod api;
+
+pub mod files;
+
+pub mod retention;
+
+pub mod auth;
+pub mod http;
+pub mod limit;
+pub mod media;
+pub mod store;
+
+pub mod error;
+pub mod logging;
+pub mod secret;
+pub mod tenant;
+pub mod time;
