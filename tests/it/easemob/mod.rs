@@ -1,0 +1,3 @@
+//! Easemob's API, a file an endpoint.
+
+mod upload;

@@ -1,0 +1,270 @@
+//! What the tests share: a server on a free port, and a client that speaks bytes.
+
+mod client;
+mod forms;
+
+pub use client::{Answer, Connection, head, read_answer};
+pub use forms::{Form, photo};
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread::JoinHandle,
+};
+
+use chatfiles::{
+    app::App,
+    auth::{KeyRing, Subject, token},
+    config::{Config, File},
+    server::shutdown::Shutdown,
+    store::{Store, local::LocalStore},
+    tenant::Tenants,
+    time::Clock,
+};
+use serde_json::Value;
+
+/// The path that the default tenant's calls begin with.
+pub const BASE: &str = "/easemob-demo/chatdemoui";
+
+/// A server of its own, with a store of its own, in this process. Stops when dropped.
+pub struct TestServer {
+    pub address: SocketAddr,
+    pub clock: Clock,
+    pub store: PathBuf,
+    shutdown: Shutdown,
+    thread: Option<JoinHandle<()>>,
+    keys: KeyRing,
+    tenants: Tenants,
+    /// Owned here unless the test brought its own directory.
+    _directory: Option<tempfile::TempDir>,
+}
+
+impl TestServer {
+    /// With the limiter off (a test that is about it turns it on) and nothing synced.
+    pub fn start() -> Self {
+        Self::with("")
+    }
+
+    /// With a configuration over the tests' own defaults: a TOML text.
+    pub fn with(toml: &str) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let mut server = Self::in_directory(directory.path(), toml);
+        server._directory = Some(directory);
+        server
+    }
+
+    /// In a directory that outlives the server.
+    pub fn in_directory(directory: &Path, toml: &str) -> Self {
+        Self::over(directory, toml, |store| Arc::new(store))
+    }
+
+    /// Over a store that wraps the local one.
+    pub fn over(
+        directory: &Path,
+        toml: &str,
+        wrap: impl FnOnce(LocalStore) -> Arc<dyn Store> + Send + 'static,
+    ) -> Self {
+        let config = configuration(directory, toml);
+        let keys_path = config.keys_path();
+        let clock = Clock::adjustable();
+        let shutdown = Shutdown::new();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let (moved_clock, moved_shutdown, moved_config) =
+            (clock.clone(), shutdown.clone(), config.clone());
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .enable_all()
+                .build()
+                .expect("a runtime");
+            let app = App::build_over(moved_config, moved_clock, wrap).expect("the server builds");
+            runtime.block_on(async move {
+                let (listeners, addresses) = app.bind().expect("a free port");
+                sender.send(addresses[0]).expect("the test waits");
+                app.run(listeners, moved_shutdown)
+                    .await
+                    .expect("the server runs");
+            });
+        });
+        let address = receiver.recv().expect("the server starts");
+        let keys = KeyRing::load_or_create(&keys_path, clock.now()).expect("keys");
+        let tenants =
+            chatfiles::config::tenants(&config.tenants, &config.tenant_defaults, &keys_path)
+                .expect("tenants");
+        Self {
+            address,
+            clock,
+            store: config.store.path,
+            shutdown,
+            thread: Some(thread),
+            keys,
+            tenants,
+            _directory: None,
+        }
+    }
+
+    /// A user's token of the default tenant.
+    pub fn token(&self, user: &str) -> String {
+        self.token_of("easemob-demo", "chatdemoui", Subject::User(user.into()))
+    }
+
+    /// A token of any tenant and subject, for a day.
+    pub fn token_of(&self, org: &str, app: &str, subject: Subject) -> String {
+        let tenant = self.tenants.find(org, app).expect("a configured tenant");
+        let day = std::time::Duration::from_secs(86_400);
+        token::issue(&self.keys, tenant, &subject, Some(day), self.clock.now()).expect("a token")
+    }
+
+    /// The generated or configured client secret of a tenant.
+    pub fn client_secret(&self, org: &str, app: &str) -> String {
+        self.tenants
+            .find(org, app)
+            .expect("a configured tenant")
+            .client_secret
+            .expose()
+            .to_owned()
+    }
+
+    /// A new connection.
+    pub fn connect(&self) -> Connection {
+        Connection::open(self.address)
+    }
+
+    /// One request on a connection of its own: `GET`, a path, header lines, no body.
+    pub fn get(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
+        self.request("GET", path, headers, b"")
+    }
+
+    /// One request on a connection of its own, with `Content-Length` where there is a body.
+    pub fn request(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Answer {
+        self.connect().request(method, path, headers, body)
+    }
+
+    /// Uploads a form to the default tenant as `alice`; extra headers as given.
+    pub fn upload(&self, form: &Form, headers: &[(&str, &str)]) -> Answer {
+        let authorization = format!("Bearer {}", self.token("alice"));
+        let content_type = form.content_type();
+        let mut all = vec![
+            ("Authorization", authorization.as_str()),
+            ("Content-Type", content_type.as_str()),
+        ];
+        all.extend_from_slice(headers);
+        self.request("POST", &format!("{BASE}/chatfiles"), &all, &form.bytes())
+    }
+
+    /// Uploads bytes as the part `file`, and returns the id; fails the test on anything but 200.
+    pub fn store_file(&self, name: &str, content_type: &str, bytes: &[u8]) -> String {
+        let answer = self.upload(&Form::new().file(name, content_type, bytes), &[]);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.json()["entities"][0]["uuid"]
+            .as_str()
+            .expect("an id")
+            .to_owned()
+    }
+
+    /// Downloads as `alice`; extra headers as given.
+    pub fn download(&self, id: &str, headers: &[(&str, &str)]) -> Answer {
+        let authorization = format!("Bearer {}", self.token("alice"));
+        let mut all = vec![("Authorization", authorization.as_str())];
+        all.extend_from_slice(headers);
+        self.get(&format!("{BASE}/chatfiles/{id}"), &all)
+    }
+
+    /// Every file below a directory of the store, as paths below it.
+    pub fn files_in(&self, directory: &str) -> Vec<PathBuf> {
+        files_below(&self.store.join(directory))
+    }
+
+    /// Triggers the graceful stop and waits for its end.
+    pub fn stop(&mut self) {
+        self.shutdown.trigger();
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("the server ends without a panic");
+        }
+    }
+
+    /// The switch of the graceful stop, for tests that watch it.
+    pub fn shutdown(&self) -> &Shutdown {
+        &self.shutdown
+    }
+}
+
+impl Drop for TestServer {
+    fn drop(&mut self) {
+        self.shutdown.abort();
+        if let Some(thread) = self.thread.take() {
+            let ended = thread.join();
+            if !std::thread::panicking() {
+                ended.expect("the server ends without a panic");
+            }
+        }
+    }
+}
+
+/// The tests' defaults, and over them what the test says.
+pub fn configuration(directory: &Path, toml: &str) -> Config {
+    let mut file = File::parse(toml).expect("a test's configuration parses");
+    file.server
+        .listen
+        .get_or_insert_with(|| vec!["127.0.0.1:0".into()]);
+    file.store
+        .path
+        .get_or_insert_with(|| directory.join("data"));
+    file.store
+        .durability
+        .get_or_insert(chatfiles::store::local::Durability::None);
+    file.store.free_space_min_bytes.get_or_insert(0);
+    file.limits.calls_per_second.get_or_insert(0);
+    file.validate().expect("a test's configuration is valid")
+}
+
+/// Every file below a directory, as paths below it; empty where it does not exist.
+pub fn files_below(root: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut waiting = vec![root.to_owned()];
+    while let Some(directory) = waiting.pop() {
+        let Ok(entries) = std::fs::read_dir(&directory) else {
+            continue;
+        };
+        for entry in entries {
+            let path = entry.expect("a readable directory").path();
+            if path.is_dir() {
+                waiting.push(path);
+            } else {
+                found.push(path.strip_prefix(root).expect("below the root").to_owned());
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Checks an error answer of the Easemob dialect: status, `error`, and the five fields.
+#[track_caller]
+pub fn assert_error(answer: &Answer, status: u16, error: &str) -> Value {
+    let text = answer.text();
+    assert_eq!(answer.status, status, "{text}");
+    assert!(
+        answer
+            .header("content-type")
+            .is_some_and(|value| value.starts_with("application/json")),
+        "{text}"
+    );
+    assert_eq!(answer.header("cache-control"), Some("no-store"));
+    let json = answer.json();
+    assert_eq!(json["error"], error, "{text}");
+    for field in ["error_description", "exception"] {
+        assert!(json[field].is_string(), "{field}: {text}");
+    }
+    for field in ["timestamp", "duration"] {
+        assert!(json[field].is_u64(), "{field}: {text}");
+    }
+    json
+}
