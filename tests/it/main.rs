@@ -1,7 +1,13 @@
 //! One binary for all tests through the socket; the tree mirrors the URLs and the modules.
 
 // A test says what should be there, and stops where it is not.
-#![allow(clippy::unwrap_used, unreachable_pub, missing_docs, dead_code, unused_imports)]
+#![allow(
+    clippy::unwrap_used,
+    unreachable_pub,
+    missing_docs,
+    dead_code,
+    unused_imports
+)]
 
 mod support;
 

@@ -41,7 +41,7 @@ pub use self::{
         expired_parts, sweep_parts,
     },
     scrub::{Damaged, scrub},
-    startup::Instance,
+    startup::{Instance, running_instance},
 };
 
 /// Whether an answered upload survives a power cut.

@@ -65,12 +65,13 @@ pub(super) fn prepare(root: &Path, durability: Durability) -> Result<(Instance, 
     let tmp_lock = File::open(&directory).map_err(|error| fail("cannot be read", error))?;
     rustix::fs::flock(&tmp_lock, FlockOperation::NonBlockingLockExclusive)
         .map_err(|error| fail("does not support locks", error.into()))?;
+    let store_lock = note_holder(store_lock, &name)
+        .map_err(|error| fail("cannot be written to", error))?;
     let instance = Instance {
         name,
         directory,
         sequence: AtomicU64::new(0),
-        _store_lock: note_holder(store_lock)
-            .map_err(|error| fail("cannot be written to", error))?,
+        _store_lock: store_lock,
         _tmp_lock: tmp_lock,
     };
     let rename = probe(root, &instance, durability)?;
@@ -115,11 +116,25 @@ fn lock_store(root: &Path) -> Result<File> {
     }
 }
 
-/// Writes this process's id into the lock file, for the message of a second server.
-fn note_holder(mut lock: File) -> io::Result<File> {
+/// Writes this process's id and name into the lock file: for the message of a second server, and for a
+/// probe that asks whom it reached.
+fn note_holder(mut lock: File, name: &str) -> io::Result<File> {
     lock.set_len(0)?;
-    writeln!(lock, "{}", std::process::id())?;
+    lock.write_all(format!("{}\n{name}\n", std::process::id()).as_bytes())?;
     Ok(lock)
+}
+
+/// The name of the server that runs, or ran last, on the store at `root`; `None` where none ever did.
+/// Blocking.
+///
+/// # Errors
+/// `Internal` where the lock file cannot be read.
+pub fn running_instance(root: &Path) -> Result<Option<String>> {
+    match fs::read_to_string(root.join("lock")) {
+        Ok(text) => Ok(text.lines().nth(1).map(str::to_owned)),
+        Err(error) if layout::is_absent(&error) => Ok(None),
+        Err(error) => Err(explain(root, "has a lock that cannot be read", &error)),
+    }
 }
 
 /// Removes the folders of servers that are gone: those whose lock nobody holds.

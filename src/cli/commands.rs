@@ -1,0 +1,265 @@
+//! What each command does.
+
+use std::{
+    fmt::Write,
+    fs,
+    io::Read,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use super::{TokenArgs, say, welcome};
+use crate::{
+    app::App,
+    auth::{KeyRing, Subject, is_user_name, keyring, password, token},
+    config::{self, Config},
+    error::{Error, Result},
+    logging, retention,
+    server::{
+        control,
+        shutdown::{self, Shutdown},
+    },
+    store::{Class, Key, ObjectId, local},
+    tenant::Tenant,
+    time::{Clock, MS_PER_DAY},
+};
+
+/// Threads for disk and decoding at the most; more would only wait for the disk.
+const BLOCKING_THREADS_MAX: usize = 128;
+/// A probe's whole time.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of a health check's answer.
+const PROBE_BYTES_MAX: u64 = 64 * 1024;
+
+pub(super) fn serve(config: Config, file: Option<PathBuf>) -> Result<ExitCode> {
+    logging::install(&config.log)?;
+    let app = App::build(config.clone(), Clock::system())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .build()
+        .map_err(Error::internal)?;
+    runtime.block_on(async {
+        let (listeners, addresses) = app.bind()?;
+        let shutdown = Shutdown::new();
+        let signals = shutdown::on_signals(shutdown.clone())?;
+        say(&welcome::text(&config, file.as_deref(), &addresses))?;
+        let run = std::pin::pin!(app.run(listeners, shutdown));
+        let mut run = run;
+        tokio::select! {
+            result = &mut run => result,
+            // The second signal: what still runs was told to end now.
+            () = signals => run.await,
+        }
+    })?;
+    tracing::info!("stopped");
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn token(config: &Config, args: &TokenArgs) -> Result<ExitCode> {
+    let keys = config.keys_path();
+    let tenants = config::tenants(&config.tenants, &config.tenant_defaults, &keys)?;
+    let tenant = match &args.tenant {
+        None => tenants.iter().next(),
+        Some(name) => name
+            .split_once('/')
+            .and_then(|(org, app)| tenants.find(org, app)),
+    };
+    let tenant: &Tenant = tenant.ok_or_else(|| {
+        let known: Vec<_> = tenants.iter().map(|tenant| tenant.name()).collect();
+        let given = args.tenant.as_deref().unwrap_or_default();
+        Error::invalid(format!(
+            "--tenant {given}: must be one of {}",
+            known.join(", ")
+        ))
+    })?;
+    let subject = match args.user.as_deref() {
+        None => Subject::App,
+        Some(name) if is_user_name(name) => Subject::User(name.into()),
+        Some(name) => {
+            let rule = "1 to 128 bytes without /, white space and control characters";
+            return Err(config::bad("--user", format!("\"{name}\""), rule));
+        }
+    };
+    let now = Clock::system().now();
+    let ring = KeyRing::load_or_create(&keys, now)?;
+    let ttl = (args.ttl_seconds > 0).then(|| Duration::from_secs(args.ttl_seconds));
+    say(&token::issue(&ring, tenant, &subject, ttl, now)?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn hash_password() -> Result<ExitCode> {
+    let mut text = String::new();
+    let bytes_max = password::PASSWORD_BYTES_MAX as u64 + 2;
+    std::io::stdin()
+        .take(bytes_max + 1)
+        .read_to_string(&mut text)
+        .map_err(Error::internal)?;
+    let password = text
+        .strip_suffix('\n')
+        .map_or(&*text, |text| text.strip_suffix('\r').unwrap_or(text));
+    if password.is_empty() {
+        return Err(Error::invalid(
+            "no password on standard input: printf %s PASSWORD | chatfiles hash-password",
+        ));
+    }
+    say(&password::hash(password)?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn check_config(config: &Config, probe: bool) -> Result<ExitCode> {
+    say(&welcome::policy(config))?;
+    let root = std::path::absolute(&config.store.path).map_err(Error::internal)?;
+    let report = retention::sweep(
+        &root,
+        &config.retention(),
+        Clock::system().now(),
+        true,
+        true,
+    )?;
+    say(&format!("a sweep would remove: {}", describe(&report)))?;
+    if probe {
+        self::probe(config, &root)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Whether the public URL leads to the server of this store.
+fn probe(config: &Config, root: &Path) -> Result<()> {
+    let Some(base) = &config.api.public_url else {
+        return Err(Error::invalid(
+            "server.public_url is not set: there is nothing to probe",
+        ));
+    };
+    let url = format!("{base}/healthz");
+    let failed = |what: String| Error::internal(format!("{url}: {what}"));
+    let agent: ureq::Agent = ureq::Agent::config_builder()
+        .timeout_global(Some(PROBE_TIMEOUT))
+        .build()
+        .into();
+    let mut answer = agent
+        .get(&url)
+        .call()
+        .map_err(|error| failed(error.to_string()))?;
+    let text = answer
+        .body_mut()
+        .with_config()
+        .limit(PROBE_BYTES_MAX)
+        .read_to_string();
+    let text = text.map_err(|error| failed(error.to_string()))?;
+    let json: serde_json::Value = serde_json::from_str(&text)
+        .map_err(|_| failed("something answers, but no chatfiles".into()))?;
+    let reached = json["server"]
+        .as_str()
+        .ok_or_else(|| failed("something answers, but no chatfiles".into()))?;
+    let expected = local::running_instance(root)?;
+    if expected.as_deref() != Some(reached) {
+        return Err(failed(
+            "another server answers, not the one of this store".into(),
+        ));
+    }
+    say(&format!("{url}: reached this store's server"))
+}
+
+pub(super) fn sweep(config: &Config, yes: bool) -> Result<ExitCode> {
+    let root = std::path::absolute(&config.store.path).map_err(Error::internal)?;
+    if !root.is_dir() {
+        return Err(Error::invalid(format!(
+            "store.path = \"{}\": there is no store",
+            root.display()
+        )));
+    }
+    let report = retention::sweep(
+        &root,
+        &config.retention(),
+        Clock::system().now(),
+        yes,
+        false,
+    )?;
+    if let Some(jump_ms) = report.refused {
+        let why = match jump_ms {
+            Some(ms) => format!("the clock is {} days from the last sweep", ms / MS_PER_DAY),
+            None => "no earlier sweep is remembered".into(),
+        };
+        say(&format!(
+            "nothing was removed: {why}. If the clock is right: chatfiles sweep --yes"
+        ))?;
+        say(&format!("it would remove: {}", describe(&report)))?;
+        return Ok(ExitCode::FAILURE);
+    }
+    say(&format!("removed: {}", describe(&report)))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn describe(report: &retention::Report) -> String {
+    if report.is_empty() {
+        return "nothing".into();
+    }
+    let mut text = String::new();
+    for day in &report.days {
+        let _ = write!(text, "{day} ");
+    }
+    let _ = write!(
+        text,
+        "({} days, {} single files, ",
+        report.days.len(),
+        report.objects
+    );
+    let _ = write!(text, "{} unfinished uploads in parts)", report.part_uploads);
+    text
+}
+
+pub(super) fn scrub(config: &Config) -> Result<ExitCode> {
+    let root = std::path::absolute(&config.store.path).map_err(Error::internal)?;
+    if !root.is_dir() {
+        return Err(Error::invalid(format!(
+            "store.path = \"{}\": there is no store",
+            root.display()
+        )));
+    }
+    let (count, bad) = local::scrub(&root)?;
+    for damaged in &bad {
+        say(&format!("{}: {}", damaged.path, damaged.what))?;
+    }
+    say(&format!("{count} objects read, {} bad", bad.len()))?;
+    Ok(if bad.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Through the running server, which forgets it too; else straight from the disk.
+pub(super) fn rm(config: &Config, text: &str) -> Result<ExitCode> {
+    let id = ObjectId::parse(text)
+        .ok_or_else(|| config::bad("id", text, "the id of a file, a UUID of version 7"))?;
+    let root = std::path::absolute(&config.store.path).map_err(Error::internal)?;
+    if let Some(answer) = control::request(&root, &control::Command::Remove(id.to_string()))? {
+        say(&answer)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut was_there = false;
+    for class in Class::ALL {
+        was_there |= local::remove_object(&root, Key::of(class, id))?;
+    }
+    if !was_there {
+        return Err(Error::invalid(format!("there is no file {id}")));
+    }
+    say(&format!("removed {id}"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn rotate_keys(config: &Config, overlap_days: u64) -> Result<ExitCode> {
+    let overlap = Duration::from_secs(overlap_days * 86_400);
+    let kid = keyring::rotate(&config.keys_path(), Clock::system().now(), overlap)?;
+    say(&format!(
+        "key {kid} signs from now on; the others verify for {overlap_days} more days"
+    ))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Whether a file is there, for the commands that are printed.
+pub(super) fn is_file(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| metadata.is_file())
+}
