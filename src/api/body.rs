@@ -12,6 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use http_body_util::Full;
 use hyper::body::{Frame, SizeHint};
 use tokio::task::JoinHandle;
 
@@ -19,10 +20,8 @@ use crate::{files::OpenFile, store::CHUNK_BYTES};
 
 /// The body of an answer.
 pub enum Body {
-    /// No byte.
-    Empty,
-    /// One piece; taken when sent.
-    Full(Bytes),
+    /// One piece, or none.
+    Whole(Full<Bytes>),
     /// Pieces and ranges of an object, in order.
     Object(Box<ObjectBody>),
 }
@@ -44,6 +43,11 @@ pub enum Segment {
 }
 
 impl Body {
+    /// No byte.
+    pub fn empty() -> Self {
+        Self::from(Bytes::new())
+    }
+
     /// An object's range.
     pub fn range(file: Arc<OpenFile>, range: Range<u64>) -> Self {
         Self::segments(file, VecDeque::from([Segment::Range(range)]))
@@ -70,9 +74,9 @@ impl Segment {
     }
 }
 
-impl From<Vec<u8>> for Body {
-    fn from(bytes: Vec<u8>) -> Self {
-        Self::Full(Bytes::from(bytes))
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Self {
+        Self::Whole(Full::new(bytes))
     }
 }
 
@@ -85,9 +89,9 @@ impl hyper::body::Body for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         match &mut *self {
-            Self::Empty => Poll::Ready(None),
-            Self::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Self::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Self::Whole(whole) => Pin::new(whole)
+                .poll_frame(cx)
+                .map_err(|never| match never {}),
             Self::Object(object) => object
                 .poll_chunk(cx)
                 .map(|chunk| chunk.map(|chunk| chunk.map(Frame::data))),
@@ -96,18 +100,16 @@ impl hyper::body::Body for Body {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Empty => true,
-            Self::Full(bytes) => bytes.is_empty(),
+            Self::Whole(whole) => whole.is_end_stream(),
             Self::Object(object) => object.remaining == 0,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(match self {
-            Self::Empty => 0,
-            Self::Full(bytes) => bytes.len() as u64,
-            Self::Object(object) => object.remaining,
-        })
+        match self {
+            Self::Whole(whole) => whole.size_hint(),
+            Self::Object(object) => SizeHint::with_exact(object.remaining),
+        }
     }
 }
 

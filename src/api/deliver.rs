@@ -72,7 +72,7 @@ impl Content {
     fn range(&self, range: ByteRange) -> Body {
         match self {
             Self::Original(file) => Body::range(file.clone(), range.start..range.end_exclusive),
-            Self::Derived(derived, _) => Body::Full(slice(&derived.bytes, range)),
+            Self::Derived(derived, _) => Body::from(slice(&derived.bytes, range)),
         }
     }
 }
@@ -97,7 +97,7 @@ pub fn deliver(
         last_modified: content.file().object.meta.created,
     };
     let plan = plan(call.method, call.headers, &representation);
-    let mut response = Response::new(Body::Empty);
+    let mut response = Response::new(Body::empty());
     let headers = response.headers_mut();
     headers.reserve(16);
     headers.insert(header::ETAG, content.etag().clone());
@@ -151,7 +151,7 @@ pub fn deliver(
         }
     }
     if *call.method == Method::HEAD {
-        *response.body_mut() = Body::Empty;
+        *response.body_mut() = Body::empty();
     }
     Ok(response)
 }

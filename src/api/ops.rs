@@ -1,5 +1,6 @@
 //! Calls of the operator, in no vendor's dialect: today the health check.
 
+use bytes::Bytes;
 use hyper::{
     Response,
     header::{self, HeaderValue},
@@ -11,7 +12,7 @@ use super::body::Body;
 /// whom it reached.
 pub fn health(server: &str) -> Response<Body> {
     let text = serde_json::json!({ "status": "ok", "server": server }).to_string();
-    let mut response = Response::new(Body::from(text.into_bytes()));
+    let mut response = Response::new(Body::from(Bytes::from(text)));
     response.headers_mut().insert(
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/json"),

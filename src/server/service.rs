@@ -13,7 +13,7 @@ use std::{
 
 use hyper::{
     Method, Request, Response,
-    body::Incoming,
+    body::{Body as _, Incoming},
     header::{self, HeaderName, HeaderValue},
 };
 use ipnet::IpNet;
@@ -250,13 +250,17 @@ impl Service {
             self.cors.preflight_headers(origin, requested, headers);
         }
         if call.method == Method::HEAD {
-            // Explicit, or hyper would take the empty body's.
-            if let Body::Full(bytes) = response.body() {
-                let len = bytes.len();
+            // hyper sends no body, but takes the length from the body that it is given.
+            if let Some(length) = response
+                .body()
+                .size_hint()
+                .exact()
+                .filter(|length| *length > 0)
+            {
                 response
                     .headers_mut()
-                    .insert(header::CONTENT_LENGTH, HeaderValue::from(len));
-                *response.body_mut() = Body::Empty;
+                    .insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+                *response.body_mut() = Body::empty();
             }
         }
         response

@@ -94,7 +94,7 @@ pub async fn handle(
         Action::PartsComplete(id) => parts::complete(&context, id, body).await,
         Action::PartsAbort(id) => parts::abort(&context, id).await,
         Action::Preflight => {
-            let mut response = Response::new(Body::Empty);
+            let mut response = Response::new(Body::empty());
             *response.status_mut() = StatusCode::NO_CONTENT;
             Ok(response)
         }

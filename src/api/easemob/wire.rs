@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::{
     Response, StatusCode,
     header::{self, HeaderValue},
@@ -119,7 +120,7 @@ pub(super) fn granted(context: &Context<'_>, granted: &Granted) -> Response<Body
 }
 
 fn respond(status: StatusCode, answer: &Value) -> Response<Body> {
-    let mut response = Response::new(Body::from(answer.to_string().into_bytes()));
+    let mut response = Response::new(Body::from(Bytes::from(answer.to_string())));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(

@@ -65,8 +65,8 @@ pub(super) fn prepare(root: &Path, durability: Durability) -> Result<(Instance, 
     let tmp_lock = File::open(&directory).map_err(|error| fail("cannot be read", error))?;
     rustix::fs::flock(&tmp_lock, FlockOperation::NonBlockingLockExclusive)
         .map_err(|error| fail("does not support locks", error.into()))?;
-    let store_lock = note_holder(store_lock, &name)
-        .map_err(|error| fail("cannot be written to", error))?;
+    let store_lock =
+        note_holder(store_lock, &name).map_err(|error| fail("cannot be written to", error))?;
     let instance = Instance {
         name,
         directory,
