@@ -14,11 +14,11 @@ use crate::{
     api,
     error::{Error, Result},
     files,
-    http::{cors::AllowedOrigins, forwarded::ForwardedHeader},
+    http::cors::AllowedOrigins,
     limit::{self, Rate},
     logging, retention,
     server::{listener, service},
-    store::local::{self, Durability},
+    store::local,
 };
 
 use self::file::{LogSection, ServerSection, ThumbnailsSection};
