@@ -37,6 +37,8 @@ pub struct App {
     policy: Policy,
     root: PathBuf,
     clock: Clock,
+    /// Set by [`App::bind`].
+    control: Option<control::Listener>,
     /// Keeps the store's lock until the last transfer has ended.
     _store: LocalStore,
 }
@@ -97,16 +99,18 @@ impl App {
             policy,
             root: store.root().to_owned(),
             clock,
+            control: None,
             _store: store,
         })
     }
 
-    /// Binds the configured addresses.
+    /// Binds the configured addresses and the control socket. Must be called within the runtime.
     ///
     /// # Errors
     /// Which address cannot be had, and why.
-    pub fn bind(&self) -> Result<(Vec<TcpListener>, Vec<SocketAddr>)> {
+    pub fn bind(&mut self) -> Result<(Vec<TcpListener>, Vec<SocketAddr>)> {
         let listeners = listener::bind(&self.listener.listen)?;
+        self.control = Some(control::bind(&self.root)?);
         let addresses = listeners
             .iter()
             .map(|listener| listener.local_addr().map_err(Error::internal))
@@ -116,10 +120,7 @@ impl App {
 
     /// Serves until `shutdown` is triggered and the running transfers have ended or had their grace.
     ///
-    /// # Errors
-    /// `Internal` where the control socket cannot be made.
-    pub async fn run(self, listeners: Vec<TcpListener>, shutdown: Shutdown) -> Result<()> {
-        let control = control::bind(&self.root)?;
+    pub async fn run(self, listeners: Vec<TcpListener>, shutdown: Shutdown) {
         let mut tasks = Tasks::new();
         tasks.spawn(
             "limiter sweep",
@@ -129,15 +130,16 @@ impl App {
             "retention",
             sweep_daily(self.root, self.policy, self.clock, shutdown.clone()),
         );
-        let service = self.service.clone();
-        let commands = move |command| take_command(service.clone(), command);
-        tasks.spawn(
-            "control",
-            control::serve(control, commands, shutdown.clone()),
-        );
+        if let Some(control) = self.control {
+            let service = self.service.clone();
+            let commands = move |command| take_command(service.clone(), command);
+            tasks.spawn(
+                "control",
+                control::serve(control, commands, shutdown.clone()),
+            );
+        }
         listener::serve(listeners, self.service, self.listener, shutdown).await;
         tasks.join(TASKS_GRACE).await;
-        Ok(())
     }
 }
 

@@ -34,7 +34,7 @@ const PROBE_BYTES_MAX: u64 = 64 * 1024;
 
 pub(super) fn serve(config: Config, file: Option<PathBuf>) -> Result<ExitCode> {
     logging::install(&config.log)?;
-    let app = App::build(config.clone(), Clock::system())?;
+    let mut app = App::build(config.clone(), Clock::system())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS_MAX)
@@ -45,13 +45,13 @@ pub(super) fn serve(config: Config, file: Option<PathBuf>) -> Result<ExitCode> {
         let shutdown = Shutdown::new();
         let signals = shutdown::on_signals(shutdown.clone())?;
         say(&welcome::text(&config, file.as_deref(), &addresses))?;
-        let run = std::pin::pin!(app.run(listeners, shutdown));
-        let mut run = run;
+        let mut run = std::pin::pin!(app.run(listeners, shutdown));
         tokio::select! {
-            result = &mut run => result,
+            () = &mut run => {}
             // The second signal: what still runs was told to end now.
             () = signals => run.await,
         }
+        Ok::<_, Error>(())
     })?;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)

@@ -170,13 +170,10 @@ impl File {
 
 /// Line and key of a TOML error, without the text of the line: it may be a secret.
 fn describe(text: &str, error: &toml::de::Error) -> String {
-    let line = error
-        .span()
-        .map(|span| text[..span.start.min(text.len())].lines().count().max(1));
-    let key = error.span().and_then(|span| {
-        let start = text[..span.start.min(text.len())]
-            .rfind('\n')
-            .map_or(0, |at| at + 1);
+    let before = error.span().and_then(|span| text.get(..span.start));
+    let line = before.map(|before| before.matches('\n').count() + 1);
+    let key = before.and_then(|before| {
+        let start = before.rfind('\n').map_or(0, |at| at + 1);
         let key = text[start..].lines().next()?.split_once('=')?.0.trim();
         Some(key.to_owned())
     });

@@ -123,7 +123,7 @@ impl Files {
     /// The store's own.
     ///
     /// # Cancel safety
-    /// Once polled, the commit runs to its end whether or not anybody waits for it.
+    /// All or nothing: a dropped commit either removes every trace or runs to its end by itself.
     pub async fn commit(&self, received: Received, attributes: Attributes<'_>) -> Result<Stored> {
         let sniffed = media::sniff::sniff(&received.first_bytes);
         let (share_secret, secret_hash) = match attributes.restricted {

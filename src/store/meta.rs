@@ -73,6 +73,8 @@ const TAG_INLINE: u8 = 7;
 const TAG_FILE_NAME: u8 = 8;
 const TAG_THUMBNAIL: u8 = 9;
 const TAG_RECIPIENT: u8 = 10;
+/// From here on, a field must be understood.
+const TAG_MANDATORY: u8 = 0x80;
 /// Skipping this one would open a restricted file to everybody: it must be understood.
 const TAG_SECRET_HASH: u8 = 0x80;
 
@@ -155,7 +157,7 @@ impl Meta {
                 }
                 TAG_RECIPIENT => meta.recipient = Some(text(tag, value)?),
                 TAG_SECRET_HASH => meta.secret_hash = Some(fixed(tag, value)?),
-                0x80.. => {
+                tag if tag >= TAG_MANDATORY => {
                     return Err(format!(
                         "a field {tag:#x} that this version does not know and must"
                     ));

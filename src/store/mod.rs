@@ -73,7 +73,7 @@ pub trait Upload: Send {
     /// As [`Upload::write`]. A failed fsync is never tried again: the kernel may have dropped the pages.
     ///
     /// # Cancel safety
-    /// Once polled, the commit runs to its end whether or not the future is kept.
+    /// All or nothing: a dropped commit either removes every trace or runs to its end by itself.
     fn commit(self: Box<Self>, meta: Meta) -> BoxFuture<'static, Result<Meta>>;
 }
 

@@ -80,10 +80,12 @@ pub(super) fn prepare(root: &Path, durability: Durability) -> Result<(Instance, 
 
 /// Each of our directories has mode 0700; those above the root that are missing follow the umask.
 fn make_root(root: &Path) -> io::Result<()> {
-    if let Some(parent) = root.parent() {
+    if let Some(parent) = root.parent().filter(|_| !root.exists()) {
         fs::create_dir_all(parent)?;
+        layout::make_dir(root)?;
+        // The store's own name must be as durable as what is stored in it.
+        layout::sync_dir(parent)?;
     }
-    layout::make_dir(root)?;
     if !fs::metadata(root)?.is_dir() {
         return Err(io::Error::from(io::ErrorKind::NotADirectory));
     }

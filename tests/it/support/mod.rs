@@ -1,6 +1,7 @@
 //! What the tests share: a server on a free port, and a client that speaks bytes.
 
 mod client;
+pub mod command;
 mod forms;
 
 pub use client::{Answer, Connection, head, read_answer};
@@ -78,13 +79,12 @@ impl TestServer {
                 .enable_all()
                 .build()
                 .expect("a runtime");
-            let app = App::build_over(moved_config, moved_clock, wrap).expect("the server builds");
+            let mut app =
+                App::build_over(moved_config, moved_clock, wrap).expect("the server builds");
             runtime.block_on(async move {
                 let (listeners, addresses) = app.bind().expect("a free port");
                 sender.send(addresses[0]).expect("the test waits");
-                app.run(listeners, moved_shutdown)
-                    .await
-                    .expect("the server runs");
+                app.run(listeners, moved_shutdown).await;
             });
         });
         let address = receiver.recv().expect("the server starts");

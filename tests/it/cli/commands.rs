@@ -1,0 +1,262 @@
+//! Each command, beside a running server and without one.
+
+use std::path::Path;
+
+use crate::support::{
+    BASE, Connection, Form,
+    command::{Served, run, stdout},
+    photo,
+};
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn token(store: &Path) -> String {
+    stdout(&run(
+        &["token", "--user", "alice", "--store-path", text(store)],
+        "",
+    ))
+}
+
+fn upload(server: &Served, token: &str) -> String {
+    let form = Form::new().file("a.jpg", "image/jpeg", &photo());
+    let headers = [
+        ("Authorization", &*format!("Bearer {token}")),
+        ("Content-Type", &*form.content_type()),
+    ];
+    let answer = Connection::open(server.address).request(
+        "POST",
+        &format!("{BASE}/chatfiles"),
+        &headers,
+        &form.bytes(),
+    );
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    answer.json()["entities"][0]["uuid"]
+        .as_str()
+        .unwrap()
+        .to_owned()
+}
+
+fn status(server: &Served, token: &str, id: &str, thumbnail: bool) -> u16 {
+    let authorization = format!("Bearer {token}");
+    let mut headers = vec![("Authorization", authorization.as_str())];
+    if thumbnail {
+        headers.push(("thumbnail", "true"));
+    }
+    Connection::open(server.address)
+        .request("GET", &format!("{BASE}/chatfiles/{id}"), &headers, b"")
+        .status
+}
+
+#[test]
+fn a_removed_file_is_gone_at_once_from_disk_and_from_a_running_servers_caches() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("data");
+    let server = Served::start(&store, &directory.path().join("log"), &[]);
+    let token = token(&store);
+    let (id, other) = (upload(&server, &token), upload(&server, &token));
+    for thumbnail in [false, true] {
+        assert_eq!(status(&server, &token, &id, thumbnail), 200);
+        assert_eq!(status(&server, &token, &other, thumbnail), 200);
+    }
+    assert!(stdout(&run(&["rm", &id, "--store-path", text(&store)], "")).contains(&id));
+    for thumbnail in [false, true] {
+        assert_eq!(status(&server, &token, &id, thumbnail), 404);
+        assert_eq!(status(&server, &token, &other, thumbnail), 200);
+    }
+    let left = crate::support::files_below(&store);
+    assert!(
+        left.iter()
+            .all(|path| !path.to_string_lossy().contains(&id)),
+        "{left:?}"
+    );
+    // Once more: there is nothing, and the command says so.
+    assert_eq!(
+        run(&["rm", &id, "--store-path", text(&store)], "")
+            .status
+            .code(),
+        Some(2)
+    );
+}
+
+#[test]
+fn a_file_is_removed_without_a_server_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("data");
+    let id = {
+        let server = Served::start(&store, &directory.path().join("log"), &[]);
+        upload(&server, &token(&store))
+    };
+    stdout(&run(&["rm", &id, "--store-path", text(&store)], ""));
+    assert!(crate::support::files_below(&store.join("objects")).is_empty());
+}
+
+#[test]
+fn scrub_reads_everything_and_lists_what_is_bad() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("data");
+    let server = Served::start(&store, &directory.path().join("log"), &[]);
+    let token = token(&store);
+    let (good, bad) = (upload(&server, &token), upload(&server, &token));
+    let scrub = || run(&["scrub", "--store-path", text(&store)], "");
+    assert!(stdout(&scrub()).contains("2 objects read, 0 bad"));
+    let path = crate::support::files_below(&store)
+        .into_iter()
+        .find(|path| path.ends_with(&bad))
+        .unwrap();
+    let mut bytes = std::fs::read(store.join(&path)).unwrap();
+    bytes[70_000] ^= 1;
+    std::fs::write(store.join(&path), bytes).unwrap();
+    let output = scrub();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        text.contains(&bad) && !text.contains(&good) && text.contains("checksum"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_password_is_hashed_from_standard_input_and_opens_its_account() {
+    let hash = stdout(&run(&["hash-password"], "hunter2\n"));
+    assert!(hash.starts_with("$argon2id$"));
+    assert_ne!(run(&["hash-password"], "\n").status.code(), Some(0));
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("chatfiles.toml");
+    let toml = format!(
+        "[[tenant]]\norg = \"easemob-demo\"\napp = \"chatdemoui\"\n[[tenant.account]]\nname = \"u1\"\npassword_hash = \"{hash}\"\n"
+    );
+    std::fs::write(&config, toml).unwrap();
+    let log = directory.path().join("log");
+    let server = Served::start(
+        &directory.path().join("data"),
+        &log,
+        &["--config", text(&config)],
+    );
+    for (password, expected) in [("hunter2", 200), ("hunter3", 400)] {
+        let body =
+            format!(r#"{{"grant_type":"password","username":"u1","password":"{password}"}}"#);
+        let answer = Connection::open(server.address).request(
+            "POST",
+            &format!("{BASE}/token"),
+            &[],
+            body.as_bytes(),
+        );
+        assert_eq!(answer.status, expected, "{}", answer.text());
+    }
+}
+
+#[test]
+fn a_probe_tells_this_stores_server_from_another() {
+    let directory = tempfile::tempdir().unwrap();
+    let [one, two] = ["one", "two"].map(|name| directory.path().join(name));
+    let server = Served::start(&one, &directory.path().join("log1"), &[]);
+    let _other = Served::start(&two, &directory.path().join("log2"), &[]);
+    let url = format!("http://{}", server.address);
+    let probe = |store: &Path, url: &str| {
+        let arguments = [
+            "check-config",
+            "--probe",
+            "--store-path",
+            text(store),
+            "--public-url",
+            url,
+        ];
+        run(&arguments, "").status.code()
+    };
+    assert_eq!(probe(&one, &url), Some(0));
+    assert_eq!(probe(&two, &url), Some(1));
+    assert_eq!(probe(&one, "http://127.0.0.1:1"), Some(1));
+    assert_eq!(
+        run(&["check-config", "--probe", "--store-path", text(&one)], "")
+            .status
+            .code(),
+        Some(2)
+    );
+}
+
+#[test]
+fn a_second_server_on_one_directory_refuses_and_says_who_has_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("data");
+    let server = Served::start(&store, &directory.path().join("log"), &[]);
+    let output = run(
+        &[
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--store-path",
+            text(&store),
+        ],
+        "",
+    );
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(
+        error.contains("in use by another server") && error.contains("process"),
+        "{error}"
+    );
+    assert_eq!(status(&server, &token(&store), "x", false), 404);
+}
+
+#[test]
+fn a_stopped_server_exits_with_0_and_lets_the_next_one_in() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("data");
+    for signal in ["TERM", "INT"] {
+        let mut server = Served::start(&store, &directory.path().join("log"), &[]);
+        server.signal(signal);
+        assert_eq!(server.wait().code(), Some(0), "{signal}");
+        assert!(crate::support::files_below(&store.join("tmp")).is_empty());
+    }
+}
+
+#[test]
+fn a_sweep_beside_a_server_removes_what_expired_only_when_the_clock_is_believed() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("data");
+    let old = store.join("objects/chatfile/2020-01-01/00");
+    std::fs::create_dir_all(&old).unwrap();
+    std::fs::write(old.join("x"), "x").unwrap();
+    let days = ["--store-path", text(&store), "--chatfile-days", "7"];
+    let with = |command: &[&'static str]| run(&[command, &days[..]].concat(), "");
+    let planned = String::from_utf8_lossy(&with(&["check-config"]).stdout).into_owned();
+    assert!(planned.contains("chatfile/2020-01-01"), "{planned}");
+    assert_eq!(with(&["sweep"]).status.code(), Some(1));
+    assert!(old.join("x").exists());
+    assert!(stdout(&with(&["sweep", "--yes"])).contains("chatfile/2020-01-01"));
+    assert!(!old.exists());
+    assert!(stdout(&with(&["sweep"])).contains("nothing"));
+}
+
+#[test]
+fn rotated_keys_sign_new_tokens_and_old_ones_go_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("data");
+    let server = Served::start(
+        &store,
+        &directory.path().join("log"),
+        &["--calls-per-second", "0"],
+    );
+    let old = token(&store);
+    stdout(&run(&["rotate-keys", "--store-path", text(&store)], ""));
+    let new = token(&store);
+    let kid = |token: &str| token.split('.').next().unwrap().to_owned();
+    assert_ne!(kid(&old), kid(&new));
+    // The server looks at its key file once a second: ask until it knows the new key.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while status(&server, &new, "x", false) == 401 {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "the new key is not taken up"
+        );
+    }
+    assert_eq!(
+        (
+            status(&server, &old, "x", false),
+            status(&server, &new, "x", false)
+        ),
+        (404, 404)
+    );
+}

@@ -1,0 +1,6 @@
+//! The command line: settings, commands, and the server as its own process.
+
+mod commands;
+mod secrets;
+mod settings;
+mod welcome;

@@ -1,0 +1,174 @@
+//! Keys, variables and flags; what is wrong with a value is said with the key, the value and the rule.
+
+use crate::support::command::{chatfiles, run};
+
+fn stderr(output: &std::process::Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn a_bad_value_names_its_key_what_it_was_and_what_is_allowed() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("chatfiles.toml");
+    for (toml, expected) in [
+        (
+            "[limits]\ncalls_burst = 0",
+            vec!["limits.calls_burst", "0", "from 1 to 1000000"],
+        ),
+        (
+            "[limits]\nupload_bytes_max = 209715201",
+            vec!["limits.upload_bytes_max", "209715201", "209715200"],
+        ),
+        (
+            "[limits]\nexempt = [\"10.0.0.0/33\"]",
+            vec!["limits.exempt", "10.0.0.0/33", "10.0.0.0/8"],
+        ),
+        (
+            "[limits]\nstatus = 500",
+            vec!["limits.status", "500", "503 or 429"],
+        ),
+        (
+            "[server]\nlisten = [\"localhost\"]",
+            vec!["server.listen", "localhost", "127.0.0.1:8080"],
+        ),
+        (
+            "[server]\npublic_url = \"ftp://a\"",
+            vec!["server.public_url", "ftp://a", "https://host"],
+        ),
+        (
+            "[server]\npublic_url = \"http://a/b\"",
+            vec!["server.public_url", "http://a/b", "without a path"],
+        ),
+        (
+            "[server]\nidle_timeout_seconds = 0",
+            vec!["server.idle_timeout_seconds", "0", "from 1 to 86400"],
+        ),
+        (
+            "[log]\nlevel = \"=,=\"",
+            vec!["log.level", "=,=", "error, warn"],
+        ),
+        (
+            "[store]\ndurability = \"half\"",
+            vec!["line 2", "durability", "half", "full"],
+        ),
+        ("[store]\npaht = \"x\"", vec!["line 2", "paht", "path"]),
+        (
+            "[[tenant]]\norg = \"a/b\"\napp = \"c\"",
+            vec!["org", "a/b", "letters, digits"],
+        ),
+        (
+            "[[tenant]]\norg = \"file\"\napp = \"c\"",
+            vec!["org", "file", "another name"],
+        ),
+        (
+            "[[tenant]]\norg = \"a\"",
+            vec!["app", "\"\"", "letters, digits"],
+        ),
+        (
+            "[[tenant]]\norg = \"a\"\napp = \"b\"\n[[tenant]]\norg = \"a\"\napp = \"b\"",
+            vec!["a/b", "twice"],
+        ),
+        (
+            "[[tenant]]\norg = \"a\"\napp = \"b\"\n[[tenant.account]]\nname = \"u\"\npassword_hash = \"x\"",
+            vec!["account u", "password_hash", "$argon2id$"],
+        ),
+        ("[limits", vec!["line 1"]),
+    ] {
+        std::fs::write(&file, toml).unwrap();
+        let output = run(&["check-config", "--config", file.to_str().unwrap()], "");
+        assert_eq!(output.status.code(), Some(2), "{toml}: {}", stderr(&output));
+        for part in expected {
+            assert!(
+                stderr(&output).contains(part),
+                "{part} in {}",
+                stderr(&output)
+            );
+        }
+    }
+}
+
+#[test]
+fn a_bad_flag_names_itself() {
+    for (arguments, expected) in [
+        (vec!["--calls-burst", "many"], vec!["--calls-burst", "many"]),
+        (
+            vec!["--durability", "half"],
+            vec!["--durability", "half", "full"],
+        ),
+        (
+            vec!["--listen", "nowhere"],
+            vec!["server.listen", "nowhere"],
+        ),
+        (vec!["token"], vec!["--user"]),
+        (
+            vec!["token", "--user", "a b"],
+            vec!["--user", "a b", "white space"],
+        ),
+        (
+            vec!["token", "--user", "a", "--tenant", "no/where"],
+            vec!["no/where", "easemob-demo/chatdemoui"],
+        ),
+        (
+            vec!["serve", "--config", "/nowhere.toml"],
+            vec!["/nowhere.toml"],
+        ),
+        (vec!["rm", "x"], vec!["id", "UUID"]),
+        (vec!["brew"], vec!["brew"]),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let output = chatfiles(&arguments)
+            .current_dir(directory.path())
+            .output()
+            .unwrap();
+        assert_eq!(
+            output.status.code(),
+            Some(2),
+            "{arguments:?}: {}",
+            stderr(&output)
+        );
+        for part in expected {
+            assert!(
+                stderr(&output).contains(part),
+                "{part} in {}",
+                stderr(&output)
+            );
+        }
+    }
+}
+
+#[test]
+fn a_flag_wins_over_a_variable_and_a_variable_over_the_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("chatfiles.toml");
+    std::fs::write(
+        &file,
+        "[limits]\ncalls_per_second = 5\nupload_bytes_max = 111\n[retention]\nchatfile_days = 3\n",
+    )
+    .unwrap();
+    let output = chatfiles(&["check-config", "--calls-per-second", "7"])
+        .env("CHATFILES_CONFIG", &file)
+        .env("CHATFILES_CALLS_PER_SECOND", "6")
+        .env("CHATFILES_UPLOAD_BYTES_MAX", "222")
+        .current_dir(directory.path())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    for expected in ["7 calls a second", "222 bytes", "3 days"] {
+        assert!(
+            text.contains(expected),
+            "{expected} in {text}{}",
+            stderr(&output)
+        );
+    }
+}
+
+#[test]
+fn check_config_changes_nothing_on_disk() {
+    let directory = tempfile::tempdir().unwrap();
+    let output = chatfiles(&["check-config"])
+        .current_dir(directory.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+}

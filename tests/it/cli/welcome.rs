@@ -1,0 +1,100 @@
+//! What a starting server prints works when pasted, and so do the seed's own commands.
+
+use std::{path::Path, process::Command};
+
+use crate::support::command::{Served, run, stdout};
+
+fn shell(script: &str, directory: &Path) -> String {
+    let output = Command::new("bash")
+        .args(["-euo", "pipefail", "-c", script])
+        .current_dir(directory)
+        .output()
+        .unwrap();
+    let (out, error) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(output.status.success(), "{script}\n{out}{error}");
+    out.into_owned()
+}
+
+#[track_caller]
+fn assert_thumbnail(path: &Path) {
+    let picture = image::open(path).unwrap();
+    assert!(
+        picture.width() <= 170 && picture.height() <= 170,
+        "{} × {}",
+        picture.width(),
+        picture.height()
+    );
+    assert!(picture.width() == 170 || picture.height() == 170);
+}
+
+#[test]
+fn the_printed_commands_upload_download_and_fetch_a_thumbnail() {
+    let directory = tempfile::tempdir().unwrap();
+    // A space in the path: what is printed must be quoted for a shell.
+    let store = directory.path().join("my data");
+    let server = Served::start(&store, &directory.path().join("log"), &[]);
+    let (_, commands) = server.welcome.split_once("TOKEN=").unwrap();
+    let out = shell(&format!("TOKEN={commands}"), directory.path());
+    assert!(out.contains("byte for byte"), "{out}");
+    assert!(std::fs::read(directory.path().join("copy.jpg")).unwrap() == crate::support::photo());
+    assert_thumbnail(&directory.path().join("thumbnail.jpg"));
+}
+
+#[test]
+fn the_seeds_own_curl_commands_work_with_only_their_values_replaced() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("data");
+    let server = Served::start(&store, &directory.path().join("log"), &[]);
+    let token = stdout(&run(
+        &[
+            "token",
+            "--user",
+            "stliu",
+            "--store-path",
+            store.to_str().unwrap(),
+        ],
+        "",
+    ));
+    let photo = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/photo.jpg");
+    // As they stand in the vendor's document.
+    let upload = r#"curl --verbose --header "Authorization: Bearer YWMtz1hFWOZpEeOPpcmw1FB0RwAAAUZnAv0D7y9-i4c9_c4rcx1qJDduwylRe7Y" --header "restrict-access:true" --form file=@/Users/stliu/a.jpg https://a1.easemob.com/easemob-demo/chatdemoui/chatfiles"#;
+    let download = r#"curl -O -H "share-secret: DRGM8OZrEeO1vafuJSo2IjHBeKlIhDp0GCnFu54xOF3M6KLr" --header "Authorization: Bearer YWMtz1hFWOZpEeOPpcmw1FB0RwAAAUZnAv0D7y9-i4c9_c4rcx1qJDduwylRe7Y" -H "Accept: application/octet-stream" https://a1.easemob.com/easemob-demo/chatdemoui/chatfiles/0c0f5f3a-e66b-11e3-8863-f1c202c2b3ae"#;
+    let thumbnail = r#"curl -O -H "thumbnail: true" -H "share-secret: DRGM8OZrEeO1vafuJSo2IjHBeKlIhDp0GCnFu54xOF3M6KLr" -H "Authorization: Bearer YWMtz1hFWOZpEeOPpcmw1FB0RwAAAUZnAv0D7y9-i4c9_c4rcx1qJDduwylRe7Y" -H "Accept: application/octet-stream" https://a1.easemob.com/easemob-demo/chatdemoui/chatfiles/0c0f5f3a-e66b-11e3-8863-f1c202c2b3ae"#;
+    let replaced = |command: &str, id: &str, secret: &str| {
+        command
+            .replace(
+                "YWMtz1hFWOZpEeOPpcmw1FB0RwAAAUZnAv0D7y9-i4c9_c4rcx1qJDduwylRe7Y",
+                &token,
+            )
+            .replace(
+                "https://a1.easemob.com",
+                &format!("http://{}", server.address),
+            )
+            .replace("/Users/stliu/a.jpg", photo)
+            .replace("0c0f5f3a-e66b-11e3-8863-f1c202c2b3ae", id)
+            .replace("DRGM8OZrEeO1vafuJSo2IjHBeKlIhDp0GCnFu54xOF3M6KLr", secret)
+    };
+    let answer: serde_json::Value =
+        serde_json::from_str(&shell(&replaced(upload, "", ""), directory.path())).unwrap();
+    let entity = &answer["entities"][0];
+    let (id, secret) = (
+        entity["uuid"].as_str().unwrap(),
+        entity["share-secret"].as_str().unwrap(),
+    );
+    assert_eq!(secret.len(), 48);
+    shell(&replaced(download, id, secret), directory.path());
+    let file = directory.path().join(id);
+    assert!(std::fs::read(&file).unwrap() == crate::support::photo());
+    shell(&replaced(thumbnail, id, secret), directory.path());
+    assert_thumbnail_without_extension(&file);
+}
+
+#[track_caller]
+fn assert_thumbnail_without_extension(path: &Path) {
+    let renamed = path.with_extension("jpg");
+    std::fs::rename(path, &renamed).unwrap();
+    assert_thumbnail(&renamed);
+}
