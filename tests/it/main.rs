@@ -14,3 +14,4 @@ mod support;
 mod cli;
 mod easemob;
 mod http;
+mod io_errors;

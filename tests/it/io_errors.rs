@@ -1,0 +1,478 @@
+//! A disk that fails or lies, and a store that refuses: the server lives, serves others, and says nothing of
+//! its inside.
+
+use std::{
+    fs,
+    io::Read,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use chatfiles::{
+    error::{Kind, Result},
+    store::{BoxFuture, Derived, DerivedName, Key, Meta, Object, Store, Upload},
+};
+
+use crate::support::{Answer, BASE, Form, TestServer, assert_error, head, photo};
+
+/// A call of the store's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    Begin,
+    Write,
+    Commit,
+    Open,
+    Derived,
+    PutDerived,
+}
+
+/// What fails next, and what was called so far; shared with the store.
+#[derive(Clone, Default)]
+pub struct Faults(Arc<Mutex<(Option<(Step, Kind)>, Vec<Step>)>>);
+
+impl Faults {
+    /// Every call of the step fails from now on.
+    pub fn set(&self, fault: Option<(Step, Kind)>) {
+        self.0.lock().unwrap().0 = fault;
+    }
+
+    pub fn count(&self, step: Step) -> usize {
+        self.0
+            .lock()
+            .unwrap()
+            .1
+            .iter()
+            .filter(|called| **called == step)
+            .count()
+    }
+
+    fn call(&self, step: Step) -> Result<()> {
+        let mut state = self.0.lock().unwrap();
+        state.1.push(step);
+        match state.0 {
+            Some((faulty, kind)) if faulty == step => {
+                Err(chatfiles::error::Error::new(kind).source("/secret/path: Input/output error"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A store that fails when it is told to.
+pub struct FaultyStore<S> {
+    pub inner: S,
+    pub faults: Faults,
+}
+
+struct FaultyUpload {
+    inner: Box<dyn Upload>,
+    faults: Faults,
+}
+
+impl<S: Store> Store for FaultyStore<S> {
+    fn begin(&self, key: Key, announced: Option<u64>) -> BoxFuture<'_, Result<Box<dyn Upload>>> {
+        Box::pin(async move {
+            self.faults.call(Step::Begin)?;
+            let inner = self.inner.begin(key, announced).await?;
+            let faults = self.faults.clone();
+            Ok(Box::new(FaultyUpload { inner, faults }) as Box<dyn Upload>)
+        })
+    }
+
+    fn open(&self, key: Key) -> BoxFuture<'_, Result<Option<Object>>> {
+        Box::pin(async move {
+            self.faults.call(Step::Open)?;
+            self.inner.open(key).await
+        })
+    }
+
+    fn remove(&self, key: Key) -> BoxFuture<'_, Result<bool>> {
+        self.inner.remove(key)
+    }
+
+    fn derived(&self, key: Key, name: DerivedName) -> BoxFuture<'_, Result<Option<Derived>>> {
+        Box::pin(async move {
+            self.faults.call(Step::Derived)?;
+            self.inner.derived(key, name).await
+        })
+    }
+
+    fn put_derived(
+        &self,
+        key: Key,
+        name: DerivedName,
+        derived: Derived,
+    ) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            self.faults.call(Step::PutDerived)?;
+            self.inner.put_derived(key, name, derived).await
+        })
+    }
+}
+
+impl Upload for FaultyUpload {
+    fn write(&mut self, chunk: Bytes) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            self.faults.call(Step::Write)?;
+            self.inner.write(chunk).await
+        })
+    }
+
+    fn commit(self: Box<Self>, meta: Meta) -> BoxFuture<'static, Result<Meta>> {
+        Box::pin(async move {
+            self.faults.call(Step::Commit)?;
+            self.inner.commit(meta).await
+        })
+    }
+}
+
+/// A server over a store that fails when `Faults` says so.
+pub fn faulty_server(directory: &Path) -> (TestServer, Faults) {
+    let faults = Faults::default();
+    let moved = faults.clone();
+    let server = TestServer::over(directory, "", |inner| {
+        Arc::new(FaultyStore {
+            inner,
+            faults: moved,
+        })
+    });
+    (server, faults)
+}
+
+/// The kinds that a store may fail with, and what a client is told.
+const KINDS: &[(Kind, u16, &str)] = &[
+    (Kind::Internal, 500, "internal_error"),
+    (Kind::StorageFull, 507, "insufficient_storage"),
+    (
+        Kind::Unavailable(Duration::from_millis(1500)),
+        503,
+        "service_unavailable",
+    ),
+    (Kind::TooLarge, 413, "file exceeding maximum limit"),
+    (Kind::InvalidArgument, 400, "illegal_argument"),
+];
+
+#[track_caller]
+fn assert_refused(answer: &Answer, kind: Kind, status: u16, error: &str) {
+    assert_error(answer, status, error);
+    assert!(
+        !answer.text().contains("secret") && !answer.text().contains("Input"),
+        "{}",
+        answer.text()
+    );
+    let retry_after = matches!(kind, Kind::Unavailable(_)).then_some("2");
+    assert_eq!(answer.header("retry-after"), retry_after);
+}
+
+#[test]
+fn a_store_that_refuses_an_upload_keeps_nothing_of_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let (server, faults) = faulty_server(directory.path());
+    let form = Form::new().file("a.jpg", "image/jpeg", &photo());
+    for step in [Step::Begin, Step::Write, Step::Commit] {
+        for (kind, status, error) in KINDS {
+            faults.set(Some((step, *kind)));
+            assert_refused(&server.upload(&form, &[]), *kind, *status, error);
+            for folder in ["objects", "derived", "parts"] {
+                assert_eq!(
+                    server.files_in(folder),
+                    Vec::<PathBuf>::new(),
+                    "{step:?}: {folder}"
+                );
+            }
+            assert_no_uploads(&server);
+        }
+    }
+    faults.set(None);
+    let id = server.store_file("a.jpg", "image/jpeg", &photo());
+    assert!(server.download(&id, &[]).body == photo());
+    assert_eq!(server.files_in("objects").len(), 1);
+}
+
+/// Nothing but locks lies under `tmp/`. The removal is the dropped upload's and may end after the answer.
+fn assert_no_uploads(server: &TestServer) {
+    let deadline = server.clock.monotonic() + Duration::from_secs(10);
+    let uploads = || -> Vec<PathBuf> {
+        let mut files = server.files_in("tmp");
+        files.retain(|path| {
+            fs::metadata(server.store.join("tmp").join(path)).is_ok_and(|file| file.len() > 0)
+        });
+        files
+    };
+    while !uploads().is_empty() {
+        assert!(server.clock.monotonic() < deadline, "{:?} stays", uploads());
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_store_that_refuses_a_download_is_asked_again_the_next_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut server, _) = faulty_server(directory.path());
+    let id = server.store_file("a.jpg", "image/jpeg", &photo());
+    server.stop();
+    // Anew, so that the file is not open already.
+    let (server, faults) = faulty_server(directory.path());
+    for (kind, status, error) in KINDS {
+        faults.set(Some((Step::Open, *kind)));
+        for headers in [
+            &[][..],
+            &[("thumbnail", "true")],
+            &[("Range", "bytes=0-1")],
+            &[("If-None-Match", "*")],
+        ] {
+            assert_refused(&server.download(&id, headers), *kind, *status, error);
+        }
+    }
+    for (kind, status, error) in KINDS {
+        faults.set(Some((Step::Derived, *kind)));
+        assert!(server.download(&id, &[]).body == photo());
+        let answer = server.download(&id, &[("thumbnail", "true")]);
+        assert_refused(&answer, *kind, *status, error);
+    }
+    faults.set(None);
+    assert_eq!(server.download(&id, &[("thumbnail", "true")]).status, 200);
+}
+
+#[test]
+fn a_thumbnail_that_cannot_be_kept_is_served() {
+    let directory = tempfile::tempdir().unwrap();
+    let (server, faults) = faulty_server(directory.path());
+    for (kind, ..) in KINDS {
+        faults.set(Some((Step::PutDerived, *kind)));
+        let id = server.store_file("a.jpg", "image/jpeg", &photo());
+        let answer = server.download(&id, &[("thumbnail", "true")]);
+        assert_eq!(
+            (answer.status, answer.header("content-type")),
+            (200, Some("image/jpeg")),
+            "{kind:?}"
+        );
+        assert!(answer.body.len() < 40_000);
+    }
+    assert_eq!(faults.count(Step::PutDerived), KINDS.len());
+    assert_eq!(server.files_in("derived"), Vec::<PathBuf>::new());
+}
+
+/// The one object's file.
+fn object_path(server: &TestServer, id: &str) -> PathBuf {
+    let objects = server.files_in("objects");
+    let path = objects
+        .iter()
+        .find(|path| path.ends_with(id))
+        .expect("the object's file");
+    server.store.join("objects").join(path)
+}
+
+fn truncate(path: &Path, len: u64) {
+    fs::OpenOptions::new()
+        .write(true)
+        .open(path)
+        .unwrap()
+        .set_len(len)
+        .unwrap();
+}
+
+/// Asks for the file; whatever the status, says what came of the body, which may be cut.
+fn fetch(server: &TestServer, id: &str, headers: &[(&str, &str)]) -> Vec<u8> {
+    let authorization = format!("Bearer {}", server.token("alice"));
+    let mut all = vec![
+        ("Authorization", authorization.as_str()),
+        ("Connection", "close"),
+    ];
+    all.extend_from_slice(headers);
+    let mut connection = server.connect();
+    connection
+        .send(&head("GET", &format!("{BASE}/chatfiles/{id}"), &all, None))
+        .unwrap();
+    connection.rest()
+}
+
+#[test]
+fn a_file_truncated_under_a_running_download_cuts_it_and_nothing_else() {
+    // More than the buffers of both sockets hold.
+    const LEN: usize = 48 << 20;
+    let server = TestServer::with("[limits]\nupload_bytes_max = 60000000");
+    let large = vec![0x5a; LEN];
+    let id = server.store_file("large.bin", "application/octet-stream", &large);
+    let other = server.store_file("a.jpg", "image/jpeg", &photo());
+    let authorization = format!("Bearer {}", server.token("alice"));
+    let request = head(
+        "GET",
+        &format!("{BASE}/chatfiles/{id}"),
+        &[("Authorization", &authorization)],
+        None,
+    );
+    let mut running: Vec<_> = (0..3)
+        .map(|_| {
+            let mut connection = server.connect();
+            connection.send(&request).unwrap();
+            // It runs: the first bytes are here.
+            connection.stream().read_exact(&mut [0; 1000]).unwrap();
+            connection
+        })
+        .collect();
+    truncate(&object_path(&server, &id), 8192);
+    for connection in &mut running {
+        let rest = connection.rest();
+        assert!(
+            rest.len() < LEN,
+            "{} bytes of a file that is gone",
+            rest.len()
+        );
+        assert!(rest.iter().filter(|byte| **byte == 0x5a).count() + 2000 > rest.len());
+        assert!(
+            server.download(&other, &[]).body == photo(),
+            "others are served"
+        );
+    }
+    // It is open still, and hot: neither its bytes nor its thumbnail must kill anybody.
+    for headers in [
+        &[][..],
+        &[("Range", "bytes=1000000-2000000")],
+        &[("Range", "bytes=-10")],
+        &[("Range", "bytes=0-9,1000000-1000009,-10")],
+    ] {
+        let answer = fetch(&server, &id, headers);
+        assert!(
+            answer.len() < LEN && !answer.ends_with(&[0x5a; 10]),
+            "{headers:?}: {}",
+            answer.len()
+        );
+        assert!(
+            server.download(&other, &[]).body == photo(),
+            "others are served"
+        );
+    }
+}
+
+#[test]
+fn a_small_file_truncated_while_it_is_open_is_not_served_as_whole() {
+    let server = TestServer::start();
+    let photo = photo();
+    let images = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/data/images/baseline.jpg"
+    );
+    let picture = fs::read(images).unwrap();
+    let other = server.store_file("a.jpg", "image/jpeg", &photo);
+    for len in [0, 4096, 8192] {
+        let id = server.store_file("b.jpg", "image/jpeg", &picture);
+        assert!(server.download(&id, &[]).body == picture);
+        truncate(&object_path(&server, &id), len);
+        let answer = fetch(&server, &id, &[]);
+        assert!(
+            !answer.ends_with(&picture[picture.len() - 100..]),
+            "{len}: {} bytes",
+            answer.len()
+        );
+        let cut_thumbnail = server.download(&id, &[("thumbnail", "true")]);
+        assert_error(&cut_thumbnail, 500, "internal_error");
+        // What needs no byte of it is answered.
+        assert_eq!(server.download(&id, &[("If-None-Match", "*")]).status, 304);
+        assert!(
+            server.download(&other, &[]).body == photo,
+            "others are served"
+        );
+    }
+}
+
+/// What becomes of a file's bytes.
+type Damage = fn(&mut Vec<u8>);
+
+#[test]
+fn a_damaged_trailer_is_an_internal_error_that_shows_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut server = TestServer::in_directory(directory.path(), "");
+    let ids: Vec<_> = (0..8)
+        .map(|_| server.store_file("a.jpg", "image/jpeg", &photo()))
+        .collect();
+    let whole = server.store_file("b.jpg", "image/jpeg", &photo());
+    let damages: [(&str, Damage); 8] = [
+        ("magic", |file| *file.last_mut().unwrap() ^= 1),
+        ("checksum", |file| {
+            *file.iter_mut().nth_back(10).unwrap() ^= 1
+        }),
+        ("length of the fields", |file| {
+            file.iter_mut()
+                .rev()
+                .skip(16)
+                .take(4)
+                .for_each(|byte| *byte = 0xff)
+        }),
+        ("length of the payload", |file| {
+            file.iter_mut()
+                .rev()
+                .skip(24)
+                .take(8)
+                .for_each(|byte| *byte = 0xff)
+        }),
+        ("fields", |file| *file.iter_mut().nth_back(60).unwrap() ^= 1),
+        ("cut", |file| file.truncate(file.len() - 1)),
+        ("longer", |file| file.push(0)),
+        ("empty", Vec::clear),
+    ];
+    let mut kept = Vec::new();
+    for (id, (_, damage)) in ids.iter().zip(damages) {
+        let path = object_path(&server, id);
+        let mut file = fs::read(&path).unwrap();
+        kept.push((path.clone(), file.clone()));
+        damage(&mut file);
+        fs::write(&path, file).unwrap();
+    }
+    server.stop();
+    let server = TestServer::in_directory(directory.path(), "");
+    for (id, (name, _)) in ids.iter().zip(damages) {
+        for headers in [&[][..], &[("thumbnail", "true")], &[("Range", "bytes=0-1")]] {
+            let answer = server.download(id, headers);
+            let json = assert_error(&answer, 500, "internal_error");
+            assert_eq!(
+                json["error_description"], "an internal error occurred",
+                "{name}"
+            );
+            let text = answer.text();
+            for inside in [
+                "trailer",
+                "magic",
+                "checksum",
+                "objects",
+                id.as_str(),
+                "os error",
+                "payload",
+            ] {
+                assert!(!text.contains(inside), "{name}: {text}");
+            }
+        }
+        assert!(
+            server.download(&whole, &[]).body == photo(),
+            "{name}: others are served"
+        );
+    }
+    // An error is not remembered: what was repaired is served.
+    for ((path, file), id) in kept.into_iter().zip(&ids) {
+        fs::write(path, file).unwrap();
+        assert!(server.download(id, &[]).body == photo());
+    }
+}
+
+#[test]
+fn what_is_no_file_in_an_objects_place_is_never_served() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut server = TestServer::in_directory(directory.path(), "");
+    let [folder, link, gone, source] =
+        [(); 4].map(|()| server.store_file("a.jpg", "image/jpeg", &photo()));
+    let paths = [&folder, &link, &gone].map(|id| object_path(&server, id));
+    let source_path = object_path(&server, &source);
+    server.stop();
+    for path in &paths {
+        fs::remove_file(path).unwrap();
+    }
+    fs::create_dir(&paths[0]).unwrap();
+    std::os::unix::fs::symlink(source_path, &paths[1]).unwrap();
+    let server = TestServer::in_directory(directory.path(), "");
+    assert_error(&server.download(&folder, &[]), 500, "internal_error");
+    assert_error(&server.download(&link, &[]), 500, "internal_error");
+    assert_error(&server.download(&gone, &[]), 404, "entity_not_found");
+    assert!(server.download(&source, &[]).body == photo());
+}
