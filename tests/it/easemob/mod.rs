@@ -1,3 +1,4 @@
 //! Easemob's API, a file an endpoint.
 
+mod download;
 mod upload;

@@ -1,0 +1,535 @@
+//! `GET /{org}/{app}/chatfiles/{uuid}`: who may have a file, and what is answered where there is none.
+//!
+//! Ranges, conditions and the headers of a file are HTTP's own and stand in `http/`.
+
+use chatfiles::{auth::Subject, retention, store::ObjectId};
+
+use crate::support::{Answer, BASE, Form, TestServer, assert_error, configuration, photo};
+
+const TENANTS: &str = r#"
+    [[tenant]]
+    org = "easemob-demo"
+    app = "chatdemoui"
+    [[tenant]]
+    org = "acme"
+    app = "chat"
+"#;
+
+const DAY_MS: i64 = 86_400_000;
+
+/// An error of the contract's table: status, `error`, `error_description`.
+type Refusal = (u16, &'static str, &'static str);
+
+const NO_TOKEN: Refusal = (401, "unauthorized", "Unable to authenticate (OAuth)");
+const EXPIRED: Refusal = (
+    401,
+    "unauthorized",
+    "Unable to authenticate due to expired access token",
+);
+const BAD_TOKEN: Refusal = (
+    401,
+    "auth_bad_access_token",
+    "Unable to authenticate due to corrupt access token",
+);
+const NO_PERMISSION: Refusal = (403, "forbidden_op", "chatfile no permission");
+const NO_FILE: Refusal = (404, "entity_not_found", "file may not exists");
+
+#[track_caller]
+fn check(answer: &Answer, expected: Option<Refusal>, about: &str) {
+    match expected {
+        None => {
+            assert_eq!(answer.status, 200, "{about}: {}", answer.text());
+            assert!(answer.body == photo(), "{about}: other bytes");
+        }
+        Some((status, error, description)) => {
+            assert_eq!(answer.status, status, "{about}: {}", answer.text());
+            let json = assert_error(answer, status, error);
+            assert_eq!(json["error_description"], description, "{about}");
+        }
+    }
+}
+
+/// Uploads the photo with a secret; returns id and secret.
+fn store_restricted(server: &TestServer) -> (String, String) {
+    let form = Form::new().file("a.jpg", "image/jpeg", &photo());
+    let answer = server.upload(&form, &[("restrict-access", "true")]);
+    let json = answer.json();
+    let entity = |field: &str| {
+        json["entities"][0][field]
+            .as_str()
+            .expect("a field of an upload")
+            .to_owned()
+    };
+    (entity("uuid"), entity("share-secret"))
+}
+
+/// Every way to send a token, with the refusal it deserves. Moves the clock by more than a day.
+fn authorizations(server: &TestServer) -> Vec<(&'static str, Option<String>, Option<Refusal>)> {
+    let expired = server.token("alice");
+    server.clock.advance(DAY_MS + 2000);
+    let good = server.token("alice");
+    let mut flipped = good.clone().into_bytes();
+    // In the middle of the signature: its last character has bits that mean nothing.
+    let at = flipped.len() - 10;
+    flipped[at] = if flipped[at] == b'A' { b'B' } else { b'A' };
+    let of =
+        |org: &str, app: &str, subject| format!("Bearer {}", server.token_of(org, app, subject));
+    let user = || Subject::User("alice".into());
+    vec![
+        ("none", None, Some(NO_TOKEN)),
+        ("empty", Some(String::new()), Some(NO_TOKEN)),
+        ("a bare scheme", Some("Bearer ".into()), Some(NO_TOKEN)),
+        (
+            "another scheme",
+            Some("Basic YWxpY2U6YQ==".into()),
+            Some(NO_TOKEN),
+        ),
+        ("expired", Some(format!("Bearer {expired}")), Some(EXPIRED)),
+        (
+            "undefined",
+            Some("Bearer undefined".into()),
+            Some(BAD_TOKEN),
+        ),
+        (
+            "the vendor's",
+            Some("Bearer YWMtz1hFWOZpEeOPpcmw1FB0".into()),
+            Some(BAD_TOKEN),
+        ),
+        (
+            "cut off",
+            Some(format!("Bearer {}", &good[..good.len() - 3])),
+            Some(BAD_TOKEN),
+        ),
+        (
+            "flipped",
+            Some(format!("Bearer {}", String::from_utf8(flipped).unwrap())),
+            Some(BAD_TOKEN),
+        ),
+        (
+            "another app's user",
+            Some(of("acme", "chat", user())),
+            Some(BAD_TOKEN),
+        ),
+        (
+            "another app's own",
+            Some(of("acme", "chat", Subject::App)),
+            Some(BAD_TOKEN),
+        ),
+        (
+            "the user's",
+            Some(of("easemob-demo", "chatdemoui", user())),
+            None,
+        ),
+        (
+            "the app's own",
+            Some(of("easemob-demo", "chatdemoui", Subject::App)),
+            None,
+        ),
+        ("in another case", Some(format!("bearer   {good}")), None),
+    ]
+}
+
+/// Every way to send a secret: a header, a query, whether it opens the file.
+fn secrets(secret: &str) -> Vec<(Option<String>, String, bool)> {
+    let mut wrong = secret.to_owned();
+    let last = if wrong.pop() == Some('A') { 'B' } else { 'A' };
+    wrong.push(last);
+    let encoded = format!("%{:02x}{}", secret.as_bytes()[0], &secret[1..]);
+    let mut all = vec![
+        (None, String::new(), false),
+        (Some(secret.to_owned()), String::new(), true),
+        (None, format!("?share-secret={secret}"), true),
+        (None, format!("?share-secret={encoded}"), true),
+        (
+            None,
+            format!("?em-redirect=true&share-secret={secret}&thumbnail=false"),
+            true,
+        ),
+        (None, format!("?secret={secret}"), false),
+    ];
+    for bad in [
+        "",
+        "undefined",
+        "null",
+        "true",
+        &wrong,
+        &secret[1..],
+        &format!("{secret}A"),
+        &secret.to_ascii_lowercase(),
+    ] {
+        all.push((Some(bad.to_owned()), String::new(), false));
+        all.push((None, format!("?share-secret={bad}"), false));
+    }
+    all
+}
+
+#[test]
+fn a_file_opens_by_token_and_secret() {
+    let server = TestServer::with(TENANTS);
+    let open = server.store_file("a.jpg", "image/jpeg", &photo());
+    let (restricted, secret) = store_restricted(&server);
+    let mut connection = server.connect();
+    for (token, authorization, refusal) in authorizations(&server) {
+        for (id, is_restricted) in [(&open, false), (&restricted, true)] {
+            for (header, query, opens) in secrets(&secret) {
+                let mut headers = Vec::new();
+                headers.extend(
+                    authorization
+                        .as_deref()
+                        .map(|value| ("Authorization", value)),
+                );
+                headers.extend(header.as_deref().map(|value| ("share-secret", value)));
+                let path = format!("{BASE}/chatfiles/{id}{query}");
+                let answer = connection.request("GET", &path, &headers, b"");
+                // The token first: a secret replaces none, an app's own neither replaces a secret.
+                let expected = refusal.or((is_restricted && !opens).then_some(NO_PERMISSION));
+                check(
+                    &answer,
+                    expected,
+                    &format!("token: {token}, secret: {header:?} {path}"),
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn in_the_other_mode_the_secret_alone_opens_a_file() {
+    let server = TestServer::with(&TENANTS.replacen(
+        "[[tenant]]",
+        "[[tenant]]\ndownload_auth = \"secret\"",
+        1,
+    ));
+    let open = server.store_file("a.jpg", "image/jpeg", &photo());
+    let (restricted, secret) = store_restricted(&server);
+    let mut connection = server.connect();
+    for (token, authorization, _) in authorizations(&server) {
+        for (id, is_restricted) in [(&open, false), (&restricted, true)] {
+            for (header, query, opens) in secrets(&secret) {
+                let mut headers = Vec::new();
+                headers.extend(
+                    authorization
+                        .as_deref()
+                        .map(|value| ("Authorization", value)),
+                );
+                headers.extend(header.as_deref().map(|value| ("share-secret", value)));
+                let path = format!("{BASE}/chatfiles/{id}{query}");
+                let answer = connection.request("GET", &path, &headers, b"");
+                let expected = (is_restricted && !opens).then_some(NO_PERMISSION);
+                check(
+                    &answer,
+                    expected,
+                    &format!("token: {token}, secret: {header:?} {path}"),
+                );
+            }
+        }
+    }
+    // It is the setting of one tenant, and of downloads alone.
+    let other = server.get(&format!("/acme/chat/chatfiles/{open}"), &[]);
+    check(&other, Some(NO_TOKEN), "another tenant");
+    let form = Form::new().file("a.jpg", "image/jpeg", &photo());
+    let upload = server.request(
+        "POST",
+        &format!("{BASE}/chatfiles"),
+        &[("Content-Type", &form.content_type())],
+        &form.bytes(),
+    );
+    check(&upload, Some(NO_TOKEN), "an upload");
+}
+
+#[test]
+fn a_secret_guards_the_thumbnail_as_well() {
+    let server = TestServer::start();
+    let (id, secret) = store_restricted(&server);
+    for refused in [
+        &[("thumbnail", "true")][..],
+        &[("thumbnail", "true"), ("share-secret", "undefined")],
+    ] {
+        check(&server.download(&id, refused), Some(NO_PERMISSION), "cold");
+    }
+    let headers = [("thumbnail", "true"), ("share-secret", secret.as_str())];
+    assert_eq!(server.download(&id, &headers).status, 200);
+    check(
+        &server.download(&id, &[("thumbnail", "true")]),
+        Some(NO_PERMISSION),
+        "made already",
+    );
+    let bare = server.get(&format!("{BASE}/chatfiles/{id}"), &headers);
+    check(&bare, Some(NO_TOKEN), "no token");
+}
+
+#[test]
+fn what_is_no_id_of_ours_is_no_file() {
+    let server = TestServer::with(TENANTS);
+    let id = server.store_file("a.jpg", "image/jpeg", &photo());
+    let fresh = ObjectId::new(server.clock.now(), &[7; 10]).to_string();
+    let long = "a".repeat(4000);
+    let no_file = [
+        fresh.as_str(),
+        "0c0f5f3a-e66b-11e3-8863-f1c202c2b3ae",
+        "00000000-0000-0000-0000-000000000000",
+        "ffffffff-ffff-7fff-bfff-ffffffffffff",
+        "..",
+        ".",
+        "%2e%2e",
+        "..%2f..%2fkeys%2fkeys.json",
+        "..%5c..%5ckeys",
+        "%00",
+        "undefined",
+        "null",
+        "*",
+        "..;",
+        &id.replace('-', ""),
+        &format!("{id}.jpg"),
+        &format!("{id}%00"),
+        &format!("{id}%20"),
+        &format!("{id}-t170x170"),
+        &format!("%7B{id}%7D"),
+        &format!("urn:uuid:{id}"),
+        &format!("{}g", &id[..35]),
+        &id[..35],
+        &id.replacen('0', "%30", 1),
+        &long,
+    ];
+    for name in no_file {
+        for headers in [&[][..], &[("thumbnail", "true")]] {
+            check(&server.download(name, headers), Some(NO_FILE), name);
+        }
+    }
+    // Dots and slashes are not resolved: such a path is no path of the API.
+    for path in [
+        format!("../chatfiles/{id}"),
+        format!("./{id}"),
+        format!("{id}/x"),
+        "../../keys/keys.json".into(),
+    ] {
+        let answer = server.download(&path, &[]);
+        let json = assert_error(&answer, 404, "service_resource_not_found");
+        assert_eq!(
+            json["error_description"], "Service resource not found",
+            "{path}"
+        );
+    }
+    // Upper case is the same id (RFC 9562 §4).
+    check(
+        &server.download(&id.to_uppercase(), &[]),
+        None,
+        "upper case",
+    );
+}
+
+#[test]
+fn a_file_is_its_tenants_alone() {
+    let server = TestServer::with(TENANTS);
+    let id = server.store_file("a.jpg", "image/jpeg", &photo());
+    check(&server.download(&id, &[]), None, "its own tenant");
+    for subject in [Subject::User("alice".into()), Subject::App] {
+        let authorization = format!("Bearer {}", server.token_of("acme", "chat", subject));
+        for headers in [&[][..], &[("thumbnail", "true")], &[("If-None-Match", "*")]] {
+            let mut all = vec![("Authorization", authorization.as_str())];
+            all.extend_from_slice(headers);
+            check(
+                &server.get(&format!("/acme/chat/chatfiles/{id}"), &all),
+                Some(NO_FILE),
+                "another tenant",
+            );
+        }
+    }
+    for (org, app) in [
+        ("easemob-demo", "chat"),
+        ("acme", "chatdemoui"),
+        ("EASEMOB-DEMO", "chatdemoui"),
+    ] {
+        let path = format!("/{org}/{app}/chatfiles/{id}");
+        let json = assert_error(
+            &server.get(&path, &[]),
+            404,
+            "organization_application_not_found",
+        );
+        let expected = format!("Could not find application for {org}/{app} from URI: {path}");
+        assert_eq!(json["error_description"], expected.as_str());
+    }
+}
+
+#[test]
+fn an_expired_file_is_said_to_be_expired_also_after_it_was_swept() {
+    let toml = "[retention]\nchatfile_days = 7";
+    let directory = tempfile::tempdir().unwrap();
+    let mut server = TestServer::in_directory(directory.path(), toml);
+    let now = server.clock.now();
+    let id = server.store_file("a.jpg", "image/jpeg", &photo());
+    let expired = |server: &TestServer, id: &str, about: &str| {
+        for headers in [
+            &[][..],
+            &[("thumbnail", "true")],
+            &[("Range", "bytes=0-1")],
+            &[("If-None-Match", "*")],
+        ] {
+            let json = assert_error(&server.download(id, headers), 404, "file_expired");
+            assert_eq!(
+                json["error_description"],
+                format!("file {id} is expired").as_str(),
+                "{about}"
+            );
+        }
+    };
+    server.clock.advance(7 * DAY_MS - 60_000);
+    check(&server.download(&id, &[]), None, "in its last minute");
+    assert_eq!(server.download(&id, &[("thumbnail", "true")]).status, 200);
+    server.clock.advance(60_000);
+    expired(&server, &id, "open and in the caches");
+    // Of ids that are not known, those as old may have been files.
+    let old = ObjectId::new(now, &[7; 10]).to_string();
+    expired(&server, &old, "unknown and old");
+    let young = ObjectId::new(server.clock.now(), &[7; 10]).to_string();
+    check(
+        &server.download(&young, &[]),
+        Some(NO_FILE),
+        "unknown and young",
+    );
+    // A day later its bytes are gone.
+    let policy = configuration(directory.path(), toml).retention();
+    let later = now.plus_days(9);
+    let report = retention::sweep(&server.store, &policy, later, true, false).unwrap();
+    assert_eq!(report.days.len(), 1, "{report:?}");
+    assert_eq!(server.files_in("objects"), Vec::<std::path::PathBuf>::new());
+    expired(&server, &id, "swept");
+    server.stop();
+    let server = TestServer::in_directory(directory.path(), toml);
+    server.clock.advance(9 * DAY_MS);
+    expired(&server, &id, "swept, and the server started anew");
+    // The rule is the setting's, not the file's.
+    let longer = TestServer::in_directory(
+        &directory.path().join("longer"),
+        "[retention]\nchatfile_days = 30",
+    );
+    longer.clock.advance(9 * DAY_MS);
+    check(
+        &longer.download(&id, &[]),
+        Some(NO_FILE),
+        "unknown where files live longer",
+    );
+}
+
+#[test]
+fn any_accept_is_good() {
+    let server = TestServer::start();
+    let id = server.store_file("a.jpg", "image/jpeg", &photo());
+    for accept in [
+        "application/octet-stream",
+        "*/*",
+        "image/png",
+        "text/html",
+        "*/*;q=0",
+        "image/jpeg;q=0",
+        "audio/mp3",
+        "a/b/c",
+        "",
+        "😀",
+    ] {
+        let answer = server.download(&id, &[("Accept", accept)]);
+        check(&answer, None, accept);
+        assert_eq!(
+            answer.header("content-type"),
+            Some("image/jpeg"),
+            "{accept}"
+        );
+    }
+    // As Node's client sends it.
+    check(
+        &server.download(&id, &[("Content-Type", "application/json")]),
+        None,
+        "a type of no body",
+    );
+}
+
+#[test]
+fn a_head_has_the_headers_of_the_get() {
+    let server = TestServer::start();
+    let id = server.store_file("a.jpg", "image/jpeg", &photo());
+    let (restricted, _) = store_restricted(&server);
+    let authorization = format!("Bearer {}", server.token("alice"));
+    let mut connection = server.connect();
+    for (path, headers, status) in [
+        (&id, &[][..], 200),
+        (&id, &[("thumbnail", "true")], 200),
+        (&id, &[("Origin", "https://chat.example")], 200),
+        (&id, &[("If-None-Match", "*")], 304),
+        (&id, &[("If-Match", "\"a\"")], 412),
+        (&restricted, &[], 403),
+        (&"unknown".to_owned(), &[], 404),
+    ] {
+        let path = format!("{BASE}/chatfiles/{path}");
+        let mut all = vec![("Authorization", authorization.as_str())];
+        all.extend_from_slice(headers);
+        let [get, head] = ["GET", "HEAD"].map(|method| {
+            let mut answer = connection.request(method, &path, &all, b"");
+            assert_eq!(answer.status, status, "{method} {path} {headers:?}");
+            answer
+                .headers
+                .retain(|(name, _)| !matches!(name.as_str(), "date" | "x-request-id"));
+            answer.headers.sort();
+            // The duration in an error's JSON may be of another length.
+            answer
+                .headers
+                .retain(|(name, _)| status < 400 || name != "content-length");
+            answer
+        });
+        assert_eq!(get.headers, head.headers, "{path} {headers:?}");
+        assert!(head.body.is_empty());
+    }
+}
+
+#[test]
+fn only_true_asks_for_the_thumbnail() {
+    let server = TestServer::start();
+    let id = server.store_file("a.jpg", "image/jpeg", &photo());
+    let original = photo();
+    for (header, query, is_thumbnail) in [
+        (None, "", false),
+        (Some("true"), "", true),
+        (Some("True"), "", true),
+        (Some("false"), "", false),
+        (Some(""), "", false),
+        (Some("1"), "", false),
+        (Some("undefined"), "", false),
+        (None, "?thumbnail=true", true),
+        (None, "?thumbnail=TRUE", true),
+        (None, "?a=b&thumbnail=true&c=d", true),
+        (None, "?thumbnail=false", false),
+        (None, "?thumbnail", false),
+        (None, "?thumbnail=", false),
+        (None, "?vframe=true", true),
+        (None, "?vframe=false", false),
+        (Some("true"), "?thumbnail=true", true),
+    ] {
+        let mut headers = Vec::new();
+        headers.extend(header.map(|value| ("thumbnail", value)));
+        let answer = server.download(&format!("{id}{query}"), &headers);
+        assert_eq!(answer.status, 200, "{header:?} {query}");
+        assert_eq!(answer.body != original, is_thumbnail, "{header:?} {query}");
+    }
+}
+
+#[test]
+fn slashes_and_unknown_parameters_change_nothing() {
+    let server = TestServer::start();
+    let id = server.store_file("a.jpg", "image/jpeg", &photo());
+    let authorization = format!("Bearer {}", server.token("alice"));
+    for path in [
+        format!("{BASE}/chatfiles/{id}/"),
+        format!("{BASE}/chatfiles/{id}//"),
+        format!("/{BASE}/chatfiles//{id}"),
+        format!("//easemob-demo//chatdemoui//chatfiles//{id}//"),
+        format!("{BASE}/chatfiles/{id}?"),
+        format!("{BASE}/chatfiles/{id}/?em-redirect=true"),
+        format!(
+            "{BASE}/chatfiles/{id}?chat-type=chat&chat-target=bob&em-redirect=true&origin-file=true"
+        ),
+        format!("{BASE}/chatfiles/{id}?share-secret=undefined&%zz&=&&a=%ff"),
+        format!("http://elsewhere.test{BASE}/chatfiles/{id}"),
+    ] {
+        let answer = server.get(&path, &[("Authorization", &authorization)]);
+        check(&answer, None, &path);
+    }
+}
