@@ -5,141 +5,14 @@ use std::{
     fs,
     io::Read,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
     time::Duration,
 };
 
-use bytes::Bytes;
-use chatfiles::{
-    error::{Kind, Result},
-    store::{BoxFuture, Derived, DerivedName, Key, Meta, Object, Store, Upload},
+use chatfiles::error::Kind;
+
+use crate::support::{
+    Answer, BASE, Form, Step, TestServer, assert_error, faulty_server, head, photo,
 };
-
-use crate::support::{Answer, BASE, Form, TestServer, assert_error, head, photo};
-
-/// A call of the store's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    Begin,
-    Write,
-    Commit,
-    Open,
-    Derived,
-    PutDerived,
-}
-
-/// What fails next, and what was called so far; shared with the store.
-#[derive(Clone, Default)]
-pub struct Faults(Arc<Mutex<(Option<(Step, Kind)>, Vec<Step>)>>);
-
-impl Faults {
-    /// Every call of the step fails from now on.
-    pub fn set(&self, fault: Option<(Step, Kind)>) {
-        self.0.lock().unwrap().0 = fault;
-    }
-
-    pub fn count(&self, step: Step) -> usize {
-        self.0
-            .lock()
-            .unwrap()
-            .1
-            .iter()
-            .filter(|called| **called == step)
-            .count()
-    }
-
-    fn call(&self, step: Step) -> Result<()> {
-        let mut state = self.0.lock().unwrap();
-        state.1.push(step);
-        match state.0 {
-            Some((faulty, kind)) if faulty == step => {
-                Err(chatfiles::error::Error::new(kind).source("/secret/path: Input/output error"))
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-/// A store that fails when it is told to.
-pub struct FaultyStore<S> {
-    pub inner: S,
-    pub faults: Faults,
-}
-
-struct FaultyUpload {
-    inner: Box<dyn Upload>,
-    faults: Faults,
-}
-
-impl<S: Store> Store for FaultyStore<S> {
-    fn begin(&self, key: Key, announced: Option<u64>) -> BoxFuture<'_, Result<Box<dyn Upload>>> {
-        Box::pin(async move {
-            self.faults.call(Step::Begin)?;
-            let inner = self.inner.begin(key, announced).await?;
-            let faults = self.faults.clone();
-            Ok(Box::new(FaultyUpload { inner, faults }) as Box<dyn Upload>)
-        })
-    }
-
-    fn open(&self, key: Key) -> BoxFuture<'_, Result<Option<Object>>> {
-        Box::pin(async move {
-            self.faults.call(Step::Open)?;
-            self.inner.open(key).await
-        })
-    }
-
-    fn remove(&self, key: Key) -> BoxFuture<'_, Result<bool>> {
-        self.inner.remove(key)
-    }
-
-    fn derived(&self, key: Key, name: DerivedName) -> BoxFuture<'_, Result<Option<Derived>>> {
-        Box::pin(async move {
-            self.faults.call(Step::Derived)?;
-            self.inner.derived(key, name).await
-        })
-    }
-
-    fn put_derived(
-        &self,
-        key: Key,
-        name: DerivedName,
-        derived: Derived,
-    ) -> BoxFuture<'_, Result<()>> {
-        Box::pin(async move {
-            self.faults.call(Step::PutDerived)?;
-            self.inner.put_derived(key, name, derived).await
-        })
-    }
-}
-
-impl Upload for FaultyUpload {
-    fn write(&mut self, chunk: Bytes) -> BoxFuture<'_, Result<()>> {
-        Box::pin(async move {
-            self.faults.call(Step::Write)?;
-            self.inner.write(chunk).await
-        })
-    }
-
-    fn commit(self: Box<Self>, meta: Meta) -> BoxFuture<'static, Result<Meta>> {
-        Box::pin(async move {
-            self.faults.call(Step::Commit)?;
-            self.inner.commit(meta).await
-        })
-    }
-}
-
-/// A server over a store that fails when `Faults` says so.
-pub fn faulty_server(directory: &Path) -> (TestServer, Faults) {
-    let faults = Faults::default();
-    let moved = faults.clone();
-    let server = TestServer::over(directory, "", |inner| {
-        Arc::new(FaultyStore {
-            inner,
-            faults: moved,
-        })
-    });
-    (server, faults)
-}
 
 /// The kinds that a store may fail with, and what a client is told.
 const KINDS: &[(Kind, u16, &str)] = &[

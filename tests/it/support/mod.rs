@@ -2,9 +2,11 @@
 
 mod client;
 pub mod command;
+mod faulty;
 mod forms;
 
 pub use client::{Answer, Connection, head, read_answer};
+pub use faulty::{Faults, FaultyStore, Step, faulty_server};
 pub use forms::{Form, photo};
 
 use std::{
