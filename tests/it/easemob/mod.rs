@@ -1,4 +1,5 @@
 //! Easemob's API, a file an endpoint.
 
 mod download;
+mod thumbnail;
 mod upload;
