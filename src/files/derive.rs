@@ -45,7 +45,7 @@ pub enum Thumbnail {
 #[derive(Clone)]
 enum Entry {
     Made(Arc<DerivedFile>),
-    /// No smaller than the original: that is answered instead.
+    /// The original itself: small enough, no larger than what would be made, or of a kind not decoded.
     Original,
     Failed {
         kind: Kind,
@@ -102,9 +102,6 @@ impl Thumbnails {
             Some(kind) if kind.starts_with("image/") => {}
             _ => return Err(Kind::NoThumbnail.into()),
         }
-        if meta.len <= OWN_THUMBNAIL_BYTES_MAX {
-            return Ok(Thumbnail::Original);
-        }
         let cache_key = (file.object.key, DerivedName::Thumbnail(meta.thumbnail));
         loop {
             // The error of whoever computes is not shared: the next waiter computes again.
@@ -132,19 +129,16 @@ impl Thumbnails {
     async fn find_or_make(&self, file: &Arc<OpenFile>) -> Result<Entry> {
         let key = file.object.key;
         let name = DerivedName::Thumbnail(file.object.meta.thumbnail);
+        if file.object.len() <= OWN_THUMBNAIL_BYTES_MAX {
+            return self.own(file).await;
+        }
         if let Some(derived) = self.store.derived(key, name).await? {
             return Ok(Entry::Made(Arc::new(DerivedFile::new(derived))));
         }
         let made = match self.make(file).await {
             Ok(media::thumbnail::Outcome::Made(made)) => made,
             Ok(media::thumbnail::Outcome::OriginalIsSmaller) => return Ok(Entry::Original),
-            Err(error) if error.kind() == Kind::NoThumbnail => {
-                tracing::info!(id = %key.id, %error, "no thumbnail can be made");
-                return Ok(Entry::Failed {
-                    kind: error.kind(),
-                    until: self.clock.now().plus(self.failure_memory),
-                });
-            }
+            Err(error) if error.kind() == Kind::NoThumbnail => return Ok(self.failed(key, &error)),
             // An image of a kind that is not decoded is answered with the original, as the vendor does.
             Err(error) if error.kind() == Kind::UnsupportedMediaType => return Ok(Entry::Original),
             Err(error) => return Err(error),
@@ -158,6 +152,31 @@ impl Thumbnails {
             tracing::warn!(id = %key.id, %error, "a thumbnail could not be kept on disk");
         }
         Ok(Entry::Made(Arc::new(DerivedFile::new(derived))))
+    }
+
+    /// An original so small that it is its own thumbnail, unless its header claims more pixels than the
+    /// limit: a bomb has few bytes, and must not be handed to a phone.
+    async fn own(&self, file: &Arc<OpenFile>) -> Result<Entry> {
+        let (bounds, moved) = (self.bounds, file.clone());
+        let read = tokio::task::spawn_blocking(move || moved.object.read());
+        let source = read
+            .await
+            .map_err(Error::internal)?
+            .map_err(Error::internal)?;
+        match media::thumbnail::decode_cost_bytes(&source, &bounds) {
+            Err(error @ media::thumbnail::MediaError::TooManyPixels { .. }) => {
+                Ok(self.failed(file.object.key, &media_error(error)))
+            }
+            _ => Ok(Entry::Original),
+        }
+    }
+
+    fn failed(&self, key: Key, error: &Error) -> Entry {
+        tracing::info!(id = %key.id, %error, "no thumbnail can be made");
+        Entry::Failed {
+            kind: error.kind(),
+            until: self.clock.now().plus(self.failure_memory),
+        }
     }
 
     async fn make(&self, file: &Arc<OpenFile>) -> Result<media::thumbnail::Outcome> {

@@ -196,6 +196,42 @@ fn what_is_no_picture_has_no_thumbnail() {
     }
 }
 
+/// A bomb must not be handed to a phone, however few bytes it has; a picture that is cut off has none.
+#[test]
+fn a_bomb_or_a_broken_picture_has_no_thumbnail() {
+    let server = TestServer::start();
+    let padded = |name: &str| {
+        let mut bytes = fixture(name);
+        bytes.resize(bytes.len().max(20_000), 0);
+        bytes
+    };
+    let mut sources: Vec<_> = NOT_SHOWN
+        .iter()
+        .map(|name| (*name, fixture(name)))
+        .collect();
+    sources.extend([
+        ("padded bomb.jpg", padded("bomb.jpg")),
+        ("padded bomb.png", padded("bomb.png")),
+    ]);
+    sources.push(("cut", fixture("progressive.jpg")[..11_000].to_vec()));
+    sources.push(("cut", fixture("lossy.webp")[..12_000].to_vec()));
+    sources.push(("cut", fixture("animated.gif")[..11_000].to_vec()));
+    for (name, source) in sources {
+        // A thumbnail that cannot be made fails no upload.
+        let id = store(&server, &source, None);
+        for _ in 0..2 {
+            let answer = server.download(&id, THUMBNAIL);
+            assert_eq!(answer.status, 404, "{name}");
+            assert_none(&answer);
+        }
+        assert!(
+            server.download(&id, &[]).body == source,
+            "{name}: the file itself is served"
+        );
+    }
+    assert_eq!(server.files_in("derived"), Vec::<PathBuf>::new());
+}
+
 #[test]
 fn a_failure_is_remembered_for_a_minute_and_no_longer() {
     let directory = tempfile::tempdir().unwrap();
