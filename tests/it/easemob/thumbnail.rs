@@ -371,3 +371,51 @@ fn the_folder_of_derivatives_may_be_deleted_while_the_server_runs() {
     let third = server.store_file("a.jpg", JPEG, &photo());
     assert!(server.download(&third, THUMBNAIL).body == first);
 }
+
+/// One decodes, one waits, the rest is told to come again; what was refused is not remembered as failed.
+#[test]
+fn a_full_queue_is_a_503_and_downloads_do_not_stand_in_it() {
+    let server = TestServer::with("[thumbnails]\nthreads = 1\nqueue_max = 1");
+    let ids: Vec<_> = (0..16)
+        .map(|_| server.store_file("a.jpg", JPEG, &photo()))
+        .collect();
+    let barrier = Barrier::new(ids.len());
+    let answers: Vec<_> = std::thread::scope(|scope| {
+        let ask = |id| {
+            barrier.wait();
+            (
+                server.download(id, THUMBNAIL),
+                server.download(id, &[]).body == photo(),
+            )
+        };
+        let threads: Vec<_> = ids.iter().map(|id| scope.spawn(move || ask(id))).collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .collect()
+    });
+    let mut refused = 0;
+    for (answer, downloaded) in &answers {
+        assert!(downloaded);
+        if answer.status == 503 {
+            assert_error(answer, 503, "service_unavailable");
+            assert_eq!(answer.header("retry-after"), Some("1"));
+            refused += 1;
+        } else {
+            assert_eq!(answer.status, 200, "{}", answer.text());
+        }
+    }
+    assert!((1..16).contains(&refused), "{refused} of 16 were refused");
+    for id in &ids {
+        assert_eq!(server.download(id, THUMBNAIL).status, 200);
+    }
+}
+
+#[test]
+fn the_limit_of_pixels_is_a_setting() {
+    for (pixels_max, status) in [(1600 * 1200, 200), (1600 * 1200 - 1, 404)] {
+        let server = TestServer::with(&format!("[thumbnails]\npixels_max = {pixels_max}"));
+        let id = server.store_file("a.jpg", JPEG, &photo());
+        assert_eq!(server.download(&id, THUMBNAIL).status, status);
+    }
+}

@@ -386,9 +386,7 @@ fn random_range_sets_are_answered_with_their_union() {
                     1 => (SMALL.saturating_sub(len)..SMALL, format!("-{len}")),
                     _ => (first..first + len + 1, format!("{first}-{}", first + len)),
                 };
-                for at in range.start.min(SMALL)..range.end.min(SMALL) {
-                    asked[at] = true;
-                }
+                asked[range.start.min(SMALL)..range.end.min(SMALL)].fill(true);
                 spec
             })
             .collect();

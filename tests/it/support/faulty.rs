@@ -26,19 +26,25 @@ pub enum Step {
 
 /// What fails next, and what was called so far; shared with the store.
 #[derive(Clone, Default)]
-pub struct Faults(Arc<Mutex<(Option<(Step, Kind)>, Vec<Step>)>>);
+pub struct Faults(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    fault: Option<(Step, Kind)>,
+    called: Vec<Step>,
+}
 
 impl Faults {
     /// Every call of the step fails from now on.
     pub fn set(&self, fault: Option<(Step, Kind)>) {
-        self.0.lock().unwrap().0 = fault;
+        self.0.lock().unwrap().fault = fault;
     }
 
     pub fn count(&self, step: Step) -> usize {
         self.0
             .lock()
             .unwrap()
-            .1
+            .called
             .iter()
             .filter(|called| **called == step)
             .count()
@@ -46,8 +52,8 @@ impl Faults {
 
     fn call(&self, step: Step) -> Result<()> {
         let mut state = self.0.lock().unwrap();
-        state.1.push(step);
-        match state.0 {
+        state.called.push(step);
+        match state.fault {
             Some((faulty, kind)) if faulty == step => {
                 Err(chatfiles::error::Error::new(kind).source("/secret/path: Input/output error"))
             }
