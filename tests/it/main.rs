@@ -15,3 +15,7 @@ mod cli;
 mod easemob;
 mod http;
 mod io_errors;
+mod cors;
+mod easemob;
+mod errors;
+mod odd_requests;

@@ -2,4 +2,7 @@
 
 mod download;
 mod thumbnail;
+mod parts;
+mod quirks;
 mod upload;
+mod upload_bounds;

@@ -1,0 +1,481 @@
+//! `/{org}/{app}/sdk/chatfiles/part-upload`: begin, put, list, complete, abort.
+
+use chatfiles::auth::Subject;
+use serde_json::{Value, json};
+
+use crate::support::{Answer, BASE, Form, TestServer, assert_error, photo};
+
+const PATH: &str = "/easemob-demo/chatdemoui/sdk/chatfiles/part-upload";
+
+/// One call by a user with headers and a body.
+fn call_as(
+    server: &TestServer,
+    user: &str,
+    (method, path): (&str, &str),
+    content_type: Option<&str>,
+    body: &[u8],
+) -> Answer {
+    let authorization = format!("Bearer {}", server.token(user));
+    let mut headers = vec![("Authorization", &*authorization)];
+    headers.extend(content_type.map(|value| ("Content-Type", value)));
+    server.request(method, &format!("{PATH}{path}"), &headers, body)
+}
+
+/// One call by alice, without a body.
+fn call(server: &TestServer, method: &str, path: &str) -> Answer {
+    call_as(server, "alice", (method, path), None, b"")
+}
+
+#[track_caller]
+fn ok(answer: &Answer) -> Value {
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    answer.json()
+}
+
+#[track_caller]
+fn begin(server: &TestServer) -> String {
+    let json = ok(&call(server, "POST", ""));
+    json["entities"][0]["uuid"].as_str().unwrap().to_owned()
+}
+
+/// A part as the web SDK sends it: the bytes, then the number.
+fn put(server: &TestServer, id: &str, number: &str, bytes: &[u8]) -> Answer {
+    let form = Form::new()
+        .part(
+            "Content-Disposition: form-data; name=\"part_file\"; filename=\"blob\"\r\nContent-Type: application/octet-stream\r\n",
+            bytes,
+        )
+        .field("part_number", number);
+    let content_type = Some(form.content_type());
+    call_as(
+        server,
+        "alice",
+        ("PUT", &format!("/{id}")),
+        content_type.as_deref(),
+        &form.bytes(),
+    )
+}
+
+/// A part as native clients are said to send it.
+fn put_raw(server: &TestServer, id: &str, number: &str, bytes: &[u8]) -> Answer {
+    let path = format!("/{id}?part_number={number}");
+    call_as(
+        server,
+        "alice",
+        ("PUT", &path),
+        Some("application/octet-stream"),
+        bytes,
+    )
+}
+
+#[track_caller]
+fn listed(server: &TestServer, id: &str) -> Value {
+    ok(&call(server, "GET", &format!("/{id}/parts")))["entities"].clone()
+}
+
+#[track_caller]
+fn complete(server: &TestServer, id: &str, query: &str) -> Value {
+    ok(&call(server, "POST", &format!("/{id}{query}")))["entities"][0].clone()
+}
+
+/// What is on disk of unfinished uploads, and of unfinished parts.
+fn left(server: &TestServer) -> usize {
+    server.files_in("parts").len() + server.files_in("tmp").len()
+}
+
+#[test]
+fn the_beginning_names_an_id_and_the_limits() {
+    let server = TestServer::with("limits.upload_bytes_max = 20000000");
+    let json = ok(&call(&server, "POST", ""));
+    let entity = &json["entities"][0];
+    uuid::Uuid::try_parse(entity["uuid"].as_str().unwrap()).unwrap();
+    assert_eq!(entity["part_lower_limit"], 5_242_880);
+    assert_eq!(entity["file_upper_limit"], 20_000_000);
+}
+
+#[test]
+fn parts_in_any_order_and_of_both_kinds_become_the_file() {
+    let server = TestServer::start();
+    let photo = photo();
+    let id = begin(&server);
+    let (first, rest) = photo.split_at(100_000);
+    let (second, third) = rest.split_at(1);
+    assert_eq!(
+        ok(&put(&server, &id, "3", third))["entities"],
+        json!([{ "part_number": 3, "part_size": third.len() }])
+    );
+    assert_eq!(
+        ok(&put_raw(&server, &id, "1", first))["entities"],
+        json!([{ "part_number": 1, "part_size": 100_000 }])
+    );
+    // The number may come before the bytes as well.
+    let form = Form::new().field("part_number", "2").part(
+        "content-disposition: form-data; name=\"part_file\"; filename=\"blob\"\r\n",
+        second,
+    );
+    let content_type = form.content_type();
+    ok(&call_as(
+        &server,
+        "alice",
+        ("PUT", &format!("/{id}")),
+        Some(&content_type),
+        &form.bytes(),
+    ));
+    assert_eq!(
+        listed(&server, &id),
+        json!([
+            { "part_number": 1, "part_size": 100_000 },
+            { "part_number": 2, "part_size": 1 },
+            { "part_number": 3, "part_size": third.len() },
+        ])
+    );
+    let entity = complete(
+        &server,
+        &id,
+        "?chat-type=singleChat&chat-target=bob&em-redirect=true",
+    );
+    assert!(entity.get("share-secret").is_none());
+    let download = server.download(entity["uuid"].as_str().unwrap(), &[]);
+    assert_eq!(download.status, 200);
+    assert!(download.body == photo);
+}
+
+#[test]
+fn the_completion_answers_as_an_upload_does() {
+    let server = TestServer::start();
+    let photo = photo();
+    let id = begin(&server);
+    ok(&put(&server, &id, "1", &photo));
+    let answer = call(
+        &server,
+        "POST",
+        &format!(
+            "/{id}?restrict-access=true&chat-type=groupChat&chat-target=1&thumbnail-width=80&thumbnail-height=90"
+        ),
+    );
+    let completed = ok(&answer);
+    let uploaded = server.upload(
+        &Form::new().file("a.jpg", "image/jpeg", &photo),
+        &[("restrict-access", "true")],
+    );
+    let shape = |value: &Value| {
+        let keys = |value: &Value| {
+            value
+                .as_object()
+                .unwrap()
+                .keys()
+                .cloned()
+                .collect::<Vec<_>>()
+        };
+        (keys(value), keys(&value["entities"][0]))
+    };
+    assert_eq!(shape(&completed), shape(&uploaded.json()));
+    for field in [
+        "action",
+        "path",
+        "uri",
+        "organization",
+        "applicationName",
+        "application",
+    ] {
+        assert_eq!(completed[field], uploaded.json()[field], "{field}");
+    }
+    let entity = &completed["entities"][0];
+    assert_eq!(
+        entity["file-metadata"],
+        json!({ "content-length": photo.len(), "content-type": "image/jpeg" })
+    );
+    let (file, secret) = (
+        entity["uuid"].as_str().unwrap(),
+        entity["share-secret"].as_str().unwrap(),
+    );
+    assert_error(&server.download(file, &[]), 403, "forbidden_op");
+    let thumbnail = server.download(file, &[("share-secret", secret), ("thumbnail", "true")]);
+    assert_eq!(thumbnail.status, 200, "{}", thumbnail.text());
+    let image = image::load_from_memory(&thumbnail.body).unwrap();
+    assert_eq!((image.width(), image.height()), (80, 60));
+}
+
+#[test]
+fn restrict_access_of_a_completion_stands_in_the_query_or_a_header_and_false_does_not_restrict() {
+    let server = TestServer::start();
+    for (query, header, restricted) in [
+        ("", None, false),
+        ("?restrict-access=true", None, true),
+        ("?restrict-access=", None, true),
+        ("?restrict-access=false", None, false),
+        ("", Some("true"), true),
+        ("", Some("false"), false),
+    ] {
+        let id = begin(&server);
+        ok(&put_raw(&server, &id, "1", b"hello"));
+        let authorization = format!("Bearer {}", server.token("alice"));
+        let mut headers = vec![("Authorization", &*authorization)];
+        headers.extend(header.map(|value| ("restrict-access", value)));
+        let answer = ok(&server.request("POST", &format!("{PATH}/{id}{query}"), &headers, b""));
+        let secret = answer["entities"][0].get("share-secret");
+        assert_eq!(secret.is_some(), restricted, "{query} {header:?}");
+    }
+}
+
+#[test]
+fn nothing_of_the_parts_is_left_after_completion_or_abort() {
+    let server = TestServer::start();
+    let id = begin(&server);
+    ok(&put(&server, &id, "1", b"hello"));
+    assert!(left(&server) > 0);
+    complete(&server, &id, "");
+    assert_eq!(left(&server), 0);
+    // And a second completion does not make a second file.
+    assert_error(
+        &call(&server, "POST", &format!("/{id}")),
+        404,
+        "entity_not_found",
+    );
+    assert_eq!(server.files_in("objects").len(), 1);
+
+    let id = begin(&server);
+    ok(&put(&server, &id, "1", b"hello"));
+    let aborted = ok(&call(&server, "DELETE", &format!("/{id}")));
+    assert_eq!(aborted["entities"][0]["uuid"], *id);
+    assert_eq!(left(&server), 0);
+    for (method, path) in [("DELETE", ""), ("POST", ""), ("GET", "/parts")] {
+        let answer = call(&server, method, &format!("/{id}{path}"));
+        assert_error(&answer, 404, "entity_not_found");
+    }
+    assert_error(&put(&server, &id, "1", b"hello"), 404, "entity_not_found");
+    assert_eq!((left(&server), server.files_in("objects").len()), (0, 1));
+}
+
+#[test]
+fn parts_put_in_parallel_all_arrive() {
+    let server = TestServer::start();
+    let part = |number: usize| vec![number as u8; 300_000 + number];
+    let id = begin(&server);
+    std::thread::scope(|scope| {
+        for lane in 0..4 {
+            let (server, id, part) = (&server, &id, &part);
+            scope.spawn(move || {
+                for number in (1..=12).filter(|number| number % 4 == lane) {
+                    let number_text = number.to_string();
+                    ok(&put(server, id, &number_text, &part(number)));
+                }
+            });
+        }
+    });
+    let entity = complete(&server, &id, "");
+    let expected: Vec<u8> = (1..=12).flat_map(part).collect();
+    let download = server.download(entity["uuid"].as_str().unwrap(), &[]);
+    assert!(download.body == expected);
+}
+
+#[test]
+fn another_user_and_another_tenant_find_nothing() {
+    let server = TestServer::with(
+        "[[tenant]]\norg = \"easemob-demo\"\napp = \"chatdemoui\"\n[[tenant]]\norg = \"o\"\napp = \"a\"",
+    );
+    let id = begin(&server);
+    ok(&put_raw(&server, &id, "1", b"hello"));
+    let calls = [
+        ("PUT", "?part_number=1"),
+        ("GET", "/parts"),
+        ("POST", ""),
+        ("DELETE", ""),
+    ];
+    for (method, path) in calls {
+        let body: &[u8] = if method == "PUT" { b"stolen" } else { b"" };
+        let path = format!("/{id}{path}");
+        let answer = call_as(&server, "mallory", (method, &path), None, body);
+        assert_error(&answer, 404, "entity_not_found");
+        // A good token of the other tenant, on its own path; then alice's id with that token on hers.
+        let other = server.token_of("o", "a", Subject::User("alice".into()));
+        let authorization = format!("Bearer {other}");
+        let headers = [("Authorization", &*authorization)];
+        let own_path = format!("/o/a/sdk/chatfiles/part-upload{path}");
+        assert_error(
+            &server.request(method, &own_path, &headers, body),
+            404,
+            "entity_not_found",
+        );
+        let answer = server.request(method, &format!("{PATH}{path}"), &headers, body);
+        assert_error(&answer, 401, "auth_bad_access_token");
+        let answer = server.request(method, &format!("{PATH}{path}"), &[], body);
+        assert_error(&answer, 401, "unauthorized");
+    }
+    assert_error(&server.request("POST", PATH, &[], b""), 401, "unauthorized");
+    let entity = complete(&server, &id, "");
+    assert_eq!(
+        server.download(entity["uuid"].as_str().unwrap(), &[]).body,
+        b"hello"
+    );
+}
+
+#[test]
+fn a_missing_part_is_named_and_can_be_sent_after() {
+    let server = TestServer::start();
+    let id = begin(&server);
+    let path = format!("/{id}");
+    assert_error(&call(&server, "POST", &path), 400, "illegal_argument");
+    ok(&put(&server, &id, "1", b"one "));
+    ok(&put(&server, &id, "3", b"three"));
+    let json = assert_error(&call(&server, "POST", &path), 400, "illegal_argument");
+    assert_eq!(json["error_description"], "part 2 is missing.");
+    ok(&put(&server, &id, "2", b"two "));
+    let entity = complete(&server, &id, "");
+    assert_eq!(
+        server.download(entity["uuid"].as_str().unwrap(), &[]).body,
+        b"one two three"
+    );
+}
+
+#[test]
+fn a_part_sent_again_replaces_the_one_before() {
+    let server = TestServer::with("limits.upload_bytes_max = 1000");
+    let id = begin(&server);
+    for bytes in [&[1_u8; 900][..], &[2; 800], &[3; 1000], &[3; 1000], b"last"] {
+        ok(&put(&server, &id, "1", bytes));
+        let expected = json!([{ "part_number": 1, "part_size": bytes.len() }]);
+        assert_eq!(listed(&server, &id), expected);
+    }
+    let entity = complete(&server, &id, "");
+    assert_eq!(
+        server.download(entity["uuid"].as_str().unwrap(), &[]).body,
+        b"last"
+    );
+}
+
+#[test]
+fn the_parts_together_keep_to_the_limit() {
+    let server = TestServer::with("limits.upload_bytes_max = 1000");
+    let id = begin(&server);
+    for (number, bytes, status) in [
+        ("1", 1001, 413),
+        ("1", 600, 200),
+        ("2", 401, 413),
+        ("2", 400, 200),
+        ("3", 1, 413),
+        ("1", 100_000, 413),
+    ] {
+        for put in [put, put_raw] {
+            let answer = put(&server, &id, number, &vec![7; bytes]);
+            assert_eq!(answer.status, status, "{number} {bytes}: {}", answer.text());
+            if status == 413 {
+                assert_error(&answer, 413, "file exceeding maximum limit");
+            }
+        }
+    }
+    assert_eq!(listed(&server, &id).as_array().unwrap().len(), 2);
+    let entity = complete(&server, &id, "");
+    assert_eq!(entity["file-metadata"]["content-length"], 1000);
+}
+
+#[test]
+fn a_part_needs_a_number_in_bounds_and_bytes() {
+    let server = TestServer::start();
+    let id = begin(&server);
+    for number in ["0", "10001", "-1", "1.5", "x", "", "99999999999999999999"] {
+        for put in [put, put_raw] {
+            let answer = put(&server, &id, number, b"hello");
+            assert_error(&answer, 400, "illegal_argument");
+        }
+    }
+    let path = format!("/{id}");
+    let answer = call_as(&server, "alice", ("PUT", &path), None, b"hello");
+    let json = assert_error(&answer, 400, "illegal_argument");
+    assert_eq!(json["error_description"], "part_number must be provided.");
+    let form = Form::new().field("part_number", "1");
+    let content_type = form.content_type();
+    let answer = call_as(
+        &server,
+        "alice",
+        ("PUT", &path),
+        Some(&content_type),
+        &form.bytes(),
+    );
+    let json = assert_error(&answer, 400, "illegal_argument");
+    assert_eq!(json["error_description"], "part_file must be provided.");
+    for put in [put, put_raw] {
+        assert_error(&put(&server, &id, "1", b""), 400, "illegal_argument");
+    }
+    assert_eq!(listed(&server, &id), json!([]));
+    ok(&put(&server, &id, "10000", b"the last that there may be"));
+}
+
+#[test]
+fn an_id_that_never_was_is_not_found() {
+    let server = TestServer::start();
+    let id = server.store_file("a.txt", "text/plain", b"a file is no upload in parts");
+    let never = "0190a5c4-5a7b-7000-8000-000000000000";
+    for id in [&*id, never, "x", "..", "%2e%2e", "C0FFEE"] {
+        for (method, path) in [("GET", "/parts"), ("POST", ""), ("DELETE", "")] {
+            let answer = call(&server, method, &format!("/{id}{path}"));
+            assert_error(&answer, 404, "entity_not_found");
+        }
+        assert_error(
+            &put_raw(&server, id, "1", b"hello"),
+            404,
+            "entity_not_found",
+        );
+    }
+    assert_eq!(server.files_in("objects").len(), 1);
+}
+
+#[test]
+fn parts_survive_a_restart_of_the_server() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut server = TestServer::in_directory(directory.path(), "");
+    let id = begin(&server);
+    ok(&put(&server, &id, "1", b"before "));
+    server.stop();
+    drop(server);
+    let server = TestServer::in_directory(directory.path(), "");
+    assert_eq!(
+        listed(&server, &id),
+        json!([{ "part_number": 1, "part_size": 7 }])
+    );
+    ok(&put(&server, &id, "2", b"and after"));
+    let entity = complete(&server, &id, "");
+    let download = server.download(entity["uuid"].as_str().unwrap(), &[]);
+    assert_eq!(download.body, b"before and after");
+}
+
+#[test]
+fn an_unfinished_upload_expires_after_a_day() {
+    const HOUR_MS: i64 = 3_600_000;
+    let server = TestServer::start();
+    let id = begin(&server);
+    ok(&put(&server, &id, "1", b"hello"));
+    server.clock.advance(24 * HOUR_MS - 60_000);
+    assert_eq!(listed(&server, &id).as_array().unwrap().len(), 1);
+    server.clock.advance(120_000);
+    for (method, path) in [("GET", "/parts"), ("POST", ""), ("DELETE", "")] {
+        let answer = call(&server, method, &format!("/{id}{path}"));
+        assert_error(&answer, 404, "entity_not_found");
+    }
+    assert_error(&put(&server, &id, "2", b"hello"), 404, "entity_not_found");
+    assert_eq!(server.files_in("objects").len(), 0);
+    let swept = chatfiles::store::local::sweep_parts(&server.store, server.clock.now()).unwrap();
+    assert_eq!((swept, left(&server)), (1, 0));
+}
+
+#[test]
+fn a_completion_damaged_on_disk_asks_for_the_part_again() {
+    let server = TestServer::start();
+    let id = begin(&server);
+    ok(&put(&server, &id, "1", b"hello"));
+    let part = server
+        .files_in("parts")
+        .into_iter()
+        .find(|path| !path.ends_with("upload"))
+        .unwrap();
+    std::fs::write(server.store.join("parts").join(part), b"jello").unwrap();
+    let answer = call(&server, "POST", &format!("/{id}"));
+    assert_error(&answer, 400, "illegal_argument");
+    assert_eq!(server.files_in("objects").len(), 0);
+    ok(&put(&server, &id, "1", b"hello"));
+    let entity = complete(&server, &id, "");
+    assert_eq!(
+        server.download(entity["uuid"].as_str().unwrap(), &[]).body,
+        b"hello"
+    );
+}

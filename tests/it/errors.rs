@@ -1,0 +1,352 @@
+//! The error table of Easemob's API, a check a row. What else may come over the wire: `odd_requests.rs`.
+
+use std::collections::HashSet;
+
+use chatfiles::auth::Subject;
+
+use crate::support::{Answer, BASE, Form, TestServer, assert_error, head, photo};
+
+const NEVER: &str = "0190a5c4-5a7b-7000-8000-000000000000";
+
+/// One row: status, `error`, `error_description`; and what stands on every error.
+#[track_caller]
+fn check(answer: &Answer, status: u16, error: &str, description: &str) {
+    let json = assert_error(answer, status, error);
+    assert_eq!(json["error_description"], description);
+    let exception = json["exception"].as_str().unwrap();
+    let parts: Vec<_> = exception.split('.').collect();
+    let is_name =
+        |part: &&str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    assert!(parts.len() >= 3 && parts.iter().all(is_name), "{exception}");
+    assert!(
+        parts.last().unwrap().starts_with(char::is_uppercase),
+        "{exception}"
+    );
+    assert!(answer.header("x-request-id").is_some());
+}
+
+/// An id as the server makes them now, of no file.
+fn fresh_id(server: &TestServer) -> String {
+    chatfiles::store::ObjectId::new(server.clock.now(), &[7; 10]).to_string()
+}
+
+fn authorization(server: &TestServer) -> String {
+    format!("Bearer {}", server.token("alice"))
+}
+
+fn two_tenants() -> TestServer {
+    TestServer::with(
+        "[[tenant]]\norg = \"easemob-demo\"\napp = \"chatdemoui\"\n[[tenant]]\norg = \"o\"\napp = \"a\"",
+    )
+}
+
+#[test]
+fn row_400_a_form_without_a_file() {
+    let server = TestServer::start();
+    let answer = server.upload(&Form::new().field("x", "y"), &[]);
+    check(&answer, 400, "illegal_argument", "file must be provided.");
+}
+
+#[test]
+fn rows_401_no_token_an_expired_one_and_a_corrupt_one() {
+    const MISSING: (&str, &str) = ("unauthorized", "Unable to authenticate (OAuth)");
+    const EXPIRED: (&str, &str) = (
+        "unauthorized",
+        "Unable to authenticate due to expired access token",
+    );
+    const CORRUPT: (&str, &str) = (
+        "auth_bad_access_token",
+        "Unable to authenticate due to corrupt access token",
+    );
+    let server = two_tenants();
+    let old = authorization(&server);
+    server.clock.advance(25 * 3_600_000);
+    let good = server.token("alice");
+    let flipped = format!("Bearer {}", {
+        let at = good.len() - 5;
+        let other = if good.as_bytes()[at] == b'A' {
+            "B"
+        } else {
+            "A"
+        };
+        format!("{}{other}{}", &good[..at], &good[at + 1..])
+    });
+    let other_tenants = format!(
+        "Bearer {}",
+        server.token_of("o", "a", Subject::User("alice".into()))
+    );
+    let upload = format!("{BASE}/chatfiles");
+    let download = format!("{BASE}/chatfiles/{NEVER}");
+    for (value, (error, description)) in [
+        (None, MISSING),
+        (Some(""), MISSING),
+        (Some("Bearer"), MISSING),
+        (Some("Bearer "), MISSING),
+        (Some("Basic dTpw"), MISSING),
+        (Some(&*old), EXPIRED),
+        (Some("Bearer nonsense"), CORRUPT),
+        (Some("Bearer a.b.c"), CORRUPT),
+        (Some("Bearer ZHQtbm9uc2Vuc2U"), CORRUPT),
+        (Some(&*flipped), CORRUPT),
+        (Some(&*other_tenants), CORRUPT),
+    ] {
+        let headers: Vec<_> = value
+            .map(|value| ("Authorization", value))
+            .into_iter()
+            .collect();
+        for answer in [
+            server.get(&download, &headers),
+            server.request("POST", &upload, &headers, b"x"),
+        ] {
+            check(&answer, 401, error, description);
+            assert!(
+                answer
+                    .header("www-authenticate")
+                    .unwrap()
+                    .starts_with("Bearer")
+            );
+        }
+    }
+    let lower = format!("bearer {good}");
+    assert_eq!(
+        server.get(&download, &[("authorization", &lower)]).status,
+        404
+    );
+}
+
+#[test]
+fn row_403_a_wrong_or_missing_secret() {
+    let server = TestServer::start();
+    let answer = server.upload(
+        &Form::new().file("a.txt", "text/plain", b"hello"),
+        &[("restrict-access", "true")],
+    );
+    let id = answer.json()["entities"][0]["uuid"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    for headers in [
+        &[][..],
+        &[("share-secret", "wrong")],
+        &[("share-secret", "")],
+    ] {
+        check(
+            &server.download(&id, headers),
+            403,
+            "forbidden_op",
+            "chatfile no permission",
+        );
+    }
+}
+
+#[test]
+fn rows_404_a_file_that_never_was_and_one_that_is_expired() {
+    let server = TestServer::with("retention.chatfile_days = 1");
+    let id = server.store_file("a.txt", "text/plain", b"hello");
+    let fresh = fresh_id(&server);
+    for never in [&*fresh, "x", "%2e%2e", "..%2f..%2fetc%2fpasswd"] {
+        let answer = server.download(never, &[]);
+        check(&answer, 404, "entity_not_found", "file may not exists");
+    }
+    server.clock.advance(2 * 86_400_000);
+    for _ in 0..2 {
+        let answer = server.download(&id, &[]);
+        check(
+            &answer,
+            404,
+            "file_expired",
+            &format!("file {id} is expired"),
+        );
+    }
+}
+
+#[test]
+fn row_404_a_tenant_that_is_not_served() {
+    let server = TestServer::start();
+    for (org, app) in [
+        ("no", "body"),
+        ("easemob-demo", "other"),
+        ("other", "chatdemoui"),
+        ("Easemob-Demo", "chatdemoui"),
+    ] {
+        for (method, rest) in [
+            ("POST", "chatfiles".to_owned()),
+            ("GET", format!("chatfiles/{NEVER}")),
+            ("POST", "token".into()),
+        ] {
+            let path = format!("/{org}/{app}/{rest}");
+            let answer = server.request(method, &format!("{path}?token=secret"), &[], b"");
+            let description =
+                format!("Could not find application for {org}/{app} from URI: {path}");
+            check(
+                &answer,
+                404,
+                "organization_application_not_found",
+                &description,
+            );
+        }
+    }
+}
+
+#[test]
+fn row_404_a_path_that_does_not_exist() {
+    let server = TestServer::start();
+    for path in [
+        "/",
+        "//",
+        "/index.html",
+        "/easemob-demo/chatdemoui",
+        "/easemob-demo/chatdemoui/",
+        "/easemob-demo/chatdemoui/chatfile",
+        "/easemob-demo/chatdemoui/chatfiles/a/b",
+        "/easemob-demo/chatdemoui/chatfil%65s/x",
+        "/easemob-demo/chatdemoui/sdk/chatfiles",
+        "/a/b/c/d/e/f/g/h/i/j/k",
+        "/../../etc/passwd",
+        "/%2e%2e/%2e%2e/etc/passwd",
+        "/图片/聊天",
+        "/?x=/easemob-demo/chatdemoui/chatfiles",
+    ] {
+        for method in ["GET", "POST", "PUT", "DELETE", "PATCH", "BREW"] {
+            let answer = server.request(method, path, &[], b"");
+            check(
+                &answer,
+                404,
+                "service_resource_not_found",
+                "Service resource not found",
+            );
+        }
+    }
+}
+
+#[test]
+fn row_405_names_the_methods_that_the_path_has() {
+    let server = TestServer::start();
+    let parts = format!("{BASE}/sdk/chatfiles/part-upload");
+    for (path, allowed) in [
+        (format!("{BASE}/chatfiles"), &["POST", "OPTIONS"][..]),
+        (
+            format!("{BASE}/chatfiles/{NEVER}"),
+            &["GET", "HEAD", "OPTIONS"],
+        ),
+        (format!("{BASE}/token"), &["POST", "OPTIONS"]),
+        (parts.clone(), &["POST", "OPTIONS"]),
+        (
+            format!("{parts}/{NEVER}"),
+            &["PUT", "POST", "DELETE", "OPTIONS"],
+        ),
+        (format!("{parts}/{NEVER}/parts"), &["GET", "OPTIONS"]),
+        ("/healthz".into(), &["GET", "HEAD"]),
+    ] {
+        for method in [
+            "GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "TRACE", "BREW", "get",
+        ] {
+            let answer = server.request(method, &path, &[], b"");
+            if allowed.contains(&method) {
+                assert_ne!(answer.status, 405, "{method} {path}");
+                continue;
+            }
+            if method == "HEAD" {
+                assert_eq!((answer.status, answer.body.len()), (405, 0), "{path}");
+            } else {
+                let json = assert_error(&answer, 405, "unsupported_service_operation");
+                let description = json["error_description"].as_str().unwrap().to_owned();
+                check(&answer, 405, "unsupported_service_operation", &description);
+            }
+            let named: HashSet<_> = answer.header("allow").unwrap().split(", ").collect();
+            assert_eq!(named, allowed.iter().copied().collect(), "{method} {path}");
+        }
+    }
+}
+
+#[test]
+fn rows_413_and_415() {
+    let server = TestServer::with("limits.upload_bytes_max = 10");
+    let answer = server.upload(&Form::new().file("a", "text/plain", &[b'x'; 11]), &[]);
+    let description = "the file size exceeds the maximum limit.";
+    check(&answer, 413, "file exceeding maximum limit", description);
+    let authorization = authorization(&server);
+    let headers = [
+        ("Authorization", &*authorization),
+        ("Content-Type", "application/json"),
+    ];
+    let answer = server.request("POST", &format!("{BASE}/chatfiles"), &headers, b"{}");
+    check(&answer, 415, "web_application", "Unsupported Media Type");
+}
+
+#[test]
+fn row_503_the_limit_and_the_setting_that_makes_it_429() {
+    for (setting, status) in [("", 503), ("limits.status = 429\n", 429)] {
+        let server = TestServer::with(&format!(
+            "{setting}limits.calls_per_second = 1\nlimits.calls_burst = 2"
+        ));
+        for path in [
+            format!("{BASE}/chatfiles/{NEVER}"),
+            "/no/such/path/at/all".into(),
+        ] {
+            let [_, _, answer] = [(); 3].map(|()| server.get(&path, &[]));
+            check(
+                &answer,
+                status,
+                "reach_limit",
+                "This request has reached api limit",
+            );
+            assert_eq!(answer.header("retry-after"), Some("1"));
+        }
+        assert_eq!(server.get("/healthz", &[]).status, 200);
+    }
+}
+
+#[test]
+fn row_503_what_cannot_be_answered_now() {
+    let server = TestServer::start();
+    // As many unfinished uploads in parts as there may be.
+    for number in 0..10_000 {
+        std::fs::create_dir(server.store.join("parts").join(number.to_string())).unwrap();
+    }
+    let authorization = authorization(&server);
+    let path = format!("{BASE}/sdk/chatfiles/part-upload");
+    let answer = server.request("POST", &path, &[("Authorization", &authorization)], b"");
+    check(&answer, 503, "service_unavailable", "try again in a moment");
+    assert!(
+        answer
+            .header("retry-after")
+            .unwrap()
+            .parse::<u64>()
+            .unwrap()
+            >= 1
+    );
+}
+
+#[test]
+fn row_507_the_free_space_floor_stops_uploads_and_not_downloads() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = TestServer::in_directory(directory.path(), "");
+    let id = server.store_file("a.txt", "text/plain", b"hello");
+    drop(server);
+    let floor = "store.free_space_min_bytes = 1152921504606846976";
+    let server = TestServer::in_directory(directory.path(), floor);
+    let answer = server.upload(&Form::new().file("a.txt", "text/plain", b"hello"), &[]);
+    check(&answer, 507, "insufficient_storage", "not enough storage");
+    assert_eq!(server.download(&id, &[]).body, b"hello");
+}
+
+#[test]
+fn row_500_shows_nothing_of_the_inside() {
+    let server = TestServer::start();
+    let id = server.store_file("a.jpg", "image/jpeg", &photo());
+    let object = server
+        .store
+        .join("objects")
+        .join(&server.files_in("objects")[0]);
+    std::fs::write(object, b"no object any more").unwrap();
+    let answer = server.download(&id, &[]);
+    check(&answer, 500, "internal_error", "an internal error occurred");
+    let text = answer.text();
+    let root = server.store.to_string_lossy();
+    for inside in [&*root, "objects", "trailer", "src/", ".rs", "os error"] {
+        assert!(!text.contains(inside), "{inside}: {text}");
+    }
+    let id = server.store_file("a.txt", "text/plain", b"the server goes on");
+    assert_eq!(server.download(&id, &[]).status, 200);
+}
