@@ -3,6 +3,7 @@
 mod download;
 mod thumbnail;
 mod parts;
+mod parts_bounds;
 mod quirks;
 mod upload;
 mod upload_bounds;

@@ -1,14 +1,13 @@
-//! `/{org}/{app}/sdk/chatfiles/part-upload`: begin, put, list, complete, abort.
+//! `/{org}/{app}/sdk/chatfiles/part-upload`: begin, put, list, complete, abort. What is refused: `parts_bounds.rs`.
 
-use chatfiles::auth::Subject;
 use serde_json::{Value, json};
 
 use crate::support::{Answer, BASE, Form, TestServer, assert_error, photo};
 
-const PATH: &str = "/easemob-demo/chatdemoui/sdk/chatfiles/part-upload";
+pub(super) const PATH: &str = "/easemob-demo/chatdemoui/sdk/chatfiles/part-upload";
 
 /// One call by a user with headers and a body.
-fn call_as(
+pub(super) fn call_as(
     server: &TestServer,
     user: &str,
     (method, path): (&str, &str),
@@ -22,24 +21,24 @@ fn call_as(
 }
 
 /// One call by alice, without a body.
-fn call(server: &TestServer, method: &str, path: &str) -> Answer {
+pub(super) fn call(server: &TestServer, method: &str, path: &str) -> Answer {
     call_as(server, "alice", (method, path), None, b"")
 }
 
 #[track_caller]
-fn ok(answer: &Answer) -> Value {
+pub(super) fn ok(answer: &Answer) -> Value {
     assert_eq!(answer.status, 200, "{}", answer.text());
     answer.json()
 }
 
 #[track_caller]
-fn begin(server: &TestServer) -> String {
+pub(super) fn begin(server: &TestServer) -> String {
     let json = ok(&call(server, "POST", ""));
     json["entities"][0]["uuid"].as_str().unwrap().to_owned()
 }
 
 /// A part as the web SDK sends it: the bytes, then the number.
-fn put(server: &TestServer, id: &str, number: &str, bytes: &[u8]) -> Answer {
+pub(super) fn put(server: &TestServer, id: &str, number: &str, bytes: &[u8]) -> Answer {
     let form = Form::new()
         .part(
             "Content-Disposition: form-data; name=\"part_file\"; filename=\"blob\"\r\nContent-Type: application/octet-stream\r\n",
@@ -57,7 +56,7 @@ fn put(server: &TestServer, id: &str, number: &str, bytes: &[u8]) -> Answer {
 }
 
 /// A part as native clients are said to send it.
-fn put_raw(server: &TestServer, id: &str, number: &str, bytes: &[u8]) -> Answer {
+pub(super) fn put_raw(server: &TestServer, id: &str, number: &str, bytes: &[u8]) -> Answer {
     let path = format!("/{id}?part_number={number}");
     call_as(
         server,
@@ -69,17 +68,17 @@ fn put_raw(server: &TestServer, id: &str, number: &str, bytes: &[u8]) -> Answer 
 }
 
 #[track_caller]
-fn listed(server: &TestServer, id: &str) -> Value {
+pub(super) fn listed(server: &TestServer, id: &str) -> Value {
     ok(&call(server, "GET", &format!("/{id}/parts")))["entities"].clone()
 }
 
 #[track_caller]
-fn complete(server: &TestServer, id: &str, query: &str) -> Value {
+pub(super) fn complete(server: &TestServer, id: &str, query: &str) -> Value {
     ok(&call(server, "POST", &format!("/{id}{query}")))["entities"][0].clone()
 }
 
 /// What is on disk of unfinished uploads, and of unfinished parts.
-fn left(server: &TestServer) -> usize {
+pub(super) fn left(server: &TestServer) -> usize {
     server.files_in("parts").len() + server.files_in("tmp").len()
 }
 
@@ -267,157 +266,6 @@ fn parts_put_in_parallel_all_arrive() {
     let expected: Vec<u8> = (1..=12).flat_map(part).collect();
     let download = server.download(entity["uuid"].as_str().unwrap(), &[]);
     assert!(download.body == expected);
-}
-
-#[test]
-fn another_user_and_another_tenant_find_nothing() {
-    let server = TestServer::with(
-        "[[tenant]]\norg = \"easemob-demo\"\napp = \"chatdemoui\"\n[[tenant]]\norg = \"o\"\napp = \"a\"",
-    );
-    let id = begin(&server);
-    ok(&put_raw(&server, &id, "1", b"hello"));
-    let calls = [
-        ("PUT", "?part_number=1"),
-        ("GET", "/parts"),
-        ("POST", ""),
-        ("DELETE", ""),
-    ];
-    for (method, path) in calls {
-        let body: &[u8] = if method == "PUT" { b"stolen" } else { b"" };
-        let path = format!("/{id}{path}");
-        let answer = call_as(&server, "mallory", (method, &path), None, body);
-        assert_error(&answer, 404, "entity_not_found");
-        // A good token of the other tenant, on its own path; then alice's id with that token on hers.
-        let other = server.token_of("o", "a", Subject::User("alice".into()));
-        let authorization = format!("Bearer {other}");
-        let headers = [("Authorization", &*authorization)];
-        let own_path = format!("/o/a/sdk/chatfiles/part-upload{path}");
-        assert_error(
-            &server.request(method, &own_path, &headers, body),
-            404,
-            "entity_not_found",
-        );
-        let answer = server.request(method, &format!("{PATH}{path}"), &headers, body);
-        assert_error(&answer, 401, "auth_bad_access_token");
-        let answer = server.request(method, &format!("{PATH}{path}"), &[], body);
-        assert_error(&answer, 401, "unauthorized");
-    }
-    assert_error(&server.request("POST", PATH, &[], b""), 401, "unauthorized");
-    let entity = complete(&server, &id, "");
-    assert_eq!(
-        server.download(entity["uuid"].as_str().unwrap(), &[]).body,
-        b"hello"
-    );
-}
-
-#[test]
-fn a_missing_part_is_named_and_can_be_sent_after() {
-    let server = TestServer::start();
-    let id = begin(&server);
-    let path = format!("/{id}");
-    assert_error(&call(&server, "POST", &path), 400, "illegal_argument");
-    ok(&put(&server, &id, "1", b"one "));
-    ok(&put(&server, &id, "3", b"three"));
-    let json = assert_error(&call(&server, "POST", &path), 400, "illegal_argument");
-    assert_eq!(json["error_description"], "part 2 is missing.");
-    ok(&put(&server, &id, "2", b"two "));
-    let entity = complete(&server, &id, "");
-    assert_eq!(
-        server.download(entity["uuid"].as_str().unwrap(), &[]).body,
-        b"one two three"
-    );
-}
-
-#[test]
-fn a_part_sent_again_replaces_the_one_before() {
-    let server = TestServer::with("limits.upload_bytes_max = 1000");
-    let id = begin(&server);
-    for bytes in [&[1_u8; 900][..], &[2; 800], &[3; 1000], &[3; 1000], b"last"] {
-        ok(&put(&server, &id, "1", bytes));
-        let expected = json!([{ "part_number": 1, "part_size": bytes.len() }]);
-        assert_eq!(listed(&server, &id), expected);
-    }
-    let entity = complete(&server, &id, "");
-    assert_eq!(
-        server.download(entity["uuid"].as_str().unwrap(), &[]).body,
-        b"last"
-    );
-}
-
-#[test]
-fn the_parts_together_keep_to_the_limit() {
-    let server = TestServer::with("limits.upload_bytes_max = 1000");
-    let id = begin(&server);
-    for (number, bytes, status) in [
-        ("1", 1001, 413),
-        ("1", 600, 200),
-        ("2", 401, 413),
-        ("2", 400, 200),
-        ("3", 1, 413),
-        ("1", 100_000, 413),
-    ] {
-        for put in [put, put_raw] {
-            let answer = put(&server, &id, number, &vec![7; bytes]);
-            assert_eq!(answer.status, status, "{number} {bytes}: {}", answer.text());
-            if status == 413 {
-                assert_error(&answer, 413, "file exceeding maximum limit");
-            }
-        }
-    }
-    assert_eq!(listed(&server, &id).as_array().unwrap().len(), 2);
-    let entity = complete(&server, &id, "");
-    assert_eq!(entity["file-metadata"]["content-length"], 1000);
-}
-
-#[test]
-fn a_part_needs_a_number_in_bounds_and_bytes() {
-    let server = TestServer::start();
-    let id = begin(&server);
-    for number in ["0", "10001", "-1", "1.5", "x", "", "99999999999999999999"] {
-        for put in [put, put_raw] {
-            let answer = put(&server, &id, number, b"hello");
-            assert_error(&answer, 400, "illegal_argument");
-        }
-    }
-    let path = format!("/{id}");
-    let answer = call_as(&server, "alice", ("PUT", &path), None, b"hello");
-    let json = assert_error(&answer, 400, "illegal_argument");
-    assert_eq!(json["error_description"], "part_number must be provided.");
-    let form = Form::new().field("part_number", "1");
-    let content_type = form.content_type();
-    let answer = call_as(
-        &server,
-        "alice",
-        ("PUT", &path),
-        Some(&content_type),
-        &form.bytes(),
-    );
-    let json = assert_error(&answer, 400, "illegal_argument");
-    assert_eq!(json["error_description"], "part_file must be provided.");
-    for put in [put, put_raw] {
-        assert_error(&put(&server, &id, "1", b""), 400, "illegal_argument");
-    }
-    assert_eq!(listed(&server, &id), json!([]));
-    ok(&put(&server, &id, "10000", b"the last that there may be"));
-}
-
-#[test]
-fn an_id_that_never_was_is_not_found() {
-    let server = TestServer::start();
-    let id = server.store_file("a.txt", "text/plain", b"a file is no upload in parts");
-    let never = "0190a5c4-5a7b-7000-8000-000000000000";
-    for id in [&*id, never, "x", "..", "%2e%2e", "C0FFEE"] {
-        for (method, path) in [("GET", "/parts"), ("POST", ""), ("DELETE", "")] {
-            let answer = call(&server, method, &format!("/{id}{path}"));
-            assert_error(&answer, 404, "entity_not_found");
-        }
-        assert_error(
-            &put_raw(&server, id, "1", b"hello"),
-            404,
-            "entity_not_found",
-        );
-    }
-    assert_eq!(server.files_in("objects").len(), 1);
 }
 
 #[test]
