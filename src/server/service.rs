@@ -12,7 +12,7 @@ use std::{
 };
 
 use hyper::{
-    Method, Request, Response,
+    HeaderMap, Method, Request, Response, Version,
     body::{Body as _, Incoming},
     header::{self, HeaderName, HeaderValue},
 };
@@ -112,7 +112,9 @@ impl Service {
             started: self.api.clock.monotonic(),
         };
         let client = self.client(connection, &call);
-        let result = match router::route(call.method, call.uri.path()) {
+        let routed = check_host(head.version, call.headers)
+            .and_then(|()| router::route(call.method, call.uri.path()));
+        let result = match routed {
             Ok(route) => self.admit_and_act(&call, client, route, &mut body).await,
             Err(error) => self
                 .admit(None, Some(Interface::Other), client)
@@ -265,6 +267,16 @@ impl Service {
         }
         response
     }
+}
+
+/// RFC 9112 §3.2, which hyper leaves to us: a proxy that took another `Host` than we would sends one client's
+/// request to another's address.
+fn check_host(version: Version, headers: &HeaderMap) -> Result<()> {
+    let hosts = headers.get_all(header::HOST).iter().count();
+    if hosts == 1 || hosts == 0 && version != Version::HTTP_11 {
+        return Ok(());
+    }
+    Err(Error::invalid("a request has one Host header."))
 }
 
 /// A failure is logged once, here. The path is safe to show: secrets are in headers and in the query.

@@ -12,10 +12,9 @@
 mod support;
 
 mod cli;
-mod easemob;
-mod http;
-mod io_errors;
 mod cors;
 mod easemob;
 mod errors;
+mod http;
+mod io_errors;
 mod odd_requests;

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use crate::support::{BASE, TestServer, assert_error};
+use crate::support::{BASE, TestServer, assert_error, head};
 
 const NEVER: &str = "0190a5c4-5a7b-7000-8000-000000000000";
 
@@ -177,4 +177,55 @@ fn what_is_no_http_is_refused_and_the_server_goes_on() {
         );
     }
     assert_eq!(server.get("/healthz", &[]).status, 200);
+}
+
+#[test]
+fn a_request_of_http_1_1_has_one_host() {
+    let server = TestServer::start();
+    for (version, host, status) in [
+        ("1.1", "Host: a\r\n", 404),
+        ("1.1", "Host:\r\n", 404),
+        ("1.0", "", 404),
+        ("1.1", "", 400),
+        ("1.1", "Host: a\r\nHost: a\r\n", 400),
+        ("1.0", "Host: a\r\nHost: b\r\n", 400),
+    ] {
+        let mut connection = server.connect();
+        let request = format!("GET /nothing HTTP/{version}\r\n{host}Connection: close\r\n\r\n");
+        connection.send(request.as_bytes()).unwrap();
+        let answer = connection.answer("GET").unwrap();
+        assert_eq!(answer.status, status, "{request}");
+        let error = ["illegal_argument", "service_resource_not_found"][usize::from(status == 404)];
+        assert_error(&answer, status, error);
+    }
+}
+
+#[test]
+fn a_chunk_that_is_none_is_refused() {
+    let server = TestServer::start();
+    let headers = [
+        (
+            "Authorization",
+            &*format!("Bearer {}", server.token("alice")),
+        ),
+        ("Content-Type", "multipart/form-data; boundary=a"),
+        ("Transfer-Encoding", "chunked"),
+    ];
+    for chunk in [
+        "zz\r\n",
+        "-1\r\n",
+        "5 5\r\nhello\r\n",
+        "ffffffffffffffffff\r\n",
+        "3\r\n--aXX\r\n",
+    ] {
+        let mut bytes = head("POST", &format!("{BASE}/chatfiles"), &headers, None);
+        bytes.extend_from_slice(chunk.as_bytes());
+        let mut connection = server.connect();
+        connection.send(&bytes).unwrap();
+        let answer = connection
+            .answer("POST")
+            .unwrap_or_else(|gone| panic!("{chunk}: {gone}"));
+        assert_error(&answer, 400, "illegal_argument");
+        assert!(connection.rest().is_empty(), "{chunk}");
+    }
 }

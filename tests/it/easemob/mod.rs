@@ -1,9 +1,9 @@
 //! Easemob's API, a file an endpoint.
 
 mod download;
-mod thumbnail;
 mod parts;
 mod parts_bounds;
 mod quirks;
+mod thumbnail;
 mod upload;
 mod upload_bounds;
