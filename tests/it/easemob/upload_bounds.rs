@@ -1,10 +1,6 @@
 //! `POST /{org}/{app}/chatfiles`: the limits, and what is no upload. Whatever is refused leaves nothing.
 
-use std::{
-    io::Read,
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::{io::Read, path::PathBuf, time::Duration};
 
 use crate::support::{Answer, BASE, Connection, Form, TestServer, assert_error, head};
 
@@ -19,9 +15,9 @@ fn stored(server: &TestServer) -> Vec<PathBuf> {
 /// Waits for the last file of `tmp/` to go: a dropped upload is removed off the reactor threads.
 #[track_caller]
 fn assert_nothing_is_left(server: &TestServer) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = server.clock.monotonic() + Duration::from_secs(10);
     while !stored(server).is_empty() {
-        assert!(Instant::now() < deadline, "{:?}", stored(server));
+        assert!(server.clock.monotonic() < deadline, "{:?}", stored(server));
         std::thread::yield_now();
     }
 }
@@ -349,4 +345,37 @@ fn a_form_that_breaks_off_is_no_upload() {
         assert_error(&connection.answer("POST").unwrap(), 400, "illegal_argument");
     }
     assert_nothing_is_left(&server);
+}
+
+#[test]
+fn every_refusal_of_a_large_upload_reaches_a_client_that_writes_first() {
+    let server = TestServer::with("limits.calls_per_second = 1\nlimits.calls_burst = 1");
+    let authorization = format!("Bearer {}", server.token("alice"));
+    let body = vec![3; 12 * MIB];
+    let upload = format!("{BASE}/chatfiles");
+    for (method, path, token, status) in [
+        ("POST", "/no/tenant/chatfiles", &*authorization, 404),
+        ("PUT", &*upload, &authorization, 405),
+        ("POST", &upload, "Bearer nonsense", 401),
+        ("POST", &upload, &authorization, 503),
+    ] {
+        let headers = [
+            ("Authorization", token),
+            ("Content-Type", "multipart/form-data; boundary=a"),
+        ];
+        let head = head(method, path, &headers, Some(body.len()));
+        let refused = || {
+            let mut connection = server.connect();
+            let written = connection.send(&head).and_then(|()| connection.send(&body));
+            assert!(written.is_ok(), "{method} {path}: {written:?}");
+            connection.answer(method).unwrap()
+        };
+        // On a slow machine the bucket may have filled again since the call before.
+        let answer = (0..20)
+            .map(|_| refused())
+            .find(|answer| answer.status == status);
+        let answer = answer.unwrap_or_else(|| panic!("{method} {path}: never {status}"));
+        assert_eq!(answer.header("connection"), Some("close"));
+        answer.json();
+    }
 }
