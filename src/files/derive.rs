@@ -132,8 +132,13 @@ impl Thumbnails {
         if file.object.len() <= OWN_THUMBNAIL_BYTES_MAX {
             return self.own(file).await;
         }
-        if let Some(derived) = self.store.derived(key, name).await? {
-            return Ok(Entry::Made(Arc::new(DerivedFile::new(derived))));
+        // Disk is only the second cache: where it fails, the thumbnail is made again.
+        match self.store.derived(key, name).await {
+            Ok(Some(derived)) => return Ok(Entry::Made(Arc::new(DerivedFile::new(derived)))),
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(id = %key.id, %error, "a kept thumbnail could not be read");
+            }
         }
         let made = match self.make(file).await {
             Ok(media::thumbnail::Outcome::Made(made)) => made,
@@ -147,7 +152,7 @@ impl Thumbnails {
             content_type: made.content_type.to_owned(),
             bytes: Bytes::from(made.bytes),
         };
-        // Disk is only the second cache: a thumbnail that cannot be kept is still served.
+        // And where it cannot be kept, it is still served.
         if let Err(error) = self.store.put_derived(key, name, derived.clone()).await {
             tracing::warn!(id = %key.id, %error, "a thumbnail could not be kept on disk");
         }

@@ -37,8 +37,10 @@ pub(super) async fn download(context: &Context<'_>, id: &str) -> Result<Response
             }
             _ => error,
         })?;
+    // Either place will do: SDKs fill the other one with `undefined`.
     let from_query = call.query("share-secret");
-    file.check_secret(call.header("share-secret").or(from_query.as_deref()))?;
+    file.check_secret(call.header("share-secret"))
+        .or_else(|_| file.check_secret(from_query.as_deref()))?;
     let content = if wants_thumbnail(call) {
         match files.thumbnail(&file).await? {
             Thumbnail::Derived(derived) => Content::Derived(derived, file),

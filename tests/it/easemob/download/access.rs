@@ -90,6 +90,14 @@ fn secrets(secret: &str) -> Vec<(Option<String>, String, bool)> {
             true,
         ),
         (None, format!("?secret={secret}"), false),
+        // SDKs fill the place that they do not use.
+        (
+            Some("undefined".into()),
+            format!("?share-secret={secret}"),
+            true,
+        ),
+        (Some(secret.to_owned()), "?share-secret=null".into(), true),
+        (Some("undefined".into()), "?share-secret=null".into(), false),
     ];
     for bad in [
         "",
