@@ -5,5 +5,8 @@ mod parts;
 mod parts_bounds;
 mod quirks;
 mod thumbnail;
+mod token;
+mod token_accepted;
+mod token_keys;
 mod upload;
 mod upload_bounds;

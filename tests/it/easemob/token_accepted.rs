@@ -1,0 +1,411 @@
+//! Which tokens the calls of this API accept: signed and dynamic, of which app, until when.
+
+use base64::{
+    Engine,
+    prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
+};
+use chatfiles::{
+    auth::Subject,
+    time::{Clock, MS_PER_SECOND},
+};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::support::{Answer, BASE, Form, TestServer, assert_error};
+
+pub(super) const TENANTS: &str = r#"
+    [[tenant]]
+    org = "easemob-demo"
+    app = "chatdemoui"
+    client_id = "demo-id"
+    client_secret = "demo-secret"
+    [[tenant]]
+    org = "other-org"
+    app = "other-app"
+    client_id = "other-id"
+    client_secret = "other-secret"
+    "#;
+
+/// What a chat backend that signs its own tokens puts into one.
+#[derive(Clone)]
+struct Dynamic {
+    client_id: &'static str,
+    client_secret: &'static str,
+    appkey: String,
+    user: String,
+    time: String,
+    ttl: String,
+}
+
+impl Dynamic {
+    fn new(now_secs: i64) -> Self {
+        Self {
+            client_id: "demo-id",
+            client_secret: "demo-secret",
+            appkey: "easemob-demo#chatdemoui".into(),
+            user: "alice".into(),
+            time: now_secs.to_string(),
+            ttl: "600".into(),
+        }
+    }
+
+    /// The contract: hex SHA-256 of clientId + appkey + userId + curTime + ttl + clientSecret.
+    fn signature(&self) -> String {
+        let Self {
+            client_id,
+            client_secret,
+            appkey,
+            user,
+            time,
+            ttl,
+        } = self;
+        let text = format!("{client_id}{appkey}{user}{time}{ttl}{client_secret}");
+        let hash = Sha256::digest(text.as_bytes());
+        hash.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "signature": self.signature(),
+            "appkey": self.appkey,
+            "userId": self.user,
+            "curTime": self.time.parse::<u64>().unwrap(),
+            "ttl": self.ttl.parse::<u64>().unwrap(),
+        })
+    }
+
+    fn token(&self) -> String {
+        encode(&self.json())
+    }
+}
+
+/// base64url of `dt-` + JSON.
+fn encode(json: &Value) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(format!("dt-{json}"))
+}
+
+/// Downloads `id` with the token, from the app of `base`.
+pub(super) fn open(server: &TestServer, base: &str, id: &str, token: &str) -> Answer {
+    let authorization = format!("Bearer {token}");
+    server.get(
+        &format!("{base}/chatfiles/{id}"),
+        &[("Authorization", &authorization)],
+    )
+}
+
+pub(super) fn stored(server: &TestServer) -> String {
+    server.store_file("a.txt", "text/plain", b"hello")
+}
+
+#[track_caller]
+fn assert_corrupt(answer: &Answer) {
+    let error = assert_error(answer, 401, "auth_bad_access_token");
+    let description = "Unable to authenticate due to corrupt access token";
+    assert_eq!(error["error_description"], description);
+}
+
+#[track_caller]
+pub(super) fn assert_expired(answer: &Answer) {
+    let error = assert_error(answer, 401, "unauthorized");
+    let description = "Unable to authenticate due to expired access token";
+    assert_eq!(error["error_description"], description);
+}
+
+#[test]
+fn a_dynamic_token_is_accepted_wherever_a_users_is() {
+    let server = TestServer::with(TENANTS);
+    let dynamic = Dynamic::new(server.clock.now().secs());
+    let token = dynamic.token();
+    let form = Form::new().file("a.txt", "text/plain", b"hello");
+    let (authorization, content_type) = (format!("Bearer {token}"), form.content_type());
+    let headers = [
+        ("Authorization", authorization.as_str()),
+        ("Content-Type", &content_type),
+    ];
+    let answer = server.request(
+        "POST",
+        &format!("{BASE}/chatfiles"),
+        &headers,
+        &form.bytes(),
+    );
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let id = answer.json()["entities"][0]["uuid"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert_eq!(open(&server, BASE, &id, &token).body, b"hello");
+    let parts = format!("{BASE}/sdk/chatfiles/part-upload");
+    assert_eq!(
+        server.request("POST", &parts, &headers[..1], b"").status,
+        200
+    );
+    // As a user, it obtains no tokens for others.
+    let inherit = json!({ "grant_type": "inherit", "username": "bob" }).to_string();
+    let path = format!("{BASE}/token");
+    assert_corrupt(&server.request("POST", &path, &headers[..1], inherit.as_bytes()));
+    assert_corrupt(&open(&server, "/other-org/other-app", &id, &token));
+}
+
+#[test]
+fn a_dynamic_token_is_read_in_every_form_that_backends_write() {
+    let server = TestServer::with(TENANTS);
+    let id = stored(&server);
+    let mut dynamic = Dynamic::new(server.clock.now().secs());
+    dynamic.user = "张三?>~".into();
+    let mut texts = dynamic.json();
+    texts["curTime"] = json!(dynamic.time);
+    texts["ttl"] = json!(dynamic.ttl);
+    let mut upper = dynamic.json();
+    upper["signature"] = json!(dynamic.signature().to_uppercase());
+    let mut more = dynamic.json();
+    more["extra"] = json!({ "a": 1 });
+    let standard = BASE64_STANDARD.encode(format!("dt-{}", dynamic.json()));
+    for (form, token) in [
+        ("numbers", dynamic.token()),
+        ("texts", encode(&texts)),
+        ("an upper-case signature", encode(&upper)),
+        ("an unknown field", encode(&more)),
+        ("the standard alphabet, padded", standard),
+    ] {
+        assert_eq!(open(&server, BASE, &id, &token).status, 200, "{form}");
+    }
+}
+
+#[test]
+fn a_dynamic_token_tampered_with_in_any_field_is_corrupt() {
+    let server = TestServer::with(TENANTS);
+    let id = stored(&server);
+    let now = server.clock.now().secs();
+    let honest = Dynamic::new(now).json();
+    for (field, value) in [
+        (
+            "signature",
+            json!(
+                honest["signature"]
+                    .as_str()
+                    .unwrap()
+                    .replace(['a', '1'], "0")
+            ),
+        ),
+        ("signature", json!("")),
+        ("signature", json!("0".repeat(64))),
+        ("signature", json!(null)),
+        ("appkey", json!("other-org#other-app")),
+        ("appkey", json!("easemob-demo#chatdemou")),
+        ("appkey", json!("")),
+        ("userId", json!("bob")),
+        ("userId", json!("")),
+        ("userId", json!("alice ")),
+        ("curTime", json!(now + 1)),
+        ("curTime", json!(now - 1)),
+        ("curTime", json!(-1)),
+        ("curTime", json!("now")),
+        ("curTime", json!(format!("0{now}"))),
+        ("ttl", json!(601)),
+        ("ttl", json!("0600")),
+        ("ttl", json!(600.5)),
+        ("ttl", json!(u64::MAX)),
+    ] {
+        let mut claims = honest.clone();
+        claims[field] = value.clone();
+        assert_ne!(claims, honest, "the case changes something");
+        let answer = open(&server, BASE, &id, &encode(&claims));
+        assert_eq!(answer.status, 401, "{field} = {value}");
+        assert_corrupt(&answer);
+    }
+    for field in ["signature", "appkey", "userId", "curTime", "ttl"] {
+        let mut claims = honest.clone();
+        claims.as_object_mut().unwrap().remove(field);
+        assert_corrupt(&open(&server, BASE, &id, &encode(&claims)));
+    }
+    let token = encode(&honest);
+    for broken in [&token[..token.len() / 2], &token[..8], "ZHQt", "ZHQt!!!!"] {
+        assert_corrupt(&open(&server, BASE, &id, broken));
+    }
+    assert_eq!(open(&server, BASE, &id, &token).status, 200);
+}
+
+#[test]
+fn a_dynamic_token_is_signed_by_its_own_app_and_moves_no_digit_between_its_fields() {
+    let server = TestServer::with(TENANTS);
+    let id = stored(&server);
+    let honest = Dynamic::new(server.clock.now().secs());
+    let signed_by_the_other = Dynamic {
+        client_id: "other-id",
+        client_secret: "other-secret",
+        ..honest.clone()
+    };
+    let of_the_other = Dynamic {
+        appkey: "other-org#other-app".into(),
+        ..signed_by_the_other.clone()
+    };
+    let wrong_secret = Dynamic {
+        client_secret: "demo-secres",
+        ..honest.clone()
+    };
+    for token in [signed_by_the_other, of_the_other, wrong_secret] {
+        assert_corrupt(&open(&server, BASE, &id, &token.token()));
+    }
+    // The same text is signed, cut elsewhere: the token of a user whose name ends in digits is read as one of
+    // a user whose name is the beginning of it, at an earlier time and for a longer life.
+    let now = server.clock.now().secs();
+    let time = (now / 10_000 * 10_000 - 1).to_string();
+    let digits = (time[..4].parse::<u32>().unwrap() - 1).to_string();
+    let long_name = Dynamic {
+        user: format!("bob{digits}"),
+        time: time.clone(),
+        ..honest.clone()
+    };
+    let moved = Dynamic {
+        user: "bob".into(),
+        time: format!("{digits}{}", &time[..6]),
+        ttl: format!("{}600", &time[6..]),
+        ..honest
+    };
+    assert_eq!(moved.signature(), long_name.signature());
+    assert_corrupt(&open(&server, BASE, &id, &moved.token()));
+}
+
+#[test]
+fn a_dynamic_token_lives_from_its_time_for_its_ttl() {
+    let server = TestServer::with(TENANTS);
+    let id = stored(&server);
+    let now = server.clock.now().secs();
+    let at = |time: i64, ttl: &str| Dynamic {
+        time: time.to_string(),
+        ttl: ttl.into(),
+        ..Dynamic::new(now)
+    };
+    // Clocks differ by minutes, not by hours; milliseconds are no seconds.
+    assert_eq!(
+        open(&server, BASE, &id, &at(now + 300, "600").token()).status,
+        200
+    );
+    assert_corrupt(&open(&server, BASE, &id, &at(now + 3600, "600").token()));
+    assert_corrupt(&open(&server, BASE, &id, &at(now * 1000, "600").token()));
+    assert_expired(&open(&server, BASE, &id, &at(now - 601, "600").token()));
+    assert_expired(&open(&server, BASE, &id, &at(now, "0").token()));
+    let token = at(now, "600").token();
+    server.clock.advance(570 * MS_PER_SECOND);
+    assert_eq!(open(&server, BASE, &id, &token).status, 200);
+    server.clock.advance(31 * MS_PER_SECOND);
+    assert_expired(&open(&server, BASE, &id, &token));
+}
+
+#[test]
+fn another_apps_token_of_any_form_is_corrupt_here() {
+    let server = TestServer::with(TENANTS);
+    let id = stored(&server);
+    for subject in [Subject::App, Subject::User("alice".into())] {
+        let other = server.token_of("other-org", "other-app", subject);
+        assert_corrupt(&open(&server, BASE, &id, &other));
+        // It is a good one at home, where there is no such file; and stays corrupt here once it is known.
+        assert_error(
+            &open(&server, "/other-org/other-app", &id, &other),
+            404,
+            "entity_not_found",
+        );
+        assert_corrupt(&open(&server, BASE, &id, &other));
+    }
+}
+
+#[test]
+fn what_is_no_bearer_token_is_either_missing_or_corrupt() {
+    let server = TestServer::with(TENANTS);
+    let path = format!("{BASE}/chatfiles/{}", stored(&server));
+    let good = server.token("alice");
+    let (head, rest) = good.split_once('.').unwrap();
+    let (claims, signature) = rest.split_once('.').unwrap();
+    // Signed by nobody: what a forger would send.
+    let none = format!(
+        "{}.{claims}.",
+        BASE64_URL_SAFE_NO_PAD.encode(r#"{"alg":"none","typ":"JWT"}"#)
+    );
+    let mut forged = signature.to_owned();
+    forged.replace_range(..1, if signature.starts_with('A') { "B" } else { "A" });
+    for (value, error) in [
+        ("".to_owned(), "unauthorized"),
+        ("Bearer".to_owned(), "unauthorized"),
+        ("Bearer ".to_owned(), "unauthorized"),
+        ("Basic YWxpY2U6eA==".to_owned(), "unauthorized"),
+        (good.clone(), "unauthorized"),
+        ("Bearer x".to_owned(), "auth_bad_access_token"),
+        (
+            format!("Bearer {head}.{claims}.{forged}"),
+            "auth_bad_access_token",
+        ),
+        (format!("Bearer {head}.{claims}"), "auth_bad_access_token"),
+        (format!("Bearer {head}.{claims}."), "auth_bad_access_token"),
+        (format!("Bearer {none}"), "auth_bad_access_token"),
+        (
+            format!("Bearer {}", "x".repeat(5000)),
+            "auth_bad_access_token",
+        ),
+    ] {
+        let answer = server.get(&path, &[("Authorization", &value)]);
+        assert_error(&answer, 401, error);
+        assert!(answer.header("www-authenticate").is_some(), "{value}");
+    }
+    for scheme in ["Bearer", "bearer", "BEARER"] {
+        let value = format!("{scheme} {good}");
+        assert_eq!(
+            server.get(&path, &[("Authorization", &value)]).status,
+            200,
+            "{scheme}"
+        );
+    }
+}
+
+#[test]
+fn tokens_issued_before_a_moment_are_revoked_for_the_app_or_for_one_user() {
+    // An hour ahead, so that tokens of now are older and those of then are not.
+    let moment = Clock::system().now().secs() + 3600;
+    for (setting, revoked) in [
+        (
+            format!("tokens_not_before = {moment}"),
+            ["alice", "bob", ""].as_slice(),
+        ),
+        (
+            format!("users_not_before = {{ alice = {moment} }}"),
+            ["alice"].as_slice(),
+        ),
+    ] {
+        let tenants = TENANTS.replacen("[[tenant]]", &format!("[[tenant]]\n{setting}"), 1);
+        let server = TestServer::with(&tenants);
+        let dynamic = Dynamic::new(server.clock.now().secs());
+        let token = |name: &str| match name {
+            "" => server.token_of("easemob-demo", "chatdemoui", Subject::App),
+            name => server.token(name),
+        };
+        let old = ["alice", "bob", ""].map(|name| (name, token(name)));
+        let other = server.token_of("other-org", "other-app", Subject::User("alice".into()));
+        let check = |id: &str, when: &str| {
+            for (name, token) in &old {
+                let answer = open(&server, BASE, id, token);
+                let is_expired = answer.status == 401;
+                assert_eq!(
+                    is_expired,
+                    revoked.contains(name),
+                    "{setting} {name:?} {when}"
+                );
+                if is_expired {
+                    assert_expired(&answer);
+                }
+            }
+            // A name in another app is another user.
+            let elsewhere = open(&server, "/other-org/other-app", id, &other);
+            assert_eq!(elsewhere.status, 404, "{setting} {when}");
+        };
+        assert_expired(&open(&server, BASE, "x", &dynamic.token()));
+        server.clock.advance(2 * 3600 * MS_PER_SECOND);
+        let id = stored(&server);
+        check(&id, "later");
+        for (name, _) in &old {
+            assert_eq!(
+                open(&server, BASE, &id, &token(name)).status,
+                200,
+                "{setting} {name:?}"
+            );
+        }
+    }
+}
