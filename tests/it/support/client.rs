@@ -26,7 +26,11 @@ pub struct Answer {
 
 impl Connection {
     pub fn open(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).expect("a connection");
+        Self::over(TcpStream::connect(address).expect("a connection"))
+    }
+
+    /// Over a socket that the test has opened itself.
+    pub fn over(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(TIMEOUT)).expect("a time-out");
         stream.set_write_timeout(Some(TIMEOUT)).expect("a time-out");
         stream.set_nodelay(true).expect("no delay");

@@ -4,10 +4,12 @@ mod client;
 pub mod command;
 mod faulty;
 mod forms;
+mod sockets;
 
 pub use client::{Answer, Connection, head, read_answer};
 pub use faulty::{Faults, FaultyStore, Step, faulty_server};
 pub use forms::{Form, photo};
+pub use sockets::{eventually, open_from};
 
 use std::{
     net::SocketAddr,
@@ -190,6 +192,11 @@ impl TestServer {
         if let Some(thread) = self.thread.take() {
             thread.join().expect("the server ends without a panic");
         }
+    }
+
+    /// Whether the server has ended by itself, or was stopped.
+    pub fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     /// The switch of the graceful stop, for tests that watch it.
