@@ -4,9 +4,9 @@
 
 pub mod cli;
 
-pub mod config;
-
 pub mod app;
+
+pub mod config;
 
 pub mod server;
 
