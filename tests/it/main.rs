@@ -18,3 +18,8 @@ mod errors;
 mod http;
 mod io_errors;
 mod odd_requests;
+
+mod limit;
+mod retention;
+mod shutdown;
+mod tidy;

@@ -1,0 +1,576 @@
+//! The rate limit: who shares a bucket, what a refusal looks like, and what does not count.
+//!
+//! Calls are sent in one write and answered in turn, so that the time between them is the server's own.
+//! Where the exact number matters, the time that a burst took is taken into account.
+
+use std::{net::Ipv4Addr, time::Duration};
+
+use chatfiles::{config::File, time::Clock};
+
+use crate::support::{
+    Answer, BASE, Connection, Form, TestServer, assert_error, eventually, head, open_from,
+};
+
+const LOCALHOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
+const OTHER: &str = "/other-org/other-app";
+/// One call, and a second for the next: two calls at once tell whether they share a bucket.
+const ONE: &str = "[limits]\ncalls_per_second = 1\ncalls_burst = 1\n";
+const OTHER_TENANT: &str = "
+    [[tenant]]
+    org = \"easemob-demo\"
+    app = \"chatdemoui\"
+    [[tenant]]
+    org = \"other-org\"
+    app = \"other-app\"
+    ";
+
+/// A whole request in bytes.
+fn call(method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
+    let mut bytes = head(
+        method,
+        path,
+        headers,
+        (!body.is_empty()).then_some(body.len()),
+    );
+    bytes.extend_from_slice(body);
+    bytes
+}
+
+/// A call that needs no token: it is counted before the credential is looked at.
+fn get(path: &str) -> Vec<u8> {
+    call("GET", path, &[], b"")
+}
+
+/// Sends all at once and reads the answers; also how many seconds passed.
+fn burst(connection: &mut Connection, calls: &[Vec<u8>]) -> (Vec<Answer>, f64) {
+    let clock = Clock::system();
+    let started = clock.monotonic();
+    connection.send(&calls.concat()).unwrap();
+    let answers = calls
+        .iter()
+        .map(|call| {
+            let method = if call.starts_with(b"HEAD") {
+                "HEAD"
+            } else {
+                "GET"
+            };
+            connection.answer(method).expect("an answer")
+        })
+        .collect();
+    (answers, (clock.monotonic() - started).as_secs_f64())
+}
+
+/// Whether the limiter refused the call; if so, it did in the contract's words.
+#[track_caller]
+fn is_refused(answer: &Answer) -> bool {
+    let is_refused = answer.header("retry-after").is_some();
+    if is_refused {
+        let error = assert_error(answer, 503, "reach_limit");
+        assert_eq!(answer.header("retry-after"), Some("1"));
+        assert_eq!(
+            error["error_description"],
+            "This request has reached api limit"
+        );
+        assert!(answer.header("access-control-allow-origin").is_some());
+    } else {
+        assert_ne!(answer.status, 503, "{}", answer.text());
+    }
+    is_refused
+}
+
+/// Whether the second of two calls at once is refused for the first.
+#[track_caller]
+fn share(connection: &mut Connection, first: &[u8], second: &[u8]) -> bool {
+    let (answers, seconds) = burst(connection, &[first.to_vec(), second.to_vec()]);
+    assert!(
+        !is_refused(&answers[0]),
+        "the first call finds a full bucket"
+    );
+    assert!(
+        seconds < 0.9,
+        "the machine is too slow to tell: {seconds} s"
+    );
+    // A HEAD has no body to look at.
+    if second.starts_with(b"HEAD") {
+        return answers[1].status == 503;
+    }
+    is_refused(&answers[1])
+}
+
+fn bearer(server: &TestServer) -> String {
+    format!("Bearer {}", server.token("alice"))
+}
+
+fn upload(server: &TestServer, bytes: &[u8]) -> Vec<u8> {
+    let form = Form::new().file("a.txt", "text/plain", bytes);
+    let (authorization, content_type) = (bearer(server), form.content_type());
+    let headers = [
+        ("Authorization", authorization.as_str()),
+        ("Content-Type", &content_type),
+    ];
+    call(
+        "POST",
+        &format!("{BASE}/chatfiles"),
+        &headers,
+        &form.bytes(),
+    )
+}
+
+#[test]
+fn thirty_calls_a_second_are_the_default() {
+    let defaults = File::default().validate().unwrap().tenant_defaults;
+    assert_eq!((defaults.calls_per_second, defaults.calls_burst), (30, 30));
+}
+
+#[test]
+fn thirty_calls_pass_back_to_back_and_the_thirty_first_does_not_on_each_interface() {
+    let picture = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/data/images/baseline.jpg"
+    );
+    let picture = std::fs::read(picture).unwrap();
+    // At one call a second the 31st is refused unless the burst took a second; at 30 it is the seed's.
+    for (per_second, calls) in [(1, 31), (30, 150)] {
+        let server = TestServer::with(&format!("[limits]\ncalls_per_second = {per_second}"));
+        let mut connection = server.connect();
+        let (answers, since_first) = burst(&mut connection, &[upload(&server, &picture)]);
+        let id = answers[0].json()["entities"][0]["uuid"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        let authorization = bearer(&server);
+        let path = format!("{BASE}/chatfiles/{id}");
+        let with_token = [("Authorization", authorization.as_str())];
+        let thumbnail = [with_token[0], ("thumbnail", "true")];
+        // One upload of the thirty was made above.
+        for (interface, call, passing) in [
+            ("upload", upload(&server, b"hello"), 29),
+            ("download", call("GET", &path, &with_token, b""), 30),
+            ("thumbnail", call("GET", &path, &thumbnail, b""), 30),
+            (
+                "other",
+                call("POST", &format!("{BASE}/token"), &[], b"{}"),
+                30,
+            ),
+            ("no app's", get("/nowhere"), 30),
+        ] {
+            let (answers, seconds) = burst(&mut connection, &vec![call; calls]);
+            let first_refused = answers.iter().position(is_refused);
+            assert!(
+                first_refused.is_some_and(|at| at >= passing),
+                "{interface}: {first_refused:?}"
+            );
+            let passed = answers.iter().filter(|answer| !is_refused(answer)).count();
+            let refilled = ((seconds + since_first) * f64::from(per_second)) as usize;
+            assert!(
+                passed <= passing + refilled,
+                "{interface}: {passed} passed in {seconds} s"
+            );
+            if matches!(interface, "upload" | "download" | "thumbnail") {
+                let served = &answers[..passing];
+                assert!(
+                    served.iter().all(|answer| answer.status == 200),
+                    "{interface}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn each_interface_and_each_app_has_a_bucket_of_its_own() {
+    let server = TestServer::with(&format!("{ONE}{OTHER_TENANT}"));
+    let file = format!("{BASE}/chatfiles/019aa000-0000-7000-8000-000000000000");
+    let elsewhere = format!("{OTHER}/chatfiles/019aa000-0000-7000-8000-000000000000");
+    let parts = format!("{BASE}/sdk/chatfiles/part-upload");
+    let part = format!("{parts}/019aa000-0000-7000-8000-000000000000");
+    let post = |path: &str| call("POST", path, &[], b"");
+    let uploads = post(&format!("{BASE}/chatfiles"));
+    let token = post(&format!("{BASE}/token"));
+    let thumbnail = call("GET", &file, &[("thumbnail", "true")], b"");
+    let good_token = call("GET", &file, &[("Authorization", &bearer(&server))], b"");
+    let cases = [
+        (get(&file), get(&file), true),
+        (get(&file), call("HEAD", &file, &[], b""), true),
+        (get(&file), good_token, true),
+        (
+            get(&file),
+            call("GET", &file, &[("Range", "bytes=0-1")], b""),
+            true,
+        ),
+        (
+            get(&file),
+            call("GET", &file, &[("thumbnail", "false")], b""),
+            true,
+        ),
+        (get(&file), thumbnail.clone(), false),
+        (thumbnail.clone(), get(&file), false),
+        (
+            thumbnail.clone(),
+            get(&format!("{file}?thumbnail=true")),
+            true,
+        ),
+        (thumbnail.clone(), get(&format!("{file}?vframe=true")), true),
+        (get(&file), uploads.clone(), false),
+        (uploads.clone(), get(&file), false),
+        (uploads.clone(), thumbnail, false),
+        (uploads.clone(), post(&parts), true),
+        (uploads.clone(), call("PUT", &part, &[], b""), true),
+        (uploads.clone(), post(&part), true),
+        (uploads, token.clone(), false),
+        (token.clone(), get(&format!("{part}/parts")), true),
+        (token.clone(), call("DELETE", &part, &[], b""), true),
+        (token.clone(), get("/nowhere"), false),
+        (get("/nowhere"), get("/nobody/app/chatfiles/x"), false),
+        (get("/nowhere"), get("/some/where/else"), true),
+        (get(&file), get(&elsewhere), false),
+        (get(&elsewhere), get(&elsewhere), true),
+        (token, post(&format!("{OTHER}/token")), false),
+    ];
+    for (number, (first, second, expected)) in (2..).zip(cases) {
+        // A client that nobody has seen before.
+        let mut connection = open_from(server.address, Ipv4Addr::new(127, 0, 1, number), None);
+        let line = |call: &[u8]| {
+            String::from_utf8_lossy(call)
+                .lines()
+                .next()
+                .map(str::to_owned)
+        };
+        let (a, b) = (line(&first), line(&second));
+        assert_eq!(
+            share(&mut connection, &first, &second),
+            expected,
+            "{a:?} {b:?}"
+        );
+    }
+}
+
+#[test]
+fn a_refused_upload_is_told_so_however_long_its_body() {
+    let server = TestServer::with(ONE);
+    for (number, bytes) in (2..).zip([0_usize, 1, 50 << 10, 9 << 20]) {
+        let from = Ipv4Addr::new(127, 0, 2, number);
+        let mut connection = open_from(server.address, from, None);
+        let (answers, _) = burst(&mut connection, &[upload(&server, b"x")]);
+        assert_eq!(answers[0].status, 200);
+        // Sent whole before anything is read, as simple clients do.
+        let mut connection = open_from(server.address, from, None);
+        let _ = connection.send(&upload(&server, &vec![7; bytes]));
+        assert!(
+            is_refused(&connection.answer("POST").expect("the answer")),
+            "{bytes}"
+        );
+    }
+    assert_eq!(server.files_in("objects").len(), 4);
+}
+
+#[test]
+fn a_connection_goes_on_after_a_refusal() {
+    let server = TestServer::with(ONE);
+    let mut connection = server.connect();
+    let path = format!("{BASE}/chatfiles/x");
+    assert!(share(&mut connection, &get(&path), &get(&path)));
+    let (answers, _) = burst(&mut connection, &[get("/healthz")]);
+    assert_eq!(answers[0].status, 200);
+}
+
+#[test]
+fn preflights_and_health_checks_do_not_count_and_are_never_refused() {
+    let server = TestServer::with(ONE);
+    let mut connection = server.connect();
+    let path = format!("{BASE}/chatfiles/x");
+    let preflight = [
+        ("Origin", "https://chat.example"),
+        ("Access-Control-Request-Method", "GET"),
+    ];
+    let mut free = Vec::new();
+    for path in [
+        &path,
+        &format!("{BASE}/chatfiles"),
+        &format!("{BASE}/token"),
+    ] {
+        free.extend(vec![call("OPTIONS", path, &preflight, b""); 20]);
+    }
+    free.extend(vec![get("/healthz"); 20]);
+    for _ in 0..2 {
+        let (answers, _) = burst(&mut connection, &free);
+        assert!(
+            answers
+                .iter()
+                .all(|answer| matches!(answer.status, 200 | 204))
+        );
+        // The bucket was full the first time, and its emptiness stops none of them the second time.
+        if !is_refused(&burst(&mut connection, &[get(&path)]).0[0]) {
+            assert!(is_refused(&burst(&mut connection, &[get(&path)]).0[0]));
+        }
+    }
+}
+
+#[test]
+fn a_setting_turns_503_into_429_and_nothing_else() {
+    let server = TestServer::with(&format!("{ONE}status = 429"));
+    let path = format!("{BASE}/chatfiles/x");
+    let (answers, _) = burst(&mut server.connect(), &[get(&path), get(&path)]);
+    let error = assert_error(&answers[1], 429, "reach_limit");
+    assert_eq!(answers[1].header("retry-after"), Some("1"));
+    assert_eq!(
+        error["error_description"],
+        "This request has reached api limit"
+    );
+}
+
+#[test]
+fn an_app_may_have_a_rate_of_its_own_or_none() {
+    let server = TestServer::with(
+        "[limits]
+        calls_per_second = 1
+        calls_burst = 2
+        [[tenant]]
+        org = \"default\"
+        app = \"app\"
+        [[tenant]]
+        org = \"more\"
+        app = \"app\"
+        calls_burst = 5
+        [[tenant]]
+        org = \"free\"
+        app = \"app\"
+        calls_per_second = 0
+        ",
+    );
+    let mut connection = server.connect();
+    for (org, passing) in [("default", 2), ("more", 5), ("free", 100), ("unknown", 2)] {
+        let path = format!("/{org}/app/chatfiles/x");
+        let (answers, seconds) = burst(&mut connection, &vec![get(&path); 100]);
+        assert!(
+            seconds < 0.9,
+            "the machine is too slow to tell: {seconds} s"
+        );
+        let passed = answers.iter().filter(|answer| !is_refused(answer)).count();
+        assert_eq!(passed, passing, "{org}");
+    }
+}
+
+#[test]
+fn client_addresses_are_counted_apart_and_exempt_networks_not_at_all() {
+    let server = TestServer::with(&format!("{ONE}exempt = [\"127.0.3.0/24\", \"127.0.4.4\"]"));
+    let path = format!("{BASE}/chatfiles/x");
+    for (from, limited) in [
+        ([127, 0, 0, 1], true),
+        ([127, 0, 0, 2], true),
+        ([127, 1, 0, 1], true),
+        ([127, 0, 3, 1], false),
+        ([127, 0, 3, 254], false),
+        ([127, 0, 4, 4], false),
+        ([127, 0, 4, 5], true),
+    ] {
+        let mut connection = open_from(server.address, from.into(), None);
+        assert_eq!(
+            share(&mut connection, &get(&path), &get(&path)),
+            limited,
+            "{from:?}"
+        );
+    }
+    // Another connection from the same address is the same client.
+    let mut connection = open_from(server.address, [127, 0, 0, 9].into(), None);
+    let mut another = open_from(server.address, [127, 0, 0, 9].into(), None);
+    assert!(!is_refused(&burst(&mut connection, &[get(&path)]).0[0]));
+    assert!(is_refused(&burst(&mut another, &[get(&path)]).0[0]));
+}
+
+#[test]
+fn behind_trusted_proxies_the_right_most_untrusted_address_is_the_client() {
+    let trusted = "trusted_proxies = [\"127.0.0.1\", \"10.0.0.0/8\", \"fd00::/8\"]";
+    let server = TestServer::with(&format!("{ONE}{trusted}"));
+    let mut connection = server.connect();
+    let path = format!("{BASE}/chatfiles/x");
+    let from = |value: &str| {
+        let lines: Vec<_> = value
+            .split('|')
+            .map(|line| ("X-Forwarded-For", line))
+            .collect();
+        call("GET", &path, &lines, b"")
+    };
+    for (first, second, expected) in [
+        ("192.0.2.1", "192.0.2.1", true),
+        ("192.0.2.2", "192.0.2.3", false),
+        // Whatever the client wrote stands further left.
+        ("192.0.2.4", "6.6.6.6, 192.0.2.4", true),
+        ("7.7.7.7, 192.0.2.5", "8.8.8.8, 192.0.2.5", true),
+        ("9.9.9.9, 192.0.2.6", "9.9.9.9, 192.0.2.7", false),
+        // Further trusted proxies are passed over.
+        (
+            "192.0.2.8, 10.1.2.3",
+            "192.0.2.8, 10.3.2.1, 127.0.0.1",
+            true,
+        ),
+        ("192.0.2.9, fd00::1", "192.0.2.9", true),
+        ("192.0.2.10, 11.0.0.1", "192.0.2.11, 11.0.0.1", true),
+        // Several lines are one list.
+        ("1.1.1.1|192.0.2.12", "2.2.2.2|192.0.2.12", true),
+        // One subscriber has a whole /64.
+        ("2001:db8:1:1::1", "2001:db8:1:1:ffff:ffff:ffff:ffff", true),
+        ("2001:db8:1:2::1", "2001:db8:1:3::1", false),
+        ("::ffff:192.0.2.13", "192.0.2.13", true),
+    ] {
+        assert_eq!(
+            share(&mut connection, &from(first), &from(second)),
+            expected,
+            "{first} {second}"
+        );
+    }
+    // Without the header, the proxy is the client.
+    assert!(share(&mut connection, &get(&path), &get(&path)));
+}
+
+#[test]
+fn the_standard_header_is_read_where_it_is_configured_and_the_other_is_not() {
+    let trusted = "trusted_proxies = [\"127.0.0.1\"]\nforwarded_header = \"forwarded\"";
+    let server = TestServer::with(&format!("{ONE}{trusted}"));
+    let mut connection = server.connect();
+    let path = format!("{BASE}/chatfiles/x");
+    let from = |forwarded: &str, other: &str| {
+        let lines = [("Forwarded", forwarded), ("X-Forwarded-For", other)];
+        call("GET", &path, &lines, b"")
+    };
+    for (first, second, expected) in [
+        (
+            from("for=192.0.2.1", "1.1.1.1"),
+            from("for=192.0.2.1", "2.2.2.2"),
+            true,
+        ),
+        (
+            from("for=192.0.2.2", "1.1.1.1"),
+            from("for=192.0.2.3", "1.1.1.1"),
+            false,
+        ),
+        (
+            from("for=\"[2001:db8::1]:4711\";proto=https", "x"),
+            from("for=6.6.6.6, For=\"[2001:db8::2]\"", "y"),
+            true,
+        ),
+    ] {
+        assert_eq!(share(&mut connection, &first, &second), expected);
+    }
+}
+
+#[test]
+fn a_forwarding_header_of_an_untrusted_peer_changes_nothing() {
+    let path = format!("{BASE}/chatfiles/x");
+    let from = |value: &str| {
+        let lines = [
+            ("X-Forwarded-For", value),
+            ("Forwarded", &format!("for={value}")),
+        ];
+        call("GET", &path, &lines, b"")
+    };
+    for trusted in ["", "trusted_proxies = [\"127.0.0.2\"]"] {
+        let server = TestServer::with(&format!("{ONE}{trusted}"));
+        assert!(
+            share(
+                &mut server.connect(),
+                &from("192.0.2.1"),
+                &from("192.0.2.2")
+            ),
+            "{trusted}"
+        );
+    }
+    // Nor does it make anybody exempt.
+    let server = TestServer::with(&format!("{ONE}exempt = [\"192.0.2.0/24\"]"));
+    assert!(share(
+        &mut server.connect(),
+        &from("192.0.2.1"),
+        &from("192.0.2.1")
+    ));
+    let trusted = format!("{ONE}exempt = [\"192.0.2.0/24\"]\ntrusted_proxies = [\"127.0.0.1\"]");
+    let server = TestServer::with(&trusted);
+    assert!(!share(
+        &mut server.connect(),
+        &from("192.0.2.1"),
+        &from("192.0.2.1")
+    ));
+}
+
+#[test]
+fn a_refused_client_is_served_again_after_a_while_and_not_faster_than_the_rate() {
+    let server = TestServer::with("[limits]\ncalls_per_second = 10\ncalls_burst = 3");
+    let path = format!("{BASE}/chatfiles/x");
+    let mut connection = server.connect();
+    let clock = Clock::system();
+    let started = clock.monotonic();
+    let mut passed = 0;
+    eventually("eight calls pass", || {
+        let (answers, _) = burst(&mut connection, &vec![get(&path); 5]);
+        passed += answers.iter().filter(|answer| !is_refused(answer)).count();
+        passed >= 8
+    });
+    // 3 at once, and 5 refilled at 10 a second.
+    let elapsed = clock.monotonic() - started;
+    assert!(
+        elapsed >= Duration::from_millis(490),
+        "{passed} calls in {elapsed:?}"
+    );
+    let allowed = 3 + (elapsed.as_secs_f64() * 10.0) as usize;
+    assert!(passed <= allowed, "{passed} calls in {elapsed:?}");
+}
+
+/// The `number`-th of many clients, every third with IPv6.
+fn client(number: u32) -> String {
+    if number % 3 == 0 {
+        format!("2001:db8:{:x}:{:x}::1", number >> 16, number & 0xffff)
+    } else {
+        Ipv4Addr::from_bits(0x3000_0000 + number).to_string()
+    }
+}
+
+#[test]
+fn many_thousand_clients_are_counted_each_by_itself() {
+    let server = TestServer::with(&format!("{ONE}trusted_proxies = [\"127.0.0.1\"]"));
+    let path = format!("{BASE}/chatfiles/x");
+    let mut connection = server.connect();
+    let mut judged = 0;
+    for hundred in 0..60 {
+        let calls: Vec<_> = (hundred * 100..(hundred + 1) * 100)
+            .flat_map(|number| {
+                let call = call("GET", &path, &[("X-Forwarded-For", &client(number))], b"");
+                [call.clone(), call]
+            })
+            .collect();
+        let (answers, seconds) = burst(&mut connection, &calls);
+        // On a machine this slow the buckets fill again in between.
+        if seconds > 0.9 {
+            continue;
+        }
+        judged += 1;
+        for (place, answer) in answers.iter().enumerate() {
+            assert_eq!(is_refused(answer), place % 2 == 1, "{hundred} {place}");
+        }
+    }
+    assert!(
+        judged > 30,
+        "{judged} of 60 bursts were fast enough to tell"
+    );
+}
+
+#[test]
+fn more_clients_than_there_is_room_for_share_buckets_and_open_no_gate() {
+    let settings = "trusted_proxies = [\"127.0.0.1\"]\naddresses_max = 16";
+    let server = TestServer::with(&format!("{ONE}{settings}"));
+    let path = format!("{BASE}/chatfiles/x");
+    let mut connection = server.connect();
+    let from = |number: u32| call("GET", &path, &[("X-Forwarded-For", &client(number))], b"");
+    let mut passed = 0;
+    for hundred in 0..60 {
+        let calls: Vec<_> = (hundred * 100..(hundred + 1) * 100).map(from).collect();
+        let (answers, _) = burst(&mut connection, &calls);
+        passed += answers.iter().filter(|answer| !is_refused(answer)).count();
+    }
+    // Some are refused for others, many are not.
+    assert!((1000..6000).contains(&passed), "{passed}");
+    // A client that has no bucket of its own is limited all the same.
+    let (answers, seconds) = burst(&mut connection, &[from(9999), from(9999), from(9999)]);
+    assert!(answers.iter().filter(|answer| !is_refused(answer)).count() <= 1 || seconds > 0.9);
+    eventually("a new client is served", || {
+        !is_refused(&burst(&mut connection, &[from(123_456)]).0[0])
+    });
+}

@@ -1,0 +1,376 @@
+//! How long files live: to the millisecond at every read, and the sweep that frees their space a day later.
+
+use std::path::Path;
+
+use chatfiles::{
+    auth::Subject,
+    retention::{self, Report},
+    store::{ObjectId, local::SweepMemory},
+    time::{Day, MS_PER_DAY, MS_PER_SECOND, Timestamp},
+};
+
+use crate::support::{
+    Answer, BASE, Form, TestServer, assert_error, configuration, eventually, head, open_from, photo,
+};
+
+const ONE_DAY: &str = "[retention]\nchatfile_days = 1\n";
+const FOREVER: &str = "[retention]\nchatfile_days = 0\n";
+
+fn created(id: &str) -> Timestamp {
+    ObjectId::parse(id).expect("an id").created()
+}
+
+/// Moves the server's clock.
+fn set_clock(server: &TestServer, to_ms: i64) {
+    server.clock.advance(to_ms - server.clock.now().ms());
+}
+
+#[track_caller]
+fn assert_expired(answer: &Answer, id: &str) {
+    let error = assert_error(answer, 404, "file_expired");
+    assert_eq!(error["error_description"], format!("file {id} is expired"));
+}
+
+/// A sweep of the server's store, as the command line does it beside the server.
+fn sweep(server: &TestServer, toml: &str, confirmed: bool, dry_run: bool) -> Report {
+    let policy = configuration(Path::new("unused"), toml).retention();
+    retention::sweep(
+        &server.store,
+        &policy,
+        server.clock.now(),
+        confirmed,
+        dry_run,
+    )
+    .unwrap()
+}
+
+/// The server's own sweep at its start has been done.
+fn await_first_sweep(server: &TestServer) {
+    let memory = SweepMemory::of(&server.store);
+    eventually("the first sweep", || memory.read().unwrap().is_some());
+}
+
+/// Lets days pass until `to_ms`, with a sweep each day, none of which may remove anything.
+#[track_caller]
+fn pass_days(server: &TestServer, toml: &str, to_ms: i64) {
+    while server.clock.now().ms() + MS_PER_DAY < to_ms {
+        server.clock.advance(MS_PER_DAY);
+        let report = sweep(server, toml, false, false);
+        assert!(report.is_empty() && report.refused.is_none(), "{report:?}");
+    }
+    set_clock(server, to_ms);
+}
+
+/// When the sweep removes a day's files that live for so many days.
+fn swept_ms(day: Day, days: i64) -> i64 {
+    day.end().ms() + (days + 1) * MS_PER_DAY
+}
+
+#[test]
+fn a_file_ends_with_the_millisecond_though_it_is_open_in_the_cache() {
+    let server = TestServer::with(ONE_DAY);
+    let id = server.store_file("a.jpg", "image/jpeg", &photo());
+    let end_ms = created(&id).ms() + MS_PER_DAY;
+    assert_eq!(server.download(&id, &[("thumbnail", "true")]).status, 200);
+    let authorization = format!("Bearer {}", server.token("alice"));
+    set_clock(&server, end_ms - 50);
+    let authorization = [("Authorization", authorization.as_str())];
+    let mut connection = server.connect();
+    let path = format!("{BASE}/chatfiles/{id}");
+    let mut asked_before_the_end = 0;
+    loop {
+        let before_ms = server.clock.now().ms();
+        let answer = connection.request("GET", &path, &authorization, b"");
+        let after_ms = server.clock.now().ms();
+        if after_ms < end_ms {
+            assert_eq!(
+                answer.status,
+                200,
+                "{} ms before the end",
+                end_ms - after_ms
+            );
+            asked_before_the_end += 1;
+        } else if before_ms >= end_ms {
+            assert_expired(&answer, &id);
+            break;
+        }
+    }
+    assert!(asked_before_the_end > 0, "the machine is too slow to tell");
+    for headers in [
+        ("thumbnail", "true"),
+        ("Range", "bytes=0-1"),
+        ("If-None-Match", "*"),
+    ] {
+        assert_expired(&server.download(&id, &[headers]), &id);
+    }
+    let answer = server.request("HEAD", &path, &authorization, b"");
+    assert_eq!((answer.status, answer.header("etag")), (404, None));
+    // Strangers are not told.
+    assert_error(&server.get(&path, &[]), 401, "unauthorized");
+}
+
+#[test]
+fn no_cache_may_keep_a_file_past_its_end() {
+    let server = TestServer::with(ONE_DAY);
+    let id = server.store_file("a.jpg", "image/jpeg", &photo());
+    let end_ms = created(&id).ms() + MS_PER_DAY;
+    for left_secs in [86_000, 3600, 20] {
+        set_clock(&server, end_ms - left_secs * MS_PER_SECOND);
+        for thumbnail in ["true", "false"] {
+            let answer = server.download(&id, &[("thumbnail", thumbnail)]);
+            let rule = answer.header("cache-control").unwrap().to_owned();
+            let age = rule
+                .split("max-age=")
+                .nth(1)
+                .unwrap()
+                .split(',')
+                .next()
+                .unwrap();
+            let age: i64 = age.trim().parse().unwrap();
+            assert!(
+                (left_secs - 20..=left_secs).contains(&age),
+                "{rule}: {left_secs} s are left"
+            );
+        }
+    }
+}
+
+#[test]
+fn files_live_for_ever_unless_told_otherwise() {
+    let server = TestServer::with(FOREVER);
+    let id = server.store_file("a.txt", "text/plain", b"hello");
+    await_first_sweep(&server);
+    server.clock.advance(100 * 365 * MS_PER_DAY);
+    assert_eq!(server.download(&id, &[]).body, b"hello");
+    let report = sweep(&server, FOREVER, true, false);
+    assert!(report.is_empty(), "{report:?}");
+    assert_eq!(server.download(&id, &[]).body, b"hello");
+}
+
+#[test]
+fn an_unknown_id_older_than_the_retention_answers_as_expired() {
+    let server = TestServer::with(ONE_DAY);
+    let now = server.clock.now().ms();
+    for (age_ms, error) in [
+        (MS_PER_DAY + 1, "file_expired"),
+        (1000 * MS_PER_DAY, "file_expired"),
+        (MS_PER_DAY - 60 * MS_PER_SECOND, "entity_not_found"),
+        (0, "entity_not_found"),
+        (-MS_PER_DAY, "entity_not_found"),
+    ] {
+        let id = ObjectId::new(Timestamp::from_ms(now - age_ms), &[7; 10]).to_string();
+        assert_error(&server.download(&id, &[]), 404, error);
+    }
+}
+
+#[test]
+fn a_day_is_removed_whole_a_day_after_its_files_ended_and_the_rest_is_served_on() {
+    let server = TestServer::with(ONE_DAY);
+    await_first_sweep(&server);
+    let id = server.store_file("a.jpg", "image/jpeg", &photo());
+    assert_eq!(server.download(&id, &[("thumbnail", "true")]).status, 200);
+    let day = created(&id).day();
+    assert_eq!(
+        (
+            server.files_in("objects").len(),
+            server.files_in("derived").len()
+        ),
+        (1, 1)
+    );
+    pass_days(&server, ONE_DAY, swept_ms(day, 1) - 20 * MS_PER_SECOND);
+    let younger = server.store_file("b.txt", "text/plain", b"hello");
+    assert_eq!(sweep(&server, ONE_DAY, false, false), Report::default());
+    assert_expired(&server.download(&id, &[]), &id);
+    set_clock(&server, swept_ms(day, 1));
+    // What it would do, first.
+    let days = vec![format!("chatfile/{day}")];
+    for dry_run in [true, false] {
+        assert_eq!(server.files_in("objects").len(), 2);
+        let report = sweep(&server, ONE_DAY, false, dry_run);
+        assert_eq!(
+            report,
+            Report {
+                days: days.clone(),
+                ..Report::default()
+            }
+        );
+    }
+    assert_eq!(server.files_in("objects").len(), 1);
+    assert!(server.files_in("derived").is_empty());
+    for tree in ["objects", "derived"] {
+        assert!(
+            !server
+                .store
+                .join(tree)
+                .join("chatfile")
+                .join(day.to_string())
+                .exists()
+        );
+    }
+    assert_expired(&server.download(&id, &[]), &id);
+    assert_eq!(server.download(&younger, &[]).body, b"hello");
+    let newest = server.store_file("c.txt", "text/plain", b"new");
+    assert_eq!(server.download(&newest, &[]).body, b"new");
+}
+
+#[test]
+fn a_download_that_runs_outlives_the_sweep_of_its_file() {
+    let server = TestServer::with(ONE_DAY);
+    await_first_sweep(&server);
+    let bytes: Vec<u8> = (0..10 << 20).map(|at: u32| (at / 3) as u8).collect();
+    let id = server.store_file("large.bin", "application/octet-stream", &bytes);
+    let mut connection = open_from(server.address, [127, 0, 0, 1].into(), Some(16 << 10));
+    let authorization = format!("Bearer {}", server.token("alice"));
+    let headers = [("Authorization", authorization.as_str())];
+    let path = format!("{BASE}/chatfiles/{id}");
+    connection
+        .send(&head("GET", &path, &headers, None))
+        .unwrap();
+    // The answer has begun.
+    connection.stream().peek(&mut [0]).unwrap();
+    let day = created(&id).day();
+    pass_days(&server, ONE_DAY, swept_ms(day, 1));
+    assert_eq!(sweep(&server, ONE_DAY, false, false).days.len(), 1);
+    assert!(server.files_in("objects").is_empty());
+    let answer = connection.answer("GET").unwrap();
+    assert!(answer.status == 200 && answer.body == bytes);
+    assert_expired(&server.download(&id, &[]), &id);
+}
+
+const MIXED: &str = "
+    [retention]
+    chatfile_days = 3
+    [[tenant]]
+    org = \"short\"
+    app = \"app\"
+    chatfile_days = 1
+    [[tenant]]
+    org = \"default\"
+    app = \"app\"
+    [[tenant]]
+    org = \"ever\"
+    app = \"app\"
+    chatfile_days = 0
+    ";
+
+#[test]
+fn apps_of_different_lives_share_a_day_and_lose_their_own_files_alone() {
+    let server = TestServer::with(MIXED);
+    await_first_sweep(&server);
+    let authorization = |org: &str| {
+        let token = server.token_of(org, "app", Subject::User("alice".into()));
+        format!("Bearer {token}")
+    };
+    let form = Form::new().file("a.txt", "text/plain", b"hello");
+    let stored = ["short", "default", "ever"].map(|org| {
+        let (authorization, content_type) = (authorization(org), form.content_type());
+        let headers = [
+            ("Authorization", authorization.as_str()),
+            ("Content-Type", &content_type),
+        ];
+        let answer = server.request(
+            "POST",
+            &format!("/{org}/app/chatfiles"),
+            &headers,
+            &form.bytes(),
+        );
+        (
+            org,
+            answer.json()["entities"][0]["uuid"]
+                .as_str()
+                .unwrap()
+                .to_owned(),
+        )
+    });
+    let check = |living: &[&str]| {
+        for (org, id) in &stored {
+            let path = format!("/{org}/app/chatfiles/{id}");
+            let answer = server.get(&path, &[("Authorization", &authorization(org))]);
+            if living.contains(org) {
+                assert_eq!(answer.body, b"hello", "{org}");
+            } else {
+                assert_expired(&answer, id);
+            }
+        }
+    };
+    check(&["short", "default", "ever"]);
+    let day = created(&stored[0].1).day();
+    pass_days(&server, MIXED, swept_ms(day, 1));
+    check(&["default", "ever"]);
+    let one = Report {
+        objects: 1,
+        ..Report::default()
+    };
+    assert_eq!(sweep(&server, MIXED, false, false), one);
+    assert_eq!(server.files_in("objects").len(), 2);
+    check(&["default", "ever"]);
+    pass_days(&server, MIXED, swept_ms(day, 3));
+    check(&["ever"]);
+    assert_eq!(sweep(&server, MIXED, false, false), one);
+    assert_eq!(server.files_in("objects").len(), 1);
+    check(&["ever"]);
+}
+
+#[test]
+fn a_clock_that_jumped_removes_nothing_until_it_is_told_to() {
+    let server = TestServer::with(ONE_DAY);
+    await_first_sweep(&server);
+    let id = server.store_file("a.txt", "text/plain", b"hello");
+    let day = format!("chatfile/{}", created(&id).day());
+    // Back, and it is right again.
+    for jump in [100 * MS_PER_DAY, -100 * MS_PER_DAY] {
+        server.clock.advance(jump);
+        for _ in 0..2 {
+            let report = sweep(&server, ONE_DAY, false, false);
+            let seen = report
+                .refused
+                .flatten()
+                .expect("a refusal that says how far");
+            assert!(
+                seen.abs_diff(jump) < 3600 * MS_PER_SECOND.unsigned_abs(),
+                "{seen} {jump}"
+            );
+            assert_eq!(report.days.contains(&day), jump > 0, "{report:?}");
+        }
+        server.clock.advance(-jump);
+        assert_eq!(
+            server.download(&id, &[]).body,
+            b"hello",
+            "after a jump of {jump}"
+        );
+        assert_eq!(sweep(&server, ONE_DAY, false, false), Report::default());
+    }
+    server.clock.advance(100 * MS_PER_DAY);
+    assert_expired(&server.download(&id, &[]), &id);
+    assert_eq!(server.files_in("objects").len(), 1);
+    let report = sweep(&server, ONE_DAY, true, true);
+    assert_eq!(
+        (report.refused, server.files_in("objects").len()),
+        (None, 1),
+        "a dry run"
+    );
+    let report = sweep(&server, ONE_DAY, true, false);
+    assert_eq!((report.days, report.refused), (vec![day], None));
+    assert!(server.files_in("objects").is_empty());
+    // The new time is believed from now on.
+    server.clock.advance(MS_PER_DAY);
+    assert_eq!(sweep(&server, ONE_DAY, false, false), Report::default());
+}
+
+#[test]
+fn a_server_sweeps_at_its_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut server = TestServer::in_directory(directory.path(), ONE_DAY);
+    await_first_sweep(&server);
+    server.clock.advance(-5 * MS_PER_DAY);
+    let old = server.store_file("a.txt", "text/plain", b"old");
+    server.clock.advance(5 * MS_PER_DAY);
+    let new = server.store_file("b.txt", "text/plain", b"new");
+    server.stop();
+    let server = TestServer::in_directory(directory.path(), ONE_DAY);
+    eventually("the old file is removed", || {
+        server.files_in("objects").len() == 1
+    });
+    assert_expired(&server.download(&old, &[]), &old);
+    assert_eq!(server.download(&new, &[]).body, b"new");
+}
