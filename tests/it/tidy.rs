@@ -1,7 +1,6 @@
 //! The rules of the source tree: what may import what, who may read a clock, where unsafe code is, and that
 //! the documents name what is there.
 
-#[path = "tidy/source.rs"]
 mod source;
 
 use std::{
