@@ -1,0 +1,117 @@
+//! Thumbnails: made from each format, found in memory, and asked for over a socket.
+
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    dead_code,
+    unused_imports,
+    clippy::unwrap_used
+)]
+
+#[path = "../tests/it/support/mod.rs"]
+mod support;
+
+use std::{hint::black_box, path::Path, sync::Arc};
+
+use chatfiles::{
+    config,
+    files::{self, Files, Scope, Thumbnail},
+    media::thumbnail::{BoundingBox, Bounds, thumbnail},
+    store::{Class, Dialect, ObjectId, local::LocalStore},
+    time::Clock,
+};
+use criterion::{Criterion, criterion_group, criterion_main};
+
+use support::{BASE, TestServer, configuration, photo};
+
+const FIT: BoundingBox = BoundingBox {
+    width: 170,
+    height: 170,
+};
+const BOUNDS: Bounds = Bounds {
+    pixels_max: 64_000_000,
+};
+
+/// One thread, from the bytes of the file to the bytes of the thumbnail.
+fn miss(c: &mut Criterion) {
+    let mut group = c.benchmark_group("thumbnail miss");
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+    for name in [
+        "photo.jpg",
+        "images/baseline.jpg",
+        "images/progressive.jpg",
+        "images/cmyk_adobe.jpg",
+        "images/rgb.png",
+        "images/rgba.png",
+        "images/interlaced.png",
+        "images/animated.gif",
+        "images/lossy.webp",
+        "images/lossless.webp",
+        "images/rgb.bmp",
+    ] {
+        let source = std::fs::read(data.join(name)).unwrap();
+        group.bench_function(name, |b| {
+            b.iter(|| thumbnail(black_box(&source), FIT, &BOUNDS, &|| false).unwrap());
+        });
+    }
+    group.finish();
+}
+
+/// In memory: through the use cases alone, and as a whole call on a connection that is kept.
+fn hit(c: &mut Criterion) {
+    let mut group = c.benchmark_group("thumbnail hit");
+    let directory = tempfile::tempdir().unwrap();
+    let mut server = TestServer::in_directory(directory.path(), "");
+    let id = server.store_file("photo.jpg", "image/jpeg", &photo());
+    let authorization = format!("Bearer {}", server.token("alice"));
+    let headers = [
+        ("Authorization", authorization.as_str()),
+        ("thumbnail", "true"),
+    ];
+    let path = format!("{BASE}/chatfiles/{id}");
+    let mut connection = server.connect();
+    assert_eq!(connection.request("GET", &path, &headers, b"").status, 200);
+    group.bench_function("over a socket", |b| {
+        b.iter(|| connection.request("GET", &path, &headers, b"").body.len());
+    });
+    drop(connection);
+    server.stop();
+
+    let config = configuration(directory.path(), "");
+    let tenants = config::tenants(
+        &config.tenants,
+        &config.tenant_defaults,
+        &config.keys_path(),
+    )
+    .unwrap();
+    let tenant = tenants.iter().next().unwrap();
+    let store = LocalStore::open(&config.store).unwrap();
+    let clock = Clock::system();
+    let files = Files::new(
+        Arc::new(store.clone()),
+        store.parts(),
+        &files::Config::default(),
+        clock.clone(),
+    );
+    let (id, now) = (ObjectId::parse(&id).unwrap(), clock.now());
+    let scope = Scope {
+        tenant,
+        dialect: Dialect::Easemob,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let get = || async {
+        let file = files.open(scope, Class::Chatfile, id, now).await.unwrap();
+        match files.thumbnail(&file).await.unwrap() {
+            Thumbnail::Derived(derived) => derived.bytes.len(),
+            Thumbnail::Original => panic!("the photo is larger than its thumbnail"),
+        }
+    };
+    assert!(runtime.block_on(get()) > 0);
+    group.bench_function("through files/", |b| b.iter(|| runtime.block_on(get())));
+    group.finish();
+}
+
+criterion_group!(benches, miss, hit);
+criterion_main!(benches);
