@@ -147,7 +147,7 @@ fn a_forwarding_header_of_an_untrusted_peer_changes_nothing() {
 
 /// The `number`-th of many clients, every third with IPv6.
 fn client(number: u32) -> String {
-    if number % 3 == 0 {
+    if number.is_multiple_of(3) {
         format!("2001:db8:{:x}:{:x}::1", number >> 16, number & 0xffff)
     } else {
         Ipv4Addr::from_bits(0x3000_0000 + number).to_string()
