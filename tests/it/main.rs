@@ -17,9 +17,8 @@ mod easemob;
 mod errors;
 mod http;
 mod io_errors;
-mod odd_requests;
-
 mod limit;
+mod odd_requests;
 mod retention;
 mod shutdown;
 mod tidy;
