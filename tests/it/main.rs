@@ -22,3 +22,6 @@ mod odd_requests;
 mod retention;
 mod shutdown;
 mod tidy;
+
+mod store;
+

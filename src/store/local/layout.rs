@@ -242,7 +242,11 @@ pub(super) fn objects_of(day: &DayDirectory, class: Class) -> io::Result<Vec<Key
         spreads => spreads?,
     };
     for spread in spreads {
-        for file in fs::read_dir(spread?.path())? {
+        let files = match fs::read_dir(spread?.path()) {
+            Err(error) if is_absent(&error) => continue,
+            files => files?,
+        };
+        for file in files {
             let id = file?.file_name().to_str().and_then(ObjectId::parse);
             keys.extend(id.map(|id| Key {
                 class,
@@ -254,11 +258,12 @@ pub(super) fn objects_of(day: &DayDirectory, class: Class) -> io::Result<Vec<Key
     Ok(keys)
 }
 
-/// Opens a committed file for reading, never through a symbolic link.
+/// Opens a committed file for reading, never through a symbolic link. A pipe that lies in its place is not
+/// waited for; its trailer is then missing.
 pub(super) fn open_read(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .read(true)
-        .custom_flags(OFlags::NOFOLLOW.bits() as i32)
+        .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32)
         .open(path)
 }
 

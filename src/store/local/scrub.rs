@@ -1,6 +1,6 @@
 //! Reads every byte of every object and compares checksums. Runs beside a server.
 
-use std::{fs, path::Path};
+use std::{fs, io, path::Path};
 
 use super::layout::{self, OBJECTS};
 use crate::{
@@ -36,7 +36,18 @@ pub fn scrub(root: &Path) -> Result<(u64, Vec<Damaged>)> {
             };
             for spread in spreads {
                 let spread = spread.map_err(|error| unreadable(&objects, error))?.path();
-                for file in fs::read_dir(&spread).map_err(|error| unreadable(&spread, error))? {
+                let files = match fs::read_dir(&spread) {
+                    Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+                        bad.push(Damaged {
+                            path: below(root, &spread),
+                            what: "it lies where only directories do".into(),
+                        });
+                        continue;
+                    }
+                    Err(error) if layout::is_absent(&error) => continue,
+                    files => files.map_err(|error| unreadable(&spread, error))?,
+                };
+                for file in files {
                     let path = file.map_err(|error| unreadable(&spread, error))?.path();
                     count += 1;
                     match verify(root, class, day.day, &path) {

@@ -20,6 +20,9 @@ use super::{
 };
 use crate::error::{Error, Result};
 
+/// How the name of a probe in `objects/` begins.
+const PROBE: &str = ".probe-";
+
 /// One run of a server: its locks and its folder for unfinished uploads.
 pub struct Instance {
     name: String,
@@ -56,8 +59,15 @@ pub(super) fn prepare(root: &Path, durability: Durability) -> Result<(Instance, 
     make_root(root).map_err(|error| fail("cannot be made", error))?;
     let store_lock = lock_store(root)?;
     for name in [OBJECTS, DERIVED, TMP, PARTS] {
-        layout::make_dir(&root.join(name)).map_err(|error| fail("cannot be written to", error))?;
+        let path = root.join(name);
+        layout::make_dir(&path).map_err(|error| fail("cannot be written to", error))?;
+        if !path.is_dir() {
+            let what = format!("has a file named {name} where its directory should be");
+            return Err(fail(&what, io::ErrorKind::NotADirectory.into()));
+        }
     }
+    sweep_probes(&root.join(OBJECTS))
+        .map_err(|error| fail("has an objects/ that cannot be swept", error))?;
     sweep_tmp(&root.join(TMP)).map_err(|error| fail("has a tmp/ that cannot be swept", error))?;
     let name = Uuid::new_v4().simple().to_string();
     let directory = root.join(TMP).join(&name);
@@ -156,11 +166,22 @@ fn sweep_tmp(tmp: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Removes the probes of starts that were killed: the store's lock is ours, so none is under way.
+fn sweep_probes(objects: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(objects)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(PROBE) {
+            layout::remove_if_there(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// Does once what every upload does, and finds out how a name can be given without replacing one.
 fn probe(root: &Path, instance: &Instance, durability: Durability) -> Result<RenameBy> {
     let target = root
         .join(OBJECTS)
-        .join(format!(".probe-{}", instance.name()));
+        .join(format!("{PROBE}{}", instance.name()));
     let mut result =
         probe_one(RenameBy::NoReplace, instance, &target, durability).map(|()| RenameBy::NoReplace);
     if result.as_ref().is_err_and(lacks_flag) {

@@ -196,7 +196,9 @@ impl Writer {
 
 /// Reserves blocks without changing the size: the file stays as long as what was written.
 fn reserve(file: &File, bytes: u64) -> io::Result<()> {
-    match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, bytes) {
+    let reserve = || rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, bytes);
+    // tmpfs and network file systems give up when a signal comes, such as the one that asks to stop.
+    match rustix::io::retry_on_intr(reserve) {
         // Saves 20–30 % of the CPU of an upload where it works; an upload is right without it.
         Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
         result => Ok(result?),

@@ -26,7 +26,12 @@ pub struct Answer {
 
 impl Connection {
     pub fn open(address: SocketAddr) -> Self {
-        Self::over(TcpStream::connect(address).expect("a connection"))
+        Self::try_open(address).expect("a connection")
+    }
+
+    /// The same, where the server may be gone.
+    pub fn try_open(address: SocketAddr) -> io::Result<Self> {
+        TcpStream::connect(address).map(Self::over)
     }
 
     /// Over a socket that the test has opened itself.

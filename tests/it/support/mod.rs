@@ -5,11 +5,14 @@ pub mod command;
 mod faulty;
 mod forms;
 mod sockets;
+pub mod process;
+mod random;
 
 pub use client::{Answer, Connection, head, read_answer};
 pub use faulty::{Faults, FaultyStore, Step, faulty_server};
 pub use forms::{Form, photo};
 pub use sockets::{eventually, open_from};
+pub use random::Random;
 
 use std::{
     net::SocketAddr,
