@@ -29,6 +29,8 @@ pub struct RequestBody {
     idle: Option<Pin<Box<Sleep>>>,
     started: bool,
     ended: bool,
+    /// Broken, or not waited for any longer: nothing more comes, and yet it has not ended.
+    failed: bool,
 }
 
 impl RequestBody {
@@ -43,6 +45,7 @@ impl RequestBody {
             idle: None,
             started: false,
             ended,
+            failed: false,
         }
     }
 
@@ -66,14 +69,19 @@ impl RequestBody {
         self.ended
     }
 
-    /// The next bytes; `None` at the end of the body.
+    /// Whether the rest will not come: the client broke it off or paused for too long.
+    pub fn is_failed(&self) -> bool {
+        self.failed
+    }
+
+    /// The next bytes; `None` at the end of the body, and after an error of it.
     ///
     /// # Errors
     /// `TooLarge`, `RequestTimeout` when the client pauses too long, `Disconnected` when it is gone.
     pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes>>> {
         self.started = true;
         loop {
-            if self.ended {
+            if self.ended || self.failed {
                 return Poll::Ready(None);
             }
             match Pin::new(&mut self.incoming).poll_frame(cx) {
@@ -92,7 +100,7 @@ impl RequestBody {
                     }
                 }
                 Poll::Ready(Some(Err(error))) => {
-                    self.ended = true;
+                    self.failed = true;
                     // A chunk that is no chunk is the client's fault and can be told; the rest is a client
                     // that is gone.
                     let kind = if error.is_parse() {
@@ -108,7 +116,7 @@ impl RequestBody {
                         .idle
                         .get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
                     ready!(idle.as_mut().poll(cx));
-                    self.ended = true;
+                    self.failed = true;
                     return Poll::Ready(Some(Err(Kind::RequestTimeout.into())));
                 }
             }

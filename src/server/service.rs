@@ -210,7 +210,11 @@ impl Service {
                 .get(header::EXPECT)
                 .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
         let is_small = body.announced().is_some_and(|rest| rest <= DRAIN_BYTES_MAX);
-        if waits || !is_small || !body.drain(DRAIN_BYTES_MAX, DRAIN_TIME_MAX).await {
+        if waits
+            || body.is_failed()
+            || !is_small
+            || !body.drain(DRAIN_BYTES_MAX, DRAIN_TIME_MAX).await
+        {
             connection.set_linger();
         }
     }

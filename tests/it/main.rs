@@ -25,3 +25,5 @@ mod tidy;
 
 mod store;
 
+mod hostile;
+
