@@ -25,5 +25,7 @@ mod tidy;
 
 mod store;
 
+mod crash;
+mod disk;
 mod hostile;
 

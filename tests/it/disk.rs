@@ -1,0 +1,306 @@
+//! A disk that is full or fails: refused in time, nothing lost, and well again when it is.
+
+use std::path::Path;
+
+use crate::support::{
+    Answer, BASE, Connection, Form, assert_error, files_below, head, photo,
+    process::{Mount, Process, Strace, id},
+};
+
+/// Bytes of the disk that is filled.
+const DISK_BYTES: u64 = 24 << 20;
+/// Bytes of one file that fills it.
+const FILE_BYTES: usize = 1 << 20;
+
+/// How an upload says its length.
+#[derive(Debug, Clone, Copy)]
+enum Length {
+    Announced,
+    Chunked,
+}
+
+fn file(number: usize) -> Vec<u8> {
+    (0..FILE_BYTES)
+        .map(|at| (at / 7 + number * 31) as u8)
+        .collect()
+}
+
+fn upload(server: &Process, bytes: &[u8], length: Length) -> Answer {
+    if let Length::Announced = length {
+        return server.try_upload(bytes).expect("an answer");
+    }
+    let form = Form::new().file("f.bin", "application/octet-stream", bytes);
+    let authorization = format!("Bearer {}", server.token);
+    let headers = [
+        ("Authorization", authorization.as_str()),
+        ("Content-Type", &form.content_type()),
+        ("Transfer-Encoding", "chunked"),
+    ];
+    let mut sent = head("POST", &format!("{BASE}/chatfiles"), &headers, None);
+    for chunk in form.bytes().chunks(50_000) {
+        sent.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+        sent.extend_from_slice(chunk);
+        sent.extend_from_slice(b"\r\n");
+    }
+    sent.extend_from_slice(b"0\r\n\r\n");
+    let mut connection = Connection::open(server.address);
+    // Refused in the middle, the server may close while this is on its way.
+    let _ = connection.send(&sent);
+    connection.answer("POST").expect("an answer")
+}
+
+#[test]
+fn a_full_disk_refuses_uploads_and_loses_nothing() {
+    for length in [Length::Announced, Length::Chunked] {
+        println!("{length:?}");
+        let directory = tempfile::tempdir().unwrap();
+        let store = directory.path().join("data");
+        let Some(_mount) = Mount::tmpfs(&store, DISK_BYTES) else {
+            return;
+        };
+        let server = Process::start(&store, &[]);
+        let picture = upload(&server, &photo(), length);
+        let picture = id(&picture);
+        let mut stored = Vec::new();
+        let refused = loop {
+            let answer = upload(&server, &file(stored.len()), length);
+            if answer.status != 200 {
+                break answer;
+            }
+            stored.push(id(&answer));
+            assert!(stored.len() < 24, "more than the disk holds");
+        };
+        assert_error(&refused, 507, "insufficient_storage");
+        assert!(stored.len() > 15, "{} uploads filled it", stored.len());
+        let again = upload(&server, &file(99), length);
+        assert_error(&again, 507, "insufficient_storage");
+        check(&server, &stored);
+        // Kept on disk or not, a thumbnail is made.
+        let thumbnail = server.download(&picture, &[("thumbnail", "true")]);
+        assert_eq!(thumbnail.status, 200, "{}", thumbnail.text());
+
+        let removed = server.command(&["rm", &stored.remove(3)]);
+        assert!(removed.status.success(), "{removed:?}");
+        let recovered = upload(&server, b"there is room again", length);
+        assert_eq!(recovered.status, 200, "{}", recovered.text());
+        assert_eq!(
+            server.download(&id(&recovered), &[]).body,
+            b"there is room again"
+        );
+        assert!(files_below(&store.join("tmp")).is_empty());
+        let scrub = server.command(&["scrub"]);
+        assert!(scrub.status.success(), "{scrub:?}");
+    }
+}
+
+#[track_caller]
+fn check(server: &Process, stored: &[String]) {
+    for id in stored {
+        let number = stored.iter().position(|other| other == id).unwrap();
+        let download = server.download(id, &[]);
+        assert!(
+            download.status == 200 && download.body == file(number),
+            "{number}"
+        );
+    }
+    assert!(files_below(&server.store.join("tmp")).is_empty());
+}
+
+#[test]
+fn a_server_starts_on_a_full_disk_only_with_a_message_or_to_serve_downloads() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("data");
+    let Some(_mount) = Mount::tmpfs(&store, 4 << 20) else {
+        return;
+    };
+    let server = Process::start(&store, &[]);
+    drop(server);
+    let free = rustix::fs::statvfs(&store).unwrap();
+    let blocks = vec![1; usize::try_from(free.f_bavail * free.f_frsize).unwrap()];
+    std::fs::write(store.join("ballast"), blocks).unwrap();
+    let started = crate::support::process::serve(&store, &[])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&started.stderr).into_owned();
+    assert_eq!(started.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("store.path") && said.contains("the disk is full"),
+        "{said}"
+    );
+}
+
+#[test]
+fn below_the_free_space_floor_uploads_are_refused_and_downloads_go_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("data");
+    let Some(_mount) = Mount::tmpfs(&store, DISK_BYTES) else {
+        return;
+    };
+    let floor = (DISK_BYTES / 2).to_string();
+    let server = Process::start(&store, &["--free-space-min-bytes", &floor]);
+    let mut stored = Vec::new();
+    let refused = loop {
+        let answer = upload(&server, &file(stored.len()), Length::Announced);
+        if answer.status != 200 {
+            break answer;
+        }
+        stored.push(id(&answer));
+    };
+    assert_error(&refused, 507, "insufficient_storage");
+    let free = rustix::fs::statvfs(&store).unwrap();
+    let free = free.f_bavail * free.f_frsize;
+    assert!(free >= DISK_BYTES / 2, "{free} are left");
+    assert!(
+        free < DISK_BYTES / 2 + 3 * FILE_BYTES as u64,
+        "{free} are left"
+    );
+    check(&server, &stored);
+    // Parts count as uploads do.
+    let base = format!("{BASE}/sdk/chatfiles/part-upload");
+    let begun = server.request("POST", &base, &[], b"");
+    if begun.status == 200 {
+        let path = format!("{base}/{}?part_number=1", id(&begun));
+        let part = server.request("PUT", &path, &[], &vec![1; 5 << 20]);
+        assert_error(&part, 507, "insufficient_storage");
+    } else {
+        assert_error(&begun, 507, "insufficient_storage");
+    }
+    server.command(&["rm", &stored.pop().unwrap()]);
+    server.command(&["rm", &stored.pop().unwrap()]);
+    assert_eq!(
+        upload(&server, &file(0), Length::Announced).status,
+        200,
+        "recovers"
+    );
+}
+
+/// What a system call is made to answer, and what the client is told.
+struct Fault {
+    call: &'static str,
+    error: &'static str,
+    number: &'static str,
+    status: u16,
+}
+
+const fn fault(
+    call: &'static str,
+    error: &'static str,
+    number: &'static str,
+    status: u16,
+) -> Fault {
+    Fault {
+        call,
+        error,
+        number,
+        status,
+    }
+}
+
+const FAULTS: [Fault; 19] = [
+    fault("openat", "ENOSPC", "1", 507),
+    fault("openat", "EMFILE", "1", 500),
+    fault("fallocate", "ENOSPC", "1", 507),
+    fault("fallocate", "EDQUOT", "1", 507),
+    fault("fallocate", "EIO", "1", 500),
+    // Where the file system cannot reserve, the upload goes on without.
+    fault("fallocate", "EOPNOTSUPP", "1+", 200),
+    fault("fallocate", "EINTR", "1", 200),
+    fault("pwritev", "ENOSPC", "1", 507),
+    fault("pwritev", "EDQUOT", "1", 507),
+    fault("pwritev", "EIO", "1", 500),
+    fault("pwritev", "EINTR", "1", 200),
+    fault("ftruncate", "EIO", "1", 500),
+    fault("fdatasync", "EIO", "1", 500),
+    fault("fdatasync", "ENOSPC", "1", 507),
+    fault("mkdir", "ENOSPC", "4", 507),
+    // Once for the directories above, and once for the one that holds the name.
+    fault("fsync", "EIO", "2", 500),
+    fault("fsync", "EIO", "5", 500),
+    fault("renameat2", "EIO", "1", 500),
+    fault("renameat2", "ENOSPC", "1", 507),
+];
+
+#[test]
+fn an_upload_that_the_disk_fails_is_refused_and_leaves_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("data");
+    let mut stored: Vec<(String, Vec<u8>)> = Vec::new();
+    for Fault {
+        call,
+        error,
+        number,
+        status,
+    } in FAULTS
+    {
+        let what = format!("{call} {number} → {error}");
+        // A new server each time: the calls of a first upload are the same ones in the same order.
+        let server = Process::start(&store, &[]);
+        let strace = Strace::attach(&server, &format!("{call}:error={error}:when={number}"));
+        // As long as the trace holds, each thread fails its own n-th call; one upload meets it once.
+        let bytes = what.repeat(300).into_bytes();
+        let answer = server.try_upload(&bytes).unwrap();
+        let log = strace.detach();
+        assert!(log.contains("INJECTED"), "{what}: never reached: {log}");
+        match status {
+            200 => stored.push((id(&answer), bytes)),
+            507 => drop(assert_error(&answer, 507, "insufficient_storage")),
+            _ => {
+                let json = assert_error(&answer, 500, "internal_error");
+                assert_eq!(json["error_description"], "an internal error occurred");
+            }
+        }
+        assert_eq!(answer.status, status, "{what}");
+        assert!(files_below(&store.join("tmp")).is_empty(), "{what}");
+        assert_eq!(
+            files_below(&store.join("objects")).len(),
+            stored.len(),
+            "{what}"
+        );
+        let next = server.upload(b"the next one");
+        stored.push((next, b"the next one".to_vec()));
+        for (id, bytes) in &stored {
+            assert!(&server.download(id, &[]).body == bytes, "{what}: {id}");
+        }
+    }
+}
+
+#[test]
+fn a_failed_sync_is_never_tried_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("data");
+    let server = Process::start(&store, &[]);
+    let strace = Strace::attach(&server, "fdatasync:error=EIO");
+    let answer = server.try_upload(b"x").unwrap();
+    let log = strace.detach();
+    assert_error(&answer, 500, "internal_error");
+    assert_eq!(log.matches("fdatasync(").count(), 1, "{log}");
+    assert!(is_clean(&store));
+}
+
+#[test]
+fn a_file_that_the_disk_cannot_give_back_ends_the_download_and_not_the_server() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("data");
+    let server = Process::start(&store, &[]);
+    let bytes = file(1);
+    let id = server.upload(&bytes);
+    // Truncated under the map: a read of it by the program would be SIGBUS, by the kernel EFAULT.
+    assert_eq!(server.download(&id, &[("Range", "bytes=0-0")]).status, 206);
+    let found = files_below(&store.join("objects"));
+    let object = std::fs::OpenOptions::new()
+        .write(true)
+        .open(store.join("objects").join(&found[0]))
+        .unwrap();
+    object.set_len(4096).unwrap();
+    let broken = server.try_request("GET", &format!("{BASE}/chatfiles/{id}"), &[], b"");
+    assert!(
+        broken.as_ref().map_or(true, |answer| answer.status == 500),
+        "{broken:?}"
+    );
+    let next = server.upload(b"it lives");
+    assert_eq!(server.download(&next, &[]).body, b"it lives");
+}
+
+fn is_clean(store: &Path) -> bool {
+    files_below(&store.join("tmp")).is_empty() && files_below(&store.join("objects")).is_empty()
+}
