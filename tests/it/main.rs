@@ -13,19 +13,16 @@ mod support;
 
 mod cli;
 mod cors;
+mod crash;
+mod disk;
 mod easemob;
 mod errors;
+mod hostile;
 mod http;
 mod io_errors;
 mod limit;
 mod odd_requests;
 mod retention;
 mod shutdown;
-mod tidy;
-
 mod store;
-
-mod crash;
-mod disk;
-mod hostile;
-
+mod tidy;

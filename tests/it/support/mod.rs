@@ -4,15 +4,15 @@ mod client;
 pub mod command;
 mod faulty;
 mod forms;
-mod sockets;
 pub mod process;
 mod random;
+mod sockets;
 
 pub use client::{Answer, Connection, head, read_answer};
 pub use faulty::{Faults, FaultyStore, Step, faulty_server};
 pub use forms::{Form, photo};
-pub use sockets::{eventually, open_from};
 pub use random::Random;
+pub use sockets::{eventually, open_from};
 
 use std::{
     net::SocketAddr,
