@@ -161,7 +161,9 @@ async fn sweep_limiter(limiter: Arc<Limiter>, clock: Clock, shutdown: Shutdown) 
         .await
         .is_err()
     {
-        limiter.sweep(clock.monotonic());
+        // Holds each shard for microseconds, all of them for milliseconds: not on a reactor thread.
+        let (limiter, now) = (limiter.clone(), clock.monotonic());
+        let _ = tokio::task::spawn_blocking(move || limiter.sweep(now)).await;
     }
 }
 

@@ -39,7 +39,10 @@ impl fmt::Debug for Secret {
 
 impl<'de> serde::Deserialize<'de> for Secret {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer).map(Self::new)
+        // The error of a wrong type would show what was written.
+        let text = String::deserialize(deserializer);
+        text.map(Self::new)
+            .map_err(|_| serde::de::Error::custom("must be a text in quotes"))
     }
 }
 

@@ -51,6 +51,8 @@ pub struct Call<'a> {
     pub uri: &'a Uri,
     /// The headers.
     pub headers: &'a HeaderMap,
+    /// Names it in the answer and in the log; shown as 16 hexadecimal digits.
+    pub id: u64,
     /// When it came, wall time.
     pub now: Timestamp,
     /// When it came, for durations.

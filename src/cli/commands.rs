@@ -27,6 +27,8 @@ use crate::{
 
 /// Threads for disk and decoding at the most; more would only wait for the disk.
 const BLOCKING_THREADS_MAX: usize = 128;
+/// What disk work and decoding have to end by themselves, after everything else has ended.
+const BLOCKING_GRACE: Duration = Duration::from_secs(5);
 /// A probe's whole time.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of a health check's answer.
@@ -53,6 +55,9 @@ pub(super) fn serve(config: Config, file: Option<PathBuf>) -> Result<ExitCode> {
         }
         Ok::<_, Error>(())
     })?;
+    // Work on blocking threads cannot be cut short from outside; after the grace it is left to end with the
+    // process, which is as safe as a crash.
+    runtime.shutdown_timeout(BLOCKING_GRACE);
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
 }

@@ -7,7 +7,11 @@ use std::{
 };
 
 use super::commands::is_file;
-use crate::{config::Config, http::cors::AllowedOrigins, tenant::DownloadAuth};
+use crate::{
+    config::{Config, TenantConfig},
+    http::cors::AllowedOrigins,
+    tenant::DownloadAuth,
+};
 
 /// The photo of the repository.
 const PHOTO: &str = "tests/data/photo.jpg";
@@ -57,9 +61,27 @@ pub(super) fn policy(config: &Config) -> String {
     let limits = &config.tenant_defaults;
     line("file at most", format!("{} bytes", limits.upload_bytes_max));
     line("rate", rate(limits.calls_per_second, limits.calls_burst));
+    let status = if config.api.limit_status_429 {
+        429
+    } else {
+        503
+    };
+    line("over the rate", format!("{status} with Retry-After"));
     line("rate does not limit", list(&config.limit.exempt));
     line("trusted proxies", list(&config.service.trusted_proxies));
+    line(
+        "their header",
+        format!("{:?}", config.service.forwarded_header),
+    );
     line("chat files live", days(limits.chatfile_days));
+    let pixels = config.files.decode_pixels_max;
+    line(
+        "thumbnails",
+        format!(
+            "of pictures up to {pixels} pixels, {} at once",
+            config.files.decode_threads
+        ),
+    );
     let origins = match &config.origins {
         AllowedOrigins::Any => "any".to_owned(),
         AllowedOrigins::List(origins) => list(origins),
@@ -75,10 +97,34 @@ pub(super) fn policy(config: &Config) -> String {
         line(
             "tenant",
             format!(
-                "{}: uploads need a token, downloads {download}",
-                tenant.name()
+                "{}: uploads need a token, downloads {download}{}",
+                tenant.name(),
+                differences(tenant)
             ),
         );
+    }
+    text
+}
+
+/// What a tenant has set of its own.
+fn differences(tenant: &TenantConfig) -> String {
+    let numbers = [
+        ("calls_per_second", tenant.calls_per_second.map(u64::from)),
+        ("calls_burst", tenant.calls_burst.map(u64::from)),
+        ("upload_bytes_max", tenant.upload_bytes_max),
+        ("chatfile_days", tenant.chatfile_days.map(u64::from)),
+    ];
+    let mut text = String::new();
+    for (key, number) in numbers {
+        if let Some(number) = number {
+            let _ = write!(text, ", {key} = {number}");
+        }
+    }
+    if tenant.strict_restrict_access {
+        text.push_str(", restrict-access: false restricts");
+    }
+    if tenant.tokens_not_before.is_some() || !tenant.users_not_before.is_empty() {
+        text.push_str(", some tokens are revoked");
     }
     text
 }

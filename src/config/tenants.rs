@@ -163,6 +163,7 @@ impl TenantConfig {
             UPLOAD_BYTES,
         )?;
         range(&self.key("chatfile_days"), self.chatfile_days, 0, DAYS)?;
+        self.moments()?;
         for account in &self.account {
             let key = self.key(&format!("account {}", account.name));
             if !is_user_name(&account.name) {
@@ -226,8 +227,30 @@ pub fn tenants(configs: &[TenantConfig], defaults: &Limits, keys: &Path) -> Resu
         .map(Tenants::new)
 }
 
+impl TenantConfig {
+    /// The moments before which tokens do not count: the tenant's and its users'.
+    fn moments(&self) -> Result<(Option<Timestamp>, HashMap<String, Timestamp>)> {
+        let key = self.key("tokens_not_before");
+        let of_tenant = self
+            .tokens_not_before
+            .as_ref()
+            .map(|at| at.timestamp(&key))
+            .transpose()?;
+        let of_user = |(user, at): (&String, &Moment)| {
+            let key = self.key(&format!("users_not_before.{user}"));
+            Ok((user.clone(), at.timestamp(&key)?))
+        };
+        let of_users = self
+            .users_not_before
+            .iter()
+            .map(of_user)
+            .collect::<Result<_>>()?;
+        Ok((of_tenant, of_users))
+    }
+}
+
 fn tenant(config: &TenantConfig, defaults: &Limits, keys: &Path) -> Result<Tenant> {
-    let moment = |key: &str, moment: &Moment| moment.timestamp(&config.key(key));
+    let (tokens_not_before, users_not_before) = config.moments()?;
     let client_secret = match &config.client_secret {
         Some(secret) => secret.clone(),
         None => keyring::load_or_create_secret(
@@ -258,16 +281,8 @@ fn tenant(config: &TenantConfig, defaults: &Limits, keys: &Path) -> Result<Tenan
             upload_bytes_max: config.upload_bytes_max.unwrap_or(defaults.upload_bytes_max),
             chatfile_days: config.chatfile_days.unwrap_or(defaults.chatfile_days),
         },
-        tokens_not_before: config
-            .tokens_not_before
-            .as_ref()
-            .map(|at| moment("tokens_not_before", at))
-            .transpose()?,
-        users_not_before: config
-            .users_not_before
-            .iter()
-            .map(|(user, at)| Ok((user.clone(), moment("users_not_before", at)?)))
-            .collect::<Result<_>>()?,
+        tokens_not_before,
+        users_not_before,
         accounts: config
             .account
             .iter()

@@ -150,11 +150,26 @@ impl Files {
         let mut was_there = false;
         for class in Class::ALL {
             let key = Key::of(class, id);
-            was_there |= self.store.remove(key).await?;
-            self.open.forget(key);
-            self.thumbnails.forget(key);
+            // Forgotten whatever the disk answers, and also where nobody waits for the answer any more.
+            let forget = ForgetOnDrop { files: self, key };
+            let removed = self.store.remove(key).await;
+            drop(forget);
+            was_there |= removed?;
         }
         Ok(was_there)
+    }
+}
+
+/// Takes an object out of every cache when dropped.
+struct ForgetOnDrop<'a> {
+    files: &'a Files,
+    key: Key,
+}
+
+impl Drop for ForgetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.files.open.forget(self.key);
+        self.files.thumbnails.forget(self.key);
     }
 }
 

@@ -3,10 +3,7 @@
 //! Key: the object's [`Key`]. Bound: a count and mapped bytes. Staleness: none, an object never changes;
 //! a removed one is forgotten by [`OpenFiles::forget`], an expired one is refused by whoever asks.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::Arc;
 
 use hyper::header::HeaderValue;
 use quick_cache::{Weighter, sync::Cache};
@@ -37,8 +34,6 @@ pub struct OpenFile {
 pub(super) struct OpenFiles {
     store: Arc<dyn Store>,
     cache: Cache<Key, Arc<OpenFile>, Weight>,
-    /// Counts take-downs: an open that overlapped one looks again before it is believed.
-    removals: AtomicU64,
 }
 
 /// An entry weighs its bytes, and at least its share of the count: one budget bounds both.
@@ -63,7 +58,6 @@ impl OpenFiles {
         Self {
             store,
             cache: Cache::with_weighter(estimate, config.open_bytes_max, weight),
-            removals: AtomicU64::new(0),
         }
     }
 
@@ -73,13 +67,13 @@ impl OpenFiles {
             file.object.touch(now);
             return Ok(file);
         }
-        let removals = self.removals.load(Ordering::Acquire);
         let open = async {
             let object = self.store.open(key).await?.ok_or(Kind::ObjectNotFound)?;
             Ok::<_, crate::error::Error>(Arc::new(OpenFile::new(object)))
         };
         let file = self.cache.get_or_insert_async(&key, open).await?;
-        if self.removals.load(Ordering::Acquire) != removals && file.object.is_removed() {
+        // An open that overlapped a take-down must not stay: one more call, on misses alone.
+        if file.object.is_removed() {
             self.cache.remove(&key);
             return Err(Kind::ObjectNotFound.into());
         }
@@ -88,7 +82,6 @@ impl OpenFiles {
     }
 
     pub(super) fn forget(&self, key: Key) {
-        self.removals.fetch_add(1, Ordering::AcqRel);
         self.cache.remove(&key);
     }
 }

@@ -19,8 +19,8 @@ const MEMORY_UNIT_BYTES: u64 = 1 << 20;
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 pub(super) struct Pool {
-    running: Semaphore,
-    memory: Semaphore,
+    running: Arc<Semaphore>,
+    memory: Arc<Semaphore>,
     memory_units: u32,
     waiting: AtomicUsize,
     waiting_max: usize,
@@ -60,8 +60,8 @@ impl Pool {
             .unwrap_or(u32::MAX >> 4)
             .max(1);
         Self {
-            running: Semaphore::new(threads.max(1)),
-            memory: Semaphore::new(memory_units as usize),
+            running: Arc::new(Semaphore::new(threads.max(1))),
+            memory: Arc::new(Semaphore::new(memory_units as usize)),
             memory_units,
             waiting: AtomicUsize::new(0),
             waiting_max,
@@ -74,7 +74,7 @@ impl Pool {
     /// `Unavailable` when the queue is full; whatever the two return.
     ///
     /// # Cancel safety
-    /// Dropping the future cancels the work.
+    /// Dropping the future cancels the work where it next looks; until then it keeps its place.
     pub(super) async fn run<P, T>(
         &self,
         prepare: impl FnOnce() -> Result<(P, u64)> + Send + 'static,
@@ -86,21 +86,33 @@ impl Pool {
     {
         let waiting = self.enqueue()?;
         let closed = "the semaphores of the pool are never closed";
-        let _running = self.running.acquire().await.expect(closed);
+        let running = self.running.clone().acquire_owned().await.expect(closed);
         drop(waiting);
-        let (prepared, bytes) = tokio::task::spawn_blocking(prepare)
-            .await
-            .map_err(Error::internal)??;
+        // The permits go where the work goes: a decoder that nobody waits for any more still counts.
+        let prepared =
+            tokio::task::spawn_blocking(move || prepare().map(|prepared| (prepared, running)));
+        let ((prepared, bytes), running) = prepared.await.map_err(Error::internal)??;
         // One picture that needs more than all there is may run alone.
         let units = u32::try_from(bytes.div_ceil(MEMORY_UNIT_BYTES))
             .unwrap_or(u32::MAX)
             .clamp(1, self.memory_units);
-        let _memory = self.memory.acquire_many(units).await.expect(closed);
+        let memory = self
+            .memory
+            .clone()
+            .acquire_many_owned(units)
+            .await
+            .expect(closed);
         let cancel = Cancel::default();
         let _cancel_on_drop = CancelOnDrop(cancel.clone());
-        tokio::task::spawn_blocking(move || work(prepared, cancel))
-            .await
-            .map_err(Error::internal)?
+        let worked = tokio::task::spawn_blocking(move || {
+            let _permits = (running, memory);
+            work(prepared, cancel)
+        });
+        worked.await.map_err(|error| match error.is_panic() {
+            // A decoder that gives up this way gives up every time: told and remembered as no thumbnail.
+            true => Error::new(Kind::NoThumbnail).source(error),
+            false => Error::internal(error),
+        })?
     }
 
     fn enqueue(&self) -> Result<Waiting<'_>> {

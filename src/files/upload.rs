@@ -105,6 +105,10 @@ impl Files {
             keep_first(&mut first_bytes, chunk);
         };
         parts.join(&mut *upload, seen).await?;
+        // Parts that came between the list and now count too.
+        if len > bytes_max {
+            return Err(Kind::TooLarge.into());
+        }
         // Parts are called `blob`: neither a name nor a type comes with them.
         Received {
             upload,

@@ -25,6 +25,8 @@ use crate::error::{Error, Kind, Result};
 const PIECE_BYTES: usize = 64 * 1024;
 /// Bytes of one part's headers, and of what may stand before the first boundary.
 const PART_HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Bytes of fields that nobody asked for, in one form.
+const IGNORED_BYTES_MAX: usize = 64 * 1024;
 /// Parts of one form.
 const PARTS_MAX: u32 = 64;
 /// Bytes after the last boundary.
@@ -41,6 +43,7 @@ pub struct Form<'r> {
     field: Option<Field<'r>>,
     pace: Arc<Pace>,
     parts: u32,
+    ignored_bytes: usize,
 }
 
 /// The head of a part.
@@ -114,6 +117,7 @@ impl<'r> Form<'r> {
             field: None,
             pace,
             parts: 0,
+            ignored_bytes: 0,
         })
     }
 
@@ -122,7 +126,14 @@ impl<'r> Form<'r> {
     /// # Errors
     /// `InvalidArgument` for what is no form or is out of its bounds; the body's own errors.
     pub async fn next_part(&mut self) -> Result<Option<Part>> {
-        while self.chunk().await?.is_some() {}
+        while let Some(chunk) = self.chunk().await? {
+            self.ignored_bytes += chunk.len();
+            if self.ignored_bytes > IGNORED_BYTES_MAX {
+                let text =
+                    format!("fields beside the file may have at most {IGNORED_BYTES_MAX} bytes.");
+                return Err(Error::invalid(text));
+            }
+        }
         self.field = None;
         self.pace.given.store(0, Relaxed);
         let pace = self.pace.clone();

@@ -1,6 +1,6 @@
 //! How long objects live: the rule (`expiry.rs`), and the removal of what has outlived it (`sweep.rs`).
 //!
-//! Every read checks the rule itself; the sweep only frees the space, a day later.
+//! Every read checks the rule itself; the sweep only frees the space, two days later.
 
 mod expiry;
 mod sweep;

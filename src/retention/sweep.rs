@@ -78,18 +78,19 @@ pub fn sweep(
     Ok(report)
 }
 
-/// Remembers that the clock went on to `now`, if it is believed. Blocking.
+/// What is to be done between two sweeps, if the clock is believed: remembers that it went on to `now`, and
+/// removes uploads in parts that were never completed. Blocking.
 ///
 /// # Errors
-/// `Internal` where the memory cannot be written.
+/// `Internal` where the disk refuses.
 pub fn keep_time(root: &Path, now: Timestamp) -> Result<()> {
     let memory = SweepMemory::of(root);
-    match memory.read()? {
-        Some(last) if now.ms().abs_diff(last.ms()) <= JUMP_MS_MAX.unsigned_abs() => {
-            memory.write(now)
-        }
-        _ => Ok(()),
+    let is_believed = |last: Timestamp| now.ms().abs_diff(last.ms()) <= JUMP_MS_MAX.unsigned_abs();
+    if memory.read()?.is_some_and(is_believed) {
+        local::sweep_parts(root, now)?;
+        memory.write(now)?;
     }
+    Ok(())
 }
 
 fn walk(root: &Path, policy: &Policy, now: Timestamp, dry_run: bool) -> Result<Report> {
@@ -124,7 +125,7 @@ fn walk_day(
     dry_run: bool,
 ) -> Result<u64> {
     let mut objects = 0;
-    for (key, meta) in local::metas_of(root, class, day)? {
+    local::visit_metas(root, class, day, &mut |key, meta| {
         let days = policy
             .days_by_tenant
             .get(&meta.tenant)
@@ -136,13 +137,16 @@ fn walk_day(
             }
             objects += 1;
         }
-    }
+        Ok(())
+    })?;
     Ok(objects)
 }
 
-/// Whether everything of the day had expired a day ago, so that no download of it is still running.
+/// Whether everything of the day had expired so long ago that no clock which is believed ([`JUMP_MS_MAX`])
+/// could be wrong about it, and no download of it is still running.
 fn has_ended(day: &DayDirectory, days: u32, now: Timestamp) -> bool {
-    days > 0 && day.day.end().plus_days(days).plus_days(1) <= now
+    let slack_days = u32::try_from(JUMP_MS_MAX / MS_PER_DAY).expect("two days");
+    days > 0 && day.day.end().plus_days(days).plus_days(slack_days) <= now
 }
 
 impl Policy {
@@ -196,8 +200,8 @@ mod tests {
     }
 
     #[test]
-    fn a_day_is_removed_whole_a_day_after_its_last_file_expired() {
-        for (now, removed) in [("2026-03-09", false), ("2026-03-10", true)] {
+    fn a_day_is_removed_whole_two_days_after_its_last_file_expired() {
+        for (now, removed) in [("2026-03-10", false), ("2026-03-11", true)] {
             let root = store_with_day("2026-03-01");
             SweepMemory::of(root.path()).write(at(now)).unwrap();
             let report = sweep(root.path(), &days(7), at(now), false, false).unwrap();

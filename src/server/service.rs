@@ -12,7 +12,7 @@ use std::{
 };
 
 use hyper::{
-    HeaderMap, Method, Request, Response, Version,
+    HeaderMap, Method, Request, Response, StatusCode, Version,
     body::{Body as _, Incoming},
     header::{self, HeaderName, HeaderValue},
 };
@@ -107,6 +107,7 @@ impl Service {
         let call = Call {
             method: &head.method,
             uri: &head.uri,
+            id: self.request_ids.fetch_add(1, Ordering::Relaxed),
             headers: &head.headers,
             now: self.api.clock.now(),
             started: self.api.clock.monotonic(),
@@ -116,9 +117,7 @@ impl Service {
             .and_then(|()| router::route(call.method, call.uri.path()));
         let result = match routed {
             Ok(route) => self.admit_and_act(&call, client, route, &mut body).await,
-            Err(error) => self
-                .admit(None, Some(Interface::Other), client)
-                .and(Err(error)),
+            Err(error) => self.admit(None, Interface::Other, client).and(Err(error)),
         };
         self.settle(connection, &call, &mut body).await;
         self.render(&call, client, result)
@@ -132,6 +131,7 @@ impl Service {
         body: &mut RequestBody,
     ) -> Result<Response<Body>> {
         match route {
+            Route::Preflight => Ok(preflight()),
             Route::Health => Ok(ops::health(&self.server)),
             Route::Easemob(route) => {
                 let tenant = easemob::tenant(&self.api, &route, call.uri.path());
@@ -146,26 +146,9 @@ impl Service {
     }
 
     /// Before the credential is looked at: a refused call must cost next to nothing.
-    fn admit(
-        &self,
-        tenant: Option<&Tenant>,
-        interface: Option<Interface>,
-        client: IpAddr,
-    ) -> Result<()> {
-        let Some(interface) = interface else {
-            return Ok(());
-        };
+    fn admit(&self, tenant: Option<&Tenant>, interface: Interface, client: IpAddr) -> Result<()> {
         let (index, rate) = match tenant {
-            Some(tenant) => {
-                let limits = &tenant.limits;
-                (
-                    tenant.index,
-                    Rate {
-                        per_second: limits.calls_per_second,
-                        burst: limits.calls_burst,
-                    },
-                )
-            }
+            Some(tenant) => (tenant.index, Rate::from(&tenant.limits)),
             None => (NO_TENANT, self.config.default_rate),
         };
         let now = self.api.clock.monotonic();
@@ -225,7 +208,7 @@ impl Service {
         client: IpAddr,
         result: Result<Response<Body>>,
     ) -> Response<Body> {
-        let id = self.request_ids.fetch_add(1, Ordering::Relaxed);
+        let id = call.id;
         let mut response = match result {
             Ok(response) => {
                 tracing::debug!(
@@ -281,6 +264,17 @@ fn check_host(version: Version, headers: &HeaderMap) -> Result<()> {
         return Ok(());
     }
     Err(Error::invalid("a request has one Host header."))
+}
+
+/// The CORS headers are those of every answer; nothing else is said.
+fn preflight() -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let no_store = HeaderValue::from_static("no-store");
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, no_store);
+    response
 }
 
 /// A failure is logged once, here. The path is safe to show: secrets are in headers and in the query.

@@ -90,12 +90,6 @@ fn odd_request_lines_are_answered_as_errors_of_this_api() {
             "service_resource_not_found",
         ),
         (
-            "OPTIONS * HTTP/1.1",
-            "Host: files.test\r\n",
-            404,
-            "service_resource_not_found",
-        ),
-        (
             "CONNECT files.test:443 HTTP/1.1",
             "Host: files.test\r\n",
             404,

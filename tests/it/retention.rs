@@ -63,7 +63,7 @@ fn pass_days(server: &TestServer, toml: &str, to_ms: i64) {
 
 /// When the sweep removes a day's files that live for so many days.
 fn swept_ms(day: Day, days: i64) -> i64 {
-    day.end().ms() + (days + 1) * MS_PER_DAY
+    day.end().ms() + (days + 2) * MS_PER_DAY
 }
 
 #[test]
@@ -164,7 +164,7 @@ fn an_unknown_id_older_than_the_retention_answers_as_expired() {
 }
 
 #[test]
-fn a_day_is_removed_whole_a_day_after_its_files_ended_and_the_rest_is_served_on() {
+fn a_day_is_removed_whole_two_days_after_its_files_ended_and_the_rest_is_served_on() {
     let server = TestServer::with(ONE_DAY);
     await_first_sweep(&server);
     let id = server.store_file("a.jpg", "image/jpeg", &photo());
@@ -239,7 +239,7 @@ fn a_download_that_runs_outlives_the_sweep_of_its_file() {
 
 const MIXED: &str = "
     [retention]
-    chatfile_days = 3
+    chatfile_days = 4
     [[tenant]]
     org = \"short\"
     app = \"app\"
@@ -304,7 +304,7 @@ fn apps_of_different_lives_share_a_day_and_lose_their_own_files_alone() {
     assert_eq!(sweep(&server, MIXED, false, false), one);
     assert_eq!(server.files_in("objects").len(), 2);
     check(&["default", "ever"]);
-    pass_days(&server, MIXED, swept_ms(day, 3));
+    pass_days(&server, MIXED, swept_ms(day, 4));
     check(&["ever"]);
     assert_eq!(sweep(&server, MIXED, false, false), one);
     assert_eq!(server.files_in("objects").len(), 1);

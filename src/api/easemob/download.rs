@@ -53,7 +53,7 @@ pub(super) async fn download(context: &Context<'_>, id: &str) -> Result<Response
     deliver(call, &content, expires, VARY)
 }
 
-/// `thumbnail: true`, `?thumbnail=true`, and the first frame, which is a video's thumbnail.
+/// `thumbnail: true`, `?thumbnail=true`, and `?vframe=true`: of a video, which is not decoded yet, a 404.
 pub(super) fn wants_thumbnail(call: &Call<'_>) -> bool {
     let is_true = |value: &str| value.trim().eq_ignore_ascii_case("true");
     call.header("thumbnail").is_some_and(is_true)

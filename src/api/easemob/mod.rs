@@ -1,6 +1,6 @@
 //! Easemob's chatfiles REST API, as `POST /{org}/{app}/chatfiles` and the calls around it.
 //!
-//! Only `wire.rs` knows the JSON. Who calls and how often was settled before (`server/service.rs`).
+//! Only `wire.rs` knows the JSON. How often a client calls was settled before (`server/service.rs`).
 
 mod download;
 mod parts;
@@ -10,7 +10,7 @@ pub mod wire;
 
 use std::sync::Arc;
 
-use hyper::{Response, StatusCode};
+use hyper::Response;
 
 use super::{Api, Call, body::Body};
 use crate::{
@@ -53,21 +53,18 @@ pub enum Action<'a> {
     PartsComplete(&'a str),
     /// `DELETE sdk/chatfiles/part-upload/{uuid}`
     PartsAbort(&'a str),
-    /// `OPTIONS`, of any of them
-    Preflight,
 }
 
 impl Action<'_> {
-    /// Which rate this call counts against; `None` for what does not count.
-    pub fn interface(self, call: &Call<'_>) -> Option<Interface> {
+    /// Which rate this call counts against.
+    pub fn interface(self, call: &Call<'_>) -> Interface {
         match self {
             Self::Upload | Self::PartsBegin | Self::PartsPut(_) | Self::PartsComplete(_) => {
-                Some(Interface::Upload)
+                Interface::Upload
             }
-            Self::Download(_) if download::wants_thumbnail(call) => Some(Interface::Thumbnail),
-            Self::Download(_) => Some(Interface::Download),
-            Self::Token | Self::PartsList(_) | Self::PartsAbort(_) => Some(Interface::Other),
-            Self::Preflight => None,
+            Self::Download(_) if download::wants_thumbnail(call) => Interface::Thumbnail,
+            Self::Download(_) => Interface::Download,
+            Self::Token | Self::PartsList(_) | Self::PartsAbort(_) => Interface::Other,
         }
     }
 }
@@ -93,11 +90,6 @@ pub async fn handle(
         Action::PartsList(id) => parts::list(&context, id).await,
         Action::PartsComplete(id) => parts::complete(&context, id, body).await,
         Action::PartsAbort(id) => parts::abort(&context, id).await,
-        Action::Preflight => {
-            let mut response = Response::new(Body::empty());
-            *response.status_mut() = StatusCode::NO_CONTENT;
-            Ok(response)
-        }
     }
 }
 

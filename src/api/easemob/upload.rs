@@ -68,6 +68,7 @@ pub(super) async fn store(
     };
     let stored = context.api.files.commit(file, attributes).await?;
     tracing::info!(
+        request = format_args!("{:016x}", context.call.id),
         id = %stored.key.id,
         bytes = stored.meta.len,
         tenant = stored.meta.tenant,

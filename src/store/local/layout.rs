@@ -124,9 +124,10 @@ impl Layout {
             let above = at.clone();
             at.push(name);
             make_dir(&at)?;
-            // Also where it was there before: another upload may have made it and not synced it yet.
+            // Also where it was there before: another upload may have made it and not synced it yet. Where
+            // that fails it must not be found there by the next upload, whose sync might not fail again.
             if self.is_durable() {
-                sync_dir(&above)?;
+                sync_dir(&above).inspect_err(|_| drop(fs::remove_dir(&at)))?;
             }
         }
         let mut known = self.known();
@@ -233,27 +234,25 @@ pub(super) fn days(root: &Path, class: Class) -> io::Result<Vec<DayDirectory>> {
         .collect())
 }
 
-/// The objects of a day, by the ids in their names; other files are not ours. Blocking.
-pub(super) fn objects_of(day: &DayDirectory, class: Class) -> io::Result<Vec<Key>> {
+/// The directories that a day's objects are spread over. Blocking.
+pub(super) fn spreads_of(day: &DayDirectory) -> io::Result<Vec<PathBuf>> {
     let [objects, _] = &day.paths;
-    let mut keys = Vec::new();
-    let spreads = match fs::read_dir(objects) {
-        Err(error) if is_absent(&error) => return Ok(keys),
-        spreads => spreads?,
+    match fs::read_dir(objects) {
+        Err(error) if is_absent(&error) => Ok(Vec::new()),
+        spreads => spreads?.map(|spread| Ok(spread?.path())).collect(),
+    }
+}
+
+/// The objects of one such directory, by the ids in their names; other files are not ours. Blocking.
+pub(super) fn objects_in(spread: &Path, class: Class, day: Day) -> io::Result<Vec<Key>> {
+    let files = match fs::read_dir(spread) {
+        Err(error) if is_absent(&error) => return Ok(Vec::new()),
+        files => files?,
     };
-    for spread in spreads {
-        let files = match fs::read_dir(spread?.path()) {
-            Err(error) if is_absent(&error) => continue,
-            files => files?,
-        };
-        for file in files {
-            let id = file?.file_name().to_str().and_then(ObjectId::parse);
-            keys.extend(id.map(|id| Key {
-                class,
-                day: day.day,
-                id,
-            }));
-        }
+    let mut keys = Vec::new();
+    for file in files {
+        let id = file?.file_name().to_str().and_then(ObjectId::parse);
+        keys.extend(id.map(|id| Key { class, day, id }));
     }
     Ok(keys)
 }

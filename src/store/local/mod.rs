@@ -134,16 +134,23 @@ pub fn open_object(root: &Path, key: Key) -> Result<Option<Object>> {
 /// # Errors
 /// `Internal` where the disk refuses.
 pub fn remove_object(root: &Path, key: Key) -> Result<bool> {
-    // The derivatives first: if this is cut short, the object is still there to be removed again.
-    for path in layout::derived_of(root, key).map_err(Error::internal)? {
-        layout::remove_if_there(&path).map_err(Error::internal)?;
-    }
+    // The derivatives first: if this is cut short, the object is still there to be removed again. And once
+    // more after it: one that was being made meanwhile looks for its object only after it was kept.
+    remove_derived(root, key)?;
     let path = layout::object_path(root, key);
     let was_there = layout::remove_if_there(&path).map_err(Error::internal)?;
+    remove_derived(root, key)?;
     if was_there {
         layout::sync_dir(layout::parent(&path)).map_err(Error::internal)?;
     }
     Ok(was_there)
+}
+
+fn remove_derived(root: &Path, key: Key) -> Result<()> {
+    for path in layout::derived_of(root, key).map_err(Error::internal)? {
+        layout::remove_if_there(&path).map_err(Error::internal)?;
+    }
+    Ok(())
 }
 
 /// The days of a class for which anything is stored, oldest first. Blocking.
@@ -155,20 +162,29 @@ pub fn days(root: &Path, class: super::Class) -> Result<Vec<DayDirectory>> {
         .map_err(|error| Error::internal(format!("{}: {error}", root.display())))
 }
 
-/// The metadata of every object of a day, where it can be read. Blocking.
+/// Calls `visit` with the metadata of every object of a day that can be read; the names of one of its 256
+/// directories are held at a time. Blocking.
 ///
 /// # Errors
-/// `Internal` where a directory cannot be read; an object that is damaged is passed over.
-pub fn metas_of(root: &Path, class: super::Class, day: &DayDirectory) -> Result<Vec<(Key, Meta)>> {
-    let mut metas = Vec::new();
-    for key in layout::objects_of(day, class).map_err(Error::internal)? {
-        let meta = layout::open_read(&layout::object_path(root, key)).and_then(|file| {
-            let file_len = file.metadata()?.len();
-            super::object::read_trailer(&file, file_len)
-        });
-        metas.extend(meta.ok().map(|meta| (key, meta)));
+/// `Internal` where a directory cannot be read, and what `visit` returns; a damaged object is passed over.
+pub fn visit_metas(
+    root: &Path,
+    class: super::Class,
+    day: &DayDirectory,
+    visit: &mut dyn FnMut(Key, Meta) -> Result<()>,
+) -> Result<()> {
+    for spread in layout::spreads_of(day).map_err(Error::internal)? {
+        for key in layout::objects_in(&spread, class, day.day).map_err(Error::internal)? {
+            let meta = layout::open_read(&layout::object_path(root, key)).and_then(|file| {
+                let file_len = file.metadata()?.len();
+                super::object::read_trailer(&file, file_len)
+            });
+            if let Ok(meta) = meta {
+                visit(key, meta)?;
+            }
+        }
     }
-    Ok(metas)
+    Ok(())
 }
 
 /// Removes a day whole, objects and derivatives. Blocking.
@@ -280,8 +296,13 @@ fn write_derived(
     let write = || -> io::Result<()> {
         let temporary = instance.temporary("derived");
         fs::create_dir_all(layout::parent(path))?;
-        fs::write(&temporary, &contents)?;
-        fs::rename(&temporary, path).inspect_err(|_| drop(fs::remove_file(&temporary)))
+        let kept = fs::write(&temporary, &contents).and_then(|()| fs::rename(&temporary, path));
+        kept.inspect_err(|_| drop(fs::remove_file(&temporary)))?;
+        // The object may have been taken down meanwhile: see `remove_object`.
+        if !layout::object_path(layout.root(), key).exists() {
+            layout::remove_if_there(path)?;
+        }
+        Ok(())
     };
     layout.check_free(contents.len() as u64)?;
     write().map_err(storage_error)

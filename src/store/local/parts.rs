@@ -87,7 +87,9 @@ impl PartUploads {
                     .write_all(format!("{tenant}\n{owner}\n").as_bytes())?;
                 fs::rename(&temporary, parts.join(id.to_string()))
             };
-            make().map_err(storage_error)
+            make()
+                .inspect_err(|_| drop(fs::remove_dir_all(&temporary)))
+                .map_err(storage_error)
         })
         .await
     }
@@ -129,7 +131,11 @@ impl PartUploads {
 pub fn sweep_parts(root: &Path, now: Timestamp) -> Result<u64> {
     let expired = expired_parts(root, now)?;
     for path in &expired {
-        fs::remove_dir_all(path).map_err(Error::internal)?;
+        match fs::remove_dir_all(path) {
+            // Completed or aborted in this very moment.
+            Err(error) if !layout::is_absent(&error) => return Err(Error::internal(error)),
+            _ => {}
+        }
     }
     Ok(expired.len() as u64)
 }

@@ -194,9 +194,9 @@ fn an_expired_file_is_said_to_be_expired_also_after_it_was_swept() {
         Some(NO_FILE),
         "unknown and young",
     );
-    // A day later its bytes are gone.
+    // Two days later its bytes are gone.
     let policy = configuration(directory.path(), toml).retention();
-    let later = now.plus_days(9);
+    let later = now.plus_days(10);
     let report = retention::sweep(&server.store, &policy, later, true, false).unwrap();
     assert_eq!(report.days.len(), 1, "{report:?}");
     assert_eq!(server.files_in("objects"), Vec::<std::path::PathBuf>::new());
