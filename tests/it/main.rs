@@ -21,6 +21,7 @@ mod hostile;
 mod http;
 mod io_errors;
 mod limit;
+mod memory;
 mod odd_requests;
 mod retention;
 mod shutdown;
