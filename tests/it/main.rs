@@ -2,6 +2,7 @@
 
 // A test says what should be there, and stops where it is not.
 #![allow(
+    clippy::print_stdout,
     clippy::unwrap_used,
     unreachable_pub,
     missing_docs,

@@ -1,5 +1,7 @@
 //! The real program as a process of its own: to be killed, traced, measured, and run on small disks.
 
+#![allow(clippy::print_stdout, reason = "shown when a test fails")]
+
 use std::{
     fs::File,
     io::{self, BufRead, BufReader},
@@ -333,12 +335,12 @@ impl Mount {
     pub fn tmpfs(path: &Path, bytes: u64) -> Option<Self> {
         std::fs::create_dir_all(path).expect("a place to mount at");
         let size = format!("size={bytes}");
-        Self::mount(path, &["-t", "tmpfs", "-o", &size, "tmpfs"])
+        Self::new(path, &["-t", "tmpfs", "-o", &size, "tmpfs"])
     }
 
     /// The same directory, read-only.
     pub fn read_only(path: &Path) -> Option<Self> {
-        let mount = Self::mount(path, &["--bind", &path.display().to_string()])?;
+        let mount = Self::new(path, &["--bind", &path.display().to_string()])?;
         let again = Command::new("mount")
             .args(["-o", "remount,bind,ro"])
             .arg(path)
@@ -347,7 +349,7 @@ impl Mount {
         Some(mount)
     }
 
-    fn mount(path: &Path, arguments: &[&str]) -> Option<Self> {
+    fn new(path: &Path, arguments: &[&str]) -> Option<Self> {
         let mounted = Command::new("mount").args(arguments).arg(path).output();
         match mounted {
             Ok(output) if output.status.success() => Some(Self(path.to_owned())),

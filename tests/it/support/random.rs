@@ -1,5 +1,7 @@
 //! Randomness that can be repeated: the seed is printed, and taken from the environment where it is set.
 
+#![allow(clippy::print_stdout, reason = "shown when a test fails")]
+
 /// A xorshift generator.
 pub struct Random(u64);
 
