@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use super::{Config, open::OpenFile, pool::Pool};
 use crate::{
     error::{Error, Kind, Result},
-    media,
+    media::{self, thumbnail::MediaError},
     store::{BoundingBox, Derived, DerivedName, Key, Store},
     time::{Clock, Timestamp},
 };
@@ -144,8 +144,9 @@ impl Thumbnails {
             Ok(media::thumbnail::Outcome::Made(made)) => made,
             Ok(media::thumbnail::Outcome::OriginalIsSmaller) => return Ok(Entry::Original),
             Err(error) if error.kind() == Kind::NoThumbnail => return Ok(self.failed(key, &error)),
-            // An image of a kind that is not decoded is answered with the original, as the vendor does.
-            Err(error) if error.kind() == Kind::UnsupportedMediaType => return Ok(Entry::Original),
+            Err(error) if error.kind() == Kind::UnsupportedMediaType => {
+                return Ok(self.not_decoded(file, &error));
+            }
             Err(error) => return Err(error),
         };
         let derived = Derived {
@@ -160,7 +161,7 @@ impl Thumbnails {
     }
 
     /// An original so small that it is its own thumbnail, unless its header claims more pixels than the
-    /// limit: a bomb has few bytes, and must not be handed to a phone.
+    /// limit, or is in a coding that may claim any: a bomb has few bytes, and must not be handed to a phone.
     async fn own(&self, file: &Arc<OpenFile>) -> Result<Entry> {
         let (bounds, moved) = (self.bounds, file.clone());
         let read = tokio::task::spawn_blocking(move || moved.object.read());
@@ -169,10 +170,32 @@ impl Thumbnails {
             .map_err(Error::internal)?
             .map_err(Error::internal)?;
         match media::thumbnail::decode_cost_bytes(&source, &bounds) {
-            Err(error @ media::thumbnail::MediaError::TooManyPixels { .. }) => {
+            Err(error @ MediaError::TooManyPixels { .. }) => {
                 Ok(self.failed(file.object.key, &media_error(error)))
             }
+            Err(error @ MediaError::UnsupportedImage) => {
+                Ok(self.not_decoded(file, &media_error(error)))
+            }
             _ => Ok(Entry::Original),
+        }
+    }
+
+    /// An image of a type that is not decoded here is answered with the original, as the vendor does. One of
+    /// a type that is, in a coding that is not (a lossless JPEG), may claim any size: it has no thumbnail.
+    fn not_decoded(&self, file: &OpenFile, error: &Error) -> Entry {
+        const DECODED: [&str; 5] = [
+            "image/jpeg",
+            "image/png",
+            "image/gif",
+            "image/webp",
+            "image/bmp",
+        ];
+        match file.object.meta.sniffed_type.as_deref() {
+            Some(kind) if DECODED.contains(&kind) => {
+                let error = Error::new(Kind::NoThumbnail).source(error.to_string());
+                self.failed(file.object.key, &error)
+            }
+            _ => Entry::Original,
         }
     }
 
@@ -219,8 +242,7 @@ impl DerivedFile {
     }
 }
 
-fn media_error(error: media::thumbnail::MediaError) -> Error {
-    use media::thumbnail::MediaError;
+fn media_error(error: MediaError) -> Error {
     match error {
         MediaError::UnsupportedImage => Error::new(Kind::UnsupportedMediaType).source(error),
         MediaError::Cancelled => Error::new(Kind::Disconnected).source(error),

@@ -26,6 +26,9 @@ use crate::{
 /// memory for every slow client. One batch is gathered while one is written, so an upload holds two.
 const BATCH_BYTES: usize = 128 * 1024;
 
+/// Chunks of one batch: a client that sends single bytes makes chunks of single bytes.
+const BATCH_CHUNKS_MAX: usize = 512;
+
 /// An upload in progress. Dropping it removes its file.
 pub(super) struct LocalUpload {
     batch: Vec<Bytes>,
@@ -133,7 +136,7 @@ impl Upload for LocalUpload {
         Box::pin(async move {
             self.batch_bytes += chunk.len();
             self.batch.push(chunk);
-            if self.batch_bytes >= BATCH_BYTES {
+            if self.batch_bytes >= BATCH_BYTES || self.batch.len() >= BATCH_CHUNKS_MAX {
                 self.flush().await?;
             }
             Ok(())

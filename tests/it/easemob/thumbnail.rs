@@ -419,3 +419,20 @@ fn the_limit_of_pixels_is_a_setting() {
         assert_eq!(server.download(&id, THUMBNAIL).status, status);
     }
 }
+
+#[test]
+fn a_jpeg_in_a_coding_that_is_not_decoded_has_no_thumbnail_whatever_it_claims() {
+    let server = TestServer::start();
+    for name in ["baseline.jpg", "bomb.jpg"] {
+        let mut source = fixture(name);
+        let frame = source
+            .windows(2)
+            .position(|window| matches!(window, b"\xff\xc0" | b"\xff\xc1" | b"\xff\xc2"))
+            .unwrap();
+        // Lossless, T.81 annex H.
+        source[frame + 1] = 0xc3;
+        let id = store(&server, &source, None);
+        assert_none(&server.download(&id, THUMBNAIL));
+        assert!(server.download(&id, &[]).body == source, "{name}");
+    }
+}
