@@ -119,7 +119,6 @@ impl App {
     }
 
     /// Serves until `shutdown` is triggered and the running transfers have ended or had their grace.
-    ///
     pub async fn run(self, listeners: Vec<TcpListener>, shutdown: Shutdown) {
         let mut tasks = Tasks::new();
         tasks.spawn(
@@ -167,8 +166,8 @@ async fn sweep_limiter(limiter: Arc<Limiter>, clock: Clock, shutdown: Shutdown) 
     }
 }
 
-/// Sweeps at the start and whenever a new day has begun; in between only remembers that time goes on, so
-/// that a jump of the clock is seen for what it is.
+/// Sweeps at the start and whenever a new day has begun; in between remembers that time goes on, so that a
+/// jump of the clock is seen for what it is, and removes uploads in parts that were given up.
 async fn sweep_daily(root: PathBuf, policy: Policy, clock: Clock, shutdown: Shutdown) {
     let mut last_day = None;
     loop {
