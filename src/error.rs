@@ -22,14 +22,24 @@ pub enum Kind {
     GrantUser,
     /// A token request whose client id or secret is wrong.
     GrantClient,
-    /// Authenticated, but this object is not for this caller (wrong or missing secret).
+    /// The backend's own token, without a word on whose behalf it acts.
+    UserMissing,
+    /// Authenticated, but this object is not for this caller (wrong or missing secret, bad signature).
     Forbidden,
+    /// The chat backend said no, with a code of its own.
+    Denied(u32),
+    /// An upload form whose policy does not let it in.
+    Policy(PolicyFault),
     /// No such object.
     ObjectNotFound,
     /// The object outlived its retention.
     ObjectExpired,
     /// The object exists, but has no thumbnail.
     NoThumbnail,
+    /// The voice cannot be had in the format asked for.
+    NotConvertible,
+    /// An object of this name is there already; none is ever replaced.
+    AlreadyExists,
     /// No such tenant.
     TenantNotFound,
     /// No such path.
@@ -42,6 +52,8 @@ pub enum Kind {
     RangeNotSatisfiable(u64),
     /// More bytes than the limit allows.
     TooLarge,
+    /// Fewer bytes than an upload must have: none, or below its policy's range.
+    TooSmall,
     /// The body's media type is not one this call takes.
     UnsupportedMediaType,
     /// The client did not send its body within the time it has.
@@ -56,6 +68,21 @@ pub enum Kind {
     Disconnected,
     /// A fault of ours. Nothing of the inside is shown to the client.
     Internal,
+}
+
+/// What is wrong with the policy of an upload form (OSS PostObject, signature V1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PolicyFault {
+    /// It is no policy: no base64, no JSON, a condition of an unknown kind.
+    Document,
+    /// The access key is not this tenant's.
+    AccessKey,
+    /// The signature is not its own.
+    Signature,
+    /// It has expired, or a condition of it is not met.
+    Denied,
+    /// Its key is no name of an object here.
+    ObjectName,
 }
 
 type Source = Box<dyn std::error::Error + Send + Sync>;

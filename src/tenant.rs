@@ -29,6 +29,15 @@ pub struct Account {
     pub password_hash: Secret,
 }
 
+/// The chat backend's own decision on who may do what, asked over HTTP.
+#[derive(Debug, Clone)]
+pub struct Hook {
+    /// `http://` or `https://`, asked by POST.
+    pub url: String,
+    /// Signs the questions, so that the backend knows who asks.
+    pub secret: Option<Secret>,
+}
+
 /// The numbers that may differ by tenant, defaults filled in.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Limits {
@@ -63,6 +72,8 @@ pub struct Tenant {
     pub download_auth: DownloadAuth,
     /// Bare presence of `restrict-access` restricts, as the seed has it; else `false` does not.
     pub strict_restrict_access: bool,
+    /// Who decides beside the signatures; `None` = they alone.
+    pub hook: Option<Hook>,
     /// Numbers.
     pub limits: Limits,
     /// Tokens issued before are expired, whatever they say.

@@ -28,6 +28,7 @@ pub(super) fn tenant(org: &str, app: &str) -> Tenant {
         client_secret: Secret::new(format!("secret-{app}")),
         download_auth: DownloadAuth::Token,
         strict_restrict_access: false,
+        hook: None,
         limits: Limits {
             calls_per_second: 30,
             calls_burst: 30,

@@ -275,6 +275,7 @@ fn tenant(config: &TenantConfig, defaults: &Limits, keys: &Path) -> Result<Tenan
         client_secret,
         download_auth: config.download_auth,
         strict_restrict_access: config.strict_restrict_access,
+        hook: None,
         limits: Limits {
             calls_per_second: config.calls_per_second.unwrap_or(defaults.calls_per_second),
             calls_burst: config.calls_burst.unwrap_or(defaults.calls_burst),

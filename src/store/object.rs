@@ -180,6 +180,15 @@ impl Object {
         }
     }
 
+    /// The open file, for a program that reads the payload by itself: `len()` bytes from offset 0, then the
+    /// trailer.
+    ///
+    /// # Errors
+    /// Where the process has no descriptor left.
+    pub fn duplicate(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+
     /// Whether the file has been removed since it was opened.
     pub fn is_removed(&self) -> bool {
         self.file

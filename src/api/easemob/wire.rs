@@ -202,13 +202,30 @@ fn face(kind: Kind, limit_status_429: bool) -> Face {
             "Unable to authenticate due to corrupt access token",
             SECURITY,
         ),
-        Kind::Forbidden => (403, "forbidden_op", "chatfile no permission", FORBIDDEN),
+        // The last two are never met in this API: its uploads need a token, and it asks no backend.
+        Kind::Forbidden | Kind::Denied(_) | Kind::Policy(_) => {
+            (403, "forbidden_op", "chatfile no permission", FORBIDDEN)
+        }
+        Kind::UserMissing => (400, "illegal_argument", "the user is missing.", ARGUMENT),
+        Kind::TooSmall => (400, "illegal_argument", "the file is empty.", ARGUMENT),
+        Kind::AlreadyExists => (
+            409,
+            "duplicate_unique_property_exists",
+            "the file is there already",
+            ARGUMENT,
+        ),
         Kind::ObjectNotFound => (404, "entity_not_found", "file may not exists", NOT_FOUND),
         Kind::ObjectExpired => (404, "file_expired", "file is expired", NOT_FOUND),
         Kind::NoThumbnail => (
             404,
             "entity_not_found",
             "no thumbnail for this file",
+            NOT_FOUND,
+        ),
+        Kind::NotConvertible => (
+            404,
+            "entity_not_found",
+            "this voice cannot be converted",
             NOT_FOUND,
         ),
         Kind::TenantNotFound => (
