@@ -15,9 +15,9 @@ use std::{hint::black_box, path::Path, sync::Arc};
 
 use chatfiles::{
     config,
-    files::{self, Files, Scope, Thumbnail},
+    files::{self, Derivative, Files, Scope},
     media::thumbnail::{BoundingBox, Bounds, thumbnail},
-    store::{Class, Dialect, ObjectId, local::LocalStore},
+    store::{Class, Dialect, Key, ObjectId, local::LocalStore},
     time::Clock,
 };
 use criterion::{Criterion, criterion_group, criterion_main};
@@ -102,10 +102,11 @@ fn hit(c: &mut Criterion) {
         .build()
         .unwrap();
     let get = || async {
-        let file = files.open(scope, Class::Chatfile, id, now).await.unwrap();
-        match files.thumbnail(&file).await.unwrap() {
-            Thumbnail::Derived(derived) => derived.bytes.len(),
-            Thumbnail::Original => panic!("the photo is larger than its thumbnail"),
+        let key = Key::of(Class::Chatfile, id);
+        let file = files.open(scope, key, now).await.unwrap();
+        match files.thumbnail(&file, None).await.unwrap() {
+            Derivative::Made(derived) => derived.bytes.len(),
+            Derivative::Original => panic!("the photo is larger than its thumbnail"),
         }
     };
     assert!(runtime.block_on(get()) > 0);

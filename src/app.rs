@@ -6,10 +6,10 @@ use tokio::net::TcpListener;
 
 use crate::{
     api::Api,
-    auth::{Grants, KeyRing, Verifier},
+    auth::{Grants, KeyRing, Verifier, hook::Hooks},
     config::{self, Config},
     error::{Error, Result},
-    files::Files,
+    files::{Abilities, Files},
     http::cors::Cors,
     limit::Limiter,
     retention::{self, Policy},
@@ -85,6 +85,7 @@ impl App {
             tenants,
             verifier: Verifier::new(ring.clone()),
             grants: Grants::new(ring),
+            hooks: Hooks::new(config.hook, clock.clone()),
             clock: clock.clone(),
             config: config.api,
         };
@@ -102,6 +103,11 @@ impl App {
             control: None,
             _store: store,
         })
+    }
+
+    /// What the program that converts media can do here.
+    pub fn abilities(&self) -> Abilities {
+        self.service.api().files.abilities()
     }
 
     /// Binds the configured addresses and the control socket. Must be called within the runtime.

@@ -33,6 +33,8 @@ enum Command {
     Serve,
     /// Print a token, signed with the store's key
     Token(TokenArgs),
+    /// Print a store token: opens one file of the Lanying API for an hour, without an access token
+    StoreToken(StoreTokenArgs),
     /// Hash the password on standard input for a tenant's account
     HashPassword,
     /// Say what would be in force, and what a sweep would remove
@@ -51,7 +53,7 @@ enum Command {
     Scrub,
     /// Take a file down: its object, every derivative, and the caches of a running server
     Rm {
-        /// The file's id, a UUID
+        /// The file's id, a UUID, or its object's name, class.YYYY-MM-DD.uuid
         id: String,
     },
     /// Make a new token key; the present ones verify for a while longer
@@ -76,6 +78,18 @@ struct TokenArgs {
     /// Its life in seconds; 0 = without end
     #[arg(long, default_value_t = crate::auth::grant::TTL_DEFAULT_SECS)]
     ttl_seconds: u64,
+}
+
+#[derive(Args)]
+struct StoreTokenArgs {
+    /// The object's name, class.YYYY-MM-DD.uuid
+    object: String,
+    /// The user on whose behalf it opens
+    #[arg(long)]
+    user: String,
+    /// The tenant, org/app; else the first that is configured
+    #[arg(long)]
+    tenant: Option<String>,
 }
 
 /// What overrides the file. Every flag is also a variable; the flag wins.
@@ -234,6 +248,7 @@ fn run(command: Command, settings: Settings) -> Result<ExitCode> {
         Command::HashPassword => commands::hash_password(),
         Command::Serve => commands::serve(config, file),
         Command::Token(args) => commands::token(&config, &args),
+        Command::StoreToken(args) => commands::store_token(&config, &args),
         Command::CheckConfig { probe } => commands::check_config(&config, probe),
         Command::Sweep { yes } => commands::sweep(&config, yes),
         Command::Scrub => commands::scrub(&config),

@@ -5,26 +5,33 @@
 
 mod file;
 mod tenants;
+mod values;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use ipnet::IpNet;
-
 use crate::{
     api,
-    error::{Error, Result},
+    auth::hook,
+    error::Result,
     files,
     http::cors::AllowedOrigins,
     limit::{self, Rate},
     logging, retention,
     server::{listener, service},
     store::local,
+    tenant::Days,
 };
 
-use self::file::{LogSection, ServerSection, ThumbnailsSection};
+pub(crate) use self::values::bad;
 pub use self::{
     file::File,
     tenants::{TenantConfig, tenants},
+};
+use self::{
+    file::{
+        HookSection, LogSection, MediaSection, RetentionSection, ServerSection, ThumbnailsSection,
+    },
+    values::{networks, origins, public_url, range, seconds},
 };
 
 /// Everything that is in force.
@@ -42,6 +49,8 @@ pub struct Config {
     pub store: local::Config,
     /// The use cases.
     pub files: files::Config,
+    /// The chat backends' hooks.
+    pub hook: hook::Config,
     /// The limiter.
     pub limit: limit::Config,
     /// Logging.
@@ -64,6 +73,8 @@ impl File {
             limits,
             retention,
             thumbnails,
+            media,
+            hook,
             cors,
             log,
             tenant,
@@ -82,7 +93,7 @@ impl File {
                 10 << 20,
                 UPLOAD_BYTES,
             )?,
-            chatfile_days: range("retention.chatfile_days", retention.chatfile_days, 0, DAYS)?,
+            days: days("retention", &retention, &Days::default())?,
         };
         let limit_defaults = limit::Config::default();
         Ok(Config {
@@ -116,7 +127,8 @@ impl File {
                 durability: store.durability.unwrap_or_default(),
                 free_space_min_bytes: store.free_space_min_bytes.unwrap_or(1 << 30),
             },
-            files: files_config(store.open_objects_max, &thumbnails)?,
+            files: files_config(store.open_objects_max, &thumbnails, media)?,
+            hook: hook_config(&hook)?,
             limit: limit::Config {
                 addresses_max: range(
                     "limits.addresses_max",
@@ -135,6 +147,41 @@ impl File {
 
 /// The contract's documented range for raising the limit ends at 200 MB.
 const UPLOAD_BYTES: std::ops::RangeInclusive<u64> = 1..=200 << 20;
+/// The days of a section over those of `above`. What is sent in a chat lives as the section's
+/// `chatfile_days` say unless it has days of its own, what is shared as `shared_days` say.
+fn days(section: &str, days: &RetentionSection, above: &Days) -> Result<Days> {
+    let checked = |key: &str, own: Option<u32>, or: Option<u32>, above: u32| {
+        range(&format!("{section}.{key}"), own, or.unwrap_or(above), DAYS)
+    };
+    let (chat, shared) = (days.chatfile_days, days.shared_days);
+    Ok(Days {
+        chatfile: checked("chatfile_days", chat, None, above.chatfile)?,
+        voice: checked("voice_days", days.voice_days, chat, above.voice)?,
+        image: checked("image_days", days.image_days, chat, above.image)?,
+        video: checked("video_days", days.video_days, chat, above.video)?,
+        shared: checked("shared_days", shared, None, above.shared)?,
+        shared_voice: checked(
+            "shared_voice_days",
+            days.shared_voice_days,
+            shared,
+            above.shared_voice,
+        )?,
+        shared_image: checked(
+            "shared_image_days",
+            days.shared_image_days,
+            shared,
+            above.shared_image,
+        )?,
+        shared_video: checked(
+            "shared_video_days",
+            days.shared_video_days,
+            shared,
+            above.shared_video,
+        )?,
+        avatar: checked("avatar_days", days.avatar_days, None, above.avatar)?,
+    })
+}
+
 /// A hundred years.
 const DAYS: std::ops::RangeInclusive<u32> = 0..=36_500;
 
@@ -188,6 +235,7 @@ fn listener_config(server: &ServerSection) -> Result<listener::Config> {
 fn files_config(
     open_objects_max: Option<u64>,
     thumbnails: &ThumbnailsSection,
+    media: MediaSection,
 ) -> Result<files::Config> {
     let defaults = files::Config::default();
     Ok(files::Config {
@@ -233,6 +281,78 @@ fn files_config(
             thumbnails.failure_memory_seconds,
             60,
         )?,
+        ffmpeg: ffmpeg_config(media)?,
+    })
+}
+
+fn ffmpeg_config(media: MediaSection) -> Result<files::FfmpegConfig> {
+    let defaults = files::FfmpegConfig::default();
+    Ok(files::FfmpegConfig {
+        program: media.ffmpeg.unwrap_or(defaults.program),
+        timeout: seconds(
+            "media.timeout_seconds",
+            media.timeout_seconds,
+            defaults.timeout.as_secs(),
+        )?,
+        memory_bytes_max: range(
+            "media.memory_bytes_max",
+            media.memory_bytes_max,
+            defaults.memory_bytes_max,
+            256 << 20..=1 << 40,
+        )?,
+        processes_max: range(
+            "media.processes_max",
+            media.processes_max,
+            defaults.processes_max,
+            1..=256,
+        )?,
+        queue_max: range(
+            "media.queue_max",
+            media.queue_max,
+            defaults.queue_max,
+            1..=100_000,
+        )?,
+        voice_duration_max: seconds(
+            "media.voice_seconds_max",
+            media.voice_seconds_max,
+            defaults.voice_duration_max.as_secs(),
+        )?,
+    })
+}
+
+fn hook_config(hook: &HookSection) -> Result<hook::Config> {
+    let defaults = hook::Config::default();
+    Ok(hook::Config {
+        timeout: seconds(
+            "hook.timeout_seconds",
+            hook.timeout_seconds,
+            defaults.timeout.as_secs(),
+        )?,
+        cache: range(
+            "hook.cache_seconds",
+            hook.cache_seconds,
+            defaults.cache.as_secs(),
+            0..=3600,
+        )
+        .map(Duration::from_secs)?,
+        cache_entries_max: range(
+            "hook.cache_entries_max",
+            hook.cache_entries_max,
+            defaults.cache_entries_max,
+            1..=10_000_000,
+        )?,
+        in_flight_max: range(
+            "hook.in_flight_max",
+            hook.in_flight_max,
+            defaults.in_flight_max,
+            1..=64,
+        )?,
+        waiting_max: range(
+            "hook.waiting_max",
+            hook.waiting_max,
+            defaults.waiting_max,
+            0..=100_000,
+        )?,
     })
 }
 
@@ -251,95 +371,6 @@ fn log_config(log: LogSection) -> Result<logging::Config> {
     })
 }
 
-fn origins(allowed: Option<Vec<String>>) -> Result<AllowedOrigins> {
-    let Some(allowed) = allowed else {
-        return Ok(AllowedOrigins::Any);
-    };
-    if allowed.iter().any(|origin| origin == "*") {
-        return Ok(AllowedOrigins::Any);
-    }
-    for origin in &allowed {
-        let is_origin = origin.split_once("://").is_some_and(|(scheme, host)| {
-            !scheme.is_empty() && !host.is_empty() && !host.contains('/') && host.is_ascii()
-        });
-        if !is_origin {
-            return Err(bad(
-                "cors.allowed_origins",
-                origin,
-                "origins such as https://chat.example.com, or *",
-            ));
-        }
-    }
-    Ok(AllowedOrigins::List(allowed))
-}
-
-/// `http(s)://host[:port]`, without a path: clients append `/{org}/{app}/…`.
-fn public_url(text: String) -> Result<String> {
-    let uri: Option<hyper::Uri> = text.parse().ok();
-    let is_base = uri.is_some_and(|uri| {
-        matches!(uri.scheme_str(), Some("http" | "https"))
-            && uri
-                .authority()
-                .is_some_and(|authority| !authority.as_str().contains('@'))
-            && matches!(uri.path(), "" | "/")
-            && uri.query().is_none()
-    });
-    if !is_base {
-        return Err(bad(
-            "server.public_url",
-            text,
-            "http://host[:port] or https://host[:port], without a path",
-        ));
-    }
-    Ok(text.trim_end_matches('/').to_owned())
-}
-
-fn networks(key: &str, texts: Option<Vec<String>>) -> Result<Vec<IpNet>> {
-    let network = |text: &String| {
-        let net: Option<IpNet> = text.parse().ok().or_else(|| {
-            text.parse()
-                .ok()
-                .map(|address: std::net::IpAddr| address.into())
-        });
-        // Addresses are compared as IPv4 where they are mapped: such a network would never match.
-        net.filter(|net| !matches!(net, IpNet::V6(net) if net.addr().to_ipv4_mapped().is_some()))
-            .ok_or_else(|| {
-                bad(
-                    key,
-                    text,
-                    "addresses or networks such as 10.0.0.0/8 or 2001:db8::/32",
-                )
-            })
-    };
-    texts.unwrap_or_default().iter().map(network).collect()
-}
-
-fn seconds(key: &str, value: Option<u64>, default: u64) -> Result<Duration> {
-    range(key, value, default, 1..=86_400).map(Duration::from_secs)
-}
-
-fn range<T>(
-    key: &str,
-    value: Option<T>,
-    default: T,
-    allowed: std::ops::RangeInclusive<T>,
-) -> Result<T>
-where
-    T: PartialOrd + std::fmt::Display,
-{
-    let value = value.unwrap_or(default);
-    if allowed.contains(&value) {
-        return Ok(value);
-    }
-    let allowed = format!("a number from {} to {}", allowed.start(), allowed.end());
-    Err(bad(key, value, &allowed))
-}
-
-/// The message for a bad value.
-pub(crate) fn bad(key: &str, value: impl std::fmt::Display, allowed: &str) -> Error {
-    Error::invalid(format!("{key} = {value}: must be {allowed}"))
-}
-
 impl Config {
     /// How long files live, by tenant.
     pub fn retention(&self) -> retention::Policy {
@@ -347,16 +378,9 @@ impl Config {
             days_by_tenant: self
                 .tenants
                 .iter()
-                .map(|tenant| {
-                    (
-                        tenant.name(),
-                        tenant
-                            .chatfile_days
-                            .unwrap_or(self.tenant_defaults.chatfile_days),
-                    )
-                })
+                .map(|tenant| (tenant.name(), tenant.days(&self.tenant_defaults.days)))
                 .collect(),
-            days_default: self.tenant_defaults.chatfile_days,
+            days_default: self.tenant_defaults.days,
         }
     }
 

@@ -38,6 +38,32 @@ pub struct Hook {
     pub secret: Option<Secret>,
 }
 
+/// URLs of a server that scales pictures, with `{…}` for what differs by file (`api/lanying/process.rs`).
+#[derive(Debug, Clone, Default)]
+pub struct Processing {
+    /// For thumbnails of pictures.
+    pub image_url: Option<String>,
+    /// For covers of videos.
+    pub video_url: Option<String>,
+}
+
+/// What a tenant is in the Lanying dialect.
+#[derive(Debug, Clone)]
+pub struct Lanying {
+    /// Its name there.
+    pub app_id: String,
+    /// Signs the links to its files: as long-lived as they are.
+    pub link_key: Secret,
+    /// Signs its upload policies (OSS's `AccessKeySecret`; the id is `app_id`) and its store tokens.
+    pub upload_key: Secret,
+    /// Signs the calls of its clients (`sdk_sign`), where that is asked of them.
+    pub sdk_sign_key: Option<Secret>,
+    /// A file that was sent to one user opens for that user and the sender alone.
+    pub strict_recipients: bool,
+    /// Who makes thumbnails and covers for clients that leave it to us; `None` = we.
+    pub processing: Processing,
+}
+
 /// The numbers that may differ by tenant, defaults filled in.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Limits {
@@ -47,8 +73,23 @@ pub struct Limits {
     pub calls_burst: u32,
     /// Bytes of one file.
     pub upload_bytes_max: u64,
-    /// Days that a chat file lives; 0 = for ever.
-    pub chatfile_days: u32,
+    /// How long files live.
+    pub days: Days,
+}
+
+/// Days that files live, by what they are; 0 = for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[allow(missing_docs, reason = "`store::Class` says what each is")]
+pub struct Days {
+    pub chatfile: u32,
+    pub voice: u32,
+    pub image: u32,
+    pub video: u32,
+    pub shared: u32,
+    pub shared_voice: u32,
+    pub shared_image: u32,
+    pub shared_video: u32,
+    pub avatar: u32,
 }
 
 /// One tenant.
@@ -61,7 +102,7 @@ pub struct Tenant {
     /// The application, second segment of the path.
     pub app: String,
     /// The same tenant in the Lanying dialect.
-    pub app_id: Option<String>,
+    pub lanying: Option<Lanying>,
     /// The application's UUID in answers: derived from org and app, so the same on every node.
     pub application: Uuid,
     /// The OAuth client id.
@@ -95,6 +136,7 @@ impl Tenant {
 #[derive(Debug, Clone, Default)]
 pub struct Tenants {
     by_org: HashMap<String, HashMap<String, Arc<Tenant>>>,
+    by_app_id: HashMap<String, Arc<Tenant>>,
     in_order: Vec<Arc<Tenant>>,
 }
 
@@ -111,6 +153,11 @@ impl Tenants {
                 .entry(tenant.org.clone())
                 .or_default()
                 .insert(tenant.app.clone(), tenant.clone());
+            if let Some(lanying) = &tenant.lanying {
+                table
+                    .by_app_id
+                    .insert(lanying.app_id.clone(), tenant.clone());
+            }
             table.in_order.push(tenant);
         }
         table
@@ -119,6 +166,11 @@ impl Tenants {
     /// The tenant `{org}/{app}`.
     pub fn find(&self, org: &str, app: &str) -> Option<&Arc<Tenant>> {
         self.by_org.get(org)?.get(app)
+    }
+
+    /// The tenant that the Lanying dialect calls `app_id`.
+    pub fn find_app_id(&self, app_id: &str) -> Option<&Arc<Tenant>> {
+        self.by_app_id.get(app_id)
     }
 
     /// In the order of the configuration; the first is the default of the command line.

@@ -101,7 +101,7 @@ impl Day {
 impl fmt::Display for Day {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let epoch = jiff::civil::date(1970, 1, 1);
-        match epoch.checked_add(jiff::Span::new().days(self.0.clamp(-700_000, 2_900_000))) {
+        match epoch.checked_add(jiff::Span::new().days(self.0.clamp(-700_000, 2_932_896))) {
             Ok(date) => write!(f, "{date}"),
             Err(_) => write!(f, "day{}", self.0),
         }
@@ -177,6 +177,7 @@ mod tests {
             (-1, "1969-12-31"),
             (951_782_400_000, "2000-02-29"),
             (1_795_305_599_999, "2026-11-21"),
+            (253_402_300_799_999, "9999-12-31"),
         ] {
             let day = Timestamp::from_ms(ms).day();
             assert_eq!(day.to_string(), text);

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     error::{Error, Kind, Result},
-    files::{DerivedFile, OpenFile},
+    files::{Derivative, DerivedFile, OpenFile},
     http::{
         byteranges::{self, Boundary},
         plan::{Plan, Representation, plan},
@@ -35,6 +35,14 @@ pub enum Content {
 }
 
 impl Content {
+    /// What was made of a file, or the file itself.
+    pub fn of(made: Derivative, file: Arc<OpenFile>) -> Self {
+        match made {
+            Derivative::Made(derived) => Self::Derived(derived, file),
+            Derivative::Original => Self::Original(file),
+        }
+    }
+
     fn len(&self) -> u64 {
         match self {
             Self::Original(file) => file.object.len(),

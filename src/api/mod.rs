@@ -1,19 +1,23 @@
-//! The dialects: each parses its requests, calls `files/`, and renders its answers. They never import each
+//! The dialects, Easemob's and Lanying's: each parses its requests, calls `files/`, and renders its answers. They never import each
 //! other; what they share stands here and in `body.rs`, `deliver.rs` and `query.rs`.
 
 pub mod body;
 pub mod deliver;
 pub mod easemob;
+pub mod lanying;
 pub mod ops;
 pub mod query;
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use hyper::{HeaderMap, Method, Uri, header};
 
 use crate::{
-    auth::{Grants, Verifier},
-    files::Files,
+    auth::{Grants, Verifier, hook::Hooks},
+    files::{Files, Stored},
     tenant::Tenants,
     time::{Clock, Timestamp},
 };
@@ -28,6 +32,8 @@ pub struct Api {
     pub verifier: Verifier,
     /// Makes tokens.
     pub grants: Grants,
+    /// Asks the chat backends what their users may do.
+    pub hooks: Hooks,
     /// Tells the time.
     pub clock: Clock,
     /// Settings.
@@ -70,13 +76,30 @@ impl Call<'_> {
         query::first(self.uri.query().unwrap_or_default(), name)
     }
 
+    /// Says in the log that a file was stored.
+    fn log_stored(&self, stored: &Stored) {
+        tracing::info!(
+            request = format_args!("{:016x}", self.id),
+            id = %stored.key.id,
+            bytes = stored.meta.len,
+            tenant = stored.meta.tenant,
+            user = stored.meta.owner,
+            "stored"
+        );
+    }
+
     /// Scheme and host as the client sees them.
     fn public_url(&self, api: &Api) -> String {
+        match &api.config.public_url {
+            Some(url) => url.clone(),
+            None => format!("http://{}", self.host()),
+        }
+    }
+
+    /// The host that the client asked, with its port; `localhost` where it named none, or nothing like one.
+    fn host(&self) -> &str {
         /// RFC 1035 §2.3.4 and a port.
         const HOST_BYTES_MAX: usize = 255 + 6;
-        if let Some(url) = &api.config.public_url {
-            return url.clone();
-        }
         let from_uri = self
             .uri
             .authority()
@@ -89,6 +112,14 @@ impl Call<'_> {
                     .bytes()
                     .all(|byte| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte))
         };
-        format!("http://{}", host.filter(is_host).unwrap_or("localhost"))
+        host.filter(is_host).unwrap_or("localhost")
     }
+}
+
+/// `Retry-After`: whole seconds, rounded up, at least one.
+fn seconds_up(after: Duration) -> u64 {
+    after
+        .as_secs()
+        .saturating_add(u64::from(after.subsec_nanos() > 0))
+        .max(1)
 }

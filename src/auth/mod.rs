@@ -2,11 +2,13 @@
 //!
 //! Reading order: [`keyring`] holds the signing keys, [`token`] is the signed token, [`dynamic`] the one
 //! that an Easemob backend signs itself, [`verifier`] turns any of them into an [`Identity`], [`password`]
-//! checks passwords, [`grant`] issues tokens. Nothing here decides what an identity may do to an object
-//! (`files/`), knows JSON answers (`api/`) or counts calls (`limit/`).
+//! checks passwords, [`grant`] issues tokens, [`hook`] asks the chat backend what a user may do. Nothing here
+//! decides what an identity may do to an object (`files/`), knows a dialect's JSON (`api/`) or counts calls
+//! (`limit/`).
 
 pub mod dynamic;
 pub mod grant;
+pub mod hook;
 pub mod keyring;
 pub mod password;
 #[cfg(test)]
@@ -17,6 +19,7 @@ pub mod verifier;
 use std::sync::Arc;
 
 pub use grant::{Granted, Grants};
+pub use hook::Hooks;
 pub use keyring::KeyRing;
 pub use verifier::Verifier;
 

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use super::KeyRing;
 use crate::{
     secret::Secret,
-    tenant::{DownloadAuth, Limits, Tenant},
+    tenant::{Days, DownloadAuth, Lanying, Limits, Processing, Tenant},
     time::Timestamp,
 };
 
@@ -22,7 +22,7 @@ pub(super) fn tenant(org: &str, app: &str) -> Tenant {
         index: 0,
         org: org.into(),
         app: app.into(),
-        app_id: None,
+        lanying: None,
         application: uuid::Uuid::nil(),
         client_id: format!("id-{app}"),
         client_secret: Secret::new(format!("secret-{app}")),
@@ -33,10 +33,22 @@ pub(super) fn tenant(org: &str, app: &str) -> Tenant {
             calls_per_second: 30,
             calls_burst: 30,
             upload_bytes_max: 10 << 20,
-            chatfile_days: 7,
+            days: Days::default(),
         },
         tokens_not_before: None,
         users_not_before: HashMap::new(),
         accounts: HashMap::new(),
+    }
+}
+
+/// A tenant in the Lanying dialect.
+pub(super) fn lanying(app_id: &str) -> Lanying {
+    Lanying {
+        app_id: app_id.into(),
+        link_key: Secret::new("link-key"),
+        upload_key: Secret::new("upload-key"),
+        sdk_sign_key: None,
+        strict_recipients: false,
+        processing: Processing::default(),
     }
 }

@@ -6,21 +6,23 @@ use std::{
     io::Read,
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
     time::Duration,
 };
 
-use super::{TokenArgs, say, welcome};
+use super::{StoreTokenArgs, TokenArgs, say, welcome};
 use crate::{
+    api::lanying::{is_id, store_token},
     app::App,
     auth::{KeyRing, Subject, is_user_name, keyring, password, token},
     config::{self, Config},
     error::{Error, Result},
-    logging, retention,
+    files, logging, retention,
     server::{
         control,
         shutdown::{self, Shutdown},
     },
-    store::{Class, Key, ObjectId, local},
+    store::{Key, ObjectId, local},
     tenant::Tenant,
     time::{Clock, MS_PER_DAY},
 };
@@ -46,7 +48,12 @@ pub(super) fn serve(config: Config, file: Option<PathBuf>) -> Result<ExitCode> {
         let (listeners, addresses) = app.bind()?;
         let shutdown = Shutdown::new();
         let signals = shutdown::on_signals(shutdown.clone())?;
-        say(&welcome::text(&config, file.as_deref(), &addresses))?;
+        say(&welcome::text(
+            &config,
+            file.as_deref(),
+            &addresses,
+            app.abilities(),
+        ))?;
         let mut run = std::pin::pin!(app.run(listeners, shutdown));
         tokio::select! {
             () = &mut run => {}
@@ -63,22 +70,7 @@ pub(super) fn serve(config: Config, file: Option<PathBuf>) -> Result<ExitCode> {
 }
 
 pub(super) fn token(config: &Config, args: &TokenArgs) -> Result<ExitCode> {
-    let keys = config.keys_path();
-    let tenants = config::tenants(&config.tenants, &config.tenant_defaults, &keys)?;
-    let tenant = match &args.tenant {
-        None => tenants.iter().next(),
-        Some(name) => name
-            .split_once('/')
-            .and_then(|(org, app)| tenants.find(org, app)),
-    };
-    let tenant: &Tenant = tenant.ok_or_else(|| {
-        let known: Vec<_> = tenants.iter().map(|tenant| tenant.name()).collect();
-        let given = args.tenant.as_deref().unwrap_or_default();
-        Error::invalid(format!(
-            "--tenant {given}: must be one of {}",
-            known.join(", ")
-        ))
-    })?;
+    let tenant = tenant(config, args.tenant.as_deref())?;
     let subject = match args.user.as_deref() {
         None => Subject::App,
         Some(name) if is_user_name(name) => Subject::User(name.into()),
@@ -88,10 +80,59 @@ pub(super) fn token(config: &Config, args: &TokenArgs) -> Result<ExitCode> {
         }
     };
     let now = Clock::system().now();
-    let ring = KeyRing::load_or_create(&keys, now)?;
+    let ring = KeyRing::load_or_create(&config.keys_path(), now)?;
     let ttl = (args.ttl_seconds > 0).then(|| Duration::from_secs(args.ttl_seconds));
-    say(&token::issue(&ring, tenant, &subject, ttl, now)?)?;
+    say(&token::issue(&ring, &tenant, &subject, ttl, now)?)?;
     Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn store_token(config: &Config, args: &StoreTokenArgs) -> Result<ExitCode> {
+    let tenant = tenant(config, args.tenant.as_deref())?;
+    let lanying = tenant.lanying.as_ref().ok_or_else(|| {
+        Error::invalid(format!(
+            "tenant {} has no app_id: it is not served in the Lanying API",
+            tenant.name()
+        ))
+    })?;
+    let key = Key::parse(&args.object)
+        .ok_or_else(|| config::bad("object", &args.object, "class.YYYY-MM-DD.uuid"))?;
+    if !is_id(&args.user) {
+        return Err(config::bad(
+            "--user",
+            format!("\"{}\"", args.user),
+            "1 to 64 of letters, digits and . _ @ -",
+        ));
+    }
+    say(&store_token::issue(
+        lanying,
+        key,
+        &args.user,
+        Clock::system().now(),
+    ))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The tenant of that name, or the first; its secrets are made where there are none yet.
+fn tenant(config: &Config, name: Option<&str>) -> Result<Arc<Tenant>> {
+    let tenants = config::tenants(
+        &config.tenants,
+        &config.tenant_defaults,
+        &config.keys_path(),
+    )?;
+    let found = match name {
+        None => tenants.iter().next(),
+        Some(name) => name
+            .split_once('/')
+            .and_then(|(org, app)| tenants.find(org, app)),
+    };
+    found.cloned().ok_or_else(|| {
+        let known: Vec<_> = tenants.iter().map(|tenant| tenant.name()).collect();
+        let given = name.unwrap_or_default();
+        Error::invalid(format!(
+            "--tenant {given}: must be one of {}",
+            known.join(", ")
+        ))
+    })
 }
 
 pub(super) fn hash_password() -> Result<ExitCode> {
@@ -114,7 +155,10 @@ pub(super) fn hash_password() -> Result<ExitCode> {
 }
 
 pub(super) fn check_config(config: &Config, probe: bool) -> Result<ExitCode> {
-    say(&welcome::policy(config))?;
+    say(&welcome::policy(
+        config,
+        files::abilities(&config.files.ffmpeg),
+    ))?;
     let root = std::path::absolute(&config.store.path).map_err(Error::internal)?;
     let report = retention::sweep(
         &root,
@@ -238,17 +282,17 @@ pub(super) fn scrub(config: &Config) -> Result<ExitCode> {
 /// Through the running server, which forgets it too; else straight from the disk.
 pub(super) fn rm(config: &Config, text: &str) -> Result<ExitCode> {
     let id = ObjectId::parse(text)
-        .ok_or_else(|| config::bad("id", text, "the id of a file, a UUID of version 7"))?;
+        .or_else(|| Key::parse(text).map(|key| key.id))
+        .ok_or_else(|| {
+            let allowed = "the id of a file, a UUID of version 7, or class.YYYY-MM-DD.uuid";
+            config::bad("id", text, allowed)
+        })?;
     let root = std::path::absolute(&config.store.path).map_err(Error::internal)?;
     if let Some(answer) = control::request(&root, &control::Command::Remove(id.to_string()))? {
         say(&answer)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let mut was_there = false;
-    for class in Class::ALL {
-        was_there |= local::remove_object(&root, Key::of(class, id))?;
-    }
-    if !was_there {
+    if !local::remove_everywhere(&root, id)? {
         return Err(Error::invalid(format!("there is no file {id}")));
     }
     say(&format!("removed {id}"))?;

@@ -9,28 +9,37 @@ use std::{
 use super::commands::is_file;
 use crate::{
     config::{Config, TenantConfig},
+    files::Abilities,
     http::cors::AllowedOrigins,
-    tenant::DownloadAuth,
+    retention::days_of,
+    store::Class,
+    tenant::{Days, DownloadAuth},
 };
 
 /// The photo of the repository.
 const PHOTO: &str = "tests/data/photo.jpg";
 
 /// Everything. The first line is for programs that wait for it.
-pub(super) fn text(config: &Config, file: Option<&Path>, addresses: &[SocketAddr]) -> String {
+pub(super) fn text(
+    config: &Config,
+    file: Option<&Path>,
+    addresses: &[SocketAddr],
+    abilities: Abilities,
+) -> String {
     let mut text = String::new();
     for address in addresses {
         let _ = writeln!(text, "listening on http://{address}");
     }
-    let _ = writeln!(text, "\n{}", policy(config));
+    let _ = writeln!(text, "\n{}", policy(config, abilities));
     if let Some(address) = addresses.first() {
         text.push_str(&commands(config, file, *address));
     }
+    text.push_str("\n# Ctrl-C stops the server.\n");
     text
 }
 
 /// What is in force: what is let in, and what is refused.
-pub(super) fn policy(config: &Config) -> String {
+pub(super) fn policy(config: &Config, abilities: Abilities) -> String {
     let mut text = String::new();
     let mut line = |key: &str, value: String| {
         let _ = writeln!(text, "{key:<22}{value}");
@@ -73,7 +82,7 @@ pub(super) fn policy(config: &Config) -> String {
         "their header",
         format!("{:?}", config.service.forwarded_header),
     );
-    line("chat files live", days(limits.chatfile_days));
+    line("files live", lives(&limits.days));
     let pixels = config.files.decode_pixels_max;
     line(
         "thumbnails",
@@ -81,6 +90,22 @@ pub(super) fn policy(config: &Config) -> String {
             "of pictures up to {pixels} pixels, {} at once",
             config.files.decode_threads
         ),
+    );
+    let can = |is: bool, what: &str| {
+        if is {
+            what.to_owned()
+        } else {
+            format!("no {what}")
+        }
+    };
+    line(
+        "ffmpeg gives",
+        [
+            can(abilities.frames, "first frames of videos"),
+            can(abilities.to_mp3, "AMR to MP3"),
+            can(abilities.to_amr, "MP3 to AMR"),
+        ]
+        .join(", "),
     );
     let origins = match &config.origins {
         AllowedOrigins::Any => "any".to_owned(),
@@ -113,6 +138,14 @@ fn differences(tenant: &TenantConfig) -> String {
         ("calls_burst", tenant.calls_burst.map(u64::from)),
         ("upload_bytes_max", tenant.upload_bytes_max),
         ("chatfile_days", tenant.chatfile_days.map(u64::from)),
+        ("voice_days", tenant.voice_days.map(u64::from)),
+        ("image_days", tenant.image_days.map(u64::from)),
+        ("video_days", tenant.video_days.map(u64::from)),
+        ("shared_days", tenant.shared_days.map(u64::from)),
+        ("shared_voice_days", tenant.shared_voice_days.map(u64::from)),
+        ("shared_image_days", tenant.shared_image_days.map(u64::from)),
+        ("shared_video_days", tenant.shared_video_days.map(u64::from)),
+        ("avatar_days", tenant.avatar_days.map(u64::from)),
     ];
     let mut text = String::new();
     for (key, number) in numbers {
@@ -122,6 +155,26 @@ fn differences(tenant: &TenantConfig) -> String {
     }
     if tenant.strict_restrict_access {
         text.push_str(", restrict-access: false restricts");
+    }
+    match &tenant.app_id {
+        Some(app_id) => {
+            let _ = write!(text, "; Lanying's app_id {app_id}: links open with a token");
+        }
+        None => text.push_str("; not served in the Lanying API"),
+    }
+    let switches = [
+        (tenant.strict_recipients, "for sender and recipient alone"),
+        (tenant.hook_url.is_some(), "as the chat backend's hook says"),
+        (tenant.sdk_sign_key.is_some(), "with sdk_sign"),
+        (
+            tenant.image_process_url.is_some() || tenant.video_process_url.is_some(),
+            "pictures are made elsewhere",
+        ),
+    ];
+    for (is_on, what) in switches {
+        if is_on {
+            let _ = write!(text, ", {what}");
+        }
     }
     if tenant.tokens_not_before.is_some() || !tenant.users_not_before.is_empty() {
         text.push_str(", some tokens are revoked");
@@ -136,10 +189,17 @@ fn rate(per_second: u32, burst: u32) -> String {
     }
 }
 
-fn days(days: u32) -> String {
-    match days {
-        0 => "for ever".into(),
-        n => format!("{n} days"),
+/// `for ever` where all do, else each class that does not.
+fn lives(days: &Days) -> String {
+    let mut text = String::new();
+    for class in Class::ALL {
+        if let days @ 1.. = days_of(class, days) {
+            let _ = write!(text, "{} {days} days, ", class.name());
+        }
+    }
+    match text.as_str() {
+        "" => "for ever".into(),
+        _ => format!("{text}others for ever"),
     }
 }
 
@@ -178,16 +238,33 @@ fn commands(config: &Config, file: Option<&Path>, address: SocketAddr) -> String
         address
     };
     let url = format!("http://{reachable}/{}/chatfiles", tenant.name());
-    format!(
+    let mut text = format!(
         r#"Paste this into another terminal: it uploads a photo, downloads it and fetches its thumbnail.
 
+  # As clients of Easemob do it.
   TOKEN=$({token})
   ANSWER=$(curl -sS --header "Authorization: Bearer $TOKEN" --header "restrict-access:true" --form file=@{photo} {url}); echo "$ANSWER"
   UUID=$(echo "$ANSWER" | sed -E 's/.*"uuid":"([^"]*)".*/\1/'); SECRET=$(echo "$ANSWER" | sed -E 's/.*"share-secret":"([^"]*)".*/\1/')
   curl -sS -o copy.jpg -H "share-secret: $SECRET" --header "Authorization: Bearer $TOKEN" -H "Accept: application/octet-stream" {url}/$UUID && cmp copy.jpg {photo} && echo "copy.jpg is the photo, byte for byte"
   curl -sS -o thumbnail.jpg -H "thumbnail: true" -H "share-secret: $SECRET" -H "Authorization: Bearer $TOKEN" -H "Accept: application/octet-stream" {url}/$UUID && ls -l thumbnail.jpg
 "#
-    )
+    );
+    if let Some(app_id) = &tenant.app_id {
+        let url = format!("http://{reachable}/file");
+        let _ = write!(
+            text,
+            r#"
+  # The same as clients of Lanying do it, and the photo forwarded.
+  lanying() {{ curl -sS -H "access-token: $TOKEN" -H "app_id: {app_id}" "$@"; }}; get() {{ echo "$ANSWER" | sed -E "s/.*\"$1\":\"([^\"]*)\".*/\1/"; }}
+  ANSWER=$(lanying "{url}/upload/chat?file_type=102&to_type=1&to_id=bob"); echo "$ANSWER"
+  curl -sS --form "OSSAccessKeyId=$(get OSSAccessKeyId)" --form "policy=$(get policy)" --form "signature=$(get signature)" --form callback= --form "key=$(get key)" --form file=@{photo} "$(get upload_url)"; echo
+  lanying -o sent.jpg "$(get download_url)" && cmp sent.jpg {photo} && echo "sent.jpg is the photo, byte for byte"
+  lanying -o small.jpg "$(get download_url)&image_type=2&thumbnail_strategy=2" && ls -l small.jpg
+  lanying "{url}/upload/forward?to_id=carol&file_sign=$(get download_url | sed 's/.*sign=//')"; echo
+"#
+        );
+    }
+    text
 }
 
 /// The repository's photo, seen from here or from where the program was built.

@@ -33,6 +33,10 @@ pub struct File {
     pub retention: RetentionSection,
     /// `[thumbnails]`
     pub thumbnails: ThumbnailsSection,
+    /// `[media]`
+    pub media: MediaSection,
+    /// `[hook]`
+    pub hook: HookSection,
     /// `[cors]`
     pub cors: CorsSection,
     /// `[log]`
@@ -91,7 +95,7 @@ pub struct LimitsSection {
     pub status: Option<u16>,
 }
 
-/// `[retention]`
+/// `[retention]` and `[tenant.retention]`
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[allow(
@@ -100,6 +104,14 @@ pub struct LimitsSection {
 )]
 pub struct RetentionSection {
     pub chatfile_days: Option<u32>,
+    pub voice_days: Option<u32>,
+    pub image_days: Option<u32>,
+    pub video_days: Option<u32>,
+    pub shared_days: Option<u32>,
+    pub shared_voice_days: Option<u32>,
+    pub shared_image_days: Option<u32>,
+    pub shared_video_days: Option<u32>,
+    pub avatar_days: Option<u32>,
 }
 
 /// `[thumbnails]`
@@ -116,6 +128,37 @@ pub struct ThumbnailsSection {
     pub decode_bytes_max: Option<u64>,
     pub pixels_max: Option<u64>,
     pub failure_memory_seconds: Option<u64>,
+}
+
+/// `[media]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(
+    missing_docs,
+    reason = "the keys are documented once, in docs/configuration.md"
+)]
+pub struct MediaSection {
+    pub ffmpeg: Option<PathBuf>,
+    pub timeout_seconds: Option<u64>,
+    pub memory_bytes_max: Option<u64>,
+    pub processes_max: Option<usize>,
+    pub queue_max: Option<usize>,
+    pub voice_seconds_max: Option<u64>,
+}
+
+/// `[hook]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(
+    missing_docs,
+    reason = "the keys are documented once, in docs/configuration.md"
+)]
+pub struct HookSection {
+    pub timeout_seconds: Option<u64>,
+    pub cache_seconds: Option<u64>,
+    pub cache_entries_max: Option<usize>,
+    pub in_flight_max: Option<usize>,
+    pub waiting_max: Option<usize>,
 }
 
 /// `[cors]`

@@ -6,12 +6,16 @@ use jiff::civil::DateTime;
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::{DAYS, UPLOAD_BYTES, bad, range};
+use super::{
+    UPLOAD_BYTES, days,
+    file::RetentionSection,
+    values::{bad, range},
+};
 use crate::{
     auth::{is_user_name, keyring, password},
     error::{Error, Result},
     secret::Secret,
-    tenant::{Account, DownloadAuth, Limits, Tenant, Tenants},
+    tenant::{Account, Days, DownloadAuth, Hook, Lanying, Limits, Processing, Tenant, Tenants},
     time::Timestamp,
 };
 
@@ -41,6 +45,22 @@ pub struct TenantConfig {
     pub calls_burst: Option<u32>,
     pub upload_bytes_max: Option<u64>,
     pub chatfile_days: Option<u32>,
+    pub voice_days: Option<u32>,
+    pub image_days: Option<u32>,
+    pub video_days: Option<u32>,
+    pub shared_days: Option<u32>,
+    pub shared_voice_days: Option<u32>,
+    pub shared_image_days: Option<u32>,
+    pub shared_video_days: Option<u32>,
+    pub avatar_days: Option<u32>,
+    pub link_key: Option<Secret>,
+    pub upload_key: Option<Secret>,
+    pub sdk_sign_key: Option<Secret>,
+    pub strict_recipients: bool,
+    pub image_process_url: Option<String>,
+    pub video_process_url: Option<String>,
+    pub hook_url: Option<String>,
+    pub hook_secret: Option<Secret>,
     pub tokens_not_before: Option<Moment>,
     pub users_not_before: HashMap<String, Moment>,
     pub account: Vec<AccountConfig>,
@@ -138,17 +158,22 @@ impl TenantConfig {
                 "another name: this one is a path of the server",
             ));
         }
-        if self
-            .client_secret
-            .as_ref()
-            .is_some_and(|secret| secret.expose().is_empty())
-        {
-            return Err(bad(
-                &self.key("client_secret"),
-                "\"\"",
-                "a text, or left out to have one made",
-            ));
+        let secrets = [
+            ("client_secret", &self.client_secret),
+            ("link_key", &self.link_key),
+            ("upload_key", &self.upload_key),
+            ("sdk_sign_key", &self.sdk_sign_key),
+            ("hook_secret", &self.hook_secret),
+        ];
+        for (key, secret) in secrets {
+            if secret
+                .as_ref()
+                .is_some_and(|secret| secret.expose().is_empty())
+            {
+                return Err(bad(&self.key(key), "\"\"", "a text, or left out"));
+            }
         }
+        self.check_urls()?;
         range(
             &self.key("calls_per_second"),
             self.calls_per_second,
@@ -162,7 +187,11 @@ impl TenantConfig {
             1,
             UPLOAD_BYTES,
         )?;
-        range(&self.key("chatfile_days"), self.chatfile_days, 0, DAYS)?;
+        days(
+            &format!("tenant {}", self.name()),
+            &self.retention(),
+            &Days::default(),
+        )?;
         self.moments()?;
         for account in &self.account {
             let key = self.key(&format!("account {}", account.name));
@@ -228,6 +257,51 @@ pub fn tenants(configs: &[TenantConfig], defaults: &Limits, keys: &Path) -> Resu
 }
 
 impl TenantConfig {
+    fn retention(&self) -> RetentionSection {
+        RetentionSection {
+            chatfile_days: self.chatfile_days,
+            voice_days: self.voice_days,
+            image_days: self.image_days,
+            video_days: self.video_days,
+            shared_days: self.shared_days,
+            shared_voice_days: self.shared_voice_days,
+            shared_image_days: self.shared_image_days,
+            shared_video_days: self.shared_video_days,
+            avatar_days: self.avatar_days,
+        }
+    }
+
+    /// How long its files live, over the defaults.
+    pub(super) fn days(&self, defaults: &Days) -> Days {
+        days("tenant", &self.retention(), defaults).expect("checked by `validate`")
+    }
+
+    fn check_urls(&self) -> Result<()> {
+        let urls = [
+            ("hook_url", &self.hook_url),
+            ("image_process_url", &self.image_process_url),
+            ("video_process_url", &self.video_process_url),
+        ];
+        for (key, url) in urls {
+            let Some(url) = url else { continue };
+            // The placeholders of a template are no URL yet.
+            let plain = url.replace(['{', '}'], "");
+            let is_url = plain.parse::<hyper::Uri>().is_ok_and(|uri| {
+                matches!(uri.scheme_str(), Some("http" | "https")) && uri.authority().is_some()
+            });
+            if !is_url {
+                // Not shown: it may hold a password.
+                let allowed = "a URL that begins with http:// or https://";
+                return Err(bad(&self.key(key), "«redacted»", allowed));
+            }
+        }
+        if self.hook_secret.is_some() && self.hook_url.is_none() {
+            let allowed = "given together with hook_url";
+            return Err(bad(&self.key("hook_secret"), "«redacted»", allowed));
+        }
+        Ok(())
+    }
+
     /// The moments before which tokens do not count: the tenant's and its users'.
     fn moments(&self) -> Result<(Option<Timestamp>, HashMap<String, Timestamp>)> {
         let key = self.key("tokens_not_before");
@@ -251,19 +325,34 @@ impl TenantConfig {
 
 fn tenant(config: &TenantConfig, defaults: &Limits, keys: &Path) -> Result<Tenant> {
     let (tokens_not_before, users_not_before) = config.moments()?;
-    let client_secret = match &config.client_secret {
-        Some(secret) => secret.clone(),
-        None => keyring::load_or_create_secret(
-            keys,
-            &format!("client-secret.{}.{}", config.org, config.app),
-        )?,
+    let secret = |name: &str, configured: &Option<Secret>| match configured {
+        Some(secret) => Ok(secret.clone()),
+        None => {
+            let file = format!("{name}.{}.{}", config.org, config.app);
+            keyring::load_or_create_secret(keys, &file)
+        }
     };
+    let lanying = match &config.app_id {
+        None => None,
+        Some(app_id) => Some(Lanying {
+            app_id: app_id.clone(),
+            link_key: secret("link-key", &config.link_key)?,
+            upload_key: secret("upload-key", &config.upload_key)?,
+            sdk_sign_key: config.sdk_sign_key.clone(),
+            strict_recipients: config.strict_recipients,
+            processing: Processing {
+                image_url: config.image_process_url.clone(),
+                video_url: config.video_process_url.clone(),
+            },
+        }),
+    };
+    let client_secret = secret("client-secret", &config.client_secret)?;
     Ok(Tenant {
         // Set by the table.
         index: 0,
         org: config.org.clone(),
         app: config.app.clone(),
-        app_id: config.app_id.clone(),
+        lanying,
         application: Uuid::new_v5(
             &Uuid::NAMESPACE_URL,
             format!("chatfiles:{}", config.name()).as_bytes(),
@@ -275,12 +364,15 @@ fn tenant(config: &TenantConfig, defaults: &Limits, keys: &Path) -> Result<Tenan
         client_secret,
         download_auth: config.download_auth,
         strict_restrict_access: config.strict_restrict_access,
-        hook: None,
+        hook: config.hook_url.clone().map(|url| Hook {
+            url,
+            secret: config.hook_secret.clone(),
+        }),
         limits: Limits {
             calls_per_second: config.calls_per_second.unwrap_or(defaults.calls_per_second),
             calls_burst: config.calls_burst.unwrap_or(defaults.calls_burst),
             upload_bytes_max: config.upload_bytes_max.unwrap_or(defaults.upload_bytes_max),
-            chatfile_days: config.chatfile_days.unwrap_or(defaults.chatfile_days),
+            days: config.days(&defaults.days),
         },
         tokens_not_before,
         users_not_before,

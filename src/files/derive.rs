@@ -1,7 +1,9 @@
-//! Thumbnails: found in memory, then on disk, then made; once, however many ask.
+//! What is made of a file (thumbnails, first frames, voices in another format): found in memory, then on
+//! disk, then made; once, however many ask.
 //!
-//! Key: the object and the derivative's name. Bound: bytes. Staleness: none, an object never changes; a
-//! failure is believed for `failure_memory`, so that a broken picture is not decoded at every request.
+//! Key: the object and the derivative's name. Bound: bytes, of all kinds together. Staleness: none, an object
+//! never changes; a failure is believed for `failure_memory`, so that a broken picture is not decoded at every
+//! request.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,11 +13,20 @@ use hyper::header::HeaderValue;
 use quick_cache::{Weighter, sync::Cache};
 use sha2::{Digest, Sha256};
 
-use super::{Config, open::OpenFile, pool::Pool};
+use super::{
+    Config,
+    ffmpeg::{Abilities, Ffmpeg},
+    open::OpenFile,
+    pool::Pool,
+};
 use crate::{
     error::{Error, Kind, Result},
-    media::{self, thumbnail::MediaError},
-    store::{BoundingBox, Derived, DerivedName, Key, Store},
+    media::{
+        sniff::Sniffed,
+        thumbnail::{self, MediaError},
+        voice::VoiceFormat,
+    },
+    store::{BoundingBox, BoxFuture, Derived, DerivedName, Key, ObjectId, Store},
     time::{Clock, Timestamp},
 };
 
@@ -23,6 +34,11 @@ use crate::{
 const OWN_THUMBNAIL_BYTES_MAX: u64 = 10 * 1024;
 /// What an entry without a body weighs.
 const ENTRY_BYTES: u64 = 256;
+/// The thumbnail that nobody needs to ask for.
+const USUAL: BoundingBox = BoundingBox {
+    width: 170,
+    height: 170,
+};
 
 /// A derivative, ready to be served.
 pub struct DerivedFile {
@@ -34,23 +50,27 @@ pub struct DerivedFile {
     pub etag: HeaderValue,
 }
 
-/// What to answer where a thumbnail was asked for.
-pub enum Thumbnail {
+/// What to answer where a derivative was asked for.
+#[derive(Clone)]
+pub enum Derivative {
     /// Made from the original.
-    Derived(Arc<DerivedFile>),
-    /// The original itself.
+    Made(Arc<DerivedFile>),
+    /// The original itself: small enough, no larger than what would be made, of a kind that is not decoded, or
+    /// in the format already.
     Original,
 }
 
 #[derive(Clone)]
 enum Entry {
-    Made(Arc<DerivedFile>),
-    /// The original itself: small enough, no larger than what would be made, or of a kind not decoded.
-    Original,
-    Failed {
-        kind: Kind,
-        until: Timestamp,
-    },
+    Found(Derivative),
+    Failed { error: Failure, until: Timestamp },
+}
+
+/// An error that is believed for a while.
+#[derive(Clone)]
+struct Failure {
+    kind: Kind,
+    text: Option<Arc<str>>,
 }
 
 #[derive(Clone)]
@@ -59,22 +79,40 @@ struct Weight;
 impl Weighter<(Key, DerivedName), Entry> for Weight {
     fn weight(&self, _: &(Key, DerivedName), entry: &Entry) -> u64 {
         match entry {
-            Entry::Made(file) => file.bytes.len() as u64 + ENTRY_BYTES,
-            Entry::Original | Entry::Failed { .. } => ENTRY_BYTES,
+            Entry::Found(Derivative::Made(file)) => file.bytes.len() as u64 + ENTRY_BYTES,
+            Entry::Found(Derivative::Original) | Entry::Failed { .. } => ENTRY_BYTES,
         }
     }
 }
 
-pub(super) struct Thumbnails {
+pub(super) struct Derivatives {
     store: Arc<dyn Store>,
     cache: Cache<(Key, DerivedName), Entry, Weight>,
     pool: Pool,
-    bounds: media::thumbnail::Bounds,
+    ffmpeg: Ffmpeg,
+    bounds: thumbnail::Bounds,
     failure_memory: Duration,
     clock: Clock,
 }
 
-impl Thumbnails {
+/// The picture that a thumbnail is made of.
+enum Picture {
+    File(Arc<OpenFile>),
+    Frame(Arc<DerivedFile>),
+}
+
+impl Picture {
+    /// Blocking.
+    fn read(self) -> Result<Vec<u8>> {
+        match self {
+            Self::File(file) => file.object.read().map_err(Error::internal),
+            Self::Frame(frame) => Ok(frame.bytes.to_vec()),
+        }
+    }
+}
+
+impl Derivatives {
+    /// Asks ffmpeg what it can do: blocking, for some tenths of a second.
     pub(super) fn new(store: Arc<dyn Store>, config: &Config, clock: Clock) -> Self {
         /// What a thumbnail of 170 × 170 takes, for the map's first size.
         const TYPICAL_BYTES: u64 = 8 * 1024;
@@ -88,7 +126,8 @@ impl Thumbnails {
                 config.decode_queue_max,
                 config.decode_bytes_max,
             ),
-            bounds: media::thumbnail::Bounds {
+            ffmpeg: Ffmpeg::probe(&config.ffmpeg),
+            bounds: thumbnail::Bounds {
                 pixels_max: config.decode_pixels_max,
             },
             failure_memory: config.failure_memory,
@@ -96,24 +135,33 @@ impl Thumbnails {
         }
     }
 
-    pub(super) async fn get(&self, file: &Arc<OpenFile>) -> Result<Thumbnail> {
-        let meta = &file.object.meta;
-        match meta.sniffed_type.as_deref() {
-            Some(kind) if kind.starts_with("image/") => {}
-            _ => return Err(Kind::NoThumbnail.into()),
+    pub(super) fn abilities(&self) -> Abilities {
+        self.ffmpeg.abilities()
+    }
+
+    /// # Errors
+    /// `NoThumbnail`, `NotConvertible`; `Unavailable` when too many wait; `Internal`.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels what it makes; whoever waits for the same makes it then.
+    pub(super) async fn get(&self, file: &Arc<OpenFile>, name: DerivedName) -> Result<Derivative> {
+        match name {
+            DerivedName::Thumbnail(_) if !is_pictured(file) => {
+                return Err(Kind::NoThumbnail.into());
+            }
+            _ => {}
         }
-        let cache_key = (file.object.key, DerivedName::Thumbnail(meta.thumbnail));
+        let cache_key = (file.object.key, name);
         loop {
             // The error of whoever computes is not shared: the next waiter computes again.
             let entry = self
                 .cache
-                .get_or_insert_async(&cache_key, self.find_or_make(file))
+                .get_or_insert_async(&cache_key, self.find_or_make(file, name))
                 .await?;
             match entry {
-                Entry::Made(derived) => return Ok(Thumbnail::Derived(derived)),
-                Entry::Original => return Ok(Thumbnail::Original),
-                Entry::Failed { kind, until } if self.clock.now() < until => {
-                    return Err(kind.into());
+                Entry::Found(derivative) => return Ok(derivative),
+                Entry::Failed { error, until } if self.clock.now() < until => {
+                    return Err(error.into());
                 }
                 Entry::Failed { .. } => {
                     self.cache.remove(&cache_key);
@@ -122,42 +170,123 @@ impl Thumbnails {
         }
     }
 
-    pub(super) fn forget(&self, key: Key) {
-        self.cache.retain(|(cached, _), _| *cached != key);
+    pub(super) fn forget(&self, id: ObjectId) {
+        self.cache.retain(|(cached, _), _| cached.id != id);
     }
 
-    async fn find_or_make(&self, file: &Arc<OpenFile>) -> Result<Entry> {
+    async fn find_or_make(&self, file: &Arc<OpenFile>, name: DerivedName) -> Result<Entry> {
         let key = file.object.key;
-        let name = DerivedName::Thumbnail(file.object.meta.thumbnail);
-        if file.object.len() <= OWN_THUMBNAIL_BYTES_MAX {
+        let is_thumbnail = matches!(name, DerivedName::Thumbnail(_));
+        if is_thumbnail && is_image(file) && file.object.len() <= OWN_THUMBNAIL_BYTES_MAX {
             return self.own(file).await;
         }
-        // Disk is only the second cache: where it fails, the thumbnail is made again.
-        match self.store.derived(key, name).await {
-            Ok(Some(derived)) => return Ok(Entry::Made(Arc::new(DerivedFile::new(derived)))),
-            Ok(None) => {}
-            Err(error) => {
-                tracing::warn!(id = %key.id, %error, "a kept thumbnail could not be read");
+        let is_kept = is_kept(file, name);
+        // Disk is only the second cache: where it fails, the derivative is made again.
+        if is_kept {
+            match self.store.derived(key, name).await {
+                Ok(Some(derived)) => return Ok(Entry::made(derived)),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(id = %key.id, %error, "a kept derivative could not be read");
+                }
             }
         }
-        let made = match self.make(file).await {
-            Ok(media::thumbnail::Outcome::Made(made)) => made,
-            Ok(media::thumbnail::Outcome::OriginalIsSmaller) => return Ok(Entry::Original),
-            Err(error) if error.kind() == Kind::NoThumbnail => return Ok(self.failed(key, &error)),
+        let made = match self.make(file, name).await {
+            Ok(Some(made)) => made,
+            Ok(None) => return Ok(Entry::Found(Derivative::Original)),
+            Err(error) if matches!(error.kind(), Kind::NoThumbnail | Kind::NotConvertible) => {
+                return Ok(self.failed(key, error));
+            }
             Err(error) if error.kind() == Kind::UnsupportedMediaType => {
                 return Ok(self.not_decoded(file, &error));
             }
             Err(error) => return Err(error),
         };
-        let derived = Derived {
-            content_type: made.content_type.to_owned(),
-            bytes: Bytes::from(made.bytes),
-        };
         // And where it cannot be kept, it is still served.
-        if let Err(error) = self.store.put_derived(key, name, derived.clone()).await {
-            tracing::warn!(id = %key.id, %error, "a thumbnail could not be kept on disk");
+        if is_kept && let Err(error) = self.store.put_derived(key, name, made.clone()).await {
+            tracing::warn!(id = %key.id, %error, "a derivative could not be kept on disk");
         }
-        Ok(Entry::Made(Arc::new(DerivedFile::new(derived))))
+        Ok(Entry::made(made))
+    }
+
+    /// `None`: the original serves better.
+    async fn make(&self, file: &Arc<OpenFile>, name: DerivedName) -> Result<Option<Derived>> {
+        let (content_type, bytes) = match name {
+            DerivedName::Thumbnail(fit) => return self.thumbnail(file, fit).await,
+            DerivedName::Frame => ("image/jpeg", self.frame(file).await?),
+            DerivedName::Mp3 => (
+                VoiceFormat::Mp3.mime(),
+                self.voice(file, VoiceFormat::Mp3).await?,
+            ),
+            DerivedName::Amr => (
+                VoiceFormat::Amr.mime(),
+                self.voice(file, VoiceFormat::Amr).await?,
+            ),
+        };
+        Ok(Some(Derived {
+            content_type: content_type.to_owned(),
+            bytes: Bytes::from(bytes),
+        }))
+    }
+
+    async fn thumbnail(&self, file: &Arc<OpenFile>, fit: BoundingBox) -> Result<Option<Derived>> {
+        let (picture, frame) = if is_image(file) {
+            (Picture::File(file.clone()), None)
+        } else {
+            match self.first_frame(file).await? {
+                Derivative::Made(frame) => (Picture::Frame(frame.clone()), Some(frame)),
+                Derivative::Original => {
+                    return Err(Error::internal("a video is not its own first frame"));
+                }
+            }
+        };
+        let fit = thumbnail::BoundingBox {
+            width: fit.width.into(),
+            height: fit.height.into(),
+        };
+        let bounds = self.bounds;
+        let prepare = move || {
+            let source = picture.read()?;
+            let cost_bytes = thumbnail::decode_cost_bytes(&source, &bounds).map_err(media_error)?;
+            let bytes = cost_bytes + source.len() as u64;
+            Ok((source, bytes))
+        };
+        let work = move |source: Vec<u8>, cancel: super::pool::Cancel| {
+            thumbnail::thumbnail(&source, fit, &bounds, &|| cancel.is_cancelled())
+                .map_err(media_error)
+        };
+        Ok(match self.pool.run(prepare, work).await? {
+            thumbnail::Outcome::Made(made) => Some(Derived {
+                content_type: made.content_type.to_owned(),
+                bytes: Bytes::from(made.bytes),
+            }),
+            // Of a video, the frame that it was made of.
+            thumbnail::Outcome::OriginalIsSmaller => frame.map(|frame| Derived {
+                content_type: "image/jpeg".to_owned(),
+                bytes: frame.bytes.clone(),
+            }),
+        })
+    }
+
+    /// Boxed, since a thumbnail of a video is made of another derivative.
+    fn first_frame<'a>(&'a self, file: &'a Arc<OpenFile>) -> BoxFuture<'a, Result<Derivative>> {
+        Box::pin(self.get(file, DerivedName::Frame))
+    }
+
+    async fn frame(&self, file: &OpenFile) -> Result<Vec<u8>> {
+        let kind = file.kind.ok_or(Kind::NoThumbnail)?;
+        let input = file.object.duplicate().map_err(Error::internal)?;
+        self.ffmpeg
+            .first_frame(input, file.object.len(), kind, self.bounds.pixels_max)
+            .await
+    }
+
+    async fn voice(&self, file: &OpenFile, format: VoiceFormat) -> Result<Vec<u8>> {
+        let kind = file.kind.ok_or(Kind::NotConvertible)?;
+        let input = file.object.duplicate().map_err(Error::internal)?;
+        self.ffmpeg
+            .voice(input, file.object.len(), kind, format)
+            .await
     }
 
     /// An original so small that it is its own thumbnail, unless its header claims more pixels than the
@@ -169,63 +298,73 @@ impl Thumbnails {
             .await
             .map_err(Error::internal)?
             .map_err(Error::internal)?;
-        match media::thumbnail::decode_cost_bytes(&source, &bounds) {
+        match thumbnail::decode_cost_bytes(&source, &bounds) {
             Err(error @ MediaError::TooManyPixels { .. }) => {
-                Ok(self.failed(file.object.key, &media_error(error)))
+                Ok(self.failed(file.object.key, media_error(error)))
             }
             Err(error @ MediaError::UnsupportedImage) => {
                 Ok(self.not_decoded(file, &media_error(error)))
             }
-            _ => Ok(Entry::Original),
+            _ => Ok(Entry::Found(Derivative::Original)),
         }
     }
 
     /// An image of a type that is not decoded here is answered with the original, as the vendor does. One of
     /// a type that is, in a coding that is not (a lossless JPEG), may claim any size: it has no thumbnail.
     fn not_decoded(&self, file: &OpenFile, error: &Error) -> Entry {
-        const DECODED: [&str; 5] = [
-            "image/jpeg",
-            "image/png",
-            "image/gif",
-            "image/webp",
-            "image/bmp",
-        ];
-        match file.object.meta.sniffed_type.as_deref() {
-            Some(kind) if DECODED.contains(&kind) => {
+        match file.kind {
+            Some(kind) if kind.is_decodable_image() => {
                 let error = Error::new(Kind::NoThumbnail).source(error.to_string());
-                self.failed(file.object.key, &error)
+                self.failed(file.object.key, error)
             }
-            _ => Entry::Original,
+            _ => Entry::Found(Derivative::Original),
         }
     }
 
-    fn failed(&self, key: Key, error: &Error) -> Entry {
-        tracing::info!(id = %key.id, %error, "no thumbnail can be made");
+    fn failed(&self, key: Key, error: Error) -> Entry {
+        tracing::info!(id = %key.id, %error, "no derivative can be made");
         Entry::Failed {
-            kind: error.kind(),
+            error: Failure {
+                kind: error.kind(),
+                text: error.public_text().map(Arc::from),
+            },
             until: self.clock.now().plus(self.failure_memory),
         }
     }
+}
 
-    async fn make(&self, file: &Arc<OpenFile>) -> Result<media::thumbnail::Outcome> {
-        let BoundingBox { width, height } = file.object.meta.thumbnail;
-        let fit = media::thumbnail::BoundingBox {
-            width: width.into(),
-            height: height.into(),
-        };
-        let (bounds, file) = (self.bounds, file.clone());
-        let prepare = move || {
-            let source = file.object.read().map_err(Error::internal)?;
-            let cost_bytes =
-                media::thumbnail::decode_cost_bytes(&source, &bounds).map_err(media_error)?;
-            let bytes = cost_bytes + source.len() as u64;
-            Ok((source, bytes))
-        };
-        let work = move |source: Vec<u8>, cancel: super::pool::Cancel| {
-            media::thumbnail::thumbnail(&source, fit, &bounds, &|| cancel.is_cancelled())
-                .map_err(media_error)
-        };
-        self.pool.run(prepare, work).await
+/// SVG is text to the sniffer, and a picture to whoever asks for its thumbnail.
+fn is_image(file: &OpenFile) -> bool {
+    file.kind
+        .is_some_and(|kind| kind.is_image() || kind == Sniffed::Svg)
+}
+
+/// Whether there is a picture of it at all.
+fn is_pictured(file: &OpenFile) -> bool {
+    is_image(file) || file.kind.is_some_and(Sniffed::is_video)
+}
+
+/// Thumbnails of any size can be asked for, and only two of them are kept on disk.
+fn is_kept(file: &OpenFile, name: DerivedName) -> bool {
+    match name {
+        DerivedName::Thumbnail(fit) => fit == file.object.meta.thumbnail || fit == USUAL,
+        DerivedName::Frame | DerivedName::Mp3 | DerivedName::Amr => true,
+    }
+}
+
+impl Entry {
+    fn made(derived: Derived) -> Self {
+        Self::Found(Derivative::Made(Arc::new(DerivedFile::new(derived))))
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        let error = Self::new(failure.kind);
+        match failure.text {
+            Some(text) => error.public(text.to_string()),
+            None => error,
+        }
     }
 }
 

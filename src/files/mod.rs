@@ -4,6 +4,7 @@
 //! asked and answered belongs to `api/`.
 
 mod derive;
+mod ffmpeg;
 mod open;
 mod pool;
 mod upload;
@@ -12,16 +13,18 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     error::{Error, Kind, Result},
+    media::{sniff::Sniffed, voice::VoiceFormat},
     retention,
     secret::constant_time_eq,
-    store::{Class, Dialect, Key, ObjectId, Store, local::PartUploads},
+    store::{BoundingBox, Class, DerivedName, Dialect, Key, ObjectId, Store, local::PartUploads},
     tenant::Tenant,
     time::{Clock, Timestamp},
 };
 
 pub use self::{
-    derive::{DerivedFile, Thumbnail},
-    open::OpenFile,
+    derive::{Derivative, DerivedFile},
+    ffmpeg::{Abilities, Config as FfmpegConfig},
+    open::{OpenFile, etag},
     upload::{Attributes, Received, Stored},
 };
 
@@ -44,6 +47,8 @@ pub struct Config {
     pub decode_pixels_max: u64,
     /// How long a failed derivation is not tried again.
     pub failure_memory: Duration,
+    /// The program that takes frames out of videos and converts voices.
+    pub ffmpeg: ffmpeg::Config,
 }
 
 impl Default for Config {
@@ -57,8 +62,14 @@ impl Default for Config {
             decode_bytes_max: 384 << 20,
             decode_pixels_max: 64_000_000,
             failure_memory: Duration::from_secs(60),
+            ffmpeg: ffmpeg::Config::default(),
         }
     }
+}
+
+/// What the program of this configuration can do here. Blocking, for some tenths of a second.
+pub fn abilities(config: &FfmpegConfig) -> Abilities {
+    ffmpeg::Ffmpeg::probe(config).abilities()
 }
 
 /// Whose objects a request may see at all.
@@ -75,7 +86,7 @@ pub struct Files {
     store: Arc<dyn Store>,
     parts: PartUploads,
     open: open::OpenFiles,
-    thumbnails: derive::Thumbnails,
+    derivatives: derive::Derivatives,
     clock: Clock,
 }
 
@@ -84,11 +95,16 @@ impl Files {
     pub fn new(store: Arc<dyn Store>, parts: PartUploads, config: &Config, clock: Clock) -> Self {
         Self {
             open: open::OpenFiles::new(store.clone(), config),
-            thumbnails: derive::Thumbnails::new(store.clone(), config, clock.clone()),
+            derivatives: derive::Derivatives::new(store.clone(), config, clock.clone()),
             store,
             parts,
             clock,
         }
+    }
+
+    /// What the program that converts media can do here.
+    pub fn abilities(&self) -> Abilities {
+        self.derivatives.abilities()
     }
 
     /// Uploads in parts.
@@ -112,19 +128,10 @@ impl Files {
     /// # Errors
     /// `ObjectExpired` for what outlived its tenant's retention, also where its bytes are gone already;
     /// `ObjectNotFound` for what never was or is another tenant's or dialect's.
-    pub async fn open(
-        &self,
-        scope: Scope<'_>,
-        class: Class,
-        id: ObjectId,
-        now: Timestamp,
-    ) -> Result<Arc<OpenFile>> {
-        let days = match class {
-            Class::Chatfile => scope.tenant.limits.chatfile_days,
-        };
+    pub async fn open(&self, scope: Scope<'_>, key: Key, now: Timestamp) -> Result<Arc<OpenFile>> {
         // Before the look-up, so that a file answers the same before and after its bytes are swept.
-        let is_expired = retention::is_expired(id.created(), days, now);
-        match self.open.get(Key::of(class, id), now).await {
+        let is_expired = retention::is_expired(scope.dialect, key, &scope.tenant.limits.days, now);
+        match self.open.get(key, now).await {
             Ok(file) if !file.belongs_to(scope) => Err(Kind::ObjectNotFound.into()),
             Ok(_) if is_expired => Err(Kind::ObjectExpired.into()),
             Err(error) if error.kind() == Kind::ObjectNotFound && is_expired => {
@@ -134,12 +141,65 @@ impl Files {
         }
     }
 
-    /// The thumbnail of a file: a derivative, or the original where that is the rule.
+    /// The thumbnail of a picture or a video's first frame: a derivative, or the original where that is the
+    /// rule. `fit` is the size asked for; `None`: the one asked for at its upload.
     ///
     /// # Errors
     /// `NoThumbnail`, `Unavailable` when too many wait to be decoded.
-    pub async fn thumbnail(&self, file: &Arc<OpenFile>) -> Result<Thumbnail> {
-        self.thumbnails.get(file).await
+    pub async fn thumbnail(
+        &self,
+        file: &Arc<OpenFile>,
+        fit: Option<BoundingBox>,
+    ) -> Result<Derivative> {
+        let fit = fit.unwrap_or(file.object.meta.thumbnail);
+        self.derivatives
+            .get(file, DerivedName::Thumbnail(fit))
+            .await
+    }
+
+    /// A voice in the format asked for; the original where it is in it already.
+    ///
+    /// # Errors
+    /// `NotConvertible` where it is no voice, is too long or broken, or the converter is missing;
+    /// `Unavailable` when too many wait.
+    pub async fn voice(&self, file: &Arc<OpenFile>, format: VoiceFormat) -> Result<Derivative> {
+        match (file.kind, format) {
+            (Some(Sniffed::AmrNb | Sniffed::AmrWb), VoiceFormat::Amr)
+            | (Some(Sniffed::Mp3), VoiceFormat::Mp3) => Ok(Derivative::Original),
+            (_, VoiceFormat::Amr) => self.derivatives.get(file, DerivedName::Amr).await,
+            (_, VoiceFormat::Mp3) => self.derivatives.get(file, DerivedName::Mp3).await,
+        }
+    }
+
+    /// A new key of a class, made now from the randomness of the operating system.
+    ///
+    /// # Errors
+    /// `Internal` where there is no randomness.
+    pub fn new_key(&self, class: Class) -> Result<Key> {
+        self.new_id().map(|id| Key::of(class, id))
+    }
+
+    /// Whether an object of this key is stored, whosesoever it is.
+    ///
+    /// # Errors
+    /// `Internal` where the disk fails.
+    pub async fn is_stored(&self, key: Key) -> Result<bool> {
+        Ok(self.store.open(key).await?.is_some())
+    }
+
+    /// Makes a file live as long as one that were stored now, and returns the key by which it does: no byte
+    /// is copied.
+    ///
+    /// # Errors
+    /// `ObjectNotFound` where it is gone.
+    pub async fn forward(&self, file: &OpenFile, now: Timestamp) -> Result<Key> {
+        let key = file.object.key;
+        // Never to an earlier day: a clock that went back must not shorten a life.
+        let day = now.day().max(key.day);
+        if day != key.day && !self.store.keep_until(key, day).await? {
+            return Err(Kind::ObjectNotFound.into());
+        }
+        Ok(Key { day, ..key })
     }
 
     /// Takes an object down, whatever its class: the file, its derivatives, and every cache.
@@ -147,29 +207,22 @@ impl Files {
     /// # Errors
     /// `Internal` where the disk refuses.
     pub async fn remove(&self, id: ObjectId) -> Result<bool> {
-        let mut was_there = false;
-        for class in Class::ALL {
-            let key = Key::of(class, id);
-            // Forgotten whatever the disk answers, and also where nobody waits for the answer any more.
-            let forget = ForgetOnDrop { files: self, key };
-            let removed = self.store.remove(key).await;
-            drop(forget);
-            was_there |= removed?;
-        }
-        Ok(was_there)
+        // Forgotten whatever the disk answers, and also where nobody waits for the answer any more.
+        let _forget = ForgetOnDrop { files: self, id };
+        self.store.remove(id).await
     }
 }
 
 /// Takes an object out of every cache when dropped.
 struct ForgetOnDrop<'a> {
     files: &'a Files,
-    key: Key,
+    id: ObjectId,
 }
 
 impl Drop for ForgetOnDrop<'_> {
     fn drop(&mut self) {
-        self.files.open.forget(self.key);
-        self.files.thumbnails.forget(self.key);
+        self.files.open.forget(self.id);
+        self.files.derivatives.forget(self.id);
     }
 }
 

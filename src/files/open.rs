@@ -12,7 +12,8 @@ use super::Config;
 use crate::{
     error::{Kind, Result},
     http::disposition::{Disposition, content_disposition},
-    store::{Key, Object, Store},
+    media::sniff::Sniffed,
+    store::{Key, Object, ObjectId, Store},
     time::Timestamp,
 };
 
@@ -20,12 +21,14 @@ use crate::{
 pub struct OpenFile {
     /// The object.
     pub object: Object,
-    /// Strong: an object never changes, so its id says all.
+    /// Strong; see [`etag`].
     pub etag: HeaderValue,
     /// Creation, to the second.
     pub last_modified: HeaderValue,
     /// As stored.
     pub content_type: HeaderValue,
+    /// What its first bytes show, of the kinds that something is made of.
+    pub kind: Option<Sniffed>,
     /// Original name; in place only for types that a browser may show.
     pub disposition: HeaderValue,
 }
@@ -81,9 +84,14 @@ impl OpenFiles {
         Ok(file)
     }
 
-    pub(super) fn forget(&self, key: Key) {
-        self.cache.remove(&key);
+    pub(super) fn forget(&self, id: ObjectId) {
+        self.cache.retain(|key, _| key.id != id);
     }
+}
+
+/// The entity tag of an object: it never changes, so its id says all.
+pub fn etag(id: ObjectId) -> HeaderValue {
+    HeaderValue::try_from(format!("\"{id}\"")).expect("hexadecimal digits and hyphens in quotes")
 }
 
 impl OpenFile {
@@ -99,9 +107,10 @@ impl OpenFile {
                 .unwrap_or(HeaderValue::from_static("application/octet-stream"))
         };
         Self {
-            etag: header(format!("\"{}\"", object.key.id)),
+            etag: etag(object.key.id),
             last_modified: header(httpdate::fmt_http_date(meta.created.system())),
             content_type: header(meta.content_type.clone()),
+            kind: meta.sniffed_type.as_deref().and_then(Sniffed::of_mime),
             disposition: content_disposition(kind, meta.file_name.as_deref()),
             object,
         }

@@ -1,5 +1,6 @@
 //! A bounded place for decoding: so many at once, so many waiting, so much memory. Downloads never queue
-//! behind it, because they never enter it.
+//! behind it, because they never enter it. What decodes in a process of its own enters one of these too, and
+//! brings its own bound of memory.
 
 use std::{
     sync::{
@@ -9,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::{Error, Kind, Result};
 
@@ -17,6 +18,7 @@ use crate::error::{Error, Kind, Result};
 const MEMORY_UNIT_BYTES: u64 = 1 << 20;
 /// When a client that found the queue full may come again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+const NEVER_CLOSED: &str = "the semaphores of the pool are never closed";
 
 pub(super) struct Pool {
     running: Arc<Semaphore>,
@@ -68,6 +70,19 @@ impl Pool {
         }
     }
 
+    /// Waits for a place among those that run; it is held until the permit is dropped.
+    ///
+    /// # Errors
+    /// `Unavailable` when the queue is full.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives up the place in the queue.
+    pub(super) async fn enter(&self) -> Result<OwnedSemaphorePermit> {
+        let _waiting = self.enqueue()?;
+        let permit = self.running.clone().acquire_owned().await;
+        Ok(permit.expect(NEVER_CLOSED))
+    }
+
     /// Runs `prepare`, which tells what memory the work needs, then `work`, both on blocking threads.
     ///
     /// # Errors
@@ -84,10 +99,7 @@ impl Pool {
         P: Send + 'static,
         T: Send + 'static,
     {
-        let waiting = self.enqueue()?;
-        let closed = "the semaphores of the pool are never closed";
-        let running = self.running.clone().acquire_owned().await.expect(closed);
-        drop(waiting);
+        let running = self.enter().await?;
         // The permits go where the work goes: a decoder that nobody waits for any more still counts.
         let prepared =
             tokio::task::spawn_blocking(move || prepare().map(|prepared| (prepared, running)));
@@ -101,7 +113,7 @@ impl Pool {
             .clone()
             .acquire_many_owned(units)
             .await
-            .expect(closed);
+            .expect(NEVER_CLOSED);
         let cancel = Cancel::default();
         let _cancel_on_drop = CancelOnDrop(cancel.clone());
         let worked = tokio::task::spawn_blocking(move || {

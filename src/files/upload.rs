@@ -38,6 +38,8 @@ pub struct Attributes<'a> {
     pub restricted: bool,
     /// The size of its thumbnail.
     pub thumbnail: BoundingBox,
+    /// Whom it is for, where the dialect knows.
+    pub recipient: Option<&'a str>,
 }
 
 /// A committed file.
@@ -51,11 +53,11 @@ pub struct Stored {
 }
 
 impl Files {
-    /// Receives the current part of the form as a file of at most `bytes_max` bytes. `announced` is the
-    /// length of the whole request, which bounds the file's.
+    /// Receives the current part of the form as the file of a key, of at most `bytes_max` bytes. `announced`
+    /// is the length of the whole request, which bounds the file's.
     ///
     /// # Errors
-    /// `TooLarge` at the first byte over; `InvalidArgument` for an empty file; the form's and the store's own.
+    /// `TooLarge` at the first byte over; `TooSmall` for an empty file; the form's and the store's own.
     /// Whatever the error, nothing of the file stays.
     ///
     /// # Cancel safety
@@ -63,13 +65,12 @@ impl Files {
     pub async fn receive(
         &self,
         form: &mut Form<'_>,
-        class: Class,
+        key: Key,
         bytes_max: u64,
         announced: Option<u64>,
         file_name: Option<String>,
         declared_type: Option<String>,
     ) -> Result<Received> {
-        let key = Key::of(class, self.new_id()?);
         let upload = self
             .store
             .begin(key, announced.map(|bytes| bytes.min(bytes_max)))
@@ -97,7 +98,7 @@ impl Files {
         if announced > bytes_max {
             return Err(Kind::TooLarge.into());
         }
-        let key = Key::of(class, self.new_id()?);
+        let key = self.new_key(class)?;
         let mut upload = self.store.begin(key, Some(announced)).await?;
         let (mut len, mut first_bytes) = (0, Vec::new());
         let seen = |chunk: &[u8]| {
@@ -124,7 +125,7 @@ impl Files {
     /// Makes a received file durable and visible.
     ///
     /// # Errors
-    /// The store's own.
+    /// `AlreadyExists` where an object of its key was stored meanwhile; the store's own.
     ///
     /// # Cancel safety
     /// All or nothing: a dropped commit either removes every trace or runs to its end by itself.
@@ -149,7 +150,7 @@ impl Files {
             file_name: received.file_name,
             secret_hash,
             thumbnail: attributes.thumbnail,
-            recipient: None,
+            recipient: attributes.recipient.map(str::to_owned),
         };
         let meta = received.upload.commit(meta).await?;
         Ok(Stored {
@@ -161,6 +162,11 @@ impl Files {
 }
 
 impl Received {
+    /// Bytes received.
+    pub fn bytes(&self) -> u64 {
+        self.len
+    }
+
     async fn append(&mut self, chunk: Bytes, bytes_max: u64) -> Result<()> {
         self.len += chunk.len() as u64;
         if self.len > bytes_max {
@@ -173,7 +179,7 @@ impl Received {
     fn check_not_empty(self) -> Result<Self> {
         match self.len {
             // To Android clients an empty body is a failed download, so it is a failed upload.
-            0 => Err(Error::invalid("the file is empty.")),
+            0 => Err(Kind::TooSmall.into()),
             _ => Ok(self),
         }
     }

@@ -215,6 +215,19 @@ impl<'r> Form<'r> {
     }
 }
 
+/// Refuses a form with a file of at most `bytes_max` bytes by its announced length, before anything is stored; sets the bound for what comes unannounced.
+///
+/// # Errors
+/// `TooLarge`.
+pub fn bound(body: &mut RequestBody, bytes_max: u64) -> Result<Option<u64>> {
+    let whole_max = bytes_max.saturating_add(FORM_OVERHEAD_BYTES);
+    body.limit(whole_max);
+    match body.announced() {
+        Some(length) if length > whole_max => Err(Kind::TooLarge.into()),
+        length => Ok(length),
+    }
+}
+
 /// Reads what follows the last boundary, which is nothing in all real forms.
 ///
 /// # Errors

@@ -149,6 +149,30 @@ impl Sniffed {
         })
     }
 
+    /// The kind whose own media type this is; of those alone that something is made of here.
+    pub fn of_mime(mime: &str) -> Option<Self> {
+        const KINDS: [Sniffed; 17] = [
+            Sniffed::Svg,
+            Sniffed::Jpeg,
+            Sniffed::Png,
+            Sniffed::Gif,
+            Sniffed::Webp,
+            Sniffed::Bmp,
+            Sniffed::Tiff,
+            Sniffed::Heif,
+            Sniffed::Avif,
+            Sniffed::Ico,
+            Sniffed::AmrNb,
+            Sniffed::AmrWb,
+            Sniffed::Mp3,
+            Sniffed::Mp4,
+            Sniffed::Mov,
+            Sniffed::ThreeGp,
+            Sniffed::Webm,
+        ];
+        KINDS.into_iter().find(|kind| kind.mime() == Some(mime))
+    }
+
     /// The family whose declared types are believed.
     pub fn family(self) -> Family {
         match self {
@@ -191,6 +215,11 @@ impl Sniffed {
     /// Whether it is sound alone.
     pub fn is_audio(self) -> bool {
         matches!(self, Self::M4a | Self::OggAudio) || self.family() == Family::Audio
+    }
+
+    /// Whether it is a voice as chats send them, which is converted on demand.
+    pub fn is_voice(self) -> bool {
+        matches!(self, Self::AmrNb | Self::AmrWb | Self::Mp3)
     }
 
     /// Whether it is a container of moving pictures (3gp and WebM may still hold sound alone).

@@ -3,12 +3,13 @@
 //! `kind` lists the kinds of files and what may be done with each; [`sniff`] tells them by their first bytes;
 //! `content_type` decides which type is stored; `dimensions` reads a picture's size from its header, so that
 //! a bomb is refused before anything is allocated; `decode` turns the five decodable formats into pixels;
-//! [`thumbnail`] puts these together. All of it is synchronous and bounded by what is passed in: no file, no
-//! clock, no thread, no cache is known here. The pool that runs it, its memory budget and single flight are
-//! the caller's; so are video and voice.
+//! [`thumbnail`] puts these together; [`voice`] walks AMR. All of it is synchronous and bounded by what is
+//! passed in: no file, no clock, no thread, no cache is known here. The pool that runs it, its memory budget
+//! and single flight are the caller's; so is what a program of its own does for video and voice.
 
 pub mod sniff;
 pub mod thumbnail;
+pub mod voice;
 
 mod content_type;
 mod decode;

@@ -1,22 +1,73 @@
 //! Expiry is counted from the creation date alone, so a file needs no record of it and a change of the
 //! setting holds for every file at once.
 
-use crate::time::Timestamp;
+use crate::{
+    store::{Class, Dialect, Key},
+    tenant::Days,
+    time::Timestamp,
+};
 
-/// When an object created at `created` ends; `None` for never (`days` = 0).
-pub fn expires_at(created: Timestamp, days: u32) -> Option<Timestamp> {
-    (days > 0).then(|| created.plus_days(days))
+/// The days that objects of a class live; 0 = for ever.
+pub fn days_of(class: Class, days: &Days) -> u32 {
+    match class {
+        Class::Chatfile => days.chatfile,
+        Class::Voice => days.voice,
+        Class::Image => days.image,
+        Class::Video => days.video,
+        Class::Shared => days.shared,
+        Class::SharedVoice => days.shared_voice,
+        Class::SharedImage => days.shared_image,
+        Class::SharedVideo => days.shared_video,
+        Class::Avatar => days.avatar,
+    }
+}
+
+/// When an object ends; `None` for never. Counted from its creation in the Easemob API, and from the end of
+/// its key's day in the other one: a file may be forwarded at any moment of that day, and each link to it must
+/// live as long as it is said to.
+pub fn expires_at(dialect: Dialect, key: Key, days: &Days) -> Option<Timestamp> {
+    let days = days_of(key.class, days);
+    let counted_from = match dialect {
+        Dialect::Easemob => key.id.created(),
+        Dialect::Lanying => key.day.end(),
+    };
+    (days > 0).then(|| counted_from.plus_days(days))
 }
 
 /// Whether it has ended at `now`.
-pub fn is_expired(created: Timestamp, days: u32, now: Timestamp) -> bool {
-    expires_at(created, days).is_some_and(|end| end <= now)
+pub fn is_expired(dialect: Dialect, key: Key, days: &Days, now: Timestamp) -> bool {
+    expires_at(dialect, key, days).is_some_and(|end| end <= now)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::time::MS_PER_DAY;
+    use crate::{store::ObjectId, time::MS_PER_DAY};
+
+    fn key(created: Timestamp) -> Key {
+        Key::of(Class::Image, ObjectId::new(created, &[1; 10]))
+    }
+
+    fn image(days: u32) -> Days {
+        Days {
+            image: days,
+            ..Days::default()
+        }
+    }
+
+    #[test]
+    fn a_link_lives_to_the_end_of_its_day_and_its_days_more() {
+        let created = Timestamp::from_ms(5 * MS_PER_DAY + 1_000);
+        let end = |day| {
+            let key = Key {
+                day,
+                ..key(created)
+            };
+            expires_at(Dialect::Lanying, key, &image(7)).unwrap().ms()
+        };
+        assert_eq!(end(created.day()), 13 * MS_PER_DAY);
+        assert_eq!(end(created.plus_days(3).day()), 16 * MS_PER_DAY);
+    }
 
     #[test]
     fn a_file_of_seven_days_ends_after_seven_days_to_the_millisecond() {
@@ -28,7 +79,12 @@ mod tests {
             (u32::MAX, 1_000 + 7 * MS_PER_DAY, false),
         ] {
             assert_eq!(
-                is_expired(created, days, Timestamp::from_ms(now_ms)),
+                is_expired(
+                    Dialect::Easemob,
+                    key(created),
+                    &image(days),
+                    Timestamp::from_ms(now_ms)
+                ),
                 expected,
                 "{days} {now_ms}"
             );

@@ -6,12 +6,14 @@
 
 use std::{collections::HashMap, path::Path};
 
+use super::days_of;
 use crate::{
     error::Result,
     store::{
         Class,
         local::{self, DayDirectory, SweepMemory},
     },
+    tenant::Days,
     time::{MS_PER_DAY, Timestamp},
 };
 
@@ -21,10 +23,10 @@ const JUMP_MS_MAX: i64 = 2 * MS_PER_DAY;
 /// Days of life by tenant.
 #[derive(Debug, Clone, Default)]
 pub struct Policy {
-    /// By the tenant's `org/app`; 0 = for ever.
-    pub days_by_tenant: HashMap<String, u32>,
+    /// By the tenant's `org/app`.
+    pub days_by_tenant: HashMap<String, Days>,
     /// For files of tenants that are not configured any more.
-    pub days_default: u32,
+    pub days_default: Days,
 }
 
 /// What a sweep did, or would do.
@@ -97,12 +99,12 @@ fn walk(root: &Path, policy: &Policy, now: Timestamp, dry_run: bool) -> Result<R
     let mut report = Report::default();
     for class in Class::ALL {
         for day in local::days(root, class)? {
-            if has_ended(&day, policy.longest(), now) {
+            if has_ended(&day, policy.longest(class), now) {
                 if !dry_run {
                     local::remove_day(&day)?;
                 }
                 report.days.push(format!("{}/{}", class.name(), day.day));
-            } else if has_ended(&day, policy.shortest(), now) {
+            } else if has_ended(&day, policy.shortest(class), now) {
                 report.objects += walk_day(root, policy, class, &day, now, dry_run)?;
             }
         }
@@ -129,9 +131,8 @@ fn walk_day(
         let days = policy
             .days_by_tenant
             .get(&meta.tenant)
-            .copied()
-            .unwrap_or(policy.days_default);
-        if has_ended(day, days, now) {
+            .unwrap_or(&policy.days_default);
+        if has_ended(day, days_of(class, days), now) {
             if !dry_run {
                 local::remove_object(root, key)?;
             }
@@ -150,25 +151,25 @@ fn has_ended(day: &DayDirectory, days: u32, now: Timestamp) -> bool {
 }
 
 impl Policy {
-    fn all(&self) -> impl Iterator<Item = u32> {
+    fn all(&self, class: Class) -> impl Iterator<Item = u32> {
         self.days_by_tenant
             .values()
-            .copied()
-            .chain([self.days_default])
+            .chain([&self.days_default])
+            .map(move |days| days_of(class, days))
     }
 
-    /// The longest life that any file has; 0 = for ever.
-    fn longest(&self) -> u32 {
-        if self.all().any(|days| days == 0) {
+    /// The longest life that any file of the class has; 0 = for ever.
+    fn longest(&self, class: Class) -> u32 {
+        if self.all(class).any(|days| days == 0) {
             0
         } else {
-            self.all().max().unwrap_or(0)
+            self.all(class).max().unwrap_or(0)
         }
     }
 
-    /// The shortest life that any file has; 0 where all live for ever.
-    fn shortest(&self) -> u32 {
-        self.all().filter(|days| *days > 0).min().unwrap_or(0)
+    /// The shortest life that any file of the class has; 0 where all live for ever.
+    fn shortest(&self, class: Class) -> u32 {
+        self.all(class).filter(|days| *days > 0).min().unwrap_or(0)
     }
 }
 
@@ -192,9 +193,12 @@ mod tests {
         crate::time::Day::parse(day).unwrap().start()
     }
 
-    fn days(days_default: u32) -> Policy {
+    fn days(chatfile: u32) -> Policy {
         Policy {
-            days_default,
+            days_default: Days {
+                chatfile,
+                ..Days::default()
+            },
             ..Policy::default()
         }
     }

@@ -10,15 +10,28 @@
 //! POST   /{org}/{app}/sdk/chatfiles/part-upload/{uuid}        completes
 //! DELETE /{org}/{app}/sdk/chatfiles/part-upload/{uuid}        aborts
 //! GET    /{org}/{app}/sdk/chatfiles/part-upload/{uuid}/parts
+//!
+//! GET    /file/upload/avatar/user
+//! GET    /file/upload/avatar/group
+//! GET    /file/upload/chat
+//! GET    /file/upload/forward
+//! GET    /file/download/avatar                                also HEAD
+//! GET    /file/download/chat                                  also HEAD
+//! POST   /file/oss/{app_id}                                   the form of an upload ticket
+//!
 //! OPTIONS of any path                                         a browser's preflight
 //! ```
+//! `file` is no organisation's name: the configuration reserves it.
 //! A doubled or trailing slash changes nothing. Segments are compared as sent: no name or id of ours needs
 //! percent-encoding, so none is decoded.
 
 use hyper::Method;
 
 use crate::{
-    api::easemob::{Action, Route as EasemobRoute},
+    api::{
+        easemob::{Action, Route as EasemobRoute},
+        lanying,
+    },
     error::{Error, Kind, Result},
 };
 
@@ -32,6 +45,19 @@ pub enum Route<'a> {
     Health,
     /// Easemob's API.
     Easemob(EasemobRoute<'a>),
+    /// Lanying's API.
+    Lanying(lanying::Action<'a>),
+}
+
+/// In what form a path's errors are told, whether or not there is such a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Voice {
+    /// Easemob's JSON; also of paths that belong to nobody.
+    Easemob,
+    /// Lanying's envelope.
+    Lanying,
+    /// OSS's XML.
+    Form,
 }
 
 /// Segments of the longest path that exists, and one more.
@@ -47,7 +73,7 @@ pub fn route<'a>(method: &Method, path: &'a str) -> Result<Route<'a>> {
     }
     let mut segments = [""; SEGMENTS_MAX];
     let mut count = 0;
-    for segment in path.split('/').filter(|segment| !segment.is_empty()) {
+    for segment in segments_of(path) {
         *segments.get_mut(count).ok_or(Kind::RouteNotFound)? = segment;
         count += 1;
     }
@@ -56,11 +82,64 @@ pub fn route<'a>(method: &Method, path: &'a str) -> Result<Route<'a>> {
             Method::GET | Method::HEAD => Ok(Route::Health),
             _ => Err(Kind::MethodNotAllowed("GET, HEAD").into()),
         },
+        ["file", rest @ ..] => lanying(method, rest).map(Route::Lanying),
         [org, app, rest @ ..] => {
             let action = easemob(method, rest)?;
             Ok(Route::Easemob(EasemobRoute { org, app, action }))
         }
         _ => Err(Kind::RouteNotFound.into()),
+    }
+}
+
+/// Who answers for a path.
+pub fn voice(path: &str) -> Voice {
+    let mut segments = segments_of(path);
+    match (segments.next(), segments.next()) {
+        (Some("file"), Some("oss")) => Voice::Form,
+        (Some("file"), _) => Voice::Lanying,
+        _ => Voice::Easemob,
+    }
+}
+
+fn segments_of(path: &str) -> impl Iterator<Item = &str> {
+    path.split('/').filter(|segment| !segment.is_empty())
+}
+
+fn lanying<'a>(method: &Method, rest: &[&'a str]) -> Result<lanying::Action<'a>> {
+    use lanying::Action;
+    let (allow, has_method, action) = match rest {
+        ["upload", "avatar", "user"] => (
+            "GET, OPTIONS",
+            method == Method::GET,
+            Action::UploadUserAvatar,
+        ),
+        ["upload", "avatar", "group"] => (
+            "GET, OPTIONS",
+            method == Method::GET,
+            Action::UploadGroupAvatar,
+        ),
+        ["upload", "chat"] => ("GET, OPTIONS", method == Method::GET, Action::UploadChat),
+        ["upload", "forward"] => ("GET, OPTIONS", method == Method::GET, Action::Forward),
+        ["download", what @ ("avatar" | "chat")] => (
+            "GET, HEAD, OPTIONS",
+            method == Method::GET || method == Method::HEAD,
+            if *what == "chat" {
+                Action::DownloadChat
+            } else {
+                Action::DownloadAvatar
+            },
+        ),
+        ["oss", app_id] => (
+            "POST, OPTIONS",
+            method == Method::POST,
+            Action::Form(app_id),
+        ),
+        _ => return Err(Kind::RouteNotFound.into()),
+    };
+    if has_method {
+        Ok(action)
+    } else {
+        Err(Kind::MethodNotAllowed(allow).into())
     }
 }
 
@@ -147,6 +226,65 @@ mod tests {
                 check(method, &path, Ok(action));
             }
         }
+    }
+
+    #[test]
+    fn every_call_of_the_other_dialect_is_found_and_speaks_for_itself() {
+        use lanying::Action::*;
+        for (method, path, action, voice_of) in [
+            (
+                "GET",
+                "/file/upload/avatar/user",
+                UploadUserAvatar,
+                Voice::Lanying,
+            ),
+            (
+                "GET",
+                "/file/upload/avatar/group",
+                UploadGroupAvatar,
+                Voice::Lanying,
+            ),
+            ("GET", "/file/upload/chat", UploadChat, Voice::Lanying),
+            ("GET", "/file/upload/forward", Forward, Voice::Lanying),
+            (
+                "GET",
+                "/file/download/avatar",
+                DownloadAvatar,
+                Voice::Lanying,
+            ),
+            (
+                "HEAD",
+                "/file/download/avatar",
+                DownloadAvatar,
+                Voice::Lanying,
+            ),
+            ("GET", "/file/download/chat", DownloadChat, Voice::Lanying),
+            ("HEAD", "/file/download/chat", DownloadChat, Voice::Lanying),
+            ("POST", "/file/oss/acme", Form("acme"), Voice::Form),
+        ] {
+            for path in [path.to_owned(), format!("{path}/"), path.replace('/', "//")] {
+                let method = Method::from_bytes(method.as_bytes()).unwrap();
+                assert_eq!(
+                    route(&method, &path).ok(),
+                    Some(Route::Lanying(action)),
+                    "{path}"
+                );
+                assert_eq!(voice(&path), voice_of, "{path}");
+                let other = route(&Method::DELETE, &path).map_err(|error| error.kind());
+                assert!(matches!(other, Err(Kind::MethodNotAllowed(_))), "{path}");
+            }
+        }
+        for path in [
+            "/file",
+            "/file/upload",
+            "/file/upload/avatar",
+            "/file/oss",
+            "/file/x/chatfiles",
+        ] {
+            let found = route(&Method::GET, path).map_err(|error| error.kind());
+            assert_eq!(found, Err(Kind::RouteNotFound), "{path}");
+        }
+        assert_eq!(voice("/files/oss"), Voice::Easemob);
     }
 
     #[test]

@@ -20,10 +20,10 @@ use ipnet::IpNet;
 
 use super::{
     connection::{ConnectionInfo, Handle},
-    router::{self, Route},
+    router::{self, Route, Voice},
 };
 use crate::{
-    api::{Api, Call, body::Body, easemob, ops},
+    api::{Api, Call, body::Body, easemob, lanying, ops},
     error::{Error, Kind, Result},
     http::{
         body::RequestBody,
@@ -142,6 +142,15 @@ impl Service {
                 )?;
                 easemob::handle(&self.api, call, tenant?, route.action, body).await
             }
+            Route::Lanying(action) => {
+                let tenant = lanying::tenant(&self.api, call, action);
+                self.admit(
+                    tenant.as_ref().ok().map(|tenant| &***tenant),
+                    action.interface(call),
+                    client,
+                )?;
+                lanying::handle(&self.api, call, tenant?, action, body).await
+            }
         }
     }
 
@@ -222,7 +231,11 @@ impl Service {
                 response
             }
             Err(error) => {
-                let response = easemob::wire::error(&self.api, call, &error);
+                let response = match router::voice(call.uri.path()) {
+                    Voice::Easemob => easemob::wire::error(&self.api, call, &error),
+                    Voice::Lanying => lanying::wire::error(&error),
+                    Voice::Form => lanying::form_error(call, &error),
+                };
                 log_failure(id, call, client, &error, &response);
                 response
             }

@@ -64,18 +64,52 @@ impl fmt::Debug for ObjectId {
 /// The retention class of an object: a directory of its own, so that a day of it can be removed whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Class {
-    /// A file sent in a chat.
+    /// A file sent in a chat; all that came through the Easemob API.
     Chatfile,
+    /// A voice sent in a chat.
+    Voice,
+    /// A picture sent in a chat.
+    Image,
+    /// A video sent in a chat.
+    Video,
+    /// A file shared outside of a chat.
+    Shared,
+    /// A voice shared so.
+    SharedVoice,
+    /// A picture shared so.
+    SharedImage,
+    /// A video shared so.
+    SharedVideo,
+    /// The picture of a user or a group.
+    Avatar,
 }
 
 impl Class {
     /// Every class, for walks over the store.
-    pub const ALL: [Self; 1] = [Self::Chatfile];
+    pub const ALL: [Self; 9] = [
+        Self::Chatfile,
+        Self::Voice,
+        Self::Image,
+        Self::Video,
+        Self::Shared,
+        Self::SharedVoice,
+        Self::SharedImage,
+        Self::SharedVideo,
+        Self::Avatar,
+    ];
 
     /// The directory's name.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Chatfile => "chatfile",
+            Self::Voice => "voice",
+            Self::Image => "image",
+            Self::Video => "video",
+            Self::Shared => "shared",
+            Self::SharedVoice => "shared-voice",
+            Self::SharedImage => "shared-image",
+            Self::SharedVideo => "shared-video",
+            Self::Avatar => "avatar",
         }
     }
 
@@ -85,12 +119,12 @@ impl Class {
     }
 }
 
-/// Where an object is: everything its path is made of.
+/// Where an object is: everything its path is made of. Shown as `class.YYYY-MM-DD.uuid`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Key {
     /// The retention class.
     pub class: Class,
-    /// The day its life is counted from.
+    /// The day its life is counted from: that of its id, or a later one on which it was forwarded.
     pub day: Day,
     /// The id.
     pub id: ObjectId,
@@ -105,6 +139,23 @@ impl Key {
             id,
         }
     }
+
+    /// Reads exactly what [`fmt::Display`] writes; `None` for anything else.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut fields = text.splitn(3, '.');
+        let key = Self {
+            class: Class::parse(fields.next()?)?,
+            day: Day::parse(fields.next()?)?,
+            id: ObjectId::parse(fields.next()?)?,
+        };
+        (key.to_string() == text).then_some(key)
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.class.name(), self.day, self.id)
+    }
 }
 
 #[cfg(test)]
@@ -118,6 +169,27 @@ mod tests {
         assert_eq!(id.created(), now);
         assert_eq!(ObjectId::parse(&id.to_string()), Some(id));
         assert_eq!(ObjectId::parse(&id.to_string().to_uppercase()), Some(id));
+    }
+
+    #[test]
+    fn a_key_is_read_only_as_it_is_written() {
+        let id = ObjectId::new(Timestamp::from_ms(1_795_000_123_456), &[0xab; 10]);
+        for class in Class::ALL {
+            let key = Key::of(class, id);
+            let text = key.to_string();
+            assert_eq!(Key::parse(&text), Some(key), "{text}");
+            assert!(text.len() <= 64, "{text}");
+            for other in [
+                text.to_uppercase(),
+                format!("{text} "),
+                format!("x{text}"),
+                text.replace('.', "/"),
+                text.replace(&key.day.to_string(), "2026-13-01"),
+                text[..text.len() - 1].to_owned(),
+            ] {
+                assert_eq!(Key::parse(&other), None, "{other}");
+            }
+        }
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub const SECRET_HASH_BYTES: usize = 32;
 pub enum Dialect {
     /// Easemob's chatfiles.
     Easemob,
+    /// Lanying's `/file`.
+    Lanying,
 }
 
 /// The box that a thumbnail must fit, in pixels.
@@ -214,12 +216,14 @@ fn text(tag: u8, value: &[u8]) -> Result<String, String> {
 fn dialect_code(dialect: Dialect) -> u8 {
     match dialect {
         Dialect::Easemob => 1,
+        Dialect::Lanying => 2,
     }
 }
 
 fn dialect(code: u8) -> Result<Dialect, String> {
     match code {
         1 => Ok(Dialect::Easemob),
+        2 => Ok(Dialect::Lanying),
         _ => Err(format!("dialect {code} is unknown")),
     }
 }

@@ -14,7 +14,7 @@ use std::{future::Future, pin::Pin};
 
 use bytes::Bytes;
 
-use crate::error::Result;
+use crate::{error::Result, time::Day};
 
 pub use self::{
     key::{Class, Key, ObjectId},
@@ -40,8 +40,15 @@ pub trait Store: Send + Sync + 'static {
     /// `Internal` where the disk fails or the file is damaged.
     fn open(&self, key: Key) -> BoxFuture<'_, Result<Option<Object>>>;
 
-    /// Takes an object down with all its derivatives; `false` where there was none.
-    fn remove(&self, key: Key) -> BoxFuture<'_, Result<bool>>;
+    /// Makes a committed object found under a later day as well, durably, as long as that day is kept; where
+    /// it is found there already, nothing is left to do. `false` where there is no object of this key.
+    ///
+    /// # Errors
+    /// `StorageFull`, or `Internal` where the disk fails.
+    fn keep_until(&self, key: Key, day: Day) -> BoxFuture<'_, Result<bool>>;
+
+    /// Takes an object down under every key it has, with all its derivatives; `false` where there was none.
+    fn remove(&self, id: ObjectId) -> BoxFuture<'_, Result<bool>>;
 
     /// Reads a derivative that [`Store::put_derived`] kept; damaged ones count as absent.
     fn derived(&self, key: Key, name: DerivedName) -> BoxFuture<'_, Result<Option<Derived>>>;
@@ -82,12 +89,21 @@ pub trait Upload: Send {
 pub enum DerivedName {
     /// A thumbnail that fits the box.
     Thumbnail(BoundingBox),
+    /// A video's first frame, as large as thumbnails are made from it.
+    Frame,
+    /// A voice as MP3.
+    Mp3,
+    /// A voice as AMR.
+    Amr,
 }
 
 impl std::fmt::Display for DerivedName {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Thumbnail(fit) => write!(f, "t{}x{}", fit.width, fit.height),
+            Self::Frame => f.write_str("frame"),
+            Self::Mp3 => f.write_str("mp3"),
+            Self::Amr => f.write_str("amr"),
         }
     }
 }

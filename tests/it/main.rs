@@ -21,6 +21,7 @@ mod errors;
 mod hostile;
 mod http;
 mod io_errors;
+mod lanying;
 mod limit;
 mod memory;
 mod odd_requests;

@@ -1,6 +1,9 @@
 //! `GET /{org}/{app}/chatfiles/{uuid}`: the file, or its thumbnail.
 
-use hyper::{Response, header::HeaderValue};
+use hyper::{
+    Response,
+    header::{self, HeaderValue},
+};
 
 use super::Context;
 use crate::{
@@ -10,9 +13,9 @@ use crate::{
         deliver::{Content, deliver},
     },
     error::{Error, Kind, Result},
-    files::Thumbnail,
+    media::{sniff::Sniffed, voice::VoiceFormat},
     retention,
-    store::{Class, ObjectId},
+    store::{Class, Dialect, Key, ObjectId},
     tenant::DownloadAuth,
 };
 
@@ -27,9 +30,10 @@ pub(super) async fn download(context: &Context<'_>, id: &str) -> Result<Response
     }
     // A name that cannot be an id is an object that cannot be there.
     let id = ObjectId::parse(id).ok_or(Kind::ObjectNotFound)?;
+    let key = Key::of(Class::Chatfile, id);
     let files = &context.api.files;
     let file = files
-        .open(context.scope(), Class::Chatfile, id, call.now)
+        .open(context.scope(), key, call.now)
         .await
         .map_err(|error| match error.kind() {
             Kind::ObjectExpired => {
@@ -42,18 +46,33 @@ pub(super) async fn download(context: &Context<'_>, id: &str) -> Result<Response
     file.check_secret(call.header("share-secret"))
         .or_else(|_| file.check_secret(from_query.as_deref()))?;
     let content = if wants_thumbnail(call) {
-        match files.thumbnail(&file).await? {
-            Thumbnail::Derived(derived) => Content::Derived(derived, file),
-            Thumbnail::Original => Content::Original(file),
-        }
+        let made = files.thumbnail(&file, None).await?;
+        Content::of(made, file)
+    } else if wants_mp3(call) && matches!(file.kind, Some(Sniffed::AmrNb | Sniffed::AmrWb)) {
+        let made = files.voice(&file, VoiceFormat::Mp3).await?;
+        Content::of(made, file)
     } else {
         Content::Original(file)
     };
-    let expires = retention::expires_at(id.created(), context.tenant.limits.chatfile_days);
+    let expires = retention::expires_at(Dialect::Easemob, key, &context.tenant.limits.days);
     deliver(call, &content, expires, VARY)
 }
 
-/// `thumbnail: true`, `?thumbnail=true`, and `?vframe=true`: of a video, which is not decoded yet, a 404.
+/// `Accept: audio/mp3`, the vendor's name for `audio/mpeg`. Others say nothing: SDKs send `*/*` or what they
+/// like for any file.
+fn wants_mp3(call: &Call<'_>) -> bool {
+    let accepted = call.headers.get_all(header::ACCEPT).iter();
+    let mut types = accepted.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    types.any(|range| {
+        let essence = range.split(|byte| *byte == b';').next().unwrap_or_default();
+        let essence = essence.trim_ascii();
+        [&b"audio/mp3"[..], b"audio/mpeg"]
+            .iter()
+            .any(|mp3| essence.eq_ignore_ascii_case(mp3))
+    })
+}
+
+/// `thumbnail: true`, `?thumbnail=true`, and `?vframe=true`, a video's first frame.
 pub(super) fn wants_thumbnail(call: &Call<'_>) -> bool {
     let is_true = |value: &str| value.trim().eq_ignore_ascii_case("true");
     call.header("thumbnail").is_some_and(is_true)

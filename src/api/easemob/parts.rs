@@ -53,7 +53,7 @@ pub(super) async fn put(
 ) -> Result<Response<Body>> {
     let (parts, _) = find(context, id).await?;
     let bytes_max = context.tenant.limits.upload_bytes_max;
-    upload::bound_body(body, bytes_max)?;
+    multipart::bound(body, bytes_max)?;
     let from_query = context
         .call
         .query("part_number")

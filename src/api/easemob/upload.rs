@@ -9,11 +9,11 @@ use super::{Context, wire};
 use crate::{
     api::body::Body,
     auth::Identity,
-    error::{Error, Kind, Result},
+    error::{Error, Result},
     files::{Attributes, Received},
     http::{
         body::RequestBody,
-        multipart::{self, FORM_OVERHEAD_BYTES, Form},
+        multipart::{self, Form},
     },
     store::{BoundingBox, Class},
 };
@@ -44,7 +44,7 @@ pub(super) async fn upload(
 ) -> Result<Response<Body>> {
     let identity = context.authenticate()?;
     let bytes_max = context.tenant.limits.upload_bytes_max;
-    let announced = bound_body(body, bytes_max)?;
+    let announced = multipart::bound(body, bytes_max)?;
     let form = Form::new(context.call.headers, body)?;
     let Upload { file, thumbnail } = read(context, form, bytes_max, announced).await?;
     multipart::finish(body).await?;
@@ -65,16 +65,10 @@ pub(super) async fn store(
         owner: identity.user().unwrap_or_default(),
         restricted,
         thumbnail: thumbnail.bounding_box(),
+        recipient: None,
     };
     let stored = context.api.files.commit(file, attributes).await?;
-    tracing::info!(
-        request = format_args!("{:016x}", context.call.id),
-        id = %stored.key.id,
-        bytes = stored.meta.len,
-        tenant = stored.meta.tenant,
-        user = stored.meta.owner,
-        "stored"
-    );
+    context.call.log_stored(&stored);
     Ok(wire::uploaded(context, &stored))
 }
 
@@ -97,7 +91,7 @@ async fn read(
                 let files = &context.api.files;
                 let received = files.receive(
                     &mut form,
-                    Class::Chatfile,
+                    files.new_key(Class::Chatfile)?,
                     bytes_max,
                     announced,
                     part.file_name,
@@ -116,16 +110,6 @@ async fn read(
         }
     }
     Ok(upload)
-}
-
-/// Refuses by the announced length, before anything is stored; sets the bound for what comes unannounced.
-pub(super) fn bound_body(body: &mut RequestBody, bytes_max: u64) -> Result<Option<u64>> {
-    let whole_max = bytes_max.saturating_add(FORM_OVERHEAD_BYTES);
-    body.limit(whole_max);
-    match body.announced() {
-        Some(length) if length > whole_max => Err(Kind::TooLarge.into()),
-        length => Ok(length),
-    }
 }
 
 /// A header, or a query parameter of an upload in parts. The seed: presence restricts. Later documents and the Java SDK: a literal `false` does not.

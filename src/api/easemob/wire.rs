@@ -1,7 +1,5 @@
 //! The JSON of this API: answers and errors. The only file that knows its field names.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use hyper::{
     Response, StatusCode,
@@ -11,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::Context;
 use crate::{
-    api::{Api, Call, body::Body},
+    api::{Api, Call, body::Body, seconds_up},
     auth::{Granted, Subject},
     error::{Error, Kind},
     files::Stored,
@@ -335,12 +333,4 @@ pub fn error(api: &Api, call: &Call<'_>, error: &Error) -> Response<Body> {
         _ => {}
     }
     response
-}
-
-/// Whole seconds, rounded up, at least one.
-fn seconds_up(after: Duration) -> u64 {
-    after
-        .as_secs()
-        .saturating_add(u64::from(after.subsec_nanos() > 0))
-        .max(1)
 }

@@ -11,7 +11,7 @@ use std::{
 
 use rustix::fs::{OFlags, RenameFlags};
 
-use super::{Config, DerivedName, Durability, Key};
+use super::{Config, DerivedName, Durability, Key, startup::Instance};
 use crate::{
     error::{Error, Kind, Result},
     store::{Class, ObjectId},
@@ -109,6 +109,56 @@ impl Layout {
         Ok(())
     }
 
+    /// Gives a committed file a second name, durably. One that is there already is the same file, or a copy of
+    /// it. `false` where the first name is not there.
+    pub(super) fn link(&self, instance: &Instance, from: &Path, to: &Path) -> io::Result<bool> {
+        self.make_parents(to)?;
+        let mut linked = fs::hard_link(from, to);
+        if is_not_found(&linked) {
+            if !from.try_exists()? {
+                return Ok(false);
+            }
+            // The directory was swept or removed by hand: make it again, once.
+            self.forget_known();
+            self.make_parents(to)?;
+            linked = fs::hard_link(from, to);
+        }
+        match linked {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) if must_copy(&error) => self.copy(instance, from, to)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            result => result?,
+        }
+        // Also where it was there before: whoever made it may not have synced it yet.
+        if self.is_durable() {
+            sync_dir(parent(to))?;
+        }
+        Ok(true)
+    }
+
+    fn copy(&self, instance: &Instance, from: &Path, to: &Path) -> io::Result<()> {
+        let temporary = instance.temporary("copy");
+        let copy = || {
+            let mut target = create_new(&temporary)?;
+            io::copy(&mut open_read(from)?, &mut target)?;
+            if self.is_durable() {
+                target.sync_data()?;
+            }
+            self.rename_no_replace(&temporary, to)
+        };
+        match copy() {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                remove_if_there(&temporary)?;
+                if error.kind() == io::ErrorKind::AlreadyExists {
+                    Ok(())
+                } else {
+                    Err(error)
+                }
+            }
+        }
+    }
+
     /// Makes and syncs the missing directories above `path`, from the top: a name is durable only when the
     /// directory above it is synced.
     fn make_parents(&self, path: &Path) -> io::Result<()> {
@@ -171,6 +221,19 @@ pub(super) fn rename_no_replace(by: RenameBy, from: &Path, to: &Path) -> io::Res
         }
     }
     Ok(())
+}
+
+fn is_not_found<T>(result: &io::Result<T>) -> bool {
+    matches!(result, Err(error) if error.kind() == io::ErrorKind::NotFound)
+}
+
+/// A file has its most names already (65,000 on ext4), or the file system knows only one for each.
+fn must_copy(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::MLINK | Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS)
+    )
 }
 
 /// The path as the process will still understand it after a change of directory.

@@ -4,7 +4,8 @@
 //! <path>/lock                                      held by the running server
 //! <path>/keys/                                     token keys and generated secrets, mode 0700
 //! <path>/tmp/<instance>/<uuid>                     uploads on their way in
-//! <path>/objects/<class>/YYYY-MM-DD/<xx>/<uuid>    committed objects, never changed
+//! <path>/objects/<class>/YYYY-MM-DD/<xx>/<uuid>    committed objects, never changed; a forwarded one has a
+//!                                                  name (a hard link) in each day it was forwarded on
 //! <path>/derived/<class>/YYYY-MM-DD/<xx>/<uuid>-…  derivatives, may be deleted at any time
 //! <path>/parts/<uuid>/                             uploads in parts, not complete yet
 //! ```
@@ -27,11 +28,12 @@ use bytes::Bytes;
 
 use self::layout::Layout;
 use super::{
-    BoundingBox, BoxFuture, Derived, DerivedName, Dialect, Key, Meta, Object, Store, Upload,
+    BoundingBox, BoxFuture, Class, Derived, DerivedName, Dialect, Key, Meta, Object, ObjectId,
+    Store, Upload,
 };
 use crate::{
     error::{Error, Kind, Result},
-    time::Timestamp,
+    time::{Day, Timestamp},
 };
 
 pub use self::{
@@ -146,6 +148,27 @@ pub fn remove_object(root: &Path, key: Key) -> Result<bool> {
     Ok(was_there)
 }
 
+/// Removes an object under every key it has, with all its derivatives. Blocking.
+///
+/// # Errors
+/// `Internal` where the disk refuses.
+pub fn remove_everywhere(root: &Path, id: ObjectId) -> Result<bool> {
+    let mut was_there = false;
+    // Again until a whole walk finds none: it may be forwarded into a new day meanwhile.
+    loop {
+        let mut found = false;
+        for class in Class::ALL {
+            for DayDirectory { day, .. } in days(root, class)? {
+                found |= remove_object(root, Key { class, day, id })?;
+            }
+        }
+        if !found {
+            return Ok(was_there);
+        }
+        was_there = true;
+    }
+}
+
 fn remove_derived(root: &Path, key: Key) -> Result<()> {
     for path in layout::derived_of(root, key).map_err(Error::internal)? {
         layout::remove_if_there(&path).map_err(Error::internal)?;
@@ -157,7 +180,7 @@ fn remove_derived(root: &Path, key: Key) -> Result<()> {
 ///
 /// # Errors
 /// `Internal` where a directory cannot be read.
-pub fn days(root: &Path, class: super::Class) -> Result<Vec<DayDirectory>> {
+pub fn days(root: &Path, class: Class) -> Result<Vec<DayDirectory>> {
     layout::days(root, class)
         .map_err(|error| Error::internal(format!("{}: {error}", root.display())))
 }
@@ -169,7 +192,7 @@ pub fn days(root: &Path, class: super::Class) -> Result<Vec<DayDirectory>> {
 /// `Internal` where a directory cannot be read, and what `visit` returns; a damaged object is passed over.
 pub fn visit_metas(
     root: &Path,
-    class: super::Class,
+    class: Class,
     day: &DayDirectory,
     visit: &mut dyn FnMut(Key, Meta) -> Result<()>,
 ) -> Result<()> {
@@ -227,9 +250,19 @@ impl Store for LocalStore {
         Box::pin(blocking(move || open_object(layout.root(), key)))
     }
 
-    fn remove(&self, key: Key) -> BoxFuture<'_, Result<bool>> {
+    fn keep_until(&self, key: Key, day: Day) -> BoxFuture<'_, Result<bool>> {
+        let (layout, instance) = (self.layout.clone(), self.instance.clone());
+        Box::pin(blocking(move || {
+            let path = |key| layout::object_path(layout.root(), key);
+            layout
+                .link(&instance, &path(key), &path(Key { day, ..key }))
+                .map_err(storage_error)
+        }))
+    }
+
+    fn remove(&self, id: ObjectId) -> BoxFuture<'_, Result<bool>> {
         let layout = self.layout.clone();
-        Box::pin(blocking(move || remove_object(layout.root(), key)))
+        Box::pin(blocking(move || remove_everywhere(layout.root(), id)))
     }
 
     fn derived(&self, key: Key, name: DerivedName) -> BoxFuture<'_, Result<Option<Derived>>> {
@@ -315,6 +348,7 @@ fn storage_error(error: io::Error) -> Error {
         Some(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => {
             Error::new(Kind::StorageFull).source(error)
         }
+        Some(Errno::EXIST) => Error::new(Kind::AlreadyExists).source(error),
         _ => Error::internal(error),
     }
 }

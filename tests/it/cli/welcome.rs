@@ -38,9 +38,20 @@ fn the_printed_commands_upload_download_and_fetch_a_thumbnail() {
     let server = Served::start(&store, &directory.path().join("log"), &[]);
     let (_, commands) = server.welcome.split_once("TOKEN=").unwrap();
     let out = shell(&format!("TOKEN={commands}"), directory.path());
-    assert!(out.contains("byte for byte"), "{out}");
-    assert!(std::fs::read(directory.path().join("copy.jpg")).unwrap() == crate::support::photo());
-    assert_thumbnail(&directory.path().join("thumbnail.jpg"));
+    for (copy, thumbnail) in [("copy.jpg", "thumbnail.jpg"), ("sent.jpg", "small.jpg")] {
+        assert!(
+            out.contains(&format!("{copy} is the photo, byte for byte")),
+            "{out}"
+        );
+        assert!(std::fs::read(directory.path().join(copy)).unwrap() == crate::support::photo());
+        assert_thumbnail(&directory.path().join(thumbnail));
+    }
+    // The last one answers with a link for somebody else.
+    let forwarded = out.trim_end().lines().last().unwrap();
+    assert!(
+        forwarded.contains("/file/download/chat?file_sign="),
+        "{out}"
+    );
 }
 
 #[test]

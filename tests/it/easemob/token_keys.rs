@@ -74,7 +74,7 @@ fn mode(path: &Path) -> u32 {
 #[test]
 fn key_files_are_their_owners_alone_and_others_that_can_read_them_stop_the_start() {
     let directory = tempfile::tempdir().unwrap();
-    // No client secret is configured: one is made, and kept beside the keys.
+    // No secret is configured: client secret, link key and upload key are made, and kept beside the keys.
     let mut server = TestServer::in_directory(directory.path(), "");
     let keys = server.store.join("keys");
     keyring::rotate(&keys, server.clock.now(), Duration::from_secs(60)).unwrap();
@@ -85,7 +85,7 @@ fn key_files_are_their_owners_alone_and_others_that_can_read_them_stop_the_start
         .iter()
         .filter(|name| name.extension().is_none_or(|kind| kind != "lock"))
         .collect();
-    assert_eq!(secrets.len(), 2, "{names:?}");
+    assert_eq!(secrets.len(), 4, "{names:?}");
     for name in &names {
         assert_eq!(mode(&keys.join(name)), 0o600, "{}", name.display());
     }

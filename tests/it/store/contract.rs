@@ -114,7 +114,7 @@ fn nothing_is_seen_of_an_upload_before_its_commit() {
         let mut upload = store.begin(key, Some(1 << 20)).await.unwrap();
         upload.write(payload(1 << 20).into()).await.unwrap();
         assert!(store.open(key).await.unwrap().is_none());
-        assert!(!store.remove(key).await.unwrap());
+        assert!(!store.remove(key.id).await.unwrap());
         upload.commit(bare_meta()).await.unwrap();
         assert!(store.open(key).await.unwrap().is_some());
     });
@@ -162,7 +162,7 @@ fn a_commit_never_replaces_what_is_there() {
         second.write(Bytes::from_static(b"second!")).await.unwrap();
         first.commit(bare_meta()).await.unwrap();
         let refused = second.commit(bare_meta()).await.err().unwrap();
-        assert_eq!(refused.kind(), Kind::Internal);
+        assert_eq!(refused.kind(), Kind::AlreadyExists);
         let object = store.open(key).await.unwrap().unwrap();
         assert_eq!(object.read().unwrap(), b"first");
     });
@@ -189,7 +189,7 @@ fn an_unknown_key_is_nothing_and_no_error() {
     check(async |store| {
         let key = new_key();
         assert!(store.open(key).await.unwrap().is_none());
-        assert!(!store.remove(key).await.unwrap());
+        assert!(!store.remove(key.id).await.unwrap());
         let name = thumbnail(170);
         assert!(store.derived(key, name).await.unwrap().is_none());
     });
@@ -213,8 +213,8 @@ fn a_removed_object_is_gone_with_its_derivatives_and_an_open_one_can_be_read_on(
         }
         let open = store.open(key).await.unwrap().unwrap();
         assert!(!open.is_removed());
-        assert!(store.remove(key).await.unwrap());
-        assert!(!store.remove(key).await.unwrap());
+        assert!(store.remove(key.id).await.unwrap());
+        assert!(!store.remove(key.id).await.unwrap());
         assert!(store.open(key).await.unwrap().is_none());
         for side in [170, 90] {
             assert!(store.derived(key, thumbnail(side)).await.unwrap().is_none());

@@ -74,8 +74,7 @@ impl Served {
             .expect("the program starts");
         let mut lines = BufReader::new(child.stdout.take().expect("piped"));
         let mut welcome = String::new();
-        // The last of the printed commands asks for the thumbnail.
-        while !welcome.contains("ls -l thumbnail.jpg") {
+        while !welcome.contains("# Ctrl-C stops the server.") {
             let log = || std::fs::read_to_string(log).unwrap_or_default();
             assert!(
                 lines.read_line(&mut welcome).expect("output") > 0,

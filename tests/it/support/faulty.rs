@@ -8,7 +8,8 @@ use std::{
 use bytes::Bytes;
 use chatfiles::{
     error::{Kind, Result},
-    store::{BoxFuture, Derived, DerivedName, Key, Meta, Object, Store, Upload},
+    store::{BoxFuture, Derived, DerivedName, Key, Meta, Object, ObjectId, Store, Upload},
+    time::Day,
 };
 
 use super::TestServer;
@@ -20,6 +21,7 @@ pub enum Step {
     Write,
     Commit,
     Open,
+    KeepUntil,
     Derived,
     PutDerived,
 }
@@ -90,8 +92,15 @@ impl<S: Store> Store for FaultyStore<S> {
         })
     }
 
-    fn remove(&self, key: Key) -> BoxFuture<'_, Result<bool>> {
-        self.inner.remove(key)
+    fn keep_until(&self, key: Key, day: Day) -> BoxFuture<'_, Result<bool>> {
+        Box::pin(async move {
+            self.faults.call(Step::KeepUntil)?;
+            self.inner.keep_until(key, day).await
+        })
+    }
+
+    fn remove(&self, id: ObjectId) -> BoxFuture<'_, Result<bool>> {
+        self.inner.remove(id)
     }
 
     fn derived(&self, key: Key, name: DerivedName) -> BoxFuture<'_, Result<Option<Derived>>> {

@@ -4,6 +4,7 @@ mod client;
 pub mod command;
 mod faulty;
 mod forms;
+pub mod lanying;
 pub mod process;
 mod random;
 mod sockets;

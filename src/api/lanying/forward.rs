@@ -1,0 +1,43 @@
+//! `GET /file/upload/forward`: the same file for somebody else. A new signature over the same object; no byte
+//! of it is copied.
+
+use hyper::Response;
+
+use super::{
+    Context, download,
+    link::Link,
+    upload::{chat_url, recipient},
+    wire,
+};
+use crate::{
+    api::body::Body,
+    auth::hook::{Action, Question},
+    error::Result,
+};
+
+/// Whoever forwards a file may open it: else a user could forward to themselves what is not for them.
+pub(super) async fn forward(context: &Context<'_>) -> Result<Response<Body>> {
+    let user = context.authenticate()?;
+    let source = Link::verify(context.lanying, &context.required("file_sign")?)?;
+    let (to_type, to) = recipient(context)?;
+    download::check_rights(context, &source, &user).await?;
+    let question = Question {
+        user: &user,
+        action: Action::Forward,
+        to_type: to_type.number(),
+        to_id: &to,
+        from: None,
+    };
+    context.api.hooks.ask(context.tenant, &question).await?;
+    let files = &context.api.files;
+    let file = files
+        .open(context.scope(), source.key, context.call.now)
+        .await?;
+    let link = Link {
+        from: user,
+        to,
+        to_type,
+        key: files.forward(&file, context.call.now).await?,
+    };
+    Ok(wire::data(&chat_url(context, &link)))
+}

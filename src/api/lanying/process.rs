@@ -1,0 +1,66 @@
+//! Pictures made by somebody else: the URL that a client is sent to.
+//!
+//! ```text
+//! https://img.example.com/{object}?x-oss-process=image/resize,m_lfit,w_{w},h_{h}
+//!   {object}  class.YYYY-MM-DD.uuid     {w} {h}  the size, in pixels
+//!   {app_id}  the tenant                {source} this server's URL of the original, percent-encoded; it opens
+//!                                                without a token for half an hour at the least
+//! ```
+//! The URL stays the same for half an hour, so that caches of what it leads to hold.
+
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::{Context, store_token};
+use crate::{
+    files::OpenFile,
+    store::{BoundingBox, Key},
+};
+
+/// The original, as somebody else may fetch it.
+pub(super) struct Source<'a> {
+    pub(super) key: Key,
+    /// The user on whose behalf it is fetched.
+    pub(super) owner: &'a str,
+    pub(super) path: &'static str,
+    /// What leads to it, name and value.
+    pub(super) parameter: (&'static str, &'a str),
+}
+
+/// The configured URL for a picture or a cover of this file; `None` where we make it.
+pub(super) fn url(
+    context: &Context<'_>,
+    source: &Source<'_>,
+    file: &OpenFile,
+    fit: Option<BoundingBox>,
+) -> Option<String> {
+    let processing = &context.lanying.processing;
+    let kind = file.kind?;
+    let template = if kind.is_image() {
+        processing.image_url.as_ref()?
+    } else if kind.is_video() {
+        processing.video_url.as_ref()?
+    } else {
+        return None;
+    };
+    let fit = fit.unwrap_or(file.object.meta.thumbnail);
+    Some(
+        template
+            .replace("{object}", &source.key.to_string())
+            .replace("{app_id}", &context.lanying.app_id)
+            .replace("{w}", &fit.width.to_string())
+            .replace("{h}", &fit.height.to_string())
+            .replace("{source}", &encoded_source(context, source)),
+    )
+}
+
+fn encoded_source(context: &Context<'_>, source: &Source<'_>) -> String {
+    let token =
+        store_token::issue_stable(context.lanying, source.key, source.owner, context.call.now);
+    let base = context.call.public_url(context.api);
+    let (name, value) = source.parameter;
+    let url = format!(
+        "{base}{}?app_id={}&store_token={token}&{name}={value}",
+        source.path, &context.lanying.app_id
+    );
+    utf8_percent_encode(&url, NON_ALPHANUMERIC).to_string()
+}

@@ -1,0 +1,79 @@
+//! `store_token`: opens one object for an hour, without an access token.
+//!
+//! ```text
+//! base64url( object | user | end, in seconds since 1970 | 32 hexadecimal digits of HMAC-SHA256 )
+//! ```
+//! Signed with the tenant's upload key. It acts for one user, so that what is asked of a user is asked of it.
+
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+
+use crate::{
+    error::{Error, Kind, Result},
+    secret::{constant_time_eq, hex, hmac_sha256},
+    store::Key,
+    tenant::Lanying,
+    time::Timestamp,
+};
+
+/// Its life.
+pub const TTL_SECS: i64 = 3600;
+/// How long [`issue_stable`] issues the same one: half of a token's life at the most is lost to it.
+const STABLE_SECS: i64 = TTL_SECS / 2;
+const SIGNATURE_DIGITS: usize = 32;
+/// Bytes of a token: an object, a user, a number, a signature, in base64.
+const TOKEN_BYTES_MAX: usize = 512;
+
+/// A token for an hour from `now`.
+pub fn issue(lanying: &Lanying, key: Key, user: &str, now: Timestamp) -> String {
+    sign(lanying, key, user, now.secs() + TTL_SECS)
+}
+
+/// A token that stays the same for half an hour, so that caches of the URL it stands in hold.
+pub(super) fn issue_stable(lanying: &Lanying, key: Key, user: &str, now: Timestamp) -> String {
+    let begun = now.secs().div_euclid(STABLE_SECS) * STABLE_SECS;
+    sign(lanying, key, user, begun + TTL_SECS)
+}
+
+fn sign(lanying: &Lanying, key: Key, user: &str, end_secs: i64) -> String {
+    let text = format!("{key}|{user}|{end_secs}");
+    let signature = signature(lanying, &text);
+    BASE64_URL_SAFE_NO_PAD.encode(format!("{text}|{signature}"))
+}
+
+/// The user that a token of this object acts for.
+///
+/// # Errors
+/// `TokenInvalid` for one that is none of this tenant's, another object's, or over.
+pub(super) fn verify(
+    lanying: &Lanying,
+    token: &str,
+    object: &str,
+    now: Timestamp,
+) -> Result<String> {
+    read(lanying, token, object, now).ok_or_else(|| {
+        Error::new(Kind::TokenInvalid).public("store_token is invalid or has expired")
+    })
+}
+
+fn read(lanying: &Lanying, token: &str, object: &str, now: Timestamp) -> Option<String> {
+    if token.len() > TOKEN_BYTES_MAX {
+        return None;
+    }
+    let text = String::from_utf8(BASE64_URL_SAFE_NO_PAD.decode(token).ok()?).ok()?;
+    let (text, sent) = text.rsplit_once('|')?;
+    if !constant_time_eq(signature(lanying, text).as_bytes(), sent.as_bytes()) {
+        return None;
+    }
+    let fields: Vec<&str> = text.split('|').collect();
+    let &[bound_to, user, end] = &fields[..] else {
+        return None;
+    };
+    (bound_to == object && now.secs() < end.parse().ok()?).then(|| user.to_owned())
+}
+
+fn signature(lanying: &Lanying, text: &str) -> String {
+    let parts = ["store_token", "lanying", &lanying.app_id, text].join("\0");
+    let mut digits = hex(&hmac_sha256(&lanying.upload_key, &[parts.as_bytes()]));
+    digits.truncate(SIGNATURE_DIGITS);
+    digits
+}

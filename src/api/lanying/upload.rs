@@ -1,0 +1,161 @@
+//! Upload tickets: where to send a file, with a policy that lets it in, and the link by which it opens.
+//!
+//! Nothing is stored by asking for one: policy and link are signatures.
+
+use hyper::Response;
+
+use super::{
+    Context,
+    link::{Link, ToType},
+    policy, store_token, wire,
+};
+use crate::{
+    api::body::Body,
+    auth::hook::{Action, Question},
+    error::{Error, Result},
+    store::{Class, Key},
+};
+
+/// How long a ticket can be used, in seconds.
+const TICKET_SECS: u64 = 20 * 60;
+
+/// A ticket, before it is rendered.
+pub(super) struct Ticket {
+    pub(super) download_url: String,
+    pub(super) upload_url: String,
+    pub(super) key: Key,
+    pub(super) signed: policy::Signed,
+    pub(super) expires: crate::time::Timestamp,
+    pub(super) store_token: String,
+}
+
+pub(super) fn user_avatar(context: &Context<'_>) -> Result<Response<Body>> {
+    let user = context.authenticate()?;
+    avatar(context, &user, None)
+}
+
+pub(super) async fn group_avatar(context: &Context<'_>) -> Result<Response<Body>> {
+    let user = context.authenticate()?;
+    let group = context.required_id("group_id")?;
+    let question = Question {
+        user: &user,
+        action: Action::GroupAvatar,
+        to_type: ToType::Group.number(),
+        to_id: &group,
+        from: None,
+    };
+    context.api.hooks.ask(context.tenant, &question).await?;
+    avatar(context, &user, Some(&group))
+}
+
+fn avatar(context: &Context<'_>, user: &str, group: Option<&str>) -> Result<Response<Body>> {
+    let key = context.api.files.new_key(Class::Avatar)?;
+    let download_url = avatar_url(context, key);
+    ticket(context, key, user, group, download_url)
+}
+
+pub(super) async fn chat(context: &Context<'_>) -> Result<Response<Body>> {
+    let user = context.authenticate()?;
+    let class = class_of(&context.required("file_type")?)?;
+    let (to_type, to) = recipient(context)?;
+    let question = Question {
+        user: &user,
+        action: Action::Upload,
+        to_type: to_type.number(),
+        to_id: &to,
+        from: None,
+    };
+    context.api.hooks.ask(context.tenant, &question).await?;
+    let link = Link {
+        from: user,
+        to,
+        to_type,
+        key: context.api.files.new_key(class)?,
+    };
+    let download_url = chat_url(context, &link);
+    ticket(context, link.key, &link.from, Some(&link.to), download_url)
+}
+
+fn ticket(
+    context: &Context<'_>,
+    key: Key,
+    owner: &str,
+    recipient: Option<&str>,
+    download_url: String,
+) -> Result<Response<Body>> {
+    let Context {
+        call,
+        tenant,
+        lanying,
+        ..
+    } = context;
+    let expires = call.now.plus(std::time::Duration::from_secs(TICKET_SECS));
+    let signed = policy::issue(
+        &policy::Ticket {
+            object: &key.to_string(),
+            bytes_max: tenant.limits.upload_bytes_max,
+            expires,
+            owner,
+            recipient,
+        },
+        &lanying.upload_key,
+    );
+    let ticket = Ticket {
+        download_url,
+        upload_url: form_url(context),
+        key,
+        signed,
+        expires,
+        store_token: store_token::issue(lanying, key, owner, call.now),
+    };
+    Ok(wire::ticket(context, &ticket))
+}
+
+/// The URL that a form is posted to.
+pub(super) fn form_url(context: &Context<'_>) -> String {
+    let base = context.call.public_url(context.api);
+    format!("{base}/file/oss/{}", &context.lanying.app_id)
+}
+
+/// `file_sign` comes last and alone: clients split the URL at `sign=`.
+pub(super) fn chat_url(context: &Context<'_>, link: &Link) -> String {
+    let base = context.call.public_url(context.api);
+    format!(
+        "{base}/file/download/chat?file_sign={}",
+        link.sign(context.lanying)
+    )
+}
+
+fn avatar_url(context: &Context<'_>, key: Key) -> String {
+    let base = context.call.public_url(context.api);
+    format!("{base}/file/download/avatar?object_name={key}")
+}
+
+/// `to_id` and `to_type`, whose default is a user.
+pub(super) fn recipient(context: &Context<'_>) -> Result<(ToType, String)> {
+    let to_type = match context.query("to_type") {
+        None => ToType::User,
+        Some(text) => ToType::parse(&text)
+            .ok_or_else(|| Error::invalid("to_type must be 1 (a user) or 2 (a group)"))?,
+    };
+    Ok((to_type, context.required_id("to_id")?))
+}
+
+/// The retention class that a `file_type` names.
+fn class_of(file_type: &str) -> Result<Class> {
+    Ok(match file_type {
+        "100" => Class::Chatfile,
+        "101" | "104" => Class::Voice,
+        "102" => Class::Image,
+        "103" => Class::Video,
+        "200" => Class::Shared,
+        "201" => Class::SharedVoice,
+        "202" => Class::SharedImage,
+        "203" => Class::SharedVideo,
+        _ => {
+            return Err(Error::invalid(
+                "file_type must be one of 100 to 104 and 200 to 203",
+            ));
+        }
+    })
+}

@@ -1,0 +1,151 @@
+//! The JSON of this API: `{"code", "message", "data"}`, with HTTP 200 for business errors too. The only file
+//! that knows its field names and codes.
+
+use bytes::Bytes;
+use hyper::{
+    Response, StatusCode,
+    header::{self, HeaderValue},
+};
+use serde_json::{Value, json};
+
+use super::{Context, upload::Ticket};
+use crate::{
+    api::{body::Body, seconds_up},
+    error::{Error, Kind, Result},
+    http::byteranges,
+};
+
+/// What `code` says of a success.
+const OK: u32 = 200;
+
+/// A success.
+pub(super) fn data(data: &impl serde::Serialize) -> Response<Body> {
+    respond(
+        StatusCode::OK,
+        &json!({ "code": OK, "message": "success", "data": data }),
+    )
+}
+
+/// The answer to a request for an upload.
+pub(super) fn ticket(context: &Context<'_>, ticket: &Ticket) -> Response<Body> {
+    // All values are text, and `callback` is there though it is empty: clients look at neither.
+    let fields = json!({
+        "OSSAccessKeyId": &context.lanying.app_id,
+        "policy": ticket.signed.policy,
+        "signature": ticket.signed.signature,
+        "callback": "",
+        "key": ticket.key.to_string(),
+    });
+    data(&json!({
+        "download_url": ticket.download_url,
+        "upload_url": ticket.upload_url,
+        "oss_body_param": fields,
+        "upload_method": "POST",
+        "max_size": context.tenant.limits.upload_bytes_max,
+        "expires": ticket.expires.secs(),
+        "store_token": ticket.store_token,
+    }))
+}
+
+/// To somebody else's server. Not to be stored: what it leads to is cached under its own name.
+///
+/// # Errors
+/// `Internal` where the configured URL gives no header.
+pub(super) fn redirect(url: &str) -> Result<Response<Body>> {
+    let location = HeaderValue::try_from(url).map_err(Error::internal)?;
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::FOUND;
+    let headers = response.headers_mut();
+    headers.insert(header::LOCATION, location);
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+fn respond(status: StatusCode, answer: &Value) -> Response<Body> {
+    let mut response = Response::new(Body::from(Bytes::from(answer.to_string())));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json;charset=UTF-8"),
+    );
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    response
+}
+
+/// The contract's table: HTTP status, code, message. What is no matter of business (no such path, a range that
+/// is none) keeps the status that HTTP has for it.
+fn face(kind: Kind) -> (u16, u32, &'static str) {
+    match kind {
+        Kind::TokenExpired => (200, 402, "the token has expired"),
+        Kind::UserMissing => (200, 10000, "the user is missing: set the header user_id"),
+        Kind::InvalidArgument
+        | Kind::TooLarge
+        | Kind::TooSmall
+        | Kind::UnsupportedMediaType
+        | Kind::Policy(_) => (200, 10002, "a parameter is wrong"),
+        Kind::TokenMissing => (200, 10003, "access-token is missing"),
+        Kind::TokenInvalid | Kind::GrantPassword | Kind::GrantUser | Kind::GrantClient => {
+            (200, 10008, "access-token is invalid")
+        }
+        Kind::StorageFull => (200, 10009, "there is no space left to store files"),
+        Kind::Internal | Kind::AlreadyExists => (200, 10009, "the file store failed"),
+        Kind::Denied(code) => (200, code, denied(code)),
+        Kind::ObjectNotFound => (200, 20022, "the file does not exist"),
+        Kind::ObjectExpired => (200, 20022, "the file has expired"),
+        Kind::NoThumbnail => (200, 20022, "the file has no picture"),
+        Kind::NotConvertible => (200, 20022, "the voice cannot be converted"),
+        Kind::Forbidden => (200, 20023, "the file may not be opened"),
+        Kind::TenantNotFound => (200, 40000, "app_id is missing or unknown"),
+        Kind::Disconnected => (400, 400, "the request was cut off"),
+        Kind::RouteNotFound => (404, 404, "there is no such call"),
+        Kind::MethodNotAllowed(_) => (405, 405, "the method is not supported on this path"),
+        Kind::RequestTimeout => (408, 408, "the request's body did not come in time"),
+        Kind::PreconditionFailed => (412, 412, "a precondition of the request is false"),
+        Kind::RangeNotSatisfiable(_) => (416, 416, "the range lies outside of the file"),
+        Kind::RateLimited(_) => (503, 503, "too many calls: try again in a moment"),
+        Kind::Unavailable(_) => (503, 503, "try again in a moment"),
+    }
+}
+
+/// What the chat backend means by its codes.
+fn denied(code: u32) -> &'static str {
+    match code {
+        20001 => "there is no such group",
+        20002 => "the user is not in the group",
+        20012 => "only the group's administrators may do this",
+        _ => "the user lacks the permission",
+    }
+}
+
+/// Renders any error of this API.
+pub fn error(error: &Error) -> Response<Body> {
+    let (status, code, message) = face(error.kind());
+    let status = StatusCode::from_u16(status).expect("the statuses above are all valid");
+    let message = error.public_text().unwrap_or(message);
+    let mut response = respond(
+        status,
+        &json!({ "code": code, "message": message, "data": null }),
+    );
+    let headers = response.headers_mut();
+    match error.kind() {
+        Kind::MethodNotAllowed(allow) => {
+            headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+        }
+        Kind::RangeNotSatisfiable(len) => {
+            headers.insert(
+                header::CONTENT_RANGE,
+                byteranges::unsatisfied_content_range(len),
+            );
+        }
+        Kind::RateLimited(after) | Kind::Unavailable(after) => {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds_up(after)));
+        }
+        _ => {}
+    }
+    response
+}

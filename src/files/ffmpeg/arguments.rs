@@ -1,0 +1,161 @@
+//! What ffmpeg is asked to do, as its arguments.
+//!
+//! Nothing here comes from a client but two numbers, and the kind that the bytes were sniffed as. Rules for
+//! all of them:
+//!
+//! - The demuxer is forced: a playlist or a script named `.mp4` is a broken mp4, and opens nothing.
+//! - The input is a slice of standard input's file, `subfile,,start,0,end,LEN,,:/proc/self/fd/0`: no path, and
+//!   nothing of the trailer behind the payload (decoded with it, a voice of 5.00 s plays for 5.34 s).
+//!   `/proc/self/fd/0` opens the file anew, so that seeking moves nobody else's offset; other protocols than
+//!   these two are off, for what an input refers to as well.
+//! - Only the decoders named are used, only the stream asked for, with one thread; nothing is copied from the
+//!   metadata.
+
+use crate::media::{sniff::Sniffed, voice::VoiceFormat};
+
+/// A frame is fitted into a square with sides of this many pixels.
+pub(super) const FRAME_SIDE_MAX: u32 = 2048;
+/// What an MP3 is encoded with: 16 kHz, mono, 32 kbit/s (4 KB for a second). AMR-WB has this rate, twice that of
+/// AMR. At AMR's own 8 kHz it would be MPEG 2.5, which not every browser plays; 16 kHz is MPEG 2.
+const MP3_HERTZ: &str = "16000";
+const MP3_BITRATE: &str = "32k";
+/// The best that AMR has; rate and channels are the format's own.
+const AMR_BITRATE: &str = "12.2k";
+const AMR_HERTZ: &str = "8000";
+
+/// What phones, cameras and browsers record.
+const VIDEO_DECODERS: &str =
+    "h264,hevc,mpeg4,h263,mjpeg,vp8,vp9,libvpx,libvpx-vp9,libdav1d,libaom-av1,av1";
+const AMR_DECODERS: &str = "amrnb,amrwb,libopencore_amrnb,libopencore_amrwb";
+/// Layer II comes in files of the same kind.
+const MP3_DECODERS: &str = "mp3float,mp3,mp2float,mp2";
+
+/// The first frame of a video as JPEG; `None` for what is no video that is taken apart here.
+pub(super) fn first_frame(kind: Sniffed, len: u64, pixels_max: u64) -> Option<Vec<String>> {
+    let demuxer = match kind {
+        Sniffed::Mp4 | Sniffed::Mov | Sniffed::ThreeGp => "mov",
+        Sniffed::Webm => "matroska",
+        _ => return None,
+    };
+    // Pixels that are not square are made so. The frame is turned before it comes here.
+    let width = "(iw*sar)";
+    let scale = format!("min(1,min({FRAME_SIDE_MAX}/{width},{FRAME_SIDE_MAX}/ih))");
+    let filter = format!(
+        "scale=w='max(1,round({width}*{scale}))':h='max(1,round(ih*{scale}))':out_range=pc,\
+         setsar=1,format=yuvj420p"
+    );
+    let pixels_max = pixels_max.min(i32::MAX as u64).to_string();
+    let options = ["-an", "-sn", "-dn", "-max_pixels", &pixels_max];
+    let mut arguments = input(demuxer, VIDEO_DECODERS, len, &options);
+    arguments.extend(owned(&[
+        // Not a picture of the cover that is attached to it.
+        "-map",
+        "0:V:0",
+        "-frames:v",
+        "1",
+        "-filter:v",
+        &filter,
+        "-codec:v",
+        "mjpeg",
+        "-qscale:v",
+        "2",
+    ]));
+    arguments.extend(output("image2pipe"));
+    Some(arguments)
+}
+
+/// A voice in another format; `None` for a pair that is not converted here. More than `seconds_max` of output
+/// are not made.
+pub(super) fn voice(
+    from: Sniffed,
+    to: VoiceFormat,
+    len: u64,
+    seconds_max: u64,
+) -> Option<Vec<String>> {
+    let (demuxer, decoders) = match (from, to) {
+        (Sniffed::AmrNb | Sniffed::AmrWb, VoiceFormat::Mp3) => ("amr", AMR_DECODERS),
+        (Sniffed::Mp3, VoiceFormat::Amr) => ("mp3", MP3_DECODERS),
+        _ => return None,
+    };
+    let (encoder, hertz, bitrate) = match to {
+        VoiceFormat::Mp3 => ("libmp3lame", MP3_HERTZ, MP3_BITRATE),
+        VoiceFormat::Amr => ("libopencore_amrnb", AMR_HERTZ, AMR_BITRATE),
+    };
+    let mut arguments = input(demuxer, decoders, len, &["-vn", "-sn", "-dn"]);
+    arguments.extend(owned(&[
+        "-map",
+        "0:a:0",
+        "-t",
+        &seconds_max.to_string(),
+        "-codec:a",
+        encoder,
+        "-ac",
+        "1",
+        "-ar",
+        hertz,
+        "-b:a",
+        bitrate,
+    ]));
+    arguments.extend(match to {
+        // A Xing header would be written at the end, by seeking. Players take the length of a constant rate
+        // from the size, which is right.
+        VoiceFormat::Mp3 => {
+            let mut arguments = owned(&["-write_xing", "0", "-id3v2_version", "0"]);
+            arguments.extend(output("mp3"));
+            arguments
+        }
+        VoiceFormat::Amr => output("amr"),
+    });
+    Some(arguments)
+}
+
+/// Everything about the input; `options` are its further ones: which streams are not even read, above all.
+fn input(demuxer: &str, decoders: &str, len: u64, options: &[&str]) -> Vec<String> {
+    let mut arguments = owned(&[
+        "-nostdin",
+        "-hide_banner",
+        "-loglevel",
+        "error",
+        "-filter_threads",
+        "1",
+        "-protocol_whitelist",
+        "subfile,file",
+        "-f",
+        demuxer,
+        "-codec_whitelist",
+        decoders,
+        "-threads",
+        "1",
+    ]);
+    arguments.extend(owned(options));
+    arguments.extend(owned(&[
+        "-i",
+        &format!("subfile,,start,0,end,{len},,:/proc/self/fd/0"),
+    ]));
+    arguments
+}
+
+fn output(muxer: &str) -> Vec<String> {
+    owned(&[
+        "-map_metadata",
+        "-1",
+        "-map_chapters",
+        "-1",
+        "-threads",
+        "1",
+        "-flags",
+        "+bitexact",
+        "-fflags",
+        "+bitexact",
+        "-f",
+        muxer,
+        "pipe:1",
+    ])
+}
+
+fn owned(arguments: &[&str]) -> Vec<String> {
+    arguments
+        .iter()
+        .map(|argument| (*argument).to_owned())
+        .collect()
+}

@@ -1,0 +1,163 @@
+//! Voices: which formats there are to ask for, and how long an AMR file plays.
+//!
+//! Nothing is decoded here. The length is walked and not estimated from the size: silence takes a byte for
+//! each frame of 20 ms, so that ten megabytes may be a minute or two days.
+
+/// A format that a voice can be asked for in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum VoiceFormat {
+    /// AMR narrow-band in its storage format: 8 kHz, mono.
+    Amr,
+    /// MPEG layer III.
+    Mp3,
+}
+
+impl VoiceFormat {
+    /// The media type of a file in this format.
+    pub fn mime(self) -> &'static str {
+        match self {
+            Self::Amr => "audio/amr",
+            Self::Mp3 => "audio/mpeg",
+        }
+    }
+}
+
+/// Milliseconds that one frame plays, whatever is in it (RFC 4867 §4.1).
+pub const AMR_FRAME_MS: u64 = 20;
+/// Bytes of the longest magic.
+pub const AMR_MAGIC_BYTES_MAX: u64 = 9;
+/// Bytes of the longest frame, its header counted: AMR-WB at 23.85 kbit/s.
+pub const AMR_FRAME_BYTES_MAX: u64 = 61;
+
+/// Bytes of a frame by its type, its header of one byte counted (3GPP TS 26.101 and 26.201, whole octets as
+/// in RFC 4867 §5.3). Zero stands for the types that a file must not hold: reserved ones, and the silence of
+/// other codecs.
+const NB_FRAME_BYTES: [usize; 16] = [13, 14, 16, 18, 20, 21, 27, 32, 6, 0, 0, 0, 0, 0, 0, 1];
+const WB_FRAME_BYTES: [usize; 16] = [18, 24, 33, 37, 41, 47, 51, 59, 61, 6, 0, 0, 0, 0, 1, 1];
+
+/// How many milliseconds an AMR or AMR-WB file of one channel plays (RFC 4867 §5).
+///
+/// ```text
+/// "#!AMR\n" | "#!AMR-WB\n"    then frames:    P F F F F Q P P   speech bits, filled up to an octet
+///                                              └─type──┘
+/// ```
+///
+/// A last frame that is cut short does not count: phones stop recording in the middle of one. `None` where the
+/// magic is another's, or a frame has a type that says no length. Several channels (`#!AMR_MC1.0\n`) have
+/// another magic.
+pub fn amr_duration_ms(bytes: &[u8]) -> Option<u64> {
+    let (mut rest, frame_bytes) = if let Some(rest) = bytes.strip_prefix(b"#!AMR\n") {
+        (rest, NB_FRAME_BYTES)
+    } else {
+        (bytes.strip_prefix(b"#!AMR-WB\n")?, WB_FRAME_BYTES)
+    };
+    let mut frames = 0;
+    while let Some(header) = rest.first() {
+        let frame_len = frame_bytes[usize::from(header >> 3 & 0xf)];
+        if frame_len == 0 {
+            return None;
+        }
+        let Some(next) = rest.get(frame_len..) else {
+            break;
+        };
+        rest = next;
+        frames += 1;
+    }
+    Some(frames * AMR_FRAME_MS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NB: &[u8] = b"#!AMR\n";
+    const WB: &[u8] = b"#!AMR-WB\n";
+
+    /// One frame of a type, of `len` bytes.
+    fn frame(kind: u8, len: usize) -> Vec<u8> {
+        let mut frame = vec![0xa5; len];
+        frame[0] = kind << 3 | 4;
+        frame
+    }
+
+    fn file(magic: &[u8], frames: &[(u8, usize)]) -> Vec<u8> {
+        let mut bytes = magic.to_vec();
+        for (kind, len) in frames {
+            bytes.extend(frame(*kind, *len));
+        }
+        bytes
+    }
+
+    #[test]
+    fn every_frame_is_twenty_milliseconds_whatever_its_size() {
+        let nb = [13, 14, 16, 18, 20, 21, 27, 32, 6];
+        let wb = [18, 24, 33, 37, 41, 47, 51, 59, 61, 6];
+        for (magic, sizes, empty) in [(NB, &nb[..], &[15][..]), (WB, &wb[..], &[14, 15][..])] {
+            let mut frames: Vec<(u8, usize)> = (0..).zip(sizes.iter().copied()).collect();
+            frames.extend(empty.iter().map(|kind| (*kind, 1)));
+            for frame in &frames {
+                assert_eq!(amr_duration_ms(&file(magic, &[*frame])), Some(20));
+            }
+            let all = file(magic, &frames);
+            assert_eq!(amr_duration_ms(&all), Some(frames.len() as u64 * 20));
+        }
+    }
+
+    #[test]
+    fn the_bits_that_are_padding_are_not_looked_at() {
+        let mut bytes = file(NB, &[(7, 32)]);
+        for header in [7 << 3, 7 << 3 | 0x87] {
+            bytes[NB.len()] = header;
+            assert_eq!(amr_duration_ms(&bytes), Some(20));
+        }
+    }
+
+    #[test]
+    fn a_last_frame_cut_short_does_not_count() {
+        let whole = file(NB, &[(7, 32), (7, 32), (8, 6)]);
+        for (cut, expected) in [(0, 60), (1, 40), (5, 40), (6, 40), (7, 20)] {
+            let bytes = &whole[..whole.len() - cut];
+            assert_eq!(amr_duration_ms(bytes), Some(expected), "{cut} cut off");
+        }
+        assert_eq!(amr_duration_ms(NB), Some(0));
+        assert_eq!(amr_duration_ms(WB), Some(0));
+    }
+
+    #[test]
+    fn a_broken_structure_has_no_duration() {
+        for kind in 9..15 {
+            let bytes = file(NB, &[(7, 32), (kind, 7), (7, 32)]);
+            assert_eq!(amr_duration_ms(&bytes), None, "AMR {kind}");
+        }
+        for kind in 10..14 {
+            let bytes = file(WB, &[(2, 33), (kind, 7)]);
+            assert_eq!(amr_duration_ms(&bytes), None, "AMR-WB {kind}");
+        }
+        for bytes in [
+            &b""[..],
+            b"#!AMR",
+            b"#!AMR-WB",
+            b"#!AMR_MC1.0\n\0\0\0\x01",
+            b"ID3\x04",
+        ] {
+            assert_eq!(amr_duration_ms(bytes), None, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn ten_megabytes_of_nothing_play_for_two_days() {
+        let mut bytes = NB.to_vec();
+        bytes.resize(NB.len() + 10_485_760, 15 << 3);
+        let duration_ms = amr_duration_ms(&bytes).unwrap();
+        assert_eq!(duration_ms, 10_485_760 * 20);
+        assert_eq!(duration_ms / 3_600_000, 58);
+    }
+
+    #[test]
+    fn no_frame_is_longer_than_the_bound_says() {
+        for bytes in NB_FRAME_BYTES.iter().chain(&WB_FRAME_BYTES) {
+            assert!(*bytes as u64 <= AMR_FRAME_BYTES_MAX);
+        }
+        assert!(WB.len() as u64 <= AMR_MAGIC_BYTES_MAX);
+    }
+}

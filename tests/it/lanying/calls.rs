@@ -1,0 +1,28 @@
+//! The way of a file from ticket to download, as a client goes it.
+
+use crate::support::{
+    TestServer,
+    lanying::{file_sign, success, text},
+    photo,
+};
+
+#[test]
+fn a_file_goes_from_ticket_to_form_to_download_and_on_to_somebody_else() {
+    let server = TestServer::start();
+    let (alice, bob, carol) = (
+        server.lanying("alice"),
+        server.lanying("bob"),
+        server.lanying("carol"),
+    );
+    let url = alice.send("102", "bob", "a.jpg", &photo());
+    let answer = bob.open(&url, "");
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert!(answer.body == photo());
+    assert_eq!(answer.header("content-type"), Some("image/jpeg"));
+    let sign = file_sign(&url);
+    let forwarded = success(&bob.get(&format!(
+        "upload/forward?file_sign={sign}&to_id=carol&to_type=1"
+    )));
+    let answer = carol.open(&text(&forwarded), "");
+    assert!(answer.body == photo());
+}

@@ -1,0 +1,3 @@
+//! The Lanying API, call by call.
+
+mod calls;

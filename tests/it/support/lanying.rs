@@ -1,0 +1,143 @@
+//! What clients of the Lanying API do: ask for a ticket, post the form, download by the link.
+
+use serde_json::Value;
+
+use super::{Answer, Form, TestServer};
+
+/// The `app_id` of the default tenant.
+pub const APP_ID: &str = "welovemaxim";
+
+/// A user with a token, at a server.
+pub struct Client<'s> {
+    pub server: &'s TestServer,
+    pub token: String,
+}
+
+impl TestServer {
+    /// A client of the Lanying API, as a user of the default tenant.
+    pub fn lanying(&self, user: &str) -> Client<'_> {
+        Client {
+            server: self,
+            token: self.token(user),
+        }
+    }
+}
+
+impl Client<'_> {
+    /// `GET /file/{call}` with token and `app_id` in headers; `call` holds the query.
+    pub fn get(&self, call: &str) -> Answer {
+        self.get_with(call, &[])
+    }
+
+    /// The same with further headers.
+    pub fn get_with(&self, call: &str, headers: &[(&str, &str)]) -> Answer {
+        let mut all = vec![("access-token", self.token.as_str()), ("app_id", APP_ID)];
+        all.extend_from_slice(headers);
+        self.server.get(&format!("/file/{call}"), &all)
+    }
+
+    /// Follows a URL that the server gave, with `more` behind it (`&image_type=2`).
+    pub fn open(&self, url: &str, more: &str) -> Answer {
+        let path = url.find("/file/").expect("a URL of this API");
+        self.get(&format!("{}{more}", &url[path + "/file/".len()..]))
+    }
+
+    /// A ticket for a file in a chat.
+    #[track_caller]
+    pub fn ticket(&self, file_type: &str, to: &str, to_type: &str) -> Value {
+        let call = format!("upload/chat?file_type={file_type}&to_id={to}&to_type={to_type}");
+        success(&self.get(&call))
+    }
+
+    /// Sends a file to a user, and returns the `download_url`.
+    #[track_caller]
+    pub fn send(&self, file_type: &str, to: &str, name: &str, bytes: &[u8]) -> String {
+        self.store(&self.ticket(file_type, to, "1"), name, bytes)
+    }
+
+    /// Sends a file to where a ticket says, and returns the `download_url`.
+    #[track_caller]
+    pub fn store(&self, ticket: &Value, name: &str, bytes: &[u8]) -> String {
+        let answer = self.post(
+            ticket,
+            &ticket_form(ticket).file(name, "application/octet-stream", bytes),
+        );
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        assert_eq!(
+            answer.text(),
+            r#"{"code":200,"data":true,"Status":"OK","message":null}"#
+        );
+        text(&ticket["download_url"])
+    }
+
+    /// Posts a form to where a ticket says, with what the web SDK sends beside it.
+    pub fn post(&self, ticket: &Value, form: &Form) -> Answer {
+        let url = text(&ticket["upload_url"]);
+        let path = &url[url.find("/file/").expect("a URL of this API")..];
+        let content_type = form.content_type();
+        let headers = [
+            ("Content-Type", content_type.as_str()),
+            ("access-token", self.token.as_str()),
+            ("app_id", APP_ID),
+        ];
+        self.server.request("POST", path, &headers, &form.bytes())
+    }
+}
+
+/// The fields of a ticket, in the order in which clients were seen to send them.
+pub fn ticket_form(ticket: &Value) -> Form {
+    let fields = &ticket["oss_body_param"];
+    ["OSSAccessKeyId", "policy", "signature", "callback", "key"]
+        .into_iter()
+        .fold(Form::new(), |form, name| {
+            form.field(name, &text(&fields[name]))
+        })
+}
+
+/// The `file_sign` of a URL, cut out as clients do.
+pub fn file_sign(url: &str) -> &str {
+    url.split("sign=").nth(1).expect("a link")
+}
+
+/// `data` of a success.
+#[track_caller]
+pub fn success(answer: &Answer) -> Value {
+    let json = envelope(answer, 200);
+    assert_eq!(json["code"], 200, "{}", answer.text());
+    json["data"].clone()
+}
+
+/// Checks that an answer is an error of this API with that code, at HTTP 200; returns its message.
+#[track_caller]
+pub fn assert_code(answer: &Answer, code: u32) -> String {
+    let json = envelope(answer, 200);
+    assert_eq!(json["code"], code, "{}", answer.text());
+    assert_eq!(json["data"], Value::Null, "{}", answer.text());
+    text(&json["message"])
+}
+
+/// The three members, and the headers that stand on every answer which is no file.
+#[track_caller]
+pub fn envelope(answer: &Answer, status: u16) -> Value {
+    assert_eq!(answer.status, status, "{}", answer.text());
+    assert_eq!(
+        answer.header("content-type"),
+        Some("application/json;charset=UTF-8"),
+        "{}",
+        answer.text()
+    );
+    assert_eq!(answer.header("cache-control"), Some("no-store"));
+    let json = answer.json();
+    let members: Vec<_> = json.as_object().expect("an object").keys().collect();
+    assert_eq!(members, ["code", "data", "message"], "{}", answer.text());
+    json
+}
+
+/// A text of an answer.
+#[track_caller]
+pub fn text(value: &Value) -> String {
+    value
+        .as_str()
+        .unwrap_or_else(|| panic!("no text: {value}"))
+        .to_owned()
+}
