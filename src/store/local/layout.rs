@@ -114,7 +114,7 @@ impl Layout {
     pub(super) fn link(&self, instance: &Instance, from: &Path, to: &Path) -> io::Result<bool> {
         self.make_parents(to)?;
         let mut linked = fs::hard_link(from, to);
-        if is_not_found(&linked) {
+        if linked.as_ref().is_err_and(is_absent) {
             if !from.try_exists()? {
                 return Ok(false);
             }
@@ -123,9 +123,11 @@ impl Layout {
             self.make_parents(to)?;
             linked = fs::hard_link(from, to);
         }
+        if linked.as_ref().is_err_and(must_copy) {
+            linked = self.copy(instance, from, to);
+        }
         match linked {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) if must_copy(&error) => self.copy(instance, from, to)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             result => result?,
         }
@@ -137,26 +139,26 @@ impl Layout {
     }
 
     fn copy(&self, instance: &Instance, from: &Path, to: &Path) -> io::Result<()> {
+        let mut source = open_read(from)?;
+        if self.check_free(source.metadata()?.len()).is_err() {
+            return Err(rustix::io::Errno::NOSPC.into());
+        }
         let temporary = instance.temporary("copy");
-        let copy = || {
+        let mut copy = || {
             let mut target = create_new(&temporary)?;
-            io::copy(&mut open_read(from)?, &mut target)?;
+            io::copy(&mut source, &mut target)?;
             if self.is_durable() {
                 target.sync_data()?;
             }
-            self.rename_no_replace(&temporary, to)
-        };
-        match copy() {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                remove_if_there(&temporary)?;
-                if error.kind() == io::ErrorKind::AlreadyExists {
-                    Ok(())
-                } else {
-                    Err(error)
-                }
+            self.rename_no_replace(&temporary, to)?;
+            // Taken down meanwhile: whoever did that has not seen the new name.
+            if !from.try_exists()? {
+                remove_if_there(to)?;
+                return Err(io::ErrorKind::NotFound.into());
             }
-        }
+            Ok(())
+        };
+        copy().inspect_err(|_| drop(remove_if_there(&temporary)))
     }
 
     /// Makes and syncs the missing directories above `path`, from the top: a name is durable only when the
@@ -221,10 +223,6 @@ pub(super) fn rename_no_replace(by: RenameBy, from: &Path, to: &Path) -> io::Res
         }
     }
     Ok(())
-}
-
-fn is_not_found<T>(result: &io::Result<T>) -> bool {
-    matches!(result, Err(error) if error.kind() == io::ErrorKind::NotFound)
 }
 
 /// A file has its most names already (65,000 on ext4), or the file system knows only one for each.

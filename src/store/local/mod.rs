@@ -159,7 +159,9 @@ pub fn remove_everywhere(root: &Path, id: ObjectId) -> Result<bool> {
         let mut found = false;
         for class in Class::ALL {
             for DayDirectory { day, .. } in days(root, class)? {
-                found |= remove_object(root, Key { class, day, id })?;
+                let key = Key { class, day, id };
+                let is_there = layout::object_path(root, key).try_exists();
+                found |= is_there.map_err(Error::internal)? && remove_object(root, key)?;
             }
         }
         if !found {

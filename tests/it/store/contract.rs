@@ -4,7 +4,7 @@ use bytes::Bytes;
 use chatfiles::{
     error::Kind,
     store::{
-        BoundingBox, Derived, DerivedName, META_BYTES_MAX, Meta, Store,
+        BoundingBox, Derived, DerivedName, Key, META_BYTES_MAX, Meta, Store,
         local::{Durability, LocalStore},
     },
 };
@@ -298,4 +298,67 @@ fn derived(bytes: &'static [u8]) -> Derived {
         content_type: "image/jpeg".into(),
         bytes: Bytes::from_static(bytes),
     }
+}
+
+#[test]
+fn an_object_that_is_kept_longer_is_found_under_each_of_its_days_and_is_one_file() {
+    check(async |store| {
+        let key = new_key();
+        put(store, key, b"forwarded").await;
+        let later = |days| key.day.start().plus_days(days).day();
+        for day in [later(3), later(3), later(400), key.day] {
+            assert!(store.keep_until(key, day).await.unwrap(), "{day}");
+            let object = store.open(Key { day, ..key }).await.unwrap().unwrap();
+            assert_eq!(object.read().unwrap(), b"forwarded");
+            object.verify().unwrap();
+        }
+        // From a later day on as well.
+        let third = Key {
+            day: later(3),
+            ..key
+        };
+        assert!(store.keep_until(third, later(5)).await.unwrap());
+        assert!(store.remove(key.id).await.unwrap());
+        for days in [0, 3, 5, 400] {
+            let key = Key {
+                day: later(days),
+                ..key
+            };
+            assert!(store.open(key).await.unwrap().is_none(), "{days}");
+        }
+        assert!(!store.remove(key.id).await.unwrap());
+    });
+}
+
+#[test]
+fn what_is_not_there_cannot_be_kept_longer() {
+    check(async |store| {
+        let key = new_key();
+        let day = key.day.start().plus_days(1).day();
+        assert!(!store.keep_until(key, day).await.unwrap());
+        assert!(store.open(Key { day, ..key }).await.unwrap().is_none());
+        // The day of another name counts, not the id alone.
+        put(store, key, b"x").await;
+        assert!(!store.keep_until(Key { day, ..key }, day).await.unwrap());
+    });
+}
+
+#[test]
+fn an_object_taken_down_while_it_is_kept_longer_leaves_no_name_behind() {
+    check(async |store| {
+        for _ in 0..20 {
+            let key = new_key();
+            put(store, key, b"raced").await;
+            let days = (1..=8).map(|days| key.day.start().plus_days(days).day());
+            let keep =
+                futures_util::future::join_all(days.clone().map(|day| store.keep_until(key, day)));
+            let (kept, removed) = futures_util::future::join(keep, store.remove(key.id)).await;
+            assert!(removed.unwrap());
+            for (day, kept) in days.zip(kept) {
+                kept.unwrap();
+                let open = store.open(Key { day, ..key }).await.unwrap();
+                assert!(open.is_none(), "{day}");
+            }
+        }
+    });
 }
