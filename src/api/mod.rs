@@ -1,6 +1,7 @@
 //! The dialects, Easemob's and Lanying's: each parses its requests, calls `files/`, and renders its answers. They never import each
-//! other; what they share stands here and in `body.rs`, `deliver.rs` and `query.rs`.
+//! other; what they share stands here and in `answer.rs`, `body.rs`, `deliver.rs` and `query.rs`.
 
+mod answer;
 pub mod body;
 pub mod deliver;
 pub mod easemob;
@@ -8,10 +9,7 @@ pub mod lanying;
 pub mod ops;
 pub mod query;
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use hyper::{HeaderMap, Method, Uri, header};
 
@@ -114,12 +112,4 @@ impl Call<'_> {
         };
         host.filter(is_host).unwrap_or("localhost")
     }
-}
-
-/// `Retry-After`: whole seconds, rounded up, at least one.
-fn seconds_up(after: Duration) -> u64 {
-    after
-        .as_secs()
-        .saturating_add(u64::from(after.subsec_nanos() > 0))
-        .max(1)
 }

@@ -1,6 +1,5 @@
 //! The JSON of this API: answers and errors. The only file that knows its field names.
 
-use bytes::Bytes;
 use hyper::{
     Response, StatusCode,
     header::{self, HeaderValue},
@@ -9,11 +8,10 @@ use serde_json::{Map, Value, json};
 
 use super::Context;
 use crate::{
-    api::{Api, Call, body::Body, seconds_up},
+    api::{Api, Call, answer, body::Body},
     auth::{Granted, Subject},
     error::{Error, Kind},
     files::Stored,
-    http::byteranges,
     store::{ObjectId, local::StoredPart},
 };
 
@@ -91,7 +89,7 @@ fn entities(
         "organization": tenant.org,
         "applicationName": tenant.app,
     });
-    respond(StatusCode::OK, &answer)
+    answer::json(StatusCode::OK, &answer)
 }
 
 /// The answer to a token request.
@@ -114,23 +112,7 @@ pub(super) fn granted(context: &Context<'_>, granted: &Granted) -> Response<Body
             });
         }
     }
-    respond(StatusCode::OK, &answer)
-}
-
-fn respond(status: StatusCode, answer: &Value) -> Response<Body> {
-    let mut response = Response::new(Body::from(Bytes::from(answer.to_string())));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json;charset=UTF-8"),
-    );
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(
-        header::X_CONTENT_TYPE_OPTIONS,
-        HeaderValue::from_static("nosniff"),
-    );
-    response
+    answer::json(StatusCode::OK, &answer)
 }
 
 fn duration_ms(api: &Api, call: &Call<'_>) -> u64 {
@@ -308,29 +290,15 @@ pub fn error(api: &Api, call: &Call<'_>, error: &Error) -> Response<Body> {
         "timestamp": call.now.ms(),
         "duration": duration_ms(api, call),
     });
-    let mut response = respond(face.status, &answer);
+    let mut response = answer::json(face.status, &answer);
     let headers = response.headers_mut();
-    match error.kind() {
-        Kind::TokenMissing | Kind::TokenExpired | Kind::TokenInvalid => {
-            // RFC 9110 §15.5.2 wants it; Bearer makes no browser ask for a password.
-            headers.insert(
-                header::WWW_AUTHENTICATE,
-                HeaderValue::from_static("Bearer realm=\"chatfiles\""),
-            );
-        }
-        Kind::MethodNotAllowed(allow) => {
-            headers.insert(header::ALLOW, HeaderValue::from_static(allow));
-        }
-        Kind::RangeNotSatisfiable(len) => {
-            headers.insert(
-                header::CONTENT_RANGE,
-                byteranges::unsatisfied_content_range(len),
-            );
-        }
-        Kind::RateLimited(after) | Kind::Unavailable(after) => {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds_up(after)));
-        }
-        _ => {}
+    if let Kind::TokenMissing | Kind::TokenExpired | Kind::TokenInvalid = error.kind() {
+        // RFC 9110 §15.5.2 wants it; Bearer makes no browser ask for a password.
+        headers.insert(
+            header::WWW_AUTHENTICATE,
+            HeaderValue::from_static("Bearer realm=\"chatfiles\""),
+        );
     }
+    answer::error_headers(error.kind(), headers);
     response
 }

@@ -11,7 +11,7 @@ use hyper::{
 
 use super::policy::Success;
 use crate::{
-    api::{Call, body::Body, seconds_up},
+    api::{Call, answer, body::Body},
     error::{Error, Kind, PolicyFault},
 };
 
@@ -69,16 +69,7 @@ pub fn error(call: &Call<'_>, error: &Error) -> Response<Body> {
         ],
     );
     let mut response = respond(call, face.status, XML, answer);
-    let headers = response.headers_mut();
-    match error.kind() {
-        Kind::MethodNotAllowed(allow) => {
-            headers.insert(header::ALLOW, HeaderValue::from_static(allow));
-        }
-        Kind::RateLimited(after) | Kind::Unavailable(after) => {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds_up(after)));
-        }
-        _ => {}
-    }
+    answer::error_headers(error.kind(), response.headers_mut());
     response
 }
 
@@ -198,11 +189,7 @@ fn respond(
 }
 
 fn common_headers(call: &Call<'_>, headers: &mut HeaderMap) {
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(
-        header::X_CONTENT_TYPE_OPTIONS,
-        HeaderValue::from_static("nosniff"),
-    );
+    answer::not_to_keep(headers);
     let id = HeaderValue::try_from(request_id(call)).expect("hexadecimal digits");
     headers.insert(OSS_REQUEST_ID, id);
 }

@@ -1,18 +1,16 @@
 //! The JSON of this API: `{"code", "message", "data"}`, with HTTP 200 for business errors too. The only file
 //! that knows its field names and codes.
 
-use bytes::Bytes;
 use hyper::{
     Response, StatusCode,
     header::{self, HeaderValue},
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{Context, upload::Ticket};
 use crate::{
-    api::{body::Body, seconds_up},
+    api::{answer, body::Body},
     error::{Error, Kind, Result},
-    http::byteranges,
 };
 
 /// What `code` says of a success.
@@ -20,7 +18,7 @@ const OK: u32 = 200;
 
 /// A success.
 pub(super) fn data(data: &impl serde::Serialize) -> Response<Body> {
-    respond(
+    answer::json(
         StatusCode::OK,
         &json!({ "code": OK, "message": "success", "data": data }),
     )
@@ -59,22 +57,6 @@ pub(super) fn redirect(url: &str) -> Result<Response<Body>> {
     headers.insert(header::LOCATION, location);
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
-}
-
-fn respond(status: StatusCode, answer: &Value) -> Response<Body> {
-    let mut response = Response::new(Body::from(Bytes::from(answer.to_string())));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json;charset=UTF-8"),
-    );
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(
-        header::X_CONTENT_TYPE_OPTIONS,
-        HeaderValue::from_static("nosniff"),
-    );
-    response
 }
 
 /// The contract's table: HTTP status, code, message. What is no matter of business (no such path, a range that
@@ -127,25 +109,10 @@ pub fn error(error: &Error) -> Response<Body> {
     let (status, code, message) = face(error.kind());
     let status = StatusCode::from_u16(status).expect("the statuses above are all valid");
     let message = error.public_text().unwrap_or(message);
-    let mut response = respond(
+    let mut response = answer::json(
         status,
         &json!({ "code": code, "message": message, "data": null }),
     );
-    let headers = response.headers_mut();
-    match error.kind() {
-        Kind::MethodNotAllowed(allow) => {
-            headers.insert(header::ALLOW, HeaderValue::from_static(allow));
-        }
-        Kind::RangeNotSatisfiable(len) => {
-            headers.insert(
-                header::CONTENT_RANGE,
-                byteranges::unsatisfied_content_range(len),
-            );
-        }
-        Kind::RateLimited(after) | Kind::Unavailable(after) => {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds_up(after)));
-        }
-        _ => {}
-    }
+    answer::error_headers(error.kind(), response.headers_mut());
     response
 }

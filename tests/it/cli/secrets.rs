@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use crate::support::{
     BASE, Connection, Form,
     command::{Served, run, stdout},
-    photo,
+    lanying, photo,
 };
 
 #[test]
@@ -133,6 +133,133 @@ fn keys_and_generated_secrets_are_readable_by_their_owner_alone() {
             0o600,
             "{}",
             file.display()
+        );
+    }
+}
+
+#[test]
+fn nothing_that_opens_a_file_of_the_lanying_api_is_in_the_log() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, log) = (directory.path().join("data"), directory.path().join("log"));
+    let config = directory.path().join("chatfiles.toml");
+    let toml = r#"
+        [[tenant]]
+        org = "easemob-demo"
+        app = "chatdemoui"
+        app_id = "welovemaxim"
+        link_key = "a-link-key-of-ours"
+        upload_key = "an-upload-key-of-ours"
+
+        [[tenant]]
+        org = "acme"
+        app = "chat"
+        app_id = "asked"
+        hook_url = "http://backend:hunter2-in-the-url@127.0.0.1:1/may?key=hunter2-in-the-query"
+        hook_secret = "a-hook-secret-of-ours"
+        sdk_sign_key = "an-sdk-key-of-ours"
+    "#;
+    std::fs::write(&config, toml).unwrap();
+    let text = |path: &std::path::Path| path.to_str().unwrap().to_owned();
+    let (config, path) = (text(&config), text(&store));
+    let flags = ["--config", &config, "--calls-per-second", "0"];
+    let server = Served::start(
+        &store,
+        &log,
+        &[&flags[..], &["--log-level", "trace"]].concat(),
+    );
+    let token = |tenant: &str| {
+        let arguments = ["token", "--user", "alice", "--tenant", tenant];
+        stdout(&run(
+            &[
+                &arguments[..],
+                &["--config", &config, "--store-path", &path],
+            ]
+            .concat(),
+            "",
+        ))
+    };
+    let (token, asked) = (token("easemob-demo/chatdemoui"), token("acme/chat"));
+    let get = |path: &str, headers: &[(&str, &str)]| {
+        Connection::open(server.address).request("GET", path, headers, b"")
+    };
+    let headers = [("access-token", &*token), ("app_id", lanying::APP_ID)];
+
+    let ticket = get("/file/upload/chat?file_type=102&to_id=bob", &headers).json()["data"].clone();
+    let field = |name: &str| lanying::text(&ticket["oss_body_param"][name]);
+    let post = |form: Form| {
+        let content_type = form.content_type();
+        let headers = [("Content-Type", content_type.as_str())];
+        Connection::open(server.address).request(
+            "POST",
+            "/file/oss/welovemaxim",
+            &headers,
+            &form.bytes(),
+        )
+    };
+    let form = lanying::ticket_form(&ticket).file("a.jpg", "image/jpeg", &photo());
+    assert_eq!(post(form.clone()).status, 200);
+    let url = lanying::text(&ticket["download_url"]);
+    let sign = lanying::file_sign(&url);
+    let store_token = lanying::text(&ticket["store_token"]);
+    let by_sign = format!("/file/download/chat?file_sign={sign}");
+    assert!(get(&by_sign, &headers).body == photo());
+    // Failures are what gets logged: of each kind of credential, one that is nearly right.
+    for (path, code) in [
+        (
+            format!("{by_sign}x&access-token={token}&app_id=welovemaxim"),
+            20023,
+        ),
+        (
+            format!("{by_sign}&access-token={token}x&app_id=welovemaxim"),
+            10008,
+        ),
+        (
+            format!("{by_sign}&store_token={store_token}x&app_id=welovemaxim"),
+            10008,
+        ),
+        (
+            format!("{by_sign}&sdk_sign=hunter2-as-a-sign&access-token={asked}&app_id=asked"),
+            20023,
+        ),
+        (
+            format!("/file/upload/chat?file_type=102&to_id=bob&access-token={asked}&app_id=asked"),
+            503,
+        ),
+    ] {
+        assert_eq!(get(&path, &[]).json()["code"], code, "{path}");
+    }
+    assert_eq!(post(form).status, 409);
+    let wrong = Form::new()
+        .field("OSSAccessKeyId", "welovemaxim")
+        .field("policy", &field("policy"))
+        .field("signature", &format!("{}x", field("signature")))
+        .field("key", &field("key"))
+        .file("a.jpg", "image/jpeg", b"x");
+    assert_eq!(post(wrong).status, 403);
+    drop(server);
+
+    let log = std::fs::read_to_string(log).unwrap();
+    let id = field("key")[field("key").len() - 36..].to_owned();
+    assert!(
+        log.contains(&id) && log.contains("refused") && log.contains("127.0.0.1"),
+        "the log says too little to test anything: {log}"
+    );
+    for secret in [
+        &*token,
+        &*asked,
+        sign,
+        &*store_token,
+        &*field("policy"),
+        &*field("signature"),
+        "a-link-key-of-ours",
+        "an-upload-key-of-ours",
+        "a-hook-secret-of-ours",
+        "an-sdk-key-of-ours",
+        "hunter2",
+    ] {
+        assert!(
+            secret.len() > 6 && !log.contains(secret),
+            "{secret} stands in the log: {log}"
         );
     }
 }

@@ -1,0 +1,62 @@
+//! What the dialects' answers have in common where they are no file: the headers of a JSON text, and those that
+//! an error carries whatever its body says.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::{
+    HeaderMap, Response, StatusCode,
+    header::{self, HeaderValue},
+};
+
+use super::body::Body;
+use crate::{error::Kind, http::byteranges};
+
+/// A JSON text, which nobody keeps or takes for something else.
+pub(super) fn json(status: StatusCode, text: &serde_json::Value) -> Response<Body> {
+    let mut response = Response::new(Body::from(Bytes::from(text.to_string())));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json;charset=UTF-8"),
+    );
+    not_to_keep(headers);
+    response
+}
+
+/// On every answer that is no file.
+pub(super) fn not_to_keep(headers: &mut HeaderMap) {
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+}
+
+/// What HTTP wants beside the status of an error (RFC 9110 §15.5.6, §15.5.17, §10.2.3).
+pub(super) fn error_headers(kind: Kind, headers: &mut HeaderMap) {
+    match kind {
+        Kind::MethodNotAllowed(allow) => {
+            headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+        }
+        Kind::RangeNotSatisfiable(len) => {
+            headers.insert(
+                header::CONTENT_RANGE,
+                byteranges::unsatisfied_content_range(len),
+            );
+        }
+        Kind::RateLimited(after) | Kind::Unavailable(after) => {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds_up(after)));
+        }
+        _ => {}
+    }
+}
+
+/// Whole seconds, rounded up, at least one.
+fn seconds_up(after: Duration) -> u64 {
+    after
+        .as_secs()
+        .saturating_add(u64::from(after.subsec_nanos() > 0))
+        .max(1)
+}
