@@ -1,30 +1,22 @@
 //! `[[tenant]]`: who is served, and the secrets that are made where none is given.
 
+mod check;
+
 use std::{collections::HashMap, path::Path};
 
 use jiff::civil::DateTime;
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::{
-    UPLOAD_BYTES, days,
-    file::RetentionSection,
-    values::{bad, range},
-};
+pub(super) use self::check::validate;
+use super::{days, file::RetentionSection, values::bad};
 use crate::{
-    auth::{is_user_name, keyring, password},
-    error::{Error, Result},
+    auth::keyring,
+    error::Result,
     secret::Secret,
     tenant::{Account, Days, DownloadAuth, Hook, Lanying, Limits, Processing, Tenant, Tenants},
     time::Timestamp,
 };
-
-/// Tenants of one server.
-const TENANTS_MAX: usize = 10_000;
-/// Bytes of an org's or app's name.
-const NAME_BYTES_MAX: usize = 64;
-/// The dialects' paths: no org may take them.
-const RESERVED_ORGS: [&str; 1] = ["file"];
 
 /// One tenant, as it is written.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -133,118 +125,9 @@ impl TenantConfig {
     fn key(&self, name: &str) -> String {
         format!("tenant {}: {name}", self.name())
     }
-
-    fn check(&self) -> Result<()> {
-        let is_name = |name: &str| {
-            (1..=NAME_BYTES_MAX).contains(&name.len())
-                && !name.starts_with('.')
-                && name
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
-        };
-        let rule = "1 to 64 of letters, digits, - _ . and not begin with a dot";
-        for (key, value) in [("org", &self.org), ("app", &self.app)] {
-            if !is_name(value) {
-                return Err(bad(&self.key(key), format!("\"{value}\""), rule));
-            }
-        }
-        if let Some(app_id) = self.app_id.as_ref().filter(|app_id| !is_name(app_id)) {
-            return Err(bad(&self.key("app_id"), format!("\"{app_id}\""), rule));
-        }
-        if RESERVED_ORGS.contains(&self.org.as_str()) {
-            return Err(bad(
-                &self.key("org"),
-                &self.org,
-                "another name: this one is a path of the server",
-            ));
-        }
-        let secrets = [
-            ("client_secret", &self.client_secret),
-            ("link_key", &self.link_key),
-            ("upload_key", &self.upload_key),
-            ("sdk_sign_key", &self.sdk_sign_key),
-            ("hook_secret", &self.hook_secret),
-        ];
-        for (key, secret) in secrets {
-            if secret
-                .as_ref()
-                .is_some_and(|secret| secret.expose().is_empty())
-            {
-                return Err(bad(&self.key(key), "\"\"", "a text, or left out"));
-            }
-        }
-        self.check_urls()?;
-        range(
-            &self.key("calls_per_second"),
-            self.calls_per_second,
-            0,
-            0..=1_000_000,
-        )?;
-        range(&self.key("calls_burst"), self.calls_burst, 1, 1..=1_000_000)?;
-        range(
-            &self.key("upload_bytes_max"),
-            self.upload_bytes_max,
-            1,
-            UPLOAD_BYTES,
-        )?;
-        days(
-            &format!("tenant {}", self.name()),
-            &self.retention(),
-            &Days::default(),
-        )?;
-        self.moments()?;
-        for account in &self.account {
-            let key = self.key(&format!("account {}", account.name));
-            if !is_user_name(&account.name) {
-                return Err(bad(
-                    &key,
-                    "name",
-                    "1 to 128 bytes without /, white space and control characters",
-                ));
-            }
-            password::check_hash(&account.password_hash).map_err(|_| {
-                bad(
-                    &key,
-                    "password_hash",
-                    "what `chatfiles hash-password` prints: $argon2id$…",
-                )
-            })?;
-        }
-        Ok(())
-    }
 }
 
-/// Checks all tenants; without any, the seed's.
-pub(super) fn validate(tenants: Vec<TenantConfig>) -> Result<Vec<TenantConfig>> {
-    if tenants.is_empty() {
-        return Ok(vec![TenantConfig::demo()]);
-    }
-    if tenants.len() > TENANTS_MAX {
-        return Err(bad(
-            "tenant",
-            tenants.len(),
-            &format!("at most {TENANTS_MAX} tenants"),
-        ));
-    }
-    let (mut names, mut app_ids) = (HashMap::new(), HashMap::new());
-    for tenant in &tenants {
-        tenant.check()?;
-        if names.insert(tenant.name(), ()).is_some() {
-            return Err(Error::invalid(format!(
-                "tenant {} is given twice",
-                tenant.name()
-            )));
-        }
-        if let Some(app_id) = &tenant.app_id
-            && app_ids.insert(app_id.clone(), ()).is_some()
-        {
-            return Err(bad("app_id", app_id, "given to one tenant only"));
-        }
-    }
-    Ok(tenants)
-}
-
-/// The table of tenants. A client secret that is not configured is made once and kept in `keys`. Blocking.
+/// The table of tenants. Secrets that are not configured are made once and kept in `keys`. Blocking.
 ///
 /// # Errors
 /// `InvalidArgument` for a bad moment; `Internal` where a secret cannot be kept.
@@ -274,32 +157,6 @@ impl TenantConfig {
     /// How long its files live, over the defaults.
     pub(super) fn days(&self, defaults: &Days) -> Days {
         days("tenant", &self.retention(), defaults).expect("checked by `validate`")
-    }
-
-    fn check_urls(&self) -> Result<()> {
-        let urls = [
-            ("hook_url", &self.hook_url),
-            ("image_process_url", &self.image_process_url),
-            ("video_process_url", &self.video_process_url),
-        ];
-        for (key, url) in urls {
-            let Some(url) = url else { continue };
-            // The placeholders of a template are no URL yet.
-            let plain = url.replace(['{', '}'], "");
-            let is_url = plain.parse::<hyper::Uri>().is_ok_and(|uri| {
-                matches!(uri.scheme_str(), Some("http" | "https")) && uri.authority().is_some()
-            });
-            if !is_url {
-                // Not shown: it may hold a password.
-                let allowed = "a URL that begins with http:// or https://";
-                return Err(bad(&self.key(key), "«redacted»", allowed));
-            }
-        }
-        if self.hook_secret.is_some() && self.hook_url.is_none() {
-            let allowed = "given together with hook_url";
-            return Err(bad(&self.key("hook_secret"), "«redacted»", allowed));
-        }
-        Ok(())
     }
 
     /// The moments before which tokens do not count: the tenant's and its users'.

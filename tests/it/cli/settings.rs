@@ -73,6 +73,50 @@ fn a_bad_value_names_its_key_what_it_was_and_what_is_allowed() {
             vec!["account u", "password_hash", "$argon2id$"],
         ),
         ("[limits", vec!["line 1"]),
+        (
+            "[retention]\nvideo_days = 36501",
+            vec!["retention.video_days", "36501", "from 0 to 36500"],
+        ),
+        (
+            "[media]\nmemory_bytes_max = 1000",
+            vec!["media.memory_bytes_max", "1000", "from 268435456"],
+        ),
+        (
+            "[media]\nvoice_seconds_max = 0",
+            vec!["media.voice_seconds_max", "0", "from 1 to 86400"],
+        ),
+        (
+            "[hook]\ncache_seconds = 3601",
+            vec!["hook.cache_seconds", "3601", "from 0 to 3600"],
+        ),
+        (
+            "[[tenant]]\norg = \"a\"\napp = \"b\"\napp_id = \"c d\"",
+            vec!["a/b: app_id", "c d", "letters, digits"],
+        ),
+        (
+            "[[tenant]]\norg = \"a\"\napp = \"b\"\nstrict_recipients = true",
+            vec!["a/b: strict_recipients", "needs app_id"],
+        ),
+        (
+            "[[tenant]]\norg = \"a\"\napp = \"b\"\napp_id = \"c\"\nlink_key = \"\"",
+            vec!["a/b: link_key", "a text"],
+        ),
+        (
+            "[[tenant]]\norg = \"a\"\napp = \"b\"\napp_id = \"c\"\navatar_days = 40000",
+            vec!["a/b.avatar_days", "40000", "36500"],
+        ),
+        (
+            "[[tenant]]\norg = \"a\"\napp = \"b\"\napp_id = \"c\"\nhook_url = \"ftp://x\"",
+            vec!["a/b: hook_url", "http:// or https://"],
+        ),
+        (
+            "[[tenant]]\norg = \"a\"\napp = \"b\"\napp_id = \"c\"\nhook_secret = \"x\"",
+            vec!["a/b: hook_secret", "together with hook_url"],
+        ),
+        (
+            "[[tenant]]\norg = \"a\"\napp = \"b\"\napp_id = \"c\"\nimage_process_url = \"http://x/{y}\"",
+            vec!["a/b: image_process_url", "{source}"],
+        ),
     ] {
         std::fs::write(&file, toml).unwrap();
         let output = run(&["check-config", "--config", file.to_str().unwrap()], "");
@@ -113,6 +157,11 @@ fn a_bad_flag_names_itself() {
             vec!["/nowhere.toml"],
         ),
         (vec!["rm", "x"], vec!["id", "UUID"]),
+        (
+            vec!["store-token", "--user", "a|b", "image.2026-11-25.x"],
+            vec!["object", "class.YYYY-MM-DD.uuid"],
+        ),
+        (vec!["store-token", "image.2026-11-25.x"], vec!["--user"]),
         (vec!["brew"], vec!["brew"]),
     ] {
         let directory = tempfile::tempdir().unwrap();

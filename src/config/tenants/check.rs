@@ -1,0 +1,190 @@
+//! What a tenant's settings may be, and what they need of each other.
+
+use std::collections::HashMap;
+
+use super::{TenantConfig, days};
+use crate::{
+    auth::{is_user_name, password},
+    config::{
+        UPLOAD_BYTES,
+        values::{bad, range},
+    },
+    error::{Error, Result},
+    tenant::Days,
+};
+
+/// Tenants of one server.
+const TENANTS_MAX: usize = 10_000;
+/// Bytes of an org's or app's name.
+const NAME_BYTES_MAX: usize = 64;
+/// Bytes of a URL in the configuration: a request's line has room for it.
+const URL_BYTES_MAX: usize = 4096;
+/// What `api/lanying/process.rs` fills in.
+const PLACEHOLDERS: [&str; 5] = ["{object}", "{app_id}", "{w}", "{h}", "{source}"];
+/// The dialects' paths: no org may take them.
+const RESERVED_ORGS: [&str; 1] = ["file"];
+
+/// Checks all tenants; without any, the seed's.
+pub(in crate::config) fn validate(tenants: Vec<TenantConfig>) -> Result<Vec<TenantConfig>> {
+    if tenants.is_empty() {
+        return Ok(vec![TenantConfig::demo()]);
+    }
+    if tenants.len() > TENANTS_MAX {
+        return Err(bad(
+            "tenant",
+            tenants.len(),
+            &format!("at most {TENANTS_MAX} tenants"),
+        ));
+    }
+    let (mut names, mut app_ids) = (HashMap::new(), HashMap::new());
+    for tenant in &tenants {
+        tenant.check()?;
+        if names.insert(tenant.name(), ()).is_some() {
+            return Err(Error::invalid(format!(
+                "tenant {} is given twice",
+                tenant.name()
+            )));
+        }
+        if let Some(app_id) = &tenant.app_id
+            && app_ids.insert(app_id.clone(), ()).is_some()
+        {
+            return Err(bad("app_id", app_id, "given to one tenant only"));
+        }
+    }
+    Ok(tenants)
+}
+
+impl TenantConfig {
+    fn check(&self) -> Result<()> {
+        let is_name = |name: &str| {
+            (1..=NAME_BYTES_MAX).contains(&name.len())
+                && !name.starts_with('.')
+                && name
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+        };
+        let rule = "1 to 64 of letters, digits, - _ . and not begin with a dot";
+        for (key, value) in [("org", &self.org), ("app", &self.app)] {
+            if !is_name(value) {
+                return Err(bad(&self.key(key), format!("\"{value}\""), rule));
+            }
+        }
+        if let Some(app_id) = self.app_id.as_ref().filter(|app_id| !is_name(app_id)) {
+            return Err(bad(&self.key("app_id"), format!("\"{app_id}\""), rule));
+        }
+        if RESERVED_ORGS.contains(&self.org.as_str()) {
+            return Err(bad(
+                &self.key("org"),
+                &self.org,
+                "another name: this one is a path of the server",
+            ));
+        }
+        let secrets = [
+            ("client_secret", &self.client_secret),
+            ("link_key", &self.link_key),
+            ("upload_key", &self.upload_key),
+            ("sdk_sign_key", &self.sdk_sign_key),
+            ("hook_secret", &self.hook_secret),
+        ];
+        for (key, secret) in secrets {
+            if secret
+                .as_ref()
+                .is_some_and(|secret| secret.expose().is_empty())
+            {
+                return Err(bad(&self.key(key), "\"\"", "a text, or left out"));
+            }
+        }
+        self.check_urls()?;
+        self.check_app_id()?;
+        range(
+            &self.key("calls_per_second"),
+            self.calls_per_second,
+            0,
+            0..=1_000_000,
+        )?;
+        range(&self.key("calls_burst"), self.calls_burst, 1, 1..=1_000_000)?;
+        range(
+            &self.key("upload_bytes_max"),
+            self.upload_bytes_max,
+            1,
+            UPLOAD_BYTES,
+        )?;
+        days(
+            &format!("tenant {}", self.name()),
+            &self.retention(),
+            &Days::default(),
+        )?;
+        self.moments()?;
+        for account in &self.account {
+            let key = self.key(&format!("account {}", account.name));
+            if !is_user_name(&account.name) {
+                return Err(bad(
+                    &key,
+                    "name",
+                    "1 to 128 bytes without /, white space and control characters",
+                ));
+            }
+            password::check_hash(&account.password_hash).map_err(|_| {
+                bad(
+                    &key,
+                    "password_hash",
+                    "what `chatfiles hash-password` prints: $argon2id$…",
+                )
+            })?;
+        }
+        Ok(())
+    }
+
+    fn check_urls(&self) -> Result<()> {
+        let urls = [
+            ("hook_url", &self.hook_url),
+            ("image_process_url", &self.image_process_url),
+            ("video_process_url", &self.video_process_url),
+        ];
+        for (key, url) in urls {
+            let Some(url) = url else { continue };
+            let plain = match key {
+                "hook_url" => url.clone(),
+                _ => PLACEHOLDERS
+                    .into_iter()
+                    .fold(url.clone(), |url, name| url.replace(name, "1")),
+            };
+            let is_url = plain.parse::<hyper::Uri>().is_ok_and(|uri| {
+                matches!(uri.scheme_str(), Some("http" | "https")) && uri.authority().is_some()
+            });
+            if !is_url || plain.len() > URL_BYTES_MAX || plain.contains(['{', '}']) {
+                // Not shown: it may hold a password.
+                let allowed = match key {
+                    "hook_url" => "a URL that begins with http:// or https://",
+                    _ => "a URL with no other {…} than {object}, {app_id}, {w}, {h} and {source}",
+                };
+                return Err(bad(&self.key(key), "«redacted»", allowed));
+            }
+        }
+        if self.hook_secret.is_some() && self.hook_url.is_none() {
+            let allowed = "given together with hook_url";
+            return Err(bad(&self.key("hook_secret"), "«redacted»", allowed));
+        }
+        Ok(())
+    }
+
+    /// What means nothing without `app_id` was meant to protect something: it must not be ignored.
+    fn check_app_id(&self) -> Result<()> {
+        let settings = [
+            ("link_key", self.link_key.is_some()),
+            ("upload_key", self.upload_key.is_some()),
+            ("sdk_sign_key", self.sdk_sign_key.is_some()),
+            ("strict_recipients", self.strict_recipients),
+            ("image_process_url", self.image_process_url.is_some()),
+            ("video_process_url", self.video_process_url.is_some()),
+            ("hook_url", self.hook_url.is_some()),
+        ];
+        match settings.into_iter().find(|(_, is_set)| *is_set) {
+            Some((key, _)) if self.app_id.is_none() => Err(Error::invalid(format!(
+                "{}: needs app_id, since it is a setting of the Lanying API",
+                self.key(key)
+            ))),
+            _ => Ok(()),
+        }
+    }
+}
