@@ -13,19 +13,18 @@
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 
-use super::checked_id;
+use super::{
+    checked_id,
+    signed::{self, SIGNATURE_DIGITS},
+};
 use crate::{
     error::{Error, Kind, Result},
-    secret::{constant_time_eq, hex, hmac_sha256},
     store::Key,
     tenant::Lanying,
 };
 
 /// Bytes of a link in base64: two ids, an object, a signature.
 const LINK_BYTES_MAX: usize = 512;
-/// Hexadecimal digits of a signature at the least: 128 bits.
-const SIGNATURE_DIGITS: usize = 32;
-
 /// Whom a file was sent to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ToType {
@@ -89,12 +88,8 @@ impl Link {
         if file_sign.len() > LINK_BYTES_MAX {
             return None;
         }
-        let tuple = String::from_utf8(BASE64_STANDARD.decode(file_sign).ok()?).ok()?;
-        let (tuple, sent) = tuple.rsplit_once('|')?;
-        // First of all: nothing of what follows is read of a link that is not ours.
-        if !constant_time_eq(signature(lanying, tuple).as_bytes(), sent.as_bytes()) {
-            return None;
-        }
+        let tuple = BASE64_STANDARD.decode(file_sign).ok()?;
+        let tuple = signed::text(tuple, |tuple| signature(lanying, tuple))?;
         let fields: Vec<&str> = tuple.split('|').collect();
         let &[from, to, object, to_type] = &fields[..] else {
             return None;
@@ -108,11 +103,9 @@ impl Link {
     }
 }
 
-/// Over dialect, tenant and tuple: no link opens anything in another tenant, whatever its key.
+/// As many digits as make the whole a multiple of 3 bytes.
 fn signature(lanying: &Lanying, tuple: &str) -> String {
-    let parts = ["file_sign", "lanying", &lanying.app_id, tuple].join("\0");
-    let mut digits = hex(&hmac_sha256(&lanying.link_key, &[parts.as_bytes()]));
-    let without_padding = (tuple.len() + 1 + SIGNATURE_DIGITS).next_multiple_of(3);
-    digits.truncate(without_padding - tuple.len() - 1);
-    digits
+    let before = tuple.len() + "|".len();
+    let digits = (before + SIGNATURE_DIGITS).next_multiple_of(3) - before;
+    signed::signature(&lanying.link_key, lanying, "file_sign", tuple, digits)
 }

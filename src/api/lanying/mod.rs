@@ -11,6 +11,7 @@ mod oss;
 mod policy;
 mod process;
 mod sdk_sign;
+mod signed;
 pub mod store_token;
 mod upload;
 pub mod wire;

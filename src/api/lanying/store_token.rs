@@ -7,9 +7,9 @@
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 
+use super::signed::{self, SIGNATURE_DIGITS};
 use crate::{
     error::{Error, Kind, Result},
-    secret::{constant_time_eq, hex, hmac_sha256},
     store::Key,
     tenant::Lanying,
     time::Timestamp,
@@ -19,7 +19,6 @@ use crate::{
 pub const TTL_SECS: i64 = 3600;
 /// How long [`issue_stable`] issues the same one: half of a token's life at the most is lost to it.
 const STABLE_SECS: i64 = TTL_SECS / 2;
-const SIGNATURE_DIGITS: usize = 32;
 /// Bytes of a token: an object, a user, a number, a signature, in base64.
 const TOKEN_BYTES_MAX: usize = 512;
 
@@ -59,11 +58,8 @@ fn read(lanying: &Lanying, token: &str, object: &str, now: Timestamp) -> Option<
     if token.len() > TOKEN_BYTES_MAX {
         return None;
     }
-    let text = String::from_utf8(BASE64_URL_SAFE_NO_PAD.decode(token).ok()?).ok()?;
-    let (text, sent) = text.rsplit_once('|')?;
-    if !constant_time_eq(signature(lanying, text).as_bytes(), sent.as_bytes()) {
-        return None;
-    }
+    let text = BASE64_URL_SAFE_NO_PAD.decode(token).ok()?;
+    let text = signed::text(text, |text| signature(lanying, text))?;
     let fields: Vec<&str> = text.split('|').collect();
     let &[bound_to, user, end] = &fields[..] else {
         return None;
@@ -72,8 +68,6 @@ fn read(lanying: &Lanying, token: &str, object: &str, now: Timestamp) -> Option<
 }
 
 fn signature(lanying: &Lanying, text: &str) -> String {
-    let parts = ["store_token", "lanying", &lanying.app_id, text].join("\0");
-    let mut digits = hex(&hmac_sha256(&lanying.upload_key, &[parts.as_bytes()]));
-    digits.truncate(SIGNATURE_DIGITS);
-    digits
+    let key = &lanying.upload_key;
+    signed::signature(key, lanying, "store_token", text, SIGNATURE_DIGITS)
 }
