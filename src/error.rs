@@ -10,6 +10,8 @@ use std::{borrow::Cow, fmt, time::Duration};
 pub enum Kind {
     /// The request is malformed or a parameter is out of its bounds.
     InvalidArgument,
+    /// The message breaks a rule of HTTP itself: 400 in every dialect (RFC 9112 §3.2).
+    BadMessage,
     /// No credential was sent.
     TokenMissing,
     /// The credential was good once: expired or revoked by `tokens_not_before`.

@@ -230,11 +230,12 @@ impl Derivatives {
     }
 
     async fn thumbnail(&self, file: &Arc<OpenFile>, fit: BoundingBox) -> Result<Option<Derived>> {
-        let (picture, frame) = if is_image(file) {
-            (Picture::File(file.clone()), None)
+        let is_image = is_image(file);
+        let picture = if is_image {
+            Picture::File(file.clone())
         } else {
             match self.first_frame(file).await? {
-                Derivative::Made(frame) => (Picture::Frame(frame.clone()), Some(frame)),
+                Derivative::Made(frame) => Picture::Frame(frame),
                 Derivative::Original => {
                     return Err(Error::internal("a video is not its own first frame"));
                 }
@@ -252,19 +253,21 @@ impl Derivatives {
             Ok((source, bytes))
         };
         let work = move |source: Vec<u8>, cancel: super::pool::Cancel| {
-            thumbnail::thumbnail(&source, fit, &bounds, &|| cancel.is_cancelled())
-                .map_err(media_error)
+            let is_cancelled = || cancel.is_cancelled();
+            // A frame is nobody's original: it must fit, though one of a single colour has fewer bytes.
+            let outcome = match is_image {
+                true => thumbnail::thumbnail(&source, fit, &bounds, &is_cancelled),
+                false => thumbnail::reduced(&source, fit, &bounds, &is_cancelled)
+                    .map(thumbnail::Outcome::Made),
+            };
+            outcome.map_err(media_error)
         };
         Ok(match self.pool.run(prepare, work).await? {
             thumbnail::Outcome::Made(made) => Some(Derived {
                 content_type: made.content_type.to_owned(),
                 bytes: Bytes::from(made.bytes),
             }),
-            // Of a video, the frame that it was made of.
-            thumbnail::Outcome::OriginalIsSmaller => frame.map(|frame| Derived {
-                content_type: "image/jpeg".to_owned(),
-                bytes: frame.bytes.clone(),
-            }),
+            thumbnail::Outcome::OriginalIsSmaller => None,
         })
     }
 

@@ -15,7 +15,10 @@ mod tests;
 
 use std::{fs::File, os::unix::fs::FileExt, path::PathBuf, time::Duration};
 
-use self::process::{Failure, Limits};
+use self::{
+    arguments::Conversion,
+    process::{Failure, Limits},
+};
 use super::pool::Pool;
 use crate::{
     error::{Error, Kind, Result},
@@ -178,10 +181,7 @@ impl Ffmpeg {
         to: VoiceFormat,
     ) -> Result<Vec<u8>> {
         let refuse = |text: &'static str| Error::new(Kind::NotConvertible).public(text);
-        // A second more than allowed is made, so that what is longer can be told.
-        let seconds_max = self.duration_max_ms().div_ceil(1000) + 1;
-        let arguments =
-            arguments::voice(from, to, len, seconds_max).ok_or_else(|| refuse(OTHER_VOICE))?;
+        let conversion = Conversion::of(from, to).ok_or_else(|| refuse(OTHER_VOICE))?;
         let program = self.program.as_ref().ok_or_else(|| refuse(OFF))?;
         match to {
             VoiceFormat::Mp3 if !self.abilities.to_mp3 => return Err(refuse(NO_MP3)),
@@ -192,10 +192,12 @@ impl Ffmpeg {
             return Err(refuse(NO_VOICE));
         }
         let place = self.pool.enter().await?;
-        let (input, place) = match from {
-            Sniffed::AmrNb | Sniffed::AmrWb => self.admit_amr(input, len, place).await?,
-            _ => (input, place),
+        let (input, place, play_ms) = match conversion {
+            Conversion::AmrToMp3 => self.admit_amr(input, len, place).await?,
+            // A second more than allowed is made, so that what is longer can be told.
+            Conversion::Mp3ToAmr => (input, place, self.duration_max_ms() + 1000),
         };
+        let arguments = arguments::voice(conversion, len, play_ms);
         let voice = process::run(program, &arguments, Some(input), self.limits, place)
             .await
             .map_err(|failure| failed(Kind::NotConvertible, NO_VOICE, failure))?;
@@ -209,13 +211,13 @@ impl Ffmpeg {
     }
 
     /// Walks an AMR file before ffmpeg sees it: 10 MB may be two days of silence. `place` goes where the work
-    /// goes, and comes back with the file.
+    /// goes, and comes back with the file and the milliseconds that it plays.
     async fn admit_amr<P: Send + 'static>(
         &self,
         input: File,
         len: u64,
         place: P,
-    ) -> Result<(File, P)> {
+    ) -> Result<(File, P, u64)> {
         // A file that is longer than so many frames of the longest kind plays too long, or is none. Its first
         // part is enough to tell (for half an hour, 5.5 MB).
         let frames_max = self.duration_max_ms() / AMR_FRAME_MS;
@@ -230,12 +232,12 @@ impl Ffmpeg {
         };
         let read = tokio::task::spawn_blocking(read).await;
         let (input, place, bytes) = read.map_err(Error::internal)??;
-        self.check_duration(&bytes, 0)?;
-        Ok((input, place))
+        let play_ms = self.check_duration(&bytes, 0)?;
+        Ok((input, place, play_ms))
     }
 
-    /// Refuses AMR that plays for longer than the bound and `more_ms`, or not at all.
-    fn check_duration(&self, amr: &[u8], more_ms: u64) -> Result<()> {
+    /// How many milliseconds AMR plays; refused where they are more than the bound and `more_ms`, or none.
+    fn check_duration(&self, amr: &[u8], more_ms: u64) -> Result<u64> {
         let refuse = |text: String| Err(Error::new(Kind::NotConvertible).public(text));
         match amr_duration_ms(amr) {
             None => refuse(BROKEN_VOICE.to_owned()),
@@ -244,7 +246,7 @@ impl Ffmpeg {
                 "the voice is longer than {} seconds",
                 self.voice_duration_max.as_secs_f64()
             )),
-            Some(_) => Ok(()),
+            Some(ms) => Ok(ms),
         }
     }
 

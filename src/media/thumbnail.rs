@@ -106,18 +106,35 @@ pub fn decode_cost_bytes(source: &[u8], bounds: &Bounds) -> Result<u64, MediaErr
         .saturating_add(BASE_COST_BYTES))
 }
 
-/// Makes a thumbnail of `source` that fits `fit` once upright; never enlarged, each side at least one pixel.
-///
-/// `cancelled` is asked between the steps; a decoder under way is not interrupted, `bounds` limits it.
+/// Makes a thumbnail as [`reduced`] does, unless the original serves better.
 ///
 /// # Errors
-/// See [`MediaError`]. A truncated picture is [`MediaError::Corrupt`], not half a thumbnail.
+/// As [`reduced`].
 pub fn thumbnail(
     source: &[u8],
     fit: BoundingBox,
     bounds: &Bounds,
     cancelled: &dyn Fn() -> bool,
 ) -> Result<Outcome, MediaError> {
+    let made = reduced(source, fit, bounds, cancelled)?;
+    if made.bytes.len() >= source.len() {
+        return Ok(Outcome::OriginalIsSmaller);
+    }
+    Ok(Outcome::Made(made))
+}
+
+/// Makes a picture of `source` that fits `fit` once upright; never enlarged, each side at least one pixel.
+///
+/// `cancelled` is asked between the steps; a decoder under way is not interrupted, `bounds` limits it.
+///
+/// # Errors
+/// See [`MediaError`]. A truncated picture is [`MediaError::Corrupt`], not half a thumbnail.
+pub fn reduced(
+    source: &[u8],
+    fit: BoundingBox,
+    bounds: &Bounds,
+    cancelled: &dyn Fn() -> bool,
+) -> Result<Thumbnail, MediaError> {
     let go_on = || {
         if cancelled() {
             Err(MediaError::Cancelled)
@@ -143,15 +160,12 @@ pub fn thumbnail(
         "image/png"
     };
     let bytes = encode(&picture, content_type)?;
-    if bytes.len() >= source.len() {
-        return Ok(Outcome::OriginalIsSmaller);
-    }
-    Ok(Outcome::Made(Thumbnail {
+    Ok(Thumbnail {
         bytes,
         content_type,
         width: picture.width(),
         height: picture.height(),
-    }))
+    })
 }
 
 fn orientation(header: &Header<'_>) -> Orientation {

@@ -276,7 +276,7 @@ fn check_host(version: Version, headers: &HeaderMap) -> Result<()> {
     if hosts == 1 || hosts == 0 && version != Version::HTTP_11 {
         return Ok(());
     }
-    Err(Error::invalid("a request has one Host header."))
+    Err(Error::new(Kind::BadMessage).public("a request has one Host header."))
 }
 
 /// The CORS headers are those of every answer; nothing else is said.

@@ -64,11 +64,18 @@ fn wants_mp3(call: &Call<'_>) -> bool {
     let accepted = call.headers.get_all(header::ACCEPT).iter();
     let mut types = accepted.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
     types.any(|range| {
-        let essence = range.split(|byte| *byte == b';').next().unwrap_or_default();
-        let essence = essence.trim_ascii();
+        let mut fields = range.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+        let essence = fields.next().unwrap_or_default();
+        // RFC 9110 §12.4.2: a weight of 0 is "not acceptable".
+        let is_refused = |field: &[u8]| {
+            field
+                .strip_prefix(b"q=")
+                .is_some_and(|weight| weight.iter().all(|byte| matches!(byte, b'0' | b'.')))
+        };
         [&b"audio/mp3"[..], b"audio/mpeg"]
             .iter()
             .any(|mp3| essence.eq_ignore_ascii_case(mp3))
+            && !fields.any(is_refused)
     })
 }
 

@@ -154,7 +154,9 @@ const INTERNAL: &str = "org.apache.usergrid.rest.exceptions.InternalErrorExcepti
 /// The contract's error table.
 fn face(kind: Kind, limit_status_429: bool) -> Face {
     let (status, error, description, exception) = match kind {
-        Kind::InvalidArgument => (400, "illegal_argument", "file must be provided.", ARGUMENT),
+        Kind::InvalidArgument | Kind::BadMessage => {
+            (400, "illegal_argument", "file must be provided.", ARGUMENT)
+        }
         Kind::Disconnected => (
             400,
             "illegal_argument",

@@ -125,8 +125,8 @@ struct Context<'a> {
 enum Credential {
     /// A user, by a token that was good.
     User(String),
-    /// A store token, not looked at yet.
-    StoreToken(String),
+    /// A store token, not looked at yet, and why there is no user.
+    StoreToken { token: String, no_user: Error },
 }
 
 impl Context<'_> {
@@ -155,13 +155,16 @@ impl Context<'_> {
         checked_id("user_id", user).map(str::to_owned)
     }
 
-    /// Who downloads: a user, or whoever has a store token and no other.
+    /// Who downloads: a user, or else whoever has a store token. What is wrong with an access token that comes
+    /// along is then ignored: a client that follows a redirect carries its headers over.
     fn credential(&self) -> Result<Credential> {
-        match self.query("store_token") {
-            Some(token) if parameter(self.call, "access-token").is_none() => {
-                Ok(Credential::StoreToken(token.into_owned()))
-            }
-            _ => self.authenticate().map(Credential::User),
+        match (self.authenticate(), self.query("store_token")) {
+            (Ok(user), _) => Ok(Credential::User(user)),
+            (Err(no_user), Some(token)) => Ok(Credential::StoreToken {
+                token: token.into_owned(),
+                no_user,
+            }),
+            (Err(no_user), None) => Err(no_user),
         }
     }
 
@@ -169,8 +172,12 @@ impl Context<'_> {
     fn viewer(&self, credential: Credential, object: &str) -> Result<String> {
         match credential {
             Credential::User(user) => Ok(user),
-            Credential::StoreToken(token) => {
-                store_token::verify(self.lanying, &token, object, self.call.now)
+            Credential::StoreToken { token, no_user } => {
+                let user = store_token::verify(self.lanying, &token, object, self.call.now);
+                user.map_err(|wrong| match no_user.kind() {
+                    Kind::TokenMissing => wrong,
+                    _ => no_user,
+                })
             }
         }
     }
@@ -193,12 +200,13 @@ impl Context<'_> {
     }
 }
 
-/// `access-token` and `app_id` come as headers or, because `<img src>` sets none, in the query. Empty is absent.
+/// `access-token` and `app_id` come as headers or, because `<img src>` sets none, in the query, which goes before:
+/// it was written for this very request. Empty is absent.
 fn parameter<'a>(call: &'a Call<'_>, name: &str) -> Option<Cow<'a, str>> {
-    let from_header = call.header(name).map(str::trim).map(Cow::Borrowed);
-    from_header
+    call.query(name)
         .filter(|value| !value.is_empty())
-        .or_else(|| call.query(name).filter(|value| !value.is_empty()))
+        .or_else(|| call.header(name).map(str::trim).map(Cow::Borrowed))
+        .filter(|value| !value.is_empty())
 }
 
 /// The most bytes of a user's or a group's id in this API.

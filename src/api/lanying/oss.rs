@@ -83,7 +83,10 @@ struct Face {
 /// OSS's error table; its own words where it has some.
 fn face(kind: Kind) -> Face {
     let (status, code, message) = match kind {
-        Kind::InvalidArgument | Kind::UnsupportedMediaType | Kind::Disconnected => (
+        Kind::InvalidArgument
+        | Kind::BadMessage
+        | Kind::UnsupportedMediaType
+        | Kind::Disconnected => (
             400,
             "MalformedPOSTRequest",
             "The body of your POST request is not well-formed multipart/form-data.",

@@ -121,7 +121,7 @@ pub(super) fn check(
     secret: &Secret,
     now: Timestamp,
 ) -> Result<Accepted> {
-    if fields.get("OSSAccessKeyId") != Some(access_key_id) {
+    if required(fields, "OSSAccessKeyId")? != access_key_id {
         return Err(Kind::Policy(PolicyFault::AccessKey).into());
     }
     let policy = required(fields, "policy")?;

@@ -83,6 +83,7 @@ fn face(kind: Kind) -> (u16, u32, &'static str) {
         Kind::NotConvertible => (200, 20022, "the voice cannot be converted"),
         Kind::Forbidden => (200, 20023, "the file may not be opened"),
         Kind::TenantNotFound => (200, 40000, "app_id is missing or unknown"),
+        Kind::BadMessage => (400, 400, "the request is no good HTTP"),
         Kind::Disconnected => (400, 400, "the request was cut off"),
         Kind::RouteNotFound => (404, 404, "there is no such call"),
         Kind::MethodNotAllowed(_) => (405, 405, "the method is not supported on this path"),

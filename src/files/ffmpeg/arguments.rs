@@ -22,6 +22,15 @@ const MP3_BITRATE: &str = "32k";
 /// The best that AMR has; rate and channels are the format's own.
 const AMR_BITRATE: &str = "12.2k";
 const AMR_HERTZ: &str = "8000";
+/// ffmpeg's own decoders of AMR refuse the frames in which a phone sends no speech (3GPP TS 26.093), and what
+/// they refuse is missing from the output: of 5 s with a pause of 3 s, 2.2 s were left. So the gaps, and the
+/// end, are filled with silence, and such frames are no reason to give up, however many there are.
+const KEEP_PAUSES: [&str; 4] = [
+    "-filter:a",
+    "aresample=async=1:first_pts=0,apad",
+    "-max_error_rate",
+    "1",
+];
 
 /// What phones, cameras and browsers record.
 const VIDEO_DECODERS: &str =
@@ -64,29 +73,40 @@ pub(super) fn first_frame(kind: Sniffed, len: u64, pixels_max: u64) -> Option<Ve
     Some(arguments)
 }
 
-/// A voice in another format; `None` for a pair that is not converted here. More than `seconds_max` of output
-/// are not made.
-pub(super) fn voice(
-    from: Sniffed,
-    to: VoiceFormat,
-    len: u64,
-    seconds_max: u64,
-) -> Option<Vec<String>> {
-    let (demuxer, decoders) = match (from, to) {
-        (Sniffed::AmrNb | Sniffed::AmrWb, VoiceFormat::Mp3) => ("amr", AMR_DECODERS),
-        (Sniffed::Mp3, VoiceFormat::Amr) => ("mp3", MP3_DECODERS),
-        _ => return None,
+/// A pair of formats that is converted here.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Conversion {
+    AmrToMp3,
+    Mp3ToAmr,
+}
+
+impl Conversion {
+    /// `None` for another pair.
+    pub(super) fn of(from: Sniffed, to: VoiceFormat) -> Option<Self> {
+        match (from, to) {
+            (Sniffed::AmrNb | Sniffed::AmrWb, VoiceFormat::Mp3) => Some(Self::AmrToMp3),
+            (Sniffed::Mp3, VoiceFormat::Amr) => Some(Self::Mp3ToAmr),
+            _ => None,
+        }
+    }
+}
+
+/// A voice in another format: of AMR, `play_ms` of it; of MP3, no more than that.
+pub(super) fn voice(conversion: Conversion, len: u64, play_ms: u64) -> Vec<String> {
+    let (demuxer, decoders) = match conversion {
+        Conversion::AmrToMp3 => ("amr", AMR_DECODERS),
+        Conversion::Mp3ToAmr => ("mp3", MP3_DECODERS),
     };
-    let (encoder, hertz, bitrate) = match to {
-        VoiceFormat::Mp3 => ("libmp3lame", MP3_HERTZ, MP3_BITRATE),
-        VoiceFormat::Amr => ("libopencore_amrnb", AMR_HERTZ, AMR_BITRATE),
+    let (encoder, hertz, bitrate) = match conversion {
+        Conversion::AmrToMp3 => ("libmp3lame", MP3_HERTZ, MP3_BITRATE),
+        Conversion::Mp3ToAmr => ("libopencore_amrnb", AMR_HERTZ, AMR_BITRATE),
     };
     let mut arguments = input(demuxer, decoders, len, &["-vn", "-sn", "-dn"]);
     arguments.extend(owned(&[
         "-map",
         "0:a:0",
         "-t",
-        &seconds_max.to_string(),
+        &format!("{play_ms}ms"),
         "-codec:a",
         encoder,
         "-ac",
@@ -96,17 +116,18 @@ pub(super) fn voice(
         "-b:a",
         bitrate,
     ]));
-    arguments.extend(match to {
-        // A Xing header would be written at the end, by seeking. Players take the length of a constant rate
-        // from the size, which is right.
-        VoiceFormat::Mp3 => {
-            let mut arguments = owned(&["-write_xing", "0", "-id3v2_version", "0"]);
+    arguments.extend(match conversion {
+        Conversion::AmrToMp3 => {
+            let mut arguments = owned(&KEEP_PAUSES);
+            // A Xing header would be written at the end, by seeking. Players take the length of a constant
+            // rate from the size, which is right.
+            arguments.extend(owned(&["-write_xing", "0", "-id3v2_version", "0"]));
             arguments.extend(output("mp3"));
             arguments
         }
-        VoiceFormat::Amr => output("amr"),
+        Conversion::Mp3ToAmr => output("amr"),
     });
-    Some(arguments)
+    arguments
 }
 
 /// Everything about the input; `options` are its further ones: which streams are not even read, above all.

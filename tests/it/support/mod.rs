@@ -5,6 +5,7 @@ pub mod command;
 mod faulty;
 mod forms;
 pub mod lanying;
+pub mod media;
 pub mod process;
 mod random;
 mod sockets;

@@ -1,0 +1,160 @@
+//! One ffmpeg at a time, one that waits: who is refused, who is not, and who goes away.
+
+use std::{sync::mpsc, time::Duration};
+
+use chatfiles::time::Clock;
+
+use crate::support::{
+    Answer, BASE, TestServer, assert_error, head,
+    lanying::{APP_ID, envelope, text},
+    media::{AMR, MP4, Program, assert_first_frame},
+    photo,
+};
+
+const ONE_RUNS_ONE_WAITS: &str = "processes_max = 1\nqueue_max = 1";
+
+/// Runs four calls for something that ffmpeg makes: one runs, one waits, two are refused and looked at; then
+/// all else is served; then what was refused is asked for again.
+#[track_caller]
+fn check(
+    server: &TestServer,
+    program: &Program,
+    ask: &(dyn Fn(usize) -> Answer + Sync),
+    refused: &dyn Fn(&Answer),
+) {
+    let alice = server.lanying("alice");
+    let picture = alice.send("102", "bob", "a.jpg", &photo());
+    let id = server.store_file("a.jpg", "image/jpeg", &photo());
+    std::thread::scope(|scope| {
+        let (sender, answers) = mpsc::channel();
+        let start = |which: usize| {
+            let sender = sender.clone();
+            scope.spawn(move || sender.send((which, ask(which))));
+        };
+        start(0);
+        program.await_starts(1);
+        for which in 1..4 {
+            start(which);
+        }
+        // The one that came first of the three waits; it cannot be told which.
+        let mut again = Vec::new();
+        for _ in 0..2 {
+            let (which, answer) = answers.recv().unwrap();
+            assert_eq!(answer.header("retry-after"), Some("1"), "{}", answer.text());
+            refused(&answer);
+            again.push(which);
+        }
+        for _ in 0..5 {
+            assert!(alice.open(&picture, "").body == photo());
+            assert_eq!(alice.open(&picture, "&image_type=2").status, 200);
+            assert!(server.download(&id, &[]).body == photo());
+            let thumbnail = server.download(&id, &[("thumbnail", "true")]);
+            assert_eq!(thumbnail.status, 200);
+            assert!(
+                alice
+                    .send("103", "bob", "a.mp4", &MP4)
+                    .contains("file_sign=")
+            );
+        }
+        assert_eq!(program.starts(), 1, "one at a time");
+        program.release();
+        for _ in 0..2 {
+            let (which, answer) = answers.recv().unwrap();
+            assert_eq!(answer.status, 200, "{which}: {}", answer.text());
+            assert!(answer.header("content-type") != Some("application/json;charset=UTF-8"));
+        }
+        for which in again {
+            let answer = ask(which);
+            assert_eq!(answer.status, 200, "a refusal is not remembered");
+            assert!(answer.body.starts_with(b"\xff"), "a JPEG or an MP3");
+        }
+    });
+    assert_eq!(program.starts(), 4);
+    program.await_end();
+}
+
+#[test]
+fn a_full_queue_is_a_503_in_lanyings_form_and_nobody_else_stands_in_it() {
+    let program = Program::held();
+    let server = TestServer::with(&program.toml(ONE_RUNS_ONE_WAITS));
+    let alice = server.lanying("alice");
+    let urls = [0; 4].map(|_| alice.send("103", "bob", "a.mp4", &MP4));
+    let ask = |which: usize| alice.open(&urls[which], "&image_type=3");
+    check(&server, &program, &ask, &|answer| {
+        assert_eq!(envelope(answer, 503)["code"], 503);
+    });
+}
+
+#[test]
+fn voices_and_covers_stand_in_one_queue() {
+    let program = Program::held();
+    let server = TestServer::with(&program.toml(ONE_RUNS_ONE_WAITS));
+    let alice = server.lanying("alice");
+    let calls = [
+        (alice.send("101", "bob", "a.amr", &AMR), "&format=mp3"),
+        (alice.send("103", "bob", "a.mp4", &MP4), "&image_type=3"),
+        (alice.send("201", "bob", "a.amr", &AMR), "&format=mp3"),
+        (alice.send("203", "bob", "a.mp4", &MP4), "&image_type=2"),
+    ];
+    let ask = |which: usize| alice.open(&calls[which].0, calls[which].1);
+    check(&server, &program, &ask, &|answer| {
+        let message = text(&envelope(answer, 503)["message"]);
+        assert_eq!(message, "try again in a moment");
+    });
+}
+
+#[test]
+fn a_full_queue_is_a_503_in_easemobs_form_and_nobody_else_stands_in_it() {
+    let program = Program::held();
+    let server = TestServer::with(&program.toml(ONE_RUNS_ONE_WAITS));
+    let ids = [0; 4].map(|_| server.store_file("a.mp4", "video/mp4", &MP4));
+    let ask = |which: usize| server.download(&ids[which], &[("thumbnail", "true")]);
+    check(&server, &program, &ask, &|answer| {
+        assert_error(answer, 503, "service_unavailable");
+    });
+}
+
+/// A client that half-closes still wants its answer, so that one that is gone is noticed when the answer is
+/// written (`server/connection.rs`): the run ends by itself or at its time-out, and what it made is kept.
+#[test]
+fn what_was_begun_for_a_client_that_is_gone_is_made_and_kept() {
+    let program = Program::held();
+    let server = TestServer::with(&program.toml(""));
+    let alice = server.lanying("alice");
+    let url = alice.send("103", "bob", "a.mp4", &MP4);
+    leave_when_started(&server, &program, &url);
+    program.release();
+    assert_first_frame(&alice.open(&url, "&image_type=3"), "for the next one");
+    assert_eq!(program.starts(), 1);
+}
+
+#[test]
+fn what_hangs_for_a_client_that_is_gone_is_killed_at_its_time_out() {
+    let program = Program::fake("sleep 1000 & : > child.$!; wait");
+    let server = TestServer::with(&program.toml("timeout_seconds = 2"));
+    let clock = Clock::system();
+    let url = server.lanying("alice").send("103", "bob", "a.mp4", &MP4);
+    let begun = clock.monotonic();
+    leave_when_started(&server, &program, &url);
+    program.await_end();
+    let lived = clock.monotonic() - begun;
+    assert_eq!(program.pids().len(), 2, "it has forked");
+    let bounds = Duration::from_secs(2)..Duration::from_secs(10);
+    assert!(bounds.contains(&lived), "{lived:?}");
+    assert!(
+        server.get(&format!("{BASE}/nothing"), &[]).status > 0,
+        "it goes on"
+    );
+}
+
+/// Asks for a cover, and breaks the connection when ffmpeg was started.
+fn leave_when_started(server: &TestServer, program: &Program, url: &str) {
+    let token = server.token("alice");
+    let headers = [("access-token", token.as_str()), ("app_id", APP_ID)];
+    let path = &url[url.find("/file/").unwrap()..];
+    let mut connection = server.connect();
+    let request = head("GET", &format!("{path}&image_type=3"), &headers, None);
+    connection.send(&request).unwrap();
+    program.await_starts(1);
+    drop(connection);
+}

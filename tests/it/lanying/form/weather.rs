@@ -1,0 +1,61 @@
+//! A rate that is over, a disk that is full, a store that fails.
+
+use chatfiles::error::Kind;
+use std::time::Duration;
+
+use super::{assert_nothing_stays, assert_stored, assert_xml, file, post, ticket};
+use crate::support::{Step, TestServer, faulty_server, lanying::ticket_form};
+
+#[test]
+fn over_the_rate_is_503_with_the_time_to_wait() {
+    let server = TestServer::with("limits.calls_per_second = 1\nlimits.calls_burst = 1");
+    let form = file(ticket_form(&ticket(&server)));
+    // On a slow machine the bucket may have filled again since the call before.
+    let refused = (0..20)
+        .map(|_| post(&server, &form))
+        .find(|answer| answer.status == 503)
+        .expect("a form over the rate");
+    assert_xml(&refused, 503, "QpsLimitExceeded");
+    assert_eq!(refused.header("retry-after"), Some("1"));
+}
+
+#[test]
+fn below_the_free_space_floor_is_507() {
+    let server = TestServer::with("store.free_space_min_bytes = 1152921504606846976");
+    let form = file(ticket_form(&ticket(&server)));
+    assert_xml(&post(&server, &form), 507, "InsufficientStorage");
+    assert_nothing_stays(&server);
+}
+
+#[test]
+fn a_store_that_fails_keeps_nothing_and_says_nothing_of_its_inside() {
+    let directory = tempfile::tempdir().unwrap();
+    let (server, faults) = faulty_server(directory.path());
+    let ticket = ticket(&server);
+    let bytes = vec![7; 400_000];
+    let form = ticket_form(&ticket).file("a.bin", "application/x-own", &bytes);
+    for step in [Step::Open, Step::Begin, Step::Write, Step::Commit] {
+        for (kind, status, code, retry_after) in [
+            (Kind::Internal, 500, "InternalError", None),
+            (Kind::StorageFull, 507, "InsufficientStorage", None),
+            (
+                Kind::Unavailable(Duration::from_millis(1500)),
+                503,
+                "ServiceUnavailable",
+                Some("2"),
+            ),
+        ] {
+            let before = faults.count(step);
+            faults.set(Some((step, kind)));
+            let answer = post(&server, &form);
+            assert_eq!(faults.count(step), before + 1, "{step:?}");
+            let message = assert_xml(&answer, status, code);
+            assert!(!message.contains("secret") && !message.contains("output"));
+            assert_eq!(answer.header("retry-after"), retry_after, "{step:?}");
+            assert_nothing_stays(&server);
+        }
+    }
+    faults.set(None);
+    let answer = post(&server, &form);
+    assert_stored(&server, &ticket, &answer, &bytes);
+}

@@ -1,0 +1,179 @@
+//! `chatfiles rm` of a file of this API: all its names go, and what was made of it, and what is in memory.
+
+use std::path::{Path, PathBuf};
+
+use chatfiles::time::MS_PER_DAY;
+
+use super::{
+    apps::{Stored, at_noon, id_of, object_of},
+    forward::{forward, names_of},
+};
+use crate::support::{
+    TestServer,
+    command::{run, stdout},
+    eventually, files_below,
+    lanying::{assert_code, envelope, file_sign},
+    photo,
+};
+
+/// A file with a name in three days and derivatives in each; returns its object and its links.
+fn forwarded(server: &TestServer) -> (String, Vec<String>) {
+    at_noon(server);
+    let mut signs = vec![Stored::at(server).sign];
+    for _ in 0..2 {
+        server.clock.advance(MS_PER_DAY);
+        let url = forward(&server.lanying("bob"), &signs[0], "carol", "1");
+        signs.push(file_sign(&url).to_owned());
+    }
+    let object = object_of(&signs[0]);
+    assert_eq!(names_of(server, &object).len(), 3);
+    for call in calls(&signs) {
+        assert_eq!(server.lanying("carol").get(&call).status, 200);
+    }
+    assert_eq!(derived_of(&server.store, &object).len(), 3);
+    (object, signs)
+}
+
+/// Originals and thumbnails, kept on disk and not.
+fn calls(signs: &[String]) -> Vec<String> {
+    let of = |sign: &String| {
+        ["", "&image_type=2", "&image_type=2&w=99"]
+            .map(|more| format!("download/chat?file_sign={sign}{more}"))
+    };
+    signs.iter().flat_map(of).collect()
+}
+
+fn derived_of(store: &Path, object: &str) -> Vec<PathBuf> {
+    let mut derived = files_below(&store.join("derived"));
+    derived.retain(|path| path.to_string_lossy().contains(id_of(object)));
+    derived
+}
+
+fn remove(store: &Path, name: &str) -> std::process::Output {
+    run(&["rm", name, "--store-path", store.to_str().unwrap()], "")
+}
+
+#[test]
+fn a_removed_file_is_gone_under_all_its_names_and_from_a_running_servers_memory() {
+    // By its id, by its object's name, and by the name that it has in a later day.
+    for by in ["id", "first day", "last day"] {
+        let server = TestServer::start();
+        let (object, signs) = forwarded(&server);
+        let (other, other_signs) = {
+            let Stored { sign, .. } = Stored::at(&server);
+            (object_of(&sign), vec![sign])
+        };
+        let name = match by {
+            "id" => id_of(&object).to_owned(),
+            "first day" => object.clone(),
+            _ => object_of(&signs[2]),
+        };
+        assert!(stdout(&remove(&server.store, &name)).contains(id_of(&object)));
+        let carol = server.lanying("carol");
+        for call in calls(&signs) {
+            assert_code(&carol.get(&call), 20022);
+        }
+        for sign in &signs {
+            assert_code(
+                &carol.get(&format!("upload/forward?to_id=dave&file_sign={sign}")),
+                20022,
+            );
+        }
+        let left = files_below(&server.store);
+        let is_left = |path: &&PathBuf| path.to_string_lossy().contains(id_of(&object));
+        assert_eq!(left.iter().find(is_left), None, "{by}");
+        // And nothing else.
+        assert_eq!(names_of(&server, &other).len(), 1);
+        for call in calls(&other_signs) {
+            assert_eq!(carol.get(&call).status, 200);
+        }
+        assert_eq!(
+            remove(&server.store, &name).status.code(),
+            Some(2),
+            "there is nothing left"
+        );
+    }
+}
+
+#[test]
+fn a_file_that_is_forwarded_into_new_days_meanwhile_is_removed_all_the_same() {
+    const DAYS_MAX: usize = 100;
+    for _ in 0..5 {
+        let server = TestServer::start();
+        at_noon(&server);
+        let Stored { sign, .. } = Stored::at(&server);
+        let object = object_of(&sign);
+        let signs = std::thread::scope(|scope| {
+            let forwarding = scope.spawn(|| {
+                let mut signs = vec![sign.clone()];
+                // Each link is made by the one before, until that leads nowhere. Not for ever on new days: a
+                // day that passes faster than they can be walked through is never caught up with.
+                loop {
+                    if signs.len() < DAYS_MAX {
+                        server.clock.advance(MS_PER_DAY);
+                    }
+                    let last = signs.last().unwrap();
+                    let call = format!("upload/forward?to_id=carol&file_sign={last}");
+                    let json = envelope(&server.lanying("bob").get(&call), 200);
+                    let Some(url) = json["data"].as_str() else {
+                        assert_eq!(json["code"], 20022);
+                        return signs;
+                    };
+                    signs.push(file_sign(url).to_owned());
+                }
+            });
+            eventually("some days have passed", || {
+                names_of(&server, &object).len() > 3
+            });
+            stdout(&remove(&server.store, &object));
+            forwarding.join().unwrap()
+        });
+        assert!(signs.len() > 3);
+        assert_eq!(names_of(&server, &object), Vec::<PathBuf>::new());
+        let carol = server.lanying("carol");
+        for sign in &signs {
+            assert_code(
+                &carol.get(&format!("download/chat?file_sign={sign}")),
+                20022,
+            );
+        }
+    }
+}
+
+#[test]
+fn a_file_is_removed_under_all_its_names_without_a_server_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut server = TestServer::in_directory(directory.path(), "");
+    let (object, signs) = forwarded(&server);
+    server.stop();
+    assert!(stdout(&remove(&server.store, &object_of(&signs[1]))).contains(id_of(&object)));
+    assert_eq!(names_of(&server, &object), Vec::<PathBuf>::new());
+    assert_eq!(derived_of(&server.store, &object), Vec::<PathBuf>::new());
+    assert_eq!(remove(&server.store, &object).status.code(), Some(2));
+    // The avatar is another file.
+    assert_eq!(server.files_in("objects").len(), 1);
+}
+
+#[test]
+fn an_avatar_is_removed_by_its_object_name() {
+    let server = TestServer::start();
+    let Stored { avatar, sign } = Stored::at(&server);
+    let alice = server.lanying("alice");
+    let call = format!("download/avatar?object_name={avatar}");
+    for more in ["", "&image_type=2"] {
+        assert_eq!(alice.get(&format!("{call}{more}")).status, 200);
+    }
+    stdout(&remove(&server.store, &avatar));
+    for more in ["", "&image_type=2"] {
+        assert_code(&alice.get(&format!("{call}{more}")), 20022);
+    }
+    assert!(alice.get(&format!("download/chat?file_sign={sign}")).body == photo());
+    for bad in [
+        "avatar.2026-01-01",
+        "avatar.2026-1-1.x",
+        "../keys",
+        "avatar",
+    ] {
+        assert_eq!(remove(&server.store, bad).status.code(), Some(2), "{bad}");
+    }
+}

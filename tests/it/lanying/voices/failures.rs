@@ -1,0 +1,148 @@
+//! Voices that are too long, or none, and an ffmpeg that cannot make them.
+
+use std::time::Duration;
+
+use chatfiles::time::Clock;
+
+use crate::support::{
+    TestServer,
+    lanying::assert_code,
+    media::{AMR, MP3, MP4, Program, assert_first_frame, probed, voice},
+};
+
+/// The header of a frame of nothing, which is all there is of it.
+const NO_DATA: u8 = 15 << 3 | 4;
+/// Bytes that one file may have.
+const LIMIT: usize = 10 << 20;
+
+fn amr(frame: &[u8], frames: usize) -> Vec<u8> {
+    [&b"#!AMR\n"[..], &frame.repeat(frames)].concat()
+}
+
+#[test]
+fn a_voice_that_plays_too_long_or_is_none_starts_no_ffmpeg() {
+    let program = Program::real();
+    let server = TestServer::with(&program.toml(""));
+    let alice = server.lanying("alice");
+    let clock = Clock::system();
+    // A frame at 4.75 kbit/s, over and over for four hours.
+    let mut frame = [0; 13];
+    frame[0] = 4;
+    let four_hours = amr(&frame, 4 * 3600 * 50);
+    let nothing = amr(&[NO_DATA], LIMIT - 6);
+    assert!(four_hours.len() <= LIMIT && nothing.len() == LIMIT);
+    let long = "the voice is longer than 600 seconds";
+    let broken = "this voice is not amr from its first byte to its last";
+    let empty = "this voice cannot be decoded";
+    for (bytes, text) in [
+        (four_hours, long),
+        (nothing, long),
+        (amr(&[NO_DATA], 600 * 50 + 1), long),
+        (amr(&[9 << 3 | 4], 100), broken),
+        ([&AMR[..], &[14 << 3; 40]].concat(), broken),
+        (amr(&[], 0), empty),
+        (AMR[..20].to_vec(), empty),
+    ] {
+        let url = alice.send("101", "bob", "a.amr", &bytes);
+        let begun = clock.monotonic();
+        let message = assert_code(&alice.open(&url, "&format=mp3"), 20022);
+        assert_eq!(message, text, "{} bytes", bytes.len());
+        assert!(clock.monotonic() - begun < Duration::from_secs(5));
+        for more in ["", "&format=amr"] {
+            assert!(alice.open(&url, more).body == bytes);
+        }
+    }
+    assert_eq!(program.starts(), 0);
+    let url = alice.send("101", "bob", "a.amr", &amr(&[NO_DATA], 600 * 50));
+    let answer = alice.open(&url, "&format=mp3");
+    let text = answer.text();
+    assert_eq!(answer.header("content-type"), Some("audio/mpeg"), "{text}");
+    assert_eq!(answer.body.len() / 1000, 600 * 4, "4 KB for a second");
+    assert_eq!(program.starts(), 1);
+}
+
+#[test]
+fn how_long_a_voice_may_play_is_a_setting() {
+    let server = TestServer::with("[media]\nvoice_seconds_max = 3");
+    let alice = server.lanying("alice");
+    let mp3 = |seconds: &str| voice("a.mp3", seconds, &["-ar", "16000", "-b:a", "32k"]);
+    let long = Some("the voice is longer than 3 seconds");
+    for (bytes, more, refused) in [
+        (amr(&[NO_DATA], 150), "&format=mp3", None),
+        (amr(&[NO_DATA], 151), "&format=mp3", long),
+        (AMR.clone(), "&format=mp3", long),
+        (mp3("2.9"), "&format=amr", None),
+        (MP3.clone(), "&format=amr", long),
+        // Longer than ffmpeg would be let to go on.
+        (mp3("2000"), "&format=amr", long),
+    ] {
+        let url = alice.send("101", "bob", "voice", &bytes);
+        let answer = alice.open(&url, more);
+        match refused {
+            None => {
+                let made = answer.header("content-disposition") == Some("inline");
+                assert!(made, "{more}: {}", answer.text());
+            }
+            Some(text) => assert_eq!(assert_code(&answer, 20022), text),
+        }
+        assert!(alice.open(&url, "").body == bytes);
+    }
+}
+
+#[test]
+fn an_ffmpeg_without_amr_says_what_to_install_and_does_all_else() {
+    let no_amr =
+        "this server has no encoder for amr: install ffmpeg with libavcodec-extra".to_owned();
+    let no_mp3 = "this server has no encoder for mp3: install ffmpeg with libmp3lame".to_owned();
+    let no_pictures = "this server's ffmpeg can make no pictures of videos".to_owned();
+    for (encoder, refused, text) in [
+        ("libopencore_amrnb", "&format=amr", no_amr),
+        ("libmp3lame", "&format=mp3", no_mp3),
+        ("mjpeg", "&image_type=3", no_pictures),
+    ] {
+        let program = Program::without(encoder);
+        let server = TestServer::with(&program.toml(""));
+        let alice = server.lanying("alice");
+        for (bytes, more) in [
+            (&MP3, "&format=amr"),
+            (&AMR, "&format=mp3"),
+            (&MP4, "&image_type=3"),
+        ] {
+            let url = alice.send("101", "bob", "file", bytes);
+            let answer = alice.open(&url, more);
+            if more == refused {
+                assert_eq!(assert_code(&answer, 20022), text);
+                assert!(alice.open(&url, "").body == **bytes);
+            } else if more == "&image_type=3" {
+                assert_first_frame(&answer, encoder);
+            } else {
+                let codec = probed(&answer.body)["codec_name"].clone();
+                let expected = ["amr_nb", "mp3"][usize::from(more == "&format=mp3")];
+                assert_eq!(codec, expected, "{encoder}");
+            }
+        }
+        assert_eq!(program.starts(), 2, "{encoder}");
+    }
+}
+
+#[test]
+fn a_voice_that_is_broken_is_told_so_and_comes_as_it_is() {
+    let server = TestServer::start();
+    let alice = server.lanying("alice");
+    for bytes in [
+        b"ID3\x04\0\0\0\0\0\0".to_vec(),
+        [b"ID3\x04\0\0\0\0\0\0", &[0; 4000][..]].concat(),
+        [&b"ID3\x04\0\0\0\0\0\0"[..], &MP4].concat(),
+    ] {
+        let url = alice.send("104", "bob", "a.mp3", &bytes);
+        let message = assert_code(&alice.open(&url, "&format=amr"), 20022);
+        assert_eq!(message, "this voice cannot be decoded");
+        assert!(alice.open(&url, "&format=mp3").body == bytes);
+    }
+    // Phones stop in the middle of a frame; what is there is heard.
+    let cut = &MP3[..MP3.len() - 100];
+    let url = alice.send("104", "bob", "a.mp3", cut);
+    assert_eq!(alice.open(&url, "&format=amr").status, 200);
+    let url = alice.send("101", "bob", "a.amr", &AMR[..AMR.len() - 7]);
+    assert_eq!(alice.open(&url, "&format=mp3").status, 200);
+}
