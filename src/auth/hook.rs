@@ -1,7 +1,7 @@
 //! The chat backend's own decision on who may do what: a tenant's hook, asked over HTTP.
 //!
 //! Only a clear yes lets anybody in: whatever goes wrong is [`Kind::Unavailable`]. This file bounds, shares
-//! and remembers; [`backend`] has the wire. Which calls are asked about, and with what, is the dialect's.
+//! and remembers; `backend.rs` has the wire. Which calls are asked about, and with what, is the dialect's.
 
 mod backend;
 
