@@ -41,7 +41,12 @@ pub fn hmac_sha256(key: &Secret, parts: &[&[u8]]) -> [u8; 32] {
 
 /// In lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    bytes
+        .iter()
+        .flat_map(|byte| [byte >> 4, byte & 15])
+        .map(|digit| char::from(DIGITS[usize::from(digit)]))
+        .collect()
 }
 
 /// Whether two byte strings are equal, in time that depends on the lengths alone.
@@ -67,6 +72,21 @@ impl<'de> serde::Deserialize<'de> for Secret {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// RFC 4231 §4.3, test case 2.
+    #[test]
+    fn hmac_is_the_one_of_the_rfc_however_the_text_is_parted() {
+        let key = Secret::new("Jefe");
+        for parts in [
+            &[&b"what do ya want for nothing?"[..]][..],
+            &[b"what do ya want ", b"", b"for nothing?"],
+        ] {
+            assert_eq!(
+                hex(&hmac_sha256(&key, parts)),
+                "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
+            );
+        }
+    }
 
     #[test]
     fn a_secret_is_not_shown() {

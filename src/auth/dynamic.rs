@@ -25,7 +25,7 @@ use sha2::{Digest, Sha256};
 use super::{Subject, TOKEN_BYTES_MAX, is_user_name, token::Verified};
 use crate::{
     error::{Error, Kind, Result},
-    secret::constant_time_eq,
+    secret::{constant_time_eq, hex},
     tenant::Tenant,
     time::Timestamp,
 };
@@ -154,10 +154,7 @@ fn signature(tenant: &Tenant, appkey: &str, user: &str, time: &str, ttl: &str) -
     ] {
         hash.update(part.as_bytes());
     }
-    hash.finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hex(&hash.finalize())
 }
 
 /// Whether the digits of time and ttl could also be the end of a longer user name, a believable time and a

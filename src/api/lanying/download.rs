@@ -45,11 +45,11 @@ struct View {
 pub(super) async fn chat(context: &Context<'_>) -> Result<Response<Body>> {
     let credential = context.credential()?;
     sdk_sign::check(context)?;
-    let link = Link::verify(context.lanying, &context.required("file_sign")?)?;
+    let file_sign = context.required("file_sign")?;
+    let link = Link::verify(context.lanying, &file_sign)?;
     let view = View::of(context)?;
-    let user = context.viewer(credential, &link.key.to_string())?;
+    let user = context.viewer(credential, link.key)?;
     check_rights(context, &link, &user).await?;
-    let file_sign = link.sign(context.lanying);
     let source = process::Source {
         key: link.key,
         owner: &link.from,
@@ -68,7 +68,7 @@ pub(super) async fn avatar(context: &Context<'_>) -> Result<Response<Body>> {
         .ok_or(Kind::ObjectNotFound)?;
     let view = View::of(context)?;
     // Avatars are for every user of the application.
-    context.viewer(credential, &object)?;
+    context.viewer(credential, key)?;
     let source = process::Source {
         key,
         owner: EVERYBODY,

@@ -27,7 +27,7 @@ use crate::{
     files::Scope,
     http::body::RequestBody,
     limit::Interface,
-    store::Dialect,
+    store::{Dialect, Key},
     tenant::{Lanying, Tenant},
 };
 
@@ -169,11 +169,11 @@ impl Context<'_> {
     }
 
     /// The user whom the credential lets see this object.
-    fn viewer(&self, credential: Credential, object: &str) -> Result<String> {
+    fn viewer(&self, credential: Credential, key: Key) -> Result<String> {
         match credential {
             Credential::User(user) => Ok(user),
             Credential::StoreToken { token, no_user } => {
-                let user = store_token::verify(self.lanying, &token, object, self.call.now);
+                let user = store_token::verify(self.lanying, &token, key, self.call.now);
                 user.map_err(|wrong| match no_user.kind() {
                     Kind::TokenMissing => wrong,
                     _ => no_user,

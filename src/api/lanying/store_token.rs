@@ -43,18 +43,13 @@ fn sign(lanying: &Lanying, key: Key, user: &str, end_secs: i64) -> String {
 ///
 /// # Errors
 /// `TokenInvalid` for one that is none of this tenant's, another object's, or over.
-pub(super) fn verify(
-    lanying: &Lanying,
-    token: &str,
-    object: &str,
-    now: Timestamp,
-) -> Result<String> {
-    read(lanying, token, object, now).ok_or_else(|| {
+pub(super) fn verify(lanying: &Lanying, token: &str, key: Key, now: Timestamp) -> Result<String> {
+    read(lanying, token, key, now).ok_or_else(|| {
         Error::new(Kind::TokenInvalid).public("store_token is invalid or has expired")
     })
 }
 
-fn read(lanying: &Lanying, token: &str, object: &str, now: Timestamp) -> Option<String> {
+fn read(lanying: &Lanying, token: &str, key: Key, now: Timestamp) -> Option<String> {
     if token.len() > TOKEN_BYTES_MAX {
         return None;
     }
@@ -64,7 +59,7 @@ fn read(lanying: &Lanying, token: &str, object: &str, now: Timestamp) -> Option<
     let &[bound_to, user, end] = &fields[..] else {
         return None;
     };
-    (bound_to == object && now.secs() < end.parse().ok()?).then(|| user.to_owned())
+    (bound_to == key.to_string() && now.secs() < end.parse().ok()?).then(|| user.to_owned())
 }
 
 fn signature(lanying: &Lanying, text: &str) -> String {

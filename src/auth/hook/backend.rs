@@ -8,12 +8,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hmac::{Hmac, KeyInit, Mac};
 use serde::Deserialize;
-use sha2::Sha256;
 use ureq::http::Uri;
 
-use crate::{secret::Secret, tenant::Hook, time::Clock};
+use crate::{
+    secret::{Secret, hex, hmac_sha256},
+    tenant::Hook,
+    time::Clock,
+};
 
 /// Bytes of an answer's body.
 const BODY_BYTES_MAX: u64 = 16 * 1024;
@@ -135,12 +137,11 @@ pub(super) fn host(url: &str) -> String {
 
 /// Hex HMAC-SHA256 over the timestamp, a dot and the body.
 fn sign(secret: &Secret, timestamp: i64, body: &str) -> String {
-    let mut mac = Hmac::<Sha256>::new_from_slice(secret.expose().as_bytes())
-        .expect("HMAC takes a key of any length");
-    mac.update(format!("{timestamp}.").as_bytes());
-    mac.update(body.as_bytes());
-    let signature = mac.finalize().into_bytes();
-    signature.iter().map(|byte| format!("{byte:02x}")).collect()
+    let timestamp = timestamp.to_string();
+    hex(&hmac_sha256(
+        secret,
+        &[timestamp.as_bytes(), b".", body.as_bytes()],
+    ))
 }
 
 /// Whether the connection ended before the head of an answer was whole.
