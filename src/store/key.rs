@@ -196,7 +196,7 @@ mod tests {
     fn whatever_is_no_version_7_uuid_is_no_id() {
         for text in [
             "",
-            "0c0f5f3a-e66b-11e3-8863-f1c202c2b3ae", // version 1, the seed's
+            "0c0f5f3a-e66b-11e3-8863-f1c202c2b3ae", // version 1, the vendor's
             "00000000-0000-0000-0000-000000000000",
             "ffffffff-ffff-ffff-ffff-ffffffffffff",
             "019aa000-0000-7000-c000-000000000000", // another variant

@@ -126,14 +126,25 @@ impl Layout {
         if linked.as_ref().is_err_and(must_copy) {
             linked = self.copy(instance, from, to);
         }
+        let is_new = linked.is_ok();
         match linked {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             result => result?,
         }
-        // Also where it was there before: whoever made it may not have synced it yet.
+        // The name that was linked may have been barred in this very moment, and a bar is no object.
+        if is_bar(to) {
+            remove_if_there(to)?;
+            return Ok(false);
+        }
+        // Also where it was there before: whoever made it may not have synced it yet. Where that fails, the name
+        // must not be found there by the next one, whose sync might not fail again.
         if self.is_durable() {
-            sync_dir(parent(to))?;
+            sync_dir(parent(to)).inspect_err(|_| {
+                if is_new {
+                    drop(remove_if_there(to));
+                }
+            })?;
         }
         Ok(true)
     }
@@ -203,6 +214,19 @@ impl Layout {
     fn rename_no_replace(&self, from: &Path, to: &Path) -> io::Result<()> {
         rename_no_replace(self.rename, from, to)
     }
+}
+
+/// Where a barred name points: nowhere.
+const BARRED: &str = "removed";
+
+/// Bars a name as long as its day is kept: nothing is renamed or linked over it, nothing opened through it.
+pub(super) fn bar(path: &Path) -> io::Result<()> {
+    std::os::unix::fs::symlink(BARRED, path)
+}
+
+/// Whether a name is barred.
+pub(super) fn is_bar(path: &Path) -> bool {
+    fs::read_link(path).is_ok_and(|target| target == Path::new(BARRED))
 }
 
 pub(super) fn rename_no_replace(by: RenameBy, from: &Path, to: &Path) -> io::Result<()> {
@@ -373,4 +397,45 @@ pub(super) fn remove_if_there(path: &Path) -> io::Result<bool> {
 pub(super) fn free_bytes(path: &Path) -> io::Result<u64> {
     let stat = rustix::fs::statvfs(path)?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::local::LocalStore;
+
+    /// What a file system does that has no more links to give, or none at all.
+    #[test]
+    fn where_there_are_no_links_the_second_name_is_a_whole_copy() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = Config {
+            path: directory.path().to_owned(),
+            free_space_min_bytes: 0,
+            ..Config::default()
+        };
+        let store = LocalStore::open(&config).unwrap();
+        let path = |name: &str| directory.path().join(OBJECTS).join(name);
+        let (from, to) = (path("from"), path("to"));
+        fs::write(&from, [7; 300_000]).unwrap();
+        store.layout.copy(&store.instance, &from, &to).unwrap();
+        assert!(fs::read(&to).unwrap() == [7; 300_000]);
+        fs::write(&from, "changed").unwrap();
+        assert_eq!(
+            fs::metadata(&to).unwrap().len(),
+            300_000,
+            "a file of its own"
+        );
+        // One that is there stays, and nothing is left of the attempt.
+        let again = store.layout.copy(&store.instance, &from, &to);
+        assert_eq!(again.unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::metadata(&to).unwrap().len(), 300_000);
+        let gone = store
+            .layout
+            .copy(&store.instance, &path("gone"), &path("x"));
+        assert_eq!(gone.unwrap_err().kind(), io::ErrorKind::NotFound);
+        let tmp = fs::read_dir(directory.path().join(TMP)).unwrap();
+        for instance in tmp {
+            assert_eq!(fs::read_dir(instance.unwrap().path()).unwrap().count(), 0);
+        }
+    }
 }

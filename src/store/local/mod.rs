@@ -127,6 +127,7 @@ pub fn open_object(root: &Path, key: Key) -> Result<Option<Object>> {
     match layout::open_read(&layout::object_path(root, key)) {
         Ok(file) => Object::from_file(file, key).map(Some),
         Err(error) if layout::is_absent(&error) => Ok(None),
+        Err(_) if layout::is_bar(&layout::object_path(root, key)) => Ok(None),
         Err(error) => Err(Error::internal(error)),
     }
 }
@@ -140,7 +141,8 @@ pub fn remove_object(root: &Path, key: Key) -> Result<bool> {
     // more after it: one that was being made meanwhile looks for its object only after it was kept.
     remove_derived(root, key)?;
     let path = layout::object_path(root, key);
-    let was_there = layout::remove_if_there(&path).map_err(Error::internal)?;
+    let was_there =
+        !layout::is_bar(&path) && layout::remove_if_there(&path).map_err(Error::internal)?;
     remove_derived(root, key)?;
     if was_there {
         layout::sync_dir(layout::parent(&path)).map_err(Error::internal)?;
@@ -148,7 +150,8 @@ pub fn remove_object(root: &Path, key: Key) -> Result<bool> {
     Ok(was_there)
 }
 
-/// Removes an object under every key it has, with all its derivatives. Blocking.
+/// Removes an object under every key it has, with all its derivatives, and bars the name that it was uploaded
+/// under: whoever still holds a ticket for it must not bring it back. Blocking.
 ///
 /// # Errors
 /// `Internal` where the disk refuses.
@@ -160,8 +163,12 @@ pub fn remove_everywhere(root: &Path, id: ObjectId) -> Result<bool> {
         for class in Class::ALL {
             for DayDirectory { day, .. } in days(root, class)? {
                 let key = Key { class, day, id };
-                let is_there = layout::object_path(root, key).try_exists();
-                found |= is_there.map_err(Error::internal)? && remove_object(root, key)?;
+                // Derivatives also where the object is gone: an earlier removal may have been cut short.
+                let removed = remove_object(root, key)?;
+                if removed && key == Key::of(class, id) {
+                    bar(root, key)?;
+                }
+                found |= removed;
             }
         }
         if !found {
@@ -169,6 +176,20 @@ pub fn remove_everywhere(root: &Path, id: ObjectId) -> Result<bool> {
         }
         was_there = true;
     }
+}
+
+/// Until it is barred: an upload under way may take the name in between.
+fn bar(root: &Path, key: Key) -> Result<()> {
+    let path = layout::object_path(root, key);
+    while let Err(error) = layout::bar(&path) {
+        if error.kind() != io::ErrorKind::AlreadyExists {
+            return Err(Error::internal(error));
+        }
+        if !remove_object(root, key)? {
+            return Ok(());
+        }
+    }
+    layout::sync_dir(layout::parent(&path)).map_err(Error::internal)
 }
 
 fn remove_derived(root: &Path, key: Key) -> Result<()> {

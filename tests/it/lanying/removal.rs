@@ -12,7 +12,7 @@ use crate::support::{
     TestServer,
     command::{run, stdout},
     eventually, files_below,
-    lanying::{assert_code, envelope, file_sign},
+    lanying::{APP_ID, assert_code, envelope, file_sign, ticket_form},
     photo,
 };
 
@@ -175,5 +175,42 @@ fn an_avatar_is_removed_by_its_object_name() {
         "avatar",
     ] {
         assert_eq!(remove(&server.store, bad).status.code(), Some(2), "{bad}");
+    }
+}
+
+#[test]
+fn a_ticket_brings_a_file_that_was_taken_down_not_back() {
+    for is_running in [true, false] {
+        let directory = tempfile::tempdir().unwrap();
+        let mut server = TestServer::in_directory(directory.path(), "");
+        let alice = server.lanying("alice");
+        let ticket = alice.ticket("102", "bob", "1");
+        let url = alice.store(&ticket, "a.jpg", &photo());
+        let object = object_of(file_sign(&url));
+        if is_running {
+            stdout(&remove(&server.store, &object));
+        } else {
+            server.stop();
+            stdout(&remove(&server.store, &object));
+            server = TestServer::in_directory(directory.path(), "");
+        }
+        let alice = server.lanying("alice");
+        for bytes in [photo(), b"something else".to_vec()] {
+            let form = ticket_form(&ticket).file("a.jpg", "image/jpeg", &bytes);
+            let answer = alice.post(&ticket, &form);
+            assert_eq!(answer.status, 409, "{}", answer.text());
+            assert!(answer.text().contains("FileAlreadyExists"));
+            assert_code(&alice.open(&url, ""), 20022);
+        }
+        // What bars the name is no object: nothing to verify, nothing to remove, nothing to forward.
+        let (count, bad) = chatfiles::store::local::scrub(&server.store).unwrap();
+        assert_eq!((count, bad.len()), (0, 0));
+        assert!(!remove(&server.store, &object).status.success());
+        server.clock.advance(MS_PER_DAY);
+        let sign = file_sign(&url);
+        let token = server.token("bob");
+        let headers = [("access-token", &*token), ("app_id", APP_ID)];
+        let path = format!("/file/upload/forward?to_id=carol&file_sign={sign}");
+        assert_code(&server.get(&path, &headers), 20022);
     }
 }

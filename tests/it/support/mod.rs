@@ -239,7 +239,8 @@ pub fn configuration(directory: &Path, toml: &str) -> Config {
     file.validate().expect("a test's configuration is valid")
 }
 
-/// Every file below a directory, as paths below it; empty where it does not exist.
+/// Every file below a directory, as paths below it; empty where it does not exist. What bars the name of a file
+/// that was taken down is none.
 pub fn files_below(root: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut waiting = vec![root.to_owned()];
@@ -251,7 +252,7 @@ pub fn files_below(root: &Path) -> Vec<PathBuf> {
             let path = entry.expect("a readable directory").path();
             if path.is_dir() {
                 waiting.push(path);
-            } else {
+            } else if std::fs::read_link(&path).ok() != Some("removed".into()) {
                 found.push(path.strip_prefix(root).expect("below the root").to_owned());
             }
         }
