@@ -27,8 +27,9 @@ use crate::{
     time::{Clock, MS_PER_DAY},
 };
 
-/// Threads for disk and decoding at the most; more would only wait for the disk.
-const BLOCKING_THREADS_MAX: usize = 128;
+/// Threads for the disk at the most; more would only wait for it. What else blocks (decoders, ffmpeg, hooks) has
+/// bounds of its own, and threads of its own over these: downloads never wait for it.
+const DISK_THREADS_MAX: usize = 128;
 /// What disk work and decoding have to end by themselves, after everything else has ended.
 const BLOCKING_GRACE: Duration = Duration::from_secs(5);
 /// A probe's whole time.
@@ -41,7 +42,7 @@ pub(super) fn serve(config: Config, file: Option<PathBuf>) -> Result<ExitCode> {
     let mut app = App::build(config.clone(), Clock::system())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
-        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .max_blocking_threads(blocking_threads_max(&config))
         .build()
         .map_err(Error::internal)?;
     runtime.block_on(async {
@@ -67,6 +68,13 @@ pub(super) fn serve(config: Config, file: Option<PathBuf>) -> Result<ExitCode> {
     runtime.shutdown_timeout(BLOCKING_GRACE);
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+fn blocking_threads_max(config: &Config) -> usize {
+    DISK_THREADS_MAX
+        + config.files.decode_threads
+        + config.files.ffmpeg.processes_max
+        + config.hook.in_flight_max
 }
 
 pub(super) fn token(config: &Config, args: &TokenArgs) -> Result<ExitCode> {

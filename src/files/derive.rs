@@ -5,14 +5,16 @@
 //! never changes; a failure is believed for `failure_memory`, so that a broken picture is not decoded at every
 //! request.
 
+mod memory;
+
 use std::{sync::Arc, time::Duration};
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use hyper::header::HeaderValue;
-use quick_cache::{Weighter, sync::Cache};
 use sha2::{Digest, Sha256};
 
+use self::memory::{Failures, Made};
 use super::{
     Config,
     ffmpeg::{Abilities, Ffmpeg},
@@ -26,14 +28,14 @@ use crate::{
         thumbnail::{self, MediaError},
         voice::VoiceFormat,
     },
-    store::{BoundingBox, BoxFuture, Derived, DerivedName, Key, ObjectId, Store},
-    time::{Clock, Timestamp},
+    store::{BoundingBox, BoxFuture, Derived, DerivedName, ObjectId, Store},
+    time::Clock,
 };
 
 /// An original of at most this many bytes is its own thumbnail (the contract's rule).
 const OWN_THUMBNAIL_BYTES_MAX: u64 = 10 * 1024;
-/// What an entry without a body weighs.
-const ENTRY_BYTES: u64 = 256;
+/// The longest wait for a place among the decoders.
+const WAIT_MAX: Duration = Duration::from_secs(10);
 /// The thumbnail that nobody needs to ask for.
 const USUAL: BoundingBox = BoundingBox {
     width: 170,
@@ -60,39 +62,13 @@ pub enum Derivative {
     Original,
 }
 
-#[derive(Clone)]
-enum Entry {
-    Found(Derivative),
-    Failed { error: Failure, until: Timestamp },
-}
-
-/// An error that is believed for a while.
-#[derive(Clone)]
-struct Failure {
-    kind: Kind,
-    text: Option<Arc<str>>,
-}
-
-#[derive(Clone)]
-struct Weight;
-
-impl Weighter<(Key, DerivedName), Entry> for Weight {
-    fn weight(&self, _: &(Key, DerivedName), entry: &Entry) -> u64 {
-        match entry {
-            Entry::Found(Derivative::Made(file)) => file.bytes.len() as u64 + ENTRY_BYTES,
-            Entry::Found(Derivative::Original) | Entry::Failed { .. } => ENTRY_BYTES,
-        }
-    }
-}
-
 pub(super) struct Derivatives {
     store: Arc<dyn Store>,
-    cache: Cache<(Key, DerivedName), Entry, Weight>,
+    made: Made,
+    failures: Failures,
     pool: Pool,
     ffmpeg: Ffmpeg,
     bounds: thumbnail::Bounds,
-    failure_memory: Duration,
-    clock: Clock,
 }
 
 /// The picture that a thumbnail is made of.
@@ -114,24 +90,20 @@ impl Picture {
 impl Derivatives {
     /// Asks ffmpeg what it can do: blocking, for some tenths of a second.
     pub(super) fn new(store: Arc<dyn Store>, config: &Config, clock: Clock) -> Self {
-        /// What a thumbnail of 170 × 170 takes, for the map's first size.
-        const TYPICAL_BYTES: u64 = 8 * 1024;
-        let estimate =
-            usize::try_from(config.derived_bytes_max / TYPICAL_BYTES).unwrap_or(usize::MAX);
         Self {
             store,
-            cache: Cache::with_weighter(estimate, config.derived_bytes_max, Weight),
+            made: memory::made(config.derived_bytes_max),
+            failures: Failures::new(config.failure_memory, clock),
             pool: Pool::new(
                 config.decode_threads,
                 config.decode_queue_max,
+                WAIT_MAX,
                 config.decode_bytes_max,
             ),
             ffmpeg: Ffmpeg::probe(&config.ffmpeg),
             bounds: thumbnail::Bounds {
                 pixels_max: config.decode_pixels_max,
             },
-            failure_memory: config.failure_memory,
-            clock,
         }
     }
 
@@ -152,29 +124,34 @@ impl Derivatives {
             _ => {}
         }
         let cache_key = (file.object.key, name);
-        loop {
-            // The error of whoever computes is not shared: the next waiter computes again.
-            let entry = self
-                .cache
-                .get_or_insert_async(&cache_key, self.find_or_make(file, name))
-                .await?;
-            match entry {
-                Entry::Found(derivative) => return Ok(derivative),
-                Entry::Failed { error, until } if self.clock.now() < until => {
-                    return Err(error.into());
-                }
-                Entry::Failed { .. } => {
-                    self.cache.remove(&cache_key);
-                }
-            }
-        }
+        // The error of whoever computes is not shared: the next waiter looks, and computes again.
+        self.made
+            .get_or_insert_async(&cache_key, self.find_or_make(file, name))
+            .await
     }
 
     pub(super) fn forget(&self, id: ObjectId) {
-        self.cache.retain(|(cached, _), _| cached.id != id);
+        self.made.retain(|(made, _), _| made.id != id);
+        self.failures.forget(id);
     }
 
-    async fn find_or_make(&self, file: &Arc<OpenFile>, name: DerivedName) -> Result<Entry> {
+    async fn find_or_make(&self, file: &Arc<OpenFile>, name: DerivedName) -> Result<Derivative> {
+        let key = file.object.key;
+        self.failures.check(key, name)?;
+        let found = self.find_or_make_now(file, name).await;
+        found.inspect_err(|error| {
+            // Of a video, what failed is its frame, and that is remembered by itself.
+            if !matches!(name, DerivedName::Thumbnail(_)) || is_image(file) {
+                self.failures.remember(key, name, error);
+            }
+        })
+    }
+
+    async fn find_or_make_now(
+        &self,
+        file: &Arc<OpenFile>,
+        name: DerivedName,
+    ) -> Result<Derivative> {
         let key = file.object.key;
         let is_thumbnail = matches!(name, DerivedName::Thumbnail(_));
         if is_thumbnail && is_image(file) && file.object.len() <= OWN_THUMBNAIL_BYTES_MAX {
@@ -184,7 +161,7 @@ impl Derivatives {
         // Disk is only the second cache: where it fails, the derivative is made again.
         if is_kept {
             match self.store.derived(key, name).await {
-                Ok(Some(derived)) => return Ok(Entry::made(derived)),
+                Ok(Some(derived)) => return Derivative::made(derived).await,
                 Ok(None) => {}
                 Err(error) => {
                     tracing::warn!(id = %key.id, %error, "a kept derivative could not be read");
@@ -193,12 +170,9 @@ impl Derivatives {
         }
         let made = match self.make(file, name).await {
             Ok(Some(made)) => made,
-            Ok(None) => return Ok(Entry::Found(Derivative::Original)),
-            Err(error) if matches!(error.kind(), Kind::NoThumbnail | Kind::NotConvertible) => {
-                return Ok(self.failed(key, error));
-            }
+            Ok(None) => return Ok(Derivative::Original),
             Err(error) if error.kind() == Kind::UnsupportedMediaType => {
-                return Ok(self.not_decoded(file, &error));
+                return not_decoded(file, error);
             }
             Err(error) => return Err(error),
         };
@@ -206,7 +180,7 @@ impl Derivatives {
         if is_kept && let Err(error) = self.store.put_derived(key, name, made.clone()).await {
             tracing::warn!(id = %key.id, %error, "a derivative could not be kept on disk");
         }
-        Ok(Entry::made(made))
+        Derivative::made(made).await
     }
 
     /// `None`: the original serves better.
@@ -294,7 +268,7 @@ impl Derivatives {
 
     /// An original so small that it is its own thumbnail, unless its header claims more pixels than the
     /// limit, or is in a coding that may claim any: a bomb has few bytes, and must not be handed to a phone.
-    async fn own(&self, file: &Arc<OpenFile>) -> Result<Entry> {
+    async fn own(&self, file: &Arc<OpenFile>) -> Result<Derivative> {
         let (bounds, moved) = (self.bounds, file.clone());
         let read = tokio::task::spawn_blocking(move || moved.object.read());
         let source = read
@@ -302,37 +276,21 @@ impl Derivatives {
             .map_err(Error::internal)?
             .map_err(Error::internal)?;
         match thumbnail::decode_cost_bytes(&source, &bounds) {
-            Err(error @ MediaError::TooManyPixels { .. }) => {
-                Ok(self.failed(file.object.key, media_error(error)))
-            }
-            Err(error @ MediaError::UnsupportedImage) => {
-                Ok(self.not_decoded(file, &media_error(error)))
-            }
-            _ => Ok(Entry::Found(Derivative::Original)),
+            Err(error @ MediaError::TooManyPixels { .. }) => Err(media_error(error)),
+            Err(error @ MediaError::UnsupportedImage) => not_decoded(file, media_error(error)),
+            _ => Ok(Derivative::Original),
         }
     }
+}
 
-    /// An image of a type that is not decoded here is answered with the original, as the vendor does. One of
-    /// a type that is, in a coding that is not (a lossless JPEG), may claim any size: it has no thumbnail.
-    fn not_decoded(&self, file: &OpenFile, error: &Error) -> Entry {
-        match file.kind {
-            Some(kind) if kind.is_decodable_image() => {
-                let error = Error::new(Kind::NoThumbnail).source(error.to_string());
-                self.failed(file.object.key, error)
-            }
-            _ => Entry::Found(Derivative::Original),
+/// An image of a type that is not decoded here is answered with the original, as the vendor does. One of
+/// a type that is, in a coding that is not (a lossless JPEG), may claim any size: it has no thumbnail.
+fn not_decoded(file: &OpenFile, error: Error) -> Result<Derivative> {
+    match file.kind {
+        Some(kind) if kind.is_decodable_image() => {
+            Err(Error::new(Kind::NoThumbnail).source(error.to_string()))
         }
-    }
-
-    fn failed(&self, key: Key, error: Error) -> Entry {
-        tracing::info!(id = %key.id, %error, "no derivative can be made");
-        Entry::Failed {
-            error: Failure {
-                kind: error.kind(),
-                text: error.public_text().map(Arc::from),
-            },
-            until: self.clock.now().plus(self.failure_memory),
-        }
+        _ => Ok(Derivative::Original),
     }
 }
 
@@ -355,19 +313,18 @@ fn is_kept(file: &OpenFile, name: DerivedName) -> bool {
     }
 }
 
-impl Entry {
-    fn made(derived: Derived) -> Self {
-        Self::Found(Derivative::Made(Arc::new(DerivedFile::new(derived))))
-    }
-}
-
-impl From<Failure> for Error {
-    fn from(failure: Failure) -> Self {
-        let error = Self::new(failure.kind);
-        match failure.text {
-            Some(text) => error.public(text.to_string()),
-            None => error,
-        }
+impl Derivative {
+    /// Hashes what is large off the reactor threads: at 1 GB/s, 64 KiB take as long as a thread hop or two.
+    async fn made(derived: Derived) -> Result<Self> {
+        const INLINE_BYTES_MAX: usize = 64 << 10;
+        let file = if derived.bytes.len() <= INLINE_BYTES_MAX {
+            DerivedFile::new(derived)
+        } else {
+            tokio::task::spawn_blocking(|| DerivedFile::new(derived))
+                .await
+                .map_err(Error::internal)?
+        };
+        Ok(Self::Made(Arc::new(file)))
     }
 }
 

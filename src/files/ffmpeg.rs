@@ -13,13 +13,13 @@ mod process;
 #[cfg(test)]
 mod tests;
 
-use std::{fs::File, os::unix::fs::FileExt, path::PathBuf, time::Duration};
+use std::{fs::File, io, os::unix::fs::FileExt, path::PathBuf, time::Duration};
 
 use self::{
     arguments::Conversion,
     process::{Failure, Limits},
 };
-use super::pool::Pool;
+use super::pool::{Pool, RETRY_AFTER};
 use crate::{
     error::{Error, Kind, Result},
     media::{
@@ -35,6 +35,10 @@ use crate::{
 const OUTPUT_BYTES_MAX: u64 = 16 << 20;
 /// What an encoder may add to a voice by filling up its frames, in milliseconds.
 const PADDING_MS_MAX: u64 = 500;
+
+/// A call waits for its run for a third of the run's own time at the most: by default 5 s and 15 s, since clients
+/// wait for 20 s.
+const WAIT_SHARE: u32 = 3;
 
 const OFF: &str = "this server has no ffmpeg: covers of videos and voices in other formats need it";
 const NO_FRAMES: &str = "this server's ffmpeg can make no pictures of videos";
@@ -110,7 +114,12 @@ impl Ffmpeg {
             program,
             abilities,
             // Memory is bounded for each process, and not by the pool.
-            pool: Pool::new(config.processes_max, config.queue_max, 0),
+            pool: Pool::new(
+                config.processes_max,
+                config.queue_max,
+                config.timeout / WAIT_SHARE,
+                0,
+            ),
             limits: Limits {
                 timeout: config.timeout,
                 memory_bytes_max: config.memory_bytes_max,
@@ -261,7 +270,14 @@ impl Ffmpeg {
 fn failed(kind: Kind, undecodable: &'static str, failure: Failure) -> Error {
     let error = Error::new(kind);
     let error = match &failure {
-        Failure::Start(_) => error.public("ffmpeg cannot be started on this server"),
+        Failure::Start(cause) if is_lasting(cause) => {
+            error.public("ffmpeg cannot be started on this server")
+        }
+        // The machine has run out of something: not the file's fault, and not for long.
+        Failure::Start(_) | Failure::Pipe(_) => {
+            tracing::error!(%failure, "ffmpeg could not be run");
+            Error::new(Kind::Unavailable(RETRY_AFTER))
+        }
         Failure::TimedOut(after) => error.public(format!(
             "ffmpeg took longer than {} seconds",
             after.as_secs_f64()
@@ -269,7 +285,15 @@ fn failed(kind: Kind, undecodable: &'static str, failure: Failure) -> Error {
         Failure::TooMuchOutput(bytes) => {
             error.public(format!("ffmpeg wrote more than {bytes} bytes"))
         }
-        Failure::Failed { .. } | Failure::Pipe(_) => error.public(undecodable),
+        Failure::Failed { .. } => error.public(undecodable),
     };
     error.source(failure)
+}
+
+/// The program is gone, or not one that we may start.
+fn is_lasting(cause: &io::Error) -> bool {
+    matches!(
+        cause.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
+    )
 }

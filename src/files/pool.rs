@@ -17,7 +17,7 @@ use crate::error::{Error, Kind, Result};
 /// Memory is counted in units of this many bytes.
 const MEMORY_UNIT_BYTES: u64 = 1 << 20;
 /// When a client that found the queue full may come again.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
+pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
 const NEVER_CLOSED: &str = "the semaphores of the pool are never closed";
 
 pub(super) struct Pool {
@@ -26,6 +26,8 @@ pub(super) struct Pool {
     memory_units: u32,
     waiting: AtomicUsize,
     waiting_max: usize,
+    /// The longest wait for a place; whoever waited for so long is refused as if the queue were full.
+    wait_max: Duration,
 }
 
 /// Tells a computation that nobody waits for it any more.
@@ -57,7 +59,12 @@ impl Drop for Waiting<'_> {
 }
 
 impl Pool {
-    pub(super) fn new(threads: usize, waiting_max: usize, bytes_max: u64) -> Self {
+    pub(super) fn new(
+        threads: usize,
+        waiting_max: usize,
+        wait_max: Duration,
+        bytes_max: u64,
+    ) -> Self {
         let memory_units = u32::try_from(bytes_max.div_ceil(MEMORY_UNIT_BYTES))
             .unwrap_or(u32::MAX >> 4)
             .max(1);
@@ -67,26 +74,30 @@ impl Pool {
             memory_units,
             waiting: AtomicUsize::new(0),
             waiting_max,
+            wait_max,
         }
     }
 
     /// Waits for a place among those that run; it is held until the permit is dropped.
     ///
     /// # Errors
-    /// `Unavailable` when the queue is full.
+    /// `Unavailable` when the queue is full, or moves too slowly.
     ///
     /// # Cancel safety
     /// Dropping the future gives up the place in the queue.
     pub(super) async fn enter(&self) -> Result<OwnedSemaphorePermit> {
         let _waiting = self.enqueue()?;
-        let permit = self.running.clone().acquire_owned().await;
-        Ok(permit.expect(NEVER_CLOSED))
+        let permit = self.running.clone().acquire_owned();
+        match tokio::time::timeout(self.wait_max, permit).await {
+            Ok(permit) => Ok(permit.expect(NEVER_CLOSED)),
+            Err(_) => Err(Error::from(Kind::Unavailable(RETRY_AFTER)).source("no place in time")),
+        }
     }
 
     /// Runs `prepare`, which tells what memory the work needs, then `work`, both on blocking threads.
     ///
     /// # Errors
-    /// `Unavailable` when the queue is full; whatever the two return.
+    /// As [`Pool::enter`]; whatever the two return.
     ///
     /// # Cancel safety
     /// Dropping the future cancels the work where it next looks; until then it keeps its place.

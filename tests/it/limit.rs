@@ -130,7 +130,7 @@ fn thirty_calls_pass_back_to_back_and_the_thirty_first_does_not_on_each_interfac
         "/tests/data/images/baseline.jpg"
     );
     let picture = std::fs::read(picture).unwrap();
-    // At one call a second the 31st is refused unless the burst took a second; at 30 it is the seed's.
+    // At one call a second the 31st is refused unless the burst took a second; at 30 it is the vendor's.
     for (per_second, calls) in [(1, 31), (30, 150)] {
         let server = TestServer::with(&format!("[limits]\ncalls_per_second = {per_second}"));
         let mut connection = server.connect();
@@ -212,6 +212,11 @@ fn each_interface_and_each_app_has_a_bucket_of_its_own() {
             true,
         ),
         (thumbnail.clone(), get(&format!("{file}?vframe=true")), true),
+        (
+            thumbnail.clone(),
+            call("GET", &file, &[("Accept", "audio/mp3")], b""),
+            true,
+        ),
         (get(&file), uploads.clone(), false),
         (uploads.clone(), get(&file), false),
         (uploads.clone(), thumbnail, false),

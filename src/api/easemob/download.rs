@@ -48,9 +48,16 @@ pub(super) async fn download(context: &Context<'_>, id: &str) -> Result<Response
     let content = if wants_thumbnail(call) {
         let made = files.thumbnail(&file, None).await?;
         Content::of(made, file)
-    } else if wants_mp3(call) && matches!(file.kind, Some(Sniffed::AmrNb | Sniffed::AmrWb)) {
-        let made = files.voice(&file, VoiceFormat::Mp3).await?;
-        Content::of(made, file)
+    } else if let Some(wish) = mp3_wish(call)
+        && matches!(file.kind, Some(Sniffed::AmrNb | Sniffed::AmrWb))
+    {
+        match files.voice(&file, VoiceFormat::Mp3).await {
+            // It said that anything else will do, too.
+            Err(error) if error.kind() == Kind::NotConvertible && wish == Mp3Wish::Rather => {
+                Content::Original(file)
+            }
+            made => Content::of(made?, file),
+        }
     } else {
         Content::Original(file)
     };
@@ -58,12 +65,23 @@ pub(super) async fn download(context: &Context<'_>, id: &str) -> Result<Response
     deliver(call, &content, expires, VARY)
 }
 
+/// How much a client wants MP3.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mp3Wish {
+    /// Nothing else will do.
+    Only,
+    /// Rather than what there is, which will do.
+    Rather,
+}
+
 /// `Accept: audio/mp3`, the vendor's name for `audio/mpeg`. Others say nothing: SDKs send `*/*` or what they
 /// like for any file.
-fn wants_mp3(call: &Call<'_>) -> bool {
-    let accepted = call.headers.get_all(header::ACCEPT).iter();
-    let mut types = accepted.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
-    types.any(|range| {
+pub(super) fn mp3_wish(call: &Call<'_>) -> Option<Mp3Wish> {
+    let types = || {
+        let accepted = call.headers.get_all(header::ACCEPT).iter();
+        accepted.flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
+    };
+    let is_any = |names: &[&[u8]], range: &[u8]| {
         let mut fields = range.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
         let essence = fields.next().unwrap_or_default();
         // RFC 9110 §12.4.2: a weight of 0 is "not acceptable".
@@ -72,11 +90,22 @@ fn wants_mp3(call: &Call<'_>) -> bool {
                 .strip_prefix(b"q=")
                 .is_some_and(|weight| weight.iter().all(|byte| matches!(byte, b'0' | b'.')))
         };
-        [&b"audio/mp3"[..], b"audio/mpeg"]
-            .iter()
-            .any(|mp3| essence.eq_ignore_ascii_case(mp3))
-            && !fields.any(is_refused)
-    })
+        names.iter().any(|name| essence.eq_ignore_ascii_case(name)) && !fields.any(is_refused)
+    };
+    if !types().any(|range| is_any(&[b"audio/mp3", b"audio/mpeg"], range)) {
+        return None;
+    }
+    let stored: [&[u8]; 5] = [
+        b"*/*",
+        b"audio/*",
+        b"audio/amr",
+        b"audio/amr-wb",
+        b"application/octet-stream",
+    ];
+    match types().any(|range| is_any(&stored, range)) {
+        true => Some(Mp3Wish::Rather),
+        false => Some(Mp3Wish::Only),
+    }
 }
 
 /// `thumbnail: true`, `?thumbnail=true`, and `?vframe=true`, a video's first frame.

@@ -285,9 +285,14 @@ const LIMIT_TEXT: &str = "This request has reached api limit";
 /// Renders any error of this API, and of every path that belongs to none.
 pub fn error(api: &Api, call: &Call<'_>, error: &Error) -> Response<Body> {
     let face = face(error.kind(), api.config.limit_status_429);
+    let description = match error.kind() {
+        // Clients know the vendor's text; why there is none stands in the log.
+        Kind::NoThumbnail => face.description,
+        _ => error.public_text().unwrap_or(face.description),
+    };
     let answer = json!({
         "error": face.error,
-        "error_description": error.public_text().unwrap_or(face.description),
+        "error_description": description,
         "exception": face.exception,
         "timestamp": call.now.ms(),
         "duration": duration_ms(api, call),

@@ -35,7 +35,7 @@ use tokio::{
 };
 
 /// What is kept of standard error, in bytes; the rest is read and forgotten.
-const LOG_BYTES_MAX: usize = 4096;
+const LOG_BYTES_MAX: usize = 512;
 /// Descriptors that the program may have open. ffmpeg needs its three, the input and a library at a time.
 const OPEN_FILES_MAX: u64 = 32;
 /// Of our environment, what a program is started with: where a wrapper finds its programs, and a private build

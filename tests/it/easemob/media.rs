@@ -185,3 +185,25 @@ fn a_hundred_that_accept_mp3_at_once_start_ffmpeg_once() {
     assert_eq!(answers[0].header("content-type"), Some("audio/mpeg"));
     assert_eq!((answers.len(), program.starts()), (100, 1));
 }
+
+#[test]
+fn whoever_takes_the_stored_voice_as_well_gets_it_where_there_is_no_mp3() {
+    let program = Program::fake("exit 1");
+    let server = TestServer::with(&program.toml(""));
+    let id = server.store_file("a.amr", "audio/amr", &AMR);
+    for (accept, takes_it) in [
+        ("audio/mp3", false),
+        ("audio/mp3, */*;q=0", false),
+        ("audio/mp3, image/*", false),
+        ("audio/mp3, */*;q=0.1", true),
+        ("audio/amr;q=0.5,audio/mp3", true),
+        ("audio/*, audio/mpeg", true),
+    ] {
+        let answer = server.download(&id, &[("Accept", accept)]);
+        if takes_it {
+            assert!(answer.body == AMR[..], "{accept}: {}", answer.text());
+        } else {
+            assert_error(&answer, 404, "entity_not_found");
+        }
+    }
+}

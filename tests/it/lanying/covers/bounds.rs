@@ -6,12 +6,12 @@ use chatfiles::time::Clock;
 
 use crate::support::{
     Answer, BASE, TestServer, assert_error, head,
-    lanying::{APP_ID, envelope, text},
+    lanying::{APP_ID, assert_code, envelope, text},
     media::{AMR, MP4, Program, assert_first_frame},
     photo,
 };
 
-const ONE_RUNS_ONE_WAITS: &str = "processes_max = 1\nqueue_max = 1";
+const ONE_RUNS_ONE_WAITS: &str = "processes_max = 1\nqueue_max = 1\ntimeout_seconds = 60";
 
 /// Runs four calls for something that ffmpeg makes: one runs, one waits, two are refused and looked at; then
 /// all else is served; then what was refused is asked for again.
@@ -83,6 +83,32 @@ fn a_full_queue_is_a_503_in_lanyings_form_and_nobody_else_stands_in_it() {
     check(&server, &program, &ask, &|answer| {
         assert_eq!(envelope(answer, 503)["code"], 503);
     });
+}
+
+#[test]
+fn nobody_waits_for_a_run_for_longer_than_a_third_of_its_time() {
+    let program = Program::held();
+    let server = TestServer::with(&program.toml("processes_max = 1\ntimeout_seconds = 3"));
+    let alice = server.lanying("alice");
+    let urls = [0; 4].map(|_| alice.send("103", "bob", "a.mp4", &MP4));
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| alice.open(&urls[0], "&image_type=3"));
+        program.await_starts(1);
+        let others: Vec<_> = urls[1..]
+            .iter()
+            .map(|url| scope.spawn(|| alice.open(url, "&image_type=3")))
+            .collect();
+        for other in others {
+            let answer = other.join().unwrap();
+            assert_eq!(envelope(&answer, 503)["code"], 503);
+            assert_eq!(answer.header("retry-after"), Some("1"));
+        }
+        // It had its whole time, and was the only one that ran.
+        let message = assert_code(&first.join().unwrap(), 20022);
+        assert!(message.contains("longer than 3 seconds"), "{message}");
+    });
+    assert_eq!(program.starts(), 1);
+    program.await_end();
 }
 
 #[test]

@@ -46,7 +46,7 @@ fn check(about: &str, server: &TestServer, cover_text: &str, voice_text: &str) {
         assert!(took < BOUND, "{about}{more}: {took:?}");
     }
     for (id, header, text) in [
-        (&id, ("thumbnail", "true"), cover_text),
+        (&id, ("thumbnail", "true"), "no thumbnail for this file"),
         (&voice_id, ("Accept", "audio/mp3"), voice_text),
     ] {
         let answer = assert_error(&server.download(id, &[header]), 404, "entity_not_found");
