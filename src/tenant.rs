@@ -13,7 +13,7 @@ use crate::{secret::Secret, time::Timestamp};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DownloadAuth {
-    /// A valid token always, and the secret where the file is restricted (the seed).
+    /// A valid token always, and the secret where the file is restricted (the vendor's document).
     #[default]
     Token,
     /// The secret alone opens a restricted file; an unrestricted one opens by its id.
@@ -111,7 +111,7 @@ pub struct Tenant {
     pub client_secret: Secret,
     /// What a download needs.
     pub download_auth: DownloadAuth,
-    /// Bare presence of `restrict-access` restricts, as the seed has it; else `false` does not.
+    /// Bare presence of `restrict-access` restricts, as the oldest document has it; else `false` does not.
     pub strict_restrict_access: bool,
     /// Who decides beside the signatures; `None` = they alone.
     pub hook: Option<Hook>,

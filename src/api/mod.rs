@@ -43,7 +43,7 @@ pub struct Api {
 pub struct Config {
     /// Scheme and host as clients see them, without a trailing slash; else from the request's `Host`.
     pub public_url: Option<String>,
-    /// A call over the rate is answered 429 and not the seed's 503.
+    /// A call over the rate is answered 429 and not the vendor's 503.
     pub limit_status_429: bool,
 }
 

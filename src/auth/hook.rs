@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use dashmap::DashMap;
 use quick_cache::{Weighter, sync::Cache};
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -42,7 +43,8 @@ pub struct Config {
     pub cache: Duration,
     /// Answers kept; 512 bytes each at the most, so 32 MiB by default.
     pub cache_entries_max: usize,
-    /// Questions on their way at once, over all tenants; a blocking thread and a connection each.
+    /// Questions on their way at once, over all tenants; a blocking thread and a connection each. One tenant has
+    /// half of them at the most: a backend that hangs leaves the others theirs.
     pub in_flight_max: usize,
     /// Questions that wait for one of those places; one more is refused at once. Callers who wait for another's
     /// answer to the same question are not counted: they hold nothing but their own connection.
@@ -55,7 +57,7 @@ impl Default for Config {
             timeout: Duration::from_secs(3),
             cache: Duration::from_secs(10),
             cache_entries_max: 65_536,
-            in_flight_max: 16,
+            in_flight_max: 32,
             waiting_max: 256,
         }
     }
@@ -162,6 +164,8 @@ pub struct Hooks {
     backend: Backend,
     answers: Cache<Key, Entry, Weight>,
     in_flight: Arc<Semaphore>,
+    /// By tenant, its share of `in_flight`; as many as there are tenants with hooks that were asked.
+    shares: DashMap<u32, Arc<Semaphore>>,
     /// Questions that wait for a permit of `in_flight`: at most `waiting_max`.
     waiting: AtomicUsize,
 }
@@ -177,6 +181,7 @@ impl Hooks {
             backend: Backend::new(config.in_flight_max, clock.clone()),
             answers: Cache::with_weighter(entries_max, entries_max as u64, Weight),
             in_flight: Arc::new(Semaphore::new(config.in_flight_max)),
+            shares: DashMap::new(),
             waiting: AtomicUsize::new(0),
             config,
             clock,
@@ -251,7 +256,7 @@ impl Hooks {
         deadline: Instant,
     ) -> Result<Verdict> {
         let body = body(tenant, question);
-        let permit = self.permit(hook).await?;
+        let permit = self.permit(tenant, hook).await?;
         let (backend, moved) = (self.backend.clone(), hook.clone());
         let exchange = tokio::task::spawn_blocking(move || {
             let _permit = permit;
@@ -269,16 +274,22 @@ impl Hooks {
         }
     }
 
-    async fn permit(&self, hook: &Hook) -> Result<OwnedSemaphorePermit> {
-        let in_flight = self.in_flight.clone();
+    /// Of the tenant's share first, so that nobody waits among the others who could not go on anyway.
+    async fn permit(&self, tenant: &Tenant, hook: &Hook) -> Result<[OwnedSemaphorePermit; 2]> {
+        let half = self.config.in_flight_max.div_ceil(2);
+        let share = self.shares.entry(tenant.index);
+        let share = share.or_insert_with(|| Arc::new(Semaphore::new(half)));
+        let both = [share.value().clone(), self.in_flight.clone()];
+        drop(share);
         // Semaphores are fair: where anybody waits, this finds none.
-        if let Ok(permit) = in_flight.clone().try_acquire_owned() {
-            return Ok(permit);
+        if let [Ok(own), Ok(permit)] = both.clone().map(Semaphore::try_acquire_owned) {
+            return Ok([own, permit]);
         }
         let _place = Place::take(&self.waiting, self.config.waiting_max)
             .ok_or_else(|| unavailable(hook, "too many questions wait"))?;
-        let permit = in_flight.acquire_owned().await;
-        Ok(permit.expect("the semaphore is never closed"))
+        let [own, in_flight] = both.map(Semaphore::acquire_owned);
+        let closed = "the semaphores are never closed";
+        Ok([own.await.expect(closed), in_flight.await.expect(closed)])
     }
 }
 

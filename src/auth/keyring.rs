@@ -273,12 +273,12 @@ pub fn rotate(dir: &Path, now: Timestamp, overlap: Duration) -> Result<String> {
 ///
 /// # Errors
 /// [`Kind::Internal`](crate::error::Kind::Internal), its cause naming the file: it cannot be made or read,
-/// can be read by group or others, or is empty; or `name` is not 1 to 128 of letters, digits, `.`, `_` and
+/// can be read by group or others, or is empty; or `name` is not 1 to 192 of letters, digits, `.`, `_`, `@` and
 /// `-`, the first no `.`.
 pub fn load_or_create_secret(dir: &Path, name: &str) -> Result<Secret> {
     let path = dir.join(name);
-    let plain = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-');
-    if !(1..=128).contains(&name.len()) || name.starts_with('.') || !name.bytes().all(plain) {
+    let plain = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'@' | b'-');
+    if !(1..=192).contains(&name.len()) || name.starts_with('.') || !name.bytes().all(plain) {
         return Err(fault(&path, "not a name for a secret's file"));
     }
     file::create_dir(dir)?;

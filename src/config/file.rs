@@ -95,7 +95,7 @@ pub struct LimitsSection {
     pub status: Option<u16>,
 }
 
-/// `[retention]` and `[tenant.retention]`
+/// `[retention]`; a tenant's own stand among its other keys
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[allow(

@@ -107,7 +107,7 @@ impl Moment {
 }
 
 impl TenantConfig {
-    /// The tenant of the seed: what is served where nothing is configured.
+    /// The default tenant: what is served where nothing is configured.
     pub fn demo() -> Self {
         Self {
             org: "easemob-demo".into(),
@@ -182,19 +182,18 @@ impl TenantConfig {
 
 fn tenant(config: &TenantConfig, defaults: &Limits, keys: &Path) -> Result<Tenant> {
     let (tokens_not_before, users_not_before) = config.moments()?;
+    // A name may hold dots: `a.b/c` and `a/b.c` must not share what a link or a policy is signed with.
+    let of_app = |name: &str| format!("{name}.{}@{}", config.org, config.app);
     let secret = |name: &str, configured: &Option<Secret>| match configured {
         Some(secret) => Ok(secret.clone()),
-        None => {
-            let file = format!("{name}.{}.{}", config.org, config.app);
-            keyring::load_or_create_secret(keys, &file)
-        }
+        None => keyring::load_or_create_secret(keys, name),
     };
     let lanying = match &config.app_id {
         None => None,
         Some(app_id) => Some(Lanying {
             app_id: app_id.clone(),
-            link_key: secret("link-key", &config.link_key)?,
-            upload_key: secret("upload-key", &config.upload_key)?,
+            link_key: secret(&of_app("link-key"), &config.link_key)?,
+            upload_key: secret(&of_app("upload-key"), &config.upload_key)?,
             sdk_sign_key: config.sdk_sign_key.clone(),
             strict_recipients: config.strict_recipients,
             processing: Processing {
@@ -203,7 +202,8 @@ fn tenant(config: &TenantConfig, defaults: &Limits, keys: &Path) -> Result<Tenan
             },
         }),
     };
-    let client_secret = secret("client-secret", &config.client_secret)?;
+    let file = format!("client-secret.{}.{}", config.org, config.app);
+    let client_secret = secret(&file, &config.client_secret)?;
     Ok(Tenant {
         // Set by the table.
         index: 0,

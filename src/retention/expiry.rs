@@ -1,4 +1,4 @@
-//! Expiry is counted from the creation date alone, so a file needs no record of it and a change of the
+//! Expiry is counted from what a key says, creation or the day of forwarding, so a file needs no record of it and a change of the
 //! setting holds for every file at once.
 
 use crate::{

@@ -5,7 +5,9 @@ use hyper::{Response, header::HeaderValue};
 use super::{
     Context,
     link::{Link, ToType},
-    process, sdk_sign, wire,
+    process, sdk_sign,
+    store_token::Viewer,
+    wire,
 };
 use crate::{
     api::{
@@ -23,8 +25,6 @@ use crate::{
 
 /// The request headers that say who may have the body; what it is stands in the query.
 const VARY: HeaderValue = HeaderValue::from_static("access-token, app_id, user_id");
-/// On whose behalf avatars are fetched by others: nobody's in particular, so that all get the same URL.
-const EVERYBODY: &str = "everybody";
 /// Each side of a thumbnail at the most.
 const SIDE_MAX: u16 = 2048;
 
@@ -44,15 +44,15 @@ struct View {
 
 pub(super) async fn chat(context: &Context<'_>) -> Result<Response<Body>> {
     let credential = context.credential()?;
-    sdk_sign::check(context)?;
     let file_sign = context.required("file_sign")?;
     let link = Link::verify(context.lanying, &file_sign)?;
     let view = View::of(context)?;
-    let user = context.viewer(credential, link.key)?;
-    check_rights(context, &link, &user).await?;
+    if let Viewer::User(user) = context.viewer(credential, link.key)? {
+        sdk_sign::check(context)?;
+        check_rights(context, &link, &user).await?;
+    }
     let source = process::Source {
         key: link.key,
-        owner: &link.from,
         path: "/file/download/chat",
         parameter: ("file_sign", &file_sign),
     };
@@ -61,17 +61,17 @@ pub(super) async fn chat(context: &Context<'_>) -> Result<Response<Body>> {
 
 pub(super) async fn avatar(context: &Context<'_>) -> Result<Response<Body>> {
     let credential = context.credential()?;
-    sdk_sign::check(context)?;
     let object = context.required("object_name")?;
     let key = Key::parse(&object)
         .filter(|key| key.class == Class::Avatar)
         .ok_or(Kind::ObjectNotFound)?;
     let view = View::of(context)?;
     // Avatars are for every user of the application.
-    context.viewer(credential, key)?;
+    if let Viewer::User(_) = context.viewer(credential, key)? {
+        sdk_sign::check(context)?;
+    }
     let source = process::Source {
         key,
-        owner: EVERYBODY,
         path: "/file/download/avatar",
         parameter: ("object_name", &object),
     };

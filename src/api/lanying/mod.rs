@@ -20,6 +20,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use hyper::Response;
 
+use self::store_token::Viewer;
 use super::{Api, Call, body::Body};
 use crate::{
     auth::Subject,
@@ -168,13 +169,13 @@ impl Context<'_> {
         }
     }
 
-    /// The user whom the credential lets see this object.
-    fn viewer(&self, credential: Credential, key: Key) -> Result<String> {
+    /// Whom the credential lets see this object.
+    fn viewer(&self, credential: Credential, key: Key) -> Result<Viewer> {
         match credential {
-            Credential::User(user) => Ok(user),
+            Credential::User(user) => Ok(Viewer::User(user)),
             Credential::StoreToken { token, no_user } => {
-                let user = store_token::verify(self.lanying, &token, key, self.call.now);
-                user.map_err(|wrong| match no_user.kind() {
+                let viewer = store_token::verify(self.lanying, &token, key, self.call.now);
+                viewer.map_err(|wrong| match no_user.kind() {
                     Kind::TokenMissing => wrong,
                     _ => no_user,
                 })

@@ -34,6 +34,8 @@ const SHOWN_BYTES_MAX: usize = 200;
 
 /// What a form is allowed to store.
 pub(super) struct Ticket<'a> {
+    /// The tenant's `app_id`.
+    pub(super) bucket: &'a str,
     /// The name that the form's `key` must have.
     pub(super) object: &'a str,
     /// The file has at least one byte and at most these.
@@ -42,7 +44,7 @@ pub(super) struct Ticket<'a> {
     pub(super) expires: Timestamp,
     /// Who uploads.
     pub(super) owner: &'a str,
-    /// To whom the file goes, where it is a single user.
+    /// To whom the file goes: a user or a group.
     pub(super) recipient: Option<&'a str>,
 }
 
@@ -83,13 +85,11 @@ pub(super) enum Success {
 /// Makes the policy of a ticket and signs it.
 pub(super) fn issue(ticket: &Ticket<'_>, secret: &Secret) -> Signed {
     /// Tuples, which JSON writes as arrays.
+    type Equals<'a> = (&'static str, &'static str, &'a str);
     #[derive(Serialize)]
     struct Policy<'a> {
         expiration: String,
-        conditions: (
-            (&'static str, &'static str, &'a str),
-            (&'static str, u64, u64),
-        ),
+        conditions: (Equals<'a>, Equals<'a>, (&'static str, u64, u64)),
         owner: &'a str,
         #[serde(skip_serializing_if = "Option::is_none")]
         recipient: Option<&'a str>,
@@ -97,6 +97,8 @@ pub(super) fn issue(ticket: &Ticket<'_>, secret: &Secret) -> Signed {
     let policy = Policy {
         expiration: iso_8601(ticket.expires),
         conditions: (
+            // Else it would let a file into another tenant whose key is the same.
+            ("eq", "$bucket", ticket.bucket),
             ("eq", "$key", ticket.object),
             ("content-length-range", 1, ticket.bytes_max),
         ),

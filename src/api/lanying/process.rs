@@ -19,8 +19,6 @@ use crate::{
 /// The original, as somebody else may fetch it.
 pub(super) struct Source<'a> {
     pub(super) key: Key,
-    /// The user on whose behalf it is fetched.
-    pub(super) owner: &'a str,
     pub(super) path: &'static str,
     /// What leads to it, name and value.
     pub(super) parameter: (&'static str, &'a str),
@@ -54,8 +52,7 @@ pub(super) fn url(
 }
 
 fn encoded_source(context: &Context<'_>, source: &Source<'_>) -> String {
-    let token =
-        store_token::issue_stable(context.lanying, source.key, source.owner, context.call.now);
+    let token = store_token::issue_to_server(context.lanying, source.key, context.call.now);
     let base = context.call.public_url(context.api);
     let (name, value) = source.parameter;
     let url = format!(

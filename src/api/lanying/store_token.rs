@@ -3,7 +3,9 @@
 //! ```text
 //! base64url( object | user | end, in seconds since 1970 | 32 hexadecimal digits of HMAC-SHA256 )
 //! ```
-//! Signed with the tenant's upload key. It acts for one user, so that what is asked of a user is asked of it.
+//! Signed with the tenant's upload key. It acts for one user, so that what is asked of a user is asked of it. One
+//! without a user is for a server that makes a picture (`process.rs`): that it may, was decided of the viewer whom
+//! we sent there.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 
@@ -17,7 +19,7 @@ use crate::{
 
 /// Its life.
 pub const TTL_SECS: i64 = 3600;
-/// How long [`issue_stable`] issues the same one: half of a token's life at the most is lost to it.
+/// How long [`issue_to_server`] issues the same one: half of a token's life at the most is lost to it.
 const STABLE_SECS: i64 = TTL_SECS / 2;
 /// Bytes of a token: an object, a user, a number, a signature, in base64.
 const TOKEN_BYTES_MAX: usize = 512;
@@ -27,10 +29,11 @@ pub fn issue(lanying: &Lanying, key: Key, user: &str, now: Timestamp) -> String 
     sign(lanying, key, user, now.secs() + TTL_SECS)
 }
 
-/// A token that stays the same for half an hour, so that caches of the URL it stands in hold.
-pub(super) fn issue_stable(lanying: &Lanying, key: Key, user: &str, now: Timestamp) -> String {
+/// A token for a server that makes pictures. It stays the same for half an hour, so that caches of the URL it
+/// stands in hold.
+pub(super) fn issue_to_server(lanying: &Lanying, key: Key, now: Timestamp) -> String {
     let begun = now.secs().div_euclid(STABLE_SECS) * STABLE_SECS;
-    sign(lanying, key, user, begun + TTL_SECS)
+    sign(lanying, key, "", begun + TTL_SECS)
 }
 
 fn sign(lanying: &Lanying, key: Key, user: &str, end_secs: i64) -> String {
@@ -39,17 +42,26 @@ fn sign(lanying: &Lanying, key: Key, user: &str, end_secs: i64) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(format!("{text}|{signature}"))
 }
 
-/// The user that a token of this object acts for.
+/// Who opens an object with a token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Viewer {
+    /// A user, of whom everything is asked.
+    User(String),
+    /// A server that makes a picture for somebody who may see it.
+    Server,
+}
+
+/// Whom a token of this object acts for.
 ///
 /// # Errors
 /// `TokenInvalid` for one that is none of this tenant's, another object's, or over.
-pub(super) fn verify(lanying: &Lanying, token: &str, key: Key, now: Timestamp) -> Result<String> {
+pub(super) fn verify(lanying: &Lanying, token: &str, key: Key, now: Timestamp) -> Result<Viewer> {
     read(lanying, token, key, now).ok_or_else(|| {
         Error::new(Kind::TokenInvalid).public("store_token is invalid or has expired")
     })
 }
 
-fn read(lanying: &Lanying, token: &str, key: Key, now: Timestamp) -> Option<String> {
+fn read(lanying: &Lanying, token: &str, key: Key, now: Timestamp) -> Option<Viewer> {
     if token.len() > TOKEN_BYTES_MAX {
         return None;
     }
@@ -59,7 +71,11 @@ fn read(lanying: &Lanying, token: &str, key: Key, now: Timestamp) -> Option<Stri
     let &[bound_to, user, end] = &fields[..] else {
         return None;
     };
-    (bound_to == key.to_string() && now.secs() < end.parse().ok()?).then(|| user.to_owned())
+    let is_good = bound_to == key.to_string() && now.secs() < end.parse().ok()?;
+    is_good.then(|| match user {
+        "" => Viewer::Server,
+        user => Viewer::User(user.to_owned()),
+    })
 }
 
 fn signature(lanying: &Lanying, text: &str) -> String {

@@ -92,6 +92,7 @@ fn ticket(
     let expires = call.now.plus(std::time::Duration::from_secs(TICKET_SECS));
     let signed = policy::issue(
         &policy::Ticket {
+            bucket: &lanying.app_id,
             object: &key.to_string(),
             bytes_max: tenant.limits.upload_bytes_max,
             expires,

@@ -1,5 +1,5 @@
 //! The JSON of this API: `{"code", "message", "data"}`, with HTTP 200 for business errors too. The only file
-//! that knows its field names and codes.
+//! that knows its field names; the codes by which a chat backend refuses have their defaults in `auth/hook.rs`.
 
 use hyper::{
     Response, StatusCode,

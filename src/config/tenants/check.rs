@@ -24,7 +24,7 @@ const PLACEHOLDERS: [&str; 5] = ["{object}", "{app_id}", "{w}", "{h}", "{source}
 /// The dialects' paths: no org may take them.
 const RESERVED_ORGS: [&str; 1] = ["file"];
 
-/// Checks all tenants; without any, the seed's.
+/// Checks all tenants; without any, the default one.
 pub(in crate::config) fn validate(tenants: Vec<TenantConfig>) -> Result<Vec<TenantConfig>> {
     if tenants.is_empty() {
         return Ok(vec![TenantConfig::demo()]);
@@ -36,12 +36,22 @@ pub(in crate::config) fn validate(tenants: Vec<TenantConfig>) -> Result<Vec<Tena
             &format!("at most {TENANTS_MAX} tenants"),
         ));
     }
-    let (mut names, mut app_ids) = (HashMap::new(), HashMap::new());
+    let (mut names, mut app_ids, mut files) = (HashMap::new(), HashMap::new(), HashMap::new());
     for tenant in &tenants {
         tenant.check()?;
         if names.insert(tenant.name(), ()).is_some() {
             return Err(Error::invalid(format!(
                 "tenant {} is given twice",
+                tenant.name()
+            )));
+        }
+        // The file of a generated client secret is named so: `a.b/c` and `a/b.c` would share it.
+        let file = tenant.name().replace('/', ".");
+        if tenant.client_secret.is_none()
+            && let Some(other) = files.insert(file, tenant.name())
+        {
+            return Err(Error::invalid(format!(
+                "tenants {other} and {} would share a generated secret: give one of them a client_secret",
                 tenant.name()
             )));
         }

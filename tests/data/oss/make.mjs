@@ -49,7 +49,11 @@ add('conditions as objects', {
   expect: { success: 200 },
 });
 add('eq and content-length-range, as this service issues them', {
-  conditions: (key) => [['eq', '$key', key], ['content-length-range', 1, 10485760]],
+  conditions: (key) => [
+    ['eq', '$bucket', bucket],
+    ['eq', '$key', key],
+    ['content-length-range', 1, 10485760],
+  ],
   more: { owner: 'alice', recipient: 'bob' },
   fields: () => ({ callback: '' }),
   free: ['callback'],

@@ -1,4 +1,4 @@
-//! What a starting server prints works when pasted, and so do the seed's own commands.
+//! What a starting server prints works when pasted, and so do the vendor's own commands.
 
 use std::{path::Path, process::Command};
 
@@ -55,7 +55,7 @@ fn the_printed_commands_upload_download_and_fetch_a_thumbnail() {
 }
 
 #[test]
-fn the_seeds_own_curl_commands_work_with_only_their_values_replaced() {
+fn the_vendors_own_curl_commands_work_with_only_their_values_replaced() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
     let server = Served::start(&store, &directory.path().join("log"), &[]);
@@ -108,4 +108,45 @@ fn assert_thumbnail_without_extension(path: &Path) {
     let renamed = path.with_extension("jpg");
     std::fs::rename(path, &renamed).unwrap();
     assert_thumbnail(&renamed);
+}
+
+#[test]
+fn the_commands_of_the_readme_work_when_pasted() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("data");
+    let server = Served::start(&store, &directory.path().join("log"), &[]);
+    let root = env!("CARGO_MANIFEST_DIR");
+    let readme = std::fs::read_to_string(format!("{root}/README.md")).unwrap();
+    let blocks: Vec<&str> = readme
+        .split("```sh\n")
+        .skip(1)
+        .filter_map(|rest| rest.split("```").next())
+        .filter(|block| block.contains("curl"))
+        .collect();
+    assert_eq!(blocks.len(), 2, "one for each API");
+    let program = format!(
+        "{} --store-path {}",
+        env!("CARGO_BIN_EXE_chatfiles"),
+        store.display()
+    );
+    for (block, thumbnail) in blocks.into_iter().zip(["thumbnail.jpg", "small.jpg"]) {
+        let script = block
+            .replace("target/release/chatfiles", &program)
+            .replace(
+                "http://127.0.0.1:8080",
+                &format!("http://{}", server.address),
+            )
+            .replace(
+                "tests/data/photo.jpg",
+                &format!("{root}/tests/data/photo.jpg"),
+            );
+        shell(&script, directory.path());
+        assert_thumbnail(&directory.path().join(thumbnail));
+    }
+    let is_photo = |entry: std::io::Result<std::fs::DirEntry>| {
+        let path = entry.unwrap().path();
+        path.is_file() && std::fs::read(path).unwrap() == crate::support::photo()
+    };
+    let copies = std::fs::read_dir(directory.path()).unwrap();
+    assert_eq!(copies.map(is_photo).filter(|is| *is).count(), 2);
 }

@@ -48,7 +48,7 @@ fn a_photo_comes_back_as_it_was_sent() {
 }
 
 #[test]
-fn the_answer_has_every_field_of_the_seed_and_the_metadata() {
+fn the_answer_has_every_field_of_the_vendors_and_the_metadata() {
     let server = TestServer::start();
     let before = server.clock.now().ms();
     let answer = server.upload(&small(), &[("restrict-access", "true")]);

@@ -336,7 +336,11 @@ fn the_upload_url_is_the_forms_and_says_what_the_form_may_hold() {
     let policy = signed::policy_of(&ticket);
     assert_eq!(
         policy["conditions"],
-        serde_json::json!([["eq", "$key", key], ["content-length-range", 1, 10_485_760]])
+        serde_json::json!([
+            ["eq", "$bucket", APP_ID],
+            ["eq", "$key", key],
+            ["content-length-range", 1, 10_485_760]
+        ])
     );
     assert_eq!(ticket["max_size"], 10_485_760);
 }

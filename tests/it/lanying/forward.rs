@@ -89,7 +89,7 @@ fn a_forwarded_file_opens_by_its_new_link_and_the_old_one_goes_on() {
 
 #[test]
 fn a_thousand_forwards_of_a_file_take_no_space_and_copy_no_byte() {
-    let server = TestServer::start();
+    let server = TestServer::with(&app("strict_recipients = true"));
     at_noon(&server);
     let mut random = Random::new();
     let bytes = random.bytes(8 << 20);
@@ -97,7 +97,7 @@ fn a_thousand_forwards_of_a_file_take_no_space_and_copy_no_byte() {
     let sign = file_sign(&url);
     let object = object_of(sign);
     let (before_bytes, before_files) = usage(&server.store);
-    let mut last = Vec::new();
+    let mut links = Vec::new();
     for day in 0..2 {
         let token = server.token("bob");
         let headers = [("access-token", &*token), ("app_id", APP_ID)];
@@ -105,9 +105,7 @@ fn a_thousand_forwards_of_a_file_take_no_space_and_copy_no_byte() {
         for to in 0..500 {
             let path = format!("/file/upload/forward?to_id=user{to}&file_sign={sign}");
             let url = text(&success(&connection.request("GET", &path, &headers, b"")));
-            if to == 499 {
-                last.push(url);
-            }
+            links.push((to, url));
         }
         assert_eq!(names_of(&server, &object).len(), day + 1, "one name a day");
         server.clock.advance(MS_PER_DAY);
@@ -118,8 +116,28 @@ fn a_thousand_forwards_of_a_file_take_no_space_and_copy_no_byte() {
     assert_eq!(after_files, before_files + 1);
     let names = names_of(&server, &object);
     assert_eq!(inode(&server, &names[0]), inode(&server, &names[1]));
-    for url in last {
-        assert!(server.lanying("user499").open(&url, "").body == bytes);
+    // Each opens for its recipient, and not for the next one.
+    let tokens: Vec<String> = (0..500)
+        .map(|to| server.token(&format!("user{to}")))
+        .collect();
+    let mut connection = server.connect();
+    assert_eq!(links.len(), 1000);
+    for (to, url) in links {
+        let path = &url[url.find("/file/").unwrap()..];
+        for (user, may) in [(to, true), ((to + 1) % 500, false)] {
+            let headers = [
+                ("access-token", &*tokens[user]),
+                ("app_id", APP_ID),
+                ("Range", "bytes=1000-1999"),
+            ];
+            let answer = connection.request("GET", path, &headers, b"");
+            if may {
+                assert_eq!(answer.status, 206, "{to}: {}", answer.text());
+                assert!(answer.body == bytes[1000..2000]);
+            } else {
+                assert_code(&answer, 20023);
+            }
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The authorisation hook: what the backend is asked, and that only its clear yes lets anybody in.
 
 mod backend;
+mod pictures;
 
 use std::sync::{Arc, Mutex};
 

@@ -174,3 +174,27 @@ fn a_small_picture_is_its_own_thumbnail() {
         assert!(alice.open(&url, more).body == small, "{more}");
     }
 }
+
+/// A picture of a kind that is not decoded here is answered whole, as in the other dialect; never to be run.
+#[test]
+fn a_picture_of_a_kind_that_is_not_decoded_is_its_own_thumbnail() {
+    let server = TestServer::start();
+    let (alice, bob) = (server.lanying("alice"), server.lanying("bob"));
+    let svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\"><script>{}</script></svg>",
+        "x".repeat(9000)
+    );
+    let heic = [&b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"[..], &[7; 20_000]].concat();
+    for (name, bytes, disposition) in [
+        ("a.svg", svg.as_bytes(), "attachment"),
+        ("a.heic", &heic, "inline"),
+    ] {
+        let url = alice.send("102", "bob", name, bytes);
+        for more in ["&image_type=2", "&image_type=3&w=100"] {
+            let answer = bob.open(&url, more);
+            assert!(answer.body == bytes, "{name}{more}: {}", answer.text());
+            let header = answer.header("content-disposition").unwrap();
+            assert!(header.starts_with(disposition), "{name}: {header}");
+        }
+    }
+}

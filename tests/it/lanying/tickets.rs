@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::apps::{TWO_APPS, app, backend, fields, get_of, object_name, object_of, token_of_other};
 use crate::support::{
-    TestServer,
+    Form, TestServer,
     lanying::{APP_ID, assert_code, file_sign, success, text, ticket_form},
 };
 
@@ -281,4 +281,49 @@ fn the_backend_uploads_for_its_user() {
     let url = backend.store(&ticket, "a.txt", b"hello");
     assert_eq!(fields(file_sign(&url))[0], "dave");
     assert_eq!(server.lanying("bob").open(&url, "").body, b"hello");
+}
+
+#[test]
+fn a_ticket_is_good_for_its_own_app_alone_whatever_the_keys() {
+    let server = TestServer::with(
+        r#"
+        [[tenant]]
+        org = "easemob-demo"
+        app = "chatdemoui"
+        app_id = "welovemaxim"
+        upload_key = "the same"
+        [[tenant]]
+        org = "other"
+        app = "chat"
+        app_id = "other"
+        upload_key = "the same"
+        "#,
+    );
+    let ticket = server.lanying("alice").ticket("100", "bob", "1");
+    let field = |name: &str| text(&ticket["oss_body_param"][name]);
+    let form = |id: &str| {
+        Form::new()
+            .field("OSSAccessKeyId", id)
+            .field("policy", &field("policy"))
+            .field("signature", &field("signature"))
+            .field("key", &field("key"))
+            .file("a.txt", "text/plain", b"hello")
+    };
+    let post = |path: &str, form: &Form| {
+        let content_type = form.content_type();
+        let headers = [("Content-Type", content_type.as_str())];
+        server.request("POST", path, &headers, &form.bytes())
+    };
+    let refused = post("/file/oss/other", &form("other"));
+    assert_eq!(refused.status, 403, "{}", refused.text());
+    assert!(
+        refused.text().contains("<Code>AccessDenied</Code>"),
+        "{}",
+        refused.text()
+    );
+    assert!(server.files_in("objects").is_empty());
+    assert_eq!(
+        post("/file/oss/welovemaxim", &form("welovemaxim")).status,
+        200
+    );
 }

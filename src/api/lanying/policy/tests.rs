@@ -159,6 +159,7 @@ fn a_missing_field_of_the_vendors_form_is_named() {
 
 fn ticket(recipient: Option<&str>) -> Ticket<'_> {
     Ticket {
+        bucket: BUCKET,
         object: KEY,
         bytes_max: 10_485_760,
         expires: NOW,

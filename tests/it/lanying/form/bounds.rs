@@ -132,7 +132,7 @@ fn the_limit_is_the_tenants_and_stands_in_its_policy() {
         for (limit, path, ticket) in tickets() {
             assert_eq!(ticket["max_size"], limit);
             let policy = signed::policy_of(&ticket);
-            let range = &policy["conditions"][1];
+            let range = &policy["conditions"][2];
             assert_eq!(*range, json!(["content-length-range", 1, limit]));
             let form = ticket_form(&ticket).file("a", "text/plain", &vec![b'x'; limit + over]);
             let content_type = form.content_type();
