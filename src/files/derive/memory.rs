@@ -141,3 +141,85 @@ impl From<Failure> for Error {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::{
+        files::derive::DerivedFile,
+        store::{BoundingBox, Class, Derived},
+    };
+
+    fn derivative(len: usize) -> Derivative {
+        Derivative::Made(Arc::new(DerivedFile::new(Derived {
+            content_type: "image/jpeg".into(),
+            bytes: Bytes::from(vec![7; len]),
+        })))
+    }
+
+    fn thumbnail(side: u16) -> DerivedName {
+        DerivedName::Thumbnail(BoundingBox {
+            width: side,
+            height: side,
+        })
+    }
+
+    fn key(last: u8) -> Key {
+        Key::of(
+            Class::Video,
+            ObjectId::new(Timestamp::from_ms(1_795_000_123_456), &[last; 10]),
+        )
+    }
+
+    #[test]
+    fn all_derivatives_together_stay_within_one_budget() {
+        for bytes_max in [1 << 20, 64 << 20] {
+            let made = made(bytes_max);
+            for side in 1..=2000 {
+                for name in [thumbnail(side), DerivedName::Frame, DerivedName::Mp3] {
+                    made.insert((key(side as u8), name), derivative(50_000));
+                    assert!(made.weight() <= bytes_max, "{} {name}", made.weight());
+                }
+            }
+            assert!(made.weight() > bytes_max / 2, "{}", made.weight());
+        }
+    }
+
+    #[test]
+    fn the_default_budget_has_a_place_for_large_derivatives_too() {
+        let made = made(64 << 20);
+        // As large as a voice of ten minutes, or a picture of 2048 × 2048 pixels of noise.
+        for (number, len) in [2_400_000, 4_300_000, 8 << 20].into_iter().enumerate() {
+            let entry = (key(number as u8), DerivedName::Mp3);
+            made.insert(entry, derivative(len));
+            assert!(made.get(&entry).is_some(), "{len}");
+        }
+    }
+
+    #[test]
+    fn a_failure_is_believed_for_its_time_whatever_the_size_that_was_asked_for() {
+        let clock = Clock::adjustable();
+        let failures = Failures::new(Duration::from_secs(60), clock.clone());
+        let error = Error::new(Kind::NoThumbnail).public("broken");
+        failures.remember(key(1), thumbnail(170), &error);
+        failures.remember(
+            key(2),
+            DerivedName::Mp3,
+            &Kind::Unavailable(Duration::ZERO).into(),
+        );
+        let told = failures.check(key(1), thumbnail(90)).unwrap_err();
+        assert_eq!(
+            (told.kind(), told.public_text()),
+            (Kind::NoThumbnail, Some("broken"))
+        );
+        assert!(failures.check(key(1), DerivedName::Frame).is_ok());
+        assert!(
+            failures.check(key(2), DerivedName::Mp3).is_ok(),
+            "no fault of the file"
+        );
+        clock.advance(60_000);
+        assert!(failures.check(key(1), thumbnail(90)).is_ok());
+    }
+}

@@ -3,6 +3,7 @@
 mod already_there;
 mod bounds;
 mod crash;
+mod forwarded;
 mod hostile;
 mod malformed;
 mod odd;
