@@ -9,6 +9,7 @@ use std::{
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
 };
 
 use rustix::fs::FlockOperation;
@@ -112,7 +113,7 @@ fn lock_store(root: &Path) -> Result<File> {
         .mode(0o600)
         .open(&path)
         .map_err(|error| explain(root, "cannot be written to", &error))?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+    match take_lock(&file) {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => {
             let mut holder = String::new();
@@ -126,6 +127,20 @@ fn lock_store(root: &Path) -> Result<File> {
         }
         Err(error) => Err(explain(root, "does not support locks", &error.into())),
     }
+}
+
+/// A server that has just ended may seem to hold its lock for a moment more: a program that it was starting has
+/// its descriptors until it is loaded. A server that lives holds it for longer than this.
+fn take_lock(file: &File) -> rustix::io::Result<()> {
+    const TRIES: u32 = 20;
+    const PAUSE: Duration = Duration::from_millis(10);
+    for _ in 1..TRIES {
+        match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(PAUSE),
+            result => return result,
+        }
+    }
+    rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive)
 }
 
 /// Writes this process's id and name into the lock file: for the message of a second server, and for a
@@ -292,5 +307,23 @@ mod tests {
         rustix::fs::flock(&held, FlockOperation::NonBlockingLockExclusive).unwrap();
         sweep_tmp(&tmp).unwrap();
         assert!(!tmp.join("dead").exists() && tmp.join("alive/upload").exists());
+    }
+
+    #[test]
+    fn a_lock_that_is_let_go_in_a_moment_is_waited_for_and_one_that_is_held_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let held = lock_store(directory.path()).unwrap();
+        let error = lock_store(directory.path()).unwrap_err();
+        assert!(
+            error.causes().contains("in use by another server"),
+            "{error}"
+        );
+        // As a program does that was being started when its server ended.
+        let ends = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(30));
+            drop(held);
+        });
+        lock_store(directory.path()).unwrap();
+        ends.join().unwrap();
     }
 }
