@@ -36,11 +36,6 @@ use crate::{
 const OWN_THUMBNAIL_BYTES_MAX: u64 = 10 * 1024;
 /// The longest wait for a place among the decoders.
 const WAIT_MAX: Duration = Duration::from_secs(10);
-/// The thumbnail that nobody needs to ask for.
-const USUAL: BoundingBox = BoundingBox {
-    width: 170,
-    height: 170,
-};
 
 /// A derivative, ready to be served.
 pub struct DerivedFile {
@@ -117,11 +112,8 @@ impl Derivatives {
     /// # Cancel safety
     /// Dropping the future cancels what it makes; whoever waits for the same makes it then.
     pub(super) async fn get(&self, file: &Arc<OpenFile>, name: DerivedName) -> Result<Derivative> {
-        match name {
-            DerivedName::Thumbnail(_) if !is_pictured(file) => {
-                return Err(Kind::NoThumbnail.into());
-            }
-            _ => {}
+        if matches!(name, DerivedName::Thumbnail(_)) && !is_pictured(file) {
+            return Err(Kind::NoThumbnail.into());
         }
         let cache_key = (file.object.key, name);
         // The error of whoever computes is not shared: the next waiter looks, and computes again.
@@ -308,7 +300,9 @@ fn is_pictured(file: &OpenFile) -> bool {
 /// Thumbnails of any size can be asked for, and only two of them are kept on disk.
 fn is_kept(file: &OpenFile, name: DerivedName) -> bool {
     match name {
-        DerivedName::Thumbnail(fit) => fit == file.object.meta.thumbnail || fit == USUAL,
+        DerivedName::Thumbnail(fit) => {
+            fit == file.object.meta.thumbnail || fit == BoundingBox::USUAL
+        }
         DerivedName::Frame | DerivedName::Mp3 | DerivedName::Amr => true,
     }
 }

@@ -34,6 +34,14 @@ pub struct BoundingBox {
     pub height: u16,
 }
 
+impl BoundingBox {
+    /// What a thumbnail fits where nobody asked for another size: both vendors' 170 × 170.
+    pub const USUAL: Self = Self {
+        width: 170,
+        height: 170,
+    };
+}
+
 /// The metadata in an object's trailer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Meta {
@@ -129,10 +137,7 @@ impl Meta {
             inline: false,
             file_name: None,
             secret_hash: None,
-            thumbnail: BoundingBox {
-                width: 170,
-                height: 170,
-            },
+            thumbnail: BoundingBox::USUAL,
             recipient: None,
         };
         let mut seen = 0u64;

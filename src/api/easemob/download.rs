@@ -48,8 +48,8 @@ pub(super) async fn download(context: &Context<'_>, id: &str) -> Result<Response
     let content = if wants_thumbnail(call) {
         let made = files.thumbnail(&file, None).await?;
         Content::of(made, file)
-    } else if let Some(wish) = mp3_wish(call)
-        && matches!(file.kind, Some(Sniffed::AmrNb | Sniffed::AmrWb))
+    } else if matches!(file.kind, Some(Sniffed::AmrNb | Sniffed::AmrWb))
+        && let Some(wish) = mp3_wish(call)
     {
         match files.voice(&file, VoiceFormat::Mp3).await {
             // It said that anything else will do, too.

@@ -20,8 +20,6 @@ use crate::{
 
 /// Bytes of a form field that is read.
 const FIELD_BYTES_MAX: usize = 1024;
-/// Both sides of a thumbnail where the client names none.
-const THUMBNAIL_DEFAULT: u16 = 170;
 /// Each side of a thumbnail at the most.
 const THUMBNAIL_MAX: u16 = 2048;
 
@@ -147,8 +145,8 @@ impl ThumbnailSize {
 
     fn bounding_box(&self) -> BoundingBox {
         BoundingBox {
-            width: self.width.unwrap_or(THUMBNAIL_DEFAULT),
-            height: self.height.unwrap_or(THUMBNAIL_DEFAULT),
+            width: self.width.unwrap_or(BoundingBox::USUAL.width),
+            height: self.height.unwrap_or(BoundingBox::USUAL.height),
         }
     }
 }

@@ -3,7 +3,7 @@
 use hyper::{Response, header::HeaderValue};
 
 use super::{
-    Context,
+    Context, HookAction,
     link::{Link, ToType},
     process, sdk_sign,
     store_token::Viewer,
@@ -15,7 +15,6 @@ use crate::{
         body::Body,
         deliver::{Content, deliver},
     },
-    auth::hook::{Action, Question},
     error::{Error, Kind, Result},
     files::OpenFile,
     media::voice::VoiceFormat,
@@ -88,14 +87,10 @@ pub(super) async fn check_rights(context: &Context<'_>, link: &Link, user: &str)
     if context.lanying.strict_recipients && link.to_type == ToType::User && !is_party {
         return Err(Error::new(Kind::Forbidden).public("the file was sent to somebody else"));
     }
-    let question = Question {
-        user,
-        action: Action::Download,
-        to_type: link.to_type.number(),
-        to_id: &link.to,
-        from: Some(&link.from),
-    };
-    context.api.hooks.ask(context.tenant, &question).await
+    let (to, from) = ((link.to_type, &*link.to), Some(&*link.from));
+    context
+        .ask_backend(user, HookAction::Download, to, from)
+        .await
 }
 
 async fn send(

@@ -21,12 +21,6 @@ use crate::{
     store::{BoundingBox, Key},
 };
 
-/// The thumbnail of a file whose client can name no size.
-const THUMBNAIL: BoundingBox = BoundingBox {
-    width: 170,
-    height: 170,
-};
-
 pub(super) async fn post(context: &Context<'_>, body: &mut RequestBody) -> Result<Response<Body>> {
     let Context {
         api,
@@ -39,8 +33,8 @@ pub(super) async fn post(context: &Context<'_>, body: &mut RequestBody) -> Resul
     let (fields, part) = fields_before_file(&mut form).await?;
     let accepted = policy::check(
         &fields,
-        &context.lanying.app_id,
-        &context.lanying.app_id,
+        &lanying.app_id,
+        &lanying.app_id,
         &lanying.upload_key,
         call.now,
     )?;
@@ -82,7 +76,7 @@ pub(super) async fn post(context: &Context<'_>, body: &mut RequestBody) -> Resul
         scope: context.scope(),
         owner: accepted.owner.as_deref().unwrap_or_default(),
         restricted: false,
-        thumbnail: THUMBNAIL,
+        thumbnail: BoundingBox::USUAL,
         recipient: accepted.recipient.as_deref(),
     };
     let stored = api.files.commit(received, attributes).await?;
@@ -93,7 +87,7 @@ pub(super) async fn post(context: &Context<'_>, body: &mut RequestBody) -> Resul
     Ok(oss::stored(
         call,
         accepted.success,
-        &context.lanying.app_id,
+        &lanying.app_id,
         &object,
         &location,
         &etag,

@@ -4,16 +4,12 @@
 use hyper::Response;
 
 use super::{
-    Context, download,
+    Context, HookAction, download,
     link::Link,
     upload::{chat_url, recipient},
     wire,
 };
-use crate::{
-    api::body::Body,
-    auth::hook::{Action, Question},
-    error::Result,
-};
+use crate::{api::body::Body, error::Result};
 
 /// Whoever forwards a file may open it: else a user could forward to themselves what is not for them.
 pub(super) async fn forward(context: &Context<'_>) -> Result<Response<Body>> {
@@ -21,14 +17,9 @@ pub(super) async fn forward(context: &Context<'_>) -> Result<Response<Body>> {
     let source = Link::verify(context.lanying, &context.required("file_sign")?)?;
     let (to_type, to) = recipient(context)?;
     download::check_rights(context, &source, &user).await?;
-    let question = Question {
-        user: &user,
-        action: Action::Forward,
-        to_type: to_type.number(),
-        to_id: &to,
-        from: None,
-    };
-    context.api.hooks.ask(context.tenant, &question).await?;
+    context
+        .ask_backend(&user, HookAction::Forward, (to_type, &to), None)
+        .await?;
     let files = &context.api.files;
     let file = files
         .open(context.scope(), source.key, context.call.now)

@@ -20,10 +20,13 @@ use std::{borrow::Cow, sync::Arc};
 
 use hyper::Response;
 
-use self::store_token::Viewer;
+use self::{link::ToType, store_token::Viewer};
 use super::{Api, Call, body::Body};
 use crate::{
-    auth::Subject,
+    auth::{
+        Subject,
+        hook::{Action as HookAction, Question},
+    },
     error::{Error, Kind, Result},
     files::Scope,
     http::body::RequestBody,
@@ -181,6 +184,25 @@ impl Context<'_> {
                 })
             }
         }
+    }
+
+    /// Whether the chat backend lets a user do this to the recipient of a file, where it wants to be asked.
+    /// `from` is the sender of a file that there is already.
+    async fn ask_backend(
+        &self,
+        user: &str,
+        action: HookAction,
+        (to_type, to_id): (ToType, &str),
+        from: Option<&str>,
+    ) -> Result<()> {
+        let question = Question {
+            user,
+            action,
+            to_type: to_type.number(),
+            to_id,
+            from,
+        };
+        self.api.hooks.ask(self.tenant, &question).await
     }
 
     /// A parameter that may be left out; empty is left out.

@@ -5,13 +5,12 @@
 use hyper::Response;
 
 use super::{
-    Context,
+    Context, HookAction,
     link::{Link, ToType},
     policy, store_token, wire,
 };
 use crate::{
     api::body::Body,
-    auth::hook::{Action, Question},
     error::{Error, Result},
     store::{Class, Key},
 };
@@ -37,14 +36,10 @@ pub(super) fn user_avatar(context: &Context<'_>) -> Result<Response<Body>> {
 pub(super) async fn group_avatar(context: &Context<'_>) -> Result<Response<Body>> {
     let user = context.authenticate()?;
     let group = context.required_id("group_id")?;
-    let question = Question {
-        user: &user,
-        action: Action::GroupAvatar,
-        to_type: ToType::Group.number(),
-        to_id: &group,
-        from: None,
-    };
-    context.api.hooks.ask(context.tenant, &question).await?;
+    let to = (ToType::Group, &*group);
+    context
+        .ask_backend(&user, HookAction::GroupAvatar, to, None)
+        .await?;
     avatar(context, &user, Some(&group))
 }
 
@@ -58,14 +53,9 @@ pub(super) async fn chat(context: &Context<'_>) -> Result<Response<Body>> {
     let user = context.authenticate()?;
     let class = class_of(&context.required("file_type")?)?;
     let (to_type, to) = recipient(context)?;
-    let question = Question {
-        user: &user,
-        action: Action::Upload,
-        to_type: to_type.number(),
-        to_id: &to,
-        from: None,
-    };
-    context.api.hooks.ask(context.tenant, &question).await?;
+    context
+        .ask_backend(&user, HookAction::Upload, (to_type, &to), None)
+        .await?;
     let link = Link {
         from: user,
         to,
