@@ -16,7 +16,14 @@ use http_body_util::Full;
 use hyper::body::{Frame, SizeHint};
 use tokio::task::JoinHandle;
 
-use crate::{files::OpenFile, store::CHUNK_BYTES};
+use crate::{
+    files::{LendTo, Lent, OpenFile},
+    store::CHUNK_BYTES,
+};
+
+/// Bytes of a warm object that are lent at once: fewer turns through hyper, each of which ends in a segment
+/// that is not full. An answer holds a reactor thread for as long as the kernel takes to queue this much.
+const LOAN_BYTES: u64 = 2 << 20;
 
 /// The body of an answer.
 pub enum Body {
@@ -32,6 +39,8 @@ pub struct ObjectBody {
     segments: VecDeque<Segment>,
     remaining: u64,
     warming: Option<JoinHandle<io::Result<()>>>,
+    /// Where the file is noted before its slices are given out.
+    lent: Option<Arc<Lent>>,
 }
 
 /// A piece of an object's body.
@@ -61,6 +70,7 @@ impl Body {
             segments,
             remaining,
             warming: None,
+            lent: None,
         }))
     }
 }
@@ -113,6 +123,14 @@ impl hyper::body::Body for Body {
     }
 }
 
+impl LendTo for Body {
+    fn lend_to(&mut self, lent: &Arc<Lent>) {
+        if let Self::Object(object) = self {
+            object.lent = Some(lent.clone());
+        }
+    }
+}
+
 impl ObjectBody {
     fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
         let range = loop {
@@ -130,11 +148,16 @@ impl ObjectBody {
                 Some(Segment::Range(range)) => break range,
             }
         };
-        // Chunks end at multiples of their size, where the object's warmed units end too.
-        let end = (range.start / CHUNK_BYTES + 1)
-            .saturating_mul(CHUNK_BYTES)
-            .min(range.end);
-        let chunk = range.start..end;
+        let up_to = |unit: u64| {
+            let end = (range.start / unit + 1).saturating_mul(unit);
+            range.start..end.min(range.end)
+        };
+        // What is warm is lent in large pieces, what is cold is brought in and sent piece by piece. Both end at
+        // multiples of their size, where the object's warmed units end too.
+        let mut chunk = up_to(LOAN_BYTES);
+        if !self.file.object.is_warm(&chunk) {
+            chunk = up_to(CHUNK_BYTES);
+        }
         while !self.file.object.is_warm(&chunk) {
             let (file, cold) = (self.file.clone(), chunk.clone());
             let warming = self
@@ -150,7 +173,10 @@ impl ObjectBody {
                 return Poll::Ready(Some(Err(error)));
             }
         }
-        range.start = end;
+        if let Some(lent) = &self.lent {
+            lent.lend(&self.file);
+        }
+        range.start = chunk.end;
         self.remaining -= chunk.end - chunk.start;
         Poll::Ready(Some(Ok(self.file.object.slice(chunk))))
     }

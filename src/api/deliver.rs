@@ -70,6 +70,21 @@ impl Content {
         }
     }
 
+    /// The headers of an answer with all of it.
+    fn head(&self) -> &HeaderMap {
+        let (head, file) = match self {
+            Self::Original(file) => (&file.head, file),
+            Self::Derived(derived, file) => (&derived.head, file),
+        };
+        head.get_or_init(|| {
+            let mut headers = HeaderMap::with_capacity(16);
+            headers.insert(header::ETAG, self.etag().clone());
+            headers.insert(header::LAST_MODIFIED, file.last_modified.clone());
+            body_headers(&mut headers, self, self.content_type().clone(), self.len());
+            headers
+        })
+    }
+
     fn disposition(&self) -> HeaderValue {
         match self {
             Self::Original(file) => file.disposition.clone(),
@@ -107,9 +122,13 @@ pub fn deliver(
     let plan = plan(call.method, call.headers, &representation);
     let mut response = Response::new(Body::empty());
     let headers = response.headers_mut();
-    headers.reserve(16);
-    headers.insert(header::ETAG, content.etag().clone());
-    headers.insert(header::LAST_MODIFIED, content.file().last_modified.clone());
+    if plan == Plan::Full {
+        headers.clone_from(content.head());
+    } else {
+        headers.reserve(16);
+        headers.insert(header::ETAG, content.etag().clone());
+        headers.insert(header::LAST_MODIFIED, content.file().last_modified.clone());
+    }
     headers.insert(header::CACHE_CONTROL, cache_control(expires, call.now));
     headers.insert(header::VARY, vary);
     match plan {
@@ -117,12 +136,6 @@ pub fn deliver(
         Plan::PreconditionFailed => return Err(Kind::PreconditionFailed.into()),
         Plan::Unsatisfiable => return Err(Kind::RangeNotSatisfiable(content.len()).into()),
         Plan::Full => {
-            body_headers(
-                headers,
-                content,
-                content.content_type().clone(),
-                content.len(),
-            );
             *response.body_mut() = content.range(ByteRange {
                 start: 0,
                 end_exclusive: content.len(),

@@ -7,11 +7,14 @@
 
 mod memory;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;
-use hyper::header::HeaderValue;
+use hyper::{HeaderMap, header::HeaderValue};
 use sha2::{Digest, Sha256};
 
 use self::memory::{Failures, Made};
@@ -45,6 +48,8 @@ pub struct DerivedFile {
     pub content_type: HeaderValue,
     /// Strong: a hash of the bytes.
     pub etag: HeaderValue,
+    /// The headers of an answer with all of it, made at the first.
+    pub head: OnceLock<HeaderMap>,
 }
 
 /// What to answer where a derivative was asked for.
@@ -244,7 +249,7 @@ impl Derivatives {
 
     async fn frame(&self, file: &OpenFile) -> Result<Vec<u8>> {
         let kind = file.kind.ok_or(Kind::NoThumbnail)?;
-        let input = file.object.duplicate().map_err(Error::internal)?;
+        let input = file.object.file().try_clone().map_err(Error::internal)?;
         self.ffmpeg
             .first_frame(input, file.object.len(), kind, self.bounds.pixels_max)
             .await
@@ -252,7 +257,7 @@ impl Derivatives {
 
     async fn voice(&self, file: &OpenFile, format: VoiceFormat) -> Result<Vec<u8>> {
         let kind = file.kind.ok_or(Kind::NotConvertible)?;
-        let input = file.object.duplicate().map_err(Error::internal)?;
+        let input = file.object.file().try_clone().map_err(Error::internal)?;
         self.ffmpeg
             .voice(input, file.object.len(), kind, format)
             .await
@@ -331,6 +336,7 @@ impl DerivedFile {
             content_type: HeaderValue::try_from(derived.content_type)
                 .unwrap_or(HeaderValue::from_static("application/octet-stream")),
             bytes: derived.bytes,
+            head: OnceLock::new(),
         }
     }
 }

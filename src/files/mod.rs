@@ -5,6 +5,7 @@
 
 mod derive;
 mod ffmpeg;
+mod lent;
 mod open;
 mod pool;
 mod upload;
@@ -24,6 +25,7 @@ use crate::{
 pub use self::{
     derive::{Derivative, DerivedFile},
     ffmpeg::{Abilities, Config as FfmpegConfig},
+    lent::{LendTo, Lent},
     open::{OpenFile, etag},
     upload::{Attributes, Received, Stored},
 };

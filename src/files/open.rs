@@ -3,9 +3,9 @@
 //! Key: the object's [`Key`]. Bound: a count and mapped bytes. Staleness: none, an object never changes;
 //! a removed one is forgotten by [`OpenFiles::forget`], an expired one is refused by whoever asks.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use hyper::header::HeaderValue;
+use hyper::{HeaderMap, header::HeaderValue};
 use quick_cache::{Weighter, sync::Cache};
 
 use super::Config;
@@ -31,6 +31,17 @@ pub struct OpenFile {
     pub kind: Option<Sniffed>,
     /// Original name; in place only for types that a browser may show.
     pub disposition: HeaderValue,
+    /// The headers of an answer with all of it, made at the first: to copy them is cheaper than to hash a dozen
+    /// names.
+    pub head: OnceLock<HeaderMap>,
+}
+
+impl std::fmt::Debug for OpenFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("OpenFile")
+            .field(&self.object.key.id)
+            .finish()
+    }
 }
 
 /// The cache of open objects.
@@ -113,6 +124,7 @@ impl OpenFile {
             kind: meta.sniffed_type.as_deref().and_then(Sniffed::of_mime),
             disposition: content_disposition(kind, meta.file_name.as_deref()),
             object,
+            head: OnceLock::new(),
         }
     }
 }

@@ -31,10 +31,14 @@ use tokio::{
 use tracing::debug;
 
 use super::{
+    deadlines::{Cut, HeadTimer, Progress, Watchdog},
     shutdown::Shutdown,
-    transport::{Cut, HeadTimer, Progress, Transport, Watchdog},
+    transport::Transport,
 };
-use crate::time::Clock;
+use crate::{
+    files::{LendTo, Lent},
+    time::Clock,
+};
 
 /// hyper panics below this.
 const READ_BUFFER_BYTES_MIN: usize = 8 * 1024;
@@ -78,6 +82,7 @@ pub trait Handle: Send + Sync + 'static {
     /// The body of an answer. An error of it ends the connection where it stands, so that the client sees a
     /// truncated answer and not a wrong one.
     type Body: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+        + LendTo
         + Send
         + 'static;
 
@@ -100,6 +105,7 @@ pub struct ConnectionInfo {
     pub peer: SocketAddr,
     linger: AtomicBool,
     progress: Arc<Progress>,
+    lent: Arc<Lent>,
 }
 
 impl ConnectionInfo {
@@ -157,6 +163,7 @@ pub(super) async fn run<H: Handle>(
         peer,
         linger: AtomicBool::new(false),
         progress,
+        lent: Arc::default(),
     });
     let end = Box::pin(speak(stream, handler, &info, &config, watchdog, shutdown)).await;
     match end {
@@ -201,6 +208,7 @@ async fn speak<H: Handle>(
         let (handler, info) = (handler.clone(), info.clone());
         async move {
             let mut response = handler.handle(&info, request).await;
+            response.body_mut().lend_to(&info.lent);
             if info.linger.load(Ordering::Relaxed) {
                 response
                     .headers_mut()
@@ -220,7 +228,10 @@ async fn speak<H: Handle>(
         .max_buf_size(config.read_buffer_bytes_max.max(READ_BUFFER_BYTES_MIN))
         .pipeline_flush(false)
         // `max_headers` stays at hyper's own 100: setting it moves the headers from the stack to the heap.
-        .serve_connection(Transport::new(stream, progress.clone()), service);
+        .serve_connection(
+            Transport::new(stream, progress.clone(), info.lent.clone()),
+            service,
+        );
 
     let mut triggered = pin!(shutdown.triggered());
     let (mut waiting, mut draining) = (false, false);

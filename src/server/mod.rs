@@ -2,6 +2,7 @@
 
 pub mod connection;
 pub mod control;
+mod deadlines;
 pub mod listener;
 pub mod router;
 pub mod service;

@@ -117,7 +117,9 @@ impl Service {
             .and_then(|()| router::route(call.method, call.uri.path()));
         let result = match routed {
             Ok(route) => self.admit_and_act(&call, client, route, &mut body).await,
-            Err(error) => self.admit(None, Interface::Other, client).and(Err(error)),
+            Err(error) => self
+                .admit(&call, None, Interface::Other, client)
+                .and(Err(error)),
         };
         self.settle(connection, &call, &mut body).await;
         self.render(&call, client, result)
@@ -136,6 +138,7 @@ impl Service {
             Route::Easemob(route) => {
                 let tenant = easemob::tenant(&self.api, &route, call.uri.path());
                 self.admit(
+                    call,
                     tenant.as_ref().ok().map(|tenant| &***tenant),
                     route.action.interface(call),
                     client,
@@ -145,6 +148,7 @@ impl Service {
             Route::Lanying(action) => {
                 let tenant = lanying::tenant(&self.api, call, action);
                 self.admit(
+                    call,
                     tenant.as_ref().ok().map(|tenant| &***tenant),
                     action.interface(call),
                     client,
@@ -155,14 +159,19 @@ impl Service {
     }
 
     /// Before the credential is looked at: a refused call must cost next to nothing.
-    fn admit(&self, tenant: Option<&Tenant>, interface: Interface, client: IpAddr) -> Result<()> {
+    fn admit(
+        &self,
+        call: &Call<'_>,
+        tenant: Option<&Tenant>,
+        interface: Interface,
+        client: IpAddr,
+    ) -> Result<()> {
         let (index, rate) = match tenant {
             Some(tenant) => (tenant.index, Rate::from(&tenant.limits)),
             None => (NO_TENANT, self.config.default_rate),
         };
-        let now = self.api.clock.monotonic();
         self.limiter
-            .check(index, interface, client, rate, now)
+            .check(index, interface, client, rate, call.started)
             .map_err(|after| Error::new(Kind::RateLimited(after)))
     }
 

@@ -1,179 +1,147 @@
-//! The byte stream under hyper: counts bytes and says when a silent peer has used up its time.
+//! The byte stream under hyper, with zero copy: what of an answer lies in a lent map leaves by `sendfile`.
 //!
-//! hyper has one time-out, from the start of waiting for a head to its end, so it cannot tell an idle
-//! keep-alive connection from a head that trickles. Here they are told apart: [`HeadTimer`], installed as
-//! hyper's timer, learns from hyper itself when it waits for a head; [`Transport`] sees the first byte of
-//! it. Both only write deadlines into [`Progress`]; the connection's one [`Watchdog`] waits for them.
-//! What the bytes mean is hyper's business, and how long a request's body may take is the handler's.
+//! hyper knows nothing of files. It passes a body's slices on by address, to `poll_write_vectored`; where an
+//! address lies in a file that is lent to this connection ([`Lent`]), the kernel is given the file and not the
+//! memory, so that its pages go out as they lie in the page cache. The bytes before it (the head of an answer,
+//! of a part) go ahead with `MSG_MORE` and so travel in the same segments. Anything else is ordinary memory.
+//!
+//! What passes is counted and timed in [`Progress`]; what it means is hyper's business.
 
 use std::{
-    future::Future,
+    fs::File,
     io::{self, IoSlice},
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    task::{Context, Poll},
-    time::{Duration, Instant},
+    sync::Arc,
+    task::{Context, Poll, ready},
 };
 
-use hyper::rt::{Read, ReadBufCursor, Sleep, Timer, Write};
+use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use rustix::{
+    io::Errno,
+    net::{SendAncillaryBuffer, SendFlags, sendmsg},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
+    net::TcpStream,
+};
 
-use crate::time::Clock;
+use super::deadlines::Progress;
+use crate::files::Lent;
 
-/// No deadline.
-const NEVER: u64 = u64::MAX;
+/// Shorter slices are copied: with a second call, `sendfile` costs more than it saves (decision 0010).
+const SENDFILE_BYTES_MIN: usize = 32 * 1024;
 
-/// What a connection has done and by when it must do more. All accesses are from the polls of one task,
-/// one after another, so the atomics are there for `Sync` and are relaxed.
-#[derive(Debug)]
-pub(super) struct Progress {
-    clock: Clock,
-    /// The zero of the deadlines below.
-    opened: Instant,
-    header_timeout: Duration,
-    write_stall_timeout: Duration,
-    received_bytes: AtomicU64,
-    sent_bytes: AtomicU64,
-    /// hyper waits for a head of which no byte has come.
-    idle: AtomicBool,
-    /// Milliseconds since `opened`: the end of the idle time, or of the head's once it has begun; `NEVER`
-    /// while a request is handled.
-    head_deadline_ms: AtomicU64,
-    /// The same for the next byte that the socket must take; `NEVER` while it takes what it is given.
-    write_deadline_ms: AtomicU64,
+/// What a connection runs over.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin {
+    /// Sends `before`, then `len` bytes of `file` from `offset`; returns how many bytes the socket took.
+    ///
+    /// # Errors
+    /// `Unsupported`, and nothing was sent: the file must go by address. `UnexpectedEof` where it is shorter.
+    fn poll_send_file(
+        &mut self,
+        cx: &mut Context<'_>,
+        before: &[IoSlice<'_>],
+        file: &File,
+        offset: u64,
+        len: usize,
+    ) -> Poll<io::Result<usize>>;
 }
 
-/// Why a connection was cut.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Cut {
-    /// No request within the idle time.
-    Idle,
-    /// A head that began and did not end in time.
-    Header,
-    /// The peer took no byte of the answer in time.
-    WriteStall,
-}
-
-impl Progress {
-    pub(super) fn new(
-        clock: Clock,
-        header_timeout: Duration,
-        write_stall_timeout: Duration,
-    ) -> Self {
-        Self {
-            opened: clock.monotonic(),
-            clock,
-            header_timeout,
-            write_stall_timeout,
-            received_bytes: AtomicU64::new(0),
-            sent_bytes: AtomicU64::new(0),
-            idle: AtomicBool::new(false),
-            head_deadline_ms: AtomicU64::new(NEVER),
-            write_deadline_ms: AtomicU64::new(NEVER),
-        }
-    }
-
-    /// Bytes read from the socket so far.
-    pub(super) fn received_bytes(&self) -> u64 {
-        self.received_bytes.load(Ordering::Relaxed)
-    }
-
-    /// Bytes that the socket took so far.
-    pub(super) fn sent_bytes(&self) -> u64 {
-        self.sent_bytes.load(Ordering::Relaxed)
-    }
-
-    /// hyper waits for a head from now on; nothing of it has come.
-    fn head_awaited(&self, idle_deadline: Instant) {
-        self.idle.store(true, Ordering::Relaxed);
-        self.head_deadline_ms
-            .store(self.ms_at(idle_deadline), Ordering::Relaxed);
-    }
-
-    /// The head is complete, or nobody waits for it any more.
-    fn head_ended(&self) {
-        self.idle.store(false, Ordering::Relaxed);
-        self.head_deadline_ms.store(NEVER, Ordering::Relaxed);
-    }
-
-    fn received(&self, bytes: usize) {
-        if bytes == 0 {
-            return;
-        }
-        self.received_bytes
-            .fetch_add(bytes as u64, Ordering::Relaxed);
-        if self.idle.load(Ordering::Relaxed) {
-            self.idle.store(false, Ordering::Relaxed);
-            let deadline = self.clock.monotonic() + self.header_timeout;
-            self.head_deadline_ms
-                .store(self.ms_at(deadline), Ordering::Relaxed);
-        }
-    }
-
-    fn sent(&self, outcome: &Poll<io::Result<usize>>) {
-        let pending = self.write_deadline_ms.load(Ordering::Relaxed) != NEVER;
-        match outcome {
-            Poll::Ready(Ok(bytes)) => {
-                self.sent_bytes.fetch_add(*bytes as u64, Ordering::Relaxed);
-                if pending {
-                    self.write_deadline_ms.store(NEVER, Ordering::Relaxed);
-                }
-            }
-            Poll::Ready(Err(_)) => {}
-            Poll::Pending if pending => {}
-            Poll::Pending => {
-                let deadline = self.clock.monotonic() + self.write_stall_timeout;
-                self.write_deadline_ms
-                    .store(self.ms_at(deadline), Ordering::Relaxed);
+impl Stream for TcpStream {
+    fn poll_send_file(
+        &mut self,
+        cx: &mut Context<'_>,
+        before: &[IoSlice<'_>],
+        file: &File,
+        offset: u64,
+        len: usize,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.poll_write_ready(cx))?;
+            let sent = self.try_io(Interest::WRITABLE, || {
+                send_file(self, before, file, offset, len)
+            });
+            // An explicit EAGAIN alone says that the socket is full: a call may end early for other reasons,
+            // and a readiness cleared for nothing would wait for an edge that never comes.
+            if !matches!(&sent, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
+                return Poll::Ready(sent);
             }
         }
     }
+}
 
-    /// The nearest moment at which the connection must be cut unless something happens before.
-    pub(super) fn deadline(&self) -> Option<(Instant, Cut)> {
-        let head_ms = self.head_deadline_ms.load(Ordering::Relaxed);
-        let write_ms = self.write_deadline_ms.load(Ordering::Relaxed);
-        let (ms, cut) = if write_ms <= head_ms {
-            (write_ms, Cut::WriteStall)
-        } else if self.idle.load(Ordering::Relaxed) {
-            (head_ms, Cut::Idle)
-        } else {
-            (head_ms, Cut::Header)
-        };
-        (ms != NEVER).then(|| (self.opened + Duration::from_millis(ms), cut))
+fn send_file(
+    socket: &TcpStream,
+    before: &[IoSlice<'_>],
+    file: &File,
+    mut offset: u64,
+    len: usize,
+) -> io::Result<usize> {
+    let before_len: usize = before.iter().map(|slice| slice.len()).sum();
+    if before_len > 0 {
+        let flags = SendFlags::MORE | SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        let taken = sendmsg(socket, before, &mut SendAncillaryBuffer::default(), flags)?;
+        if taken < before_len {
+            return Ok(taken);
+        }
     }
-
-    /// Rounded up: a connection is never cut early.
-    fn ms_at(&self, moment: Instant) -> u64 {
-        let since = moment.saturating_duration_since(self.opened);
-        // Far below NEVER and far below what Instant can hold: a time-out longer than a year is a year.
-        const YEAR_MS: u64 = 365 * 86_400_000;
-        u64::try_from(since.as_micros().div_ceil(1000))
-            .unwrap_or(YEAR_MS)
-            .min(YEAR_MS)
+    match rustix::fs::sendfile(socket, file, Some(&mut offset), len) {
+        Ok(sent) if sent > 0 => Ok(before_len + sent),
+        // The next call says it again: what was sent must be told first.
+        _ if before_len > 0 => Ok(before_len),
+        Ok(_) => Err(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            "the file is shorter than when it was opened",
+        )),
+        // Of a file system that cannot splice.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+        Err(error) => Err(error.into()),
     }
 }
 
-/// A stream as hyper wants it, with what passes through it written into [`Progress`].
-#[derive(Debug)]
+/// A stream as hyper wants it.
 pub(super) struct Transport<S> {
     io: TokioIo<Metered<S>>,
+    lent: Arc<Lent>,
 }
 
-impl<S> Transport<S> {
-    pub(super) fn new(stream: S, progress: Arc<Progress>) -> Self {
+impl<S: Stream> Transport<S> {
+    pub(super) fn new(stream: S, progress: Arc<Progress>, lent: Arc<Lent>) -> Self {
         Self {
             io: TokioIo::new(Metered { stream, progress }),
+            lent,
         }
     }
 
     /// The stream itself, once hyper has done with it.
     pub(super) fn into_inner(self) -> S {
         self.io.into_inner().stream
+    }
+
+    /// Sends up to and with the first slice that is worth it by `sendfile`; `None` where there is none, or the
+    /// file system cannot.
+    fn poll_write_lent(
+        &mut self,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Option<Poll<io::Result<usize>>> {
+        if self.lent.is_empty() {
+            return None;
+        }
+        let (index, (file, offset)) = bufs
+            .iter()
+            .enumerate()
+            .filter(|(_, slice)| slice.len() >= SENDFILE_BYTES_MIN)
+            .find_map(|(index, slice)| Some((index, self.lent.find(slice)?)))?;
+        let (before, len) = (&bufs[..index], bufs[index].len());
+        let stream = &mut self.io.inner_mut().stream;
+        match stream.poll_send_file(cx, before, file.object.file(), offset, len) {
+            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Unsupported => None,
+            outcome => Some(outcome),
+        }
     }
 }
 
@@ -187,7 +155,7 @@ impl<S: AsyncRead + Unpin> Read for Transport<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> Write for Transport<S> {
+impl<S: Stream> Write for Transport<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -203,7 +171,10 @@ impl<S: AsyncWrite + Unpin> Write for Transport<S> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let outcome = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        let outcome = match self.poll_write_lent(cx, bufs) {
+            Some(outcome) => outcome,
+            None => Pin::new(&mut self.io).poll_write_vectored(cx, bufs),
+        };
         self.io.inner().progress.sent(&outcome);
         outcome
     }
@@ -212,7 +183,9 @@ impl<S: AsyncWrite + Unpin> Write for Transport<S> {
         self.io.is_write_vectored()
     }
 
+    /// hyper flushes when nothing is queued any more: all that was lent is written.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.lent.take_back();
         Pin::new(&mut self.io).poll_flush(cx)
     }
 
@@ -271,88 +244,3 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
-
-/// hyper's timer for `header_read_timeout`, set to the idle time-out. hyper asks for a sleep when it begins
-/// to wait for a head and drops it when the head is parsed: exactly the two moments that cannot be seen
-/// from outside (a pipelined head comes in the same read as the body before it). The sleep itself never
-/// ends; the [`Watchdog`] does the waiting, so that a request costs no registration with tokio's timers.
-#[derive(Debug, Clone)]
-pub(super) struct HeadTimer(pub(super) Arc<Progress>);
-
-impl Timer for HeadTimer {
-    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Sleep>> {
-        self.sleep_until(self.now() + duration)
-    }
-
-    fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Sleep>> {
-        self.0.head_awaited(deadline);
-        Box::pin(HeadWait(self.0.clone()))
-    }
-
-    fn now(&self) -> Instant {
-        self.0.clock.monotonic()
-    }
-
-    // In place: the default drops the old sleep after the new one is made, which would end the wait.
-    fn reset(&self, _sleep: &mut Pin<Box<dyn Sleep>>, deadline: Instant) {
-        self.0.head_awaited(deadline);
-    }
-}
-
-struct HeadWait(Arc<Progress>);
-
-impl Future for HeadWait {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<()> {
-        Poll::Pending
-    }
-}
-
-impl Sleep for HeadWait {}
-
-impl Drop for HeadWait {
-    fn drop(&mut self) {
-        self.0.head_ended();
-    }
-}
-
-/// The one timer of a connection. It is moved only when a deadline comes nearer than what it is set to,
-/// and looks again when it fires early: a keep-alive connection that is busy re-registers about once per
-/// idle time-out, however many requests it carries.
-#[derive(Debug)]
-pub(super) struct Watchdog {
-    sleep: Pin<Box<tokio::time::Sleep>>,
-}
-
-impl Watchdog {
-    pub(super) fn new(deadline: Instant) -> Self {
-        Self {
-            sleep: Box::pin(tokio::time::sleep_until(deadline.into())),
-        }
-    }
-
-    /// Ready when `deadline` has passed. With none, the timer may be left to fire for nothing.
-    pub(super) fn poll_passed(
-        &mut self,
-        cx: &mut Context<'_>,
-        deadline: Option<Instant>,
-    ) -> Poll<()> {
-        let Some(deadline) = deadline.map(tokio::time::Instant::from_std) else {
-            return Poll::Pending;
-        };
-        if deadline < self.sleep.deadline() {
-            self.sleep.as_mut().reset(deadline);
-        }
-        while self.sleep.as_mut().poll(cx).is_ready() {
-            if self.sleep.deadline() >= deadline {
-                return Poll::Ready(());
-            }
-            self.sleep.as_mut().reset(deadline);
-        }
-        Poll::Pending
-    }
-}
-
-#[cfg(test)]
-mod tests;

@@ -1,8 +1,9 @@
 //! An open object: its file, its map, its metadata.
 //!
-//! Bodies are slices of the map, handed to the kernel by address (`writev`): a page that the disk cannot
-//! give then fails the call with EFAULT. User space itself never reads the map, where the same page would
-//! be a SIGBUS; what it must read (decoders, checksums) goes through [`Object::read`].
+//! Bodies are slices of the map; the transport hands the kernel the file (`sendfile`) or the address
+//! (`writev`): a page that the disk cannot give then fails the call with EIO or EFAULT. User space itself
+//! never reads the map, where the same page would be a SIGBUS; what it must read (decoders, checksums) goes
+//! through [`Object::read`].
 
 use std::{
     fs::File,
@@ -100,6 +101,22 @@ impl Object {
         self.meta.len == 0
     }
 
+    /// Where in the payload `slice` lies; `None` for other memory.
+    pub fn offset_of(&self, slice: &[u8]) -> Option<u64> {
+        let offset = slice
+            .as_ptr()
+            .addr()
+            .checked_sub(self.payload.as_ptr().addr())?;
+        let end = offset.checked_add(slice.len())?;
+        (end <= self.payload.len()).then_some(offset as u64)
+    }
+
+    /// The open file: `len()` bytes from offset 0, then the trailer. For the kernel, or a program that reads the
+    /// payload by itself.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
     /// Part of the payload by address, not copied. The range must lie inside the payload.
     pub fn slice(&self, range: Range<u64>) -> Bytes {
         let index =
@@ -178,15 +195,6 @@ impl Object {
                 self.meta.crc
             )),
         }
-    }
-
-    /// The open file, for a program that reads the payload by itself: `len()` bytes from offset 0, then the
-    /// trailer.
-    ///
-    /// # Errors
-    /// Where the process has no descriptor left.
-    pub fn duplicate(&self) -> io::Result<File> {
-        self.file.try_clone()
     }
 
     /// Whether the file has been removed since it was opened.

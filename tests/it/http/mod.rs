@@ -3,6 +3,7 @@
 mod conditions;
 mod headers;
 mod ranges;
+mod transport;
 
 use std::hash::{BuildHasher, RandomState};
 

@@ -16,6 +16,8 @@ pub(super) struct Toy {
     pub(super) calls: AtomicUsize,
 }
 
+impl crate::files::LendTo for Pieces {}
+
 impl Handle for Toy {
     type Body = Pieces;
 

@@ -1,0 +1,244 @@
+//! Zero copy: what leaves by `sendfile`, that it is the same bytes, and what happens where it cannot.
+
+use std::{
+    fs,
+    io::{self, Read},
+    net::Ipv4Addr,
+};
+
+use crate::support::{
+    BASE, Connection, Random, files_below, head, open_from,
+    process::{Process, Strace, poll},
+    read_answer,
+};
+
+/// Just below, at and above what is worth a `sendfile`, a cold chunk, and a loan.
+const SIZES: &[usize] = &[
+    1,
+    4096,
+    (32 << 10) - 1,
+    32 << 10,
+    (32 << 10) + 1,
+    (256 << 10) - 1,
+    (256 << 10) + 1,
+    (2 << 20) - 1,
+    (2 << 20) + 1,
+    9 << 20,
+];
+
+fn server() -> (tempfile::TempDir, Process) {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Process::start(
+        &directory.path().join("store"),
+        &["--durability", "none", "--log-level", "debug"],
+    );
+    (directory, server)
+}
+
+fn get(server: &Process, id: &str, more: &[(&str, &str)]) -> Vec<u8> {
+    let bearer = format!("Bearer {}", server.token);
+    let mut headers = vec![("Authorization", bearer.as_str())];
+    headers.extend(more);
+    head("GET", &format!("{BASE}/chatfiles/{id}"), &headers, None)
+}
+
+#[test]
+fn every_size_and_range_is_the_bytes_that_were_stored_also_for_a_client_that_is_slow() {
+    let (_directory, server) = server();
+    let mut random = Random::new();
+    for &size in SIZES {
+        let bytes = random.bytes(size);
+        let id = server.upload(&bytes);
+        // A window of a few kilobytes: the socket is full again and again, in heads as well as in files.
+        for receive_bytes in [None, Some(4096)] {
+            let mut client = open_from(server.address, Ipv4Addr::LOCALHOST, receive_bytes);
+            for _ in 0..4 {
+                let start = random.below(size);
+                let end = start + random.below(size - start);
+                let range = format!("bytes={start}-{end}");
+                client
+                    .send(&get(&server, &id, &[("Range", &range)]))
+                    .unwrap();
+                let answer = client.answer("GET").unwrap();
+                assert_eq!(answer.status, 206, "{size} {range}");
+                assert!(answer.body == bytes[start..=end], "{size} {range}");
+            }
+            client.send(&get(&server, &id, &[])).unwrap();
+            let answer = client.answer("GET").unwrap();
+            assert!(answer.status == 200 && answer.body == bytes, "{size}");
+        }
+    }
+}
+
+#[test]
+fn several_large_ranges_and_pipelined_answers_of_several_files_stay_apart() {
+    let (_directory, server) = server();
+    let mut random = Random::new();
+    let files: Vec<_> = (0..4)
+        .map(|_| {
+            let bytes = random.bytes(700_000);
+            (server.upload(&bytes), bytes)
+        })
+        .collect();
+    let mut client = open_from(server.address, Ipv4Addr::LOCALHOST, Some(8192));
+    let mut requests = Vec::new();
+    for turn in 0..12 {
+        requests.extend(get(&server, &files[turn % 4].0, &[]));
+    }
+    client.send(&requests).unwrap();
+    for turn in 0..12 {
+        let answer = client.answer("GET").unwrap();
+        assert!(answer.body == files[turn % 4].1, "answer {turn}");
+    }
+    let (id, bytes) = &files[0];
+    let ranges = ("Range", "bytes=1-200000,300000-300009,400000-699999");
+    client.send(&get(&server, id, &[ranges])).unwrap();
+    let answer = client.answer("GET").unwrap();
+    assert_eq!(answer.status, 206);
+    for part in [1..=200_000, 300_000..=300_009, 400_000..=699_999] {
+        let wanted = &bytes[part];
+        assert!(
+            answer
+                .body
+                .windows(wanted.len())
+                .any(|window| window == wanted),
+            "a part is missing or wrong"
+        );
+    }
+}
+
+#[test]
+fn a_large_file_leaves_by_sendfile_and_in_the_segments_of_its_head_and_a_small_one_in_one_call() {
+    let (_directory, server) = server();
+    let small = server.upload(&[1; 4096]);
+    let large = server.upload(&[2; 1 << 20]);
+    // Both are opened and warm before anything is counted.
+    for id in [&small, &large] {
+        assert_eq!(server.download(id, &[]).status, 200);
+    }
+    let traced = "sendfile,sendmsg,write,writev,sendto:delay_enter=1";
+    let strace = Strace::attach(&server, traced);
+    assert_eq!(server.download(&small, &[]).body, [1; 4096]);
+    assert_eq!(server.download(&large, &[]).body, [2; 1 << 20]);
+    let log = strace.detach();
+    let sent = |call: &str| -> u64 {
+        log.lines()
+            .filter(|line| line.contains(&format!(" {call}(")) && line.contains("<socket:"))
+            .filter_map(|line| {
+                line.rsplit_once("= ")?
+                    .1
+                    .split(' ')
+                    .next()?
+                    .parse::<u64>()
+                    .ok()
+            })
+            .sum()
+    };
+    assert_eq!(sent("sendfile"), 1 << 20, "{log}");
+    let head = log
+        .lines()
+        .find(|line| line.contains(" sendmsg("))
+        .expect("the head of the large one");
+    assert!(head.contains("MSG_MORE"), "{head}");
+    assert!(sent("sendmsg") < 2048, "the head alone: {log}");
+    assert!(
+        (4096..8192).contains(&sent("writev")),
+        "the small one with its head: {log}"
+    );
+}
+
+#[test]
+fn where_sendfile_is_not_to_be_had_the_bytes_go_by_address() {
+    let (_directory, server) = server();
+    let bytes = Random::new().bytes(3 << 20);
+    let id = server.upload(&bytes);
+    for error in ["EINVAL", "ENOSYS"] {
+        let strace = Strace::attach(&server, &format!("sendfile:error={error}"));
+        let answer = server.download(&id, &[]);
+        let log = strace.detach();
+        assert!(answer.status == 200 && answer.body == bytes, "{error}");
+        assert!(log.contains("INJECTED"), "{error}: {log}");
+    }
+}
+
+#[test]
+fn a_disk_that_fails_in_the_middle_cuts_that_answer_and_nothing_else() {
+    let (_directory, server) = server();
+    let bytes = Random::new().bytes(5 << 20);
+    let id = server.upload(&bytes);
+    assert_eq!(server.download(&id, &[]).status, 200);
+    let strace = Strace::attach(&server, "sendfile:error=EIO:when=2+");
+    let mut client = Connection::open(server.address);
+    client.send(&get(&server, &id, &[])).unwrap();
+    let mut received = Vec::new();
+    // Ends early, as an end of file or as a reset; never with other bytes.
+    let _ = client.stream().read_to_end(&mut received);
+    let log = strace.detach();
+    assert!(log.contains("INJECTED"), "{log}");
+    let body = received
+        .windows(4)
+        .position(|window| window == b"\r\n\r\n")
+        .expect("a head")
+        + 4;
+    assert!(received.len() - body < bytes.len() && bytes.starts_with(&received[body..]));
+    let answer = server.download(&id, &[]);
+    assert!(
+        answer.status == 200 && answer.body == bytes,
+        "the server goes on"
+    );
+}
+
+#[test]
+fn a_file_cut_by_somebody_else_ends_its_answers_and_not_the_server() {
+    let (_directory, server) = server();
+    let id = server.upload(&vec![7; 4 << 20]);
+    assert_eq!(server.download(&id, &[]).status, 200);
+    let objects = server.store.join("objects");
+    let path = files_below(&objects)
+        .into_iter()
+        .find(|path| path.to_string_lossy().contains(&id))
+        .expect("the object");
+    fs::OpenOptions::new()
+        .write(true)
+        .open(objects.join(path))
+        .unwrap()
+        .set_len(1 << 20)
+        .unwrap();
+    let mut client = Connection::open(server.address);
+    client.send(&get(&server, &id, &[])).unwrap();
+    let mut received = Vec::new();
+    let _ = client.stream().read_to_end(&mut received);
+    assert!(received.len() < 2 << 20, "{} bytes", received.len());
+    assert_eq!(
+        server.download(&server.upload(b"another"), &[]).body,
+        b"another"
+    );
+}
+
+#[test]
+fn a_file_is_given_back_when_its_answer_ends_or_its_client_goes_away() {
+    let (_directory, server) = server();
+    let id = server.upload(&vec![7; 9 << 20]);
+    // Taken down while it is being sent: the answer ends well, and then nobody holds the file any more.
+    let mut client = open_from(server.address, Ipv4Addr::LOCALHOST, Some(4096));
+    client.send(&get(&server, &id, &[])).unwrap();
+    let mut start = [0; 1024];
+    client.stream().read_exact(&mut start).unwrap();
+    let mut gone = open_from(server.address, Ipv4Addr::LOCALHOST, Some(4096));
+    gone.send(&get(&server, &id, &[])).unwrap();
+    gone.stream().read_exact(&mut start).unwrap();
+    assert!(server.command(&["rm", &id]).status.success());
+    drop(gone);
+    let mut rest = io::BufReader::new(io::Cursor::new(start).chain(client.stream()));
+    let answer = read_answer(&mut rest, "GET").unwrap();
+    assert!(answer.body.len() == 9 << 20 && answer.body.iter().all(|byte| *byte == 7));
+    poll("the file to be closed and unmapped", || {
+        let maps = fs::read_to_string(format!("/proc/{}/maps", server.pid())).unwrap();
+        let files = fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap();
+        let open = files.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+        !maps.contains(&id)
+            && !open
+                .into_iter()
+                .any(|path| path.to_string_lossy().contains(&id))
+    });
+}
