@@ -25,6 +25,9 @@ use crate::{
 /// that is not full. An answer holds a reactor thread for as long as the kernel takes to queue this much.
 const LOAN_BYTES: u64 = 2 << 20;
 
+/// The longest range that is sent as one piece of memory: well below what is worth a `sendfile`.
+const SMALL_BYTES: u64 = 16 << 10;
+
 /// The body of an answer.
 pub enum Body {
     /// One piece, or none.
@@ -59,6 +62,10 @@ impl Body {
 
     /// An object's range.
     pub fn range(file: Arc<OpenFile>, range: Range<u64>) -> Self {
+        // Small and warm: one piece of memory, which the kernel copies anyway, needs no state to be sent by.
+        if range.end - range.start <= SMALL_BYTES && file.object.is_warm(&range) {
+            return Self::from(file.object.slice(range));
+        }
         Self::segments(file, VecDeque::from([Segment::Range(range)]))
     }
 
