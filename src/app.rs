@@ -143,7 +143,8 @@ impl App {
                 control::serve(control, commands, shutdown.clone()),
             );
         }
-        listener::serve(listeners, self.service, self.listener, shutdown).await;
+        let counts = Arc::default();
+        listener::serve(listeners, self.service, self.listener, counts, shutdown).await;
         tasks.join(TASKS_GRACE).await;
     }
 }

@@ -125,6 +125,7 @@ impl Server {
             listeners,
             toy.clone(),
             config,
+            Arc::default(),
             shutdown.clone(),
         ));
         Self {
