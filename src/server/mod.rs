@@ -3,6 +3,7 @@
 pub mod connection;
 pub mod control;
 pub mod listener;
+pub mod operator;
 pub mod router;
 pub mod service;
 pub mod shutdown;
