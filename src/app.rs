@@ -12,9 +12,11 @@ use crate::{
     files::{Abilities, Files},
     http::cors::Cors,
     limit::Limiter,
+    metrics::Metrics,
     retention::{self, Policy},
     server::{
         control, listener,
+        operator::{self, Disk, Operator},
         service::Service,
         shutdown::{Shutdown, Tasks},
     },
@@ -34,13 +36,19 @@ pub struct App {
     service: Arc<Service>,
     limiter: Arc<Limiter>,
     listener: listener::Config,
+    metrics: Metrics,
+    /// Where the operator's listener is, if there is one.
+    operator: Option<SocketAddr>,
+    /// Set by [`App::bind`]; one or none.
+    operator_listeners: Vec<TcpListener>,
+    free_space_min_bytes: u64,
     policy: Policy,
     root: PathBuf,
     clock: Clock,
     /// Set by [`App::bind`].
     control: Option<control::Listener>,
     /// Keeps the store's lock until the last transfer has ended.
-    _store: LocalStore,
+    store: LocalStore,
 }
 
 impl App {
@@ -92,16 +100,28 @@ impl App {
         let cors = Cors::new(config.origins);
         let seed = random_u64()?;
         let server = store.instance().to_owned();
+        let (open_objects, derivatives) = api.files.counts();
         let service = Service::new(api, limiter.clone(), cors, config.service, server, seed);
+        let metrics = Metrics {
+            requests: service.requests(),
+            connections: Arc::default(),
+            open_objects,
+            derivatives,
+            syncs: store.syncs(),
+        };
         Ok(Self {
             service: Arc::new(service),
             limiter,
             listener: config.listener,
+            metrics,
+            operator: config.operator,
+            operator_listeners: Vec::new(),
+            free_space_min_bytes: config.store.free_space_min_bytes,
             policy,
             root: store.root().to_owned(),
             clock,
             control: None,
-            _store: store,
+            store,
         })
     }
 
@@ -116,20 +136,27 @@ impl App {
     /// Which address cannot be had, and why.
     pub fn bind(&mut self) -> Result<(Vec<TcpListener>, Vec<SocketAddr>)> {
         let listeners = listener::bind(&self.listener.listen)?;
+        if let Some(address) = &mut self.operator {
+            self.operator_listeners = listener::bind(&[*address])?;
+            *address = local_address(&self.operator_listeners[0])?;
+        }
         self.control = Some(control::bind(&self.root)?);
-        let addresses = listeners
-            .iter()
-            .map(|listener| listener.local_addr().map_err(Error::internal))
-            .collect::<Result<_>>()?;
+        let addresses = listeners.iter().map(local_address).collect::<Result<_>>()?;
         Ok((listeners, addresses))
     }
 
-    /// Serves until `shutdown` is triggered and the running transfers have ended or had their grace.
+    /// Where the operator's listener is, if there is one; its port is known after [`App::bind`].
+    pub fn operator_address(&self) -> Option<SocketAddr> {
+        self.operator
+    }
+
+    /// Serves until `shutdown` is triggered and the running transfers have ended or had their grace. The
+    /// operator's listener ends last.
     pub async fn run(self, listeners: Vec<TcpListener>, shutdown: Shutdown) {
         let mut tasks = Tasks::new();
         tasks.spawn(
             "limiter sweep",
-            sweep_limiter(self.limiter, self.clock.clone(), shutdown.clone()),
+            sweep_limiter(self.limiter.clone(), self.clock.clone(), shutdown.clone()),
         );
         tasks.spawn(
             "retention",
@@ -143,9 +170,29 @@ impl App {
                 control::serve(control, commands, shutdown.clone()),
             );
         }
-        listener::serve(listeners, self.service, self.listener, shutdown).await;
-        tasks.join(TASKS_GRACE).await;
+        let ended = Shutdown::new();
+        let operator = Operator {
+            metrics: self.metrics.clone(),
+            service: self.service.clone(),
+            limiter: self.limiter,
+            disk: Disk::new(self.store, self.free_space_min_bytes),
+            shutdown: shutdown.clone(),
+        };
+        let connection = self.listener.connection.clone();
+        let operated =
+            operator::serve(self.operator_listeners, operator, connection, ended.clone());
+        let served = async {
+            let counts = self.metrics.connections;
+            listener::serve(listeners, self.service, self.listener, counts, shutdown).await;
+            tasks.join(TASKS_GRACE).await;
+            ended.trigger();
+        };
+        tokio::join!(served, operated);
     }
+}
+
+fn local_address(listener: &TcpListener) -> Result<SocketAddr> {
+    listener.local_addr().map_err(Error::internal)
 }
 
 async fn take_command(service: Arc<Service>, command: control::Command) -> Result<String> {

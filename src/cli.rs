@@ -107,6 +107,14 @@ struct Settings {
         value_name = "ADDRESS"
     )]
     listen: Option<Vec<String>>,
+    /// Address of the metrics and the probes, none by default (operator.listen)
+    #[arg(
+        long,
+        global = true,
+        env = "CHATFILES_OPERATOR_LISTEN",
+        value_name = "ADDRESS"
+    )]
+    operator_listen: Option<String>,
     /// Scheme and host as clients see them (server.public_url)
     #[arg(long, global = true, env = "CHATFILES_PUBLIC_URL", value_name = "URL")]
     public_url: Option<String>,
@@ -192,6 +200,7 @@ impl Settings {
             .transpose()?
             .unwrap_or_default();
         set(&mut file.server.listen, self.listen);
+        set(&mut file.operator.listen, self.operator_listen);
         set(&mut file.server.public_url, self.public_url);
         set(&mut file.store.path, self.store_path);
         set(&mut file.store.durability, self.durability);

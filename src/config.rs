@@ -31,7 +31,7 @@ use self::{
     file::{
         HookSection, LogSection, MediaSection, RetentionSection, ServerSection, ThumbnailsSection,
     },
-    values::{networks, origins, public_url, range, seconds},
+    values::{address, networks, origins, public_url, range, seconds},
 };
 
 /// Everything that is in force.
@@ -39,6 +39,8 @@ use self::{
 pub struct Config {
     /// Listeners and connections.
     pub listener: listener::Config,
+    /// Where the operator's listener is; none where it is off.
+    pub operator: Option<SocketAddr>,
     /// The pipeline.
     pub service: service::Config,
     /// The dialects.
@@ -69,6 +71,7 @@ impl File {
     pub fn validate(self) -> Result<Config> {
         let Self {
             server,
+            operator,
             store,
             limits,
             retention,
@@ -96,8 +99,10 @@ impl File {
             days: days("retention", &retention, &Days::default())?,
         };
         let limit_defaults = limit::Config::default();
+        let listener = listener_config(&server)?;
         Ok(Config {
-            listener: listener_config(&server)?,
+            operator: operator_address(operator.listen, &listener.listen)?,
+            listener,
             service: service::Config {
                 trusted_proxies: networks("limits.trusted_proxies", limits.trusted_proxies)?,
                 forwarded_header: limits.forwarded_header.unwrap_or_default(),
@@ -188,16 +193,8 @@ const DAYS: std::ops::RangeInclusive<u32> = 0..=36_500;
 fn listener_config(server: &ServerSection) -> Result<listener::Config> {
     let mut config = listener::Config::default();
     if let Some(listen) = &server.listen {
-        let address = |text: &String| -> Result<SocketAddr> {
-            text.parse().map_err(|_| {
-                bad(
-                    "server.listen",
-                    text,
-                    "an address and a port, such as 127.0.0.1:8080",
-                )
-            })
-        };
-        config.listen = listen.iter().map(address).collect::<Result<_>>()?;
+        let parse = |text: &String| address("server.listen", text, "127.0.0.1:8080");
+        config.listen = listen.iter().map(parse).collect::<Result<_>>()?;
         if config.listen.is_empty() {
             return Err(bad("server.listen", "[]", "at least one address"));
         }
@@ -230,6 +227,18 @@ fn listener_config(server: &ServerSection) -> Result<listener::Config> {
         30,
     )?;
     Ok(config)
+}
+
+fn operator_address(listen: Option<String>, public: &[SocketAddr]) -> Result<Option<SocketAddr>> {
+    const KEY: &str = "operator.listen";
+    let Some(text) = listen.filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    let own = address(KEY, &text, "127.0.0.1:9090")?;
+    if own.port() != 0 && public.contains(&own) {
+        return Err(bad(KEY, own, "an address that is not in server.listen"));
+    }
+    Ok(Some(own))
 }
 
 fn files_config(

@@ -24,6 +24,7 @@ pub mod store;
 
 pub mod error;
 pub mod logging;
+pub mod metrics;
 pub mod secret;
 pub mod tenant;
 pub mod time;

@@ -1,24 +1,48 @@
-//! Calls of the operator, in no vendor's dialect: today the health check.
+//! Answers for the operator, in no vendor's dialect: the public health check, and the texts of the operator's own
+//! listener (`server/operator.rs`).
 
 use bytes::Bytes;
 use hyper::{
-    Response,
+    Response, StatusCode,
     header::{self, HeaderValue},
 };
 
-use super::body::Body;
+use super::{answer, body::Body};
+use crate::{error::Kind, metrics};
 
 /// Answers as long as the process can answer at all. `server` names this run of it, so that a probe knows
 /// whom it reached.
 pub fn health(server: &str) -> Response<Body> {
     let text = serde_json::json!({ "status": "ok", "server": server }).to_string();
-    let mut response = Response::new(Body::from(Bytes::from(text)));
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json"),
-    );
+    let json = HeaderValue::from_static("application/json");
+    answer(StatusCode::OK, json, text)
+}
+
+/// A word or a line for people and probes.
+pub fn text(status: StatusCode, words: &str) -> Response<Body> {
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    answer(status, plain, format!("{words}\n"))
+}
+
+/// There is such a path, and it is only read.
+pub fn only_read() -> Response<Body> {
+    let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed");
+    let kind = Kind::MethodNotAllowed("GET, HEAD");
+    answer::error_headers(kind, response.headers_mut());
     response
-        .headers_mut()
-        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+}
+
+/// What Prometheus scrapes.
+pub fn metrics(text: String) -> Response<Body> {
+    let exposition = HeaderValue::from_static(metrics::CONTENT_TYPE);
+    answer(StatusCode::OK, exposition, text)
+}
+
+fn answer(status: StatusCode, content_type: HeaderValue, text: String) -> Response<Body> {
+    let mut response = Response::new(Body::from(Bytes::from(text)));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, content_type);
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

@@ -53,6 +53,7 @@ pub(super) fn serve(config: Config, file: Option<PathBuf>) -> Result<ExitCode> {
             &config,
             file.as_deref(),
             &addresses,
+            app.operator_address(),
             app.abilities(),
         ))?;
         let mut run = std::pin::pin!(app.run(listeners, shutdown));

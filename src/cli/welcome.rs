@@ -24,11 +24,18 @@ pub(super) fn text(
     config: &Config,
     file: Option<&Path>,
     addresses: &[SocketAddr],
+    operator: Option<SocketAddr>,
     abilities: Abilities,
 ) -> String {
     let mut text = String::new();
     for address in addresses {
         let _ = writeln!(text, "listening on http://{address}");
+    }
+    if let Some(address) = operator {
+        let _ = writeln!(
+            text,
+            "metrics and probes on http://{address}: /metrics /livez /readyz"
+        );
     }
     let _ = writeln!(text, "\n{}", policy(config, abilities));
     if let Some(address) = addresses.first() {
@@ -59,6 +66,13 @@ pub(super) fn policy(config: &Config, abilities: Abilities) -> String {
             .public_url
             .clone()
             .unwrap_or_else(|| "from the request's Host".into()),
+    );
+    line(
+        "metrics and probes",
+        match config.operator {
+            Some(address) => format!("at {address}, without authentication"),
+            None => "none: operator.listen is not set".into(),
+        },
     );
     line(
         "free space at least",

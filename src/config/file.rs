@@ -25,6 +25,8 @@ const FILE_BYTES_MAX: u64 = 4 << 20;
 pub struct File {
     /// `[server]`
     pub server: ServerSection,
+    /// `[operator]`
+    pub operator: OperatorSection,
     /// `[store]`
     pub store: StoreSection,
     /// `[limits]`
@@ -61,6 +63,17 @@ pub struct ServerSection {
     pub body_idle_timeout_seconds: Option<u64>,
     pub write_stall_timeout_seconds: Option<u64>,
     pub shutdown_grace_seconds: Option<u64>,
+}
+
+/// `[operator]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(
+    missing_docs,
+    reason = "the keys are documented once, in docs/configuration.md"
+)]
+pub struct OperatorSection {
+    pub listen: Option<String>,
 }
 
 /// `[store]`

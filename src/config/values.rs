@@ -1,6 +1,6 @@
 //! Checks of single values: each takes what was written and says what is allowed where it is something else.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use ipnet::IpNet;
 
@@ -29,6 +29,17 @@ pub(super) fn origins(allowed: Option<Vec<String>>) -> Result<AllowedOrigins> {
         }
     }
     Ok(AllowedOrigins::List(allowed))
+}
+
+/// Somewhere to listen.
+pub(super) fn address(key: &str, text: &str, example: &str) -> Result<SocketAddr> {
+    text.parse().map_err(|_| {
+        bad(
+            key,
+            text,
+            &format!("an address and a port, such as {example}"),
+        )
+    })
 }
 
 /// `http(s)://host[:port]`, without a path: clients append `/{org}/{app}/…`.

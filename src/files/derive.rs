@@ -31,6 +31,7 @@ use crate::{
         thumbnail::{self, MediaError},
         voice::VoiceFormat,
     },
+    metrics::{self, Derivations, FileLevels, Source},
     store::{BoundingBox, BoxFuture, Derived, DerivedName, ObjectId, Store},
     time::Clock,
 };
@@ -69,6 +70,7 @@ pub(super) struct Derivatives {
     pool: Pool,
     ffmpeg: Ffmpeg,
     bounds: thumbnail::Bounds,
+    pub(super) counts: Arc<Derivations>,
 }
 
 /// The picture that a thumbnail is made of.
@@ -104,6 +106,17 @@ impl Derivatives {
             bounds: thumbnail::Bounds {
                 pixels_max: config.decode_pixels_max,
             },
+            counts: Arc::default(),
+        }
+    }
+
+    /// Those of the derivatives, beside the number of open objects.
+    pub(super) fn levels(&self, open_objects: usize) -> FileLevels {
+        FileLevels {
+            open_objects,
+            derived_bytes: self.made.weight(),
+            pictures: self.pool.levels(),
+            ffmpeg: self.ffmpeg.levels(),
         }
     }
 
@@ -121,10 +134,30 @@ impl Derivatives {
             return Err(Kind::NoThumbnail.into());
         }
         let cache_key = (file.object.key, name);
+        let mut is_in_memory = true;
+        let find_or_make = async {
+            is_in_memory = false;
+            self.find_or_make(file, name).await
+        };
         // The error of whoever computes is not shared: the next waiter looks, and computes again.
-        self.made
-            .get_or_insert_async(&cache_key, self.find_or_make(file, name))
-            .await
+        let found = self
+            .made
+            .get_or_insert_async(&cache_key, find_or_make)
+            .await;
+        if is_in_memory {
+            self.count(name, Source::Memory);
+        }
+        found
+    }
+
+    fn count(&self, name: DerivedName, source: Source) {
+        let derived = match name {
+            DerivedName::Thumbnail(_) => metrics::Derived::Thumbnail,
+            DerivedName::Frame => metrics::Derived::Frame,
+            DerivedName::Mp3 => metrics::Derived::Mp3,
+            DerivedName::Amr => metrics::Derived::Amr,
+        };
+        self.counts.count(derived, source);
     }
 
     pub(super) fn forget(&self, id: ObjectId) {
@@ -134,7 +167,9 @@ impl Derivatives {
 
     async fn find_or_make(&self, file: &Arc<OpenFile>, name: DerivedName) -> Result<Derivative> {
         let key = file.object.key;
-        self.failures.check(key, name)?;
+        self.failures
+            .check(key, name)
+            .inspect_err(|_| self.count(name, Source::FailedBefore))?;
         let found = self.find_or_make_now(file, name).await;
         found.inspect_err(|error| {
             // Of a video, what failed is its frame, and that is remembered by itself.
@@ -152,19 +187,24 @@ impl Derivatives {
         let key = file.object.key;
         let is_thumbnail = matches!(name, DerivedName::Thumbnail(_));
         if is_thumbnail && is_image(file) && file.object.len() <= OWN_THUMBNAIL_BYTES_MAX {
+            self.count(name, Source::Original);
             return self.own(file).await;
         }
         let is_kept = is_kept(file, name);
         // Disk is only the second cache: where it fails, the derivative is made again.
         if is_kept {
             match self.store.derived(key, name).await {
-                Ok(Some(derived)) => return Derivative::made(derived).await,
+                Ok(Some(derived)) => {
+                    self.count(name, Source::Disk);
+                    return Derivative::made(derived).await;
+                }
                 Ok(None) => {}
                 Err(error) => {
                     tracing::warn!(id = %key.id, %error, "a kept derivative could not be read");
                 }
             }
         }
+        self.count(name, Source::Made);
         let made = match self.make(file, name).await {
             Ok(Some(made)) => made,
             Ok(None) => return Ok(Derivative::Original),

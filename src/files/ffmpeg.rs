@@ -28,6 +28,7 @@ use crate::{
             AMR_FRAME_BYTES_MAX, AMR_FRAME_MS, AMR_MAGIC_BYTES_MAX, VoiceFormat, amr_duration_ms,
         },
     },
+    metrics::PoolLevels,
 };
 
 /// Bytes of a picture or a voice that is made. A frame of 2048 × 2048 pixels of noise has 4.3 MB, half an hour
@@ -127,6 +128,11 @@ impl Ffmpeg {
             },
             voice_duration_max: config.voice_duration_max,
         }
+    }
+
+    /// How busy it is.
+    pub(super) fn levels(&self) -> PoolLevels {
+        self.pool.levels()
     }
 
     /// What this ffmpeg can do.

@@ -15,6 +15,7 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     error::{Error, Kind, Result},
     media::{sniff::Sniffed, voice::VoiceFormat},
+    metrics::{Derivations, FileLevels, Lookups},
     retention,
     secret::constant_time_eq,
     store::{BoundingBox, Class, DerivedName, Dialect, Key, ObjectId, Store, local::PartUploads},
@@ -107,6 +108,16 @@ impl Files {
     /// What the program that converts media can do here.
     pub fn abilities(&self) -> Abilities {
         self.derivatives.abilities()
+    }
+
+    /// What the cache of open objects and the derivatives count.
+    pub fn counts(&self) -> (Arc<Lookups>, Arc<Derivations>) {
+        (self.open.lookups.clone(), self.derivatives.counts.clone())
+    }
+
+    /// How much there is now.
+    pub fn levels(&self) -> FileLevels {
+        self.derivatives.levels(self.open.len())
     }
 
     /// Uploads in parts.

@@ -13,6 +13,7 @@ use crate::{
     error::{Kind, Result},
     http::disposition::{Disposition, content_disposition},
     media::sniff::Sniffed,
+    metrics::{Lookup, Lookups},
     store::{Key, Object, ObjectId, Store},
     time::Timestamp,
 };
@@ -48,6 +49,7 @@ impl std::fmt::Debug for OpenFile {
 pub(super) struct OpenFiles {
     store: Arc<dyn Store>,
     cache: Cache<Key, Arc<OpenFile>, Weight>,
+    pub(super) lookups: Arc<Lookups>,
 }
 
 /// An entry weighs its bytes, and at least its share of the count: one budget bounds both.
@@ -72,15 +74,18 @@ impl OpenFiles {
         Self {
             store,
             cache: Cache::with_weighter(estimate, config.open_bytes_max, weight),
+            lookups: Arc::default(),
         }
     }
 
     /// The open file, opened once however many ask at once.
     pub(super) async fn get(&self, key: Key, now: Timestamp) -> Result<Arc<OpenFile>> {
         if let Some(file) = self.cache.get(&key) {
+            self.lookups.count(Lookup::Hit);
             file.object.touch(now);
             return Ok(file);
         }
+        self.lookups.count(Lookup::Miss);
         let open = async {
             let object = self.store.open(key).await?.ok_or(Kind::ObjectNotFound)?;
             Ok::<_, crate::error::Error>(Arc::new(OpenFile::new(object)))
@@ -93,6 +98,10 @@ impl OpenFiles {
         }
         file.object.touch(now);
         Ok(file)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.cache.len()
     }
 
     pub(super) fn forget(&self, id: ObjectId) {

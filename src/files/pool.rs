@@ -12,7 +12,10 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::error::{Error, Kind, Result};
+use crate::{
+    error::{Error, Kind, Result},
+    metrics::PoolLevels,
+};
 
 /// Memory is counted in units of this many bytes.
 const MEMORY_UNIT_BYTES: u64 = 1 << 20;
@@ -21,6 +24,7 @@ pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
 const NEVER_CLOSED: &str = "the semaphores of the pool are never closed";
 
 pub(super) struct Pool {
+    places: usize,
     running: Arc<Semaphore>,
     memory: Arc<Semaphore>,
     memory_units: u32,
@@ -68,8 +72,10 @@ impl Pool {
         let memory_units = u32::try_from(bytes_max.div_ceil(MEMORY_UNIT_BYTES))
             .unwrap_or(u32::MAX >> 4)
             .max(1);
+        let places = threads.max(1);
         Self {
-            running: Arc::new(Semaphore::new(threads.max(1))),
+            places,
+            running: Arc::new(Semaphore::new(places)),
             memory: Arc::new(Semaphore::new(memory_units as usize)),
             memory_units,
             waiting: AtomicUsize::new(0),
@@ -136,6 +142,14 @@ impl Pool {
             true => Error::new(Kind::NoThumbnail).source(error),
             false => Error::internal(error),
         })?
+    }
+
+    pub(super) fn levels(&self) -> PoolLevels {
+        PoolLevels {
+            waiting: self.waiting.load(Ordering::Relaxed),
+            busy: self.places - self.running.available_permits(),
+            places: self.places,
+        }
     }
 
     fn enqueue(&self) -> Result<Waiting<'_>> {

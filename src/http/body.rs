@@ -59,6 +59,11 @@ impl RequestBody {
         self.incoming.size_hint().exact()
     }
 
+    /// Bytes read so far.
+    pub fn received_bytes(&self) -> u64 {
+        self.received
+    }
+
     /// Whether any of the body was asked for: from then on a client that waits for `100 Continue` has it.
     pub fn is_started(&self) -> bool {
         self.started

@@ -15,7 +15,10 @@ use super::{
     connection::{self, Handle},
     shutdown::Shutdown,
 };
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    metrics::Connections,
+};
 
 /// Connections that the kernel completes before they are accepted; it caps this at `net.core.somaxconn`.
 const BACKLOG: u32 = 4096;
@@ -110,7 +113,7 @@ pub fn raise_descriptors_max() -> u64 {
 
 /// Accepts and serves until the shutdown is triggered; then closes the listeners, lets running requests
 /// finish within [`Config::shutdown_grace`] (or until [`Shutdown::abort`]), and drops the rest. Returns when
-/// no connection is left.
+/// no connection is left. Connections are counted in `counts`.
 ///
 /// # Cancel safety
 /// Dropping the future aborts all connections.
@@ -118,6 +121,7 @@ pub async fn serve<H: Handle>(
     listeners: Vec<TcpListener>,
     handler: Arc<H>,
     config: Config,
+    counts: Arc<Connections>,
     shutdown: Shutdown,
 ) {
     let connections_max = connections_max(config.connections_max, raise_descriptors_max());
@@ -132,6 +136,7 @@ pub async fn serve<H: Handle>(
             () = &mut triggered => break,
             Some(ended) = connections.join_next() => {
                 report(ended);
+                counts.open.set(connections.len());
                 // Said again only after it was clearly over.
                 full &= connections.len() > connections_max - connections_max.div_ceil(4);
                 continue;
@@ -153,6 +158,8 @@ pub async fn serve<H: Handle>(
                     config,
                     shutdown.clone(),
                 ));
+                counts.accepted.add(1);
+                counts.open.set(connections.len());
                 if connections.len() >= connections_max && !full {
                     full = true;
                     warn!(
@@ -178,7 +185,8 @@ pub async fn serve<H: Handle>(
         }
     }
     drop(listeners);
-    drain(connections, config.shutdown_grace, &shutdown).await;
+    drain(connections, config.shutdown_grace, &counts, &shutdown).await;
+    counts.open.set(0);
 }
 
 /// Sets the socket's options.
@@ -233,10 +241,16 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-async fn drain(mut connections: JoinSet<()>, grace: Duration, shutdown: &Shutdown) {
+async fn drain(
+    mut connections: JoinSet<()>,
+    grace: Duration,
+    counts: &Connections,
+    shutdown: &Shutdown,
+) {
     let finished = async {
         while let Some(ended) = connections.join_next().await {
             report(ended);
+            counts.open.set(connections.len());
         }
     };
     tokio::select! {

@@ -4,6 +4,7 @@ pub mod connection;
 pub mod control;
 mod deadlines;
 pub mod listener;
+pub mod operator;
 pub mod router;
 pub mod service;
 pub mod shutdown;

@@ -33,6 +33,8 @@ use crate::{
         lanying,
     },
     error::{Error, Kind, Result},
+    limit::Interface,
+    metrics,
 };
 
 /// Where a request goes.
@@ -47,6 +49,42 @@ pub enum Route<'a> {
     Easemob(EasemobRoute<'a>),
     /// Lanying's API.
     Lanying(lanying::Action<'a>),
+}
+
+impl Route<'_> {
+    /// Under what name it is counted. Of a download, the interface says whether the file itself is asked for.
+    pub fn label(&self, interface: Interface) -> metrics::Route {
+        use lanying::Action as Lanying;
+        use metrics::Route as Label;
+        let is_derivative = interface == Interface::Thumbnail;
+        match self {
+            Self::Preflight => Label::Preflight,
+            Self::Health => Label::Health,
+            Self::Easemob(route) => match route.action {
+                Action::Upload => Label::EasemobUpload,
+                Action::Download(_) if is_derivative => Label::EasemobDerivative,
+                Action::Download(_) => Label::EasemobDownload,
+                Action::Token => Label::EasemobToken,
+                Action::PartsBegin => Label::EasemobPartsBegin,
+                Action::PartsPut(_) => Label::EasemobPartsPut,
+                Action::PartsList(_) => Label::EasemobPartsList,
+                Action::PartsComplete(_) => Label::EasemobPartsComplete,
+                Action::PartsAbort(_) => Label::EasemobPartsAbort,
+            },
+            Self::Lanying(action) => match action {
+                Lanying::UploadUserAvatar => Label::LanyingUploadUserAvatar,
+                Lanying::UploadGroupAvatar => Label::LanyingUploadGroupAvatar,
+                Lanying::UploadChat => Label::LanyingUploadChat,
+                Lanying::Forward => Label::LanyingForward,
+                Lanying::DownloadAvatar | Lanying::DownloadChat if is_derivative => {
+                    Label::LanyingDerivative
+                }
+                Lanying::DownloadAvatar => Label::LanyingDownloadAvatar,
+                Lanying::DownloadChat => Label::LanyingDownloadChat,
+                Lanying::Form(_) => Label::LanyingForm,
+            },
+        }
+    }
 }
 
 /// In what form a path's errors are told, whether or not there is such a call.

@@ -31,6 +31,7 @@ use crate::{
         forwarded::{ForwardedHeader, client_address},
     },
     limit::{Interface, Limiter, Rate},
+    metrics::{self, Answered, Requests},
     tenant::Tenant,
 };
 
@@ -38,6 +39,7 @@ use crate::{
 pub struct Service {
     api: Api,
     limiter: Arc<Limiter>,
+    requests: Arc<Requests>,
     cors: Cors,
     config: Config,
     /// The proxy warning was given.
@@ -84,6 +86,7 @@ impl Service {
         Self {
             api,
             limiter,
+            requests: Arc::default(),
             cors,
             config,
             warned,
@@ -95,6 +98,11 @@ impl Service {
     /// The parts that background work shares.
     pub fn api(&self) -> &Api {
         &self.api
+    }
+
+    /// What is counted here.
+    pub fn requests(&self) -> Arc<Requests> {
+        self.requests.clone()
     }
 
     async fn answer(
@@ -115,14 +123,30 @@ impl Service {
         let client = self.client(connection, &call);
         let routed = check_host(head.version, call.headers)
             .and_then(|()| router::route(call.method, call.uri.path()));
+        let (label, interface) = classify(&routed, &call);
+        let uploads = &self.requests.uploads;
+        let _uploading = (interface == Interface::Upload).then(|| uploads.enter());
         let result = match routed {
-            Ok(route) => self.admit_and_act(&call, client, route, &mut body).await,
-            Err(error) => self
-                .admit(&call, None, Interface::Other, client)
-                .and(Err(error)),
+            Ok(route) => {
+                self.admit_and_act(&call, client, route, interface, &mut body)
+                    .await
+            }
+            Err(error) => self.admit(None, interface, client, &call).and(Err(error)),
         };
+        let is_refused = result
+            .as_ref()
+            .is_err_and(|error| matches!(error.kind(), Kind::RateLimited(_)));
         self.settle(connection, &call, &mut body).await;
-        self.render(&call, client, result)
+        let response = self.render(&call, client, result);
+        self.requests.record(&Answered {
+            route: label,
+            status: response.status().as_u16(),
+            took: self.api.clock.monotonic() - call.started,
+            received_bytes: body.received_bytes(),
+            sent_bytes: response.body().size_hint().lower(),
+            is_refused,
+        });
+        response
     }
 
     async fn admit_and_act(
@@ -130,6 +154,7 @@ impl Service {
         call: &Call<'_>,
         client: IpAddr,
         route: Route<'_>,
+        interface: Interface,
         body: &mut RequestBody,
     ) -> Result<Response<Body>> {
         match route {
@@ -138,20 +163,20 @@ impl Service {
             Route::Easemob(route) => {
                 let tenant = easemob::tenant(&self.api, &route, call.uri.path());
                 self.admit(
-                    call,
                     tenant.as_ref().ok().map(|tenant| &***tenant),
-                    route.action.interface(call),
+                    interface,
                     client,
+                    call,
                 )?;
                 easemob::handle(&self.api, call, tenant?, route.action, body).await
             }
             Route::Lanying(action) => {
                 let tenant = lanying::tenant(&self.api, call, action);
                 self.admit(
-                    call,
                     tenant.as_ref().ok().map(|tenant| &***tenant),
-                    action.interface(call),
+                    interface,
                     client,
+                    call,
                 )?;
                 lanying::handle(&self.api, call, tenant?, action, body).await
             }
@@ -161,10 +186,10 @@ impl Service {
     /// Before the credential is looked at: a refused call must cost next to nothing.
     fn admit(
         &self,
-        call: &Call<'_>,
         tenant: Option<&Tenant>,
         interface: Interface,
         client: IpAddr,
+        call: &Call<'_>,
     ) -> Result<()> {
         let (index, rate) = match tenant {
             Some(tenant) => (tenant.index, Rate::from(&tenant.limits)),
@@ -276,6 +301,20 @@ impl Service {
         }
         response
     }
+}
+
+/// Under what name a call is counted, and against which rate.
+fn classify(routed: &Result<Route<'_>>, call: &Call<'_>) -> (metrics::Route, Interface) {
+    let interface = match routed {
+        Ok(Route::Easemob(route)) => route.action.interface(call),
+        Ok(Route::Lanying(action)) => action.interface(call),
+        // The first two are never limited.
+        Ok(Route::Preflight | Route::Health) | Err(_) => Interface::Other,
+    };
+    let label = routed
+        .as_ref()
+        .map_or(metrics::Route::None, |route| route.label(interface));
+    (label, interface)
 }
 
 /// RFC 9112 §3.2, which hyper leaves to us: a proxy that took another `Host` than we would sends one client's

@@ -25,6 +25,7 @@ mod lanying;
 mod limit;
 mod memory;
 mod odd_requests;
+mod operator;
 mod retention;
 mod shutdown;
 mod store;

@@ -6,7 +6,7 @@ use std::{
     io,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::Mutex,
+    sync::{Arc, Mutex},
 };
 
 use rustix::fs::{OFlags, RenameFlags};
@@ -14,6 +14,7 @@ use rustix::fs::{OFlags, RenameFlags};
 use super::{Config, DerivedName, Durability, Key, startup::Instance};
 use crate::{
     error::{Error, Kind, Result},
+    metrics::{Synced, Syncs},
     store::{Class, ObjectId},
     time::Day,
 };
@@ -41,6 +42,7 @@ pub(super) struct Layout {
     /// for it. A std Mutex: held for a look-up. At most 257 entries per class and day in use, cleared when
     /// over [`KNOWN_MAX`].
     known: Mutex<HashSet<PathBuf>>,
+    pub(super) syncs: Arc<Syncs>,
 }
 
 /// Directories remembered as synced at the most.
@@ -62,6 +64,7 @@ impl Layout {
             config,
             rename,
             known: Mutex::default(),
+            syncs: Arc::default(),
         }
     }
 
@@ -104,7 +107,7 @@ impl Layout {
             result => result?,
         }
         if self.is_durable() {
-            sync_dir(parent(path))?;
+            self.sync_dir(parent(path))?;
         }
         Ok(())
     }
@@ -140,7 +143,7 @@ impl Layout {
         // Also where it was there before: whoever made it may not have synced it yet. Where that fails, the name
         // must not be found there by the next one, whose sync might not fail again.
         if self.is_durable() {
-            sync_dir(parent(to)).inspect_err(|_| {
+            self.sync_dir(parent(to)).inspect_err(|_| {
                 if is_new {
                     drop(remove_if_there(to));
                 }
@@ -159,7 +162,7 @@ impl Layout {
             let mut target = create_new(&temporary)?;
             io::copy(&mut source, &mut target)?;
             if self.is_durable() {
-                target.sync_data()?;
+                self.syncs.time(Synced::File, || target.sync_data())?;
             }
             self.rename_no_replace(&temporary, to)?;
             // Taken down meanwhile: whoever did that has not seen the new name.
@@ -190,7 +193,8 @@ impl Layout {
             // Also where it was there before: another upload may have made it and not synced it yet. Where
             // that fails it must not be found there by the next upload, whose sync might not fail again.
             if self.is_durable() {
-                sync_dir(&above).inspect_err(|_| drop(fs::remove_dir(&at)))?;
+                self.sync_dir(&above)
+                    .inspect_err(|_| drop(fs::remove_dir(&at)))?;
             }
         }
         let mut known = self.known();
@@ -199,6 +203,10 @@ impl Layout {
         }
         known.insert(directory.to_owned());
         Ok(())
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.syncs.time(Synced::Directory, || sync_dir(path))
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, HashSet<PathBuf>> {

@@ -12,6 +12,7 @@
 //! There is no index and no database: an id's own time gives its path.
 
 mod layout;
+mod observe;
 mod parts;
 mod scrub;
 mod startup;

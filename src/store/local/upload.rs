@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
+    metrics::Synced,
     store::trailer,
 };
 
@@ -189,7 +190,8 @@ impl Writer {
             write_all(&self.file, std::slice::from_ref(&trailer), self.len)?;
             rustix::fs::ftruncate(&self.file, file_len)?;
             if layout.is_durable() {
-                rustix::fs::fdatasync(&self.file)?;
+                let sync = || rustix::fs::fdatasync(&self.file);
+                layout.syncs.time(Synced::File, sync)?;
             }
             let temporary = self.temporary.0.as_deref().expect("taken only below, once");
             if let Err(error) = layout.publish(temporary, &path) {

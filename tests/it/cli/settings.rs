@@ -32,6 +32,19 @@ fn a_bad_value_names_its_key_what_it_was_and_what_is_allowed() {
             vec!["server.listen", "localhost", "127.0.0.1:8080"],
         ),
         (
+            "[operator]\nlisten = \"9090\"",
+            vec!["operator.listen", "9090", "127.0.0.1:9090"],
+        ),
+        (
+            "[operator]\nlisten = \"localhost:9090\"",
+            vec!["operator.listen", "localhost:9090", "127.0.0.1:9090"],
+        ),
+        (
+            "[operator]\nlisten = \"127.0.0.1:8080\"",
+            vec!["operator.listen", "127.0.0.1:8080", "server.listen"],
+        ),
+        ("[operator]\nport = 9090", vec!["line 2", "port", "listen"]),
+        (
             "[server]\npublic_url = \"ftp://a\"",
             vec!["server.public_url", "ftp://a", "https://host"],
         ),
@@ -142,6 +155,10 @@ fn a_bad_flag_names_itself() {
         (
             vec!["--listen", "nowhere"],
             vec!["server.listen", "nowhere"],
+        ),
+        (
+            vec!["--operator-listen", "nowhere"],
+            vec!["operator.listen", "nowhere"],
         ),
         (vec!["token"], vec!["--user"]),
         (

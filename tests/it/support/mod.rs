@@ -2,6 +2,7 @@
 
 mod client;
 pub mod command;
+mod exposition;
 mod faulty;
 mod forms;
 pub mod lanying;
@@ -11,6 +12,7 @@ mod random;
 mod sockets;
 
 pub use client::{Answer, Connection, head, read_answer};
+pub use exposition::Exposition;
 pub use faulty::{Faults, FaultyStore, Step, faulty_server};
 pub use forms::{Form, photo};
 pub use random::Random;
@@ -40,6 +42,8 @@ pub const BASE: &str = "/easemob-demo/chatdemoui";
 /// A server of its own, with a store of its own, in this process. Stops when dropped.
 pub struct TestServer {
     pub address: SocketAddr,
+    /// The operator's listener, where the test's configuration has one.
+    pub operator: Option<SocketAddr>,
     pub clock: Clock,
     pub store: PathBuf,
     shutdown: Shutdown,
@@ -92,17 +96,19 @@ impl TestServer {
                 App::build_over(moved_config, moved_clock, wrap).expect("the server builds");
             runtime.block_on(async move {
                 let (listeners, addresses) = app.bind().expect("a free port");
-                sender.send(addresses[0]).expect("the test waits");
+                let bound = (addresses[0], app.operator_address());
+                sender.send(bound).expect("the test waits");
                 app.run(listeners, moved_shutdown).await;
             });
         });
-        let address = receiver.recv().expect("the server starts");
+        let (address, operator) = receiver.recv().expect("the server starts");
         let keys = KeyRing::load_or_create(&keys_path, clock.now()).expect("keys");
         let tenants =
             chatfiles::config::tenants(&config.tenants, &config.tenant_defaults, &keys_path)
                 .expect("tenants");
         Self {
             address,
+            operator,
             clock,
             store: config.store.path,
             shutdown,

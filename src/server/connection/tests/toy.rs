@@ -127,6 +127,7 @@ impl Server {
             listeners,
             toy.clone(),
             config,
+            Arc::default(),
             shutdown.clone(),
         ));
         Self {

@@ -1,0 +1,206 @@
+//! What is counted, and how it is shown: cells that any thread may move, and the text that Prometheus reads.
+//!
+//! Each part of the program owns its cells and moves them; [`Metrics`] knows them all, and [`Metrics::render`]
+//! names them (`docs/metrics.md` has the names). Labels are closed sets, and a cell is found by a number: no
+//! text is looked up, nothing is allocated, and no lock is taken where something is counted. What is a level and
+//! no count (open objects, the free disk) is asked for by whoever scrapes, and comes in as [`Levels`].
+
+mod cells;
+mod durations;
+mod families;
+mod requests;
+
+use std::{sync::Arc, time::Duration};
+
+use self::{
+    cells::{Sharded, label, zeros},
+    durations::Durations,
+};
+use crate::time::Clock;
+
+pub use self::{
+    cells::{Counter, Entered, Gauge},
+    families::CONTENT_TYPE,
+    requests::{Answered, Requests, Route},
+};
+
+/// Every cell of a server. Cheap to clone; the clones are the same cells.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    /// The pipeline's.
+    pub requests: Arc<Requests>,
+    /// The public listener's.
+    pub connections: Arc<Connections>,
+    /// The cache of open objects'.
+    pub open_objects: Arc<Lookups>,
+    /// The derivatives'.
+    pub derivatives: Arc<Derivations>,
+    /// The store's.
+    pub syncs: Arc<Syncs>,
+}
+
+/// What is asked at a scrape.
+#[derive(Debug, Clone)]
+pub struct Levels {
+    /// Of the use cases.
+    pub files: FileLevels,
+    /// Addresses that the limiter remembers.
+    pub limiter_addresses: usize,
+    /// Bytes that the disk has left; `None` where it did not answer.
+    pub disk_free_bytes: Option<u64>,
+    /// Bytes that must be free for an upload.
+    pub disk_free_min_bytes: u64,
+}
+
+/// Levels of the use cases.
+#[derive(Debug, Clone)]
+pub struct FileLevels {
+    /// Objects kept open.
+    pub open_objects: usize,
+    /// Bytes of derivatives in memory.
+    pub derived_bytes: u64,
+    /// The decoders of pictures.
+    pub pictures: PoolLevels,
+    /// The runs of ffmpeg.
+    pub ffmpeg: PoolLevels,
+}
+
+/// Levels of one pool.
+#[derive(Debug, Clone)]
+pub struct PoolLevels {
+    /// Calls that wait for a place.
+    pub waiting: usize,
+    /// Places taken.
+    pub busy: usize,
+    /// Places.
+    pub places: usize,
+}
+
+/// Connections of one listener.
+#[derive(Debug, Default)]
+pub struct Connections {
+    /// Accepted so far.
+    pub accepted: Counter,
+    /// Open now.
+    pub open: Gauge,
+}
+
+label! {
+    /// How a look into a cache went.
+    pub enum Lookup {
+        /// It was there.
+        Hit = "hit",
+        /// It was not.
+        Miss = "miss",
+    }
+}
+
+/// Looks into a cache, by how they went.
+#[derive(Debug)]
+pub struct Lookups(Sharded<[Counter; Lookup::COUNT]>);
+
+impl Default for Lookups {
+    fn default() -> Self {
+        Self(Sharded::new(zeros))
+    }
+}
+
+impl Lookups {
+    /// Counts one.
+    pub fn count(&self, lookup: Lookup) {
+        self.0.mine()[lookup.index()].add(1);
+    }
+
+    fn get(&self, lookup: Lookup) -> u64 {
+        self.0.sum(|cells| &cells[lookup.index()])
+    }
+}
+
+label! {
+    /// What is made of a file.
+    pub enum Derived {
+        /// A small picture.
+        Thumbnail = "thumbnail",
+        /// The first frame of a video.
+        Frame = "frame",
+        /// A voice as MP3.
+        Mp3 = "mp3",
+        /// A voice as AMR.
+        Amr = "amr",
+    }
+}
+
+label! {
+    /// Where what was asked for came from.
+    pub enum Source {
+        /// From memory, or from another call that was just making it.
+        Memory = "memory",
+        /// From disk.
+        Disk = "disk",
+        /// It had to be made, whatever came of it.
+        Made = "made",
+        /// The original is small enough to be its own thumbnail.
+        Original = "original",
+        /// It failed a short while ago and was not tried again.
+        FailedBefore = "failed_before",
+    }
+}
+
+/// Derivatives asked for, by what was asked and where it came from.
+#[derive(Debug)]
+pub struct Derivations(Sharded<[Counter; Derived::COUNT * Source::COUNT]>);
+
+impl Default for Derivations {
+    fn default() -> Self {
+        Self(Sharded::new(zeros))
+    }
+}
+
+impl Derivations {
+    /// Counts one.
+    pub fn count(&self, derived: Derived, source: Source) {
+        self.0.mine()[Self::place(derived, source)].add(1);
+    }
+
+    fn get(&self, derived: Derived, source: Source) -> u64 {
+        self.0.sum(|cells| &cells[Self::place(derived, source)])
+    }
+
+    const fn place(derived: Derived, source: Source) -> usize {
+        derived.index() * Source::COUNT + source.index()
+    }
+}
+
+label! {
+    /// What is synced.
+    pub enum Synced {
+        /// A file's bytes.
+        File = "file",
+        /// A directory's names.
+        Directory = "directory",
+    }
+}
+
+/// How long the disk takes to sync. All threads share these cells: a sync takes a thousand times as long as the
+/// way of a cache line between two cores.
+#[derive(Debug, Default)]
+pub struct Syncs([Durations; Synced::COUNT]);
+
+impl Syncs {
+    /// Does it, and remembers how long it took, also where it failed.
+    pub fn time<T>(&self, synced: Synced, sync: impl FnOnce() -> T) -> T {
+        // Only the monotonic reading is used, which is the same for every Clock.
+        let clock = Clock::system();
+        let begun = clock.monotonic();
+        let done = sync();
+        self.observe(synced, clock.monotonic() - begun);
+        done
+    }
+
+    fn observe(&self, synced: Synced, took: Duration) {
+        self.0[synced.index()].observe(took);
+    }
+}
+
+#[cfg(test)]
+mod tests;

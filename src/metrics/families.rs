@@ -1,0 +1,270 @@
+//! The names: every family of metrics with its help, in the order in which they are shown. The text around them
+//! is the library's.
+
+use std::fmt;
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncoder, NoLabelSet, prometheus_text},
+    metrics::MetricType,
+    registry::Registry,
+};
+
+use super::{
+    Derivations, Derived, Levels, Lookup, Metrics, Source, Synced, durations::Distribution,
+    requests::RouteNumbers,
+};
+
+/// The media type of [`Metrics::render`]'s text.
+pub const CONTENT_TYPE: &str = prometheus_text::CONTENT_TYPE;
+
+impl Metrics {
+    /// All families in Prometheus's text format (0.0.4).
+    pub fn render(&self, levels: Levels) -> String {
+        let mut registry = Registry::with_prefix("chatfiles");
+        registry.register_collector(Box::new(Scrape {
+            metrics: self.clone(),
+            levels,
+        }));
+        let mut text = String::new();
+        prometheus_text::encode(&mut text, &registry).expect("a String takes whatever is written");
+        text
+    }
+}
+
+/// What one scrape shows.
+#[derive(Debug)]
+struct Scrape {
+    metrics: Metrics,
+    levels: Levels,
+}
+
+impl Collector for Scrape {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut families = Families(encoder);
+        families.build()?;
+        self.requests(&mut families)?;
+        self.connections(&mut families)?;
+        self.files(&mut families)?;
+        self.store(&mut families)
+    }
+}
+
+impl Scrape {
+    fn requests(&self, families: &mut Families<'_>) -> fmt::Result {
+        let routes = self.metrics.requests.read();
+        let by_route = |number: fn(&RouteNumbers) -> u64| {
+            let sample = move |route: &RouteNumbers| ([route.label()], number(route));
+            routes.iter().map(sample)
+        };
+        let by_status = routes.iter().flat_map(|route| {
+            let sample = |(status, count): &(&'static str, u64)| {
+                ([route.label(), ("status", *status)], *count)
+            };
+            route.statuses.iter().map(sample)
+        });
+        families.counter("http_requests", "Requests answered.", by_status)?;
+        families.histogram(
+            "http_request_duration_seconds",
+            "From a request's head to its answer's: what is left is sending the body.",
+            routes
+                .iter()
+                .map(|route| ([route.label()], &route.durations)),
+        )?;
+        families.counter(
+            "http_request_body_bytes",
+            "Bytes read of requests' bodies.",
+            by_route(|route| route.received_bytes),
+        )?;
+        families.counter(
+            "http_response_body_bytes",
+            "Bytes of answers' bodies, as planned when they began.",
+            by_route(|route| route.sent_bytes),
+        )?;
+        families.counter(
+            "limiter_refusals",
+            "Requests that were over their client's rate.",
+            by_route(|route| route.refused),
+        )?;
+        families.level(
+            "limiter_addresses",
+            "Addresses that the limiter remembers.",
+            self.levels.limiter_addresses as u64,
+        )?;
+        families.level(
+            "uploads_in_flight",
+            "Calls that bring a file or a part of one, and are not answered yet.",
+            self.metrics.requests.uploads.get(),
+        )
+    }
+
+    fn connections(&self, families: &mut Families<'_>) -> fmt::Result {
+        let connections = &self.metrics.connections;
+        families.counter(
+            "connections_accepted",
+            "Connections accepted by the public listener.",
+            [([], connections.accepted.get())],
+        )?;
+        families.level(
+            "connections_open",
+            "Connections open at the public listener.",
+            connections.open.get(),
+        )
+    }
+
+    fn files(&self, families: &mut Families<'_>) -> fmt::Result {
+        let (levels, lookups) = (&self.levels.files, &self.metrics.open_objects);
+        families.counter(
+            "open_object_lookups",
+            "Looks into the cache of open objects.",
+            Lookup::ALL
+                .iter()
+                .map(|&lookup| ([("result", lookup.name())], lookups.get(lookup))),
+        )?;
+        families.level(
+            "open_objects",
+            "Objects kept open.",
+            levels.open_objects as u64,
+        )?;
+        families.counter(
+            "derivative_lookups",
+            "Derivatives asked for, by where they came from.",
+            derivatives(&self.metrics.derivatives),
+        )?;
+        families.level(
+            "derivative_cache_bytes",
+            "Bytes of derivatives in memory.",
+            levels.derived_bytes,
+        )?;
+        let pools = [("picture", &levels.pictures), ("ffmpeg", &levels.ffmpeg)];
+        families.gauge(
+            "decode_queue_length",
+            "Calls that wait for a place to decode.",
+            pools.map(|(name, pool)| ([("pool", name)], pool.waiting as u64)),
+        )?;
+        families.gauge(
+            "decode_places_busy",
+            "Places to decode that are taken.",
+            pools.map(|(name, pool)| ([("pool", name)], pool.busy as u64)),
+        )?;
+        families.gauge(
+            "decode_places",
+            "Places to decode.",
+            pools.map(|(name, pool)| ([("pool", name)], pool.places as u64)),
+        )
+    }
+
+    fn store(&self, families: &mut Families<'_>) -> fmt::Result {
+        let syncs = Synced::ALL.iter().map(|&synced| {
+            let durations = &self.metrics.syncs.0[synced.index()];
+            (synced, Distribution::of(durations))
+        });
+        let syncs: Vec<_> = syncs.collect();
+        families.histogram(
+            "fsync_duration_seconds",
+            "How long the disk took to make a file or a directory durable.",
+            syncs
+                .iter()
+                .map(|(synced, times)| ([("of", synced.name())], times)),
+        )?;
+        families.gauge(
+            "disk_free_bytes",
+            "Bytes that are free on the store's disk; absent where it does not answer.",
+            self.levels.disk_free_bytes.map(|free| ([], free)),
+        )?;
+        families.level(
+            "disk_free_min_bytes",
+            "The floor: with fewer bytes free, uploads are refused.",
+            self.levels.disk_free_min_bytes,
+        )
+    }
+}
+
+type Label<'a> = (&'a str, &'a str);
+
+impl RouteNumbers {
+    fn label(&self) -> Label<'static> {
+        ("route", self.route.name())
+    }
+}
+
+fn derivatives(counts: &Derivations) -> impl Iterator<Item = ([Label<'static>; 2], u64)> {
+    let sample = |derived: Derived, source: Source| {
+        let labels = [("kind", derived.name()), ("source", source.name())];
+        (labels, counts.get(derived, source))
+    };
+    Derived::ALL.iter().flat_map(move |&derived| {
+        Source::ALL
+            .iter()
+            .map(move |&source| sample(derived, source))
+    })
+}
+
+/// Writes families one after another.
+struct Families<'a>(DescriptorEncoder<'a>);
+
+impl Families<'_> {
+    fn build(&mut self) -> fmt::Result {
+        let help = "What is running: always 1.";
+        let labels = [("version", env!("CARGO_PKG_VERSION"))];
+        self.0
+            .encode_descriptor("build", help, None, MetricType::Info)?
+            .encode_info(&labels)
+    }
+
+    /// A number without labels.
+    fn level(&mut self, name: &str, help: &str, number: u64) -> fmt::Result {
+        self.gauge(name, help, [([], number)])
+    }
+
+    fn gauge<'l, const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        samples: impl IntoIterator<Item = ([Label<'l>; N], u64)>,
+    ) -> fmt::Result {
+        let write = |mut encoder: MetricEncoder<'_>, number: u64| encoder.encode_gauge(&number);
+        self.family(name, help, MetricType::Gauge, samples, write)
+    }
+
+    /// The library appends `_total` to the name.
+    fn counter<'l, const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        samples: impl IntoIterator<Item = ([Label<'l>; N], u64)>,
+    ) -> fmt::Result {
+        let write = |mut encoder: MetricEncoder<'_>, number: u64| {
+            encoder.encode_counter::<NoLabelSet, u64, u64>(&number, None)
+        };
+        self.family(name, help, MetricType::Counter, samples, write)
+    }
+
+    fn histogram<'l, 'd, const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        samples: impl IntoIterator<Item = ([Label<'l>; N], &'d Distribution)>,
+    ) -> fmt::Result {
+        let write = |mut encoder: MetricEncoder<'_>, distribution: &Distribution| {
+            let (sum, count) = (distribution.sum_seconds(), distribution.count());
+            encoder.encode_histogram::<NoLabelSet>(sum, count, &distribution.buckets(), None)
+        };
+        self.family(name, help, MetricType::Histogram, samples, write)
+    }
+
+    fn family<L: EncodeLabelSet, V>(
+        &mut self,
+        name: &str,
+        help: &str,
+        kind: MetricType,
+        samples: impl IntoIterator<Item = (L, V)>,
+        mut write: impl FnMut(MetricEncoder<'_>, V) -> fmt::Result,
+    ) -> fmt::Result {
+        let mut encoder = self.0.encode_descriptor(name, help, None, kind)?;
+        for (labels, value) in samples {
+            write(encoder.encode_family(&labels)?, value)?;
+        }
+        Ok(())
+    }
+}

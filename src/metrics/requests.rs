@@ -1,0 +1,215 @@
+//! Requests by route: statuses, durations, bytes. The busiest cells of the house, so there is a row of them for
+//! each thread and route.
+
+use std::time::Duration;
+
+use super::{
+    cells::{Counter, Gauge, Sharded, label, zeros},
+    durations::{Distribution, Durations},
+};
+
+label! {
+    /// What was called, as far as it is shown: a closed set, whatever is in the path.
+    pub enum Route {
+        /// `POST chatfiles`
+        EasemobUpload = "easemob_upload",
+        /// `GET chatfiles/{uuid}`
+        EasemobDownload = "easemob_download",
+        /// The same for a thumbnail, or a voice in another format.
+        EasemobDerivative = "easemob_derivative",
+        /// `POST token`
+        EasemobToken = "easemob_token",
+        /// `POST part-upload`
+        EasemobPartsBegin = "easemob_parts_begin",
+        /// `PUT part-upload/{uuid}`
+        EasemobPartsPut = "easemob_parts_put",
+        /// `GET part-upload/{uuid}/parts`
+        EasemobPartsList = "easemob_parts_list",
+        /// `POST part-upload/{uuid}`
+        EasemobPartsComplete = "easemob_parts_complete",
+        /// `DELETE part-upload/{uuid}`
+        EasemobPartsAbort = "easemob_parts_abort",
+        /// `GET upload/avatar/user`
+        LanyingUploadUserAvatar = "lanying_upload_user_avatar",
+        /// `GET upload/avatar/group`
+        LanyingUploadGroupAvatar = "lanying_upload_group_avatar",
+        /// `GET upload/chat`
+        LanyingUploadChat = "lanying_upload_chat",
+        /// `GET upload/forward`
+        LanyingForward = "lanying_forward",
+        /// `GET download/avatar`
+        LanyingDownloadAvatar = "lanying_download_avatar",
+        /// `GET download/chat`
+        LanyingDownloadChat = "lanying_download_chat",
+        /// Either download for a picture made of the file, or a voice in another format.
+        LanyingDerivative = "lanying_derivative",
+        /// `POST oss/{app_id}`
+        LanyingForm = "lanying_form",
+        /// The public health check.
+        Health = "health",
+        /// A browser's preflight.
+        Preflight = "preflight",
+        /// No such path, no such method, or a message that is no good HTTP.
+        None = "none",
+    }
+}
+
+/// Every status that an answer has; any other is counted as [`OTHER`].
+const STATUSES: [(u16, &str); 21] = [
+    (200, "200"),
+    (201, "201"),
+    (204, "204"),
+    (206, "206"),
+    (302, "302"),
+    (304, "304"),
+    (400, "400"),
+    (401, "401"),
+    (403, "403"),
+    (404, "404"),
+    (405, "405"),
+    (408, "408"),
+    (409, "409"),
+    (412, "412"),
+    (413, "413"),
+    (415, "415"),
+    (416, "416"),
+    (429, "429"),
+    (500, "500"),
+    (503, "503"),
+    (507, "507"),
+];
+const OTHER: &str = "other";
+
+/// A status to its place in a row, without a search.
+const STATUS_PLACES: [u8; 600] = {
+    let mut places = [STATUSES.len() as u8; 600];
+    let mut at = 0;
+    while at < STATUSES.len() {
+        places[STATUSES[at].0 as usize] = at as u8;
+        at += 1;
+    }
+    places
+};
+
+fn status_place(status: u16) -> usize {
+    STATUS_PLACES
+        .get(usize::from(status))
+        .map_or(STATUSES.len(), |place| usize::from(*place))
+}
+
+/// One request, answered.
+#[derive(Debug, Clone, Copy)]
+pub struct Answered {
+    /// What was called.
+    pub route: Route,
+    /// The status of the answer.
+    pub status: u16,
+    /// From the request's head to the answer's: until the body could begin.
+    pub took: Duration,
+    /// Bytes of the request's body that were read.
+    pub received_bytes: u64,
+    /// Bytes of the answer's body, as planned.
+    pub sent_bytes: u64,
+    /// The limiter refused it.
+    pub is_refused: bool,
+}
+
+/// All requests of a server.
+#[derive(Debug)]
+pub struct Requests {
+    rows: Sharded<[Row; Route::COUNT]>,
+    /// Calls that bring a file or a part of one, and are not answered yet.
+    pub uploads: Gauge,
+}
+
+/// The cells of one route; what every request moves comes first.
+#[derive(Debug)]
+struct Row {
+    sent_bytes: Counter,
+    received_bytes: Counter,
+    refused: Counter,
+    durations: Durations,
+    statuses: [Counter; STATUSES.len() + 1],
+}
+
+impl Row {
+    fn new() -> Self {
+        Self {
+            sent_bytes: Counter::default(),
+            received_bytes: Counter::default(),
+            refused: Counter::default(),
+            durations: Durations::default(),
+            statuses: zeros(),
+        }
+    }
+}
+
+impl Default for Requests {
+    fn default() -> Self {
+        Self {
+            rows: Sharded::new(|| std::array::from_fn(|_| Row::new())),
+            uploads: Gauge::default(),
+        }
+    }
+}
+
+impl Requests {
+    /// Counts a request: four or five additions in memory that this thread alone writes to. The figures are in
+    /// `docs/decisions/0013-metrics.md`.
+    pub fn record(&self, answered: &Answered) {
+        let row = &self.rows.mine()[answered.route.index()];
+        row.statuses[status_place(answered.status)].add(1);
+        row.durations.observe(answered.took);
+        row.sent_bytes.add(answered.sent_bytes);
+        // Most requests have no body, and hardly any is refused.
+        if answered.received_bytes > 0 {
+            row.received_bytes.add(answered.received_bytes);
+        }
+        if answered.is_refused {
+            row.refused.add(1);
+        }
+    }
+
+    /// The routes that were called, each with its numbers over all threads.
+    pub(super) fn read(&self) -> Vec<RouteNumbers> {
+        Route::ALL
+            .iter()
+            .map(|&route| self.numbers(route))
+            .filter(|numbers| numbers.durations.count() > 0)
+            .collect()
+    }
+
+    fn numbers(&self, route: Route) -> RouteNumbers {
+        let of =
+            |counter: fn(&Row) -> &Counter| self.rows.sum(|rows| counter(&rows[route.index()]));
+        let mut durations = Distribution::default();
+        for rows in self.rows.iter() {
+            durations.add(&rows[route.index()].durations);
+        }
+        let count = |place: usize| self.rows.sum(|rows| &rows[route.index()].statuses[place]);
+        let names = STATUSES.iter().map(|(_, name)| *name).chain([OTHER]);
+        RouteNumbers {
+            route,
+            durations,
+            received_bytes: of(|row| &row.received_bytes),
+            sent_bytes: of(|row| &row.sent_bytes),
+            refused: of(|row| &row.refused),
+            statuses: names
+                .enumerate()
+                .map(|(place, name)| (name, count(place)))
+                .filter(|(_, count)| *count > 0)
+                .collect(),
+        }
+    }
+}
+
+/// What was counted of a route.
+pub(super) struct RouteNumbers {
+    pub(super) route: Route,
+    pub(super) durations: Distribution,
+    pub(super) received_bytes: u64,
+    pub(super) sent_bytes: u64,
+    pub(super) refused: u64,
+    /// Those that were given at all.
+    pub(super) statuses: Vec<(&'static str, u64)>,
+}

@@ -1,0 +1,248 @@
+//! Cells counted by many threads, buckets, labels, and what is shown of them.
+
+use std::time::Duration;
+
+use super::{cells::Sharded, durations::BOUNDS, *};
+
+fn levels() -> Levels {
+    let pool = PoolLevels {
+        waiting: 1,
+        busy: 2,
+        places: 3,
+    };
+    Levels {
+        files: FileLevels {
+            open_objects: 4,
+            derived_bytes: 5,
+            pictures: pool.clone(),
+            ffmpeg: pool,
+        },
+        limiter_addresses: 6,
+        disk_free_bytes: Some(7),
+        disk_free_min_bytes: 8,
+    }
+}
+
+fn metrics() -> Metrics {
+    Metrics {
+        requests: Arc::default(),
+        connections: Arc::default(),
+        open_objects: Arc::default(),
+        derivatives: Arc::default(),
+        syncs: Arc::default(),
+    }
+}
+
+fn answered(route: Route, status: u16, took: Duration) -> Answered {
+    Answered {
+        route,
+        status,
+        took,
+        received_bytes: 10,
+        sent_bytes: 100,
+        is_refused: false,
+    }
+}
+
+/// The lines of a family's samples.
+fn lines<'t>(text: &'t str, name: &str) -> Vec<&'t str> {
+    let is_of = |line: &&str| {
+        line.strip_prefix(name)
+            .is_some_and(|rest| rest.starts_with(['{', ' ']))
+    };
+    text.lines().filter(is_of).collect()
+}
+
+#[test]
+fn all_threads_counts_are_shown_together() {
+    const THREADS: u64 = 40;
+    const EACH: u64 = 1000;
+    let metrics = metrics();
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                for _ in 0..EACH {
+                    let took = Duration::from_micros(30);
+                    metrics
+                        .requests
+                        .record(&answered(Route::LanyingForm, 507, took));
+                    metrics.open_objects.count(Lookup::Miss);
+                    metrics
+                        .derivatives
+                        .count(Derived::Amr, Source::FailedBefore);
+                }
+            });
+        }
+    });
+    let text = metrics.render(levels());
+    let all = THREADS * EACH;
+    for (name, labels, number) in [
+        (
+            "chatfiles_http_requests_total",
+            "{route=\"lanying_form\",status=\"507\"}",
+            all,
+        ),
+        (
+            "chatfiles_http_request_body_bytes_total",
+            "{route=\"lanying_form\"}",
+            10 * all,
+        ),
+        (
+            "chatfiles_http_response_body_bytes_total",
+            "{route=\"lanying_form\"}",
+            100 * all,
+        ),
+        (
+            "chatfiles_limiter_refusals_total",
+            "{route=\"lanying_form\"}",
+            0,
+        ),
+        (
+            "chatfiles_http_request_duration_seconds_count",
+            "{route=\"lanying_form\"}",
+            all,
+        ),
+    ] {
+        assert_eq!(lines(&text, name), [format!("{name}{labels} {number}")]);
+    }
+    assert!(text.contains(&format!(
+        "open_object_lookups_total{{result=\"miss\"}} {all}\n"
+    )));
+    let amr = "derivative_lookups_total{kind=\"amr\",source=\"failed_before\"}";
+    assert!(text.contains(&format!("{amr} {all}\n")), "{text}");
+    let sum = lines(&text, "chatfiles_http_request_duration_seconds_sum");
+    assert_eq!(
+        sum,
+        ["chatfiles_http_request_duration_seconds_sum{route=\"lanying_form\"} 1.2"]
+    );
+}
+
+#[test]
+fn a_duration_is_in_the_bucket_whose_bound_it_does_not_pass() {
+    let syncs = Syncs::default();
+    let nanosecond = Duration::from_nanos(1);
+    for bound in BOUNDS {
+        syncs.observe(Synced::File, bound);
+        syncs.observe(Synced::File, bound + nanosecond);
+    }
+    syncs.observe(Synced::File, Duration::ZERO);
+    // Longer than any clock runs: the sum wraps around, and nothing else happens.
+    syncs.observe(Synced::File, Duration::MAX);
+    let distribution = durations::Distribution::of(&syncs.0[Synced::File.index()]);
+    let numbers: Vec<u64> = distribution
+        .buckets()
+        .iter()
+        .map(|(_, number)| *number)
+        .collect();
+    assert_eq!(numbers.len(), BOUNDS.len() + 1);
+    assert!(numbers.iter().all(|number| *number == 2), "{numbers:?}");
+    let bounds = distribution.buckets().map(|(bound, _)| bound);
+    assert!(bounds.is_sorted_by(|a, b| a < b) && bounds[BOUNDS.len()] == f64::INFINITY);
+    assert_eq!((bounds[0], bounds[7]), (0.000_01, 0.0025));
+    assert_eq!(durations::Distribution::of(&syncs.0[1]).count(), 0);
+}
+
+#[test]
+fn any_status_has_a_place_and_one_that_is_never_given_is_other() {
+    let metrics = metrics();
+    for status in [0, 99, 200, 299, 418, 599, 600, u16::MAX] {
+        metrics
+            .requests
+            .record(&answered(Route::Health, status, Duration::ZERO));
+    }
+    let text = metrics.render(levels());
+    let name = "chatfiles_http_requests_total";
+    let expected =
+        ["200\"} 1", "other\"} 7"].map(|rest| format!("{name}{{route=\"health\",status=\"{rest}"));
+    assert_eq!(lines(&text, name), expected);
+}
+
+#[test]
+fn labels_are_told_apart() {
+    for names in [
+        Route::ALL
+            .iter()
+            .map(|label| label.name())
+            .collect::<Vec<_>>(),
+        Source::ALL.iter().map(|label| label.name()).collect(),
+        Derived::ALL.iter().map(|label| label.name()).collect(),
+    ] {
+        let set: std::collections::HashSet<_> = names.iter().collect();
+        assert_eq!(set.len(), names.len());
+    }
+    assert!(
+        Route::ALL
+            .iter()
+            .enumerate()
+            .all(|(at, route)| route.index() == at)
+    );
+    let derivations = Derivations::default();
+    for (at, &derived) in Derived::ALL.iter().enumerate() {
+        for (beside, &source) in Source::ALL.iter().enumerate() {
+            for _ in 0..=at * 10 + beside {
+                derivations.count(derived, source);
+            }
+        }
+    }
+    for (at, &derived) in Derived::ALL.iter().enumerate() {
+        for (beside, &source) in Source::ALL.iter().enumerate() {
+            assert_eq!(
+                derivations.get(derived, source),
+                (at * 10 + beside + 1) as u64
+            );
+        }
+    }
+}
+
+#[test]
+fn levels_are_shown_as_they_were_asked_and_an_unknown_one_is_not() {
+    let metrics = metrics();
+    let known = metrics.render(levels());
+    for line in [
+        "chatfiles_open_objects 4",
+        "chatfiles_derivative_cache_bytes 5",
+        "chatfiles_limiter_addresses 6",
+        "chatfiles_disk_free_bytes 7",
+        "chatfiles_disk_free_min_bytes 8",
+        "chatfiles_decode_queue_length{pool=\"picture\"} 1",
+        "chatfiles_decode_places_busy{pool=\"ffmpeg\"} 2",
+        "chatfiles_decode_places{pool=\"ffmpeg\"} 3",
+    ] {
+        assert!(
+            known.lines().any(|found| found == line),
+            "{line} in {known}"
+        );
+    }
+    let unknown = metrics.render(Levels {
+        disk_free_bytes: None,
+        ..levels()
+    });
+    assert!(lines(&unknown, "chatfiles_disk_free_bytes").is_empty());
+    assert!(unknown.contains("# TYPE chatfiles_disk_free_bytes gauge\n"));
+}
+
+#[test]
+fn a_gauge_goes_down_with_its_guards() {
+    let gauge = Gauge::default();
+    let (one, two) = (gauge.enter(), gauge.enter());
+    assert_eq!(gauge.get(), 2);
+    drop(one);
+    assert_eq!(gauge.get(), 1);
+    drop(two);
+    assert_eq!(gauge.get(), 0);
+}
+
+#[test]
+fn no_two_threads_cells_share_a_pair_of_cache_lines() {
+    let sharded = Sharded::new(Counter::default);
+    let places: Vec<_> = sharded
+        .iter()
+        .map(|cell| std::ptr::from_ref(cell).addr())
+        .collect();
+    assert!(places.len() >= 2 && places.len().is_power_of_two());
+    assert!(
+        places
+            .windows(2)
+            .all(|pair| pair[1] - pair[0] >= 128 && pair[0] % 128 == 0)
+    );
+}

@@ -1,0 +1,24 @@
+//! What an operator wants to know of the store: how long the disk takes to sync, and what it has left.
+
+use std::sync::Arc;
+
+use super::{LocalStore, layout};
+use crate::{
+    error::{Error, Result},
+    metrics::Syncs,
+};
+
+impl LocalStore {
+    /// How long syncs took.
+    pub fn syncs(&self) -> Arc<Syncs> {
+        self.layout.syncs.clone()
+    }
+
+    /// Bytes that the disk has left. Blocking.
+    ///
+    /// # Errors
+    /// `Internal` where the disk fails.
+    pub fn free_bytes(&self) -> Result<u64> {
+        layout::free_bytes(self.root()).map_err(Error::internal)
+    }
+}
