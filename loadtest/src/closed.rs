@@ -19,6 +19,9 @@ use crate::{
     cpu,
 };
 
+/// Longer ones count as this long.
+const LATENCY_US_MAX: u64 = 600_000_000;
+
 /// Arguments of `loadtest closed`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -82,7 +85,8 @@ pub(crate) fn main(args: Args) -> Result<ExitCode, Error> {
             request.answer = Answer::Equals(std::sync::Arc::new(fetch(target, request.clone())?));
         }
     }
-    let mut load = Closed::new(requests, Duration::from_secs_f64(args.seconds))?;
+    let in_turn = |number: u64| requests[number as usize % requests.len()].clone();
+    let mut load = Closed::new(in_turn, 0, Duration::from_secs_f64(args.seconds))?;
     engine.run(&mut load)?;
     load.report(&mut io::stdout())?;
     Ok(if load.failures.is_empty() {
@@ -159,12 +163,12 @@ pub(crate) fn fetch(target: SocketAddr, mut request: Request) -> Result<Bytes, E
     Ok(once.1?)
 }
 
-/// Requests in turn for a while, counted.
-pub(crate) struct Closed {
-    requests: Vec<Request>,
-    turn: usize,
+/// Requests for a while, each connection sending its next one when the last has ended; counted.
+pub(crate) struct Closed<M> {
+    make: M,
+    /// Of the next request.
+    pub(crate) number: u64,
     duration: Duration,
-    /// From the first question to the last answer.
     started: Option<Instant>,
     finished: Option<Instant>,
     /// Requests that ended well.
@@ -177,21 +181,19 @@ pub(crate) struct Closed {
     pub(crate) first_failure: Option<String>,
 }
 
-impl Closed {
-    pub(crate) fn new(requests: Vec<Request>, duration: Duration) -> Result<Self, Error> {
-        if requests.is_empty() {
-            return Err("nothing to ask for".into());
-        }
+impl<M> Closed<M> {
+    /// `make` is given the number of the request that it makes, counted from `number`.
+    pub(crate) fn new(make: M, number: u64, duration: Duration) -> Result<Self, Error> {
         Ok(Self {
-            requests,
-            turn: 0,
+            make,
+            number,
             duration,
             started: None,
             finished: None,
             count: 0,
             body_bytes: 0,
             failures: BTreeMap::new(),
-            latency_us: Histogram::new(3)?,
+            latency_us: Histogram::new_with_bounds(1, LATENCY_US_MAX, 3)?,
             first_failure: None,
         })
     }
@@ -240,13 +242,13 @@ impl Closed {
     }
 }
 
-impl Workload for Closed {
+impl<M: FnMut(u64) -> Request> Workload for Closed<M> {
     fn next(&mut self, _: usize, now: Instant) -> Next {
         if now.duration_since(*self.started.get_or_insert(now)) >= self.duration {
             return Next::Stop;
         }
-        let mut request = self.requests[self.turn].clone();
-        self.turn = (self.turn + 1) % self.requests.len();
+        let mut request = (self.make)(self.number);
+        self.number += 1;
         request.intended = now;
         Next::Send(request)
     }

@@ -15,7 +15,7 @@ use rustix::{
     io::Errno,
     net::{
         AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags, SocketType, bind,
-        connect, recv, sendmsg, socket_with, sockopt,
+        connect, getpeername, recv, sendmsg, socket_with, sockopt,
     },
 };
 
@@ -105,6 +105,12 @@ impl Connection {
         self.socket.is_some()
     }
 
+    /// Whether the peer has accepted, whatever the epoll set has said.
+    pub(super) fn is_connected(&self) -> bool {
+        let peer = self.socket.as_ref().map(getpeername);
+        peer.is_some_and(|peer| peer.is_ok())
+    }
+
     /// When the exchange that is under way was begun.
     pub(super) fn started(&self) -> Option<Instant> {
         Some(self.exchange.as_ref()?.started)
@@ -173,7 +179,7 @@ impl Connection {
                 Ok(Err(_)) | Err(_) => return Progress::Ended(Err(Failure::Connect)),
             }
             // No error is also what a socket says that is still connecting.
-            if rustix::net::getpeername(socket).is_err() {
+            if getpeername(socket).is_err() {
                 return Progress::Pending;
             }
             self.is_connecting = false;

@@ -34,6 +34,9 @@ const TIMEOUT_CHECK: Duration = Duration::from_millis(100);
 /// Rest of a connection that could not be opened.
 const CONNECT_REST: Duration = Duration::from_millis(10);
 
+/// Connections opened at once where all are: no more than what a server's backlog takes.
+const CONNECTS_MAX: usize = 128;
+
 /// What an engine is made of.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
@@ -108,7 +111,30 @@ impl Engine {
         }
     }
 
-    /// Connections that are open now.
+    /// Opens all connections that are not open, and sends nothing over them.
+    pub(crate) fn connect_all(&mut self) -> io::Result<()> {
+        let deadline = Instant::now() + self.settings.timeout;
+        for first in (0..self.connections.len()).step_by(CONNECTS_MAX) {
+            let last = self.connections.len().min(first + CONNECTS_MAX);
+            for connection in first..last {
+                if !self.connections[connection].is_open() {
+                    self.open(connection)?;
+                }
+            }
+            while !self.connections[first..last]
+                .iter()
+                .all(Connection::is_connected)
+            {
+                if Instant::now() > deadline {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        Ok(())
+    }
+
+    /// Connections that are open now, as far as the peer's closing has been heard of in a run.
     pub(crate) fn open_connections(&self) -> usize {
         self.connections.iter().filter(|has| has.is_open()).count()
     }
@@ -165,14 +191,8 @@ impl Engine {
         it.begin(request, now, is_new);
         self.in_flight += 1;
         if is_new {
-            match it.open(self.settings.target) {
-                Ok(socket) => {
-                    self.openings[connection] = self.openings[connection].wrapping_add(1);
-                    let data = u64::from(self.openings[connection]) << 32 | connection as u64;
-                    let flags =
-                        EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
-                    epoll::add(&self.epoll, socket, EventData::new_u64(data), flags)?;
-                }
+            match self.open(connection) {
+                Ok(()) => {}
                 Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::ACCESS)) => {
                     return Err(error.into());
                 }
@@ -183,6 +203,14 @@ impl Engine {
         }
         self.advance(connection, workload);
         Ok(())
+    }
+
+    fn open(&mut self, connection: usize) -> Result<(), Errno> {
+        let socket = self.connections[connection].open(self.settings.target)?;
+        self.openings[connection] = self.openings[connection].wrapping_add(1);
+        let data = u64::from(self.openings[connection]) << 32 | connection as u64;
+        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        epoll::add(&self.epoll, socket, EventData::new_u64(data), flags)
     }
 
     fn advance<W: Workload>(&mut self, connection: usize, workload: &mut W) {
