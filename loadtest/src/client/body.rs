@@ -1,0 +1,131 @@
+//! What becomes of a body: thrown away, kept, or compared.
+
+use std::sync::Arc;
+
+use super::{Answer, Expected, Failure, REFUSAL_BYTES_MAX};
+
+/// Takes the bytes of one body.
+#[derive(Debug)]
+pub(super) struct Sink {
+    kind: Kind,
+    /// Bytes that have come.
+    bytes: u64,
+    kept: Vec<u8>,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Discard {
+        length: Option<u64>,
+    },
+    Collect {
+        bytes_max: usize,
+    },
+    Refusal,
+    Equals(Arc<dyn Expected>),
+    Checksum {
+        length: u64,
+        crc32: u32,
+        hasher: crc32fast::Hasher,
+    },
+}
+
+impl Sink {
+    pub(super) fn new(answer: &Answer) -> Self {
+        Self::of(match answer {
+            Answer::Discard { length } => Kind::Discard { length: *length },
+            Answer::Collect { bytes_max } => Kind::Collect {
+                bytes_max: *bytes_max,
+            },
+            Answer::Equals(expected) => Kind::Equals(Arc::clone(expected)),
+            Answer::Checksum { length, crc32 } => Kind::Checksum {
+                length: *length,
+                crc32: *crc32,
+                hasher: crc32fast::Hasher::new(),
+            },
+        })
+    }
+
+    /// Keeps the start of a body that was not asked for.
+    pub(super) fn refusal() -> Self {
+        Self::of(Kind::Refusal)
+    }
+
+    fn of(kind: Kind) -> Self {
+        Self {
+            kind,
+            bytes: 0,
+            kept: Vec::new(),
+        }
+    }
+
+    /// Whether nobody looks at the bytes, so that [`skip`](Self::skip) may stand for [`take`](Self::take).
+    pub(super) fn is_blind(&self) -> bool {
+        matches!(self.kind, Kind::Discard { .. })
+    }
+
+    /// Bytes that have come.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(super) fn kept(&self) -> &[u8] {
+        &self.kept
+    }
+
+    /// Counts bytes that were thrown away unseen.
+    pub(super) fn skip(&mut self, bytes: u64) {
+        self.bytes += bytes;
+    }
+
+    pub(super) fn take(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        let offset = self.bytes;
+        self.bytes += bytes.len() as u64;
+        let is_right = match &mut self.kind {
+            Kind::Discard { .. } => true,
+            Kind::Collect { bytes_max } => {
+                let fits = self.bytes <= *bytes_max as u64;
+                if fits {
+                    self.kept.extend_from_slice(bytes);
+                }
+                fits
+            }
+            Kind::Refusal => {
+                let room = REFUSAL_BYTES_MAX - self.kept.len();
+                self.kept.extend_from_slice(&bytes[..bytes.len().min(room)]);
+                true
+            }
+            Kind::Equals(expected) => {
+                self.bytes <= expected.length() && expected.matches(offset, bytes)
+            }
+            Kind::Checksum { length, hasher, .. } => {
+                hasher.update(bytes);
+                self.bytes <= *length
+            }
+        };
+        if is_right {
+            Ok(())
+        } else {
+            Err(Failure::WrongBody)
+        }
+    }
+
+    /// The body has ended.
+    pub(super) fn end(&self) -> Result<(), Failure> {
+        let is_right = match &self.kind {
+            Kind::Discard { length } => length.is_none_or(|length| length == self.bytes),
+            Kind::Collect { .. } | Kind::Refusal => true,
+            Kind::Equals(expected) => expected.length() == self.bytes,
+            Kind::Checksum {
+                length,
+                crc32,
+                hasher,
+            } => *length == self.bytes && hasher.clone().finalize() == *crc32,
+        };
+        if is_right {
+            Ok(())
+        } else {
+            Err(Failure::WrongBody)
+        }
+    }
+}

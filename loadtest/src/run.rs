@@ -1,0 +1,362 @@
+//! `loadtest run`: load of many kinds against one server, as a scenario describes it.
+//!
+//! The steps, top to bottom: arguments and scenario are checked; the server is asked whether it is there and takes
+//! the token; it is filled with files; the load runs; what was seen is reported.
+
+mod api;
+mod arrivals;
+mod ask;
+mod content;
+mod files;
+mod fill;
+mod live;
+mod mix;
+mod picture;
+mod preflight;
+mod progress;
+mod report;
+mod scenario;
+mod session;
+mod stats;
+mod target;
+mod template;
+mod workload;
+
+use std::{
+    fs::{self, OpenOptions},
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::{Arc, atomic::AtomicBool},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use rustix::process::{Resource, getrlimit, setrlimit};
+use signal_hook::{
+    consts::{SIGINT, SIGTERM},
+    flag,
+};
+
+use self::{
+    arrivals::Spread,
+    ask::Asker,
+    content::mix,
+    files::Maker,
+    report::{Report, Setup},
+    scenario::{Action, Scenario, TokenSource},
+    session::Session,
+    target::Target,
+};
+use crate::Error;
+
+/// Exit code of wrong arguments and scenarios, as clap has it.
+const USAGE: u8 = 2;
+/// Exit code of a program that Ctrl-C has ended.
+const INTERRUPTED: i32 = 130;
+/// Threads, and requests a second, that are no slip of the finger.
+const THREADS_MAX: usize = 256;
+const RATE_MAX: f64 = 10e6;
+/// Descriptors beside those of connections.
+const DESCRIPTORS_SPARE: u64 = 64;
+
+/// Arguments of `loadtest run`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The server: http://host:port
+    #[arg(required_unless_present = "print_scenario")]
+    target: Option<String>,
+    /// What to do there, in TOML; without it, what a chat's clients do
+    #[arg(long, value_name = "FILE")]
+    scenario: Option<PathBuf>,
+    /// Print the scenario that is built in, to start one's own from
+    #[arg(long)]
+    print_scenario: bool,
+    /// Open loop: so many requests a second, however the server does; without it, a closed loop
+    #[arg(long)]
+    rate: Option<f64>,
+    /// How the requests of an open loop are spread
+    #[arg(long, value_enum, default_value = "poisson")]
+    arrivals: Spread,
+    /// Connections, each with one request at a time
+    #[arg(long, default_value_t = 64)]
+    connections: usize,
+    /// Threads of this generator
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    /// How long is measured: 20s, 5m, 500ms
+    #[arg(long, default_value = "10s", value_parser = duration)]
+    duration: Duration,
+    /// How long the same goes on before that
+    #[arg(long, default_value = "2s", value_parser = duration)]
+    warmup: Duration,
+    /// Of one request; and how long after the end those are still sent that found no connection free
+    #[arg(long, default_value = "10s", value_parser = duration)]
+    timeout: Duration,
+    /// Files uploaded before; the scenario's by default
+    #[arg(long)]
+    files: Option<usize>,
+    /// Makes files, choices and arrivals the same as in another run; random by default
+    #[arg(long)]
+    seed: Option<u64>,
+    /// What the server takes as a token
+    #[arg(long)]
+    token: Option<String>,
+    /// Come from so many addresses (127.0.0.2 and on), so that the limit for one does not hide the server; only for
+    /// a server on 127.0.0.0/8
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    sources: usize,
+    /// Compare every byte of every file; without it, bodies are thrown away in the kernel
+    #[arg(long)]
+    verify: bool,
+    /// Write the report as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write the report as one page with plots
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Exit with 1 if there was any error
+    #[arg(long)]
+    fail_on_error: bool,
+}
+
+/// Runs the command.
+pub(crate) fn main(args: Args) -> Result<ExitCode, Error> {
+    if args.print_scenario {
+        io::stdout().write_all(scenario::CHAT.as_bytes())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    match check(&args) {
+        Ok((target, scenario)) => run(&args, &target, scenario),
+        Err(error) => {
+            writeln!(io::stderr(), "loadtest: {error}")?;
+            Ok(ExitCode::from(USAGE))
+        }
+    }
+}
+
+/// What is wrong with the arguments or the scenario, before anything is done.
+fn check(args: &Args) -> Result<(Target, Scenario), String> {
+    let target = Target::parse(args.target.as_deref().unwrap_or_default())?;
+    let (name, text) = match &args.scenario {
+        None => ("the scenario".to_owned(), scenario::CHAT.to_owned()),
+        Some(path) => {
+            let name = path.display().to_string();
+            let text = fs::read_to_string(path).map_err(|error| format!("{name}: {error}"))?;
+            (name, text)
+        }
+    };
+    let mut scenario = Scenario::parse(&text).map_err(|error| format!("{name}: {error}"))?;
+    if let Some(files) = args.files {
+        if !(1..=scenario::FILES_MAX).contains(&files) {
+            return Err(format!("--files: from 1 to {}", scenario::FILES_MAX));
+        }
+        scenario.files = files;
+    }
+    let classes = scenario
+        .classes
+        .iter()
+        .filter(|class| class.weight > 0.0)
+        .count();
+    if scenario.files < classes {
+        return Err(format!("files: at least {classes}, one of each class"));
+    }
+    if args
+        .rate
+        .is_some_and(|rate| !(rate.is_finite() && rate > 0.0 && rate <= RATE_MAX))
+    {
+        return Err(format!("--rate: above 0, up to {RATE_MAX}"));
+    }
+    if !(1..=THREADS_MAX).contains(&args.threads) {
+        return Err(format!("--threads: from 1 to {THREADS_MAX}"));
+    }
+    if args.connections < args.threads {
+        return Err("--connections: one for each thread at the least".to_owned());
+    }
+    if args.sources > args.connections {
+        return Err(
+            "--sources: each needs a connection of its own; raise --connections".to_owned(),
+        );
+    }
+    if args.duration.is_zero() || args.timeout.is_zero() {
+        return Err("--duration and --timeout: above 0".to_owned());
+    }
+    target.sources(args.sources)?;
+    if let Some(token) = &args.token {
+        preflight::check_token(token).map_err(|error| format!("--token: {error}"))?;
+        scenario.token = TokenSource::Fixed(token.clone());
+    }
+    if scenario.token == TokenSource::Given {
+        return Err(
+            "a token is needed: --token \"$(target/release/chatfiles token --user loadtest)\", or \
+                    token_command or token_grant in the scenario"
+                .to_owned(),
+        );
+    }
+    for path in [&args.json, &args.html].into_iter().flatten() {
+        // Not at the end of a long run: that the file cannot be written is known now.
+        let opened = OpenOptions::new().create(true).append(true).open(path);
+        opened.map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    raise_descriptors(args.connections)?;
+    Ok((target, scenario))
+}
+
+fn run(args: &Args, target: &Target, scenario: Scenario) -> Result<ExitCode, Error> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // The first one ends the run, the second one the program.
+        flag::register_conditional_shutdown(signal, INTERRUPTED, Arc::clone(&stop))?;
+        flag::register(signal, Arc::clone(&stop))?;
+    }
+    let started = SystemTime::now();
+    let since_1970 = started.duration_since(UNIX_EPOCH).unwrap_or_default();
+    // Times differ in their nanoseconds; all bits of the seed do when they are mixed.
+    let seed = args
+        .seed
+        .unwrap_or_else(|| mix(since_1970.as_nanos() as u64) >> 1);
+
+    preflight::check_server(target)?;
+    let token = preflight::token(target, &scenario)?;
+    let asker = Asker {
+        api: scenario.api.clone(),
+        origin: target.origin.clone(),
+        token,
+        maker: Maker::new(&scenario.classes, seed)?,
+        is_verifying: args.verify,
+    };
+    preflight::check_round_trip(target, &asker, seed)?;
+
+    let mut session = Session::new(
+        target,
+        args.connections,
+        args.threads,
+        args.sources,
+        args.timeout,
+    )?;
+    let filled = session.fill(&asker, &scenario, seed, &stop)?;
+    let load = session::Load {
+        rate: args.rate,
+        spread: args.arrivals,
+        warmup: args.warmup,
+        duration: args.duration,
+        patience: args.timeout,
+        seed,
+    };
+    let seen = session.load(&asker, &scenario, &filled.files, &load, &stop)?;
+
+    let has_bursts = scenario
+        .kinds
+        .iter()
+        .any(|kind| matches!(kind.action, Action::Burst { .. }) && kind.weight > 0.0);
+    let left_out = has_bursts && !session.has_bursts();
+    let note = "bursts were left out: they need addresses of their own, which only a server on 127.0.0.0/8 sees";
+    let setup = Setup {
+        scenario: scenario.name.clone(),
+        target: target.url.clone(),
+        mode: if args.rate.is_some() {
+            "open"
+        } else {
+            "closed"
+        },
+        rate: args.rate,
+        arrivals: args.rate.map(|_| args.arrivals.name()),
+        connections: args.connections,
+        threads: args.threads,
+        sources: args.sources,
+        seed,
+        verified: args.verify,
+        files: filled.files.len(),
+        file_bytes: filled.files.iter().map(|file| file.length).sum(),
+        fill_s: filled.took.as_secs_f64(),
+        warmup_s: args.warmup.as_secs_f64(),
+        started_unix_s: since_1970.as_secs(),
+        started: httpdate::fmt_http_date(started),
+        notes: left_out.then(|| note.to_owned()).into_iter().collect(),
+    };
+    let names: Vec<&str> = scenario.kinds.iter().map(|kind| &*kind.name).collect();
+    let report = Report::new(setup, &names, &seen.stats, seen.measured, seen.interval);
+    write(args, &report)?;
+    let has_failed = args.fail_on_error && report.errors > 0;
+    Ok(if has_failed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+fn write(args: &Args, report: &Report) -> Result<(), Error> {
+    let to = |path: &Path, text: &str| {
+        fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))
+    };
+    // The files first: standard output may be closed.
+    if let Some(path) = &args.json {
+        to(path, &serde_json::to_string_pretty(report)?)?;
+    }
+    if let Some(path) = &args.html {
+        to(path, &report::html::render(report)?)?;
+    }
+    writeln!(io::stdout(), "{}", report::table::render(report))?;
+    Ok(())
+}
+
+/// As many descriptors as the connections need.
+fn raise_descriptors(connections: usize) -> Result<(), String> {
+    let needed = connections as u64 + DESCRIPTORS_SPARE;
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|current| current >= needed) {
+        return Ok(());
+    }
+    if limit.maximum.is_some_and(|maximum| maximum < needed) {
+        let maximum = limit.maximum.unwrap_or_default();
+        return Err(format!(
+            "--connections: this process may have {maximum} descriptors (ulimit -Hn)"
+        ));
+    }
+    limit.current = Some(needed);
+    setrlimit(Resource::Nofile, limit).map_err(|error| format!("the limit of descriptors: {error}"))
+}
+
+/// `20s`, `5m`, `1h`, `500ms`; a bare number is seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: f64 = number
+        .parse()
+        .map_err(|_| "a number, then ms, s, m or h".to_owned())?;
+    let seconds = match unit {
+        "ms" => number / 1000.0,
+        "" | "s" => number,
+        "m" => number * 60.0,
+        "h" => number * 3600.0,
+        _ => return Err(format!("{unit:?} is no unit: ms, s, m or h")),
+    };
+    // A year is longer than any run, and adds up with any clock.
+    if !(0.0..=31_536_000.0).contains(&seconds) {
+        return Err("up to a year".to_owned());
+    }
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read() {
+        for (text, ms) in [
+            ("20s", 20_000),
+            ("20", 20_000),
+            ("1.5m", 90_000),
+            ("500ms", 500),
+            ("1h", 3_600_000),
+            ("0s", 0),
+        ] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(ms)), "{text}");
+        }
+        for text in ["", "s", "1x", "-1s", "1e9h", "99999999h", "1.2.3"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+}

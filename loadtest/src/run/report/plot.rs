@@ -1,0 +1,224 @@
+//! The plots of the page, as SVG.
+
+use std::ops::Range;
+
+use plotters::{
+    coord::{
+        Shift,
+        ranged1d::{AsRangedCoord, ValueFormatter},
+    },
+    prelude::*,
+};
+
+use super::{Report, bytes, time};
+use crate::Error;
+
+/// Of each plot, in pixels of its own: the page scales it.
+const SIZE: (u32, u32) = (960, 320);
+/// Of lines, in the order in which they are drawn; told apart by those who do not see all colours too.
+const COLOURS: [RGBColor; 8] = [
+    RGBColor(0, 114, 178),
+    RGBColor(213, 94, 0),
+    RGBColor(0, 158, 115),
+    RGBColor(204, 121, 167),
+    RGBColor(230, 159, 0),
+    RGBColor(86, 180, 233),
+    RGBColor(100, 100, 100),
+    RGBColor(150, 110, 40),
+];
+
+/// A line: its name, and its points.
+type Line<'a> = (&'a str, Vec<(f64, f64)>);
+
+/// Latency over time: p50, p99, max.
+pub(super) fn latency_over_time(report: &Report) -> Result<String, Error> {
+    let line = |of: fn(&super::Piece) -> f64| -> Vec<(f64, f64)> {
+        // A piece without requests has no latency: the line goes over it.
+        let pieces = report.timeline.iter().filter(|piece| piece.max_us > 0.0);
+        pieces.map(|piece| (piece.at_s, of(piece))).collect()
+    };
+    let lines = [
+        ("p50", line(|piece| piece.p50_us)),
+        ("p99", line(|piece| piece.p99_us)),
+        ("max", line(|piece| piece.max_us)),
+    ];
+    let y = log_range(&lines);
+    draw(
+        &lines,
+        seconds(report),
+        y.log_scale(),
+        &|x| format!("{x:.1} s"),
+        &|y| time(*y),
+    )
+}
+
+/// Answers over time, right and wrong.
+pub(super) fn answers_over_time(report: &Report) -> Result<String, Error> {
+    let line = |of: fn(&super::Piece) -> f64| {
+        report
+            .timeline
+            .iter()
+            .map(|piece| (piece.at_s, of(piece)))
+            .collect()
+    };
+    let lines = [
+        ("right answers/s", line(|piece| piece.per_second)),
+        ("errors/s", line(|piece| piece.errors_per_second)),
+    ];
+    let y = linear_range(&lines);
+    draw(&lines, seconds(report), y, &|x| format!("{x:.1} s"), &|y| {
+        format!("{y:.0}")
+    })
+}
+
+/// Bytes over time, up and down.
+pub(super) fn bytes_over_time(report: &Report) -> Result<String, Error> {
+    let line = |of: fn(&super::Piece) -> f64| {
+        report
+            .timeline
+            .iter()
+            .map(|piece| (piece.at_s, of(piece)))
+            .collect()
+    };
+    let lines = [
+        (
+            "down, in a second",
+            line(|piece| piece.bytes_down_per_second),
+        ),
+        ("up, in a second", line(|piece| piece.bytes_up_per_second)),
+    ];
+    let y = linear_range(&lines);
+    draw(&lines, seconds(report), y, &|x| format!("{x:.1} s"), &|y| {
+        bytes(*y)
+    })
+}
+
+/// Latency by percentile, of each kind: x grows by a factor of ten with each nine.
+pub(super) fn latency_by_percentile(report: &Report) -> Result<String, Error> {
+    let points = |distribution: &[(f64, f64)]| -> Vec<(f64, f64)> {
+        distribution
+            .iter()
+            .map(|(share, us)| (1.0 / (1.0 - share), us.max(1.0)))
+            .collect()
+    };
+    let mut lines = vec![("all", points(&report.distribution))];
+    lines.extend(
+        report
+            .kinds
+            .iter()
+            .map(|kind| (&*kind.name, points(&kind.distribution))),
+    );
+    let x_max = lines
+        .iter()
+        .flat_map(|(_, points)| points)
+        .map(|(x, _)| *x)
+        .fold(10.0, f64::max);
+    let y = log_range(&lines);
+    draw(
+        &lines,
+        (1.0..x_max).log_scale(),
+        y.log_scale(),
+        &percentile,
+        &|y| time(*y),
+    )
+}
+
+/// 10 is 90 %, 100 is 99 %.
+fn percentile(x: &f64) -> String {
+    let percent = format!("{:.6}", (1.0 - 1.0 / x) * 100.0);
+    format!("{} %", percent.trim_end_matches('0').trim_end_matches('.'))
+}
+
+fn seconds(report: &Report) -> Range<f64> {
+    0.0..report.measured_s.max(0.001)
+}
+
+fn linear_range(lines: &[Line<'_>]) -> Range<f64> {
+    let max = lines
+        .iter()
+        .flat_map(|(_, points)| points)
+        .map(|(_, y)| *y)
+        .fold(1.0, f64::max);
+    0.0..max * 1.05
+}
+
+/// Whole powers of ten around all points.
+fn log_range(lines: &[Line<'_>]) -> Range<f64> {
+    let values = || {
+        lines
+            .iter()
+            .flat_map(|(_, points)| points)
+            .map(|(_, y)| y.max(1.0))
+    };
+    let (min, max) = (
+        values().fold(f64::MAX, f64::min),
+        values().fold(10.0, f64::max),
+    );
+    let power = |value: f64| 10f64.powf(value);
+    power(min.min(max / 10.0).log10().floor())..power(max.log10().ceil())
+}
+
+fn draw<X, Y>(
+    lines: &[Line<'_>],
+    x: X,
+    y: Y,
+    x_label: &dyn Fn(&f64) -> String,
+    y_label: &dyn Fn(&f64) -> String,
+) -> Result<String, Error>
+where
+    X: AsRangedCoord<Value = f64>,
+    Y: AsRangedCoord<Value = f64>,
+    X::CoordDescType: ValueFormatter<f64>,
+    Y::CoordDescType: ValueFormatter<f64>,
+{
+    let mut svg = String::new();
+    let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
+    draw_on(&area, lines, x, y, x_label, y_label)
+        .map_err(|error| format!("a plot cannot be drawn: {error}"))?;
+    drop(area);
+    Ok(svg)
+}
+
+fn draw_on<'a, X, Y>(
+    area: &DrawingArea<SVGBackend<'a>, Shift>,
+    lines: &[Line<'_>],
+    x: X,
+    y: Y,
+    x_label: &dyn Fn(&f64) -> String,
+    y_label: &dyn Fn(&f64) -> String,
+) -> Result<(), DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::ErrorType>>
+where
+    X: AsRangedCoord<Value = f64>,
+    Y: AsRangedCoord<Value = f64>,
+    X::CoordDescType: ValueFormatter<f64>,
+    Y::CoordDescType: ValueFormatter<f64>,
+{
+    let mut chart = ChartBuilder::on(area)
+        .margin(12)
+        .x_label_area_size(28)
+        .y_label_area_size(76)
+        .build_cartesian_2d(x, y)?;
+    chart
+        .configure_mesh()
+        .light_line_style(TRANSPARENT)
+        .bold_line_style(RGBColor(225, 225, 225))
+        .axis_style(RGBColor(120, 120, 120))
+        .x_label_formatter(x_label)
+        .y_label_formatter(y_label)
+        .label_style(("sans-serif", 13))
+        .draw()?;
+    for ((name, points), colour) in lines.iter().zip(COLOURS.iter().cycle()) {
+        let style = colour.stroke_width(2);
+        chart
+            .draw_series(LineSeries::new(points.iter().copied(), style))?
+            .label(*name)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], style));
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperLeft)
+        .background_style(WHITE.mix(0.85))
+        .label_font(("sans-serif", 13))
+        .draw()?;
+    area.present()
+}

@@ -1,0 +1,188 @@
+//! The report for a terminal.
+
+use std::fmt::Write as _;
+
+use comfy_table::{CellAlignment, Table, presets};
+
+use super::{KindReport, Latency, Report, bytes, time};
+
+/// As text.
+pub(crate) fn render(report: &Report) -> String {
+    let mut out = String::new();
+    // Writing to a String does not fail.
+    let _ = write!(out, "{}", head(report));
+    let _ = writeln!(out, "\n{}", kinds(report));
+    for kind in report.kinds.iter().filter(|kind| kind.errors > 0) {
+        for fault in &kind.faults {
+            let _ = write!(
+                out,
+                "\nerror  {}: {} × {}",
+                kind.name, fault.count, fault.what
+            );
+            if !fault.example.is_empty() {
+                let _ = write!(out, ", such as {}", fault.example);
+            }
+        }
+    }
+    for note in &report.setup.notes {
+        let _ = write!(out, "\nnote   {note}");
+    }
+    for warning in &report.warnings {
+        let _ = write!(out, "\nwarning  {warning}");
+    }
+    out
+}
+
+/// The lines above the table.
+pub(super) fn facts(report: &Report) -> Vec<(&'static str, String)> {
+    let setup = &report.setup;
+    let loop_kind = match (setup.rate, setup.arrivals) {
+        (Some(rate), Some(arrivals)) => format!("open loop, {rate} requests/s meant, {arrivals}"),
+        _ => "closed loop".to_owned(),
+    };
+    let sources = match setup.sources {
+        0 => String::new(),
+        count => format!(", from {count} addresses"),
+    };
+    let verified = if setup.verified {
+        ", every byte compared"
+    } else {
+        ""
+    };
+    let generator = &report.generator;
+    let mut facts = vec![
+        ("target", setup.target.clone()),
+        (
+            "load",
+            format!(
+                "{}: {loop_kind}; {} connections, {} threads{sources}{verified}; seed {}",
+                setup.scenario, setup.connections, setup.threads, setup.seed
+            ),
+        ),
+        (
+            "filled",
+            format!(
+                "{} files of {} in {:.1} s",
+                setup.files,
+                bytes(setup.file_bytes as f64),
+                setup.fill_s
+            ),
+        ),
+        (
+            "measured",
+            format!(
+                "{:.1} s after {:.1} s of warm-up: {} requests, {} errors",
+                report.measured_s, setup.warmup_s, report.requests, report.errors
+            ),
+        ),
+        (
+            "throughput",
+            format!(
+                "{:.1} right answers/s, {}/s up, {}/s down",
+                report.per_second,
+                bytes(report.bytes_up_per_second),
+                bytes(report.bytes_down_per_second)
+            ),
+        ),
+    ];
+    let busy = format!("busiest thread {:.0} %", generator.busy * 100.0);
+    facts.push(("generator", if setup.mode == "open" {
+        let (lag, wait) = (generator.lag_us, generator.wait_us);
+        let all = (lag.count + wait.count).max(1) as f64;
+        format!(
+            "late by p99 {}, max {} where a connection was free; {:.2} % found none free{}; {busy}",
+            time(lag.p99), time(lag.max), wait.count as f64 * 100.0 / all,
+            if wait.count > 0 { format!(" (waited p99 {})", time(wait.p99)) } else { String::new() }
+        )
+    } else {
+        busy
+    }));
+    facts
+}
+
+fn head(report: &Report) -> String {
+    let line = |(name, value): (&str, String)| format!("{name:<11}{value}\n");
+    facts(report).into_iter().map(line).collect()
+}
+
+/// The names of the table's columns.
+pub(super) const COLUMNS: [&str; 11] = [
+    "request", "count", "right/s", "errors", "p50", "p90", "p99", "p99.9", "p99.99", "max",
+    "statuses",
+];
+
+/// Its rows.
+pub(super) fn rows(report: &Report) -> Vec<[String; 11]> {
+    let row =
+        |name: &str, count: u64, rate: f64, errors: u64, latency: Latency, statuses: String| {
+            let Latency {
+                p50,
+                p90,
+                p99,
+                p99_9,
+                p99_99,
+                max,
+                ..
+            } = latency;
+            let [p50, p90, p99, p99_9, p99_99, max] =
+                [p50, p90, p99, p99_9, p99_99, max].map(|us| {
+                    if latency.count == 0 {
+                        "–".to_owned()
+                    } else {
+                        time(us)
+                    }
+                });
+            let (count, rate, errors) =
+                (count.to_string(), format!("{rate:.1}"), errors.to_string());
+            [
+                name.to_owned(),
+                count,
+                rate,
+                errors,
+                p50,
+                p90,
+                p99,
+                p99_9,
+                p99_99,
+                max,
+                statuses,
+            ]
+        };
+    let of_kind = |kind: &KindReport| {
+        let statuses: Vec<_> = kind
+            .statuses
+            .iter()
+            .map(|(status, count)| format!("{status}: {count}"))
+            .collect();
+        row(
+            &kind.name,
+            kind.requests,
+            kind.per_second,
+            kind.errors,
+            kind.latency_us,
+            statuses.join(", "),
+        )
+    };
+    let mut rows: Vec<_> = report.kinds.iter().map(of_kind).collect();
+    rows.push(row(
+        "all",
+        report.requests,
+        report.per_second,
+        report.errors,
+        report.latency_us,
+        String::new(),
+    ));
+    rows
+}
+
+fn kinds(report: &Report) -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_header(COLUMNS)
+        .add_rows(rows(report));
+    for column in table.column_iter_mut().skip(1).take(COLUMNS.len() - 2) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}

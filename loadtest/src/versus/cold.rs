@@ -1,0 +1,231 @@
+//! Hot 4 KB downloads while cold files of 10 MB are read: does a reader of the disk hold up those who need none?
+//!
+//! The hot ones come at a fixed rate whatever the server does, and count from the moment they were to be sent. One
+//! thread drives hot and cold connections: two would take the client's core from each other.
+
+use std::{
+    collections::VecDeque,
+    fs::{self, File},
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use hdrhistogram::Histogram;
+
+use super::{
+    Bench,
+    aims::Figure,
+    noise,
+    ours::{Ours, Store},
+    report::Report,
+    rounds::{Spread, settings},
+};
+use crate::{
+    Error,
+    client::{Engine, Next, Outcome, Workload},
+};
+
+const HOT_PER_SECOND: u32 = 2000;
+const HOT_CONNECTIONS: usize = 64;
+const HOT_BYTES: usize = 4096;
+const COLD_FILES: usize = 64;
+const COLD_BYTES: usize = 10 << 20;
+/// Hot requests go on for at least so long, before and while cold files are read.
+const AT_LEAST: Duration = Duration::from_secs(3);
+const STALL: Duration = Duration::from_millis(20);
+
+/// Measures it.
+pub(crate) fn run(bench: &Bench, report: &mut Report) -> Result<(), Error> {
+    let store = Store::new(bench, "none")?;
+    let (hot, cold) = {
+        let ours = store.serve(bench, false)?;
+        let noise = |bytes| {
+            move |number: usize| {
+                let bytes = Bytes::from(noise(number as u64, bytes));
+                ("application/octet-stream", bytes)
+            }
+        };
+        let hot = ours.fill(bench, 16, 4, noise(HOT_BYTES))?;
+        (hot, ours.fill(bench, COLD_FILES, 4, noise(COLD_BYTES))?)
+    };
+    let mut rounds = Vec::new();
+    for _ in 0..bench.rounds {
+        // A fresh server: none of its own caches knows the cold files.
+        let ours = store.serve(bench, true)?;
+        let mut engine = Engine::new(settings(bench, ours.address, HOT_CONNECTIONS + COLD_FILES))?;
+        let warm = Load::new(&ours, &hot, &[], bench.warm_up);
+        warm.run(&mut engine)?;
+        let before = Load::new(&ours, &hot, &[], AT_LEAST).run(&mut engine)?;
+        drop_from_memory(&store.data())?;
+        // The hot ones are hot again before the cold ones are asked for.
+        Load::new(&ours, &hot, &[], bench.warm_up).run(&mut engine)?;
+        let read_before = ours.process.disk_read_bytes()?;
+        let during = Load::new(&ours, &hot, &cold, AT_LEAST).run(&mut engine)?;
+        let read = ours.process.disk_read_bytes()? - read_before;
+        let all = (COLD_FILES * COLD_BYTES) as u64;
+        if read < all / 10 * 9 {
+            report.note(format!(
+                "cold: only {} MB of {} came from the disk",
+                read >> 20,
+                all >> 20
+            ));
+        }
+        rounds.push((before, during));
+    }
+    let what = format!("{HOT_PER_SECOND}/s");
+    let seconds = Spread::of(rounds.iter().map(|(_, during)| during.cold_seconds));
+    let note = format!(
+        "{COLD_FILES} cold files of 10 MB, read in {:.1} s",
+        seconds.median
+    );
+    type Of = fn(&Seen) -> f64;
+    let p99: Of = |seen| seen.latency_us.value_at_quantile(0.99) as f64;
+    let max: Of = |seen| seen.latency_us.max() as f64;
+    let stalls: Of = |seen| seen.stalls as f64;
+    for (figure_before, figure, of) in [
+        (Figure::ColdP99BeforeUs, Figure::ColdP99Us, p99),
+        (Figure::ColdMaxBeforeUs, Figure::ColdMaxUs, max),
+        (Figure::ColdStallsBefore, Figure::ColdStalls, stalls),
+    ] {
+        let before = Spread::of(rounds.iter().map(|(before, _)| of(before)));
+        let during = Spread::of(rounds.iter().map(|(_, during)| of(during)));
+        report.row(figure_before, 0, &what, before, "no cold files");
+        // An aim of no stalls is missed by one in any round.
+        let during = if figure == Figure::ColdStalls {
+            Spread::once(rounds.iter().map(|(_, during)| of(during)).sum())
+        } else {
+            during
+        };
+        report.row(figure, 0, &what, during, &note);
+    }
+    Ok(())
+}
+
+/// Has the kernel forget the contents of all files below, once they are on the disk.
+fn drop_from_memory(directory: &Path) -> Result<(), Error> {
+    rustix::fs::syncfs(File::open(directory)?)?;
+    let mut directories = vec![directory.to_owned()];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory)? {
+            let entry = entry?;
+            let kind = entry.file_type()?;
+            if kind.is_dir() {
+                directories.push(entry.path());
+            } else if kind.is_file() {
+                let file = File::open(entry.path())?;
+                rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What came of it.
+struct Seen {
+    latency_us: Histogram<u64>,
+    stalls: u64,
+    cold_seconds: f64,
+}
+
+/// Hot requests at a fixed rate, on the first connections; cold ones, once each, on the others.
+struct Load<'a> {
+    ours: &'a Ours,
+    hot: &'a [Arc<str>],
+    cold: VecDeque<&'a Arc<str>>,
+    cold_left: usize,
+    start: Instant,
+    at_least: Duration,
+    /// Hot requests begun.
+    begun: u32,
+    seen: Seen,
+    failure: Option<String>,
+}
+
+impl<'a> Load<'a> {
+    fn new(ours: &'a Ours, hot: &'a [Arc<str>], cold: &'a [Arc<str>], at_least: Duration) -> Self {
+        Self {
+            ours,
+            hot,
+            cold: cold.iter().collect(),
+            cold_left: cold.len(),
+            start: Instant::now(),
+            at_least,
+            begun: 0,
+            seen: Seen {
+                latency_us: Histogram::new_with_bounds(1, 600_000_000, 3)
+                    .expect("these bounds are right"),
+                stalls: 0,
+                cold_seconds: 0.0,
+            },
+            failure: None,
+        }
+    }
+
+    fn run(mut self, engine: &mut Engine) -> Result<Seen, Error> {
+        self.start = Instant::now();
+        engine.run(&mut self)?;
+        match self.failure {
+            Some(failure) => Err(failure.into()),
+            None => Ok(self.seen),
+        }
+    }
+
+    /// When the next hot request is to be sent; `None` when it is over.
+    fn next_hot(&self) -> Option<Instant> {
+        let offset = Duration::from_secs(1) * self.begun / HOT_PER_SECOND;
+        let is_over = self.cold_left == 0 && offset >= self.at_least;
+        (!is_over && self.failure.is_none()).then(|| self.start + offset)
+    }
+
+    fn is_hot(connection: usize) -> bool {
+        connection < HOT_CONNECTIONS
+    }
+}
+
+impl Workload for Load<'_> {
+    fn next(&mut self, connection: usize, now: Instant) -> Next {
+        if !Self::is_hot(connection) {
+            let Some(id) = self.cold.pop_front() else {
+                return Next::Stop;
+            };
+            let mut request = self.ours.download(id, COLD_BYTES as u64);
+            request.intended = now;
+            return Next::Send(request);
+        }
+        let Some(moment) = self.next_hot() else {
+            return Next::Stop;
+        };
+        if moment > now {
+            return Next::Idle;
+        }
+        let id = &self.hot[self.begun as usize % self.hot.len()];
+        self.begun += 1;
+        let mut request = self.ours.download(id, HOT_BYTES as u64);
+        request.intended = moment;
+        Next::Send(request)
+    }
+
+    fn due(&mut self) -> Option<Instant> {
+        Some(self.next_hot().unwrap_or_else(Instant::now))
+    }
+
+    fn done(&mut self, connection: usize, outcome: &Outcome<'_>) {
+        if let Err(failure) = outcome.result {
+            let said = String::from_utf8_lossy(outcome.body);
+            self.failure
+                .get_or_insert_with(|| format!("{failure}, status {}: {said}", outcome.status));
+        }
+        if Self::is_hot(connection) {
+            let latency = outcome.latency();
+            self.seen.stalls += u64::from(latency > STALL);
+            let latency_us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+            self.seen.latency_us.saturating_record(latency_us);
+        } else {
+            self.cold_left -= 1;
+            let seconds = outcome.finished.duration_since(self.start).as_secs_f64();
+            self.seen.cold_seconds = self.seen.cold_seconds.max(seconds);
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! The other servers of plain files: the floor, and dufs and miniserve where they are installed.
+
+use std::{env, net::SocketAddr, path::Path};
+
+use super::{Bench, process::Process};
+use crate::Error;
+
+/// A server of a directory.
+pub(crate) struct Peer {
+    pub(crate) name: &'static str,
+    pub(crate) process: Process,
+    pub(crate) address: SocketAddr,
+}
+
+/// The bare epoll and sendfile loop of this program.
+pub(crate) fn floor(bench: &Bench, root: &Path, logs: &Path) -> Result<Peer, Error> {
+    let address = bench.network.listen()?;
+    let (listen, root) = (address.to_string(), root.to_string_lossy());
+    let arguments = ["floor", "--listen", &listen, "--root", &root];
+    let program = env::current_exe()?;
+    let log = logs.join("floor.log");
+    let process = Process::spawn(bench, &program, &arguments, true, log)?.wait_for(address)?;
+    Ok(Peer {
+        name: "floor",
+        process,
+        address,
+    })
+}
+
+/// dufs and miniserve, those that are in `PATH`.
+pub(crate) fn installed(bench: &Bench, root: &Path, logs: &Path) -> Result<Vec<Peer>, Error> {
+    let root = root.to_string_lossy();
+    let mut peers = Vec::new();
+    for name in ["dufs", "miniserve"] {
+        let Some(program) = find(name) else {
+            bench.say(format_args!("{name} is not in PATH: left out"));
+            continue;
+        };
+        let address = bench.network.listen()?;
+        let (host, port) = (address.ip().to_string(), address.port().to_string());
+        let arguments: Vec<&str> = match name {
+            // An empty format is no access log.
+            "dufs" => vec!["--bind", &host, "--port", &port, "--log-format", "", &root],
+            _ => vec!["--interfaces", &host, "--port", &port, &root],
+        };
+        let log = logs.join(format!("{name}.log"));
+        let process = Process::spawn(bench, &program, &arguments, true, log)?.wait_for(address)?;
+        peers.push(Peer {
+            name,
+            process,
+            address,
+        });
+    }
+    Ok(peers)
+}
+
+fn find(program: &str) -> Option<std::path::PathBuf> {
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path)
+        .map(|directory| directory.join(program))
+        .find(|file| file.is_file())
+}

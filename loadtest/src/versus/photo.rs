@@ -1,0 +1,71 @@
+//! Photos that are made, not taken: with the detail of one, so that they are as long as one, and the same in every
+//! run.
+
+use bytes::Bytes;
+use image::{ExtendedColorType, ImageEncoder as _, codecs::jpeg::JpegEncoder};
+
+use crate::Error;
+
+/// As cameras and chat clients encode.
+const QUALITY: u8 = 85;
+
+/// A JPEG of so many pixels. Surfaces with soft borders, and on them noise that is stronger in some than in others,
+/// as sky and grass are.
+pub(crate) fn jpeg(width: u32, height: u32, seed: u64) -> Result<Bytes, Error> {
+    let mut pixels = Vec::with_capacity(width as usize * height as usize * 3);
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let phase = (seed % 97) as f32 / 15.0;
+    for y in 0..height {
+        for x in 0..width {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            let (u, v) = (x as f32 / width as f32 * 9.0, y as f32 / width as f32 * 9.0);
+            let surface = (u + phase).sin() * (v * 1.3 - phase).cos() + (u * 0.4 - v * 0.7).sin();
+            let grain = if surface > 0.3 { 26.0 } else { 9.0 };
+            let noise = ((state >> 40) as f32 / (1 << 24) as f32 - 0.5) * grain;
+            let light = 120.0 + 60.0 * surface + noise;
+            for shade in [light * 1.05, light, 255.0 - light * 0.8] {
+                pixels.push(shade.clamp(0.0, 255.0) as u8);
+            }
+        }
+    }
+    let mut file = Vec::new();
+    JpegEncoder::new_with_quality(&mut file, QUALITY).write_image(
+        &pixels,
+        width,
+        height,
+        ExtendedColorType::Rgb8,
+    )?;
+    Ok(file.into())
+}
+
+/// The same picture as another file: a comment with a number, which no decoder looks at, behind the first marker.
+pub(crate) fn distinct(jpeg: &Bytes, number: usize) -> Bytes {
+    let mut file = jpeg[..2].to_vec();
+    file.extend_from_slice(&[0xFF, 0xFE, 0, 10]);
+    file.extend_from_slice(&(number as u64).to_be_bytes());
+    file.extend_from_slice(&jpeg[2..]);
+    file.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_photo_is_one_and_has_the_length_of_one() {
+        let photo = jpeg(1600, 1200, 1).unwrap();
+        assert!(
+            (300_000..500_000).contains(&photo.len()),
+            "{} bytes",
+            photo.len()
+        );
+        let other = distinct(&photo, 7);
+        assert_ne!(photo, other);
+        let decoded = image::load_from_memory(&photo).unwrap();
+        assert_eq!((decoded.width(), decoded.height()), (1600, 1200));
+        assert_eq!(decoded, image::load_from_memory(&other).unwrap());
+        assert_eq!(photo, jpeg(1600, 1200, 1).unwrap(), "the same in every run");
+    }
+}
