@@ -28,6 +28,10 @@ use crate::{Error, cpu};
 /// Bytes of a request's head; a client that sends more is cut off.
 const HEAD_BYTES_MAX: usize = 8 * 1024;
 const EVENTS_MAX: usize = 256;
+/// Of a connection's send buffer, which the kernel doubles. Without a bound it grows to megabytes, which are out of the
+/// caches when the client reads them: a download of 9 MB then costs 145 µs of CPU per MB, not 115 (loopback; 64 KiB and
+/// 256 KiB cost more than this, and files up to 256 KB do not mind).
+const SEND_BUFFER_BYTES: usize = 128 * 1024;
 /// The listener's number in the epoll set.
 const LISTENER: u64 = u64::MAX;
 
@@ -172,6 +176,7 @@ impl Floor {
                 Err(error) => return Err(error.into()),
             };
             sockopt::set_tcp_nodelay(&socket, true)?;
+            sockopt::set_socket_send_buffer_size(&socket, SEND_BUFFER_BYTES)?;
             let number = self.free.pop().unwrap_or_else(|| {
                 self.connections.push(None);
                 self.connections.len() - 1

@@ -5,7 +5,7 @@
 
 use std::{
     collections::VecDeque,
-    fs::{self, File},
+    fs::File,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -17,7 +17,7 @@ use hdrhistogram::Histogram;
 use super::{
     Bench,
     aims::Figure,
-    noise,
+    each_file, noise,
     ours::{Ours, Store},
     report::Report,
     rounds::{Spread, settings},
@@ -106,19 +106,10 @@ pub(crate) fn run(bench: &Bench, report: &mut Report) -> Result<(), Error> {
 /// Has the kernel forget the contents of all files below, once they are on the disk.
 fn drop_from_memory(directory: &Path) -> Result<(), Error> {
     rustix::fs::syncfs(File::open(directory)?)?;
-    let mut directories = vec![directory.to_owned()];
-    while let Some(directory) = directories.pop() {
-        for entry in fs::read_dir(directory)? {
-            let entry = entry?;
-            let kind = entry.file_type()?;
-            if kind.is_dir() {
-                directories.push(entry.path());
-            } else if kind.is_file() {
-                let file = File::open(entry.path())?;
-                rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
-            }
-        }
-    }
+    each_file(directory, &mut |path, _| {
+        rustix::fs::fadvise(File::open(path)?, 0, None, rustix::fs::Advice::DontNeed)?;
+        Ok(())
+    })?;
     Ok(())
 }
 

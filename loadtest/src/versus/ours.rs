@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Bench, batch::batch, get_head, process::Process, rounds::settings};
+use super::{Bench, Fresh, batch::batch, get_head, process::Process, rounds::settings};
 use crate::{
     Error,
     client::{Answer, Engine, Request},
@@ -31,7 +31,7 @@ pub(crate) struct Ours {
 
 /// A store on disk, with its configuration beside it. It outlives its servers.
 pub(crate) struct Store {
-    directory: tempfile::TempDir,
+    directory: Fresh,
     durability: &'static str,
 }
 

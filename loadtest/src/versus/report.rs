@@ -243,7 +243,7 @@ impl Report {
 
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.load_style(presets::NOTHING);
     table.set_header(header);
     table
 }
@@ -290,7 +290,7 @@ impl Machine {
                 .lines()
                 .filter(|line| line.starts_with("processor"))
                 .count(),
-            file_system: file_system(&bench.dir),
+            file_system: file_system(bench.dir.path()),
             versions: [(&bench.chatfiles, "--version"), (&bench.nginx, "-v")]
                 .map(|(program, flag)| version(program, flag))
                 .to_vec(),

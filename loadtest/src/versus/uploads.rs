@@ -1,7 +1,7 @@
 //! Uploads: this server's forms, synced and not, against nginx's `dav PUT`, which never syncs.
 //!
-//! Each turn has a fresh server over a fresh directory, which is removed after it, so that the disk neither fills nor
-//! writes one server's bytes in another one's turn. No name is used twice: a `PUT` that replaces a file would have
+//! Each turn has a fresh server over a fresh directory, which is emptied and synced after it, so that the disk neither
+//! fills nor writes one server's bytes in another one's turn. No name is used twice: a `PUT` that replaces a file would have
 //! to free the old one too.
 
 use std::{fs, time::Instant};
@@ -111,7 +111,7 @@ pub(crate) fn run(bench: &Bench, sizes: &[u64], report: &mut Report) -> Result<(
             for (turn, samples) in turns.iter().zip(&mut samples) {
                 samples.push(turn.take(bench, &file)?);
                 // What is left of it is on the disk before the next one starts.
-                let directory = fs::File::open(&bench.dir)?;
+                let directory = fs::File::open(bench.dir.path())?;
                 rustix::fs::syncfs(&directory)?;
             }
         }
