@@ -11,8 +11,6 @@ use std::{
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    const ZERO: Self = Self(AtomicU64::new(0));
-
     /// Counts `more`.
     pub fn add(&self, more: u64) {
         self.0.fetch_add(more, Ordering::Relaxed);
@@ -26,7 +24,7 @@ impl Counter {
 
 /// Counters that have counted nothing.
 pub(super) const fn zeros<const N: usize>() -> [Counter; N] {
-    [Counter::ZERO; N]
+    [const { Counter(AtomicU64::new(0)) }; N]
 }
 
 /// How many there are now.
