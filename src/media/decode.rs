@@ -29,9 +29,13 @@ pub(super) struct Pixels {
     pub(super) bytes: Vec<u8>,
     /// `U8`, `U8x2`, `U8x3` or `U8x4`: grey, grey with alpha, RGB, RGBA.
     pub(super) layout: PixelType,
+    /// How far the picture reaches, in these pixels: of one that was decoded smaller, the last row and column
+    /// may lie partly outside.
+    pub(super) reach: (f64, f64),
 }
 
-/// Decodes the first picture of `source`, whose kind and header are known and whose pixels were bounded.
+/// Decodes the first picture of `source`, whose kind and header are known and whose pixels were bounded; where
+/// that is cheaper, at a half, a quarter or an eighth of its size, with at least the pixels of `least`.
 ///
 /// # Errors
 /// [`MediaError::Corrupt`], [`MediaError::UnsupportedImage`], [`MediaError::TooManyPixels`].
@@ -39,10 +43,14 @@ pub(super) fn decode(
     source: &[u8],
     kind: Sniffed,
     header: &Header<'_>,
+    least: (u32, u32),
 ) -> Result<Pixels, MediaError> {
     let reader = Cursor::new(source);
     match kind {
-        Sniffed::Jpeg => jpeg(source, header),
+        Sniffed::Jpeg => match reduced_jpeg(source, header, least) {
+            Some(pixels) => Ok(pixels),
+            None => jpeg(source, header),
+        },
         Sniffed::Png => with_image(PngDecoder::with_limits(reader, limits(header)), header),
         Sniffed::Gif => with_image(GifDecoder::new(reader), header),
         Sniffed::Webp => with_image(WebPDecoder::new(reader), header),
@@ -62,6 +70,51 @@ fn limits(header: &Header<'_>) -> Limits {
             .saturating_add(DECODER_EXTRA_BYTES_MAX),
     );
     limits
+}
+
+/// A large JPEG by its lowest frequencies (decision 0012): an inverse DCT of 1, 2 or 4 points for each 8. `None`
+/// where nothing would be saved, and for all that this decoder does not read as a plain grey or YCbCr picture,
+/// damage included: then the other one says what it is.
+fn reduced_jpeg(source: &[u8], header: &Header<'_>, least: (u32, u32)) -> Option<Pixels> {
+    let (width, height) = (header.width, header.height);
+    if width < least.0.checked_mul(2)? || height < least.1.checked_mul(2)? {
+        return None;
+    }
+    let side = |side: u32| u16::try_from(side).ok();
+    let mut decoder = jpeg_decoder::Decoder::new(source);
+    decoder.set_max_decoding_buffer_size(pixel_bytes(width, height, PixelType::U8x3).ok()?);
+    decoder.read_info().ok()?;
+    let info = decoder.info()?;
+    if (info.width, info.height) != (side(width)?, side(height)?) {
+        return None;
+    }
+    let layout = match info.pixel_format {
+        jpeg_decoder::PixelFormat::L8 => PixelType::U8,
+        jpeg_decoder::PixelFormat::RGB24 => PixelType::U8x3,
+        _ => return None,
+    };
+    let (small_width, small_height) = decoder.scale(side(least.0)?, side(least.1)?).ok()?;
+    let (small_width, small_height) = (u32::from(small_width), u32::from(small_height));
+    // The decoder asks for one side to be large enough; the other one may be short by its rounding alone.
+    if small_width * 16 < least.0 * 15 || small_height * 16 < least.1 * 15 {
+        return None;
+    }
+    let is_of = |eighths: &u32| {
+        (width * eighths).div_ceil(8) == small_width
+            && (height * eighths).div_ceil(8) == small_height
+    };
+    let eighths = f64::from([1, 2, 4].into_iter().find(is_of)?);
+    let bytes = decoder.decode().ok()?;
+    (bytes.len() == pixel_bytes(small_width, small_height, layout).ok()?).then_some(Pixels {
+        width: small_width,
+        height: small_height,
+        bytes,
+        layout,
+        reach: (
+            f64::from(width) * eighths / 8.0,
+            f64::from(height) * eighths / 8.0,
+        ),
+    })
 }
 
 /// Lenient about damage inside a complete file, as browsers are; that the file is complete, the header's
@@ -93,6 +146,7 @@ fn jpeg(source: &[u8], header: &Header<'_>) -> Result<Pixels, MediaError> {
         height: header.height,
         bytes,
         layout,
+        reach: (header.width.into(), header.height.into()),
     })
 }
 
@@ -131,6 +185,7 @@ fn with_image(
         height,
         bytes,
         layout,
+        reach: (width.into(), height.into()),
     })
 }
 

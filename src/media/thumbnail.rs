@@ -26,6 +26,10 @@ pub const SIDE_MAX: u32 = 2048;
 /// Of 100. Below 75 blocks show in the sky, above 85 the size of a thumbnail doubles.
 const JPEG_QUALITY: u8 = 80;
 
+/// Pixels of the source in each direction that a pixel of the result is made from, at the least, where a decoder
+/// can leave out the rest: below 2 edges and small text suffer (decision 0012).
+const SOURCE_PIXELS: u32 = 2;
+
 /// What a thumbnail costs beside the picture itself: the small picture twice, encoder, tables.
 const BASE_COST_BYTES: u64 = 1 << 20;
 
@@ -146,10 +150,11 @@ pub fn reduced(
     let header = header(source, kind)?;
     header.check(bounds.pixels_max)?;
     go_on()?;
-    let pixels = decode(source, kind, &header)?;
-    go_on()?;
     let orientation = orientation(&header);
-    let (width, height) = fitted(&pixels, fit, orientation);
+    let (width, height) = fitted((header.width, header.height), fit, orientation);
+    let least = (width * SOURCE_PIXELS, height * SOURCE_PIXELS);
+    let pixels = decode(source, kind, &header, least)?;
+    go_on()?;
     let small = resize(pixels, width, height)?;
     go_on()?;
     let mut picture = upright(small, orientation)?;
@@ -188,13 +193,13 @@ fn swaps_sides(orientation: Orientation) -> bool {
 
 /// The size to resize to, still as stored: the box is turned instead of the picture, which is turned when
 /// it is small.
-fn fitted(pixels: &Pixels, fit: BoundingBox, orientation: Orientation) -> (u32, u32) {
+fn fitted(stored: (u32, u32), fit: BoundingBox, orientation: Orientation) -> (u32, u32) {
     let (mut box_width, mut box_height) =
         (fit.width.clamp(1, SIDE_MAX), fit.height.clamp(1, SIDE_MAX));
     if swaps_sides(orientation) {
         (box_width, box_height) = (box_height, box_width);
     }
-    let (width, height) = (pixels.width, pixels.height);
+    let (width, height) = stored;
     if width <= box_width && height <= box_height {
         return (width, height);
     }
@@ -219,6 +224,7 @@ fn resize(pixels: Pixels, width: u32, height: u32) -> Result<Pixels, MediaError>
         height: from_height,
         bytes,
         layout,
+        reach,
     } = pixels;
     if (from_width, from_height) == (width, height) {
         return Ok(Pixels {
@@ -226,6 +232,7 @@ fn resize(pixels: Pixels, width: u32, height: u32) -> Result<Pixels, MediaError>
             height,
             bytes,
             layout,
+            reach,
         });
     }
     let has_alpha = matches!(layout, PixelType::U8x2 | PixelType::U8x4);
@@ -240,6 +247,7 @@ fn resize(pixels: Pixels, width: u32, height: u32) -> Result<Pixels, MediaError>
     }
     let options = ResizeOptions::new()
         .resize_alg(ResizeAlg::Convolution(FilterType::Lanczos3))
+        .crop(0.0, 0.0, reach.0, reach.1)
         .use_alpha(false);
     Resizer::new()
         .resize(&from, &mut to, &options)
@@ -254,6 +262,7 @@ fn resize(pixels: Pixels, width: u32, height: u32) -> Result<Pixels, MediaError>
         height,
         bytes: to.into_vec(),
         layout,
+        reach: (width.into(), height.into()),
     })
 }
 
@@ -263,6 +272,7 @@ fn upright(pixels: Pixels, orientation: Orientation) -> Result<DynamicImage, Med
         height,
         bytes,
         layout,
+        ..
     } = pixels;
     let picture = match layout {
         PixelType::U8 => GrayImage::from_raw(width, height, bytes).map(DynamicImage::from),

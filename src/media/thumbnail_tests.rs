@@ -155,6 +155,56 @@ fn a_thumbnail_shows_what_the_reference_shows() {
     );
 }
 
+/// Waves, edges and a text-like pattern, from a formula.
+fn drawn(width: u32, height: u32) -> DynamicImage {
+    image::RgbImage::from_fn(width, height, |x, y| {
+        let wave = 127.0 + 90.0 * (f64::from(x) / 37.0).sin() * (f64::from(y) / 53.0).cos();
+        let edge = if (x / 160 + y / 120) % 2 == 0 { 60 } else { 0 };
+        let text = if y % 96 < 24 && (x / 5) % 3 == 0 {
+            70
+        } else {
+            0
+        };
+        let value = |by: i32| u8::try_from((wave as i32 + by).clamp(0, 255)).unwrap();
+        image::Rgb([value(edge), value(-edge), value(-text)])
+    })
+    .into()
+}
+
+#[test]
+fn a_large_jpeg_is_decoded_smaller_and_shows_the_same() {
+    for (width, height) in [
+        (1601, 1203),
+        (999, 2001),
+        (4000, 2250),
+        (4001, 9),
+        (7, 1600),
+    ] {
+        let picture = drawn(width, height);
+        for picture in [picture.clone(), DynamicImage::from(picture.to_luma8())] {
+            let mut source = Vec::new();
+            picture
+                .write_with_encoder(JpegEncoder::new_with_quality(&mut source, 85))
+                .unwrap();
+            let about = format!("{width} x {height}, {:?}", picture.color());
+            let kind = super::sniff::sniff(&source);
+            let header = super::dimensions::header(&source, kind).unwrap();
+            let least = (width / 9, height / 9);
+            let pixels = super::decode::decode(&source, kind, &header, least).unwrap();
+            assert!(pixels.width <= width.div_ceil(4), "{about}");
+            assert!(
+                pixels.width >= least.0 && pixels.height >= least.1,
+                "{about}"
+            );
+            let thumbnail = made(&source, FIT);
+            let full = image::load_from_memory_with_format(&source, ImageFormat::Jpeg).unwrap();
+            let expected = reference_jpeg(&full, thumbnail.width, thumbnail.height);
+            let difference = difference(&self::pixels(&thumbnail), &expected);
+            assert!(difference < 2.5, "{about}: {difference}");
+        }
+    }
+}
+
 #[test]
 fn a_picture_is_turned_upright_before_it_is_fitted() {
     let shown = image::load_from_memory(&fixture("orientation_1.jpg")).unwrap();
