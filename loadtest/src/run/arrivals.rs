@@ -119,6 +119,31 @@ mod tests {
     }
 
     #[test]
+    fn counts_of_poisson_over_many_seeds_have_its_mean_and_variance() {
+        let (per_second, seconds, runs) = (200.0, 5.0, 400u64);
+        let count = |seed| {
+            let mut arrivals = Arrivals::new(Spread::Poisson, per_second, 0.0, seed);
+            let within = || arrivals.take().as_secs_f64() < seconds;
+            std::iter::repeat_with(within)
+                .take_while(|within| *within)
+                .count() as f64
+        };
+        let counts: Vec<f64> = (0..runs).map(|run| count(SEED + run)).collect();
+        let mean = counts.iter().sum::<f64>() / runs as f64;
+        let variance = counts
+            .iter()
+            .map(|count| (count - mean).powi(2))
+            .sum::<f64>()
+            / runs as f64;
+        // Of 1000 expected, the mean of 400 runs is off by √(1000/400) = 1.6: four of them; the variance by 7 %.
+        assert!((mean - 1000.0).abs() < 6.4, "mean {mean}");
+        assert!(
+            (variance / 1000.0 - 1.0).abs() < 0.28,
+            "variance {variance}"
+        );
+    }
+
+    #[test]
     fn uniform_gaps_are_alike_and_do_not_drift() {
         let gaps = gaps(Spread::Uniform, 3000.0, 30_000);
         assert!(gaps.iter().all(|gap| (gap * 3000.0 - 1.0).abs() < 1e-4));

@@ -275,9 +275,14 @@ fn warnings(report: &Report, stats: &Stats) -> Vec<String> {
     let waited = generator.wait_us.count;
     let waited_share = waited as f64 / (waited + generator.lag_us.count).max(1) as f64;
     if generator.lag_us.p99 > LAG_P99_US_MAX {
+        let remedy = if generator.busy > BUSY_MAX {
+            "Give it --threads."
+        } else {
+            "It was not busy: something else had its processor, such as a server on the same machine."
+        };
         warnings.push(format!(
-            "The generator was late: 1 % of the requests started {:.1} ms or more after their moment though a \
-             connection was free. The latencies are partly its own. Give it --threads, or a machine of its own.",
+            "The generator was late: 1 % of the requests started {:.1} ms or more after their \
+             moment though a connection was free. The latencies are partly its own. {remedy}",
             generator.lag_us.p99 / 1000.0
         ));
     }

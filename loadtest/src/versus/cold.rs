@@ -28,7 +28,8 @@ use crate::{
 };
 
 const HOT_PER_SECOND: u32 = 2000;
-const HOT_CONNECTIONS: usize = 64;
+/// More than a stall of 100 ms takes up, so that no arrival waits for a free one: what is late then, the client is.
+const HOT_CONNECTIONS: usize = 256;
 const HOT_BYTES: usize = 4096;
 const COLD_FILES: usize = 64;
 const COLD_BYTES: usize = 10 << 20;
@@ -76,9 +77,11 @@ pub(crate) fn run(bench: &Bench, report: &mut Report) -> Result<(), Error> {
     }
     let what = format!("{HOT_PER_SECOND}/s");
     let seconds = Spread::of(rounds.iter().map(|(_, during)| during.cold_seconds));
+    let late = rounds.iter().map(|(_, during)| during.late).max();
     let note = format!(
-        "{COLD_FILES} cold files of 10 MB, read in {:.1} s",
-        seconds.median
+        "{COLD_FILES} cold files of 10 MB, read in {:.1} s; the client sent at most {:.1} ms late",
+        seconds.median,
+        late.unwrap_or_default().as_secs_f64() * 1e3,
     );
     type Of = fn(&Seen) -> f64;
     let p99: Of = |seen| seen.latency_us.value_at_quantile(0.99) as f64;
@@ -118,6 +121,8 @@ struct Seen {
     latency_us: Histogram<u64>,
     stalls: u64,
     cold_seconds: f64,
+    /// How late the client sent a hot request, at most.
+    late: Duration,
 }
 
 /// Hot requests at a fixed rate, on the first connections; cold ones, once each, on the others.
@@ -149,6 +154,7 @@ impl<'a> Load<'a> {
                     .expect("these bounds are right"),
                 stalls: 0,
                 cold_seconds: 0.0,
+                late: Duration::ZERO,
             },
             failure: None,
         }
@@ -210,6 +216,10 @@ impl Workload for Load<'_> {
         }
         if Self::is_hot(connection) {
             let latency = outcome.latency();
+            let late = outcome
+                .started
+                .saturating_duration_since(outcome.request.intended);
+            self.seen.late = self.seen.late.max(late);
             self.seen.stalls += u64::from(latency > STALL);
             let latency_us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
             self.seen.latency_us.saturating_record(latency_us);

@@ -81,7 +81,15 @@ pub(crate) fn render(report: &Report) -> Result<String, Error> {
             plot::latency_by_percentile(report)?,
         ),
     ] {
-        let _ = writeln!(out, "<h2>{name}</h2>\n{}", inline(&plot));
+        let _ = write!(out, "<h2>{name}</h2>\n<p>");
+        for (colour, name) in &plot.legend {
+            let _ = write!(
+                out,
+                "<span style=\"color: {colour}\">━━</span> {} ",
+                escape(name)
+            );
+        }
+        let _ = writeln!(out, "</p>\n{}", inline(&plot.svg));
     }
     out.push_str("</html>\n");
     Ok(out)

@@ -16,7 +16,7 @@ use crate::Error;
 /// Of each plot, in pixels of its own: the page scales it.
 const SIZE: (u32, u32) = (960, 320);
 /// Of lines, in the order in which they are drawn; told apart by those who do not see all colours too.
-const COLOURS: [RGBColor; 8] = [
+const COLOURS: [RGBColor; 10] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
     RGBColor(0, 158, 115),
@@ -25,13 +25,23 @@ const COLOURS: [RGBColor; 8] = [
     RGBColor(86, 180, 233),
     RGBColor(100, 100, 100),
     RGBColor(150, 110, 40),
+    RGBColor(0, 0, 0),
+    RGBColor(120, 40, 140),
 ];
+
+/// A plot, without the names of its lines.
+pub(super) struct Plot {
+    /// As it may stand in a file of its own.
+    pub(super) svg: String,
+    /// The lines: a colour as CSS has it, and a name.
+    pub(super) legend: Vec<(String, String)>,
+}
 
 /// A line: its name, and its points.
 type Line<'a> = (&'a str, Vec<(f64, f64)>);
 
 /// Latency over time: p50, p99, max.
-pub(super) fn latency_over_time(report: &Report) -> Result<String, Error> {
+pub(super) fn latency_over_time(report: &Report) -> Result<Plot, Error> {
     let line = |of: fn(&super::Piece) -> f64| -> Vec<(f64, f64)> {
         // A piece without requests has no latency: the line goes over it.
         let pieces = report.timeline.iter().filter(|piece| piece.max_us > 0.0);
@@ -53,7 +63,7 @@ pub(super) fn latency_over_time(report: &Report) -> Result<String, Error> {
 }
 
 /// Answers over time, right and wrong.
-pub(super) fn answers_over_time(report: &Report) -> Result<String, Error> {
+pub(super) fn answers_over_time(report: &Report) -> Result<Plot, Error> {
     let line = |of: fn(&super::Piece) -> f64| {
         report
             .timeline
@@ -72,7 +82,7 @@ pub(super) fn answers_over_time(report: &Report) -> Result<String, Error> {
 }
 
 /// Bytes over time, up and down.
-pub(super) fn bytes_over_time(report: &Report) -> Result<String, Error> {
+pub(super) fn bytes_over_time(report: &Report) -> Result<Plot, Error> {
     let line = |of: fn(&super::Piece) -> f64| {
         report
             .timeline
@@ -94,7 +104,7 @@ pub(super) fn bytes_over_time(report: &Report) -> Result<String, Error> {
 }
 
 /// Latency by percentile, of each kind: x grows by a factor of ten with each nine.
-pub(super) fn latency_by_percentile(report: &Report) -> Result<String, Error> {
+pub(super) fn latency_by_percentile(report: &Report) -> Result<Plot, Error> {
     let points = |distribution: &[(f64, f64)]| -> Vec<(f64, f64)> {
         distribution
             .iter()
@@ -164,7 +174,7 @@ fn draw<X, Y>(
     y: Y,
     x_label: &dyn Fn(&f64) -> String,
     y_label: &dyn Fn(&f64) -> String,
-) -> Result<String, Error>
+) -> Result<Plot, Error>
 where
     X: AsRangedCoord<Value = f64>,
     Y: AsRangedCoord<Value = f64>,
@@ -176,7 +186,15 @@ where
     draw_on(&area, lines, x, y, x_label, y_label)
         .map_err(|error| format!("a plot cannot be drawn: {error}"))?;
     drop(area);
-    Ok(svg)
+    let name = |((name, _), RGBColor(r, g, b)): (&Line<'_>, RGBColor)| {
+        (format!("#{r:02x}{g:02x}{b:02x}"), (*name).to_owned())
+    };
+    let legend = lines.iter().zip(colours()).map(name).collect();
+    Ok(Plot { svg, legend })
+}
+
+fn colours() -> impl Iterator<Item = RGBColor> {
+    COLOURS.into_iter().cycle()
 }
 
 fn draw_on<'a, X, Y>(
@@ -195,6 +213,7 @@ where
 {
     let mut chart = ChartBuilder::on(area)
         .margin(12)
+        .margin_right(40)
         .x_label_area_size(28)
         .y_label_area_size(76)
         .build_cartesian_2d(x, y)?;
@@ -207,18 +226,9 @@ where
         .y_label_formatter(y_label)
         .label_style(("sans-serif", 13))
         .draw()?;
-    for ((name, points), colour) in lines.iter().zip(COLOURS.iter().cycle()) {
+    for ((_, points), colour) in lines.iter().zip(colours()) {
         let style = colour.stroke_width(2);
-        chart
-            .draw_series(LineSeries::new(points.iter().copied(), style))?
-            .label(*name)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], style));
+        chart.draw_series(LineSeries::new(points.iter().copied(), style))?;
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
-        .background_style(WHITE.mix(0.85))
-        .label_font(("sans-serif", 13))
-        .draw()?;
     area.present()
 }

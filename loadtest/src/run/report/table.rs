@@ -49,7 +49,6 @@ pub(super) fn facts(report: &Report) -> Vec<(&'static str, String)> {
     } else {
         ""
     };
-    let generator = &report.generator;
     let mut facts = vec![
         ("target", setup.target.clone()),
         (
@@ -85,19 +84,37 @@ pub(super) fn facts(report: &Report) -> Vec<(&'static str, String)> {
             ),
         ),
     ];
-    let busy = format!("busiest thread {:.0} %", generator.busy * 100.0);
-    facts.push(("generator", if setup.mode == "open" {
-        let (lag, wait) = (generator.lag_us, generator.wait_us);
-        let all = (lag.count + wait.count).max(1) as f64;
-        format!(
-            "late by p99 {}, max {} where a connection was free; {:.2} % found none free{}; {busy}",
-            time(lag.p99), time(lag.max), wait.count as f64 * 100.0 / all,
-            if wait.count > 0 { format!(" (waited p99 {})", time(wait.p99)) } else { String::new() }
-        )
-    } else {
-        busy
-    }));
+    facts.push(("generator", generator(report)));
     facts
+}
+
+/// How the generator itself did.
+fn generator(report: &Report) -> String {
+    let of = &report.generator;
+    let busy = format!("busiest thread {:.0} %", of.busy * 100.0);
+    let (lag, wait) = (of.lag_us, of.wait_us);
+    let all = lag.count + wait.count;
+    if all == 0 {
+        // A closed loop has no moments to be late for.
+        return busy;
+    }
+    let late = match lag.count {
+        0 => "no request found a connection free".to_owned(),
+        _ => format!(
+            "late by p99 {}, max {} where a connection was free",
+            time(lag.p99),
+            time(lag.max)
+        ),
+    };
+    let waited = match wait.count {
+        0 => "none found all busy".to_owned(),
+        count => format!(
+            "{:.2} % found all busy (waited p99 {})",
+            count as f64 * 100.0 / all as f64,
+            time(wait.p99)
+        ),
+    };
+    format!("{late}; {waited}; {busy}")
 }
 
 fn head(report: &Report) -> String {
