@@ -177,6 +177,10 @@ pub(crate) struct Closed<M> {
     pub(crate) failures: BTreeMap<Failure, u64>,
     /// In microseconds, of those that ended well.
     pub(crate) latency_us: Histogram<u64>,
+    /// The same to the first byte of the answer.
+    first_byte_us: Histogram<u64>,
+    /// Connections opened.
+    opened: u64,
     /// What the first failure looked like.
     pub(crate) first_failure: Option<String>,
 }
@@ -194,6 +198,8 @@ impl<M> Closed<M> {
             body_bytes: 0,
             failures: BTreeMap::new(),
             latency_us: Histogram::new_with_bounds(1, LATENCY_US_MAX, 3)?,
+            first_byte_us: Histogram::new_with_bounds(1, LATENCY_US_MAX, 3)?,
+            opened: 0,
             first_failure: None,
         })
     }
@@ -228,6 +234,13 @@ impl<M> Closed<M> {
             self.latency_us.value_at_quantile(0.999),
             self.latency_us.max()
         )?;
+        writeln!(
+            out,
+            "to the first byte µs: p50 {}, p99 {}; connections opened: {}",
+            self.first_byte_us.value_at_quantile(0.5),
+            self.first_byte_us.value_at_quantile(0.99),
+            self.opened
+        )?;
         if self.failures.is_empty() {
             return writeln!(out, "errors: none");
         }
@@ -255,6 +268,12 @@ impl<M: FnMut(u64) -> Request> Workload for Closed<M> {
 
     fn done(&mut self, _: usize, outcome: &Outcome<'_>) {
         self.finished = Some(outcome.finished);
+        self.opened += u64::from(outcome.is_new_connection);
+        if let Some(first_byte) = outcome.first_byte {
+            let waited = first_byte.saturating_duration_since(outcome.request.intended);
+            let waited_us = u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
+            self.first_byte_us.saturating_record(waited_us);
+        }
         match outcome.result {
             Ok(()) => {
                 self.count += 1;
