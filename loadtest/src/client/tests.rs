@@ -64,7 +64,6 @@ struct Seen {
     body_bytes: u64,
     is_new_connection: bool,
     connection: usize,
-    tag: u64,
     is_ordered: bool,
 }
 
@@ -91,7 +90,6 @@ impl Workload for List {
             body_bytes: outcome.body_bytes,
             is_new_connection: outcome.is_new_connection,
             connection,
-            tag: outcome.request.tag,
             is_ordered: outcome.started <= first_byte && first_byte <= outcome.finished,
         });
     }
