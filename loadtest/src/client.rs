@@ -135,8 +135,6 @@ pub(crate) enum Answer {
     Collect { bytes_max: usize },
     /// Compared with what it must be, byte by byte, as it comes.
     Equals(Arc<dyn Expected>),
-    /// Compared by its length and its CRC-32 (IEEE).
-    Checksum { length: u64, crc32: u32 },
 }
 
 /// A body that is known before it comes.
@@ -177,19 +175,6 @@ pub(crate) enum Failure {
     WrongBody,
     /// The status is not one that was expected. The body came whole.
     WrongStatus,
-}
-
-impl Failure {
-    /// All of them, for tables.
-    pub(crate) const ALL: [Self; 7] = [
-        Self::Connect,
-        Self::Reset,
-        Self::ClosedEarly,
-        Self::TimedOut,
-        Self::BadHead,
-        Self::WrongBody,
-        Self::WrongStatus,
-    ];
 }
 
 impl fmt::Display for Failure {

@@ -177,6 +177,10 @@ pub(crate) struct Closed<M> {
     pub(crate) failures: BTreeMap<Failure, u64>,
     /// In microseconds, of those that ended well.
     pub(crate) latency_us: Histogram<u64>,
+    /// To the first byte of an answer, of the same.
+    first_byte_us: Histogram<u64>,
+    /// Connections that were opened for a request.
+    opened: u64,
     /// What the first failure looked like.
     pub(crate) first_failure: Option<String>,
 }
@@ -194,6 +198,8 @@ impl<M> Closed<M> {
             body_bytes: 0,
             failures: BTreeMap::new(),
             latency_us: Histogram::new_with_bounds(1, LATENCY_US_MAX, 3)?,
+            first_byte_us: Histogram::new_with_bounds(1, LATENCY_US_MAX, 3)?,
+            opened: 0,
             first_failure: None,
         })
     }
@@ -228,6 +234,13 @@ impl<M> Closed<M> {
             self.latency_us.value_at_quantile(0.999),
             self.latency_us.max()
         )?;
+        writeln!(
+            out,
+            "first byte µs: p50 {}, p99 {}; {} connections opened",
+            self.first_byte_us.value_at_quantile(0.5),
+            self.first_byte_us.value_at_quantile(0.99),
+            self.opened
+        )?;
         if self.failures.is_empty() {
             return writeln!(out, "errors: none");
         }
@@ -255,12 +268,17 @@ impl<M: FnMut(u64) -> Request> Workload for Closed<M> {
 
     fn done(&mut self, _: usize, outcome: &Outcome<'_>) {
         self.finished = Some(outcome.finished);
+        self.opened += u64::from(outcome.is_new_connection);
         match outcome.result {
             Ok(()) => {
                 self.count += 1;
                 self.body_bytes += outcome.body_bytes;
-                let latency_us = u64::try_from(outcome.latency().as_micros()).unwrap_or(u64::MAX);
-                self.latency_us.saturating_record(latency_us);
+                let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+                self.latency_us.saturating_record(us(outcome.latency()));
+                if let Some(first_byte) = outcome.first_byte {
+                    let wait = first_byte.saturating_duration_since(outcome.request.intended);
+                    self.first_byte_us.saturating_record(us(wait));
+                }
             }
             Err(failure) => {
                 *self.failures.entry(failure).or_default() += 1;

@@ -15,19 +15,10 @@ pub(super) struct Sink {
 
 #[derive(Debug)]
 enum Kind {
-    Discard {
-        length: Option<u64>,
-    },
-    Collect {
-        bytes_max: usize,
-    },
+    Discard { length: Option<u64> },
+    Collect { bytes_max: usize },
     Refusal,
     Equals(Arc<dyn Expected>),
-    Checksum {
-        length: u64,
-        crc32: u32,
-        hasher: crc32fast::Hasher,
-    },
 }
 
 impl Sink {
@@ -38,11 +29,6 @@ impl Sink {
                 bytes_max: *bytes_max,
             },
             Answer::Equals(expected) => Kind::Equals(Arc::clone(expected)),
-            Answer::Checksum { length, crc32 } => Kind::Checksum {
-                length: *length,
-                crc32: *crc32,
-                hasher: crc32fast::Hasher::new(),
-            },
         })
     }
 
@@ -98,10 +84,6 @@ impl Sink {
             Kind::Equals(expected) => {
                 self.bytes <= expected.length() && expected.matches(offset, bytes)
             }
-            Kind::Checksum { length, hasher, .. } => {
-                hasher.update(bytes);
-                self.bytes <= *length
-            }
         };
         if is_right {
             Ok(())
@@ -116,11 +98,6 @@ impl Sink {
             Kind::Discard { length } => length.is_none_or(|length| length == self.bytes),
             Kind::Collect { .. } | Kind::Refusal => true,
             Kind::Equals(expected) => expected.length() == self.bytes,
-            Kind::Checksum {
-                length,
-                crc32,
-                hasher,
-            } => *length == self.bytes && hasher.clone().finalize() == *crc32,
         };
         if is_right {
             Ok(())
