@@ -177,9 +177,9 @@ pub(crate) struct Closed<M> {
     pub(crate) failures: BTreeMap<Failure, u64>,
     /// In microseconds, of those that ended well.
     pub(crate) latency_us: Histogram<u64>,
-    /// The same to the first byte of the answer.
+    /// To the first byte of an answer, of the same.
     first_byte_us: Histogram<u64>,
-    /// Connections opened.
+    /// Connections that were opened for a request.
     opened: u64,
     /// What the first failure looked like.
     pub(crate) first_failure: Option<String>,
@@ -236,7 +236,7 @@ impl<M> Closed<M> {
         )?;
         writeln!(
             out,
-            "to the first byte µs: p50 {}, p99 {}; connections opened: {}",
+            "first byte µs: p50 {}, p99 {}; {} connections opened",
             self.first_byte_us.value_at_quantile(0.5),
             self.first_byte_us.value_at_quantile(0.99),
             self.opened
@@ -269,17 +269,16 @@ impl<M: FnMut(u64) -> Request> Workload for Closed<M> {
     fn done(&mut self, _: usize, outcome: &Outcome<'_>) {
         self.finished = Some(outcome.finished);
         self.opened += u64::from(outcome.is_new_connection);
-        if let Some(first_byte) = outcome.first_byte {
-            let waited = first_byte.saturating_duration_since(outcome.request.intended);
-            let waited_us = u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
-            self.first_byte_us.saturating_record(waited_us);
-        }
         match outcome.result {
             Ok(()) => {
                 self.count += 1;
                 self.body_bytes += outcome.body_bytes;
-                let latency_us = u64::try_from(outcome.latency().as_micros()).unwrap_or(u64::MAX);
-                self.latency_us.saturating_record(latency_us);
+                let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+                self.latency_us.saturating_record(us(outcome.latency()));
+                if let Some(first_byte) = outcome.first_byte {
+                    let wait = first_byte.saturating_duration_since(outcome.request.intended);
+                    self.first_byte_us.saturating_record(us(wait));
+                }
             }
             Err(failure) => {
                 *self.failures.entry(failure).or_default() += 1;

@@ -350,8 +350,9 @@ mod tests {
             b"GET /small",
         ] {
             let mut stream = TcpStream::connect(address).unwrap();
-            stream.write_all(request).unwrap();
-            stream.shutdown(Shutdown::Write).unwrap();
+            // It may close before it has been sent everything.
+            let _ = stream.write_all(request);
+            let _ = stream.shutdown(Shutdown::Write);
             let mut rest = Vec::new();
             // The end, or a reset where bytes were left unread.
             let _ = stream.read_to_end(&mut rest);

@@ -342,23 +342,22 @@ fn verifying_finds_a_flipped_byte_wherever_it_is() {
     let length = 600_000;
     let right = pattern(length);
     let equals: Arc<dyn Expected> = Arc::new(Bytes::from(right.clone()));
-    let answer = Answer::Equals(equals);
+    let answer = || Answer::Equals(Arc::clone(&equals));
     let (address, thread) = twice(right.clone());
-    let asked = vec![get(answer.clone()), get(answer.clone())];
-    let seen = run(settings(address), asked);
+    let seen = run(settings(address), vec![get(answer()), get(answer())]);
     thread.join().unwrap();
     assert!(seen.iter().all(|seen| seen.result.is_ok()), "{seen:?}");
     for flipped in [0, 8000, 8192, 300_000, length - 1] {
         let mut wrong = right.clone();
         wrong[flipped] ^= 1;
         let (address, thread) = twice(wrong);
-        let seen = run(settings(address), vec![get(answer.clone())]);
+        let seen = run(settings(address), vec![get(answer())]);
         thread.join().unwrap();
         assert_eq!(seen[0].result, Err(Failure::WrongBody), "byte {flipped}");
     }
     for other in [length - 1, length + 1] {
         let (address, thread) = twice(pattern(other));
-        let seen = run(settings(address), vec![get(answer.clone())]);
+        let seen = run(settings(address), vec![get(answer())]);
         thread.join().unwrap();
         assert_eq!(seen[0].result, Err(Failure::WrongBody), "{other} bytes");
     }
