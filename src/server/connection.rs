@@ -145,10 +145,13 @@ pub(super) async fn run<H: Handle>(
     let mut watchdog = Watchdog::new(idle_deadline);
     // A client that connects early, or never speaks, costs its socket and this small future: what hyper
     // needs is made at the first byte, and boxed so that it is not part of this future's size.
+    let mut first = [0];
     let spoke = tokio::select! {
         biased;
         () = shutdown.triggered() => false,
-        readable = stream.readable() => readable.is_ok(),
+        // Not `readable()`, which a new socket may answer without a byte being there: hyper was then built for
+        // every connection, and 10,000 that never spoke cost 192 MB.
+        peeked = stream.peek(&mut first) => peeked.is_ok_and(|bytes| bytes > 0),
         () = poll_fn(|cx| watchdog.poll_passed(cx, Some(idle_deadline))) => false,
     };
     if !spoke {

@@ -209,7 +209,8 @@ fn a_file_truncated_under_a_running_download_cuts_it_and_nothing_else() {
     ] {
         let answer = fetch(&server, &id, headers);
         assert!(
-            answer.len() < LEN && !answer.ends_with(&[0x5a; 10]),
+            // Heads, and what is left of the file at the most.
+            answer.len() < 8192 + 4096,
             "{headers:?}: {}",
             answer.len()
         );

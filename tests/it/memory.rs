@@ -108,6 +108,11 @@ fn a_thousand_connections_that_send_nothing_or_half_a_head_cost_little() {
     let mut connections: Vec<Connection> = (0..1000)
         .map(|_| Connection::open(server.address))
         .collect();
+    // All are accepted once one that came after them is answered: a queue is served in order.
+    assert_eq!(server.request("GET", "/healthz", &[], b"").status, 200);
+    let silent_kb = server.status_kb("VmHWM").saturating_sub(before_kb);
+    println!("1,000 connections that never spoke: {silent_kb} kB");
+    assert!(silent_kb < 6 * 1024, "{silent_kb} kB");
     for connection in connections.iter_mut().step_by(2) {
         connection
             .send(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Half: ")

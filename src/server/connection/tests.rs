@@ -335,3 +335,18 @@ async fn pipelined_requests_are_answered_in_order_and_a_panic_ends_one_connectio
     );
     server.stop().await;
 }
+
+#[tokio::test]
+async fn a_connection_that_never_spoke_is_a_small_future() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let stream = Client::connect(address).await.unwrap();
+    let handler = Arc::new(toy::Toy {
+        gate: Arc::new(tokio::sync::Semaphore::new(0)),
+        calls: Default::default(),
+    });
+    let config = Arc::new(Config::default());
+    let future = run(stream, address, handler, config, Shutdown::new());
+    let bytes = size_of_val(&future);
+    assert!(bytes <= 1536, "{bytes} bytes");
+}
