@@ -72,17 +72,21 @@ impl Content {
 
     /// The headers of an answer with all of it.
     fn head(&self) -> &HeaderMap {
-        let (head, file) = match self {
-            Self::Original(file) => (&file.head, file),
-            Self::Derived(derived, file) => (&derived.head, file),
+        let head = match self {
+            Self::Original(file) => &file.head,
+            Self::Derived(derived, _) => &derived.head,
         };
         head.get_or_init(|| {
             let mut headers = HeaderMap::with_capacity(16);
-            headers.insert(header::ETAG, self.etag().clone());
-            headers.insert(header::LAST_MODIFIED, file.last_modified.clone());
+            self.put_validators(&mut headers);
             body_headers(&mut headers, self, self.content_type().clone(), self.len());
             headers
         })
+    }
+
+    fn put_validators(&self, headers: &mut HeaderMap) {
+        headers.insert(header::ETAG, self.etag().clone());
+        headers.insert(header::LAST_MODIFIED, self.file().last_modified.clone());
     }
 
     fn disposition(&self) -> HeaderValue {
@@ -126,8 +130,7 @@ pub fn deliver(
         headers.clone_from(content.head());
     } else {
         headers.reserve(16);
-        headers.insert(header::ETAG, content.etag().clone());
-        headers.insert(header::LAST_MODIFIED, content.file().last_modified.clone());
+        content.put_validators(headers);
     }
     headers.insert(header::CACHE_CONTROL, cache_control(expires, call.now));
     headers.insert(header::VARY, vary);

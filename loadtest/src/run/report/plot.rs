@@ -62,15 +62,15 @@ pub(super) fn latency_over_time(report: &Report) -> Result<Plot, Error> {
     )
 }
 
+/// A figure of each piece of the run, at its moment.
+fn over_time(report: &Report, of: fn(&super::Piece) -> f64) -> Vec<(f64, f64)> {
+    let pieces = report.timeline.iter();
+    pieces.map(|piece| (piece.at_s, of(piece))).collect()
+}
+
 /// Answers over time, right and wrong.
 pub(super) fn answers_over_time(report: &Report) -> Result<Plot, Error> {
-    let line = |of: fn(&super::Piece) -> f64| {
-        report
-            .timeline
-            .iter()
-            .map(|piece| (piece.at_s, of(piece)))
-            .collect()
-    };
+    let line = |of| over_time(report, of);
     let lines = [
         ("right answers/s", line(|piece| piece.per_second)),
         ("errors/s", line(|piece| piece.errors_per_second)),
@@ -83,13 +83,7 @@ pub(super) fn answers_over_time(report: &Report) -> Result<Plot, Error> {
 
 /// Bytes over time, up and down.
 pub(super) fn bytes_over_time(report: &Report) -> Result<Plot, Error> {
-    let line = |of: fn(&super::Piece) -> f64| {
-        report
-            .timeline
-            .iter()
-            .map(|piece| (piece.at_s, of(piece)))
-            .collect()
-    };
+    let line = |of| over_time(report, of);
     let lines = [
         (
             "down, in a second",
