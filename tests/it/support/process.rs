@@ -285,6 +285,14 @@ impl Strace {
         read(&self.log)
     }
 
+    /// As [`Strace::detach`], once the log is so: what a client sees may come before the call that did it has
+    /// returned, and a call that has not is logged without its result.
+    #[track_caller]
+    pub fn detach_when(self, is_so: impl Fn(&str) -> bool) -> String {
+        poll("the traced calls", || is_so(&read(&self.log)));
+        self.detach()
+    }
+
     /// Waits for the end of a traced process, and returns the line of the call that it was killed in.
     pub fn last_call(mut self) -> String {
         self.child.wait().expect("a child");
