@@ -2,20 +2,20 @@
 //!
 //! multer 3.1 reads until its source is pending and bounds part headers only by the whole stream. So the
 //! source here gives one piece at a time and [`Form`] counts what multer asks for between two parts.
-//! Nothing here knows which fields a dialect wants.
+//! multer also copies every byte. So in the middle of a part, where it holds nothing, large slices of the body
+//! that have no delimiter in them go round it ([`Source::poll_bulk`]); delimiters, heads and all that is small
+//! are multer's. Nothing here knows which fields a dialect wants.
 
 use std::{
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
-    },
-    task::{Context, Poll},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
 use futures_util::Stream;
 use hyper::{HeaderMap, header};
+use memchr::memmem::Finder;
 use multer::{Field, Multipart};
 
 use super::{body::RequestBody, disposition::parse_filename};
@@ -23,6 +23,11 @@ use crate::error::{Error, Kind, Result};
 
 /// Bytes handed to multer at once.
 const PIECE_BYTES: usize = 64 * 1024;
+/// The same while it looks for a part's head: what follows the head is a file's bytes, mostly, and is copied.
+const HEAD_PIECE_BYTES: usize = 1024;
+/// A slice of the body that is smaller goes through multer, which copies it: it may be a few bytes of a read
+/// buffer of 64 KiB, all of which stays as long as the slice does.
+const BULK_BYTES_MIN: usize = 32 * 1024;
 /// Bytes of one part's headers, and of what may stand before the first boundary.
 const PART_HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of fields that nobody asked for, in one form.
@@ -41,7 +46,9 @@ pub const FORM_OVERHEAD_BYTES: u64 = 64 * 1024;
 pub struct Form<'r> {
     multipart: Multipart<'r>,
     field: Option<Field<'r>>,
-    pace: Arc<Pace>,
+    source: Shared<'r>,
+    /// The current part's next bytes may go round multer, which holds none.
+    is_bulk: bool,
     parts: u32,
     ignored_bytes: usize,
 }
@@ -57,44 +64,87 @@ pub struct Part {
     pub content_type: Option<String>,
 }
 
-/// Shared by [`Form`] and its source, which multer owns. Both run in one task: plain cells would do, if
-/// multer did not want `Send`.
-#[derive(Default)]
-struct Pace {
-    /// The source may give one piece.
-    granted: AtomicBool,
+/// Where the form's bytes come from, for multer and for [`Form`] itself.
+struct Source<'r> {
+    body: &'r mut RequestBody,
+    rest: Bytes,
+    /// `\r\n--boundary`: the end of a part's bytes.
+    delimiter: Finder<'static>,
+    /// Bytes of the one piece that multer may have; none, where it may have none.
+    granted: usize,
     /// multer asked for more than was granted: poll it again, it has nothing to wait for.
-    exhausted: AtomicBool,
-    /// Bytes given since the last part's end.
-    given: AtomicUsize,
+    exhausted: bool,
+    /// Bytes that multer was given since the last part's end.
+    given: usize,
+    /// No delimiter may begin in the last of them: multer gives all of them, if they are a part's.
+    is_closed: bool,
+}
+
+/// multer owns its stream and wants it `Send`. All is polled by one task, so the lock is never waited for.
+struct Shared<'r>(Arc<Mutex<Source<'r>>>);
+
+impl<'r> Shared<'r> {
+    fn lock(&self) -> MutexGuard<'_, Source<'r>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Gives multer one piece for each grant.
-struct Pieces<'r> {
-    body: &'r mut RequestBody,
-    rest: Bytes,
-    pace: Arc<Pace>,
-}
-
-impl Stream for Pieces<'_> {
+impl Stream for Shared<'_> {
     type Item = Result<Bytes>;
 
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let this = &mut *self;
-        if !this.pace.granted.load(Relaxed) {
-            this.pace.exhausted.store(true, Relaxed);
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let source = &mut *self.lock();
+        if source.granted == 0 {
+            source.exhausted = true;
             return Poll::Pending;
         }
-        if this.rest.is_empty() {
-            match std::task::ready!(this.body.poll_data(cx)) {
-                Some(Ok(data)) => this.rest = data,
+        if source.rest.is_empty() {
+            match ready!(source.body.poll_data(cx)) {
+                Some(Ok(data)) => source.rest = data,
                 end => return Poll::Ready(end),
             }
         }
-        let piece = this.rest.split_to(this.rest.len().min(PIECE_BYTES));
-        this.pace.granted.store(false, Relaxed);
-        this.pace.given.fetch_add(piece.len(), Relaxed);
+        let piece = source.rest.split_to(source.rest.len().min(source.granted));
+        source.granted = 0;
+        source.given += piece.len();
+        let delimiter = source.delimiter.needle();
+        source.is_closed = piece.len() >= delimiter.len() && open_bytes(&piece, delimiter) == 0;
         Poll::Ready(Some(Ok(piece)))
+    }
+}
+
+impl Source<'_> {
+    /// Before multer is polled: how large a piece it may have.
+    fn grant(&mut self, granted: usize) {
+        (self.granted, self.exhausted) = (granted, false);
+    }
+
+    /// Bytes of a part of which multer holds none, without a copy; `None` where multer must go on.
+    fn poll_bulk(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>>> {
+        if self.rest.is_empty() {
+            match ready!(self.body.poll_data(cx)) {
+                Some(data) => self.rest = data?,
+                None => return Poll::Ready(Ok(None)),
+            }
+        }
+        if self.rest.len() < BULK_BYTES_MIN {
+            return Poll::Ready(Ok(None));
+        }
+        let bytes = match self.delimiter.find(&self.rest) {
+            Some(at) => at,
+            None => self.rest.len() - open_bytes(&self.rest, self.delimiter.needle()),
+        };
+        Poll::Ready(Ok((bytes > 0).then(|| self.rest.split_to(bytes))))
+    }
+}
+
+/// How many of the last bytes may be the beginning of a delimiter. It has one `\r`, its first byte.
+fn open_bytes(data: &[u8], delimiter: &[u8]) -> usize {
+    let tail = &data[data.len().saturating_sub(delimiter.len() - 1)..];
+    match memchr::memrchr(b'\r', tail) {
+        Some(at) if delimiter.starts_with(&tail[at..]) => tail.len() - at,
+        _ => 0,
     }
 }
 
@@ -106,16 +156,21 @@ impl<'r> Form<'r> {
     /// or longer than RFC 2046 allows.
     pub fn new(headers: &HeaderMap, body: &'r mut RequestBody) -> Result<Self> {
         let boundary = boundary(headers)?;
-        let pace = Arc::<Pace>::default();
-        let pieces = Pieces {
+        let delimiter = Finder::new(&format!("\r\n--{boundary}")).into_owned();
+        let source = Arc::new(Mutex::new(Source {
             body,
             rest: Bytes::new(),
-            pace: pace.clone(),
-        };
+            delimiter,
+            granted: 0,
+            exhausted: false,
+            given: 0,
+            is_closed: false,
+        }));
         Ok(Self {
-            multipart: Multipart::new(pieces, boundary),
+            multipart: Multipart::new(Shared(source.clone()), boundary),
             field: None,
-            pace,
+            source: Shared(source),
+            is_bulk: false,
             parts: 0,
             ignored_bytes: 0,
         })
@@ -135,17 +190,8 @@ impl<'r> Form<'r> {
             }
         }
         self.field = None;
-        self.pace.given.store(0, Relaxed);
-        let pace = self.pace.clone();
-        let field = std::future::poll_fn(|cx| {
-            pace.drive(cx, Some(PART_HEAD_BYTES_MAX), |cx| {
-                self.multipart.poll_next_field(cx).map(Some)
-            })
-        });
-        let field = match field.await {
-            Some(field) => field?.map_err(form_error)?,
-            None => None,
-        };
+        self.source.lock().given = 0;
+        let field = std::future::poll_fn(|cx| self.poll_field(cx)).await?;
         let Some(field) = field else { return Ok(None) };
         self.parts += 1;
         if self.parts > PARTS_MAX {
@@ -180,19 +226,53 @@ impl<'r> Form<'r> {
     /// # Errors
     /// As [`Form::next_part`].
     pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
-        let Some(field) = &mut self.field else {
-            return Ok(None);
-        };
-        let pace = &self.pace;
+        std::future::poll_fn(|cx| self.poll_chunk(cx)).await
+    }
+
+    /// The next part's head, a piece at a time: multer would take all that is there.
+    fn poll_field(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Field<'r>>>> {
         loop {
-            let next = std::future::poll_fn(|cx| {
-                pace.drive(cx, None, |cx| Pin::new(&mut *field).poll_next(cx))
-            });
-            match next.await {
+            if self.source.lock().given > PART_HEAD_BYTES_MAX {
+                return Poll::Ready(Err(head_too_long()));
+            }
+            self.source.lock().grant(HEAD_PIECE_BYTES);
+            match self.multipart.poll_next_field(cx) {
+                Poll::Ready(field) => return Poll::Ready(field.map_err(form_error)),
+                Poll::Pending if self.source.lock().exhausted => {}
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>>> {
+        let Some(field) = &mut self.field else {
+            return Poll::Ready(Ok(None));
+        };
+        // First what multer holds already.
+        let mut granted = 0;
+        loop {
+            if self.is_bulk {
+                let bytes = ready!(self.source.lock().poll_bulk(cx))?;
+                if bytes.is_some() {
+                    return Poll::Ready(Ok(bytes));
+                }
+                (self.is_bulk, granted) = (false, PIECE_BYTES);
+            }
+            self.source.lock().grant(granted);
+            match Pin::new(&mut *field).poll_next(cx) {
                 // multer ends a part with an empty chunk.
-                Some(Ok(Ok(chunk))) if chunk.is_empty() => {}
-                Some(chunk) => return chunk?.map(Some).map_err(form_error),
-                None => return Ok(None),
+                Poll::Ready(Some(Ok(chunk))) if chunk.is_empty() => {}
+                Poll::Ready(chunk) => {
+                    return Poll::Ready(chunk.transpose().map_err(form_error));
+                }
+                Poll::Pending => {
+                    let source = self.source.lock();
+                    if !source.exhausted {
+                        return Poll::Pending;
+                    }
+                    self.is_bulk = granted == 0 && source.is_closed;
+                    granted = PIECE_BYTES;
+                }
             }
         }
     }
@@ -241,30 +321,6 @@ pub async fn finish(body: &mut RequestBody) -> Result<()> {
         }
     }
     Ok(())
-}
-
-impl Pace {
-    /// Polls multer, a piece at a time, until it has an answer or the body must be waited for. `given_max`
-    /// bounds what it may be given without one.
-    fn drive<T>(
-        &self,
-        cx: &mut Context<'_>,
-        given_max: Option<usize>,
-        mut poll: impl FnMut(&mut Context<'_>) -> Poll<Option<T>>,
-    ) -> Poll<Option<Result<T>>> {
-        loop {
-            if given_max.is_some_and(|max| self.given.load(Relaxed) > max) {
-                return Poll::Ready(Some(Err(head_too_long())));
-            }
-            self.granted.store(true, Relaxed);
-            self.exhausted.store(false, Relaxed);
-            match poll(cx) {
-                Poll::Ready(answer) => return Poll::Ready(answer.map(Ok)),
-                Poll::Pending if self.exhausted.load(Relaxed) => {}
-                Poll::Pending => return Poll::Pending,
-            }
-        }
-    }
 }
 
 fn head_too_long() -> Error {

@@ -25,9 +25,11 @@ enum Shows {
 }
 use Shows::{At, Text};
 
-/// A moment of a commit: the n-th call of a kind, in one thread, from the start of the upload on.
+/// A moment of an upload: the n-th call of a kind, in one thread, from its start on.
 struct Phase {
     name: &'static str,
+    /// What is uploaded.
+    size: Size,
     call: &'static str,
     number: u32,
     /// What the call's arguments must show.
@@ -36,7 +38,17 @@ struct Phase {
     is_named: bool,
 }
 
+#[derive(Clone, Copy)]
+enum Size {
+    /// Written and named in one go.
+    Small,
+    /// More than one batch.
+    Large,
+}
+use Size::{Large, Small};
+
 const fn phase(
+    size: Size,
     name: &'static str,
     call: &'static str,
     number: u32,
@@ -45,6 +57,7 @@ const fn phase(
 ) -> Phase {
     Phase {
         name,
+        size,
         call,
         number,
         shows,
@@ -52,25 +65,54 @@ const fn phase(
     }
 }
 
-/// The whole of a commit, in its order.
-const PHASES: [Phase; 17] = [
-    phase("create in tmp/", "openat", 1, At("tmp/*/*"), false),
-    phase("reserve", "fallocate", 1, At("tmp/*/*"), false),
-    phase("write the payload", "pwritev", 1, Text(VICTIM), false),
-    phase("write the trailer", "pwritev", 2, Text("CHATFILE"), false),
-    phase("cut to size", "ftruncate", 1, At("tmp/*/*"), false),
-    phase("sync the file", "fdatasync", 1, At("tmp/*/*"), false),
-    phase("make objects/", "mkdir", 1, At("objects"), false),
-    phase("sync the root", "fsync", 1, At(""), false),
-    phase("make the class", "mkdir", 2, At("objects/*"), false),
-    phase("sync objects/", "fsync", 2, At("objects"), false),
-    phase("make the day", "mkdir", 3, At("objects/*/*"), false),
-    phase("sync the class", "fsync", 3, At("objects/*"), false),
-    phase("make the spread", "mkdir", 4, At("objects/*/*/*"), false),
-    phase("sync the day", "fsync", 4, At("objects/*/*"), false),
-    phase("name it", "renameat2", 1, At("tmp/*/*"), false),
-    phase("sync its directory", "fsync", 5, At("objects/*/*/*"), true),
-    phase("answer", "sendto,writev", 1, Text("HTTP/1.1 200"), true),
+/// The whole of a small upload in its order, then what only a large one has.
+const PHASES: [Phase; 18] = [
+    phase(Small, "create in tmp/", "openat", 1, At("tmp/*/*"), false),
+    phase(Small, "write all of it", "pwritev", 1, Text(VICTIM), false),
+    phase(
+        Small,
+        "and its trailer",
+        "pwritev",
+        1,
+        Text("CHATFILE"),
+        false,
+    ),
+    phase(Small, "sync the file", "fdatasync", 1, At("tmp/*/*"), false),
+    phase(Small, "make objects/", "mkdir", 1, At("objects"), false),
+    phase(Small, "sync the root", "fsync", 1, At(""), false),
+    phase(Small, "make the class", "mkdir", 2, At("objects/*"), false),
+    phase(Small, "sync objects/", "fsync", 2, At("objects"), false),
+    phase(Small, "make the day", "mkdir", 3, At("objects/*/*"), false),
+    phase(Small, "sync the class", "fsync", 3, At("objects/*"), false),
+    phase(
+        Small,
+        "make the spread",
+        "mkdir",
+        4,
+        At("objects/*/*/*"),
+        false,
+    ),
+    phase(Small, "sync the day", "fsync", 4, At("objects/*/*"), false),
+    phase(Small, "name it", "renameat2", 1, At("tmp/*/*"), false),
+    phase(
+        Small,
+        "sync its directory",
+        "fsync",
+        5,
+        At("objects/*/*/*"),
+        true,
+    ),
+    phase(
+        Small,
+        "answer",
+        "sendto,writev",
+        1,
+        Text("HTTP/1.1 200"),
+        true,
+    ),
+    phase(Large, "reserve", "fallocate", 1, At("tmp/*/*"), false),
+    phase(Large, "write a batch", "pwritev", 1, Text(VICTIM), false),
+    phase(Large, "cut to size", "ftruncate", 1, At("tmp/*/*"), false),
 ];
 const VICTIM: &str = "a payload that the crash takes";
 
@@ -107,7 +149,7 @@ fn kill_at_each(store: &Path, answered: &[Answered]) {
         check(&server, answered, answered.len()..=answered.len() + named);
         let inject = format!("{}:signal=KILL:when={}", phase.call, phase.number);
         let strace = Strace::attach(&server, &inject);
-        let answer = server.try_upload(VICTIM.as_bytes());
+        let answer = server.try_upload(&phase.size.victim());
         assert!(answer.is_err(), "{name}: never reached, {answer:?}");
         let status = server.wait().unwrap_or_else(|| panic!("{name}: it lives"));
         assert!(!status.success(), "{name}");
@@ -128,8 +170,19 @@ fn kill_at_each(store: &Path, answered: &[Answered]) {
     assert_eq!(server.download(&id, &[]).body, b"and it goes on");
 }
 
+impl Size {
+    fn victim(self) -> Vec<u8> {
+        match self {
+            Small => VICTIM.into(),
+            Large => VICTIM.repeat(20_000).into(),
+        }
+    }
+}
+
 impl Shows {
     fn fits(&self, store: &Path, call: &str) -> bool {
+        // A name in an open directory, as the path that it is.
+        let call = call.replace(">, \"", "/");
         let wanted: Vec<&str> = match self {
             Text(text) => return call.contains(text),
             At("") => Vec::new(),

@@ -1,17 +1,17 @@
-//! Paths, directories, and the few operations on them that durability depends on.
+//! Where everything lies: paths, directories, and how a finished file gets its place.
 
 use std::{
     collections::HashSet,
-    fs::{self, File, OpenOptions},
-    io,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    fs, io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
 
-use rustix::fs::{OFlags, RenameFlags};
-
-use super::{Config, DerivedName, Durability, Key, startup::Instance};
+use super::{
+    Config, DerivedName, Durability, Key,
+    names::{self, At, RenameBy},
+    startup::Instance,
+};
 use crate::{
     error::{Error, Kind, Result},
     metrics::{Synced, Syncs},
@@ -23,15 +23,6 @@ pub(super) const OBJECTS: &str = "objects";
 pub(super) const DERIVED: &str = "derived";
 pub(super) const TMP: &str = "tmp";
 pub(super) const PARTS: &str = "parts";
-
-/// How a finished file gets its name without ever replacing another. Probed at start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum RenameBy {
-    /// `renameat2(RENAME_NOREPLACE)`.
-    NoReplace,
-    /// `link` and `unlink`, where the file system lacks the flag.
-    Link,
-}
 
 /// The directory tree of one store.
 pub(super) struct Layout {
@@ -84,7 +75,7 @@ impl Layout {
 
     /// Refuses to go below the free-space floor with `more` bytes.
     pub(super) fn check_free(&self, more: u64) -> Result<()> {
-        let free = free_bytes(&self.root).map_err(Error::internal)?;
+        let free = self.free_bytes().map_err(Error::internal)?;
         if free < self.config.free_space_min_bytes.saturating_add(more) {
             let floor = self.config.free_space_min_bytes;
             return Err(Error::new(Kind::StorageFull)
@@ -93,16 +84,22 @@ impl Layout {
         Ok(())
     }
 
+    /// Bytes that a process without privileges may still write.
+    pub(super) fn free_bytes(&self) -> io::Result<u64> {
+        let stat = rustix::fs::statvfs(&self.root)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
     /// Gives a finished file its name: directories first, the name, then the directory's sync. An existing
     /// name is never replaced.
-    pub(super) fn publish(&self, temporary: &Path, path: &Path) -> io::Result<()> {
+    pub(super) fn publish(&self, temporary: At<'_>, path: &Path) -> io::Result<()> {
         self.make_parents(path)?;
-        match self.rename_no_replace(temporary, path) {
+        match names::rename_no_replace(self.rename, temporary, path) {
             // Swept between the look-up and the rename, or removed by hand: make it again, once.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.forget_known();
                 self.make_parents(path)?;
-                self.rename_no_replace(temporary, path)?;
+                names::rename_no_replace(self.rename, temporary, path)?;
             }
             result => result?,
         }
@@ -117,7 +114,7 @@ impl Layout {
     pub(super) fn link(&self, instance: &Instance, from: &Path, to: &Path) -> io::Result<bool> {
         self.make_parents(to)?;
         let mut linked = fs::hard_link(from, to);
-        if linked.as_ref().is_err_and(is_absent) {
+        if linked.as_ref().is_err_and(names::is_absent) {
             if !from.try_exists()? {
                 return Ok(false);
             }
@@ -136,8 +133,8 @@ impl Layout {
             result => result?,
         }
         // The name that was linked may have been barred in this very moment, and a bar is no object.
-        if is_bar(to) {
-            remove_if_there(to)?;
+        if names::is_bar(to) {
+            names::remove_if_there(to)?;
             return Ok(false);
         }
         // Also where it was there before: whoever made it may not have synced it yet. Where that fails, the name
@@ -145,7 +142,7 @@ impl Layout {
         if self.is_durable() {
             self.sync_dir(parent(to)).inspect_err(|_| {
                 if is_new {
-                    drop(remove_if_there(to));
+                    drop(names::remove_if_there(to));
                 }
             })?;
         }
@@ -153,26 +150,26 @@ impl Layout {
     }
 
     fn copy(&self, instance: &Instance, from: &Path, to: &Path) -> io::Result<()> {
-        let mut source = open_read(from)?;
+        let mut source = names::open_read(from)?;
         if self.check_free(source.metadata()?.len()).is_err() {
             return Err(rustix::io::Errno::NOSPC.into());
         }
         let temporary = instance.temporary("copy");
         let mut copy = || {
-            let mut target = create_new(&temporary)?;
+            let mut target = names::create_new(&temporary)?;
             io::copy(&mut source, &mut target)?;
             if self.is_durable() {
                 self.syncs.time(Synced::File, || target.sync_data())?;
             }
-            self.rename_no_replace(&temporary, to)?;
+            names::rename_no_replace(self.rename, At::path(&temporary), to)?;
             // Taken down meanwhile: whoever did that has not seen the new name.
             if !from.try_exists()? {
-                remove_if_there(to)?;
+                names::remove_if_there(to)?;
                 return Err(io::ErrorKind::NotFound.into());
             }
             Ok(())
         };
-        copy().inspect_err(|_| drop(remove_if_there(&temporary)))
+        copy().inspect_err(|_| drop(names::remove_if_there(&temporary)))
     }
 
     /// Makes and syncs the missing directories above `path`, from the top: a name is durable only when the
@@ -189,7 +186,7 @@ impl Layout {
         for name in below_root {
             let above = at.clone();
             at.push(name);
-            make_dir(&at)?;
+            names::make_dir(&at)?;
             // Also where it was there before: another upload may have made it and not synced it yet. Where
             // that fails it must not be found there by the next upload, whose sync might not fail again.
             if self.is_durable() {
@@ -206,7 +203,7 @@ impl Layout {
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        self.syncs.time(Synced::Directory, || sync_dir(path))
+        self.syncs.time(Synced::Directory, || names::sync_dir(path))
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, HashSet<PathBuf>> {
@@ -218,43 +215,6 @@ impl Layout {
     fn forget_known(&self) {
         self.known().clear();
     }
-
-    fn rename_no_replace(&self, from: &Path, to: &Path) -> io::Result<()> {
-        rename_no_replace(self.rename, from, to)
-    }
-}
-
-/// Where a barred name points: nowhere.
-const BARRED: &str = "removed";
-
-/// Bars a name as long as its day is kept: nothing is renamed or linked over it, nothing opened through it.
-pub(super) fn bar(path: &Path) -> io::Result<()> {
-    std::os::unix::fs::symlink(BARRED, path)
-}
-
-/// Whether a name is barred.
-pub(super) fn is_bar(path: &Path) -> bool {
-    fs::read_link(path).is_ok_and(|target| target == Path::new(BARRED))
-}
-
-pub(super) fn rename_no_replace(by: RenameBy, from: &Path, to: &Path) -> io::Result<()> {
-    match by {
-        RenameBy::NoReplace => {
-            rustix::fs::renameat_with(
-                rustix::fs::CWD,
-                from,
-                rustix::fs::CWD,
-                to,
-                RenameFlags::NOREPLACE,
-            )?;
-        }
-        RenameBy::Link => {
-            fs::hard_link(from, to)?;
-            // Two names mean a commit that is half done: take the new one back.
-            fs::remove_file(from).inspect_err(|_| drop(fs::remove_file(to)))?;
-        }
-    }
-    Ok(())
 }
 
 /// A file has its most names already (65,000 on ext4), or the file system knows only one for each.
@@ -290,7 +250,7 @@ fn sharded(root: &Path, tree: &str, key: Key) -> PathBuf {
 pub(super) fn derived_of(root: &Path, key: Key) -> io::Result<Vec<PathBuf>> {
     let prefix = format!("{}-", key.id);
     let entries = match fs::read_dir(sharded(root, DERIVED, key)) {
-        Err(error) if is_absent(&error) => return Ok(Vec::new()),
+        Err(error) if names::is_absent(&error) => return Ok(Vec::new()),
         entries => entries?,
     };
     let mut found = Vec::new();
@@ -307,7 +267,7 @@ pub(super) fn days(root: &Path, class: Class) -> io::Result<Vec<DayDirectory>> {
     let mut days = HashSet::new();
     for tree in [OBJECTS, DERIVED] {
         let entries = match fs::read_dir(root.join(tree).join(class.name())) {
-            Err(error) if is_absent(&error) => continue,
+            Err(error) if names::is_absent(&error) => continue,
             entries => entries?,
         };
         for entry in entries {
@@ -331,7 +291,7 @@ pub(super) fn days(root: &Path, class: Class) -> io::Result<Vec<DayDirectory>> {
 pub(super) fn spreads_of(day: &DayDirectory) -> io::Result<Vec<PathBuf>> {
     let [objects, _] = &day.paths;
     match fs::read_dir(objects) {
-        Err(error) if is_absent(&error) => Ok(Vec::new()),
+        Err(error) if names::is_absent(&error) => Ok(Vec::new()),
         spreads => spreads?.map(|spread| Ok(spread?.path())).collect(),
     }
 }
@@ -339,7 +299,7 @@ pub(super) fn spreads_of(day: &DayDirectory) -> io::Result<Vec<PathBuf>> {
 /// The objects of one such directory, by the ids in their names; other files are not ours. Blocking.
 pub(super) fn objects_in(spread: &Path, class: Class, day: Day) -> io::Result<Vec<Key>> {
     let files = match fs::read_dir(spread) {
-        Err(error) if is_absent(&error) => return Ok(Vec::new()),
+        Err(error) if names::is_absent(&error) => return Ok(Vec::new()),
         files => files?,
     };
     let mut keys = Vec::new();
@@ -350,61 +310,9 @@ pub(super) fn objects_in(spread: &Path, class: Class, day: Day) -> io::Result<Ve
     Ok(keys)
 }
 
-/// Opens a committed file for reading, never through a symbolic link. A pipe that lies in its place is not
-/// waited for; its trailer is then missing.
-pub(super) fn open_read(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32)
-        .open(path)
-}
-
-/// Makes a new file that only we may read.
-pub(super) fn create_new(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-}
-
-/// Makes a directory that only we may enter; one that is there is fine.
-pub(super) fn make_dir(path: &Path) -> io::Result<()> {
-    match fs::DirBuilder::new().mode(0o700).create(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        result => result,
-    }
-}
-
-pub(super) fn sync_dir(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
-}
-
 pub(super) fn parent(path: &Path) -> &Path {
     path.parent()
         .expect("every path of the store lies below its root")
-}
-
-pub(super) fn is_absent(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-    )
-}
-
-pub(super) fn remove_if_there(path: &Path) -> io::Result<bool> {
-    match fs::remove_file(path) {
-        Ok(()) => Ok(true),
-        Err(error) if is_absent(&error) => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
-/// Bytes that a process without privileges may still write.
-pub(super) fn free_bytes(path: &Path) -> io::Result<u64> {
-    let stat = rustix::fs::statvfs(path)?;
-    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
 #[cfg(test)]

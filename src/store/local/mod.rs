@@ -11,12 +11,15 @@
 //! ```
 //! There is no index and no database: an id's own time gives its path.
 
+mod derived;
 mod layout;
+mod names;
 mod observe;
 mod parts;
 mod scrub;
 mod startup;
 mod upload;
+mod writers;
 
 use std::{
     fs::{self, File},
@@ -25,9 +28,11 @@ use std::{
     sync::Arc,
 };
 
-use bytes::Bytes;
-
-use self::layout::Layout;
+use self::{
+    derived::{read_derived, write_derived},
+    layout::Layout,
+    writers::Writers,
+};
 use super::{
     BoundingBox, BoxFuture, Class, Derived, DerivedName, Dialect, Key, Meta, Object, ObjectId,
     Store, Upload,
@@ -85,6 +90,7 @@ pub struct LocalStore {
     layout: Arc<Layout>,
     /// Held for the lifetime of a serving process: the directory's lock and its folder under `tmp/`.
     instance: Arc<Instance>,
+    writers: Writers,
 }
 
 impl LocalStore {
@@ -101,6 +107,7 @@ impl LocalStore {
         Ok(Self {
             layout,
             instance: Arc::new(instance),
+            writers: Writers::default(),
         })
     }
 
@@ -125,10 +132,10 @@ impl LocalStore {
 /// # Errors
 /// `Internal` where the disk fails or the file is damaged.
 pub fn open_object(root: &Path, key: Key) -> Result<Option<Object>> {
-    match layout::open_read(&layout::object_path(root, key)) {
+    match names::open_read(&layout::object_path(root, key)) {
         Ok(file) => Object::from_file(file, key).map(Some),
-        Err(error) if layout::is_absent(&error) => Ok(None),
-        Err(_) if layout::is_bar(&layout::object_path(root, key)) => Ok(None),
+        Err(error) if names::is_absent(&error) => Ok(None),
+        Err(_) if names::is_bar(&layout::object_path(root, key)) => Ok(None),
         Err(error) => Err(Error::internal(error)),
     }
 }
@@ -143,10 +150,10 @@ pub fn remove_object(root: &Path, key: Key) -> Result<bool> {
     remove_derived(root, key)?;
     let path = layout::object_path(root, key);
     let was_there =
-        !layout::is_bar(&path) && layout::remove_if_there(&path).map_err(Error::internal)?;
+        !names::is_bar(&path) && names::remove_if_there(&path).map_err(Error::internal)?;
     remove_derived(root, key)?;
     if was_there {
-        layout::sync_dir(layout::parent(&path)).map_err(Error::internal)?;
+        names::sync_dir(layout::parent(&path)).map_err(Error::internal)?;
     }
     Ok(was_there)
 }
@@ -182,7 +189,7 @@ pub fn remove_everywhere(root: &Path, id: ObjectId) -> Result<bool> {
 /// Until it is barred: an upload under way may take the name in between.
 fn bar(root: &Path, key: Key) -> Result<()> {
     let path = layout::object_path(root, key);
-    while let Err(error) = layout::bar(&path) {
+    while let Err(error) = names::bar(&path) {
         if error.kind() != io::ErrorKind::AlreadyExists {
             return Err(Error::internal(error));
         }
@@ -190,12 +197,12 @@ fn bar(root: &Path, key: Key) -> Result<()> {
             return Ok(());
         }
     }
-    layout::sync_dir(layout::parent(&path)).map_err(Error::internal)
+    names::sync_dir(layout::parent(&path)).map_err(Error::internal)
 }
 
 fn remove_derived(root: &Path, key: Key) -> Result<()> {
     for path in layout::derived_of(root, key).map_err(Error::internal)? {
-        layout::remove_if_there(&path).map_err(Error::internal)?;
+        names::remove_if_there(&path).map_err(Error::internal)?;
     }
     Ok(())
 }
@@ -222,7 +229,7 @@ pub fn visit_metas(
 ) -> Result<()> {
     for spread in layout::spreads_of(day).map_err(Error::internal)? {
         for key in layout::objects_in(&spread, class, day.day).map_err(Error::internal)? {
-            let meta = layout::open_read(&layout::object_path(root, key)).and_then(|file| {
+            let meta = names::open_read(&layout::object_path(root, key)).and_then(|file| {
                 let file_len = file.metadata()?.len();
                 super::object::read_trailer(&file, file_len)
             });
@@ -241,7 +248,7 @@ pub fn visit_metas(
 pub fn remove_day(day: &DayDirectory) -> Result<()> {
     for path in &day.paths {
         match fs::remove_dir_all(path) {
-            Err(error) if !layout::is_absent(&error) => {
+            Err(error) if !names::is_absent(&error) => {
                 return Err(Error::internal(format!("{}: {error}", path.display())));
             }
             _ => {}
@@ -262,11 +269,16 @@ async fn blocking<T: Send + 'static>(
 
 impl Store for LocalStore {
     fn begin(&self, key: Key, announced: Option<u64>) -> BoxFuture<'_, Result<Box<dyn Upload>>> {
-        let (layout, instance) = (self.layout.clone(), self.instance.clone());
-        Box::pin(blocking(move || {
-            let upload = upload::LocalUpload::begin(layout, &instance, key, announced)?;
+        let new = upload::NewFile {
+            layout: self.layout.clone(),
+            instance: self.instance.clone(),
+            key,
+            announced,
+        };
+        Box::pin(async move {
+            let upload = upload::LocalUpload::begin(self.writers.clone(), new).await?;
             Ok(Box::new(upload) as Box<dyn Upload>)
-        }))
+        })
     }
 
     fn open(&self, key: Key) -> BoxFuture<'_, Result<Option<Object>>> {
@@ -308,61 +320,6 @@ impl Store for LocalStore {
             write_derived(&layout, &instance, &path, key, derived)
         }))
     }
-}
-
-/// A derivative that is damaged, or written by another version, counts as absent and is made again.
-fn read_derived(path: &Path, key: Key) -> Option<Derived> {
-    let object = layout::open_read(path)
-        .ok()
-        .and_then(|file| Object::from_file(file, key).ok())?;
-    let bytes = object.read().ok()?;
-    (crc32fast::hash(&bytes) == object.meta.crc).then(|| Derived {
-        content_type: object.meta.content_type,
-        bytes: Bytes::from(bytes),
-    })
-}
-
-/// Same file format as an object's, but nothing is synced: a torn one fails its checksum and is made again.
-fn write_derived(
-    layout: &Layout,
-    instance: &Instance,
-    path: &Path,
-    key: Key,
-    derived: Derived,
-) -> Result<()> {
-    let meta = Meta {
-        len: derived.bytes.len() as u64,
-        crc: crc32fast::hash(&derived.bytes),
-        created: key.id.created(),
-        tenant: String::new(),
-        dialect: Dialect::Easemob,
-        owner: String::new(),
-        content_type: derived.content_type,
-        sniffed_type: None,
-        inline: true,
-        file_name: None,
-        secret_hash: None,
-        thumbnail: BoundingBox {
-            width: 1,
-            height: 1,
-        },
-        recipient: None,
-    };
-    let mut contents = derived.bytes.to_vec();
-    contents.extend(super::trailer::encode(&meta)?);
-    let write = || -> io::Result<()> {
-        let temporary = instance.temporary("derived");
-        fs::create_dir_all(layout::parent(path))?;
-        let kept = fs::write(&temporary, &contents).and_then(|()| fs::rename(&temporary, path));
-        kept.inspect_err(|_| drop(fs::remove_file(&temporary)))?;
-        // The object may have been taken down meanwhile: see `remove_object`.
-        if !layout::object_path(layout.root(), key).exists() {
-            layout::remove_if_there(path)?;
-        }
-        Ok(())
-    };
-    layout.check_free(contents.len() as u64)?;
-    write().map_err(storage_error)
 }
 
 /// A failure to write, told apart: a full disk is the client's to retry later, the rest is ours.

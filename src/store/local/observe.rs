@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{LocalStore, layout};
+use super::LocalStore;
 use crate::{
     error::{Error, Result},
     metrics::Syncs,
@@ -19,6 +19,6 @@ impl LocalStore {
     /// # Errors
     /// `Internal` where the disk fails.
     pub fn free_bytes(&self) -> Result<u64> {
-        layout::free_bytes(self.root()).map_err(Error::internal)
+        self.layout.free_bytes().map_err(Error::internal)
     }
 }

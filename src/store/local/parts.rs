@@ -18,8 +18,8 @@ use bytes::{Bytes, BytesMut};
 
 use super::{
     Instance, blocking,
-    layout::{self, Layout, PARTS},
-    storage_error,
+    layout::{Layout, PARTS},
+    names, storage_error,
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -82,8 +82,8 @@ impl PartUploads {
             // Made aside and moved in, so that no half-made one is ever seen.
             let temporary = this.instance.temporary("parts");
             let make = || {
-                layout::make_dir(&temporary)?;
-                layout::create_new(&temporary.join("upload"))?
+                names::make_dir(&temporary)?;
+                names::create_new(&temporary.join("upload"))?
                     .write_all(format!("{tenant}\n{owner}\n").as_bytes())?;
                 fs::rename(&temporary, parts.join(id.to_string()))
             };
@@ -116,7 +116,7 @@ impl PartUploads {
                     instance: this.instance,
                 }),
                 Ok(_) => Err(Kind::ObjectNotFound.into()),
-                Err(error) if layout::is_absent(&error) => Err(Kind::ObjectNotFound.into()),
+                Err(error) if names::is_absent(&error) => Err(Kind::ObjectNotFound.into()),
                 Err(error) => Err(Error::internal(error)),
             }
         })
@@ -133,7 +133,7 @@ pub fn sweep_parts(root: &Path, now: Timestamp) -> Result<u64> {
     for path in &expired {
         match fs::remove_dir_all(path) {
             // Completed or aborted in this very moment.
-            Err(error) if !layout::is_absent(&error) => return Err(Error::internal(error)),
+            Err(error) if !names::is_absent(&error) => return Err(Error::internal(error)),
             _ => {}
         }
     }
@@ -146,7 +146,7 @@ pub fn sweep_parts(root: &Path, now: Timestamp) -> Result<u64> {
 /// `Internal` where the directory cannot be read.
 pub fn expired_parts(root: &Path, now: Timestamp) -> Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(root.join(PARTS)) {
-        Err(error) if layout::is_absent(&error) => return Ok(Vec::new()),
+        Err(error) if names::is_absent(&error) => return Ok(Vec::new()),
         entries => entries.map_err(Error::internal)?,
     };
     let mut expired = Vec::new();
@@ -191,7 +191,7 @@ impl PartUpload {
         blocking(move || {
             layout.check_free(PART_BYTES_MIN)?;
             let path = instance.temporary("part");
-            let file = layout::create_new(&path).map_err(storage_error)?;
+            let file = names::create_new(&path).map_err(storage_error)?;
             Ok(PartWriter {
                 file: Some(file),
                 path,
@@ -260,7 +260,7 @@ impl PartUpload {
     /// `Internal` where the disk refuses.
     pub async fn remove(self) -> Result<()> {
         blocking(move || match fs::remove_dir_all(&self.directory) {
-            Err(error) if !layout::is_absent(&error) => Err(Error::internal(error)),
+            Err(error) if !names::is_absent(&error) => Err(Error::internal(error)),
             _ => Ok(()),
         })
         .await
@@ -324,7 +324,7 @@ impl PartWriter {
                 .into_iter()
                 .filter(|old| old.number == part.number && *old != part)
             {
-                layout::remove_if_there(&self.directory.join(old.file_name()))
+                names::remove_if_there(&self.directory.join(old.file_name()))
                     .map_err(Error::internal)?;
             }
             Ok(part)
@@ -336,7 +336,7 @@ impl PartWriter {
 impl Drop for PartWriter {
     fn drop(&mut self) {
         // Gone already after `finish`; what stays is swept at the next start.
-        let _ = layout::remove_if_there(&self.path);
+        let _ = names::remove_if_there(&self.path);
     }
 }
 
@@ -368,7 +368,7 @@ fn list(directory: &Path) -> io::Result<Vec<StoredPart>> {
 }
 
 fn absent_or_internal(error: io::Error) -> Error {
-    if layout::is_absent(&error) {
+    if names::is_absent(&error) {
         Kind::ObjectNotFound.into()
     } else {
         storage_error(error)

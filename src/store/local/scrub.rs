@@ -2,7 +2,10 @@
 
 use std::{fs, io, path::Path};
 
-use super::layout::{self, OBJECTS};
+use super::{
+    layout::{self, OBJECTS},
+    names,
+};
 use crate::{
     error::{Error, Result},
     store::{Class, Key, Object, ObjectId},
@@ -31,7 +34,7 @@ pub fn scrub(root: &Path) -> Result<(u64, Vec<Damaged>)> {
         for day in super::days(root, class)? {
             let [objects, _] = day.paths;
             let spreads = match fs::read_dir(&objects) {
-                Err(error) if layout::is_absent(&error) => continue,
+                Err(error) if names::is_absent(&error) => continue,
                 spreads => spreads.map_err(|error| unreadable(&objects, error))?,
             };
             for spread in spreads {
@@ -44,12 +47,12 @@ pub fn scrub(root: &Path) -> Result<(u64, Vec<Damaged>)> {
                         });
                         continue;
                     }
-                    Err(error) if layout::is_absent(&error) => continue,
+                    Err(error) if names::is_absent(&error) => continue,
                     files => files.map_err(|error| unreadable(&spread, error))?,
                 };
                 for file in files {
                     let path = file.map_err(|error| unreadable(&spread, error))?.path();
-                    if layout::is_bar(&path) {
+                    if names::is_bar(&path) {
                         continue;
                     }
                     count += 1;
@@ -78,11 +81,11 @@ fn verify(root: &Path, class: Class, day: Day, path: &Path) -> Result<(), String
     if layout::object_path(root, key) != path {
         return Err("it lies where no look-up would find it".into());
     }
-    match layout::open_read(path) {
+    match names::open_read(path) {
         Ok(file) => Object::from_file(file, key)
             .map_err(|error| error.causes())?
             .verify(),
-        Err(error) if layout::is_absent(&error) => Ok(()),
+        Err(error) if names::is_absent(&error) => Ok(()),
         Err(error) => Err(error.to_string()),
     }
 }

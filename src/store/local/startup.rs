@@ -4,9 +4,13 @@
 //! not at the first upload.
 
 use std::{
+    fmt,
     fs::{self, File},
     io::{self, Read, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::fs::OpenOptionsExt,
+    },
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
@@ -17,7 +21,8 @@ use uuid::Uuid;
 
 use super::{
     Durability,
-    layout::{self, DERIVED, OBJECTS, PARTS, RenameBy, TMP},
+    layout::{self, DERIVED, OBJECTS, PARTS, TMP},
+    names::{self, At, RenameBy},
 };
 use crate::error::{Error, Result};
 
@@ -31,7 +36,8 @@ pub struct Instance {
     sequence: AtomicU64,
     /// Open files hold the locks; the kernel frees them when the process ends, however it ends.
     _store_lock: File,
-    _tmp_lock: File,
+    /// The folder itself.
+    tmp_lock: File,
 }
 
 impl Instance {
@@ -42,8 +48,18 @@ impl Instance {
 
     /// A path for an unfinished file that no other one has.
     pub(super) fn temporary(&self, stem: &str) -> PathBuf {
+        self.directory.join(self.temporary_name(stem))
+    }
+
+    /// Its name in [`Instance::folder`].
+    pub(super) fn temporary_name(&self, stem: impl fmt::Display) -> String {
         let sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
-        self.directory.join(format!("{stem}-{sequence}"))
+        format!("{stem}-{sequence}")
+    }
+
+    /// The folder of unfinished files.
+    pub(super) fn folder(&self) -> BorrowedFd<'_> {
+        self.tmp_lock.as_fd()
     }
 }
 
@@ -61,7 +77,7 @@ pub(super) fn prepare(root: &Path, durability: Durability) -> Result<(Instance, 
     let store_lock = lock_store(root)?;
     for name in [OBJECTS, DERIVED, TMP, PARTS] {
         let path = root.join(name);
-        layout::make_dir(&path).map_err(|error| fail("cannot be written to", error))?;
+        names::make_dir(&path).map_err(|error| fail("cannot be written to", error))?;
         if !path.is_dir() {
             let what = format!("has a file named {name} where its directory should be");
             return Err(fail(&what, io::ErrorKind::NotADirectory.into()));
@@ -72,7 +88,7 @@ pub(super) fn prepare(root: &Path, durability: Durability) -> Result<(Instance, 
     sweep_tmp(&root.join(TMP)).map_err(|error| fail("has a tmp/ that cannot be swept", error))?;
     let name = Uuid::new_v4().simple().to_string();
     let directory = root.join(TMP).join(&name);
-    layout::make_dir(&directory).map_err(|error| fail("cannot be written to", error))?;
+    names::make_dir(&directory).map_err(|error| fail("cannot be written to", error))?;
     let tmp_lock = File::open(&directory).map_err(|error| fail("cannot be read", error))?;
     rustix::fs::flock(&tmp_lock, FlockOperation::NonBlockingLockExclusive)
         .map_err(|error| fail("does not support locks", error.into()))?;
@@ -83,7 +99,7 @@ pub(super) fn prepare(root: &Path, durability: Durability) -> Result<(Instance, 
         directory,
         sequence: AtomicU64::new(0),
         _store_lock: store_lock,
-        _tmp_lock: tmp_lock,
+        tmp_lock,
     };
     let rename = probe(root, &instance, durability)?;
     Ok((instance, rename))
@@ -93,9 +109,9 @@ pub(super) fn prepare(root: &Path, durability: Durability) -> Result<(Instance, 
 fn make_root(root: &Path) -> io::Result<()> {
     if let Some(parent) = root.parent().filter(|_| !root.exists()) {
         fs::create_dir_all(parent)?;
-        layout::make_dir(root)?;
+        names::make_dir(root)?;
         // The store's own name must be as durable as what is stored in it.
-        layout::sync_dir(parent)?;
+        names::sync_dir(parent)?;
     }
     if !fs::metadata(root)?.is_dir() {
         return Err(io::Error::from(io::ErrorKind::NotADirectory));
@@ -159,7 +175,7 @@ fn note_holder(mut lock: File, name: &str) -> io::Result<File> {
 pub fn running_instance(root: &Path) -> Result<Option<String>> {
     match fs::read_to_string(root.join("lock")) {
         Ok(text) => Ok(text.lines().nth(1).map(str::to_owned)),
-        Err(error) if layout::is_absent(&error) => Ok(None),
+        Err(error) if names::is_absent(&error) => Ok(None),
         Err(error) => Err(explain(root, "has a lock that cannot be read", &error)),
     }
 }
@@ -186,7 +202,7 @@ fn sweep_probes(objects: &Path) -> io::Result<()> {
     for entry in fs::read_dir(objects)? {
         let entry = entry?;
         if entry.file_name().to_string_lossy().starts_with(PROBE) {
-            layout::remove_if_there(&entry.path())?;
+            names::remove_if_there(&entry.path())?;
         }
     }
     Ok(())
@@ -230,13 +246,13 @@ fn probe_one(
     let trial = || -> io::Result<()> {
         for must_be_refused in [false, true] {
             let temporary = instance.temporary("probe");
-            let mut file = layout::create_new(&temporary)?;
+            let mut file = names::create_new(&temporary)?;
             file.write_all(b"probe")?;
             if durability == Durability::Full {
                 file.sync_data()?;
             }
             match (
-                layout::rename_no_replace(by, &temporary, target),
+                names::rename_no_replace(by, At::path(&temporary), target),
                 must_be_refused,
             ) {
                 (Ok(()), false) => {}
@@ -248,12 +264,12 @@ fn probe_one(
             }
         }
         if durability == Durability::Full {
-            layout::sync_dir(layout::parent(target))?;
+            names::sync_dir(layout::parent(target))?;
         }
         Ok(())
     };
     let result = trial();
-    layout::remove_if_there(target)?;
+    names::remove_if_there(target)?;
     result
 }
 

@@ -11,3 +11,4 @@ mod token_accepted;
 mod token_keys;
 mod upload;
 mod upload_bounds;
+mod upload_cuts;

@@ -69,10 +69,13 @@ fn whole_head(form: &Form) -> Vec<u8> {
 fn of_twenty_forms_for_one_key_at_once_one_is_stored_as_it_was_sent() {
     let server = TestServer::start();
     for round in 0..10 {
+        // Small ones have no file before they end.
+        let is_small = round % 2 == 0;
+        let bytes_min = if is_small { 1000 } else { 300_000 };
         let ticket = ticket(&server);
         let forms: Vec<(Vec<u8>, Form)> = (0..CLIENTS)
             .map(|client| {
-                let bytes = vec![client as u8; 1000 + client * 5000];
+                let bytes = vec![client as u8; bytes_min + client * 5000];
                 let form = ticket_form(&ticket).file("a.bin", "application/x-own", &bytes);
                 (bytes, form)
             })
@@ -90,7 +93,9 @@ fn of_twenty_forms_for_one_key_at_once_one_is_stored_as_it_was_sent() {
                         connection.send(&whole_head(form)).unwrap();
                         connection.send(most).unwrap();
                         // All have passed the check for a file that is there.
-                        poll("all to begin", || server.files_in("tmp").len() == CLIENTS);
+                        poll("all to begin", || {
+                            is_small || server.files_in("tmp").len() == CLIENTS
+                        });
                         together.wait();
                         connection.send(last).unwrap();
                         connection.answer("POST").unwrap()

@@ -1,0 +1,118 @@
+//! Payloads that are hard to find the end of, and streams cut anywhere: what is stored is what was sent.
+
+use crate::support::{BASE, Form, Random, TestServer, head};
+
+/// Bytes around which something changes: a slice that goes round the form parser, a batch, two.
+const EDGES: [usize; 4] = [32 << 10, 64 << 10, 256 << 10, 512 << 10];
+
+/// Next to nothing, or to an edge, or anything up to a megabyte.
+fn size(random: &mut Random) -> usize {
+    match random.below(4) {
+        0 => 1 + random.below(4),
+        1 | 2 => EDGES[random.below(EDGES.len())] + random.below(200) - 100,
+        _ => random.below(1 << 20),
+    }
+}
+
+/// Random bytes with what could be taken for the payload's end, in it and at its end.
+fn payload(random: &mut Random, boundary: &str) -> Vec<u8> {
+    let len = size(random);
+    let mut bytes = random.bytes(len);
+    let delimiter = format!("\r\n--{boundary}").into_bytes();
+    for _ in 0..random.below(40) {
+        // Never the whole of it.
+        let decoy = &delimiter[..random.below(delimiter.len())];
+        if bytes.len() > decoy.len() {
+            let at = random.below(bytes.len() - decoy.len());
+            bytes[at..at + decoy.len()].copy_from_slice(decoy);
+        }
+    }
+    for _ in 0..random.below(3) {
+        bytes.extend_from_slice(&delimiter[..random.below(delimiter.len())]);
+    }
+    // Two decoys side by side may make a whole one.
+    let is_whole = bytes.windows(delimiter.len()).any(|w| w == delimiter);
+    if is_whole { vec![b'\r'] } else { bytes }
+}
+
+/// How much is sent at once: little, much, or both by turns.
+fn cut(random: &mut Random, most: usize) -> usize {
+    match random.below(3) {
+        0 => 1 + random.below(100),
+        _ => 1 + random.below(most),
+    }
+}
+
+#[test]
+fn whatever_looks_like_a_boundary_and_wherever_the_stream_is_cut_the_payload_is_stored_as_it_was() {
+    let server = TestServer::start();
+    let authorization = format!("Bearer {}", server.token("alice"));
+    let mut random = Random::new();
+    let mut connection = server.connect();
+    for round in 0..150 {
+        let mut form = Form::new();
+        // RFC 2046 lets a boundary have one character; and with leading dashes it looks like its own prefix.
+        form.boundary =
+            ["x", "--", "----------------------------d74496d66958873e"][random.below(3)].to_owned();
+        let bytes = payload(&mut random, &form.boundary);
+        // Other parts on either side, so that the parser holds bytes before and goes on after.
+        if random.below(2) == 0 {
+            form = form.field("before", &"b".repeat(random.below(3000)));
+        }
+        form = form.file("a.bin", "application/octet-stream", &bytes);
+        if random.below(2) == 0 {
+            form = form.field("after", &"a".repeat(random.below(3000)));
+        }
+        let is_chunked = random.below(3) == 0;
+        let content_type = form.content_type();
+        let mut headers = vec![
+            ("Authorization", &*authorization),
+            ("Content-Type", &content_type),
+        ];
+        if is_chunked {
+            headers.push(("Transfer-Encoding", "chunked"));
+        }
+        let body = form.bytes();
+        let length = (!is_chunked).then_some(body.len());
+        connection
+            .send(&head(
+                "POST",
+                &format!("{BASE}/chatfiles"),
+                &headers,
+                length,
+            ))
+            .unwrap();
+        // Few enough pieces to send thousands of forms a minute.
+        let most = (body.len() / 10).max(1000);
+        let mut rest = &*body;
+        while !rest.is_empty() {
+            let (piece, more) = rest.split_at(cut(&mut random, most).min(rest.len()));
+            rest = more;
+            if is_chunked {
+                let mut chunk = format!("{:x}\r\n", piece.len()).into_bytes();
+                chunk.extend_from_slice(piece);
+                chunk.extend_from_slice(b"\r\n");
+                connection.send(&chunk).unwrap();
+            } else {
+                connection.send(piece).unwrap();
+            }
+        }
+        if is_chunked {
+            connection.send(b"0\r\n\r\n").unwrap();
+        }
+        let answer = connection.answer("POST").unwrap();
+        assert_eq!(answer.status, 200, "round {round}: {}", answer.text());
+        let id = answer.json()["entities"][0]["uuid"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        let stored = server.download(&id, &[]).body;
+        assert!(
+            stored == bytes,
+            "round {round}: {} bytes of {} sent with boundary {}",
+            stored.len(),
+            bytes.len(),
+            form.boundary
+        );
+    }
+}
