@@ -1,8 +1,8 @@
 //! Everything built once, and run until it is told to stop.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+mod reload;
 
-use tokio::net::TcpListener;
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use crate::{
     api::Api,
@@ -15,14 +15,19 @@ use crate::{
     metrics::Metrics,
     retention::{self, Policy},
     server::{
-        control, listener,
+        control,
+        endpoint::{Endpoint, Listener},
+        listener,
         operator::{self, Disk, Operator},
         service::Service,
         shutdown::{Shutdown, Tasks},
+        tls::Tls,
     },
     store::{ObjectId, Store, local::LocalStore},
     time::Clock,
 };
+
+pub use self::reload::Reloader;
 
 /// How often the limiter forgets addresses that are idle.
 const LIMITER_SWEEP: Duration = Duration::from_secs(1);
@@ -36,11 +41,12 @@ pub struct App {
     service: Arc<Service>,
     limiter: Arc<Limiter>,
     listener: listener::Config,
+    tls: Option<Tls>,
     metrics: Metrics,
     /// Where the operator's listener is, if there is one.
     operator: Option<SocketAddr>,
     /// Set by [`App::bind`]; one or none.
-    operator_listeners: Vec<TcpListener>,
+    operator_listeners: Vec<Listener>,
     free_space_min_bytes: u64,
     policy: Policy,
     root: PathBuf,
@@ -113,6 +119,9 @@ impl App {
             service: Arc::new(service),
             limiter,
             listener: config.listener,
+            tls: (!config.certificates.is_empty())
+                .then(|| Tls::load(&config.certificates))
+                .transpose()?,
             metrics,
             operator: config.operator,
             operator_listeners: Vec::new(),
@@ -134,15 +143,22 @@ impl App {
     ///
     /// # Errors
     /// Which address cannot be had, and why.
-    pub fn bind(&mut self) -> Result<(Vec<TcpListener>, Vec<SocketAddr>)> {
+    pub fn bind(&mut self) -> Result<Vec<Listener>> {
         let listeners = listener::bind(&self.listener.listen)?;
         if let Some(address) = &mut self.operator {
-            self.operator_listeners = listener::bind(&[*address])?;
-            *address = local_address(&self.operator_listeners[0])?;
+            let listener = Listener::bind(&Endpoint::tcp(*address))?;
+            *address = listener.endpoint().plain_address().unwrap_or(*address);
+            self.operator_listeners = vec![listener];
         }
         self.control = Some(control::bind(&self.root)?);
-        let addresses = listeners.iter().map(local_address).collect::<Result<_>>()?;
-        Ok((listeners, addresses))
+        Ok(listeners)
+    }
+
+    /// What changes the server while it runs.
+    pub fn reloader(&self) -> Reloader {
+        Reloader {
+            tls: self.tls.clone(),
+        }
     }
 
     /// Where the operator's listener is, if there is one; its port is known after [`App::bind`].
@@ -152,8 +168,15 @@ impl App {
 
     /// Serves until `shutdown` is triggered and the running transfers have ended or had their grace. The
     /// operator's listener ends last.
-    pub async fn run(self, listeners: Vec<TcpListener>, shutdown: Shutdown) {
+    pub async fn run(self, listeners: Vec<Listener>, shutdown: Shutdown) {
         let mut tasks = Tasks::new();
+        if self.tls.is_some() {
+            let reloader = self.reloader();
+            tasks.spawn(
+                "certificates",
+                reloader.watch_certificates(shutdown.clone()),
+            );
+        }
         tasks.spawn(
             "limiter sweep",
             sweep_limiter(self.limiter.clone(), self.clock.clone(), shutdown.clone()),
@@ -183,16 +206,13 @@ impl App {
             operator::serve(self.operator_listeners, operator, connection, ended.clone());
         let served = async {
             let counts = self.metrics.connections;
-            listener::serve(listeners, self.service, self.listener, counts, shutdown).await;
+            let (tls, config) = (self.tls, self.listener);
+            listener::serve(listeners, tls, self.service, config, counts, shutdown).await;
             tasks.join(TASKS_GRACE).await;
             ended.trigger();
         };
         tokio::join!(served, operated);
     }
-}
-
-fn local_address(listener: &TcpListener) -> Result<SocketAddr> {
-    listener.local_addr().map_err(Error::internal)
 }
 
 async fn take_command(service: Arc<Service>, command: control::Command) -> Result<String> {

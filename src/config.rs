@@ -4,6 +4,7 @@
 //! Unknown keys are errors that name the key; a bad value says which key, what it was and what is allowed.
 
 mod file;
+mod listeners;
 mod tenants;
 mod values;
 
@@ -17,7 +18,7 @@ use crate::{
     http::cors::AllowedOrigins,
     limit::{self, Rate},
     logging, retention,
-    server::{listener, service},
+    server::{listener, service, tls::CertificateFiles},
     store::local,
     tenant::Days,
 };
@@ -28,10 +29,8 @@ pub use self::{
     tenants::{TenantConfig, tenants},
 };
 use self::{
-    file::{
-        HookSection, LogSection, MediaSection, RetentionSection, ServerSection, ThumbnailsSection,
-    },
-    values::{address, networks, origins, public_url, range, seconds},
+    file::{HookSection, LogSection, MediaSection, RetentionSection, ThumbnailsSection},
+    values::{networks, origins, public_url, range, seconds},
 };
 
 /// Everything that is in force.
@@ -39,6 +38,8 @@ use self::{
 pub struct Config {
     /// Listeners and connections.
     pub listener: listener::Config,
+    /// The certificates of the listeners that speak TLS.
+    pub certificates: Vec<CertificateFiles>,
     /// Where the operator's listener is; none where it is off.
     pub operator: Option<SocketAddr>,
     /// The pipeline.
@@ -71,6 +72,7 @@ impl File {
     pub fn validate(self) -> Result<Config> {
         let Self {
             server,
+            tls,
             operator,
             store,
             limits,
@@ -99,10 +101,12 @@ impl File {
             days: days("retention", &retention, &Days::default())?,
         };
         let limit_defaults = limit::Config::default();
-        let listener = listener_config(&server)?;
+        let listener = listeners::public(&server)?;
+        let certificates = listeners::certificates(tls, &listener.listen)?;
         Ok(Config {
-            operator: operator_address(operator.listen, &listener.listen)?,
+            operator: listeners::operator(operator.listen, &listener.listen)?,
             listener,
+            certificates,
             service: service::Config {
                 trusted_proxies: networks("limits.trusted_proxies", limits.trusted_proxies)?,
                 forwarded_header: limits.forwarded_header.unwrap_or_default(),
@@ -189,57 +193,6 @@ fn days(section: &str, days: &RetentionSection, above: &Days) -> Result<Days> {
 
 /// A hundred years.
 const DAYS: std::ops::RangeInclusive<u32> = 0..=36_500;
-
-fn listener_config(server: &ServerSection) -> Result<listener::Config> {
-    let mut config = listener::Config::default();
-    if let Some(listen) = &server.listen {
-        let parse = |text: &String| address("server.listen", text, "127.0.0.1:8080");
-        config.listen = listen.iter().map(parse).collect::<Result<_>>()?;
-        if config.listen.is_empty() {
-            return Err(bad("server.listen", "[]", "at least one address"));
-        }
-    }
-    config.connections_max = range(
-        "server.connections_max",
-        server.connections_max,
-        config.connections_max,
-        1..=1_000_000,
-    )?;
-    config.shutdown_grace = seconds(
-        "server.shutdown_grace_seconds",
-        server.shutdown_grace_seconds,
-        30,
-    )?;
-    let connection = &mut config.connection;
-    connection.header_timeout = seconds(
-        "server.header_timeout_seconds",
-        server.header_timeout_seconds,
-        10,
-    )?;
-    connection.idle_timeout = seconds(
-        "server.idle_timeout_seconds",
-        server.idle_timeout_seconds,
-        90,
-    )?;
-    connection.write_stall_timeout = seconds(
-        "server.write_stall_timeout_seconds",
-        server.write_stall_timeout_seconds,
-        30,
-    )?;
-    Ok(config)
-}
-
-fn operator_address(listen: Option<String>, public: &[SocketAddr]) -> Result<Option<SocketAddr>> {
-    const KEY: &str = "operator.listen";
-    let Some(text) = listen.filter(|text| !text.is_empty()) else {
-        return Ok(None);
-    };
-    let own = address(KEY, &text, "127.0.0.1:9090")?;
-    if own.port() != 0 && public.contains(&own) {
-        return Err(bad(KEY, own, "an address that is not in server.listen"));
-    }
-    Ok(Some(own))
-}
 
 fn files_config(
     open_objects_max: Option<u64>,

@@ -33,6 +33,8 @@ const SMALL_BYTES: u64 = 16 << 10;
 pub enum Body {
     /// One piece, or none.
     Whole(Full<Bytes>),
+    /// One small and warm piece of an object's map.
+    Mapped(Full<Bytes>, Arc<OpenFile>, Range<u64>),
     /// Pieces and ranges of an object, in order.
     Object(Box<ObjectBody>),
 }
@@ -45,9 +47,13 @@ pub struct ObjectBody {
     warming: Option<Warming>,
     /// Where the file is noted before its slices are given out.
     lent: Option<Arc<Lent>>,
+    /// Read into memory of ours, instead of lent.
+    is_copied: bool,
+    reading: Option<Reading>,
 }
 
 type Warming = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
+type Reading = Pin<Box<dyn Future<Output = io::Result<Bytes>> + Send>>;
 
 /// Chunks brought in from the disk at once. Each keeps a thread busy, and with a fast disk its core: without a
 /// bound, 64 cold downloads on one core held up the hot ones by 20 to 50 ms.
@@ -70,6 +76,31 @@ async fn warm(file: Arc<OpenFile>, chunk: Range<u64>) -> io::Result<()> {
     warmed.map_err(io::Error::other).flatten()
 }
 
+/// Bytes read into memory at once: two records of TLS, and what each stream of HTTP/2 may have waiting.
+const COPY_BYTES: u64 = 32 << 10;
+
+/// Reads a chunk: at once where the kernel has it in memory, else on a blocking thread, when there is a place.
+///
+/// # Cancel safety
+/// As [`warm`].
+async fn read(file: Arc<OpenFile>, chunk: Range<u64>) -> io::Result<Bytes> {
+    if let Some(bytes) = file.object.read_cached(&chunk)? {
+        return Ok(bytes);
+    }
+    let place = PLACES.acquire().await.map_err(io::Error::other)?;
+    let work = move || {
+        let _place = place;
+        file.object.read_range(&chunk)
+    };
+    let read = tokio::task::spawn_blocking(work).await;
+    read.map_err(io::Error::other).flatten()
+}
+
+fn cut_off(file: &OpenFile, error: &io::Error) {
+    let id = file.object.key.id;
+    tracing::error!(%id, %error, "an object cannot be read: its download is cut off");
+}
+
 /// A piece of an object's body.
 pub enum Segment {
     /// Bytes of ours.
@@ -88,7 +119,8 @@ impl Body {
     pub fn range(file: Arc<OpenFile>, range: Range<u64>) -> Self {
         // Small and warm: one piece of memory, which the kernel copies anyway, needs no state to be sent by.
         if range.end - range.start <= SMALL_BYTES && file.object.is_warm(&range) {
-            return Self::from(file.object.slice(range));
+            let slice = file.object.slice(range.clone());
+            return Self::Mapped(Full::new(slice), file, range);
         }
         Self::segments(file, VecDeque::from([Segment::Range(range)]))
     }
@@ -102,6 +134,8 @@ impl Body {
             remaining,
             warming: None,
             lent: None,
+            is_copied: false,
+            reading: None,
         }))
     }
 }
@@ -130,7 +164,7 @@ impl hyper::body::Body for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         match &mut *self {
-            Self::Whole(whole) => Pin::new(whole)
+            Self::Whole(whole) | Self::Mapped(whole, ..) => Pin::new(whole)
                 .poll_frame(cx)
                 .map_err(|never| match never {}),
             Self::Object(object) => object
@@ -141,14 +175,14 @@ impl hyper::body::Body for Body {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Whole(whole) => whole.is_end_stream(),
+            Self::Whole(whole) | Self::Mapped(whole, ..) => whole.is_end_stream(),
             Self::Object(object) => object.remaining == 0,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Whole(whole) => whole.size_hint(),
+            Self::Whole(whole) | Self::Mapped(whole, ..) => whole.size_hint(),
             Self::Object(object) => SizeHint::with_exact(object.remaining),
         }
     }
@@ -158,6 +192,15 @@ impl LendTo for Body {
     fn lend_to(&mut self, lent: &Arc<Lent>) {
         if let Self::Object(object) = self {
             object.lent = Some(lent.clone());
+        }
+    }
+
+    fn copy_out(&mut self) {
+        if let Self::Mapped(_, file, range) = self {
+            *self = Self::segments(file.clone(), [Segment::Range(range.clone())].into());
+        }
+        if let Self::Object(object) = self {
+            object.is_copied = true;
         }
     }
 }
@@ -183,6 +226,19 @@ impl ObjectBody {
             let end = (range.start / unit + 1).saturating_mul(unit);
             range.start..end.min(range.end)
         };
+        if self.is_copied {
+            let (file, chunk) = (&self.file, up_to(COPY_BYTES));
+            let reading = self
+                .reading
+                .get_or_insert_with(|| Box::pin(read(file.clone(), chunk.clone())));
+            let read = ready!(reading.as_mut().poll(cx));
+            self.reading = None;
+            if read.is_ok() {
+                range.start = chunk.end;
+                self.remaining -= chunk.end - chunk.start;
+            }
+            return Poll::Ready(Some(read.inspect_err(|error| cut_off(file, error))));
+        }
         // What is warm is lent in large pieces, what is cold is brought in and sent piece by piece. Both end at
         // multiples of their size, where the object's warmed units end too.
         let mut chunk = up_to(LOAN_BYTES);
@@ -197,8 +253,7 @@ impl ObjectBody {
             let warmed = ready!(warming.as_mut().poll(cx));
             self.warming = None;
             if let Err(error) = warmed {
-                let id = self.file.object.key.id;
-                tracing::error!(%id, %error, "an object cannot be read: its download is cut off");
+                cut_off(&self.file, &error);
                 return Poll::Ready(Some(Err(error)));
             }
         }

@@ -53,6 +53,8 @@ pub struct Call<'a> {
     pub method: &'a Method,
     /// Path and query.
     pub uri: &'a Uri,
+    /// It came over TLS that ends here.
+    pub is_tls: bool,
     /// The headers.
     pub headers: &'a HeaderMap,
     /// Names it in the answer and in the log; shown as 16 hexadecimal digits.
@@ -90,7 +92,10 @@ impl Call<'_> {
     fn public_url(&self, api: &Api) -> String {
         match &api.config.public_url {
             Some(url) => url.clone(),
-            None => format!("http://{}", self.host()),
+            None => {
+                let scheme = if self.is_tls { "https" } else { "http" };
+                format!("{scheme}://{}", self.host())
+            }
         }
     }
 

@@ -13,13 +13,14 @@ use std::{
 use super::{StoreTokenArgs, TokenArgs, say, welcome};
 use crate::{
     api::lanying::{is_id, store_token},
-    app::App,
+    app::{App, Reloader},
     auth::{KeyRing, Subject, is_user_name, keyring, password, token},
     config::{self, Config},
     error::{Error, Result},
     files, logging, retention,
     server::{
         control,
+        endpoint::Listener,
         shutdown::{self, Shutdown},
     },
     store::{Key, ObjectId, local},
@@ -46,19 +47,22 @@ pub(super) fn serve(config: Config, file: Option<PathBuf>) -> Result<ExitCode> {
         .build()
         .map_err(Error::internal)?;
     runtime.block_on(async {
-        let (listeners, addresses) = app.bind()?;
+        let listeners = app.bind()?;
         let shutdown = Shutdown::new();
         let signals = shutdown::on_signals(shutdown.clone())?;
         say(&welcome::text(
             &config,
             file.as_deref(),
-            &addresses,
+            listeners.iter().map(Listener::endpoint),
             app.operator_address(),
             app.abilities(),
         ))?;
+        let reloader = app.reloader();
+        let hangups = shutdown::on_hangup(async || reload(reloader.clone()).await)?;
         let mut run = std::pin::pin!(app.run(listeners, shutdown));
         tokio::select! {
             () = &mut run => {}
+            () = hangups => {}
             // The second signal: what still runs was told to end now.
             () = signals => run.await,
         }
@@ -69,6 +73,19 @@ pub(super) fn serve(config: Config, file: Option<PathBuf>) -> Result<ExitCode> {
     runtime.shutdown_timeout(BLOCKING_GRACE);
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a SIGHUP asks for. Whatever is wrong stays as it was, and is said.
+async fn reload(reloader: Reloader) {
+    let work = move || reloader.certificates();
+    match tokio::task::spawn_blocking(work)
+        .await
+        .map_err(Error::internal)
+        .flatten()
+    {
+        Ok(()) => tracing::info!("SIGHUP: the certificates were read anew"),
+        Err(error) => tracing::error!(%error, "SIGHUP: the certificates stay as they were"),
+    }
 }
 
 fn blocking_threads_max(config: &Config) -> usize {

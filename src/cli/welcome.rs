@@ -12,6 +12,7 @@ use crate::{
     files::Abilities,
     http::cors::AllowedOrigins,
     retention::days_of,
+    server::endpoint::Endpoint,
     store::Class,
     tenant::{Days, DownloadAuth},
 };
@@ -20,16 +21,26 @@ use crate::{
 const PHOTO: &str = "tests/data/photo.jpg";
 
 /// Everything. The first line is for programs that wait for it.
-pub(super) fn text(
+pub(super) fn text<'a>(
     config: &Config,
     file: Option<&Path>,
-    addresses: &[SocketAddr],
+    endpoints: impl Iterator<Item = &'a Endpoint>,
     operator: Option<SocketAddr>,
     abilities: Abilities,
 ) -> String {
     let mut text = String::new();
-    for address in addresses {
-        let _ = writeln!(text, "listening on http://{address}");
+    let mut plain = None;
+    for endpoint in endpoints {
+        let _ = match (endpoint.plain_address(), endpoint.address()) {
+            (Some(address), _) => {
+                plain = plain.or(Some(address));
+                writeln!(text, "listening on http://{address}")
+            }
+            (None, Some(address)) if !endpoint.is_proxied => {
+                writeln!(text, "listening on https://{address}")
+            }
+            _ => writeln!(text, "listening on {endpoint}"),
+        };
     }
     if let Some(address) = operator {
         let _ = writeln!(
@@ -38,8 +49,8 @@ pub(super) fn text(
         );
     }
     let _ = writeln!(text, "\n{}", policy(config, abilities));
-    if let Some(address) = addresses.first() {
-        text.push_str(&commands(config, file, *address));
+    if let Some(address) = plain {
+        text.push_str(&commands(config, file, address));
     }
     text.push_str("\n# Ctrl-C stops the server.\n");
     text

@@ -13,6 +13,7 @@ use crate::{
     error::{Error, Result},
     http::forwarded::ForwardedHeader,
     logging,
+    server::tls::CertificateFiles,
     store::local::Durability,
 };
 
@@ -25,6 +26,8 @@ const FILE_BYTES_MAX: u64 = 4 << 20;
 pub struct File {
     /// `[server]`
     pub server: ServerSection,
+    /// `[tls]`
+    pub tls: TlsSection,
     /// `[operator]`
     pub operator: OperatorSection,
     /// `[store]`
@@ -57,12 +60,24 @@ pub struct File {
 pub struct ServerSection {
     pub listen: Option<Vec<String>>,
     pub public_url: Option<String>,
+    pub proxy_protocol_from: Option<Vec<String>>,
     pub connections_max: Option<usize>,
     pub header_timeout_seconds: Option<u64>,
     pub idle_timeout_seconds: Option<u64>,
     pub body_idle_timeout_seconds: Option<u64>,
     pub write_stall_timeout_seconds: Option<u64>,
     pub shutdown_grace_seconds: Option<u64>,
+}
+
+/// `[tls]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(
+    missing_docs,
+    reason = "the keys are documented once, in docs/configuration.md"
+)]
+pub struct TlsSection {
+    pub certificates: Option<Vec<CertificateFiles>>,
 }
 
 /// `[operator]`

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use crate::{
     error::{Error, Result},
     http::cors::AllowedOrigins,
+    server::endpoint::Endpoint,
 };
 
 pub(super) fn origins(allowed: Option<Vec<String>>) -> Result<AllowedOrigins> {
@@ -29,6 +30,14 @@ pub(super) fn origins(allowed: Option<Vec<String>>) -> Result<AllowedOrigins> {
         }
     }
     Ok(AllowedOrigins::List(allowed))
+}
+
+/// Somewhere to listen, and what is spoken there.
+pub(super) fn endpoint(text: &String) -> Result<Endpoint> {
+    let allowed =
+        "127.0.0.1:8080, unix:/path, and before either of them tls:, proxy: or proxy:tls:";
+    text.parse()
+        .map_err(|()| bad("server.listen", text, allowed))
 }
 
 /// Somewhere to listen.

@@ -3,7 +3,7 @@
 //! Anybody can send these headers, so they count only from trusted proxies, and only from the right, where
 //! those proxies appended. One of the two is configured and the other is never read: a proxy that writes
 //! `X-Forwarded-For` passes a client's `Forwarded` on untouched, and the client would choose its address.
-//! The PROXY protocol is not read here.
+//! The PROXY protocol is `server/proxy_protocol.rs`'s.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -40,20 +40,21 @@ pub struct ClientAddress {
 }
 
 /// The right-most address that is not trusted, of the peer and what trusted peers forwarded in
-/// `header`. The left-most where all are trusted. An
+/// `header`. The left-most where all are trusted. No peer is a proxy behind a socket file, which is always trusted. An
 /// entry that is no address (`unknown`, `_hidden`, garbage) ends the walk at the last address before it.
 ///
 /// `trusted` holds IPv4 networks as such: addresses are compared after IPv4-mapped ones became IPv4.
 #[must_use]
 pub fn client_address(
-    peer: IpAddr,
+    peer: Option<IpAddr>,
     headers: &HeaderMap,
     trusted: &[IpNet],
     header: ForwardedHeader,
 ) -> ClientAddress {
-    let peer = peer.to_canonical();
     let is_trusted = |address: &IpAddr| trusted.iter().any(|net| net.contains(address));
-    if !is_trusted(&peer) {
+    let is_believed = peer.is_none_or(|peer| is_trusted(&peer.to_canonical()));
+    let peer = peer.map_or(Ipv4Addr::LOCALHOST.into(), |peer| peer.to_canonical());
+    if !is_believed {
         let ignored_header =
             headers.contains_key(FORWARDED) || headers.contains_key(&X_FORWARDED_FOR);
         return ClientAddress {
@@ -233,7 +234,7 @@ mod tests {
         } else {
             ForwardedHeader::XForwardedFor
         };
-        client_address(peer.parse().unwrap(), &headers, &trusted, header)
+        client_address(Some(peer.parse().unwrap()), &headers, &trusted, header)
     }
 
     fn check(name: &'static str, cases: &[(&[&str], &str)]) {

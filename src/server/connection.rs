@@ -1,18 +1,19 @@
-//! One connection: hyper's HTTP/1 between a socket and a [`Handle`], and its end.
+//! One connection: what comes before HTTP (a PROXY header, TLS), and which HTTP it is.
 //!
 //! It knows no route and no dialect. Malformed heads are hyper's to refuse (400, 414, 431, without a body).
 //! How long a request's body may take is the handler's to bound; the rest of the time-outs are here.
 
+mod http1;
+mod http2;
+
 use std::{
-    convert::Infallible,
     future::{Future, poll_fn},
-    net::SocketAddr,
-    pin::{Pin, pin},
+    io,
+    net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    task::Poll,
     time::Duration,
 };
 
@@ -20,30 +21,22 @@ use bytes::Bytes;
 use hyper::{
     Request, Response,
     body::{Body, Incoming},
-    header::{CONNECTION, HeaderValue},
-    server::conn::http1,
-    service::service_fn,
 };
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
+use ipnet::IpNet;
+use tokio_rustls::server::TlsStream;
 use tracing::debug;
 
 use super::{
-    deadlines::{Cut, HeadTimer, Progress, Watchdog},
+    deadlines::{Progress, Watchdog},
+    proxy_protocol::{self, Parsed},
     shutdown::Shutdown,
-    transport::Transport,
+    socket::Socket,
+    tls::{self, Tls},
 };
 use crate::{
     files::{LendTo, Lent},
     time::Clock,
 };
-
-/// hyper panics below this.
-const READ_BUFFER_BYTES_MIN: usize = 8 * 1024;
-/// What is read and thrown away at once while lingering.
-const DISCARD_BYTES: usize = 16 * 1024;
 
 /// The bounds of one connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,7 +52,7 @@ pub struct Config {
     pub linger_timeout: Duration,
     /// The same in bytes.
     pub linger_bytes_max: u64,
-    /// hyper's read buffer, and so the longest head (431 above it); at least 8 KiB. The part of an answer
+    /// hyper's read buffer for HTTP/1, and so the longest head (431 above it); at least 8 KiB. The part of an answer
     /// that hyper holds before it waits for the socket is bounded by the same number and one chunk.
     pub read_buffer_bytes_max: usize,
 }
@@ -101,8 +94,13 @@ pub trait Handle: Send + Sync + 'static {
 /// What is known of a connection, shared by its requests.
 #[derive(Debug)]
 pub struct ConnectionInfo {
-    /// The other end of the socket: the client, or the proxy before it.
+    /// The other end of the connection: the client, or the proxy before it. What a PROXY header said, where
+    /// there was one.
     pub peer: SocketAddr,
+    /// The other end is a process of this machine that was let in by a socket file's permissions.
+    pub is_local: bool,
+    /// The client speaks TLS with us.
+    pub is_tls: bool,
     linger: AtomicBool,
     progress: Arc<Progress>,
     lent: Arc<Lent>,
@@ -128,13 +126,27 @@ impl ConnectionInfo {
     }
 }
 
-/// Serves one connection until either side ends it.
+/// What is spoken on a listener's connections before HTTP.
+#[derive(Clone, Default)]
+pub struct Entry {
+    /// A PROXY header, believed from these networks; the connections of others are closed.
+    pub proxies: Option<Arc<[IpNet]>>,
+    /// TLS.
+    pub tls: Option<Tls>,
+}
+
+/// The first bytes of HTTP/2 without TLS, where the client knows beforehand (RFC 9113 §3.3). No method of HTTP/1
+/// is `PRI`.
+const HTTP2_PREFACE: &[u8; 4] = b"PRI ";
+
+/// Serves one connection until either side ends it. A peer without an address came over a socket file.
 ///
 /// # Cancel safety
 /// Dropping the future closes the socket; a request in it is dropped too.
 pub(super) async fn run<H: Handle>(
-    stream: TcpStream,
-    peer: SocketAddr,
+    socket: Socket,
+    peer: Option<SocketAddr>,
+    entry: Entry,
     handler: Arc<H>,
     config: Arc<Config>,
     shutdown: Shutdown,
@@ -145,18 +157,35 @@ pub(super) async fn run<H: Handle>(
     let mut watchdog = Watchdog::new(idle_deadline);
     // A client that connects early, or never speaks, costs its socket and this small future: what hyper
     // needs is made at the first byte, and boxed so that it is not part of this future's size.
-    let mut first = [0];
+    let mut first = [0; HTTP2_PREFACE.len()];
     let spoke = tokio::select! {
         biased;
-        () = shutdown.triggered() => false,
+        () = shutdown.triggered() => 0,
         // Not `readable()`, which a new socket may answer without a byte being there: hyper was then built for
         // every connection, and 10,000 that never spoke cost 192 MB.
-        peeked = stream.peek(&mut first) => peeked.is_ok_and(|bytes| bytes > 0),
-        () = poll_fn(|cx| watchdog.poll_passed(cx, Some(idle_deadline))) => false,
+        peeked = socket.peek(&mut first) => peeked.unwrap_or(0),
+        () = poll_fn(|cx| watchdog.poll_passed(cx, Some(idle_deadline))) => 0,
     };
-    if !spoke {
+    if spoke == 0 {
         return;
     }
+    let is_local = peer.is_none();
+    let mut peer = peer.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+    let is_plain = entry.proxies.is_none() && entry.tls.is_none();
+    let spoken = if is_plain && !HTTP2_PREFACE.starts_with(&first[..spoke]) {
+        // As nearly all are: no timer, no further future.
+        Spoken {
+            is_http2: false,
+            over: Over::Socket(socket),
+        }
+    } else {
+        let open = Box::pin(open(socket, &mut peer, is_local, &entry));
+        match tokio::time::timeout(config.header_timeout, open).await {
+            Ok(Ok(spoken)) => spoken,
+            Ok(Err(why)) => return debug!(%peer, why, "connection closed before HTTP"),
+            Err(_) => return debug!(%peer, "connection cut before HTTP: out of time"),
+        }
+    };
     let progress = Arc::new(Progress::new(
         clock,
         config.header_timeout,
@@ -164,133 +193,115 @@ pub(super) async fn run<H: Handle>(
     ));
     let info = Arc::new(ConnectionInfo {
         peer,
+        is_local,
+        is_tls: matches!(spoken.over, Over::Tls(_)),
         linger: AtomicBool::new(false),
         progress,
         lent: Arc::default(),
     });
-    let end = Box::pin(speak(stream, handler, &info, &config, watchdog, shutdown)).await;
-    match end {
-        End::Done(stream) if info.linger.load(Ordering::Relaxed) => linger(stream, &config).await,
-        End::Done(_) => {}
-        End::Refused(stream, error) => {
-            debug!(%peer, %error, "malformed request refused");
-            linger(stream, &config).await;
+    let (handler, info, config) = (handler, &info, &*config);
+    match (spoken.over, spoken.is_http2) {
+        (Over::Socket(socket), false) => {
+            Box::pin(http1::serve(
+                socket, handler, info, config, watchdog, shutdown,
+            ))
+            .await;
         }
-        End::Broken(error) => debug!(%peer, %error, "connection broken"),
-        End::Cut(stream, cut) => {
-            debug!(%peer, ?cut, "connection cut");
-            if cut == Cut::WriteStall {
-                // What the peer does not take would stay in the kernel for many minutes: reset instead.
-                let _ = stream.set_zero_linger();
-            }
+        (Over::Socket(socket), true) => {
+            Box::pin(http2::serve(
+                socket, handler, info, config, watchdog, shutdown,
+            ))
+            .await;
+        }
+        (Over::Tls(stream), false) => {
+            Box::pin(http1::serve(
+                *stream, handler, info, config, watchdog, shutdown,
+            ))
+            .await;
+        }
+        (Over::Tls(stream), true) => {
+            Box::pin(http2::serve(
+                *stream, handler, info, config, watchdog, shutdown,
+            ))
+            .await;
         }
     }
 }
 
-/// How a connection ended. Where the stream is given back, its write side may be open still.
-enum End {
-    /// As HTTP has it: after an answer, or between two requests.
-    Done(TcpStream),
-    /// hyper answered a malformed head.
-    Refused(TcpStream, hyper::Error),
-    /// The peer went away in the middle, or an answer's body failed.
-    Broken(hyper::Error),
-    /// Out of time.
-    Cut(TcpStream, Cut),
+/// What is spoken, once that is known.
+struct Spoken {
+    is_http2: bool,
+    over: Over,
 }
 
-async fn speak<H: Handle>(
-    stream: TcpStream,
-    handler: Arc<H>,
-    info: &Arc<ConnectionInfo>,
-    config: &Config,
-    mut watchdog: Watchdog,
-    shutdown: Shutdown,
-) -> End {
-    let service = service_fn(|request| {
-        let (handler, info) = (handler.clone(), info.clone());
-        async move {
-            let mut response = handler.handle(&info, request).await;
-            response.body_mut().lend_to(&info.lent);
-            if info.linger.load(Ordering::Relaxed) {
-                response
-                    .headers_mut()
-                    .insert(CONNECTION, HeaderValue::from_static("close"));
-            }
-            Ok::<_, Infallible>(response)
-        }
-    });
-    let progress = &info.progress;
-    let mut connection = http1::Builder::new()
-        .timer(HeadTimer(progress.clone()))
-        .header_read_timeout(config.idle_timeout)
-        .keep_alive(true)
-        // A client may shut its write side down after the request and still wants the answer. The price: a
-        // client that is gone is noticed only when the answer is written.
-        .half_close(true)
-        .max_buf_size(config.read_buffer_bytes_max.max(READ_BUFFER_BYTES_MIN))
-        .pipeline_flush(false)
-        // `max_headers` stays at hyper's own 100: setting it moves the headers from the stack to the heap.
-        .serve_connection(
-            Transport::new(stream, progress.clone(), info.lent.clone()),
-            service,
-        );
+enum Over {
+    Socket(Socket),
+    Tls(Box<TlsStream<Socket>>),
+}
 
-    let mut triggered = pin!(shutdown.triggered());
-    let (mut waiting, mut draining) = (false, false);
-    let outcome = poll_fn(|cx| {
-        if !draining {
-            // Polled once, to leave this task's waker, which stays the same; from then on the flag is enough
-            // and no connection takes the lock of the shared list of waiters at each of its wake-ups.
-            let ready = !waiting && triggered.as_mut().poll(cx).is_ready();
-            waiting = true;
-            if ready || shutdown.is_triggered() {
-                draining = true;
-                Pin::new(&mut connection).graceful_shutdown();
-            }
+/// All that comes before HTTP. The caller bounds the time.
+async fn open(
+    mut socket: Socket,
+    peer: &mut SocketAddr,
+    is_local: bool,
+    entry: &Entry,
+) -> Result<Spoken, String> {
+    if let Some(proxies) = &entry.proxies {
+        let address = peer.ip().to_canonical();
+        if !is_local && !proxies.iter().any(|net| net.contains(&address)) {
+            return Err("a PROXY header is taken from trusted networks only".into());
         }
-        // Not `poll_without_shutdown`: that one is done when all is buffered, this one when all is written
-        // and the write side is shut down.
-        if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
-            return Poll::Ready(Ok(result));
+        let client = read_proxy_header(&mut socket).await?;
+        *peer = client.unwrap_or(*peer);
+    }
+    match &entry.tls {
+        Some(tls) => {
+            let stream = tls
+                .accept(socket)
+                .await
+                .map_err(|error| error.to_string())?;
+            Ok(Spoken {
+                is_http2: tls::is_http2(&stream),
+                over: Over::Tls(Box::new(stream)),
+            })
         }
-        let deadline = progress.deadline();
-        match (
-            watchdog.poll_passed(cx, deadline.map(|(at, _)| at)),
-            deadline,
-        ) {
-            (Poll::Ready(()), Some((_, cut))) => Poll::Ready(Err(cut)),
-            _ => Poll::Pending,
-        }
-    })
-    .await;
-    match outcome {
-        Ok(Ok(())) => End::Done(connection.into_parts().io.into_inner()),
-        Ok(Err(error)) if error.is_parse() => {
-            End::Refused(connection.into_parts().io.into_inner(), error)
-        }
-        Ok(Err(error)) => End::Broken(error),
-        Err(cut) => End::Cut(connection.into_parts().io.into_inner(), cut),
+        None => Ok(Spoken {
+            is_http2: has_preface(&mut socket)
+                .await
+                .map_err(|error| error.to_string())?,
+            over: Over::Socket(socket),
+        }),
     }
 }
 
-/// Half-closes, then reads and discards until the client closes too or the bounds are reached.
-async fn linger(mut stream: TcpStream, config: &Config) {
-    if stream.shutdown().await.is_err() {
-        return;
-    }
-    let mut left_bytes = config.linger_bytes_max;
-    let mut buffer = vec![0; DISCARD_BYTES];
-    let discard = async {
-        while left_bytes > 0 {
-            match stream.read(&mut buffer).await {
-                Ok(0) | Err(_) => return,
-                Ok(read) => left_bytes = left_bytes.saturating_sub(read as u64),
-            }
+async fn read_proxy_header(socket: &mut Socket) -> Result<Option<SocketAddr>, String> {
+    loop {
+        let ahead = socket.read_ahead(proxy_protocol::HEADER_BYTES_MAX).await;
+        let ahead = ahead.map_err(|error| error.to_string())?;
+        let bytes = ahead.ok_or("it ended in its PROXY header")?;
+        if let Parsed::Header(len, client) = proxy_protocol::parse(bytes)? {
+            socket.consume(len);
+            return Ok(client);
         }
-    };
-    // Either way the socket is closed now.
-    let _ = tokio::time::timeout(config.linger_timeout, discard).await;
+    }
+}
+
+/// Whether HTTP/2 is spoken; one byte may be enough to see that it is not.
+async fn has_preface(socket: &mut Socket) -> io::Result<bool> {
+    let mut first = [0; HTTP2_PREFACE.len()];
+    loop {
+        let len = socket.peek(&mut first).await?;
+        if len == 0 || !HTTP2_PREFACE.starts_with(&first[..len]) {
+            return Ok(false);
+        }
+        if len == first.len() {
+            return Ok(true);
+        }
+        // Some of it: to peek again would not wait.
+        if socket.read_ahead(first.len() - len).await?.is_none() {
+            return Ok(false);
+        }
+    }
 }
 
 #[cfg(test)]

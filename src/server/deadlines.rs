@@ -57,6 +57,8 @@ pub(super) enum Cut {
     Header,
     /// The peer took no byte of the answer in time.
     WriteStall,
+    /// The peer took back more requests in a second than it may.
+    Resets,
 }
 
 impl Progress {

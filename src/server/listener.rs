@@ -4,35 +4,33 @@
 
 use std::{future::poll_fn, io, net::SocketAddr, pin::pin, sync::Arc, task::Poll, time::Duration};
 
+use ipnet::IpNet;
 use rustix::process::{Resource, getrlimit, setrlimit};
-use tokio::{
-    net::{TcpListener, TcpSocket, TcpStream},
-    task::{JoinError, JoinSet},
-};
+use tokio::task::{JoinError, JoinSet};
 use tracing::{debug, error, info, warn};
 
 use super::{
-    connection::{self, Handle},
+    connection::{self, Entry, Handle},
+    endpoint::{Endpoint, Listener},
     shutdown::Shutdown,
+    socket::Socket,
+    tls::Tls,
 };
 use crate::{
     error::{Error, Result},
     metrics::Connections,
 };
 
-/// Connections that the kernel completes before they are accepted; it caps this at `net.core.somaxconn`.
-const BACKLOG: u32 = 4096;
-/// Towards a proxy on this machine there is no network: pacing (BBR, where it is the system's choice) costs a
-/// timer for every few segments and gains nothing (decision 0010). Elsewhere the system's choice stands.
-const LOOPBACK_CONGESTION: &str = "cubic";
 /// How long to leave accepting alone when the process or the machine has run out of something.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the listener can be told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Where to listen; port 0 takes a free one.
-    pub listen: Vec<SocketAddr>,
+    /// Where to listen.
+    pub listen: Vec<Endpoint>,
+    /// Whose PROXY headers are believed, on the listeners that read them.
+    pub proxies: Vec<IpNet>,
     /// Connections at a time; further ones wait in the kernel's queue. At most half of the descriptors that
     /// the process may open, since a request needs files too.
     pub connections_max: usize,
@@ -45,7 +43,8 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            listen: vec![SocketAddr::from(([127, 0, 0, 1], 8080))],
+            listen: vec![Endpoint::tcp(SocketAddr::from(([127, 0, 0, 1], 8080)))],
+            proxies: Vec::new(),
             connections_max: 10_000,
             shutdown_grace: Duration::from_secs(30),
             connection: connection::Config::default(),
@@ -53,45 +52,18 @@ impl Default for Config {
     }
 }
 
-/// Listens on every address, or on none. Must be called within the runtime.
+/// Listens on every endpoint, or on none. Must be called within the runtime.
 ///
 /// `[::]` takes IPv4 too where the system is set so (`net.ipv6.bindv6only` = 0), and then clashes with
 /// `0.0.0.0` at the same port.
 ///
 /// # Errors
-/// `InvalidArgument`, naming the address and why it cannot be had.
-pub fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>> {
-    if addresses.is_empty() {
+/// `InvalidArgument`, naming the endpoint and why it cannot be had.
+pub fn bind(endpoints: &[Endpoint]) -> Result<Vec<Listener>> {
+    if endpoints.is_empty() {
         return Err(Error::invalid("no address to listen on"));
     }
-    addresses
-        .iter()
-        .map(|&address| bind_one(address).map_err(|error| cannot_listen(address, error)))
-        .collect()
-}
-
-fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() {
-        TcpSocket::new_v4()
-    } else {
-        TcpSocket::new_v6()
-    }?;
-    // Connections of the process before, in TIME_WAIT, do not hold the address; another listener does.
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
-}
-
-fn cannot_listen(address: SocketAddr, error: io::Error) -> Error {
-    let why = match error.kind() {
-        io::ErrorKind::AddrInUse => "the address is in use by another process".to_owned(),
-        io::ErrorKind::AddrNotAvailable => "this machine has no such address".to_owned(),
-        io::ErrorKind::PermissionDenied => {
-            "not permitted (ports below 1024 need CAP_NET_BIND_SERVICE)".to_owned()
-        }
-        _ => error.to_string(),
-    };
-    Error::invalid(format!("cannot listen on {address}: {why}")).source(error)
+    endpoints.iter().map(Listener::bind).collect()
 }
 
 /// Raises the soft limit of open descriptors (RLIMIT_NOFILE) to the hard one and returns what is in force.
@@ -113,12 +85,14 @@ pub fn raise_descriptors_max() -> u64 {
 
 /// Accepts and serves until the shutdown is triggered; then closes the listeners, lets running requests
 /// finish within [`Config::shutdown_grace`] (or until [`Shutdown::abort`]), and drops the rest. Returns when
-/// no connection is left. Connections are counted in `counts`.
+/// no connection is left. Connections are counted in `counts`. `tls` is for the listeners that speak it: without,
+/// they are closed unheard.
 ///
 /// # Cancel safety
 /// Dropping the future aborts all connections.
 pub async fn serve<H: Handle>(
-    listeners: Vec<TcpListener>,
+    listeners: Vec<Listener>,
+    tls: Option<Tls>,
     handler: Arc<H>,
     config: Config,
     counts: Arc<Connections>,
@@ -126,6 +100,18 @@ pub async fn serve<H: Handle>(
 ) {
     let connections_max = connections_max(config.connections_max, raise_descriptors_max());
     let connection_config = Arc::new(config.connection);
+    let proxies: Arc<[IpNet]> = config.proxies.into();
+    let (listeners, entries): (Vec<_>, Vec<_>) = listeners
+        .into_iter()
+        .filter_map(|listener| {
+            let endpoint = listener.endpoint();
+            let entry = Entry {
+                proxies: endpoint.is_proxied.then(|| proxies.clone()),
+                tls: endpoint.is_tls.then(|| tls.clone()).flatten(),
+            };
+            (endpoint.is_tls == entry.tls.is_some()).then_some((listener, entry))
+        })
+        .unzip();
     // The set is the count and the owner at once: the loop alone adds to it, so no semaphore is needed.
     let mut connections = JoinSet::new();
     let (mut turn, mut full, mut failing) = (0, false, false);
@@ -144,16 +130,17 @@ pub async fn serve<H: Handle>(
             accepted = accept(&listeners, &mut turn), if connections.len() < connections_max => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => {
+            Ok((socket, peer, index)) => {
                 failing = false;
-                if let Err(error) = prepare(&stream, peer) {
-                    debug!(%peer, %error, "connection gone before it was served");
+                if let Err(error) = socket.prepare(peer) {
+                    debug!(?peer, %error, "connection gone before it was served");
                     continue;
                 }
                 let (handler, config) = (handler.clone(), connection_config.clone());
                 connections.spawn(connection::run(
-                    stream,
+                    socket,
                     peer,
+                    entries[index].clone(),
                     handler,
                     config,
                     shutdown.clone(),
@@ -189,18 +176,6 @@ pub async fn serve<H: Handle>(
     counts.open.set(0);
 }
 
-/// Sets the socket's options.
-fn prepare(stream: &TcpStream, peer: SocketAddr) -> io::Result<()> {
-    // An answer's last segment must not wait for the client's delayed acknowledgement.
-    stream.set_nodelay(true)?;
-    if peer.ip().to_canonical().is_loopback()
-        && let Err(error) = rustix::net::sockopt::set_tcp_congestion(stream, LOOPBACK_CONGESTION)
-    {
-        debug!(%error, "the system's congestion control is kept");
-    }
-    Ok(())
-}
-
 /// At least one, or nothing would ever be served.
 fn connections_max(wanted: usize, descriptors_max: u64) -> usize {
     let possible = usize::try_from(descriptors_max / 2).unwrap_or(usize::MAX);
@@ -214,17 +189,17 @@ fn connections_max(wanted: usize, descriptors_max: u64) -> usize {
     wanted.min(possible).max(1)
 }
 
-/// The next connection of any listener; each has its turn to be asked first, so none starves another.
+/// The next connection of any listener, and which; each has its turn to be asked first, so none starves another.
 async fn accept(
-    listeners: &[TcpListener],
+    listeners: &[Listener],
     turn: &mut usize,
-) -> io::Result<(TcpStream, SocketAddr)> {
+) -> io::Result<(Socket, Option<SocketAddr>, usize)> {
     poll_fn(|cx| {
         for step in 0..listeners.len() {
             let index = turn.wrapping_add(step) % listeners.len();
             if let Poll::Ready(accepted) = listeners[index].poll_accept(cx) {
                 *turn = index + 1;
-                return Poll::Ready(accepted);
+                return Poll::Ready(accepted.map(|(socket, peer)| (socket, peer, index)));
             }
         }
         Poll::Pending
@@ -278,19 +253,6 @@ fn report(ended: Result<(), JoinError>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[tokio::test]
-    async fn an_address_in_use_is_named() {
-        let taken = bind(&["127.0.0.1:0".parse().unwrap()]).unwrap();
-        let address = taken[0].local_addr().unwrap();
-        let error = bind(&[address]).unwrap_err();
-        let text = error.public_text().unwrap();
-        assert!(
-            text.contains(&address.to_string()) && text.contains("in use"),
-            "{text}"
-        );
-        assert!(bind(&[]).is_err());
-    }
 
     #[test]
     fn connections_leave_half_of_the_descriptors_to_files() {

@@ -3,9 +3,13 @@
 pub mod connection;
 pub mod control;
 mod deadlines;
+pub mod endpoint;
 pub mod listener;
 pub mod operator;
+pub mod proxy_protocol;
 pub mod router;
 pub mod service;
 pub mod shutdown;
+mod socket;
+pub mod tls;
 mod transport;

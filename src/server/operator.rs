@@ -8,10 +8,11 @@ use hyper::{
     Method, Request, Response, StatusCode,
     body::{Body as _, Incoming},
 };
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::sync::Semaphore;
 
 use super::{
     connection::{self, ConnectionInfo, Handle},
+    endpoint::Listener,
     listener,
     service::Service,
     shutdown::Shutdown,
@@ -58,20 +59,21 @@ pub struct Disk {
 /// # Cancel safety
 /// Dropping the future aborts all connections.
 pub async fn serve(
-    listeners: Vec<TcpListener>,
+    listeners: Vec<Listener>,
     operator: Operator,
     connection: connection::Config,
     ended: Shutdown,
 ) {
     let config = listener::Config {
         listen: Vec::new(),
+        proxies: Vec::new(),
         connections_max: CONNECTIONS_MAX,
         shutdown_grace: SHUTDOWN_GRACE,
         connection,
     };
     // Nobody asks how many of these there are.
     let counts = Arc::default();
-    listener::serve(listeners, Arc::new(operator), config, counts, ended).await;
+    listener::serve(listeners, None, Arc::new(operator), config, counts, ended).await;
 }
 
 impl Operator {

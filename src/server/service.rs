@@ -116,6 +116,7 @@ impl Service {
             method: &head.method,
             uri: &head.uri,
             id: self.request_ids.fetch_add(1, Ordering::Relaxed),
+            is_tls: connection.is_tls,
             headers: &head.headers,
             now: self.api.clock.now(),
             started: self.api.clock.monotonic(),
@@ -208,7 +209,7 @@ impl Service {
             ..
         } = &self.config;
         let found = client_address(
-            connection.peer.ip(),
+            (!connection.is_local).then(|| connection.peer.ip()),
             call.headers,
             trusted_proxies,
             *forwarded_header,

@@ -119,6 +119,19 @@ pub fn on_signals(shutdown: Shutdown) -> Result<impl Future<Output = ()> + Send>
     })
 }
 
+/// Calls `work` at each SIGHUP, one after another. The handler is installed by the call; the future never ends.
+///
+/// # Errors
+/// `Internal` where the system refuses the handler. Must be called within the runtime.
+pub fn on_hangup(work: impl AsyncFn()) -> Result<impl Future<Output = ()>> {
+    let mut hangup = signal(SignalKind::hangup()).map_err(Error::internal)?;
+    Ok(async move {
+        while hangup.recv().await.is_some() {
+            work().await;
+        }
+    })
+}
+
 async fn next_signal(terminate: &mut Signal, interrupt: &mut Signal) -> &'static str {
     tokio::select! {
         _ = terminate.recv() => "SIGTERM",

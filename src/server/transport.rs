@@ -12,28 +12,25 @@ use std::{
     io::{self, IoSlice},
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
-use rustix::{
-    io::Errno,
-    net::{SendAncillaryBuffer, SendFlags, sendmsg},
-};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_rustls::server::TlsStream;
 
-use super::deadlines::Progress;
+use super::{deadlines::Progress, socket::Socket};
 use crate::files::Lent;
 
 /// Shorter slices are copied: with a second call, `sendfile` costs more than it saves (decision 0010).
 const SENDFILE_BYTES_MIN: usize = 32 * 1024;
 
 /// What a connection runs over.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin {
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {
+    /// Files can leave without being read by this process.
+    const SENDS_FILES: bool;
+
     /// Sends `before`, then `len` bytes of `file` from `offset`; returns how many bytes the socket took.
     ///
     /// # Errors
@@ -46,9 +43,14 @@ pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin {
         offset: u64,
         len: usize,
     ) -> Poll<io::Result<usize>>;
+
+    /// The peer is told nothing more and what it has not taken is thrown away, once this is dropped.
+    fn reset_on_close(&self);
 }
 
-impl Stream for TcpStream {
+impl Stream for Socket {
+    const SENDS_FILES: bool = true;
+
     fn poll_send_file(
         &mut self,
         cx: &mut Context<'_>,
@@ -57,48 +59,31 @@ impl Stream for TcpStream {
         offset: u64,
         len: usize,
     ) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(self.poll_write_ready(cx))?;
-            let sent = self.try_io(Interest::WRITABLE, || {
-                send_file(self, before, file, offset, len)
-            });
-            // An explicit EAGAIN alone says that the socket is full: a call may end early for other reasons,
-            // and a readiness cleared for nothing would wait for an edge that never comes.
-            if !matches!(&sent, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
-                return Poll::Ready(sent);
-            }
-        }
+        Socket::poll_send_file(self, cx, before, file, offset, len)
+    }
+
+    fn reset_on_close(&self) {
+        Socket::reset_on_close(self);
     }
 }
 
-fn send_file(
-    socket: &TcpStream,
-    before: &[IoSlice<'_>],
-    file: &File,
-    mut offset: u64,
-    len: usize,
-) -> io::Result<usize> {
-    let before_len: usize = before.iter().map(|slice| slice.len()).sum();
-    if before_len > 0 {
-        let flags = SendFlags::MORE | SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-        let taken = sendmsg(socket, before, &mut SendAncillaryBuffer::default(), flags)?;
-        if taken < before_len {
-            return Ok(taken);
-        }
+/// What is sent is encrypted, so it is memory of ours: nothing is ever lent here.
+impl Stream for TlsStream<Socket> {
+    const SENDS_FILES: bool = false;
+
+    fn poll_send_file(
+        &mut self,
+        _: &mut Context<'_>,
+        _: &[IoSlice<'_>],
+        _: &File,
+        _: u64,
+        _: usize,
+    ) -> Poll<io::Result<usize>> {
+        Poll::Ready(Err(io::ErrorKind::Unsupported.into()))
     }
-    match rustix::fs::sendfile(socket, file, Some(&mut offset), len) {
-        Ok(sent) if sent > 0 => Ok(before_len + sent),
-        // The next call says it again: what was sent must be told first.
-        _ if before_len > 0 => Ok(before_len),
-        Ok(_) => Err(io::Error::new(
-            io::ErrorKind::UnexpectedEof,
-            "the file is shorter than when it was opened",
-        )),
-        // Of a file system that cannot splice.
-        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
-            Err(io::ErrorKind::Unsupported.into())
-        }
-        Err(error) => Err(error.into()),
+
+    fn reset_on_close(&self) {
+        self.get_ref().0.reset_on_close();
     }
 }
 

@@ -3,11 +3,11 @@
 //! Bodies are slices of the map; the transport hands the kernel the file (`sendfile`) or the address
 //! (`writev`): a page that the disk cannot give then fails the call with EIO or EFAULT. User space itself
 //! never reads the map, where the same page would be a SIGBUS; what it must read (decoders, checksums) goes
-//! through [`Object::read`].
+//! through [`Object::read`] and its like.
 
 use std::{
     fs::File,
-    io,
+    io::{self, IoSliceMut},
     ops::Range,
     os::unix::fs::{FileExt, MetadataExt},
     sync::{
@@ -18,6 +18,7 @@ use std::{
 
 use bytes::Bytes;
 use memmap2::{Advice, Mmap};
+use rustix::io::{Errno, ReadWriteFlags};
 
 use super::{
     key::Key,
@@ -152,7 +153,7 @@ impl Object {
         let (offset, len) = (start as usize, (end - start) as usize);
         match map.advise_range(Advice::PopulateRead, offset, len) {
             // EINVAL: Linux before 5.14. Reading brings the pages in as well, at the price of a copy.
-            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => {
+            Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
                 self.read_through(start..end)?;
             }
             result => result?,
@@ -169,6 +170,31 @@ impl Object {
         let mut bytes = vec![0; usize::try_from(self.meta.len).map_err(io::Error::other)?];
         self.file.read_exact_at(&mut bytes, 0)?;
         Ok(bytes)
+    }
+
+    /// A range of the payload, by `pread`. Blocking.
+    ///
+    /// # Errors
+    /// Where the disk fails, or the file is shorter than it was.
+    pub fn read_range(&self, range: &Range<u64>) -> io::Result<Bytes> {
+        let mut bytes = buffer(range)?;
+        self.file.read_exact_at(&mut bytes, range.start)?;
+        Ok(bytes.into())
+    }
+
+    /// The same, if the kernel has all of it in memory. Does not block.
+    ///
+    /// # Errors
+    /// Where the disk fails.
+    pub fn read_cached(&self, range: &Range<u64>) -> io::Result<Option<Bytes>> {
+        let mut bytes = buffer(range)?;
+        let into = &mut [IoSliceMut::new(&mut bytes)];
+        match rustix::io::preadv2(&self.file, into, range.start, ReadWriteFlags::NOWAIT) {
+            Ok(read) if read == bytes.len() => Ok(Some(bytes.into())),
+            // Some of it is there, or nothing, or the file system cannot say.
+            Ok(_) | Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Reads the whole payload and compares its checksum. Blocking.
@@ -271,6 +297,12 @@ fn map(file: &File, len: u64) -> io::Result<Mmap> {
     // 2. The slices are not read by Rust code at all, only passed to the kernel by address, so that even a
     //    foreign writer or a truncation ends in an error of `writev`, not in undefined behaviour.
     unsafe { memmap2::MmapOptions::new().len(len).map(file) }
+}
+
+/// For a range's bytes.
+fn buffer(range: &Range<u64>) -> io::Result<Vec<u8>> {
+    let len = range.end.saturating_sub(range.start);
+    Ok(vec![0; usize::try_from(len).map_err(io::Error::other)?])
 }
 
 #[cfg(test)]

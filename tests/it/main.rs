@@ -17,6 +17,7 @@ mod cors;
 mod crash;
 mod disk;
 mod easemob;
+mod edge;
 mod errors;
 mod hostile;
 mod http;

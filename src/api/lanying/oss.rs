@@ -254,6 +254,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(header::HOST, HeaderValue::from_static(host));
         let call = Call {
+            is_tls: false,
             method: &Method::POST,
             uri: &Uri::from_static("/file/oss/welovemaxim"),
             headers: &headers,

@@ -2,7 +2,11 @@
 
 mod toy;
 
-use tokio::{net::TcpStream as Client, time::timeout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream as Client,
+    time::timeout,
+};
 
 use self::toy::Server;
 use super::*;
@@ -346,7 +350,14 @@ async fn a_connection_that_never_spoke_is_a_small_future() {
         calls: Default::default(),
     });
     let config = Arc::new(Config::default());
-    let future = run(stream, address, handler, config, Shutdown::new());
+    let future = run(
+        Socket::from(stream),
+        Some(address),
+        Entry::default(),
+        handler,
+        config,
+        Shutdown::new(),
+    );
     let bytes = size_of_val(&future);
     assert!(bytes <= 1536, "{bytes} bytes");
 }

@@ -26,10 +26,10 @@ use std::{
 };
 
 use chatfiles::{
-    app::App,
+    app::{App, Reloader},
     auth::{KeyRing, Subject, token},
     config::{Config, File},
-    server::shutdown::Shutdown,
+    server::{endpoint::Endpoint, shutdown::Shutdown},
     store::{Store, local::LocalStore},
     tenant::Tenants,
     time::Clock,
@@ -42,10 +42,13 @@ pub const BASE: &str = "/easemob-demo/chatdemoui";
 /// A server of its own, with a store of its own, in this process. Stops when dropped.
 pub struct TestServer {
     pub address: SocketAddr,
+    /// All that the test's configuration has, in its order.
+    pub endpoints: Vec<Endpoint>,
     /// The operator's listener, where the test's configuration has one.
     pub operator: Option<SocketAddr>,
     pub clock: Clock,
     pub store: PathBuf,
+    reloader: Reloader,
     shutdown: Shutdown,
     thread: Option<JoinHandle<()>>,
     keys: KeyRing,
@@ -95,22 +98,28 @@ impl TestServer {
             let mut app =
                 App::build_over(moved_config, moved_clock, wrap).expect("the server builds");
             runtime.block_on(async move {
-                let (listeners, addresses) = app.bind().expect("a free port");
-                let bound = (addresses[0], app.operator_address());
+                let listeners = app.bind().expect("a free port");
+                let endpoints: Vec<Endpoint> = listeners
+                    .iter()
+                    .map(|listener| listener.endpoint().clone())
+                    .collect();
+                let bound = (endpoints, app.operator_address(), app.reloader());
                 sender.send(bound).expect("the test waits");
                 app.run(listeners, moved_shutdown).await;
             });
         });
-        let (address, operator) = receiver.recv().expect("the server starts");
+        let (endpoints, operator, reloader) = receiver.recv().expect("the server starts");
         let keys = KeyRing::load_or_create(&keys_path, clock.now()).expect("keys");
         let tenants =
             chatfiles::config::tenants(&config.tenants, &config.tenant_defaults, &keys_path)
                 .expect("tenants");
         Self {
-            address,
+            address: endpoints[0].address().expect("over TCP"),
+            endpoints,
             operator,
             clock,
             store: config.store.path,
+            reloader,
             shutdown,
             thread: Some(thread),
             keys,
@@ -208,6 +217,11 @@ impl TestServer {
     /// Whether the server has ended by itself, or was stopped.
     pub fn has_ended(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// What changes it while it runs.
+    pub fn reloader(&self) -> &Reloader {
+        &self.reloader
     }
 
     /// The switch of the graceful stop, for tests that watch it.

@@ -26,6 +26,7 @@ const PAUSE: Duration = Duration::from_millis(2);
 pub struct Process {
     child: Child,
     pub address: SocketAddr,
+    listening: Vec<String>,
     pub store: PathBuf,
     pub token: String,
 }
@@ -39,19 +40,22 @@ impl Process {
             .stderr(log(store))
             .spawn()
             .expect("the program starts");
-        let first = first_line(child.stdout.take().expect("piped"), |line| {
-            line.starts_with("listening on")
-        });
-        let address = first.as_deref().and_then(|line| {
-            line.trim()
-                .strip_prefix("listening on http://")?
-                .parse()
-                .ok()
-        });
+        let said = lines(child.stdout.take().expect("piped"));
+        let mut listening = Vec::new();
+        // Before the first empty line.
+        while let Ok(line) = said.recv_timeout(TIMEOUT) {
+            match line.strip_prefix("listening on ") {
+                Some(at) => listening.push(at.to_owned()),
+                None => break,
+            }
+        }
+        let address = listening
+            .first()
+            .and_then(|at| at.strip_prefix("http://")?.parse().ok());
         let Some(address) = address else {
             let _ = child.kill();
             let log = std::fs::read_to_string(log_path(store)).unwrap_or_default();
-            panic!("no address in {first:?}; the log: {log}");
+            panic!("no address in {listening:?}; the log: {log}");
         };
         let token = command(store, &["token", "--user", "alice"]);
         assert!(token.status.success(), "{token:?}");
@@ -59,12 +63,21 @@ impl Process {
         let server = Self {
             child,
             address,
+            listening,
             store: store.to_owned(),
             token: token.trim().to_owned(),
         };
         // The first sweep writes to the store as well; what is traced or counted comes after it.
         poll("the first sweep", || store.join("last-sweep").exists());
         server
+    }
+
+    /// The address that it listens at and shows with this scheme.
+    #[track_caller]
+    pub fn listening(&self, scheme: &str) -> SocketAddr {
+        let found = self.listening.iter().find_map(|at| at.strip_prefix(scheme));
+        let address = found.and_then(|at| at.parse().ok());
+        address.unwrap_or_else(|| panic!("no {scheme} in {:?}", self.listening))
     }
 
     pub fn pid(&self) -> u32 {
@@ -223,21 +236,16 @@ fn log(store: &Path) -> File {
         .expect("a log beside the store")
 }
 
-/// Reads lines until one is `wanted`, and goes on reading so that the writer is never held up.
-fn first_line(
-    stream: impl io::Read + Send + 'static,
-    wanted: impl Fn(&str) -> bool + Send + 'static,
-) -> Option<String> {
+/// Reads lines as they come, so that the writer is never held up.
+fn lines(stream: impl io::Read + Send + 'static) -> mpsc::Receiver<String> {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
         for line in BufReader::new(stream).lines().map_while(Result::ok) {
-            if wanted(&line) {
-                // Nobody waits for a second one.
-                let _ = sender.send(line);
-            }
+            // Nobody may want any more of them.
+            let _ = sender.send(line);
         }
     });
-    receiver.recv_timeout(TIMEOUT).ok()
+    receiver
 }
 
 /// Looks again until `is_so`; fails the test when it takes too long.
@@ -268,13 +276,10 @@ impl Strace {
             .stderr(Stdio::piped())
             .spawn()
             .expect("strace is installed");
-        let attached = first_line(child.stderr.take().expect("piped"), |line| {
-            line.contains(" attached")
-        });
-        assert!(
-            attached.is_some(),
-            "strace does not attach: is ptrace allowed?"
-        );
+        let said = lines(child.stderr.take().expect("piped"));
+        let attached = std::iter::from_fn(|| said.recv_timeout(TIMEOUT).ok())
+            .any(|line| line.contains(" attached"));
+        assert!(attached, "strace does not attach: is ptrace allowed?");
         Self { child, log }
     }
 
@@ -328,6 +333,11 @@ fn read(log: &Path) -> String {
 /// Ends a process as a crash does, without waiting for it.
 pub fn kill(pid: u32) {
     send(pid, Signal::KILL);
+}
+
+/// Asks a server to read its files anew.
+pub fn hangup(pid: u32) {
+    send(pid, Signal::HUP);
 }
 
 fn send(pid: u32, signal: Signal) {

@@ -1,13 +1,18 @@
 //! A handler to test with, and a server around it on a free port.
 
-use std::{pin::Pin, sync::atomic::AtomicUsize, task::Context};
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::atomic::AtomicUsize,
+    task::{Context, Poll},
+};
 
 use http_body_util::BodyExt;
 use hyper::body::{Frame, SizeHint};
 use tokio::{net::TcpStream as Client, sync::Semaphore, task::JoinSet, time::timeout};
 
 use super::{super::*, PATIENCE};
-use crate::server::listener;
+use crate::server::{endpoint::Endpoint, listener};
 
 /// Answers by path: `/early` without reading, `/gate` half a body and the rest when the gate opens,
 /// `/huge` more than sockets hold, `/panic` never, anything else with the length of the body it read.
@@ -111,12 +116,9 @@ pub(super) struct Server {
 
 impl Server {
     pub(super) fn start(config: listener::Config) -> Self {
-        let listeners = listener::bind(&[
-            "127.0.0.1:0".parse().unwrap(),
-            "127.0.0.1:0".parse().unwrap(),
-        ])
-        .unwrap();
-        let address = listeners[1].local_addr().unwrap();
+        let free: Endpoint = "127.0.0.1:0".parse().unwrap();
+        let listeners = listener::bind(&[free.clone(), free]).unwrap();
+        let address = listeners[1].endpoint().address().unwrap();
         let toy = Arc::new(Toy {
             gate: Arc::new(Semaphore::new(0)),
             calls: AtomicUsize::new(0),
@@ -125,6 +127,7 @@ impl Server {
         let mut running = JoinSet::new();
         running.spawn(listener::serve(
             listeners,
+            None,
             toy.clone(),
             config,
             Arc::default(),

@@ -1,0 +1,262 @@
+//! Where to listen, and what is spoken there.
+
+use std::{
+    fmt, fs, io,
+    net::SocketAddr,
+    os::unix::fs::FileTypeExt,
+    path::{Path, PathBuf},
+    str::FromStr,
+    task::{Context, Poll, ready},
+};
+
+use tokio::net::{TcpListener, TcpSocket, UnixListener};
+
+use super::socket::Socket;
+use crate::error::{Error, Result};
+
+/// Connections that the kernel completes before they are accepted; it caps this at `net.core.somaxconn`.
+const BACKLOG: u32 = 4096;
+
+/// A place to listen at, as it is written: `[proxy:][tls:](address:port | unix:/path)`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Where.
+    pub at: At,
+    /// Every connection begins with a PROXY header, of version 1 or 2.
+    pub is_proxied: bool,
+    /// TLS is spoken, after the PROXY header if there is one.
+    pub is_tls: bool,
+}
+
+/// A socket's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum At {
+    /// An address; port 0 takes a free one.
+    Tcp(SocketAddr),
+    /// A path, absolute: for a proxy on the same machine.
+    Unix(PathBuf),
+}
+
+impl Endpoint {
+    /// Plain HTTP at an address.
+    pub fn tcp(address: SocketAddr) -> Self {
+        Self {
+            at: At::Tcp(address),
+            is_proxied: false,
+            is_tls: false,
+        }
+    }
+
+    /// Its address, if it has one.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self.at {
+            At::Tcp(address) => Some(address),
+            At::Unix(_) => None,
+        }
+    }
+
+    /// Where plain HTTP over TCP can be spoken.
+    pub fn plain_address(&self) -> Option<SocketAddr> {
+        match self.at {
+            At::Tcp(address) if !self.is_proxied && !self.is_tls => Some(address),
+            _ => None,
+        }
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (is_proxied, text) = after("proxy:", text);
+        let (is_tls, text) = after("tls:", text);
+        let at = match after("unix:", text) {
+            (true, path) if path.starts_with('/') && !path.ends_with('/') => At::Unix(path.into()),
+            (true, _) => return Err(()),
+            (false, text) => At::Tcp(text.parse().map_err(drop)?),
+        };
+        Ok(Self {
+            at,
+            is_proxied,
+            is_tls,
+        })
+    }
+}
+
+fn after<'a>(prefix: &str, text: &'a str) -> (bool, &'a str) {
+    match text.strip_prefix(prefix) {
+        Some(rest) => (true, rest),
+        None => (false, text),
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let proxied = if self.is_proxied { "proxy:" } else { "" };
+        let tls = if self.is_tls { "tls:" } else { "" };
+        match &self.at {
+            At::Tcp(address) => write!(f, "{proxied}{tls}{address}"),
+            At::Unix(path) => write!(f, "{proxied}{tls}unix:{}", path.display()),
+        }
+    }
+}
+
+/// A listening socket.
+pub struct Listener {
+    io: Io,
+    endpoint: Endpoint,
+}
+
+enum Io {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Listener {
+    /// Listens. A socket file that nobody listens at any more is replaced; every user of the machine who may
+    /// enter its directory may connect. Must be called within the runtime.
+    ///
+    /// # Errors
+    /// `InvalidArgument`, naming the endpoint and why it cannot be had.
+    pub fn bind(endpoint: &Endpoint) -> Result<Self> {
+        let io = match &endpoint.at {
+            At::Tcp(address) => bind_tcp(*address).map(Io::Tcp),
+            At::Unix(path) => bind_unix(path).map(Io::Unix),
+        };
+        io.and_then(|io| Self::over(io, endpoint))
+            .map_err(|error| cannot_listen(endpoint, error))
+    }
+
+    fn over(io: Io, endpoint: &Endpoint) -> io::Result<Self> {
+        let mut endpoint = endpoint.clone();
+        if let (Io::Tcp(listener), At::Tcp(address)) = (&io, &mut endpoint.at) {
+            *address = listener.local_addr()?;
+        }
+        Ok(Self { io, endpoint })
+    }
+
+    /// Where it listens; its port is the one that was taken.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// The next connection, and the address of its other end; a Unix socket's has none.
+    pub(super) fn poll_accept(
+        &self,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<(Socket, Option<SocketAddr>)>> {
+        Poll::Ready(Ok(match &self.io {
+            Io::Tcp(listener) => {
+                let (stream, peer) = ready!(listener.poll_accept(cx))?;
+                (Socket::from(stream), Some(peer))
+            }
+            Io::Unix(listener) => (Socket::from(ready!(listener.poll_accept(cx))?.0), None),
+        }))
+    }
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()
+    } else {
+        TcpSocket::new_v6()
+    }?;
+    // Connections of the process before, in TIME_WAIT, do not hold the address; another listener does.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+fn bind_unix(path: &Path) -> io::Result<UnixListener> {
+    match UnixListener::bind(path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_abandoned(path)? => {
+            fs::remove_file(path)?;
+            UnixListener::bind(path)
+        }
+        result => result,
+    }
+}
+
+/// Whether a socket lies there that nobody listens at: a process that was killed leaves its own.
+fn is_abandoned(path: &Path) -> io::Result<bool> {
+    if !fs::symlink_metadata(path)?.file_type().is_socket() {
+        return Ok(false);
+    }
+    let tried = std::os::unix::net::UnixStream::connect(path);
+    Ok(tried.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused))
+}
+
+fn cannot_listen(endpoint: &Endpoint, error: io::Error) -> Error {
+    let why = match error.kind() {
+        io::ErrorKind::AddrInUse => "the address is in use by another process".to_owned(),
+        io::ErrorKind::AddrNotAvailable => "this machine has no such address".to_owned(),
+        io::ErrorKind::PermissionDenied => {
+            "not permitted (ports below 1024 need CAP_NET_BIND_SERVICE)".to_owned()
+        }
+        _ => error.to_string(),
+    };
+    Error::invalid(format!("cannot listen on {endpoint}: {why}")).source(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_read_as_it_is_shown() {
+        for text in [
+            "127.0.0.1:8080",
+            "[::]:80",
+            "tls:0.0.0.0:443",
+            "proxy:10.0.0.1:81",
+            "proxy:tls:[::1]:443",
+            "unix:/run/chatfiles/http",
+            "proxy:unix:/run/a b",
+            "tls:unix:/x",
+        ] {
+            let endpoint: Endpoint = text.parse().unwrap();
+            assert_eq!(endpoint.to_string(), text);
+        }
+        for bad in [
+            "",
+            "8080",
+            "localhost:80",
+            "tls:proxy:127.0.0.1:1",
+            "unix:",
+            "unix:x",
+            "unix:/x/",
+            "tls:",
+            "TLS:1.1.1.1:1",
+        ] {
+            assert!(bad.parse::<Endpoint>().is_err(), "{bad}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_address_in_use_is_named() {
+        let free = Endpoint::tcp("127.0.0.1:0".parse().unwrap());
+        let taken = Listener::bind(&free).unwrap();
+        let error = Listener::bind(taken.endpoint()).err().unwrap();
+        let text = error.public_text().unwrap();
+        assert!(
+            text.contains(&taken.endpoint().to_string()) && text.contains("in use"),
+            "{text}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_socket_file_is_taken_over_from_the_dead_and_from_nobody_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("http");
+        let endpoint: Endpoint = format!("unix:{}", path.display()).parse().unwrap();
+        let first = Listener::bind(&endpoint).unwrap();
+        assert!(Listener::bind(&endpoint).is_err(), "somebody listens");
+        drop(first);
+        assert!(path.exists());
+        drop(Listener::bind(&endpoint).unwrap());
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "a file").unwrap();
+        assert!(Listener::bind(&endpoint).is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"a file");
+    }
+}

@@ -1,0 +1,248 @@
+//! A connection's socket, and what was read of it ahead.
+
+use std::{
+    fs::File,
+    io::{self, IoSlice},
+    net::SocketAddr,
+    os::fd::{AsFd, BorrowedFd},
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use rustix::{
+    io::Errno,
+    net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg},
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest, ReadBuf},
+    net::{TcpStream, UnixStream},
+};
+use tracing::debug;
+
+/// Towards a proxy on this machine there is no network: pacing (BBR, where it is the system's choice) costs a
+/// timer for every few segments and gains nothing (decision 0010). Elsewhere the system's choice stands.
+const LOOPBACK_CONGESTION: &str = "cubic";
+
+/// A connected socket. What was read ahead, to see what is spoken, is read again first.
+pub(super) struct Socket {
+    io: Io,
+    ahead: Bytes,
+}
+
+enum Io {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl From<TcpStream> for Socket {
+    fn from(stream: TcpStream) -> Self {
+        Self {
+            io: Io::Tcp(stream),
+            ahead: Bytes::new(),
+        }
+    }
+}
+
+impl From<UnixStream> for Socket {
+    fn from(stream: UnixStream) -> Self {
+        Self {
+            io: Io::Unix(stream),
+            ahead: Bytes::new(),
+        }
+    }
+}
+
+impl Socket {
+    /// Sets the socket's options.
+    ///
+    /// # Errors
+    /// Where the connection is gone already.
+    pub(super) fn prepare(&self, peer: Option<SocketAddr>) -> io::Result<()> {
+        let Io::Tcp(stream) = &self.io else {
+            return Ok(());
+        };
+        // An answer's last segment must not wait for the client's delayed acknowledgement.
+        stream.set_nodelay(true)?;
+        if peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback())
+            && let Err(error) =
+                rustix::net::sockopt::set_tcp_congestion(stream, LOOPBACK_CONGESTION)
+        {
+            debug!(%error, "the system's congestion control is kept");
+        }
+        Ok(())
+    }
+
+    /// The first bytes that are there, left to be read; 0 at the end. Waits until there is one.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub(super) async fn peek(&self, buf: &mut [u8]) -> io::Result<usize> {
+        if !self.ahead.is_empty() {
+            let len = buf.len().min(self.ahead.len());
+            buf[..len].copy_from_slice(&self.ahead[..len]);
+            return Ok(len);
+        }
+        match &self.io {
+            Io::Tcp(stream) => stream.peek(buf).await,
+            Io::Unix(stream) => {
+                let mut peek =
+                    || Ok(recv(stream, &mut *buf, RecvFlags::PEEK | RecvFlags::DONTWAIT)?.0);
+                stream.async_io(Interest::READABLE, &mut peek).await
+            }
+        }
+    }
+
+    /// Reads at least one byte more ahead, at most `more`; returns all that was read ahead, or `None` at the end.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub(super) async fn read_ahead(&mut self, more: usize) -> io::Result<Option<&[u8]>> {
+        let mut buf = BytesMut::with_capacity(more);
+        let mut limited = (&mut buf).limit(more);
+        let read = match &mut self.io {
+            Io::Tcp(stream) => stream.read_buf(&mut limited).await?,
+            Io::Unix(stream) => stream.read_buf(&mut limited).await?,
+        };
+        if read == 0 {
+            return Ok(None);
+        }
+        let mut ahead = BytesMut::from(&*self.ahead);
+        ahead.extend_from_slice(&buf);
+        self.ahead = ahead.freeze();
+        Ok(Some(&self.ahead))
+    }
+
+    /// Forgets the first bytes of what was read ahead.
+    pub(super) fn consume(&mut self, bytes: usize) {
+        self.ahead.advance(bytes);
+    }
+
+    /// The peer is told nothing more and what it has not taken is thrown away, once this is dropped.
+    pub(super) fn reset_on_close(&self) {
+        if let Io::Tcp(stream) = &self.io {
+            // Where it fails, the connection is gone.
+            let _ = stream.set_zero_linger();
+        }
+    }
+
+    /// Sends `before`, then `len` bytes of `file` from `offset`; returns how many bytes the socket took.
+    ///
+    /// # Errors
+    /// `Unsupported`, and nothing was sent: the file must go by address. `UnexpectedEof` where it is shorter.
+    pub(super) fn poll_send_file(
+        &self,
+        cx: &mut Context<'_>,
+        before: &[IoSlice<'_>],
+        file: &File,
+        offset: u64,
+        len: usize,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let sent = match &self.io {
+                Io::Tcp(stream) => {
+                    ready!(stream.poll_write_ready(cx))?;
+                    let send = || send_file(stream.as_fd(), before, file, offset, len);
+                    stream.try_io(Interest::WRITABLE, send)
+                }
+                Io::Unix(stream) => {
+                    ready!(stream.poll_write_ready(cx))?;
+                    let send = || send_file(stream.as_fd(), before, file, offset, len);
+                    stream.try_io(Interest::WRITABLE, send)
+                }
+            };
+            // An explicit EAGAIN alone says that the socket is full: a call may end early for other reasons,
+            // and a readiness cleared for nothing would wait for an edge that never comes.
+            if !matches!(&sent, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
+                return Poll::Ready(sent);
+            }
+        }
+    }
+}
+
+fn send_file(
+    socket: BorrowedFd<'_>,
+    before: &[IoSlice<'_>],
+    file: &File,
+    mut offset: u64,
+    len: usize,
+) -> io::Result<usize> {
+    let before_len: usize = before.iter().map(|slice| slice.len()).sum();
+    if before_len > 0 {
+        let flags = SendFlags::MORE | SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        let taken = sendmsg(socket, before, &mut SendAncillaryBuffer::default(), flags)?;
+        if taken < before_len {
+            return Ok(taken);
+        }
+    }
+    match rustix::fs::sendfile(socket, file, Some(&mut offset), len) {
+        Ok(sent) if sent > 0 => Ok(before_len + sent),
+        // The next call says it again: what was sent must be told first.
+        _ if before_len > 0 => Ok(before_len),
+        Ok(_) => Err(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            "the file is shorter than when it was opened",
+        )),
+        // Of a file system that cannot splice.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// `io` with `$name` for whichever stream it is.
+macro_rules! each {
+    ($io:expr, $name:ident => $work:expr) => {
+        match $io {
+            Io::Tcp($name) => $work,
+            Io::Unix($name) => $work,
+        }
+    };
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.ahead.has_remaining() {
+            let len = buf.remaining().min(self.ahead.len());
+            buf.put_slice(&self.ahead[..len]);
+            self.ahead.advance(len);
+            return Poll::Ready(Ok(()));
+        }
+        each!(&mut self.io, stream => Pin::new(stream).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        each!(&mut self.io, stream => Pin::new(stream).poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        each!(&mut self.io, stream => Pin::new(stream).poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        each!(&self.io, stream => stream.is_write_vectored())
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(&mut self.io, stream => Pin::new(stream).poll_flush(cx))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(&mut self.io, stream => Pin::new(stream).poll_shutdown(cx))
+    }
+}

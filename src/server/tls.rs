@@ -1,0 +1,200 @@
+//! TLS 1.3 and 1.2 by rustls: several certificates, chosen by the name that the client asks for, and read anew
+//! without touching a connection.
+
+use std::{
+    collections::HashMap,
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, RwLock},
+};
+
+use rustls::{
+    ServerConfig,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::{ClientHello, ResolvesServerCert},
+    sign::CertifiedKey,
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+use super::socket::Socket;
+use crate::error::{Error, Result};
+
+/// The protocols that a client may choose from, by preference (RFC 7301).
+const ALPN_HTTP2: &[u8] = b"h2";
+const ALPN_HTTP1: &[u8] = b"http/1.1";
+
+/// A certificate's files, both PEM.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CertificateFiles {
+    /// The certificate, then those that vouch for it.
+    pub chain: PathBuf,
+    /// Its private key: PKCS #8, PKCS #1 or SEC 1.
+    pub key: PathBuf,
+}
+
+/// What TLS listeners share. Cheap to clone.
+#[derive(Clone)]
+pub struct Tls {
+    acceptor: TlsAcceptor,
+    certificates: Arc<Certificates>,
+    files: Arc<[CertificateFiles]>,
+    /// Of the files that were read last, whether or not they were any good.
+    stamps: Arc<Mutex<Vec<Stamp>>>,
+}
+
+/// What changes when a file is written or replaced: device, inode, length, time of the change.
+type Stamp = Option<(u64, u64, u64, i64, i64)>;
+
+#[derive(Debug)]
+struct Certificates(RwLock<Arc<Loaded>>);
+
+#[derive(Debug)]
+struct Loaded {
+    /// By lower-case name; `*.` at the front stands for one label.
+    by_name: HashMap<String, Arc<CertifiedKey>>,
+    /// For clients that ask for no name, or another one.
+    first: Arc<CertifiedKey>,
+}
+
+impl Tls {
+    /// Reads the certificates. The first one is the default. Blocking.
+    ///
+    /// # Errors
+    /// `InvalidArgument`: which file, and what is wrong with it.
+    pub fn load(files: &[CertificateFiles]) -> Result<Self> {
+        let stamps = stamps(files);
+        let certificates = Arc::new(Certificates(RwLock::new(Arc::new(Loaded::read(files)?))));
+        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(Error::internal)?
+            .with_no_client_auth()
+            .with_cert_resolver(certificates.clone());
+        config.alpn_protocols = vec![ALPN_HTTP2.to_vec(), ALPN_HTTP1.to_vec()];
+        // Clients resume by tickets: the server remembers no session.
+        config.ticketer = ring::Ticketer::new().map_err(Error::internal)?;
+        Ok(Self {
+            acceptor: TlsAcceptor::from(Arc::new(config)),
+            certificates,
+            files: files.into(),
+            stamps: Arc::new(Mutex::new(stamps)),
+        })
+    }
+
+    /// Reads the certificates again; connections to come get the new ones. Blocking.
+    ///
+    /// # Errors
+    /// As [`Tls::load`]; the ones in force stay.
+    pub fn reload(&self) -> Result<()> {
+        *self.stamps() = stamps(&self.files);
+        let loaded = Arc::new(Loaded::read(&self.files)?);
+        *self
+            .certificates
+            .0
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = loaded;
+        Ok(())
+    }
+
+    /// Whether a file is another one than at the last reading. Blocking.
+    pub fn is_changed(&self) -> bool {
+        *self.stamps() != stamps(&self.files)
+    }
+
+    /// The handshake.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the connection.
+    pub(super) async fn accept(&self, socket: Socket) -> io::Result<TlsStream<Socket>> {
+        self.acceptor.accept(socket).await
+    }
+
+    fn stamps(&self) -> std::sync::MutexGuard<'_, Vec<Stamp>> {
+        self.stamps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether the client chose HTTP/2 in the handshake.
+pub(super) fn is_http2(stream: &TlsStream<Socket>) -> bool {
+    stream.get_ref().1.alpn_protocol() == Some(ALPN_HTTP2)
+}
+
+impl Loaded {
+    fn read(files: &[CertificateFiles]) -> Result<Self> {
+        let mut by_name = HashMap::new();
+        let mut first = None;
+        for CertificateFiles { chain, key } in files {
+            let certified = Arc::new(read_one(chain, key)?);
+            for name in names(&certified, chain)? {
+                // Of two for one name, the one that is listed first.
+                by_name.entry(name).or_insert_with(|| certified.clone());
+            }
+            first.get_or_insert(certified);
+        }
+        let first = first.ok_or_else(|| Error::invalid("tls.certificates: none is given"))?;
+        Ok(Self { by_name, first })
+    }
+
+    fn find(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
+        let name = name.to_ascii_lowercase();
+        let wildcard = || Some(format!("*{}", &name[name.find('.')?..]));
+        self.by_name
+            .get(&name)
+            .or_else(|| self.by_name.get(&wildcard()?))
+    }
+}
+
+fn read_one(chain: &Path, key: &Path) -> Result<CertifiedKey> {
+    let at = |path: &Path, what: &dyn std::fmt::Display| {
+        Error::invalid(format!("tls.certificates: {}: {what}", path.display()))
+    };
+    let certificates: Vec<_> = CertificateDer::pem_file_iter(chain)
+        .and_then(Iterator::collect)
+        .map_err(|error| at(chain, &error))?;
+    if certificates.is_empty() {
+        return Err(at(chain, &"there is no certificate in it"));
+    }
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| at(key, &error))?;
+    // Also says whether the two belong together.
+    CertifiedKey::from_der(certificates, private, &ring::default_provider())
+        .map_err(|error| at(key, &error))
+}
+
+/// The DNS names that a certificate is for.
+fn names(certified: &CertifiedKey, chain: &Path) -> Result<Vec<String>> {
+    let end_entity = certified.end_entity_cert().map_err(Error::internal)?;
+    let parsed = webpki::EndEntityCert::try_from(end_entity).map_err(|error| {
+        Error::invalid(format!("tls.certificates: {}: {error}", chain.display()))
+    })?;
+    Ok(parsed
+        .valid_dns_names()
+        .map(str::to_ascii_lowercase)
+        .collect())
+}
+
+fn stamps(files: &[CertificateFiles]) -> Vec<Stamp> {
+    let stamp = |path: &PathBuf| {
+        let metadata = fs::metadata(path).ok()?;
+        Some((
+            metadata.dev(),
+            metadata.ino(),
+            metadata.len(),
+            metadata.mtime(),
+            metadata.mtime_nsec(),
+        ))
+    };
+    files
+        .iter()
+        .flat_map(|files| [stamp(&files.chain), stamp(&files.key)])
+        .collect()
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let loaded = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let found = hello.server_name().and_then(|name| loaded.find(name));
+        Some(found.unwrap_or(&loaded.first).clone())
+    }
+}

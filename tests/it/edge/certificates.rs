@@ -1,0 +1,101 @@
+//! Certificates made for a test, and a client that says which one it was shown.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, StreamOwned,
+    crypto::ring,
+    pki_types::{CertificateDer, ServerName},
+};
+
+/// A certificate that vouches for itself, in a directory.
+pub struct Certificate {
+    pub chain: PathBuf,
+    pub key: PathBuf,
+    pub der: CertificateDer<'static>,
+}
+
+impl Certificate {
+    /// Writes `<name>.pem` and `<name>.key`, for these DNS names; replaces what is there.
+    pub fn write(directory: &Path, name: &str, names: &[&str]) -> Self {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let made = rcgen::generate_simple_self_signed(names).expect("a certificate");
+        let path = |extension: &str| directory.join(format!("{name}.{extension}"));
+        let (chain, key) = (path("pem"), path("key"));
+        std::fs::write(&chain, made.cert.pem()).expect("a file");
+        std::fs::write(&key, made.signing_key.serialize_pem()).expect("a file");
+        Self {
+            chain,
+            key,
+            der: made.cert.der().clone(),
+        }
+    }
+
+    /// As the configuration has it.
+    pub fn toml(&self) -> String {
+        format!(
+            "{{ chain = \"{}\", key = \"{}\" }}",
+            self.chain.display(),
+            self.key.display()
+        )
+    }
+}
+
+/// One server with these certificates, over plain HTTP first and then TLS.
+pub fn configuration(certificates: &[&Certificate], more: &str) -> String {
+    let certificates: Vec<String> = certificates.iter().map(|one| one.toml()).collect();
+    format!(
+        "{more}\n[server]\nlisten = [\"127.0.0.1:0\", \"tls:127.0.0.1:0\"]\nheader_timeout_seconds = 2\n\
+         [tls]\ncertificates = [{}]\n",
+        certificates.join(", ")
+    )
+}
+
+pub type Stream = StreamOwned<ClientConnection, TcpStream>;
+
+/// A handshake for `name`, believing `root` alone.
+pub fn connect(
+    address: SocketAddr,
+    name: &str,
+    root: &Certificate,
+    alpn: &[&str],
+) -> std::io::Result<Stream> {
+    let mut roots = RootCertStore::empty();
+    roots.add(root.der.clone()).expect("a root");
+    let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+    let name = ServerName::try_from(name.to_owned()).expect("a name");
+    let connection = ClientConnection::new(Arc::new(config), name).expect("a client");
+    let tcp = TcpStream::connect(address)?;
+    tcp.set_read_timeout(Some(Duration::from_secs(60)))?;
+    let mut stream = StreamOwned::new(connection, tcp);
+    while stream.conn.is_handshaking() {
+        stream.conn.complete_io(&mut stream.sock)?;
+    }
+    Ok(stream)
+}
+
+/// The health check, over a stream that is kept.
+pub fn healthy(stream: &mut Stream) -> bool {
+    stream
+        .write_all(b"GET /healthz HTTP/1.1\r\nHost: files.test\r\n\r\n")
+        .expect("sent");
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"}") {
+        let mut bytes = [0; 4096];
+        let read = stream.read(&mut bytes).expect("an answer");
+        assert_ne!(read, 0, "closed");
+        answer.extend_from_slice(&bytes[..read]);
+    }
+    answer.starts_with(b"HTTP/1.1 200")
+}

@@ -1,0 +1,24 @@
+//! What stands between the internet and HTTP/1: TLS, HTTP/2, proxies, socket files.
+
+mod certificates;
+mod frames;
+mod http2;
+mod http2_bounds;
+mod proxy_protocol;
+mod sockets;
+mod tls;
+
+use std::process::Command;
+
+/// Runs curl; its standard output, and what `--write-out` says on standard error.
+#[track_caller]
+fn curl(args: &[&str]) -> Vec<u8> {
+    let output = Command::new("curl")
+        .args(["--silent", "--show-error", "--max-time", "60"])
+        .args(args)
+        .output()
+        .expect("curl is installed");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "curl {args:?}: {said}");
+    output.stdout
+}

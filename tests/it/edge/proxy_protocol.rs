@@ -1,0 +1,104 @@
+//! PROXY headers through the socket: who is believed, and what becomes of the rest. Every field that may be
+//! wrong: `src/server/proxy_protocol/tests.rs`.
+
+use crate::support::{BASE, Connection, TestServer, head, open_from};
+
+const TRUSTED: &str = "[server]\nlisten = [\"127.0.0.1:0\", \"proxy:127.0.0.1:0\"]\n\
+    proxy_protocol_from = [\"127.0.0.1\"]\nheader_timeout_seconds = 2\n\
+    [limits]\ncalls_per_second = 1\ncalls_burst = 2\n";
+
+fn behind(server: &TestServer) -> std::net::SocketAddr {
+    server.endpoints[1].address().unwrap()
+}
+
+/// A connection that begins with `first`, and one call on it: its status, or none where it is closed.
+fn call(server: &TestServer, first: &[u8], headers: &[(&str, &str)]) -> Option<u16> {
+    let token = format!("Bearer {}", server.token("alice"));
+    let path = format!("{BASE}/chatfiles/00000000-0000-7000-8000-000000000000");
+    let mut all = vec![("Authorization", token.as_str())];
+    all.extend_from_slice(headers);
+    let mut connection = Connection::open(behind(server));
+    let bytes = [first, &head("GET", &path, &all, None)].concat();
+    // Closed at once, the write may fail.
+    let _ = connection.send(&bytes);
+    connection.answer("GET").ok().map(|answer| answer.status)
+}
+
+fn v2(source: [u8; 4]) -> Vec<u8> {
+    let mut bytes = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();
+    bytes.extend(source);
+    bytes.extend([10, 0, 0, 1, 0x30, 0x39, 0, 80]);
+    bytes
+}
+
+#[test]
+fn each_client_that_a_trusted_proxy_names_has_its_own_rate() {
+    let server = TestServer::with(TRUSTED);
+    let text = b"PROXY TCP4 192.0.2.1 10.0.0.1 12345 80\r\n";
+    assert_eq!(call(&server, text, &[]), Some(404));
+    // The same client, said otherwise.
+    assert_eq!(call(&server, &v2([192, 0, 2, 1]), &[]), Some(404));
+    assert_eq!(call(&server, text, &[]), Some(503));
+    // A client's own header says nothing, since it is no trusted proxy.
+    assert_eq!(
+        call(&server, text, &[("X-Forwarded-For", "192.0.2.9")]),
+        Some(503)
+    );
+    assert_eq!(call(&server, &v2([192, 0, 2, 2]), &[]), Some(404));
+    // The proxy for itself, which is one client like any other.
+    assert_eq!(call(&server, b"PROXY UNKNOWN\r\n", &[]), Some(404));
+}
+
+#[test]
+fn a_connection_without_a_header_or_with_a_bad_one_is_closed_without_an_answer() {
+    let server = TestServer::with(TRUSTED);
+    for first in [
+        &b""[..],
+        b"PROXY TCP4 192.0.2.256 10.0.0.1 12345 80\r\n",
+        b"PROXY TCP4 192.0.2.1 10.0.0.1 12345 80\n",
+        b"\r\n\r\n\0\r\nQUIT\n\x21\x12\0\x0c012345678901",
+        b"\x16\x03\x01",
+    ] {
+        assert_eq!(call(&server, first, &[]), None, "{first:?}");
+    }
+    // One that does not end in time.
+    let mut slow = Connection::open(behind(&server));
+    slow.send(b"PROXY TCP4 192.0").unwrap();
+    assert!(slow.rest().is_empty());
+    assert_eq!(server.request("GET", "/healthz", &[], b"").status, 200);
+}
+
+#[test]
+fn who_is_not_trusted_cannot_say_who_it_is() {
+    let server = TestServer::with(TRUSTED);
+    let mut other = open_from(behind(&server), "127.0.0.2".parse().unwrap(), None);
+    let _ = other.send(
+        b"PROXY TCP4 192.0.2.1 10.0.0.1 12345 80\r\nGET /healthz HTTP/1.1\r\nHost: x\r\n\r\n",
+    );
+    assert!(other.rest().is_empty());
+    // On a listener that does not say so, it is no HTTP.
+    let mut plain = server.connect();
+    plain
+        .send(b"PROXY TCP4 192.0.2.1 10.0.0.1 12345 80\r\n\r\n")
+        .unwrap();
+    assert!(plain.rest().starts_with(b"HTTP/1.1 400"));
+}
+
+#[test]
+fn a_header_that_comes_byte_by_byte_is_read_and_what_follows_is_the_clients() {
+    let server = TestServer::with(TRUSTED);
+    for first in [
+        b"PROXY TCP6 2001:db8::7 ::1 12345 80\r\n".to_vec(),
+        v2([192, 0, 2, 3]),
+    ] {
+        let mut connection = Connection::open(behind(&server));
+        for byte in first {
+            connection.send(&[byte]).unwrap();
+        }
+        for byte in b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" {
+            connection.send(&[*byte]).unwrap();
+        }
+        assert_eq!(connection.answer("GET").unwrap().status, 200);
+        assert_eq!(connection.request("GET", "/healthz", &[], b"").status, 200);
+    }
+}

@@ -1,0 +1,73 @@
+//! A socket file as a listener, for a proxy on the same machine.
+
+use std::{
+    io::{Read, Write},
+    os::unix::net::UnixStream,
+};
+
+use super::curl;
+use crate::support::{BASE, Random, TestServer};
+
+#[test]
+fn a_proxy_on_the_same_machine_comes_over_a_socket_file_and_says_who_the_client_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("http");
+    let toml = format!(
+        "[server]\nlisten = [\"127.0.0.1:0\", \"unix:{}\"]\n\
+         [limits]\ncalls_per_second = 1\ncalls_burst = 2\n",
+        path.display()
+    );
+    let server = TestServer::with(&toml);
+    let socket = path.to_str().unwrap();
+    let token = format!("Authorization: Bearer {}", server.token("alice"));
+    let status = |client: &str| {
+        let from = format!("X-Forwarded-For: {client}");
+        let url = format!("http://localhost{BASE}/chatfiles/00000000-0000-7000-8000-000000000000");
+        let args = [
+            "--unix-socket",
+            socket,
+            "--header",
+            &token,
+            "--header",
+            &from,
+            "--output",
+            "/dev/null",
+            "--write-out",
+            "%{http_code}",
+            &url,
+        ];
+        String::from_utf8(curl(&args)).unwrap()
+    };
+    // Each client has its own rate: the socket is not one client.
+    assert_eq!([status("192.0.2.1"), status("192.0.2.1")], ["404", "404"]);
+    assert_eq!(status("192.0.2.1"), "503");
+    assert_eq!(status("192.0.2.2"), "404");
+}
+
+#[test]
+fn files_go_over_a_socket_file_as_they_are() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("http");
+    let toml = format!(
+        "[server]\nlisten = [\"127.0.0.1:0\", \"unix:{}\"]\n",
+        path.display()
+    );
+    let server = TestServer::with(&toml);
+    let bytes = Random::new().bytes(5 << 20);
+    let id = server.store_file("a.bin", "application/octet-stream", &bytes);
+    let request = format!(
+        "GET {BASE}/chatfiles/{id} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nConnection: close\r\n\r\n",
+        server.token("alice")
+    );
+    // A byte at a time at first, as nobody sends it and everybody may.
+    let mut stream = UnixStream::connect(&path).unwrap();
+    for byte in &request.as_bytes()[..10] {
+        stream.write_all(&[*byte]).unwrap();
+    }
+    stream.write_all(&request.as_bytes()[10..]).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    assert!(answer.ends_with(&bytes));
+    drop(server);
+    assert!(UnixStream::connect(&path).is_err());
+}

@@ -1,0 +1,227 @@
+//! TLS: real clients, several certificates, and new ones while clients are served.
+
+use std::io::{Read, Write};
+
+use super::{
+    certificates::{Certificate, Stream, configuration, connect, healthy},
+    curl,
+};
+use crate::support::{
+    BASE, Connection, Form, Random, TestServer, eventually,
+    process::{Process, hangup, poll},
+};
+
+struct Served {
+    server: TestServer,
+    certificate: Certificate,
+    _directory: tempfile::TempDir,
+}
+
+fn served() -> Served {
+    let directory = tempfile::tempdir().unwrap();
+    let certificate = Certificate::write(directory.path(), "first", &["files.test"]);
+    let server = TestServer::with(&configuration(&[&certificate], ""));
+    Served {
+        server,
+        certificate,
+        _directory: directory,
+    }
+}
+
+impl Served {
+    fn address(&self) -> std::net::SocketAddr {
+        self.server.endpoints[1].address().unwrap()
+    }
+
+    /// curl over TLS with these options, to a path.
+    fn curl(&self, options: &[&str], path: &str) -> Vec<u8> {
+        let port = self.address().port();
+        let resolve = format!("files.test:{port}:127.0.0.1");
+        let url = format!("https://files.test:{port}{path}");
+        let token = format!("Authorization: Bearer {}", self.server.token("alice"));
+        let chain = self.certificate.chain.to_str().unwrap();
+        let mut args = vec!["--cacert", chain, "--resolve", &resolve, "--header", &token];
+        args.extend(options);
+        args.push(&url);
+        curl(&args)
+    }
+}
+
+#[test]
+fn curl_uploads_and_downloads_by_every_version_of_tls_and_of_http() {
+    let served = served();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("a.bin");
+    let bytes = Random::new().bytes(3_000_000);
+    std::fs::write(&file, &bytes).unwrap();
+    let form = format!("file=@{}", file.display());
+    for versions in [
+        ["--tlsv1.2", "--tls-max", "1.2"],
+        ["--tlsv1.3", "--tls-max", "1.3"],
+    ] {
+        for http in ["--http1.1", "--http2"] {
+            let options = [&versions[..], &[http]].concat();
+            let uploaded = [&options[..], &["--form", &form]].concat();
+            let answer = served.curl(&uploaded, &format!("{BASE}/chatfiles"));
+            let json: serde_json::Value = serde_json::from_slice(&answer).unwrap();
+            let uri = json["uri"].as_str().unwrap();
+            assert!(uri.starts_with("https://files.test:"), "{uri}");
+            let id = json["entities"][0]["uuid"].as_str().unwrap();
+            let path = format!("{BASE}/chatfiles/{id}");
+            assert!(served.curl(&options, &path) == bytes, "{options:?}");
+            let range = [&options[..], &["--range", "1000000-1999999"]].concat();
+            assert!(served.curl(&range, &path) == bytes[1_000_000..2_000_000]);
+            let version = [
+                &options[..],
+                &["--output", "/dev/null", "--write-out", "%{http_version}"],
+            ];
+            let version = served.curl(&version.concat(), &path);
+            assert_eq!(version, if http == "--http2" { &b"2"[..] } else { b"1.1" });
+        }
+    }
+}
+
+#[test]
+fn the_certificate_is_the_one_for_the_name_that_the_client_asks_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, names: &[&str]| Certificate::write(directory.path(), name, names);
+    let a = write("a", &["a.test", "also-a.test"]);
+    let b = write("b", &["b.test", "*.b.test"]);
+    let server = TestServer::with(&configuration(&[&a, &b], ""));
+    let address = server.endpoints[1].address().unwrap();
+    for (name, right, wrong) in [
+        ("a.test", &a, &b),
+        ("also-a.test", &a, &b),
+        ("b.test", &b, &a),
+        ("B.Test", &b, &a),
+        ("x.b.test", &b, &a),
+    ] {
+        let mut stream = connect(address, name, right, &[]).unwrap();
+        assert!(healthy(&mut stream), "{name}");
+        assert!(connect(address, name, wrong, &[]).is_err(), "{name}");
+    }
+    // One label alone; and another name is shown the first certificate, which is not for it.
+    for name in ["x.y.b.test", "c.test"] {
+        for root in [&a, &b] {
+            assert!(connect(address, name, root, &[]).is_err(), "{name}");
+        }
+    }
+}
+
+#[test]
+fn new_certificates_are_taken_while_old_connections_go_on_and_bad_ones_are_not() {
+    let served = served();
+    let address = served.address();
+    let directory = served.certificate.chain.parent().unwrap();
+    let mut kept = connect(address, "files.test", &served.certificate, &[]).unwrap();
+    assert!(healthy(&mut kept));
+    // A key that belongs to another certificate: the old ones stay.
+    let good = std::fs::read(&served.certificate.key).unwrap();
+    let other = Certificate::write(directory, "other", &["files.test"]);
+    std::fs::copy(&other.key, &served.certificate.key).unwrap();
+    let error = served.server.reloader().certificates().unwrap_err();
+    assert!(
+        error.public_text().unwrap().contains("first.key"),
+        "{error}"
+    );
+    assert!(connect(address, "files.test", &served.certificate, &[]).is_ok());
+    std::fs::write(&served.certificate.key, good).unwrap();
+    // A new pair, seen by itself within seconds.
+    let new = Certificate::write(directory, "first", &["files.test"]);
+    eventually("the new certificate is shown", || {
+        connect(address, "files.test", &new, &[]).is_ok()
+    });
+    assert!(connect(address, "files.test", &served.certificate, &[]).is_err());
+    assert!(healthy(&mut kept), "a connection of before goes on");
+}
+
+#[test]
+fn a_hangup_reads_certificates_anew_and_no_request_fails_meanwhile() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = Certificate::write(directory.path(), "first", &["files.test"]);
+    let config = directory.path().join("chatfiles.toml");
+    std::fs::write(&config, configuration(&[&first], "")).unwrap();
+    let store = directory.path().join("data");
+    let config = config.to_str().unwrap();
+    let flags = [
+        "--config",
+        config,
+        "--listen",
+        "127.0.0.1:0",
+        "--listen",
+        "tls:127.0.0.1:0",
+    ];
+    let server = Process::start(&store, &flags);
+    let address = server.listening("https://");
+    let mut known = vec![first];
+    for round in 0..5 {
+        // Clients that connect all the time meet the old one or the new one, and never an error.
+        let new = Certificate::write(directory.path(), "new", &["files.test"]);
+        let old = known.last().unwrap();
+        std::fs::copy(&new.chain, &old.chain).unwrap();
+        std::fs::copy(&new.key, &old.key).unwrap();
+        hangup(server.pid());
+        let is_known = |one: &Certificate| match connect(address, "files.test", one, &[]) {
+            Ok(mut stream) => healthy(&mut stream),
+            Err(_) => false,
+        };
+        poll("the new certificate", || {
+            let is_new = is_known(&new);
+            assert!(is_new || is_known(old) || is_known(&new), "round {round}");
+            is_new
+        });
+        known.push(Certificate {
+            chain: old.chain.clone(),
+            key: old.key.clone(),
+            der: new.der,
+        });
+    }
+}
+
+#[test]
+fn what_is_no_tls_and_a_handshake_that_does_not_end_are_closed() {
+    let served = served();
+    let mut plain = Connection::open(served.address());
+    plain
+        .send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        .unwrap();
+    let answer = plain.rest();
+    assert!(!answer.starts_with(b"HTTP/"), "{answer:?}");
+    // Within `header_timeout_seconds`, and not a moment longer than it takes.
+    let mut silent = Connection::open(served.address());
+    silent.send(&[0x16, 3, 1]).unwrap();
+    assert!(silent.rest().is_empty());
+    assert_eq!(
+        served.server.request("GET", "/healthz", &[], b"").status,
+        200
+    );
+}
+
+#[test]
+fn a_file_that_was_cut_by_somebody_else_ends_that_answer_and_not_the_server() {
+    let served = served();
+    let bytes = Random::new().bytes(2 << 20);
+    let id = served
+        .server
+        .store_file("a.bin", "application/octet-stream", &bytes);
+    let path = format!("{BASE}/chatfiles/{id}");
+    assert!(served.curl(&[], &path) == bytes);
+    let object = served.server.files_in("objects").pop().unwrap();
+    let object = std::fs::OpenOptions::new()
+        .write(true)
+        .open(served.server.store.join("objects").join(object))
+        .unwrap();
+    object.set_len(1 << 20).unwrap();
+    let token = format!("Bearer {}", served.server.token("alice"));
+    let mut stream = connect(served.address(), "files.test", &served.certificate, &[]).unwrap();
+    let request =
+        format!("GET {path} HTTP/1.1\r\nHost: files.test\r\nAuthorization: {token}\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut received = Vec::new();
+    let _ = stream.read_to_end(&mut received);
+    assert!(received.starts_with(b"HTTP/1.1 200") && received.len() < 2 << 20);
+    assert_eq!(
+        served.server.request("GET", "/healthz", &[], b"").status,
+        200
+    );
+}
