@@ -1,6 +1,7 @@
 //! The operator's listener: what it answers, what it counts, and who sees it.
 
 mod counts;
+mod dashboard;
 mod probes;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,0 +1,307 @@
+//! The dashboard and the alarms of `deploy/` ask for nothing that a server does not show.
+//!
+//! Not an evaluator: an expression is read for the names in it, of series, labels and their values.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
+
+use chatfiles::metrics::Route;
+use serde_json::Value;
+
+use super::{OPERATOR, use_everything};
+use crate::support::{Exposition, TestServer};
+
+/// What Prometheus itself knows.
+const OF_PROMETHEUS: [&str; 1] = ["up"];
+/// The labels that a scrape adds.
+const OF_THE_SCRAPE: [&str; 2] = ["instance", "job"];
+/// The functions and aggregations in use.
+const FUNCTIONS: [&str; 6] = [
+    "sum",
+    "min",
+    "rate",
+    "histogram_quantile",
+    "predict_linear",
+    "vector",
+];
+const OPERATORS: [&str; 3] = ["and", "or", "unless"];
+
+fn document(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// By series, the values of each of its labels.
+type Shown = BTreeMap<String, BTreeMap<String, BTreeSet<String>>>;
+
+fn shown(scrape: &Exposition) -> Shown {
+    let mut shown = Shown::new();
+    for series in scrape.samples.keys() {
+        let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+        let of_series = shown.entry(name.to_owned()).or_default();
+        let labels = labels.trim_end_matches('}').trim_end_matches('"');
+        for label in labels.split("\",").filter(|label| !label.is_empty()) {
+            let (name, value) = label.split_once("=\"").unwrap();
+            let values = of_series.entry(name.to_owned()).or_default();
+            values.insert(value.to_owned());
+        }
+    }
+    for labels in shown.values_mut() {
+        if let Some(routes) = labels.get_mut("route") {
+            // Shown from their first request on.
+            routes.extend(Route::ALL.iter().map(|route| route.name().to_owned()));
+        }
+    }
+    shown
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Word {
+    Name(String),
+    Text(String),
+    Mark(char),
+}
+
+/// Names, texts in quotes, and everything else by its character; without durations in brackets.
+fn words(expression: &str) -> Vec<Word> {
+    let mut words = Vec::new();
+    let mut rest = expression;
+    while let Some(first) = rest.chars().next() {
+        let of_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let len = match first {
+            '"' => {
+                let len = rest[1..].find('"').expect("quotes are closed");
+                words.push(Word::Text(rest[1..=len].to_owned()));
+                len + 2
+            }
+            '[' => rest.find(']').expect("brackets are closed") + 1,
+            c if c.is_ascii_digit() => rest
+                .find(|c: char| !c.is_ascii_digit() && c != '.')
+                .unwrap_or(rest.len()),
+            c if of_name(c) => {
+                let len = rest.find(|c| !of_name(c)).unwrap_or(rest.len());
+                words.push(Word::Name(rest[..len].to_owned()));
+                len
+            }
+            c => {
+                if !c.is_whitespace() {
+                    words.push(Word::Mark(c));
+                }
+                c.len_utf8()
+            }
+        };
+        rest = &rest[len..];
+    }
+    words
+}
+
+/// What of an expression no server shows.
+fn unknown(expression: &str, shown: &Shown) -> Vec<String> {
+    let words = words(expression);
+    let end_of = |from: usize, mark: char| {
+        let rest = words[from..].iter();
+        from + rest.take_while(|word| **word != Word::Mark(mark)).count()
+    };
+    let (mut found, mut grouped, mut asked) = (Vec::new(), Vec::new(), BTreeSet::new());
+    let mut at = 0;
+    while at < words.len() {
+        let Word::Name(name) = &words[at] else {
+            at += 1;
+            continue;
+        };
+        let follows = |mark| words.get(at + 1) == Some(&Word::Mark(mark));
+        if name == "by" {
+            // A list of labels follows.
+            let end = end_of(at, ')');
+            grouped.extend(words[at + 1..end].iter().filter_map(|word| match word {
+                Word::Name(label) => Some(label.clone()),
+                _ => None,
+            }));
+            at = end;
+        } else if OPERATORS.contains(&&**name) || OF_PROMETHEUS.contains(&&**name) {
+            at = if follows('{') {
+                end_of(at, '}')
+            } else {
+                at + 1
+            };
+        } else if follows('(') || words.get(at + 1) == Some(&Word::Name("by".into())) {
+            if !FUNCTIONS.contains(&&**name) {
+                found.push(format!("the function {name}"));
+            }
+            at += 1;
+        } else if let Some(labels) = shown.get(name) {
+            asked.extend(labels.keys().cloned());
+            if follows('{') {
+                let end = end_of(at, '}');
+                found.extend(unmatched(name, &words[at + 2..end], labels));
+                at = end;
+            }
+            at += 1;
+        } else {
+            found.push(format!("the series {name}"));
+            at += 1;
+        }
+    }
+    grouped.retain(|label| !asked.contains(label) && !OF_THE_SCRAPE.contains(&&**label));
+    found.extend(grouped.iter().map(|label| format!("the label {label}")));
+    found
+}
+
+/// The matchers between braces: labels of the series, and values that it may have.
+fn unmatched(
+    series: &str,
+    matchers: &[Word],
+    labels: &BTreeMap<String, BTreeSet<String>>,
+) -> Vec<String> {
+    let mut found = Vec::new();
+    for matcher in matchers.split(|word| *word == Word::Mark(',')) {
+        let (Some(Word::Name(label)), Some(Word::Text(value))) = (matcher.first(), matcher.last())
+        else {
+            found.push(format!("{series}: {matcher:?}"));
+            continue;
+        };
+        if OF_THE_SCRAPE.contains(&&**label) {
+            continue;
+        }
+        let Some(values) = labels.get(label) else {
+            found.push(format!("{series}: the label {label}"));
+            continue;
+        };
+        // Which statuses there are depends on what was asked.
+        let is_status = |value: &str| label == "status" && value.len() == 3;
+        for value in value.split('|') {
+            if !values.contains(value) && !is_status(value) {
+                found.push(format!("{series}: {label} = {value}"));
+            }
+        }
+    }
+    found
+}
+
+/// Every `expr` of the dashboard, at whatever depth.
+fn expressions_in(value: &Value, found: &mut Vec<String>) {
+    match value {
+        Value::Object(members) => {
+            for (name, value) in members {
+                match value.as_str().filter(|_| name == "expr") {
+                    Some(expression) => found.push(expression.to_owned()),
+                    None => expressions_in(value, found),
+                }
+            }
+        }
+        Value::Array(values) => values.iter().for_each(|value| expressions_in(value, found)),
+        _ => {}
+    }
+}
+
+fn dashboard() -> Vec<String> {
+    let dashboard: Value =
+        serde_json::from_str(&document("deploy/grafana/chatfiles.json")).unwrap();
+    let mut found = Vec::new();
+    expressions_in(&dashboard, &mut found);
+    for variable in dashboard["templating"]["list"].as_array().unwrap() {
+        let query = variable["query"]["query"].as_str();
+        if let Some(series) = query.and_then(|query| query.strip_prefix("label_values(")) {
+            found.push(series.split(',').next().unwrap().to_owned());
+        }
+    }
+    found
+}
+
+/// What stands behind `key` in the lines of the alarms.
+fn in_alarms(key: &str) -> Vec<String> {
+    let text = document("deploy/prometheus/alerts.yml");
+    let lines = text.lines().map(str::trim);
+    let found = lines.filter_map(|line| line.strip_prefix(key));
+    found.map(str::to_owned).collect()
+}
+
+#[test]
+fn the_dashboard_and_the_alarms_ask_for_what_is_shown() {
+    let server = TestServer::with(OPERATOR);
+    use_everything(&server);
+    let scrape = server.scrape();
+    let shown = shown(&scrape);
+    let (panels, alarms) = (dashboard(), in_alarms("expr: "));
+    assert!(panels.len() > 30, "the dashboard is read");
+    assert_eq!(alarms.len(), in_alarms("- alert: ").len());
+    assert!(alarms.len() > 8, "the alarms are read");
+    let mut names = BTreeSet::new();
+    for expression in panels.iter().chain(&alarms) {
+        let unknown = unknown(expression, &shown);
+        assert!(unknown.is_empty(), "{unknown:?} in {expression}");
+    }
+    for word in panels.iter().flat_map(|expression| words(expression)) {
+        if let Word::Name(name) = word {
+            names.insert(name);
+        }
+    }
+    let is_in_use = |family: &&String| {
+        let suffixes = ["", "_bucket", "_sum", "_count"];
+        suffixes
+            .iter()
+            .any(|suffix| names.contains(&format!("{family}{suffix}")))
+    };
+    let missing: Vec<_> = scrape
+        .families
+        .keys()
+        .filter(|family| !is_in_use(family))
+        .collect();
+    assert!(missing.is_empty(), "on no panel: {missing:?}");
+}
+
+#[test]
+fn the_check_finds_what_is_not_shown() {
+    let server = TestServer::with(OPERATOR);
+    use_everything(&server);
+    let shown = shown(&server.scrape());
+    for (expression, expected) in [
+        (
+            "sum by (route) (rate(chatfiles_http_requests_total[5m])) > 0.5",
+            None,
+        ),
+        (
+            "up{job=\"chatfiles\"} == 0 and chatfiles_open_objects",
+            None,
+        ),
+        (
+            "chatfiles_http_requests",
+            Some("the series chatfiles_http_requests"),
+        ),
+        (
+            "rate(chatfiles_http_request_duration_seconds[5m])",
+            Some("the series chatfiles_http_request_duration_seconds"),
+        ),
+        (
+            "sum by (pool) (rate(chatfiles_http_requests_total[5m]))",
+            Some("the label pool"),
+        ),
+        (
+            "chatfiles_open_objects{pool=\"picture\"}",
+            Some("chatfiles_open_objects: the label pool"),
+        ),
+        (
+            "chatfiles_decode_places{instance=~\"$instance\",pool=\"pictures\"}",
+            Some("chatfiles_decode_places: pool = pictures"),
+        ),
+        (
+            "chatfiles_limiter_refusals_total{route=~\"lanying_form|form\"}",
+            Some("chatfiles_limiter_refusals_total: route = form"),
+        ),
+        ("summ(chatfiles_open_objects)", Some("the function summ")),
+    ] {
+        let expected: Vec<_> = expected.into_iter().collect();
+        assert_eq!(unknown(expression, &shown), expected, "{expression}");
+    }
+}
+
+#[test]
+fn the_document_says_of_every_alarm_what_to_do() {
+    let document = document("docs/operations.md");
+    for name in in_alarms("- alert: ") {
+        assert!(document.contains(&format!("`{name}`")), "{name}");
+    }
+}
