@@ -2,7 +2,7 @@
 
 mod reload;
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
 
 use crate::{
     api::Api,
@@ -17,6 +17,7 @@ use crate::{
     server::{
         control,
         endpoint::{Endpoint, Listener},
+        handover::{Estate, Handover, Inherited},
         listener,
         operator::{self, Disk, Operator},
         service::Service,
@@ -53,6 +54,10 @@ pub struct App {
     clock: Clock,
     /// Set by [`App::bind`].
     control: Option<control::Listener>,
+    /// Of the server in whose place this one is put; until it serves.
+    inherited: Option<Inherited>,
+    /// Of the service manager.
+    activated: Vec<(Endpoint, OwnedFd)>,
     /// Keeps the store's lock until the last transfer has ended.
     store: LocalStore,
 }
@@ -76,6 +81,26 @@ impl App {
         wrap: impl FnOnce(LocalStore) -> Arc<dyn Store>,
     ) -> Result<Self> {
         let store = LocalStore::open(&config.store)?;
+        Self::build_on(store, config, clock, wrap)
+    }
+
+    /// The same in the place of a server that runs. It stops once this one does. Blocking.
+    ///
+    /// # Errors
+    /// As [`App::build`].
+    pub fn build_heir(config: Config, clock: Clock, inherited: Inherited) -> Result<Self> {
+        let store = LocalStore::open_with(&config.store, Some(inherited.lock()?))?;
+        let mut app = Self::build_on(store, config, clock, |store| Arc::new(store))?;
+        app.inherited = Some(inherited);
+        Ok(app)
+    }
+
+    fn build_on(
+        store: LocalStore,
+        config: Config,
+        clock: Clock,
+        wrap: impl FnOnce(LocalStore) -> Arc<dyn Store>,
+    ) -> Result<Self> {
         let keys = store.root().join("keys");
         let tenants = Arc::new(config::tenants(
             &config.tenants,
@@ -130,6 +155,8 @@ impl App {
             root: store.root().to_owned(),
             clock,
             control: None,
+            inherited: None,
+            activated: Vec::new(),
             store,
         })
     }
@@ -144,14 +171,42 @@ impl App {
     /// # Errors
     /// Which address cannot be had, and why.
     pub fn bind(&mut self) -> Result<Vec<Listener>> {
-        let listeners = listener::bind(&self.listener.listen)?;
-        if let Some(address) = &mut self.operator {
-            let listener = Listener::bind(&Endpoint::tcp(*address))?;
-            *address = listener.endpoint().plain_address().unwrap_or(*address);
-            self.operator_listeners = vec![listener];
+        if !self.activated.is_empty() {
+            let endpoints = self.activated.iter();
+            self.listener.listen = endpoints.map(|(endpoint, _)| endpoint.clone()).collect();
         }
-        self.control = Some(control::bind(&self.root)?);
+        let Self {
+            inherited,
+            activated,
+            ..
+        } = self;
+        let listeners = listener::bind(&self.listener.listen, |name| {
+            let index = activated
+                .iter()
+                .position(|(endpoint, _)| endpoint.to_string() == name);
+            match index {
+                Some(index) => Some(activated.swap_remove(index).1),
+                None => inherited.as_mut()?.public(name),
+            }
+        })?;
+        if let Some(address) = &mut self.operator {
+            let endpoint = Endpoint::tcp(*address);
+            self.operator_listeners =
+                listener::bind(&[endpoint], |name| inherited.as_mut()?.operator(name))?;
+            let bound = self.operator_listeners[0].endpoint().address();
+            *address = bound.unwrap_or(*address);
+        }
+        self.control = Some(match inherited {
+            Some(inherited) => control::inherit(&self.root, inherited.control()?)?,
+            None => control::bind(&self.root)?,
+        });
         Ok(listeners)
+    }
+
+    /// Takes sockets of the service manager, in the place of the configured ones. To be called before
+    /// [`App::bind`].
+    pub fn activate(&mut self, sockets: Vec<(Endpoint, OwnedFd)>) {
+        self.activated = sockets;
     }
 
     /// What changes the server while it runs.
@@ -185,15 +240,23 @@ impl App {
             "retention",
             sweep_daily(self.root, self.policy, self.clock, shutdown.clone()),
         );
+        let ended = Shutdown::new();
         if let Some(control) = self.control {
             let service = self.service.clone();
             let commands = move |command| take_command(service.clone(), command);
+            let operators = &self.operator_listeners;
+            let handover = Estate::new(&listeners, operators, &control, self.store.lock())
+                .map(|estate| Handover::new(estate, shutdown.clone(), ended.clone()))
+                .inspect_err(|error| tracing::warn!(%error, "nothing can be handed over"))
+                .ok();
             tasks.spawn(
                 "control",
-                control::serve(control, commands, shutdown.clone()),
+                control::serve(control, commands, handover, shutdown.clone()),
             );
         }
-        let ended = Shutdown::new();
+        if let Some(Err(error)) = self.inherited.map(Inherited::ready) {
+            tracing::warn!(%error, "the server before has gone");
+        }
         let operator = Operator {
             metrics: self.metrics.clone(),
             service: self.service.clone(),

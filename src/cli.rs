@@ -30,7 +30,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Serve until SIGTERM or SIGINT (the default)
-    Serve,
+    Serve(ServeArgs),
     /// Print a token, signed with the store's key
     Token(TokenArgs),
     /// Print a store token: opens one file of the Lanying API for an hour, without an access token
@@ -62,6 +62,14 @@ enum Command {
         #[arg(long, default_value_t = 61, value_parser = clap::value_parser!(u64).range(0..=36_500))]
         overlap_days: u64,
     },
+}
+
+#[derive(Args, Default)]
+struct ServeArgs {
+    /// Take the place of the server that runs on this store, without refusing a connection: it serves what it has
+    /// to the end. Where none runs, just serve
+    #[arg(long)]
+    take_over: bool,
 }
 
 #[derive(Args)]
@@ -230,7 +238,10 @@ fn set<T>(setting: &mut Option<T>, over: Option<T>) {
 /// configuration.
 pub fn main() -> ExitCode {
     let Cli { command, settings } = Cli::parse();
-    match run(command.unwrap_or(Command::Serve), settings) {
+    match run(
+        command.unwrap_or(Command::Serve(ServeArgs::default())),
+        settings,
+    ) {
         Ok(code) => code,
         Err(error) => {
             let text = error
@@ -255,7 +266,7 @@ fn run(command: Command, settings: Settings) -> Result<ExitCode> {
     let config = settings.load()?;
     match command {
         Command::HashPassword => commands::hash_password(),
-        Command::Serve => commands::serve(config, file),
+        Command::Serve(args) => commands::serve(config, file, &args),
         Command::Token(args) => commands::token(&config, &args),
         Command::StoreToken(args) => commands::store_token(&config, &args),
         Command::CheckConfig { probe } => commands::check_config(&config, probe),

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use super::{StoreTokenArgs, TokenArgs, say, welcome};
+use super::{ServeArgs, StoreTokenArgs, TokenArgs, say, welcome};
 use crate::{
     api::lanying::{is_id, store_token},
     app::{App, Reloader},
@@ -19,8 +19,10 @@ use crate::{
     error::{Error, Result},
     files, logging, retention,
     server::{
+        activation::{self, State},
         control,
         endpoint::Listener,
+        handover,
         shutdown::{self, Shutdown},
     },
     store::{Key, ObjectId, local},
@@ -38,9 +40,18 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of a health check's answer.
 const PROBE_BYTES_MAX: u64 = 64 * 1024;
 
-pub(super) fn serve(config: Config, file: Option<PathBuf>) -> Result<ExitCode> {
+pub(super) fn serve(config: Config, file: Option<PathBuf>, args: &ServeArgs) -> Result<ExitCode> {
+    let activated = activation::sockets()?;
     logging::install(&config.log)?;
-    let mut app = App::build(config.clone(), Clock::system())?;
+    let inherited = match args.take_over {
+        true => handover::take_over(&config.store.path)?,
+        false => None,
+    };
+    let mut app = match inherited {
+        Some(inherited) => App::build_heir(config.clone(), Clock::system(), inherited),
+        None => App::build(config.clone(), Clock::system()),
+    }?;
+    app.activate(activated);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .max_blocking_threads(blocking_threads_max(&config))
@@ -59,10 +70,18 @@ pub(super) fn serve(config: Config, file: Option<PathBuf>) -> Result<ExitCode> {
         ))?;
         let reloader = app.reloader();
         let hangups = shutdown::on_hangup(async || reload(reloader.clone()).await)?;
+        let stopping = shutdown.clone();
+        let stopping = async {
+            stopping.triggered().await;
+            activation::tell(State::Stopping);
+            std::future::pending::<()>().await;
+        };
+        activation::tell(State::Ready);
         let mut run = std::pin::pin!(app.run(listeners, shutdown));
         tokio::select! {
             () = &mut run => {}
             () = hangups => {}
+            () = stopping => {}
             // The second signal: what still runs was told to end now.
             () = signals => run.await,
         }
@@ -77,6 +96,7 @@ pub(super) fn serve(config: Config, file: Option<PathBuf>) -> Result<ExitCode> {
 
 /// What a SIGHUP asks for. Whatever is wrong stays as it was, and is said.
 async fn reload(reloader: Reloader) {
+    activation::tell(State::Reloading);
     let work = move || reloader.certificates();
     match tokio::task::spawn_blocking(work)
         .await
@@ -86,6 +106,7 @@ async fn reload(reloader: Reloader) {
         Ok(()) => tracing::info!("SIGHUP: the certificates were read anew"),
         Err(error) => tracing::error!(%error, "SIGHUP: the certificates stay as they were"),
     }
+    activation::tell(State::Ready);
 }
 
 fn blocking_threads_max(config: &Config) -> usize {

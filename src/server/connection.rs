@@ -160,7 +160,7 @@ pub(super) async fn run<H: Handle>(
     let mut first = [0; HTTP2_PREFACE.len()];
     let spoke = tokio::select! {
         biased;
-        () = shutdown.triggered() => 0,
+        () = shutdown.draining() => 0,
         // Not `readable()`, which a new socket may answer without a byte being there: hyper was then built for
         // every connection, and 10,000 that never spoke cost 192 MB.
         peeked = socket.peek(&mut first) => peeked.unwrap_or(0),

@@ -1,7 +1,8 @@
 //! The control socket: how a command of the command line reaches the server that runs on the same store.
 //!
 //! One line asks, one line answers: `remove <id>` → `ok <text>` or `error <text>`. The socket's mode, 0600,
-//! is the whole of its access control. What a command does, and whether an id is one, is the handler's.
+//! is the whole of its access control. What a command does, and whether an id is one, is the handler's. `take-over`
+//! is `handover.rs`'s.
 //!
 //! A socket's address holds 108 bytes and a store's path may be longer, so the directory is opened and the
 //! socket named as `/proc/self/fd/<fd>/control.sock`.
@@ -11,7 +12,7 @@ use std::{
     future::Future,
     io::{self, BufRead, BufReader, Read, Write},
     os::{
-        fd::{AsRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::{
             fs::{MetadataExt, PermissionsExt},
             net::UnixStream as BlockingStream,
@@ -32,7 +33,10 @@ use tokio::{
 };
 use tracing::{error, warn};
 
-use super::shutdown::Shutdown;
+use super::{
+    handover::{self, Handover},
+    shutdown::Shutdown,
+};
 use crate::error::{Error, Kind, Result};
 
 const SOCKET: &str = "control.sock";
@@ -83,11 +87,19 @@ pub struct Listener {
     path: PathBuf,
     /// Device and inode of the file, so that a later server's socket is not removed in its place.
     identity: (u64, u64),
+    /// Another process listens at it too, and has it from now on.
+    is_handed_over: bool,
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if identity(&self.path).is_ok_and(|found| found == self.identity) {
+        if !self.is_handed_over && identity(&self.path).is_ok_and(|found| found == self.identity) {
             // A file left behind is replaced by the next server.
             let _ = fs::remove_file(&self.path);
         }
@@ -119,6 +131,26 @@ fn bind_in(dir: &Path) -> io::Result<Listener> {
         listener: socket.listen(BACKLOG)?,
         path: dir.join(SOCKET),
         identity,
+        is_handed_over: false,
+    })
+}
+
+/// The socket of the server before, which has handed it over. Must be called within the runtime.
+///
+/// # Errors
+/// `Internal` where it is no such socket.
+pub fn inherit(dir: &Path, socket: OwnedFd) -> Result<Listener> {
+    let inherit = || {
+        let (_dir, address) = address_in(dir)?;
+        Ok(Listener {
+            listener: UnixListener::from_std(socket.into())?,
+            path: dir.join(SOCKET),
+            identity: identity(&address)?,
+            is_handed_over: false,
+        })
+    };
+    inherit().map_err(|error: io::Error| {
+        Error::internal(format!("control socket in {}: {error}", dir.display()))
     })
 }
 
@@ -143,12 +175,17 @@ fn address_in(dir: &Path) -> io::Result<(OwnedFd, PathBuf)> {
 ///
 /// # Cancel safety
 /// Dropping the future drops running commands and removes the socket.
-pub async fn serve<F, A>(listener: Listener, handler: F, shutdown: Shutdown)
-where
+pub async fn serve<F, A>(
+    mut listener: Listener,
+    handler: F,
+    handover: Option<Handover>,
+    shutdown: Shutdown,
+) where
     F: Fn(Command) -> A + Send + Sync + 'static,
     A: Future<Output = Result<String>> + Send + 'static,
 {
     let handler = Arc::new(handler);
+    let handover = Arc::new(handover);
     // Bounded by CONNECTIONS_MAX, each by its time-outs.
     let mut connections = JoinSet::new();
     let mut triggered = pin!(shutdown.triggered());
@@ -156,10 +193,12 @@ where
         tokio::select! {
             biased;
             () = &mut triggered => break,
-            Some(ended) = connections.join_next() => report(ended),
+            Some(ended) = connections.join_next() => {
+                listener.is_handed_over |= report(ended);
+            }
             accepted = listener.listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
                 Ok((stream, _)) => {
-                    connections.spawn(answer(stream, handler.clone()));
+                    connections.spawn(answer(stream, handler.clone(), handover.clone()));
                 }
                 Err(error) => {
                     warn!(%error, "cannot accept on the control socket");
@@ -168,27 +207,42 @@ where
             },
         }
     }
-    drop(listener);
+    // What ends now may be the handover that brought the end.
     while let Some(ended) = connections.join_next().await {
-        report(ended);
+        listener.is_handed_over |= report(ended);
     }
 }
 
-fn report(ended: Result<(), tokio::task::JoinError>) {
-    if let Err(error) = ended
-        && error.is_panic()
-    {
-        error!(%error, "a control command panicked");
-    }
+/// Whether the command that has ended handed this server's sockets over.
+fn report(ended: Result<bool, tokio::task::JoinError>) -> bool {
+    ended.unwrap_or_else(|error| {
+        if error.is_panic() {
+            error!(%error, "a control command panicked");
+        }
+        false
+    })
 }
 
-async fn answer<F, A>(stream: UnixStream, handler: Arc<F>)
+async fn answer<F, A>(
+    mut stream: UnixStream,
+    handler: Arc<F>,
+    handover: Arc<Option<Handover>>,
+) -> bool
 where
     F: Fn(Command) -> A,
     A: Future<Output = Result<String>>,
 {
-    let (reader, mut writer) = stream.into_split();
-    let outcome = match timeout(LINE_TIMEOUT, read_line(reader)).await {
+    let outcome = match timeout(LINE_TIMEOUT, read_line(&mut stream)).await {
+        Ok(Ok(line)) if line == handover::REQUEST => {
+            let handed = match &*handover {
+                Some(handover) => handover.to(&mut stream).await,
+                None => Err(Error::invalid("this server hands nothing over")),
+            };
+            match handed {
+                Ok(()) => return true,
+                Err(error) => Err(error),
+            }
+        }
         Ok(Ok(line)) => match Command::parse(&line) {
             Ok(command) => timeout(HANDLER_TIMEOUT, handler(command))
                 .await
@@ -212,7 +266,8 @@ where
     };
     let line = answer_line(word, &text);
     // A client that has gone misses its answer; there is nobody to tell.
-    let _ = timeout(LINE_TIMEOUT, writer.write_all(line.as_bytes())).await;
+    let _ = timeout(LINE_TIMEOUT, stream.write_all(line.as_bytes())).await;
+    false
 }
 
 async fn read_line(reader: impl tokio::io::AsyncRead + Unpin) -> Result<String> {
@@ -270,16 +325,25 @@ pub fn request(dir: &Path, command: &Command) -> Result<Option<String>> {
     }
 }
 
-fn ask(dir: &Path, line: &str) -> io::Result<Option<Vec<u8>>> {
+/// To the server that runs on the store in `dir`; `None` where none does.
+pub(super) fn connect(dir: &Path) -> io::Result<Option<BlockingStream>> {
     use io::ErrorKind::{ConnectionRefused, NotFound};
     let connected = address_in(dir).and_then(|(_dir, address)| BlockingStream::connect(address));
-    let mut stream = match connected {
-        Ok(stream) => stream,
+    match connected {
+        Ok(stream) => {
+            stream.set_write_timeout(Some(LINE_TIMEOUT))?;
+            Ok(Some(stream))
+        }
         // No file, or one that a server which was killed has left.
-        Err(error) if matches!(error.kind(), NotFound | ConnectionRefused) => return Ok(None),
-        Err(error) => return Err(error),
+        Err(error) if matches!(error.kind(), NotFound | ConnectionRefused) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn ask(dir: &Path, line: &str) -> io::Result<Option<Vec<u8>>> {
+    let Some(mut stream) = connect(dir)? else {
+        return Ok(None);
     };
-    stream.set_write_timeout(Some(LINE_TIMEOUT))?;
     stream.set_read_timeout(Some(HANDLER_TIMEOUT + 2 * LINE_TIMEOUT))?;
     stream.write_all(line.as_bytes())?;
     let mut answer = Vec::new();
@@ -288,112 +352,4 @@ fn ask(dir: &Path, line: &str) -> io::Result<Option<Vec<u8>>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    async fn ask_in(dir: &Path, command: Command) -> Result<Option<String>> {
-        let dir = dir.to_owned();
-        tokio::task::spawn_blocking(move || request(&dir, &command))
-            .await
-            .unwrap()
-    }
-
-    fn remove(id: &str) -> Command {
-        Command::Remove(id.to_owned())
-    }
-
-    async fn handler(command: Command) -> Result<String> {
-        match command {
-            Command::Remove(id) if id == "known" => Ok("removed\nknown".to_owned()),
-            Command::Remove(id) => {
-                Err(Error::new(Kind::ObjectNotFound).public(format!("no object {id}")))
-            }
-        }
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_command_is_answered_while_a_server_runs_even_under_a_long_path() {
-        let root = tempfile::tempdir().unwrap();
-        let dir = root.path().join("d".repeat(120)).join("e".repeat(120));
-        assert_eq!(
-            ask_in(&dir, remove("known")).await.unwrap(),
-            None,
-            "no directory"
-        );
-        fs::create_dir_all(&dir).unwrap();
-        assert_eq!(
-            ask_in(&dir, remove("known")).await.unwrap(),
-            None,
-            "no socket"
-        );
-        // What a killed server leaves behind: nobody listens, and the next server takes its place.
-        let killed = UnixSocket::new_stream().unwrap();
-        let (_dir, address) = address_in(&dir).unwrap();
-        killed.bind(address).unwrap();
-        drop(killed);
-        assert_eq!(
-            ask_in(&dir, remove("known")).await.unwrap(),
-            None,
-            "a stale socket"
-        );
-
-        let listener = bind(&dir).unwrap();
-        let mode = fs::metadata(dir.join(SOCKET)).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
-        let shutdown = Shutdown::new();
-        let mut server = JoinSet::new();
-        server.spawn(serve(listener, handler, shutdown.clone()));
-        assert_eq!(
-            ask_in(&dir, remove("known")).await.unwrap().as_deref(),
-            Some("removed known")
-        );
-        let error = ask_in(&dir, remove("other")).await.unwrap_err();
-        assert_eq!(error.public_text(), Some("no object other"));
-        for id in ["", " ", "a\nremove known", &"x".repeat(1100)] {
-            let kind = ask_in(&dir, remove(id)).await.unwrap_err().kind();
-            assert_eq!(kind, Kind::InvalidArgument, "{id:?}");
-        }
-        shutdown.trigger();
-        server.join_next().await.unwrap().unwrap();
-        assert!(
-            !dir.join(SOCKET).exists(),
-            "the socket is removed at the end"
-        );
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_line_that_is_no_command_is_answered_with_an_error() {
-        let root = tempfile::tempdir().unwrap();
-        let shutdown = Shutdown::new();
-        let mut server = JoinSet::new();
-        server.spawn(serve(bind(root.path()).unwrap(), handler, shutdown.clone()));
-        for line in [
-            "hello\n",
-            "remove\n",
-            "remove \n",
-            "\n",
-            "remove \u{e9}\u{0}x\n",
-            &"x".repeat(2000),
-        ] {
-            let (dir, line) = (root.path().to_owned(), line.to_owned());
-            let answer = tokio::task::spawn_blocking(move || ask(&dir, &line))
-                .await
-                .unwrap();
-            let answer = String::from_utf8(answer.unwrap().unwrap()).unwrap();
-            assert!(
-                answer.starts_with("error ") && answer.ends_with('\n'),
-                "{answer:?}"
-            );
-        }
-        shutdown.trigger();
-        server.join_next().await.unwrap().unwrap();
-    }
-
-    #[test]
-    fn an_answer_is_one_bounded_line() {
-        let line = answer_line("error", &"é\n".repeat(2000));
-        assert!(line.len() as u64 <= LINE_BYTES_MAX && line.len() as u64 > LINE_BYTES_MAX - 4);
-        assert_eq!(line.matches('\n').count(), 1);
-        assert!(line.ends_with('\n'));
-    }
-}
+mod tests;

@@ -3,7 +3,10 @@
 use std::{
     fmt, fs, io,
     net::SocketAddr,
-    os::unix::fs::FileTypeExt,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::{FileTypeExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
     str::FromStr,
     task::{Context, Poll, ready},
@@ -127,6 +130,31 @@ impl Listener {
             .map_err(|error| cannot_listen(endpoint, error))
     }
 
+    /// A listening socket that another process has made.
+    ///
+    /// # Errors
+    /// `InvalidArgument`, naming the endpoint: the descriptor is no such socket.
+    pub fn inherit(endpoint: &Endpoint, socket: OwnedFd) -> Result<Self> {
+        let io = match &endpoint.at {
+            At::Tcp(_) => {
+                let listener = std::net::TcpListener::from(socket);
+                listener
+                    .set_nonblocking(true)
+                    .and_then(|()| TcpListener::from_std(listener))
+                    .map(Io::Tcp)
+            }
+            At::Unix(_) => {
+                let listener = std::os::unix::net::UnixListener::from(socket);
+                listener
+                    .set_nonblocking(true)
+                    .and_then(|()| UnixListener::from_std(listener))
+                    .map(Io::Unix)
+            }
+        };
+        io.and_then(|io| Self::over(io, endpoint))
+            .map_err(|error| cannot_listen(endpoint, error))
+    }
+
     fn over(io: Io, endpoint: &Endpoint) -> io::Result<Self> {
         let mut endpoint = endpoint.clone();
         if let (Io::Tcp(listener), At::Tcp(address)) = (&io, &mut endpoint.at) {
@@ -155,6 +183,15 @@ impl Listener {
     }
 }
 
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.io {
+            Io::Tcp(listener) => listener.as_fd(),
+            Io::Unix(listener) => listener.as_fd(),
+        }
+    }
+}
+
 fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() {
         TcpSocket::new_v4()
@@ -168,13 +205,16 @@ fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 fn bind_unix(path: &Path) -> io::Result<UnixListener> {
-    match UnixListener::bind(path) {
+    let listener = match UnixListener::bind(path) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_abandoned(path)? => {
             fs::remove_file(path)?;
             UnixListener::bind(path)
         }
         result => result,
-    }
+    }?;
+    // Whatever the umask is, a proxy of another user is to connect: the directory is what keeps others out.
+    fs::set_permissions(path, fs::Permissions::from_mode(0o666))?;
+    Ok(listener)
 }
 
 /// Whether a socket lies there that nobody listens at: a process that was killed leaves its own.

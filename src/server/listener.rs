@@ -2,7 +2,10 @@
 //!
 //! What happens on a connection is `connection.rs`'s.
 
-use std::{future::poll_fn, io, net::SocketAddr, pin::pin, sync::Arc, task::Poll, time::Duration};
+use std::{
+    future::poll_fn, io, net::SocketAddr, os::fd::OwnedFd, pin::pin, sync::Arc, task::Poll,
+    time::Duration,
+};
 
 use ipnet::IpNet;
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -52,18 +55,26 @@ impl Default for Config {
     }
 }
 
-/// Listens on every endpoint, or on none. Must be called within the runtime.
+/// Listens on every endpoint, or on none; takes the sockets of `inherited` that are there. Must be called within
+/// the runtime.
 ///
 /// `[::]` takes IPv4 too where the system is set so (`net.ipv6.bindv6only` = 0), and then clashes with
 /// `0.0.0.0` at the same port.
 ///
 /// # Errors
 /// `InvalidArgument`, naming the endpoint and why it cannot be had.
-pub fn bind(endpoints: &[Endpoint]) -> Result<Vec<Listener>> {
+pub fn bind(
+    endpoints: &[Endpoint],
+    mut inherited: impl FnMut(&str) -> Option<OwnedFd>,
+) -> Result<Vec<Listener>> {
     if endpoints.is_empty() {
         return Err(Error::invalid("no address to listen on"));
     }
-    endpoints.iter().map(Listener::bind).collect()
+    let bind = |endpoint: &Endpoint| match inherited(&endpoint.to_string()) {
+        Some(socket) => Listener::inherit(endpoint, socket),
+        None => Listener::bind(endpoint),
+    };
+    endpoints.iter().map(bind).collect()
 }
 
 /// Raises the soft limit of open descriptors (RLIMIT_NOFILE) to the hard one and returns what is in force.
@@ -223,8 +234,16 @@ async fn drain(
     shutdown: &Shutdown,
 ) {
     let finished = async {
-        while let Some(ended) = connections.join_next().await {
-            report(ended);
+        let mut retirement = pin!(shutdown.end_retirement());
+        let mut is_retired = false;
+        loop {
+            tokio::select! {
+                ended = connections.join_next() => match ended {
+                    Some(ended) => report(ended),
+                    None => return,
+                },
+                () = &mut retirement, if !is_retired => is_retired = true,
+            }
             counts.open.set(connections.len());
         }
     };

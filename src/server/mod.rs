@@ -1,9 +1,11 @@
 //! From sockets to answers: listeners, connections, and the pipeline of a request.
 
+pub mod activation;
 pub mod connection;
 pub mod control;
 mod deadlines;
 pub mod endpoint;
+pub mod handover;
 pub mod listener;
 pub mod operator;
 pub mod proxy_protocol;

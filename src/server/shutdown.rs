@@ -23,12 +23,17 @@ use tracing::{error, info, warn};
 
 use crate::error::{Error, Result};
 
+/// Take no new connection; answer what comes on the others, and say that it was the last.
+const RETIRING: u8 = 1;
 /// Finish what runs, begin nothing new.
-const DRAINING: u8 = 1;
+const DRAINING: u8 = 2;
 /// Do not wait for what runs either.
-const ABORTED: u8 = 2;
+const ABORTED: u8 = 3;
+/// How long a retiring server waits for what kept connections may still bring: a client may have sent a request
+/// at the very moment when an idle connection is closed, and would not know what became of it.
+const RETIREMENT: Duration = Duration::from_secs(5);
 
-/// The wish to stop, shared by all that must hear it. It goes up only: running, draining, aborted.
+/// The wish to stop, shared by all that must hear it. It goes up only: running, retiring, draining, aborted.
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown {
     shared: Arc<Shared>,
@@ -38,13 +43,20 @@ pub struct Shutdown {
 struct Shared {
     // An atomic beside the Notify, so that a connection asks at each wake-up without taking a lock.
     level: AtomicU8,
-    changed: Notify,
+    /// One for each level: who waits for a later one is not woken by those before, and so need not wait anew.
+    reached: [Notify; ABORTED as usize],
 }
 
 impl Shutdown {
     /// Nobody has asked to stop yet.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Asks for the first half of [`Shutdown::trigger`]: no further connection, and each answer the last on its
+    /// own. Idle connections stay open.
+    pub fn retire(&self) {
+        self.raise(RETIRING);
     }
 
     /// Asks everyone to finish what they do and to begin nothing new. Again does nothing.
@@ -57,8 +69,21 @@ impl Shutdown {
         self.raise(ABORTED);
     }
 
-    /// Whether [`Shutdown::trigger`] or [`Shutdown::abort`] was called. Costs one atomic load.
+    /// Whether the end was asked for, in whichever form. Costs one atomic load.
     pub fn is_triggered(&self) -> bool {
+        self.shared.level.load(Ordering::Acquire) >= RETIRING
+    }
+
+    /// Waits until the end is asked for, in whichever form; at once if it was before.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub async fn triggered(&self) {
+        self.reached(RETIRING).await;
+    }
+
+    /// Whether idle connections are to close. Costs one atomic load.
+    pub fn is_draining(&self) -> bool {
         self.shared.level.load(Ordering::Acquire) >= DRAINING
     }
 
@@ -66,8 +91,18 @@ impl Shutdown {
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
-    pub async fn triggered(&self) {
+    pub async fn draining(&self) {
         self.reached(DRAINING).await;
+    }
+
+    /// Turns a retirement into a drain, [`RETIREMENT`] after it began. Ends then.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the retirement as it is.
+    pub async fn end_retirement(&self) {
+        self.triggered().await;
+        tokio::time::sleep(RETIREMENT).await;
+        self.trigger();
     }
 
     /// Waits for [`Shutdown::abort`]; at once if it was called before.
@@ -80,22 +115,24 @@ impl Shutdown {
 
     fn raise(&self, level: u8) {
         self.shared.level.fetch_max(level, Ordering::AcqRel);
-        self.shared.changed.notify_waiters();
+        for reached in &self.shared.reached[..usize::from(level)] {
+            reached.notify_waiters();
+        }
     }
 
     async fn reached(&self, level: u8) {
         loop {
             // Made before the level is read: `notify_waiters` completes every `Notified` that exists by then.
-            let changed = self.shared.changed.notified();
+            let reached = self.shared.reached[usize::from(level) - 1].notified();
             if self.shared.level.load(Ordering::Acquire) >= level {
                 return;
             }
-            changed.await;
+            reached.await;
         }
     }
 }
 
-/// Turns SIGTERM and SIGINT into a shutdown: the first triggers, the second aborts the grace.
+/// Turns SIGTERM and SIGINT into a shutdown: SIGTERM retires, SIGINT triggers, a second one aborts the grace.
 ///
 /// The handlers are installed by the call; the future does the rest and ends after the second signal, so
 /// drive it beside the server (`select!`), not as a task that the end waits for. Once installed, these
@@ -112,7 +149,10 @@ pub fn on_signals(shutdown: Shutdown) -> Result<impl Future<Output = ()> + Send>
             signal = name,
             "stopping: running transfers may finish, a second signal ends them"
         );
-        shutdown.trigger();
+        match name {
+            TERMINATE => shutdown.retire(),
+            _ => shutdown.trigger(),
+        }
         let name = next_signal(&mut terminate, &mut interrupt).await;
         warn!(signal = name, "stopping now");
         shutdown.abort();
@@ -132,9 +172,11 @@ pub fn on_hangup(work: impl AsyncFn()) -> Result<impl Future<Output = ()>> {
     })
 }
 
+const TERMINATE: &str = "SIGTERM";
+
 async fn next_signal(terminate: &mut Signal, interrupt: &mut Signal) -> &'static str {
     tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
+        _ = terminate.recv() => TERMINATE,
         _ = interrupt.recv() => "SIGINT",
     }
 }

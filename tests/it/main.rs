@@ -27,6 +27,7 @@ mod limit;
 mod memory;
 mod odd_requests;
 mod operator;
+mod restart;
 mod retention;
 mod shutdown;
 mod store;

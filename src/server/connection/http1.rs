@@ -83,7 +83,7 @@ async fn speak<S: Stream, H: Handle>(
     shutdown: Shutdown,
 ) -> End<S> {
     let service = service_fn(|request| {
-        let (handler, info) = (handler.clone(), info.clone());
+        let (handler, info, shutdown) = (handler.clone(), info.clone(), shutdown.clone());
         async move {
             let mut response = handler.handle(&info, request).await;
             if S::SENDS_FILES {
@@ -91,7 +91,8 @@ async fn speak<S: Stream, H: Handle>(
             } else {
                 response.body_mut().copy_out();
             }
-            if info.linger.load(Ordering::Relaxed) {
+            // The last one on this connection: the rest of its body will be discarded, or the server retires.
+            if info.linger.load(Ordering::Relaxed) || shutdown.is_triggered() {
                 response
                     .headers_mut()
                     .insert(CONNECTION, HeaderValue::from_static("close"));
@@ -115,16 +116,16 @@ async fn speak<S: Stream, H: Handle>(
             service,
         );
 
-    let mut triggered = pin!(shutdown.triggered());
-    let (mut waiting, mut draining) = (false, false);
+    let mut draining = pin!(shutdown.draining());
+    let (mut waiting, mut is_draining) = (false, false);
     let outcome = poll_fn(|cx| {
-        if !draining {
+        if !is_draining {
             // Polled once, to leave this task's waker, which stays the same; from then on the flag is enough
             // and no connection takes the lock of the shared list of waiters at each of its wake-ups.
-            let ready = !waiting && triggered.as_mut().poll(cx).is_ready();
+            let ready = !waiting && draining.as_mut().poll(cx).is_ready();
             waiting = true;
-            if ready || shutdown.is_triggered() {
-                draining = true;
+            if ready || shutdown.is_draining() {
+                is_draining = true;
                 Pin::new(&mut connection).graceful_shutdown();
             }
         }

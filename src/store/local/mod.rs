@@ -24,6 +24,7 @@ mod writers;
 use std::{
     fs::{self, File},
     io,
+    os::fd::BorrowedFd,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -101,8 +102,16 @@ impl LocalStore {
     /// A message that names the path and what to do: not writable, read-only, full, on two file systems, or
     /// in use by another server.
     pub fn open(config: &Config) -> Result<Self> {
+        Self::open_with(config, None)
+    }
+
+    /// The same with the lock of another server that hands it over, and goes on with what it has begun. Blocking.
+    ///
+    /// # Errors
+    /// As [`LocalStore::open`].
+    pub fn open_with(config: &Config, lock: Option<File>) -> Result<Self> {
         let root = layout::absolute(&config.path)?;
-        let (instance, rename) = startup::prepare(&root, config.durability)?;
+        let (instance, rename) = startup::prepare(&root, config.durability, lock)?;
         let layout = Arc::new(Layout::new(root, config.clone(), rename));
         Ok(Self {
             layout,
@@ -114,6 +123,11 @@ impl LocalStore {
     /// The store's directory.
     pub fn root(&self) -> &Path {
         self.layout.root()
+    }
+
+    /// The lock, to be handed over.
+    pub fn lock(&self) -> BorrowedFd<'_> {
+        self.instance.store_lock()
     }
 
     /// The random name of this run of the server.

@@ -35,7 +35,7 @@ pub struct Instance {
     directory: PathBuf,
     sequence: AtomicU64,
     /// Open files hold the locks; the kernel frees them when the process ends, however it ends.
-    _store_lock: File,
+    store_lock: File,
     /// The folder itself.
     tmp_lock: File,
 }
@@ -57,6 +57,11 @@ impl Instance {
         format!("{stem}-{sequence}")
     }
 
+    /// The lock of the whole store.
+    pub(super) fn store_lock(&self) -> BorrowedFd<'_> {
+        self.store_lock.as_fd()
+    }
+
     /// The folder of unfinished files.
     pub(super) fn folder(&self) -> BorrowedFd<'_> {
         self.tmp_lock.as_fd()
@@ -71,10 +76,17 @@ impl Drop for Instance {
 }
 
 /// Makes the store ready for this process. Blocking.
-pub(super) fn prepare(root: &Path, durability: Durability) -> Result<(Instance, RenameBy)> {
+pub(super) fn prepare(
+    root: &Path,
+    durability: Durability,
+    lock: Option<File>,
+) -> Result<(Instance, RenameBy)> {
     let fail = |what: &str, error: io::Error| explain(root, what, &error);
     make_root(root).map_err(|error| fail("cannot be made", error))?;
-    let store_lock = lock_store(root)?;
+    let store_lock = match lock {
+        Some(lock) => lock,
+        None => lock_store(root)?,
+    };
     for name in [OBJECTS, DERIVED, TMP, PARTS] {
         let path = root.join(name);
         names::make_dir(&path).map_err(|error| fail("cannot be written to", error))?;
@@ -98,7 +110,7 @@ pub(super) fn prepare(root: &Path, durability: Durability) -> Result<(Instance, 
         name,
         directory,
         sequence: AtomicU64::new(0),
-        _store_lock: store_lock,
+        store_lock,
         tmp_lock,
     };
     let rename = probe(root, &instance, durability)?;
@@ -299,7 +311,7 @@ mod tests {
     #[test]
     fn both_ways_of_naming_refuse_to_replace() {
         let directory = tempfile::tempdir().unwrap();
-        let (instance, _) = prepare(directory.path(), Durability::None).unwrap();
+        let (instance, _) = prepare(directory.path(), Durability::None, None).unwrap();
         for by in [RenameBy::NoReplace, RenameBy::Link] {
             probe_one(
                 by,

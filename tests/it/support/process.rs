@@ -335,6 +335,11 @@ pub fn kill(pid: u32) {
     send(pid, Signal::KILL);
 }
 
+/// Asks a server to stop.
+pub fn terminate(pid: u32) {
+    send(pid, Signal::TERM);
+}
+
 /// Asks a server to read its files anew.
 pub fn hangup(pid: u32) {
     send(pid, Signal::HUP);

@@ -117,7 +117,7 @@ pub(super) struct Server {
 impl Server {
     pub(super) fn start(config: listener::Config) -> Self {
         let free: Endpoint = "127.0.0.1:0".parse().unwrap();
-        let listeners = listener::bind(&[free.clone(), free]).unwrap();
+        let listeners = listener::bind(&[free.clone(), free], |_| None).unwrap();
         let address = listeners[1].endpoint().address().unwrap();
         let toy = Arc::new(Toy {
             gate: Arc::new(Semaphore::new(0)),

@@ -1,0 +1,266 @@
+//! A new process in the place of the old one: nobody is refused, nothing is lost, and the operator is told.
+
+use std::{
+    io::{self, Read},
+    os::unix::net::UnixDatagram,
+    path::Path,
+    process::{Command, Stdio},
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
+    thread::{self, ScopedJoinHandle},
+    time::Duration,
+};
+
+use crate::support::{
+    Answer, BASE, Connection, Form, Random, files_below, head,
+    process::{Process, id, poll, serve, terminate},
+};
+
+const CLIENTS: u64 = 6;
+
+fn heir(store: &Path, address: &str) -> Process {
+    Process::start(store, &["--take-over", "--listen", address])
+}
+
+/// A client with a connection that it keeps as long as it may, and the rule of RFC 9112 §9.3.1: a GET on a kept
+/// connection that is closed before the first byte of its answer is sent once more on a new one.
+struct Client {
+    server: std::net::SocketAddr,
+    token: String,
+    kept: Option<Connection>,
+    retries: u32,
+}
+
+impl Client {
+    fn call(
+        &mut self,
+        method: &str,
+        path: &str,
+        content_type: &str,
+        body: &[u8],
+    ) -> io::Result<Answer> {
+        let authorization = format!("Bearer {}", self.token);
+        let headers = [
+            ("Authorization", &*authorization),
+            ("Content-Type", content_type),
+        ];
+        let mut bytes = head(
+            method,
+            path,
+            &headers,
+            (!body.is_empty()).then_some(body.len()),
+        );
+        bytes.extend_from_slice(body);
+        let kept = self.kept.take();
+        let was_kept = kept.is_some();
+        let mut connection = match kept {
+            Some(connection) => connection,
+            None => Connection::try_open(self.server)?,
+        };
+        match exchange(&mut connection, method, &bytes) {
+            Ok(answer) => {
+                if answer.header("connection") != Some("close") {
+                    self.kept = Some(connection);
+                }
+                Ok(answer)
+            }
+            Err(_) if was_kept && method == "GET" => {
+                self.retries += 1;
+                exchange(&mut Connection::try_open(self.server)?, method, &bytes)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn exchange(connection: &mut Connection, method: &str, bytes: &[u8]) -> io::Result<Answer> {
+    connection.send(bytes)?;
+    connection.answer(method)
+}
+
+#[test]
+fn processes_follow_each_other_under_load_and_no_request_fails() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("data");
+    let mut server = Process::start(&store, &[]);
+    let address = server.address.to_string();
+    let seed = Random::new().next();
+    let (is_over, requests) = (AtomicBool::new(false), AtomicU32::new(0));
+    thread::scope(|scope| {
+        let clients: Vec<ScopedJoinHandle<'_, u32>> = (0..CLIENTS)
+            .map(|number| {
+                let mut client = Client {
+                    server: server.address,
+                    token: server.token.clone(),
+                    kept: None,
+                    retries: 0,
+                };
+                let mut random = Random::from_seed(seed ^ number);
+                let (is_over, requests) = (&is_over, &requests);
+                scope.spawn(move || {
+                    while !is_over.load(Ordering::Relaxed) {
+                        let len = 1 + random.below(600_000);
+                        let bytes = random.bytes(len);
+                        let form = Form::new().file("f.bin", "application/octet-stream", &bytes);
+                        let stored = client
+                            .call(
+                                "POST",
+                                &format!("{BASE}/chatfiles"),
+                                &form.content_type(),
+                                &form.bytes(),
+                            )
+                            .expect("an upload is answered");
+                        assert_eq!(stored.status, 200, "{}", stored.text());
+                        for _ in 0..3 {
+                            let path = format!("{BASE}/chatfiles/{}", id(&stored));
+                            let download = client
+                                .call("GET", &path, "text/plain", b"")
+                                .expect("a download is answered");
+                            assert!(download.status == 200 && download.body == bytes);
+                        }
+                        requests.fetch_add(4, Ordering::Relaxed);
+                    }
+                    client.retries
+                })
+            })
+            .collect();
+        for round in 0..8 {
+            let before = requests.load(Ordering::Relaxed);
+            let next = heir(&store, &address);
+            assert_eq!(next.address, server.address);
+            let mut old = std::mem::replace(&mut server, next);
+            let status = old.wait().expect("the old one ends by itself");
+            assert!(status.success(), "round {round}: {status}");
+            poll("clients to go on", || {
+                requests.load(Ordering::Relaxed) > before + 40
+                    || clients.iter().any(|one| one.is_finished())
+            });
+        }
+        is_over.store(true, Ordering::Relaxed);
+        let retries: u32 = clients
+            .into_iter()
+            .map(|client| client.join().unwrap())
+            .sum();
+        println!(
+            "{} requests, {retries} GETs sent again",
+            requests.load(Ordering::Relaxed)
+        );
+    });
+    // The last one has the lock, the control socket, and nothing unfinished of the ones before.
+    assert!(files_below(&store.join("tmp")).is_empty());
+    let second = serve(&store, &[])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    assert!(!second.unwrap().success(), "one directory, one server");
+    let stored = server.upload(b"x");
+    assert!(server.command(&["rm", &stored]).status.success());
+    assert_eq!(server.download(&stored, &[]).status, 404);
+}
+
+#[test]
+fn a_transfer_that_runs_is_finished_by_the_old_process_and_idle_connections_are_answered_once_more()
+{
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("data");
+    let mut old = Process::start(&store, &[]);
+    let bytes = Random::new().bytes(9 << 20);
+    let stored = old.upload(&bytes);
+    let authorization = format!("Bearer {}", old.token);
+    let request = head(
+        "GET",
+        &format!("{BASE}/chatfiles/{stored}"),
+        &[("Authorization", &authorization)],
+        None,
+    );
+    let mut kept = Connection::open(old.address);
+    assert_eq!(kept.request("GET", "/healthz", &[], b"").status, 200);
+    let mut slow = Connection::open(old.address);
+    slow.send(&request).unwrap();
+    slow.stream().read_exact(&mut [0; 15]).unwrap();
+    let new = heir(&store, &old.address.to_string());
+    // Of before, and not closed under the client's hands: one more answer, which says that it is the last.
+    let last = kept.request("GET", "/healthz", &[], b"");
+    assert_eq!(
+        (last.status, last.header("connection")),
+        (200, Some("close"))
+    );
+    assert!(kept.rest().is_empty());
+    let rest = slow.rest();
+    assert!(rest.ends_with(&bytes));
+    assert!(old.wait().unwrap().success());
+    assert!(new.download(&stored, &[]).body == bytes);
+}
+
+#[test]
+fn an_heir_that_cannot_serve_leaves_everything_as_it_was() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("data");
+    let server = Process::start(&store, &[]);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    let bad = serve(&store, &["--take-over", "--listen", &taken])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(!bad.success());
+    let stored = server.upload(b"still here");
+    assert_eq!(server.download(&stored, &[]).body, b"still here");
+    // It can still be asked, and handed over.
+    assert!(server.command(&["rm", &stored]).status.success());
+    let new = heir(&store, &server.address.to_string());
+    assert_eq!(new.request("GET", "/healthz", &[], b"").status, 200);
+}
+
+#[test]
+fn where_none_runs_an_heir_just_serves() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = heir(&directory.path().join("data"), "127.0.0.1:0");
+    assert_eq!(server.request("GET", "/healthz", &[], b"").status, 200);
+}
+
+#[test]
+fn the_service_managers_sockets_are_used_and_it_is_told_when_we_serve_and_when_we_stop() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("data");
+    let notify = directory.path().join("notify");
+    let manager = UnixDatagram::bind(&notify).unwrap();
+    manager
+        .set_read_timeout(Some(Duration::from_secs(60)))
+        .unwrap();
+    let told = || {
+        let mut bytes = [0; 1000];
+        let len = manager.recv(&mut bytes).expect("a message");
+        String::from_utf8(bytes[..len].to_vec()).unwrap()
+    };
+    // What systemd does, by a shell that puts the socket where it belongs.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let program = serve(&store, &["--listen", "127.0.0.1:1"]);
+    let mut shell = Command::new("sh");
+    shell
+        .arg("-c")
+        .arg("exec 3<&0 </dev/null; LISTEN_PID=$$ exec \"$@\"")
+        .arg("sh")
+        .arg(program.get_program())
+        .args(program.get_args())
+        .env_clear()
+        .envs([("LISTEN_FDS", "1"), ("LISTEN_FDNAMES", "http")])
+        .env("NOTIFY_SOCKET", &notify)
+        .stdin(Stdio::from(std::os::fd::OwnedFd::from(listener)))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let mut child = shell.spawn().unwrap();
+    // Before it serves, a connection waits in the queue and is not refused.
+    let mut early = Connection::open(address);
+    let ready = told();
+    assert!(
+        ready.contains("READY=1") && ready.contains(&format!("MAINPID={}", child.id())),
+        "{ready}"
+    );
+    assert_eq!(early.request("GET", "/healthz", &[], b"").status, 200);
+    drop(early);
+    terminate(child.id());
+    assert!(told().contains("STOPPING=1"));
+    assert!(child.wait().unwrap().success());
+}
