@@ -38,7 +38,8 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 const PROBE_BYTES_MAX: u64 = 64 * 1024;
 
 pub(super) fn serve(config: Config, file: Option<PathBuf>) -> Result<ExitCode> {
-    logging::install(&config.log)?;
+    // Kept to the end: what waits is written when it goes.
+    let _log = logging::install(&config.log)?;
     let mut app = App::build(config.clone(), Clock::system())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
