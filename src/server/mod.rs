@@ -1,5 +1,6 @@
 //! From sockets to answers: listeners, connections, and the pipeline of a request.
 
+pub mod access;
 pub mod connection;
 pub mod control;
 mod deadlines;
