@@ -88,6 +88,9 @@ impl Served {
         let mut welcome = String::new();
         while !welcome.contains("# Ctrl-C stops the server.") {
             if lines.read_line(&mut welcome).expect("output") == 0 {
+                // It has closed its output, but may be alive.
+                let _ = child.kill();
+                let _ = child.wait();
                 return Err(welcome);
             }
         }
