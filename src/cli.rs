@@ -190,12 +190,20 @@ struct Settings {
         value_name = "DAYS"
     )]
     chatfile_days: Option<u32>,
-    /// error, warn, info, debug or trace (log.level)
+    /// error, warn, info, debug, trace or off, or several as in warn,access=info (log.level)
     #[arg(long, global = true, env = "CHATFILES_LOG_LEVEL", value_name = "LEVEL")]
     log_level: Option<String>,
     /// The form of a log line (log.format)
     #[arg(long, global = true, env = "CHATFILES_LOG_FORMAT", value_name = "FORM")]
     log_format: Option<logging::Format>,
+    /// Log one request in N when its answer has ended, 0 = none (log.access_sample)
+    #[arg(
+        long,
+        global = true,
+        env = "CHATFILES_LOG_ACCESS_SAMPLE",
+        value_name = "N"
+    )]
+    log_access_sample: Option<u32>,
 }
 
 impl Settings {
@@ -224,6 +232,7 @@ impl Settings {
         set(&mut file.retention.chatfile_days, self.chatfile_days);
         set(&mut file.log.level, self.log_level);
         set(&mut file.log.format, self.log_format);
+        set(&mut file.log.access_sample, self.log_access_sample);
         file.validate()
     }
 }

@@ -18,7 +18,7 @@ use crate::{
     http::cors::AllowedOrigins,
     limit::{self, Rate},
     logging, retention,
-    server::{listener, service, tls::CertificateFiles},
+    server::{access::Sample, listener, service, tls::CertificateFiles},
     store::local,
     tenant::Days,
 };
@@ -119,6 +119,8 @@ impl File {
                     server.body_idle_timeout_seconds,
                     30,
                 )?,
+                access: range("log.access_sample", log.access_sample, 0, 0..=1_000_000)
+                    .map(Sample::new)?,
             },
             api: api::Config {
                 public_url: server.public_url.map(public_url).transpose()?,
@@ -324,7 +326,7 @@ fn log_config(log: LogSection) -> Result<logging::Config> {
         bad(
             "log.level",
             format!("{level}: {why}"),
-            "error, warn, info, debug, trace",
+            "error, warn, info, debug, trace or off, or several as in warn,access=info",
         )
     })?;
     Ok(logging::Config {

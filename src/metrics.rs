@@ -50,6 +50,8 @@ pub struct Levels {
     pub disk_free_bytes: Option<u64>,
     /// Bytes that must be free for an upload.
     pub disk_free_min_bytes: u64,
+    /// Lines that the log had no room for.
+    pub log_lines_dropped: u64,
 }
 
 /// Levels of the use cases.

@@ -11,11 +11,12 @@ pub mod query;
 
 use std::{sync::Arc, time::Instant};
 
-use hyper::{HeaderMap, Method, Uri, header};
+use hyper::{HeaderMap, Method, header};
 
 use crate::{
     auth::{Grants, Verifier, hook::Hooks},
     files::{Files, Stored},
+    http::target::Target,
     tenant::Tenants,
     time::{Clock, Timestamp},
 };
@@ -52,7 +53,7 @@ pub struct Call<'a> {
     /// The method.
     pub method: &'a Method,
     /// Path and query.
-    pub uri: &'a Uri,
+    pub target: &'a Target,
     /// It came over TLS that ends here.
     pub is_tls: bool,
     /// The headers.
@@ -73,7 +74,7 @@ impl Call<'_> {
 
     /// The first query parameter of this name, decoded.
     pub fn query(&self, name: &str) -> Option<std::borrow::Cow<'_, str>> {
-        query::first(self.uri.query().unwrap_or_default(), name)
+        query::first(self.target.query().unwrap_or_default(), name)
     }
 
     /// Says in the log that a file was stored.
@@ -104,7 +105,7 @@ impl Call<'_> {
         /// RFC 1035 §2.3.4 and a port.
         const HOST_BYTES_MAX: usize = 255 + 6;
         let from_uri = self
-            .uri
+            .target
             .authority()
             .map(hyper::http::uri::Authority::as_str);
         let host = from_uri.or_else(|| self.headers.get(header::HOST)?.to_str().ok());

@@ -24,10 +24,10 @@ pub fn text(status: StatusCode, words: &str) -> Response<Body> {
     answer(status, plain, format!("{words}\n"))
 }
 
-/// There is such a path, and it is only read.
-pub fn only_read() -> Response<Body> {
+/// There is such a path, with these methods alone.
+pub fn only(methods: &'static str) -> Response<Body> {
     let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed");
-    let kind = Kind::MethodNotAllowed("GET, HEAD");
+    let kind = Kind::MethodNotAllowed(methods);
     answer::error_headers(kind, response.headers_mut());
     response
 }

@@ -42,7 +42,8 @@ const PROBE_BYTES_MAX: u64 = 64 * 1024;
 
 pub(super) fn serve(config: Config, file: Option<PathBuf>, args: &ServeArgs) -> Result<ExitCode> {
     let activated = activation::sockets()?;
-    logging::install(&config.log)?;
+    // Kept to the end: what waits is written when it goes.
+    let _log = logging::install(&config.log)?;
     let inherited = match args.take_over {
         true => handover::take_over(&config.store.path)?,
         false => None,

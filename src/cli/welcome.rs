@@ -45,7 +45,7 @@ pub(super) fn text<'a>(
     if let Some(address) = operator {
         let _ = writeln!(
             text,
-            "metrics and probes on http://{address}: /metrics /livez /readyz"
+            "metrics and probes on http://{address}: /metrics /livez /readyz /log-level"
         );
     }
     let _ = writeln!(text, "\n{}", policy(config, abilities));

@@ -210,6 +210,7 @@ pub struct CorsSection {
 pub struct LogSection {
     pub level: Option<String>,
     pub format: Option<logging::Format>,
+    pub access_sample: Option<u32>,
 }
 
 impl File {

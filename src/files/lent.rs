@@ -63,11 +63,9 @@ impl Lent {
 /// A body that may be made of files. One of the two is called before its first byte is asked for.
 pub trait LendTo {
     /// From now on, files whose slices are given out are noted in `lent` first.
-    fn lend_to(&mut self, lent: &Arc<Lent>) {
-        let _ = lent;
-    }
+    fn lend_to(&mut self, lent: &Arc<Lent>);
 
     /// The bytes will be read by this process, as encryption and HTTP/2 do: they are given out in memory of its
     /// own, read from the file. Where a disk fails, a slice of a map would then end the process (SIGBUS).
-    fn copy_out(&mut self) {}
+    fn copy_out(&mut self);
 }

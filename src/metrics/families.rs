@@ -46,7 +46,8 @@ impl Collector for Scrape {
         self.requests(&mut families)?;
         self.connections(&mut families)?;
         self.files(&mut families)?;
-        self.store(&mut families)
+        self.store(&mut families)?;
+        self.log(&mut families)
     }
 }
 
@@ -176,6 +177,14 @@ impl Scrape {
             "disk_free_min_bytes",
             "The floor: with fewer bytes free, uploads are refused.",
             self.levels.disk_free_min_bytes,
+        )
+    }
+
+    fn log(&self, families: &mut Families<'_>) -> fmt::Result {
+        families.counter(
+            "log_lines_dropped",
+            "Lines of the log that nobody took in time.",
+            [([], self.levels.log_lines_dropped)],
         )
     }
 }

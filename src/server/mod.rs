@@ -1,5 +1,6 @@
 //! From sockets to answers: listeners, connections, and the pipeline of a request.
 
+pub mod access;
 pub mod activation;
 pub mod connection;
 pub mod control;

@@ -1,13 +1,10 @@
-//! The operator's listener: `/metrics`, `/livez`, `/readyz`. An address of its own, so that it is shown to whom
-//! the network lets reach it, and to nobody who downloads a file; there is no authentication. It serves nothing
-//! else, and outlives the public listener, so that it can say that the server is stopping.
+//! The operator's listener: `/metrics`, `/livez`, `/readyz`, `/log-level`. An address of its own, so that it is
+//! shown to whom the network lets reach it, and to nobody who downloads a file; there is no authentication. It
+//! serves nothing else, and outlives the public listener, so that it can say that the server is stopping.
 
 use std::{sync::Arc, time::Duration};
 
-use hyper::{
-    Method, Request, Response, StatusCode,
-    body::{Body as _, Incoming},
-};
+use hyper::{Method, Request, Response, StatusCode, body::Incoming};
 use tokio::sync::Semaphore;
 
 use super::{
@@ -19,8 +16,10 @@ use super::{
 };
 use crate::{
     api::{body::Body, ops},
-    error::Error,
+    error::{Error, Kind},
+    http::body::RequestBody,
     limit::Limiter,
+    logging,
     metrics::{Levels, Metrics},
     store::local::LocalStore,
 };
@@ -32,6 +31,10 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 /// A disk that does not say within this time what it has left counts as failing. Probes commonly wait for a
 /// second or more.
 const DISK_PATIENCE: Duration = Duration::from_millis(500);
+/// Bytes of a log level that is set.
+const LEVEL_BYTES_MAX: usize = 1 << 10;
+/// The longest wait for a further byte of it.
+const LEVEL_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Answers the operator's requests.
 pub struct Operator {
@@ -83,6 +86,7 @@ impl Operator {
             limiter_addresses: self.limiter.entries(),
             disk_free_bytes: self.disk.free_bytes().await,
             disk_free_min_bytes: self.disk.free_min_bytes,
+            log_lines_dropped: logging::lines_dropped(),
         };
         ops::metrics(self.metrics.render(levels))
     }
@@ -149,17 +153,43 @@ impl Handle for Operator {
         connection: &Arc<ConnectionInfo>,
         request: Request<Incoming>,
     ) -> Response<Body> {
-        // Nothing here takes a body.
-        if !request.body().is_end_stream() {
-            connection.set_linger();
-        }
-        let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
-        match request.uri().path() {
-            "/metrics" | "/livez" | "/readyz" if !is_read => ops::only_read(),
+        let (head, incoming) = request.into_parts();
+        let mut body = RequestBody::new(incoming, LEVEL_PATIENCE);
+        let is_read = matches!(head.method, Method::GET | Method::HEAD);
+        let response = match head.uri.path() {
+            "/metrics" | "/livez" | "/readyz" if !is_read => ops::only("GET, HEAD"),
             "/metrics" => self.metrics().await,
             "/livez" => ops::text(StatusCode::OK, "alive"),
             "/readyz" => self.ready().await,
+            "/log-level" if head.method == Method::PUT => set_log_level(&mut body).await,
+            "/log-level" if !is_read => ops::only("GET, HEAD, PUT"),
+            "/log-level" => ops::text(StatusCode::OK, &logging::level()),
             _ => ops::text(StatusCode::NOT_FOUND, "not found"),
+        };
+        if !body.is_ended() {
+            connection.set_linger();
         }
+        response
+    }
+}
+
+/// Takes effect before it is answered. PUT, which no page of another origin may send without being asked.
+async fn set_log_level(body: &mut RequestBody) -> Response<Body> {
+    let text = match body.collect(LEVEL_BYTES_MAX).await {
+        Ok(bytes) => String::from_utf8(bytes),
+        Err(error) if error.kind() == Kind::TooLarge => {
+            let why = format!("a level has at most {LEVEL_BYTES_MAX} bytes");
+            return ops::text(StatusCode::PAYLOAD_TOO_LARGE, &why);
+        }
+        Err(_) => return ops::text(StatusCode::BAD_REQUEST, "the level did not come to its end"),
+    };
+    let set = match &text {
+        // As editors and `echo` end a line.
+        Ok(text) => logging::set_level(text.trim_ascii_end()),
+        Err(_) => Err("not UTF-8".to_owned()),
+    };
+    match set {
+        Ok(()) => ops::text(StatusCode::OK, &logging::level()),
+        Err(why) => ops::text(StatusCode::BAD_REQUEST, &why),
     }
 }

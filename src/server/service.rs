@@ -19,6 +19,7 @@ use hyper::{
 use ipnet::IpNet;
 
 use super::{
+    access::{Access, Sample, Watched},
     connection::{ConnectionInfo, Handle},
     router::{self, Route, Voice},
 };
@@ -29,6 +30,7 @@ use crate::{
         body::RequestBody,
         cors::Cors,
         forwarded::{ForwardedHeader, client_address},
+        target::Target,
     },
     limit::{Interface, Limiter, Rate},
     metrics::{self, Answered, Requests},
@@ -61,6 +63,8 @@ pub struct Config {
     pub default_rate: Rate,
     /// The longest wait for a further byte of a body.
     pub body_idle_timeout: Duration,
+    /// Which requests stand in the access log.
+    pub access: Sample,
 }
 
 /// A rest of a body that is worth reading for the sake of the connection.
@@ -109,12 +113,13 @@ impl Service {
         &self,
         connection: &ConnectionInfo,
         request: Request<Incoming>,
-    ) -> Response<Body> {
+    ) -> Response<Watched<Body>> {
         let (head, incoming) = request.into_parts();
+        let target = Target::new(head.uri);
         let mut body = RequestBody::new(incoming, self.config.body_idle_timeout);
         let call = Call {
             method: &head.method,
-            uri: &head.uri,
+            target: &target,
             id: self.request_ids.fetch_add(1, Ordering::Relaxed),
             is_tls: connection.is_tls,
             headers: &head.headers,
@@ -123,13 +128,14 @@ impl Service {
         };
         let client = self.client(connection, &call);
         let routed = check_host(head.version, call.headers)
-            .and_then(|()| router::route(call.method, call.uri.path()));
+            .and_then(|()| router::route(call.method, call.target.path()));
         let (label, interface) = classify(&routed, &call);
         let uploads = &self.requests.uploads;
         let _uploading = (interface == Interface::Upload).then(|| uploads.enter());
+        let mut tenant = None;
         let result = match routed {
             Ok(route) => {
-                self.admit_and_act(&call, client, route, interface, &mut body)
+                self.admit_and_act(&call, client, route, interface, &mut body, &mut tenant)
                     .await
             }
             Err(error) => self.admit(None, interface, client, &call).and(Err(error)),
@@ -139,46 +145,54 @@ impl Service {
             .is_err_and(|error| matches!(error.kind(), Kind::RateLimited(_)));
         self.settle(connection, &call, &mut body).await;
         let response = self.render(&call, client, result);
-        self.requests.record(&Answered {
+        let answered = Answered {
             route: label,
             status: response.status().as_u16(),
             took: self.api.clock.monotonic() - call.started,
             received_bytes: body.received_bytes(),
             sent_bytes: response.body().size_hint().lower(),
             is_refused,
+        };
+        self.requests.record(&answered);
+        let (id, started) = (call.id, call.started);
+        let is_logged = self.config.access.has(id, &answered);
+        let access = is_logged.then(|| Access {
+            id,
+            client,
+            tenant: tenant.cloned(),
+            method: head.method,
+            target,
+            version: head.version,
+            answered,
+            started,
+            clock: self.api.clock.clone(),
         });
-        response
+        response.map(|body| Watched::new(body, access))
     }
 
-    async fn admit_and_act(
-        &self,
+    /// `found` becomes the call's tenant, where it has one.
+    async fn admit_and_act<'s>(
+        &'s self,
         call: &Call<'_>,
         client: IpAddr,
         route: Route<'_>,
         interface: Interface,
         body: &mut RequestBody,
+        found: &mut Option<&'s Arc<Tenant>>,
     ) -> Result<Response<Body>> {
         match route {
             Route::Preflight => Ok(preflight()),
             Route::Health => Ok(ops::health(&self.server)),
             Route::Easemob(route) => {
-                let tenant = easemob::tenant(&self.api, &route, call.uri.path());
-                self.admit(
-                    tenant.as_ref().ok().map(|tenant| &***tenant),
-                    interface,
-                    client,
-                    call,
-                )?;
+                let tenant = easemob::tenant(&self.api, &route, call.target.path());
+                *found = tenant.as_ref().ok().copied();
+                self.admit(*found, interface, client, call)?;
                 easemob::handle(&self.api, call, tenant?, route.action, body).await
             }
             Route::Lanying(action) => {
                 let tenant = lanying::tenant(&self.api, call, action);
-                self.admit(
-                    tenant.as_ref().ok().map(|tenant| &***tenant),
-                    interface,
-                    client,
-                    call,
-                )?;
+                *found = tenant.as_ref().ok().copied();
+                self.admit(*found, interface, client, call)?;
                 lanying::handle(&self.api, call, tenant?, action, body).await
             }
         }
@@ -187,7 +201,7 @@ impl Service {
     /// Before the credential is looked at: a refused call must cost next to nothing.
     fn admit(
         &self,
-        tenant: Option<&Tenant>,
+        tenant: Option<&Arc<Tenant>>,
         interface: Interface,
         client: IpAddr,
         call: &Call<'_>,
@@ -258,7 +272,7 @@ impl Service {
                 tracing::debug!(
                     request = format_args!("{id:016x}"),
                     method = %call.method,
-                    path = call.uri.path(),
+                    path = %call.target,
                     %client,
                     status = response.status().as_u16(),
                     "answered"
@@ -266,7 +280,7 @@ impl Service {
                 response
             }
             Err(error) => {
-                let response = match router::voice(call.uri.path()) {
+                let response = match router::voice(call.target.path()) {
                     Voice::Easemob => easemob::wire::error(&self.api, call, &error),
                     Voice::Lanying => lanying::wire::error(&error),
                     Voice::Form => lanying::form_error(call, &error),
@@ -339,30 +353,34 @@ fn preflight() -> Response<Body> {
     response
 }
 
-/// A failure is logged once, here. The path is safe to show: secrets are in headers and in the query.
+/// A failure is logged once, here.
 fn log_failure(id: u64, call: &Call<'_>, client: IpAddr, error: &Error, response: &Response<Body>) {
     let status = response.status().as_u16();
-    let (method, path) = (call.method, call.uri.path());
+    let (method, path) = (call.method, call.target);
     let request = format_args!("{id:016x}");
     match error.kind() {
         Kind::Internal | Kind::StorageFull => {
-            tracing::error!(request, %method, path, %client, status, %error, "failed");
+            tracing::error!(request, %method, %path, %client, status, %error, "failed");
         }
         Kind::RateLimited(_) => {
-            tracing::debug!(request, %method, path, %client, status, %error, "refused")
+            tracing::debug!(request, %method, %path, %client, status, %error, "refused")
         }
-        _ => tracing::info!(request, %method, path, %client, status, %error, "refused"),
+        // Its text repeats the path as it was sent, whatever is in it.
+        kind @ Kind::TenantNotFound => {
+            tracing::info!(request, %method, %path, %client, status, error = ?kind, "refused")
+        }
+        _ => tracing::info!(request, %method, %path, %client, status, %error, "refused"),
     }
 }
 
 impl Handle for Service {
-    type Body = Body;
+    type Body = Watched<Body>;
 
     async fn handle(
         &self,
         connection: &Arc<ConnectionInfo>,
         request: Request<Incoming>,
-    ) -> Response<Body> {
+    ) -> Response<Watched<Body>> {
         self.answer(connection, request).await
     }
 }

@@ -24,6 +24,7 @@ mod http;
 mod io_errors;
 mod lanying;
 mod limit;
+mod log;
 mod memory;
 mod odd_requests;
 mod operator;

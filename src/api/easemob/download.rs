@@ -112,7 +112,7 @@ pub(super) fn mp3_wish(call: &Call<'_>) -> Option<Mp3Wish> {
 pub(super) fn wants_thumbnail(call: &Call<'_>) -> bool {
     let is_true = |value: &str| value.trim().eq_ignore_ascii_case("true");
     call.header("thumbnail").is_some_and(is_true)
-        || call.uri.query().is_some()
+        || call.target.query().is_some()
             && ["thumbnail", "vframe"]
                 .into_iter()
                 .any(|name| call.query(name).is_some_and(|value| is_true(&value)))

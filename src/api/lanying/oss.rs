@@ -244,7 +244,10 @@ mod tests {
     use hyper::{Method, Uri};
 
     use super::*;
-    use crate::time::{Clock, Timestamp};
+    use crate::{
+        http::target::Target,
+        time::{Clock, Timestamp},
+    };
 
     /// Status, headers and text of the answer to a call with this `Host`.
     fn answer(
@@ -256,7 +259,7 @@ mod tests {
         let call = Call {
             is_tls: false,
             method: &Method::POST,
-            uri: &Uri::from_static("/file/oss/welovemaxim"),
+            target: &Target::new(Uri::from_static("/file/oss/welovemaxim")),
             headers: &headers,
             id: 0xabc,
             now: Timestamp::from_secs(1_795_608_000),

@@ -16,15 +16,15 @@ pub(super) fn check(context: &Context<'_>) -> Result<()> {
     let Some(key) = &context.lanying.sdk_sign_key else {
         return Ok(());
     };
-    let uri = context.call.uri;
-    let query = uri.query().unwrap_or_default();
+    let target = context.call.target;
+    let query = target.query().unwrap_or_default();
     let is_signature = |pair: &&str| pair.split('=').next() == Some("sdk_sign");
     let mut signed: Vec<&str> = query
         .split('&')
         .filter(|pair| !is_signature(pair))
         .collect();
     signed.sort_unstable();
-    let text = format!("{}?{}", uri.path(), signed.join("&"));
+    let text = format!("{}?{}", target.path(), signed.join("&"));
     let expected = hex(&hmac_sha256(key, &[text.as_bytes()]));
     let sent = context.query("sdk_sign").unwrap_or_default();
     if constant_time_eq(expected.as_bytes(), sent.as_bytes()) {

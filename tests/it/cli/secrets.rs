@@ -2,21 +2,25 @@
 
 use std::os::unix::fs::PermissionsExt;
 
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use chatfiles::time::Clock;
+use sha2::{Digest, Sha256};
+
 use crate::support::{
     BASE, Connection, Form,
     command::{Served, run, stdout},
     lanying, photo,
 };
 
+/// Everything that can be logged is.
+const FINEST: &[&str] = &["--log-level", "trace", "--log-access-sample", "1"];
+const UNLIMITED: &[&str] = &["--calls-per-second", "0"];
+
 #[test]
 fn no_secret_is_in_the_log_at_the_finest_level() {
     let directory = tempfile::tempdir().unwrap();
     let (store, log) = (directory.path().join("data"), directory.path().join("log"));
-    let server = Served::start(
-        &store,
-        &log,
-        &["--log-level", "trace", "--calls-per-second", "0"],
-    );
+    let mut server = Served::start(&store, &log, &[FINEST, UNLIMITED].concat());
     let token = stdout(&run(
         &[
             "token",
@@ -91,11 +95,39 @@ fn no_secret_is_in_the_log_at_the_finest_level() {
     );
     let password = r#"{"grant_type":"password","username":"u1","password":"hunter2-hunter2"}"#;
     assert_eq!(call("POST", "/token", &[], password.as_bytes()).status, 404);
-    drop(server);
+    // A backend's own token, in a header and where a query may be; the second one nearly right.
+    let dynamic = dynamic_token(client_secret.trim());
+    let by_dynamic = format!("Bearer {dynamic}");
+    let plain = format!("/chatfiles/{id}?share-secret={share_secret}");
+    assert_eq!(
+        call("GET", &plain, &[("Authorization", &by_dynamic)], b"").status,
+        200
+    );
+    let corrupt = format!("{by_dynamic}x");
+    assert_eq!(
+        call("GET", &plain, &[("Authorization", &corrupt)], b"").status,
+        401
+    );
+    // Queries that are none: the path is shown up to where they begin.
+    for mark in ["%3F", "%3f", "&", ";"] {
+        let meant = format!(
+            "/chatfiles/{id}{mark}share-secret={share_secret}&access_token={token}&dt={dynamic}"
+        );
+        assert!(call("GET", &meant, &[("Authorization", &bearer)], b"").status >= 400);
+        let nowhere = format!("/x/y{mark}token={token}/chatfiles/{share_secret}{mark}{dynamic}");
+        let mut connection = Connection::open(server.address);
+        assert!(connection.request("GET", &nowhere, &[], b"").status >= 400);
+    }
+    // A whole URL as the target, with credentials in it.
+    let whole = format!("http://alice:{share_secret}@files.test{BASE}{plain}&access_token={token}");
+    let mut connection = Connection::open(server.address);
+    connection.request("GET", &whole, &[("Authorization", &bearer)], b"");
+    server.signal("TERM");
+    assert!(server.wait().success());
 
     let log = std::fs::read_to_string(log).unwrap();
     assert!(
-        log.contains("answered") && log.contains(id),
+        log.contains("answered") && log.contains(id) && log.contains("end_us"),
         "the log says too little to test anything: {log}"
     );
     let signature = token.rsplit('.').next().unwrap();
@@ -103,6 +135,7 @@ fn no_secret_is_in_the_log_at_the_finest_level() {
         &*token,
         signature,
         &*app_token,
+        &*dynamic,
         share_secret,
         client_secret.trim(),
         &*key,
@@ -113,6 +146,21 @@ fn no_secret_is_in_the_log_at_the_finest_level() {
             "{secret} stands in the log"
         );
     }
+}
+
+/// As a chat backend signs its own: base64url of `dt-` and JSON.
+fn dynamic_token(client_secret: &str) -> String {
+    let (client_id, appkey) = ("easemob-demo.chatdemoui", "easemob-demo#chatdemoui");
+    let now = Clock::system().now().secs();
+    let signed = format!("{client_id}{appkey}alice{now}600{client_secret}");
+    let signature: String = Sha256::digest(signed.as_bytes())
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let json = serde_json::json!({
+        "signature": signature, "appkey": appkey, "userId": "alice", "curTime": now, "ttl": 600,
+    });
+    BASE64_URL_SAFE_NO_PAD.encode(format!("dt-{json}"))
 }
 
 #[test]
@@ -162,11 +210,7 @@ fn nothing_that_opens_a_file_of_the_lanying_api_is_in_the_log() {
     let text = |path: &std::path::Path| path.to_str().unwrap().to_owned();
     let (config, path) = (text(&config), text(&store));
     let flags = ["--config", &config, "--calls-per-second", "0"];
-    let server = Served::start(
-        &store,
-        &log,
-        &[&flags[..], &["--log-level", "trace"]].concat(),
-    );
+    let mut server = Served::start(&store, &log, &[&flags[..], FINEST].concat());
     let token = |tenant: &str| {
         let arguments = ["token", "--user", "alice", "--tenant", tenant];
         stdout(&run(
@@ -236,12 +280,20 @@ fn nothing_that_opens_a_file_of_the_lanying_api_is_in_the_log() {
         .field("key", &field("key"))
         .file("a.jpg", "image/jpeg", b"x");
     assert_eq!(post(wrong).status, 403);
-    drop(server);
+    for mark in ["%3F", "&", ";"] {
+        let meant = format!("/file/download/chat{mark}file_sign={sign}&access-token={token}");
+        assert!(get(&meant, &headers).status >= 400);
+    }
+    server.signal("TERM");
+    assert!(server.wait().success());
 
     let log = std::fs::read_to_string(log).unwrap();
     let id = field("key")[field("key").len() - 36..].to_owned();
     assert!(
-        log.contains(&id) && log.contains("refused") && log.contains("127.0.0.1"),
+        log.contains(&id)
+            && log.contains("refused")
+            && log.contains("127.0.0.1")
+            && log.contains("route=lanying_download_chat"),
         "the log says too little to test anything: {log}"
     );
     for secret in [

@@ -129,7 +129,7 @@ fn flag_and_variable_set_the_address_which_is_printed() {
     let line = lines.next().unwrap();
     let address = line
         .strip_prefix("metrics and probes on http://")
-        .and_then(|rest| rest.strip_suffix(": /metrics /livez /readyz"))
+        .and_then(|rest| rest.strip_suffix(": /metrics /livez /readyz /log-level"))
         .unwrap_or_else(|| panic!("{line}"));
     let address = address.parse().unwrap();
     assert_ne!(address, server.address);

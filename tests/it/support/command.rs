@@ -57,6 +57,18 @@ pub struct Served {
 impl Served {
     /// On a free port, with its log going to `log`; further arguments as given.
     pub fn start(store: &Path, log: &Path, arguments: &[&str]) -> Self {
+        let file = std::fs::File::create(log).expect("a log file");
+        Self::start_to(store, file.into(), arguments).unwrap_or_else(|printed| {
+            let log = std::fs::read_to_string(log).unwrap_or_default();
+            panic!("no welcome: {printed} {log}")
+        })
+    }
+
+    /// The same, with its log going wherever it may.
+    ///
+    /// # Errors
+    /// All that was printed, where it does not start.
+    pub fn start_to(store: &Path, log: Stdio, arguments: &[&str]) -> Result<Self, String> {
         let store = store.to_str().expect("a path of ASCII");
         let mut all = vec![
             "--listen",
@@ -69,18 +81,18 @@ impl Served {
         all.extend_from_slice(arguments);
         let mut child = chatfiles(&all)
             .stdout(Stdio::piped())
-            .stderr(std::fs::File::create(log).expect("a log file"))
+            .stderr(log)
             .spawn()
             .expect("the program starts");
         let mut lines = BufReader::new(child.stdout.take().expect("piped"));
         let mut welcome = String::new();
         while !welcome.contains("# Ctrl-C stops the server.") {
-            let log = || std::fs::read_to_string(log).unwrap_or_default();
-            assert!(
-                lines.read_line(&mut welcome).expect("output") > 0,
-                "no welcome: {welcome} {}",
-                log()
-            );
+            if lines.read_line(&mut welcome).expect("output") == 0 {
+                // It has closed its output, but may be alive.
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(welcome);
+            }
         }
         let address = welcome
             .lines()
@@ -90,11 +102,11 @@ impl Served {
             .expect("the address comes first")
             .parse()
             .expect("an address");
-        Self {
+        Ok(Self {
             address,
             welcome,
             child,
-        }
+        })
     }
 
     /// Sends a signal by its name, as `kill` knows it.

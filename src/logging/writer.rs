@@ -1,0 +1,253 @@
+//! The way to standard error: lines are gathered in memory and written by a thread of their own, so that no
+//! request ever waits for whoever reads the log. What has no room is dropped and counted.
+//!
+//! `tracing-appender` was looked at: it bounds lines and not bytes, waits at most a second at the end, forgets
+//! what could not be written, and brings eight packages along for files that it rotates.
+
+use std::{
+    io::{self, Write},
+    mem,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::error::{Error, Result};
+
+/// Bytes that wait, and as many again that are being written.
+const WAITING_BYTES_MAX: usize = 1 << 20;
+/// What the reader has for the rest when the process ends.
+const END_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Where lines are put; the clones are the same queue.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Queue(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// A std Mutex: held to copy a line or to take the bytes away, never while something is written.
+    state: Mutex<State>,
+    /// There is something to write, or the end has come.
+    filled: Condvar,
+    /// All is written, and the thread ends.
+    ended: Condvar,
+    dropped: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: Vec<u8>,
+    is_closed: bool,
+    has_ended: bool,
+}
+
+/// Keeps the log going. When dropped, what waits is written, as far as it is taken within two seconds.
+#[derive(Debug)]
+#[must_use = "the log ends with it"]
+pub struct Guard(Queue);
+
+impl Queue {
+    /// A queue, and the thread that writes what is put into it to `output`.
+    pub(super) fn to(output: impl Write + Send + 'static) -> Result<(Self, Guard)> {
+        let queue = Self::default();
+        let shared = queue.0.clone();
+        thread::Builder::new()
+            .name("log".into())
+            .spawn(move || shared.write_all(output))
+            .map_err(Error::internal)?;
+        Ok((queue.clone(), Guard(queue)))
+    }
+
+    /// Lines that were not written.
+    pub(super) fn dropped(&self) -> u64 {
+        self.0.dropped.load(Ordering::Relaxed)
+    }
+}
+
+impl Shared {
+    /// Takes one event. A line end within it is shown and not obeyed: nothing that is logged makes a second line.
+    fn put(&self, event: &[u8]) {
+        let event = event.strip_suffix(b"\n").unwrap_or(event);
+        let escaped = memchr::memchr2(b'\n', b'\r', event).map(|_| {
+            let text = String::from_utf8_lossy(event);
+            text.replace('\n', "\\n").replace('\r', "\\r").into_bytes()
+        });
+        let line = escaped.as_deref().unwrap_or(event);
+        let mut state = self.state();
+        if state.is_closed || state.waiting.len() + line.len() >= WAITING_BYTES_MAX {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        // The thread sleeps only where nothing waits.
+        let wakes = state.waiting.is_empty();
+        state.waiting.extend_from_slice(line);
+        state.waiting.push(b'\n');
+        drop(state);
+        if wakes {
+            self.filled.notify_one();
+        }
+    }
+
+    /// The thread's work, until the end.
+    fn write_all(&self, mut output: impl Write) {
+        let mut writing = Vec::new();
+        loop {
+            writing.clear();
+            let mut state = self.state();
+            while state.waiting.is_empty() && !state.is_closed {
+                state = wait(&self.filled, state);
+            }
+            if state.waiting.is_empty() {
+                state.has_ended = true;
+                self.ended.notify_all();
+                return;
+            }
+            mem::swap(&mut state.waiting, &mut writing);
+            drop(state);
+            if output.write_all(&writing).is_err() {
+                // Nobody reads any more, and there is nowhere to say so. How much of it was taken is not known.
+                let lines = memchr::memchr_iter(b'\n', &writing).count();
+                self.dropped.fetch_add(lines as u64, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Whole after every step: a panic elsewhere does not spoil it.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn wait<'a>(condition: &Condvar, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+    condition
+        .wait(state)
+        .unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let shared = &self.0.0;
+        let mut state = shared.state();
+        state.is_closed = true;
+        shared.filled.notify_one();
+        // Over when all is written or nobody has taken it in time; either way the process may end.
+        let _ = shared
+            .ended
+            .wait_timeout_while(state, END_PATIENCE, |state| !state.has_ended);
+    }
+}
+
+/// Each write is one event: the library formats it as a whole first.
+impl Write for &Queue {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        self.0.put(event);
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Queue {
+    type Writer = &'a Self;
+
+    fn make_writer(&'a self) -> &'a Self {
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// Says when it is written to, and goes on when it is let.
+    struct Gate {
+        at: mpsc::Sender<Vec<u8>>,
+        go: mpsc::Receiver<io::Result<()>>,
+    }
+
+    impl Write for Gate {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.at.send(bytes.to_vec()).map_err(io::Error::other)?;
+            self.go.recv().map_err(io::Error::other)??;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn gated() -> (
+        Queue,
+        Guard,
+        mpsc::Receiver<Vec<u8>>,
+        mpsc::Sender<io::Result<()>>,
+    ) {
+        let (at, written) = mpsc::channel();
+        let (open, go) = mpsc::channel();
+        let (queue, guard) = Queue::to(Gate { at, go }).unwrap();
+        (queue, guard, written, open)
+    }
+
+    #[test]
+    fn what_has_no_room_is_dropped_and_counted_and_the_rest_is_written_at_the_end() {
+        let (queue, guard, written, open) = gated();
+        (&queue).write_all(b"first\n").unwrap();
+        assert_eq!(written.recv().unwrap(), b"first\n");
+        // The writer stands now. A mebibyte waits, not a byte more.
+        let line = [b'x'; 1023];
+        for _ in 0..1500 {
+            (&queue).write_all(&line).unwrap();
+        }
+        assert_eq!(queue.dropped(), 1500 - 1024);
+        assert_eq!(queue.0.state().waiting.len(), WAITING_BYTES_MAX);
+        open.send(Ok(())).unwrap();
+        open.send(Ok(())).unwrap();
+        drop(guard);
+        assert_eq!(written.recv().unwrap().len(), WAITING_BYTES_MAX);
+        // Nothing is written after the end; that is counted too.
+        (&queue).write_all(b"late\n").unwrap();
+        assert_eq!(queue.dropped(), 1500 - 1024 + 1);
+    }
+
+    #[test]
+    fn what_the_other_side_does_not_take_is_counted() {
+        let (queue, guard, written, open) = gated();
+        (&queue).write_all(b"first\n").unwrap();
+        written.recv().unwrap();
+        (&queue).write_all(b"second\n").unwrap();
+        (&queue).write_all(b"third\n").unwrap();
+        let broken = || Err(io::Error::from(io::ErrorKind::BrokenPipe));
+        open.send(broken()).unwrap();
+        open.send(broken()).unwrap();
+        drop(guard);
+        assert_eq!(queue.dropped(), 3);
+    }
+
+    #[test]
+    fn the_end_waits_for_no_reader_that_does_not_read() {
+        let (queue, guard, written, _open) = gated();
+        (&queue).write_all(b"first\n").unwrap();
+        written.recv().unwrap();
+        drop(guard);
+    }
+
+    #[test]
+    fn an_event_is_one_line_whatever_is_in_it() {
+        let (queue, guard, written, open) = gated();
+        (&queue).write_all(b"a\r\nINFO forged\nb\n").unwrap();
+        open.send(Ok(())).unwrap();
+        assert_eq!(written.recv().unwrap(), b"a\\r\\nINFO forged\\nb\n");
+        drop(guard);
+        assert_eq!(queue.dropped(), 0);
+    }
+}
