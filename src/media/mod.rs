@@ -17,6 +17,8 @@ mod dimensions;
 mod kind;
 
 #[cfg(test)]
+mod quality_tests;
+#[cfg(test)]
 mod sniff_tests;
 #[cfg(test)]
 mod thumbnail_tests;

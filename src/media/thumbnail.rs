@@ -28,7 +28,7 @@ const JPEG_QUALITY: u8 = 80;
 
 /// Pixels of the source in each direction that a pixel of the result is made from, at the least, where a decoder
 /// can leave out the rest: below 2 edges and small text suffer (decision 0012).
-const SOURCE_PIXELS: u32 = 2;
+pub(super) const SOURCE_PIXELS: u32 = 2;
 
 /// What a thumbnail costs beside the picture itself: the small picture twice, encoder, tables.
 const BASE_COST_BYTES: u64 = 1 << 20;
@@ -218,7 +218,7 @@ fn fitted(stored: (u32, u32), fit: BoundingBox, orientation: Orientation) -> (u3
 /// Lanczos over all source pixels; averaging blocks first saved no more than 3 % of a 12-megapixel JPEG.
 /// Alpha is multiplied into the source in place and divided out of the result, so that what is transparent
 /// lends no colour to its neighbours, and no copy is made for it.
-fn resize(pixels: Pixels, width: u32, height: u32) -> Result<Pixels, MediaError> {
+pub(super) fn resize(pixels: Pixels, width: u32, height: u32) -> Result<Pixels, MediaError> {
     let Pixels {
         width: from_width,
         height: from_height,

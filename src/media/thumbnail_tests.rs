@@ -24,18 +24,18 @@ fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/images")
 }
 
-fn fixture(name: &str) -> Vec<u8> {
+pub(super) fn fixture(name: &str) -> Vec<u8> {
     fs::read(folder().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-fn made(source: &[u8], fit: BoundingBox) -> Thumbnail {
+pub(super) fn made(source: &[u8], fit: BoundingBox) -> Thumbnail {
     match thumbnail(source, fit, &BOUNDS, &|| false) {
         Ok(Outcome::Made(thumbnail)) => thumbnail,
         other => panic!("no thumbnail: {other:?}"),
     }
 }
 
-fn pixels(thumbnail: &Thumbnail) -> RgbaImage {
+pub(super) fn pixels(thumbnail: &Thumbnail) -> RgbaImage {
     let format = ImageFormat::from_mime_type(thumbnail.content_type).unwrap();
     let picture = image::load_from_memory_with_format(&thumbnail.bytes, format)
         .unwrap()
@@ -64,7 +64,7 @@ fn difference(a: &RgbaImage, b: &RgbaImage) -> f64 {
 }
 
 /// What the `image` crate makes of a full decode. Colour is multiplied by alpha first, as it is not there.
-fn reference(picture: &DynamicImage, width: u32, height: u32) -> RgbaImage {
+pub(super) fn reference(picture: &DynamicImage, width: u32, height: u32) -> RgbaImage {
     let mut source = picture.to_rgba32f();
     for pixel in source.pixels_mut() {
         let [r, g, b, a] = pixel.0;
@@ -156,7 +156,7 @@ fn a_thumbnail_shows_what_the_reference_shows() {
 }
 
 /// Waves, edges and a text-like pattern, from a formula.
-fn drawn(width: u32, height: u32) -> DynamicImage {
+pub(super) fn drawn(width: u32, height: u32) -> DynamicImage {
     image::RgbImage::from_fn(width, height, |x, y| {
         let wave = 127.0 + 90.0 * (f64::from(x) / 37.0).sin() * (f64::from(y) / 53.0).cos();
         let edge = if (x / 160 + y / 120) % 2 == 0 { 60 } else { 0 };

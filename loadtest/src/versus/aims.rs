@@ -24,6 +24,8 @@ pub(crate) enum Figure {
     ThumbnailHitToDownload,
     /// CPU of a thumbnail that is made ÷ that of libvips.
     ThumbnailMissToVips,
+    /// The same of a picture that is no JPEG.
+    OtherMissToVips,
     /// Resident memory with 10,000 connections that have sent nothing, in MB.
     MemorySilentMb,
     /// Resident memory with 10,000 connections that have had one answer, in MB.
@@ -71,6 +73,7 @@ impl Figure {
             Self::UploadFullRateToNone => "upload, 64 connections, synced/s ÷ not synced/s",
             Self::ThumbnailHitToDownload => "thumbnail in memory, CPU ÷ 4 KB download",
             Self::ThumbnailMissToVips => "thumbnail made, CPU ÷ libvips",
+            Self::OtherMissToVips => "thumbnail made of no JPEG, CPU ÷ libvips",
             Self::MemorySilentMb => "RSS, 10,000 silent connections, MB",
             Self::MemoryIdleMb => "RSS, 10,000 connections idle after a request, MB",
             Self::ObjectsManyToFew => "download, CPU, many objects ÷ few",
@@ -108,6 +111,7 @@ impl Figure {
             Self::DownloadCpuToDufs
             | Self::DownloadCpuToMiniserve
             | Self::UploadFullCpuToNginx
+            | Self::OtherMissToVips
             | Self::ColdStallsBefore
             | Self::ColdP99Us
             | Self::ColdP99BeforeUs

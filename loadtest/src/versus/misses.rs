@@ -1,10 +1,14 @@
 //! A thumbnail that is made, against libvips.
 //!
-//! Ours: N different photos are uploaded, each one's thumbnail is asked for once, and the server's CPU is divided by
+//! Ours: N photos are uploaded, each one's thumbnail is asked for once, and the server's CPU is divided by
 //! N: requests, decoding, and keeping the result included. libvips: the CPU of `vipsthumbnail` over N files less that
-//! over a few, so that its start is not counted, divided by the difference. Both on one core, with one thread.
+//! over a few, so that its start is not counted, divided by the difference. Both on one core, with one thread. The aims
+//! are those of JPEG; the other formats are told beside it.
 
 use std::{fs, path::Path, process::Command};
+
+use bytes::Bytes;
+use image::ImageFormat;
 
 use super::{
     Bench,
@@ -19,61 +23,147 @@ use super::{
 use crate::{Error, client::Engine};
 
 /// Width and height, and how many of them; the CPU of all is to be many ticks.
-const PHOTOS: [(u32, u32, usize); 2] = [(1600, 1200, 150), (4000, 2250, 40)];
+const PHOTOS: [(Kind, u32, u32, usize); 5] = [
+    (Kind::Jpeg, 1600, 1200, 150),
+    (Kind::Jpeg, 4000, 2250, 40),
+    (Kind::Png, 1600, 1200, 40),
+    (Kind::Webp, 1600, 1200, 40),
+    (Kind::Gif, 800, 600, 100),
+];
 const FEW: usize = 5;
 /// As chatfiles makes them unless an upload asks for another size.
 const BOX: &str = "170x170";
 const VIPS: &str = "vipsthumbnail";
 
-/// Measures both sizes.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Jpeg,
+    Png,
+    /// Lossy, as chat clients send them.
+    Webp,
+    /// One frame.
+    Gif,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Jpeg => "JPEG",
+            Self::Png => "PNG",
+            Self::Webp => "WebP",
+            Self::Gif => "GIF",
+        }
+    }
+
+    fn content_type(self) -> &'static str {
+        match self {
+            Self::Jpeg => "image/jpeg",
+            Self::Png => "image/png",
+            Self::Webp => "image/webp",
+            Self::Gif => "image/gif",
+        }
+    }
+
+    fn photo(self, bench: &Bench, width: u32, height: u32) -> Result<Bytes, Error> {
+        match self {
+            Self::Jpeg => photo::jpeg(width, height, 1),
+            Self::Png => photo::file(width, height, 1, ImageFormat::Png),
+            Self::Gif => photo::file(width, height, 1, ImageFormat::Gif),
+            Self::Webp => lossy_webp(bench, &Self::Png.photo(bench, width, height)?),
+        }
+    }
+
+    /// Another file for each number; of what is no JPEG the same again, as every upload has an id and a thumbnail of
+    /// its own.
+    fn numbered(self, picture: &Bytes, number: usize) -> Bytes {
+        match self {
+            Self::Jpeg => photo::distinct(picture, number),
+            Self::Png | Self::Webp | Self::Gif => picture.clone(),
+        }
+    }
+}
+
+/// Measures all of them. A picture that cannot be made here is left out, and a note says so.
 pub(crate) fn run(bench: &Bench, report: &mut Report) -> Result<(), Error> {
-    for (width, height, count) in PHOTOS {
+    for (kind, width, height, count) in PHOTOS {
         let count = if bench.is_quick { count / 4 } else { count };
-        let what = format!("{width}×{height}");
+        let mut what = format!("{width}×{height}");
+        if kind != Kind::Jpeg {
+            what = format!("{what} {}", kind.name());
+        }
         bench.say(format_args!("   {what}"));
-        let picture = photo::jpeg(width, height, 1)?;
-        let directory = bench.fresh_dir()?;
-        for number in 0..count {
-            let file = directory.path().join(format!("{number}.jpg"));
-            fs::write(file, photo::distinct(&picture, number))?;
+        match kind.photo(bench, width, height) {
+            Ok(picture) => {
+                let pixels = u64::from(width) * u64::from(height);
+                measure(bench, report, kind, &picture, count, (pixels, &what))?;
+            }
+            Err(error) => report.note(format!("{what} is left out: {error}")),
         }
-        let store = Store::new(bench, "none")?;
-        let ours = store.serve(bench, true)?;
-        let (mut made, mut vips) = (Vec::new(), Vec::new());
-        for round in 0..bench.rounds {
-            let ids = ours.fill(bench, count, 4, |number| {
-                (
-                    "image/jpeg",
-                    photo::distinct(&picture, round * count + number),
-                )
-            })?;
-            let mut engine = Engine::new(settings(bench, ours.address, 4))?;
-            let before = ours.process.cpu()?;
-            let requests = ids.iter().map(|id| ours.thumbnail(id));
-            batch(&mut engine, requests, |_| Ok(()))?;
-            let cpu = ours.process.cpu()?.saturating_sub(before);
-            made.push(cpu.as_secs_f64() * 1e6 / count as f64);
-            let few = thumbnail_all(bench, directory.path(), FEW)?;
-            let all = thumbnail_all(bench, directory.path(), count)?;
-            vips.push((all - few) * 1e6 / (count - FEW) as f64);
-        }
-        let ratios = made.iter().zip(&vips).map(|(made, vips)| made / vips);
-        let pixels = u64::from(width) * u64::from(height);
-        let note = format!(
-            "{} KB, {:.0} µs ÷ {:.0} µs of vipsthumbnail",
-            picture.len() >> 10,
-            Spread::of(made.iter().copied()).median,
-            Spread::of(vips.iter().copied()).median,
-        );
-        report.row(
-            Figure::ThumbnailMissToVips,
-            pixels,
-            &what,
-            Spread::of(ratios),
-            &note,
-        );
     }
     Ok(())
+}
+
+fn measure(
+    bench: &Bench,
+    report: &mut Report,
+    kind: Kind,
+    picture: &Bytes,
+    count: usize,
+    (pixels, what): (u64, &str),
+) -> Result<(), Error> {
+    let directory = bench.fresh_dir()?;
+    for number in 0..count {
+        // Without a suffix: both sides look at the first bytes.
+        let file = directory.path().join(number.to_string());
+        fs::write(file, kind.numbered(picture, number))?;
+    }
+    let store = Store::new(bench, "none")?;
+    let ours = store.serve(bench, true)?;
+    let (mut made, mut vips) = (Vec::new(), Vec::new());
+    for round in 0..bench.rounds {
+        let ids = ours.fill(bench, count, 4, |number| {
+            let file = kind.numbered(picture, round * count + number);
+            (kind.content_type(), file)
+        })?;
+        let mut engine = Engine::new(settings(bench, ours.address, 4))?;
+        let before = ours.process.cpu()?;
+        let requests = ids.iter().map(|id| ours.thumbnail(id));
+        batch(&mut engine, requests, |_| Ok(()))?;
+        let cpu = ours.process.cpu()?.saturating_sub(before);
+        made.push(cpu.as_secs_f64() * 1e6 / count as f64);
+        let few = thumbnail_all(bench, directory.path(), FEW)?;
+        let all = thumbnail_all(bench, directory.path(), count)?;
+        vips.push((all - few) * 1e6 / (count - FEW) as f64);
+    }
+    let ratios = made.iter().zip(&vips).map(|(made, vips)| made / vips);
+    let note = format!(
+        "{} KB, {:.0} µs ÷ {:.0} µs of vipsthumbnail",
+        picture.len() >> 10,
+        Spread::of(made.iter().copied()).median,
+        Spread::of(vips.iter().copied()).median,
+    );
+    let figure = match kind {
+        Kind::Jpeg => Figure::ThumbnailMissToVips,
+        Kind::Png | Kind::Webp | Kind::Gif => Figure::OtherMissToVips,
+    };
+    report.row(figure, pixels, what, Spread::of(ratios), &note);
+    Ok(())
+}
+
+/// By libvips, as nothing here encodes it.
+fn lossy_webp(bench: &Bench, png: &Bytes) -> Result<Bytes, Error> {
+    let directory = bench.fresh_dir()?;
+    fs::write(directory.path().join("from.png"), png)?;
+    let done = Command::new("vips")
+        .args(["webpsave", "from.png", "to.webp", "--Q", "80"])
+        .current_dir(directory.path())
+        .output();
+    let done = done.map_err(|error| format!("vips (of libvips-tools): {error}"))?;
+    if !done.status.success() {
+        let said = String::from_utf8_lossy(&done.stderr);
+        return Err(format!("vips: {said}").into());
+    }
+    Ok(fs::read(directory.path().join("to.webp"))?.into())
 }
 
 /// CPU seconds of `vipsthumbnail` over the first `count` files.
@@ -88,7 +178,7 @@ fn thumbnail_all(bench: &Bench, directory: &Path, count: usize) -> Result<f64, E
             "--output",
             "small-%s.jpg",
         ])
-        .args((0..count).map(|number| format!("{number}.jpg")))
+        .args((0..count).map(|number| number.to_string()))
         .current_dir(directory)
         .output();
     let done = done.map_err(|error| format!("{VIPS} (of libvips-tools): {error}"))?;

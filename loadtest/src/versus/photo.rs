@@ -1,43 +1,52 @@
 //! Photos that are made, not taken: with the detail of one, so that they are as long as one, and the same in every
 //! run.
 
+use std::io::Cursor;
+
 use bytes::Bytes;
-use image::{ExtendedColorType, ImageEncoder as _, codecs::jpeg::JpegEncoder};
+use image::{DynamicImage, ImageFormat, Rgb, RgbImage, codecs::jpeg::JpegEncoder};
 
 use crate::Error;
 
 /// As cameras and chat clients encode.
 const QUALITY: u8 = 85;
 
-/// A JPEG of so many pixels. Surfaces with soft borders, and on them noise that is stronger in some than in others,
-/// as sky and grass are.
+/// A JPEG of so many pixels.
 pub(crate) fn jpeg(width: u32, height: u32, seed: u64) -> Result<Bytes, Error> {
-    let mut pixels = Vec::with_capacity(width as usize * height as usize * 3);
+    let mut file = Vec::new();
+    let encoder = JpegEncoder::new_with_quality(&mut file, QUALITY);
+    pixels(width, height, seed).write_with_encoder(encoder)?;
+    Ok(file.into())
+}
+
+/// The same in another format: PNG or GIF.
+pub(crate) fn file(
+    width: u32,
+    height: u32,
+    seed: u64,
+    format: ImageFormat,
+) -> Result<Bytes, Error> {
+    let mut file = Cursor::new(Vec::new());
+    let picture = DynamicImage::from(pixels(width, height, seed));
+    picture.write_to(&mut file, format)?;
+    Ok(file.into_inner().into())
+}
+
+/// Surfaces with soft borders, and on them noise that is stronger in some than in others, as sky and grass are.
+fn pixels(width: u32, height: u32, seed: u64) -> RgbImage {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let phase = (seed % 97) as f32 / 15.0;
-    for y in 0..height {
-        for x in 0..width {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            let (u, v) = (x as f32 / width as f32 * 9.0, y as f32 / width as f32 * 9.0);
-            let surface = (u + phase).sin() * (v * 1.3 - phase).cos() + (u * 0.4 - v * 0.7).sin();
-            let grain = if surface > 0.3 { 26.0 } else { 9.0 };
-            let noise = ((state >> 40) as f32 / (1 << 24) as f32 - 0.5) * grain;
-            let light = 120.0 + 60.0 * surface + noise;
-            for shade in [light * 1.05, light, 255.0 - light * 0.8] {
-                pixels.push(shade.clamp(0.0, 255.0) as u8);
-            }
-        }
-    }
-    let mut file = Vec::new();
-    JpegEncoder::new_with_quality(&mut file, QUALITY).write_image(
-        &pixels,
-        width,
-        height,
-        ExtendedColorType::Rgb8,
-    )?;
-    Ok(file.into())
+    RgbImage::from_fn(width, height, |x, y| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        let (u, v) = (x as f32 / width as f32 * 9.0, y as f32 / width as f32 * 9.0);
+        let surface = (u + phase).sin() * (v * 1.3 - phase).cos() + (u * 0.4 - v * 0.7).sin();
+        let grain = if surface > 0.3 { 26.0 } else { 9.0 };
+        let noise = ((state >> 40) as f32 / (1 << 24) as f32 - 0.5) * grain;
+        let light = 120.0 + 60.0 * surface + noise;
+        Rgb([light * 1.05, light, 255.0 - light * 0.8].map(|shade| shade.clamp(0.0, 255.0) as u8))
+    })
 }
 
 /// The same picture as another file: a comment with a number, which no decoder looks at, behind the first marker.
