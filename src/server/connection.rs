@@ -135,9 +135,8 @@ pub struct Entry {
     pub tls: Option<Tls>,
 }
 
-/// The first bytes of HTTP/2 without TLS, where the client knows beforehand (RFC 9113 §3.3). No method of HTTP/1
-/// is `PRI`.
-const HTTP2_PREFACE: &[u8; 4] = b"PRI ";
+/// The first bytes of HTTP/2 without TLS, where the client knows beforehand (RFC 9113 §3.3, §3.4).
+const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Serves one connection until either side ends it. A peer without an address came over a socket file.
 ///

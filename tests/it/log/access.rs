@@ -123,6 +123,9 @@ fn an_answer_that_nobody_takes_to_its_end_is_cut_short() {
     let mut client = open_from(server.served.address, Ipv4Addr::LOCALHOST, Some(16 << 10));
     client.send(&request).unwrap();
     client.stream().read_exact(&mut [0; 1000]).unwrap();
+    eventually("the upload's line", || {
+        !access_lines(&server.text()).is_empty()
+    });
     assert_eq!(access_lines(&server.text()).len(), 1, "it has not ended");
     drop(client);
     eventually("its line", || access_lines(&server.text()).len() == 2);
