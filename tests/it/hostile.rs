@@ -2,6 +2,7 @@
 
 mod connections;
 mod forms;
+mod slow;
 
 use std::{io::Write, net::Shutdown};
 
