@@ -3,6 +3,7 @@
 mod connections;
 mod forms;
 mod slow;
+mod smuggling;
 
 use std::{io::Write, net::Shutdown};
 
