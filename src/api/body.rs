@@ -257,6 +257,9 @@ impl ObjectBody {
                 return Poll::Ready(Some(Err(error)));
             }
         }
+        // Somebody else may have brought it in while this one waited. A wait that nobody polls keeps its turn, and
+        // then its place, for as long as this client reads nothing: a few such clients held up all that was cold.
+        self.warming = None;
         if let Some(lent) = &self.lent {
             lent.lend(&self.file);
         }

@@ -29,6 +29,7 @@ pub struct RequestBody {
     idle: Option<Pin<Box<Sleep>>>,
     started: bool,
     ended: bool,
+    had_trailers: bool,
     /// Broken, or not waited for any longer: nothing more comes, and yet it has not ended.
     failed: bool,
 }
@@ -45,6 +46,7 @@ impl RequestBody {
             idle: None,
             started: false,
             ended,
+            had_trailers: false,
             failed: false,
         }
     }
@@ -74,6 +76,11 @@ impl RequestBody {
         self.ended
     }
 
+    /// Whether fields came after it.
+    pub fn had_trailers(&self) -> bool {
+        self.had_trailers
+    }
+
     /// Whether the rest will not come: the client broke it off or paused for too long.
     pub fn is_failed(&self) -> bool {
         self.failed
@@ -96,13 +103,15 @@ impl RequestBody {
                         idle.as_mut().reset(deadline(self.idle_timeout));
                     }
                     // Trailers carry nothing for us.
-                    if let Ok(data) = frame.into_data() {
-                        self.received += data.len() as u64;
-                        if self.received > self.bytes_max {
-                            return Poll::Ready(Some(Err(Kind::TooLarge.into())));
-                        }
-                        return Poll::Ready(Some(Ok(data)));
+                    let Ok(data) = frame.into_data() else {
+                        self.had_trailers = true;
+                        continue;
+                    };
+                    self.received += data.len() as u64;
+                    if self.received > self.bytes_max {
+                        return Poll::Ready(Some(Err(Kind::TooLarge.into())));
                     }
+                    return Poll::Ready(Some(Ok(data)));
                 }
                 Poll::Ready(Some(Err(error))) => {
                     self.failed = true;

@@ -12,7 +12,7 @@ use std::{
 };
 
 use hyper::{
-    HeaderMap, Method, Request, Response, StatusCode, Version,
+    Method, Request, Response, StatusCode,
     body::{Body as _, Incoming},
     header::{self, HeaderName, HeaderValue},
 };
@@ -30,6 +30,7 @@ use crate::{
         body::RequestBody,
         cors::Cors,
         forwarded::{ForwardedHeader, client_address},
+        framing,
         target::Target,
     },
     limit::{Interface, Limiter, Rate},
@@ -115,6 +116,7 @@ impl Service {
         request: Request<Incoming>,
     ) -> Response<Watched<Body>> {
         let (head, incoming) = request.into_parts();
+        let checked = framing::check(head.version, &head.uri, &head.headers);
         let target = Target::new(head.uri);
         let mut body = RequestBody::new(incoming, self.config.body_idle_timeout);
         let call = Call {
@@ -127,8 +129,11 @@ impl Service {
             started: self.api.clock.monotonic(),
         };
         let client = self.client(connection, &call);
-        let routed = check_host(head.version, call.headers)
-            .and_then(|()| router::route(call.method, call.target.path()));
+        if checked.is_err() {
+            // Whatever follows on this connection may be somebody's idea of this request's body.
+            connection.set_linger();
+        }
+        let routed = checked.and_then(|()| router::route(call.method, call.target.path()));
         let (label, interface) = classify(&routed, &call);
         let uploads = &self.requests.uploads;
         let _uploading = (interface == Interface::Upload).then(|| uploads.enter());
@@ -240,9 +245,13 @@ impl Service {
 
     /// What is left of the request must not be lost on the client: a small rest is read, so that the
     /// connection can go on; a large one is discarded after the answer (`set_linger`). Where nothing was
-    /// asked for and the client waits for `100 Continue`, it sends nothing.
+    /// asked for and the client waits for `100 Continue`, it sends nothing. After a trailer nothing is read as a
+    /// request: hyper takes a bare line feed there as part of a line, so that it may end elsewhere for a proxy.
     async fn settle(&self, connection: &ConnectionInfo, call: &Call<'_>, body: &mut RequestBody) {
         if body.is_ended() {
+            if body.had_trailers() {
+                connection.set_linger();
+            }
             return;
         }
         let waits = !body.is_started()
@@ -255,6 +264,7 @@ impl Service {
             || body.is_failed()
             || !is_small
             || !body.drain(DRAIN_BYTES_MAX, DRAIN_TIME_MAX).await
+            || body.had_trailers()
         {
             connection.set_linger();
         }
@@ -330,16 +340,6 @@ fn classify(routed: &Result<Route<'_>>, call: &Call<'_>) -> (metrics::Route, Int
         .as_ref()
         .map_or(metrics::Route::None, |route| route.label(interface));
     (label, interface)
-}
-
-/// RFC 9112 §3.2, which hyper leaves to us: a proxy that took another `Host` than we would sends one client's
-/// request to another's address.
-fn check_host(version: Version, headers: &HeaderMap) -> Result<()> {
-    let hosts = headers.get_all(header::HOST).iter().count();
-    if hosts == 1 || hosts == 0 && version != Version::HTTP_11 {
-        return Ok(());
-    }
-    Err(Error::new(Kind::BadMessage).public("a request has one Host header."))
 }
 
 /// The CORS headers are those of every answer; nothing else is said.

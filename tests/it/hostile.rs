@@ -2,6 +2,8 @@
 
 mod connections;
 mod forms;
+mod slow;
+mod smuggling;
 
 use std::{io::Write, net::Shutdown};
 

@@ -334,7 +334,7 @@ fn slashes_and_unknown_parameters_change_nothing() {
             "{BASE}/chatfiles/{id}?chat-type=chat&chat-target=bob&em-redirect=true&origin-file=true"
         ),
         format!("{BASE}/chatfiles/{id}?share-secret=undefined&%zz&=&&a=%ff"),
-        format!("http://elsewhere.test{BASE}/chatfiles/{id}"),
+        format!("http://files.test{BASE}/chatfiles/{id}"),
     ] {
         let answer = server.get(&path, &[("Authorization", &authorization)]);
         check(&answer, None, &path);
