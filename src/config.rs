@@ -101,14 +101,17 @@ impl File {
             days: days("retention", &retention, &Days::default())?,
         };
         let limit_defaults = limit::Config::default();
-        let listener = listeners::public(&server)?;
+        let mut listener = listeners::public(&server)?;
+        let trusted_proxies = networks("limits.trusted_proxies", limits.trusted_proxies)?;
+        let exempt = networks("limits.exempt", limits.exempt)?;
+        listener.connections_exempt = [&trusted_proxies[..], &exempt].concat();
         let certificates = listeners::certificates(tls, &listener.listen)?;
         Ok(Config {
             operator: listeners::operator(operator.listen, &listener.listen)?,
             listener,
             certificates,
             service: service::Config {
-                trusted_proxies: networks("limits.trusted_proxies", limits.trusted_proxies)?,
+                trusted_proxies,
                 forwarded_header: limits.forwarded_header.unwrap_or_default(),
                 default_rate: Rate {
                     per_second: tenant_defaults.calls_per_second,
@@ -147,7 +150,7 @@ impl File {
                     limit_defaults.addresses_max,
                     1..=16_777_216,
                 )?,
-                exempt: networks("limits.exempt", limits.exempt)?,
+                exempt,
             },
             log: log_config(log)?,
             tenants: tenants::validate(tenant)?,

@@ -62,6 +62,7 @@ pub struct ServerSection {
     pub public_url: Option<String>,
     pub proxy_protocol_from: Option<Vec<String>>,
     pub connections_max: Option<usize>,
+    pub connections_per_address_max: Option<usize>,
     pub header_timeout_seconds: Option<u64>,
     pub idle_timeout_seconds: Option<u64>,
     pub body_idle_timeout_seconds: Option<u64>,

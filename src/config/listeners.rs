@@ -43,6 +43,12 @@ pub(super) fn public(server: &ServerSection) -> Result<listener::Config> {
         config.connections_max,
         1..=1_000_000,
     )?;
+    config.connections_per_address_max = range(
+        "server.connections_per_address_max",
+        server.connections_per_address_max,
+        config.connections_per_address_max,
+        1..=1_000_000,
+    )?;
     config.shutdown_grace = seconds(
         "server.shutdown_grace_seconds",
         server.shutdown_grace_seconds,

@@ -29,6 +29,7 @@ use tracing::debug;
 use super::{
     deadlines::{Progress, Watchdog},
     proxy_protocol::{self, Parsed},
+    seats::{Seat, Seats},
     shutdown::Shutdown,
     socket::Socket,
     tls::{self, Tls},
@@ -133,6 +134,17 @@ pub struct Entry {
     pub proxies: Option<Arc<[IpNet]>>,
     /// TLS.
     pub tls: Option<Tls>,
+    /// How many connections an address may have; not counted where this is none.
+    pub seats: Option<Arc<Seats>>,
+}
+
+impl Entry {
+    fn take_seat(&self, peer: SocketAddr) -> Option<Seat> {
+        match &self.seats {
+            Some(seats) => seats.take(peer.ip()),
+            None => Some(Seat::uncounted()),
+        }
+    }
 }
 
 /// The first bytes of HTTP/2 without TLS, where the client knows beforehand (RFC 9113 §3.3, §3.4).
@@ -150,6 +162,16 @@ pub(super) async fn run<H: Handle>(
     config: Arc<Config>,
     shutdown: Shutdown,
 ) {
+    let is_local = peer.is_none();
+    let mut peer = peer.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+    let mut seat = None;
+    // Behind a proxy it is the client's address that counts, which is not known yet.
+    if !is_local && entry.proxies.is_none() {
+        seat = entry.take_seat(peer);
+        if seat.is_none() {
+            return debug!(%peer, "connection closed: its address has too many");
+        }
+    }
     // Only the monotonic reading is used, which is the same for every Clock.
     let clock = Clock::system();
     let idle_deadline = clock.monotonic() + config.idle_timeout;
@@ -168,8 +190,6 @@ pub(super) async fn run<H: Handle>(
     if spoke == 0 {
         return;
     }
-    let is_local = peer.is_none();
-    let mut peer = peer.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
     let is_plain = entry.proxies.is_none() && entry.tls.is_none();
     let spoken = if is_plain && !HTTP2_PREFACE.starts_with(&first[..spoke]) {
         // As nearly all are: no timer, no further future.
@@ -185,6 +205,12 @@ pub(super) async fn run<H: Handle>(
             Err(_) => return debug!(%peer, "connection cut before HTTP: out of time"),
         }
     };
+    if seat.is_none() && !is_local {
+        seat = entry.take_seat(peer);
+        if seat.is_none() {
+            return debug!(%peer, "connection closed: its address has too many");
+        }
+    }
     let progress = Arc::new(Progress::new(
         clock,
         config.header_timeout,

@@ -15,6 +15,7 @@ use tracing::{debug, error, info, warn};
 use super::{
     connection::{self, Entry, Handle},
     endpoint::{Endpoint, Listener},
+    seats::Seats,
     shutdown::Shutdown,
     socket::Socket,
     tls::Tls,
@@ -37,6 +38,10 @@ pub struct Config {
     /// Connections at a time; further ones wait in the kernel's queue. At most half of the descriptors that
     /// the process may open, since a request needs files too.
     pub connections_max: usize,
+    /// The same from one address (of IPv6, a /64); further ones are closed at once.
+    pub connections_per_address_max: usize,
+    /// Networks to which that does not apply: proxies, the backend's own servers.
+    pub connections_exempt: Vec<IpNet>,
     /// How long running requests may take after a shutdown was triggered.
     pub shutdown_grace: Duration,
     /// The bounds of each connection.
@@ -49,6 +54,8 @@ impl Default for Config {
             listen: vec![Endpoint::tcp(SocketAddr::from(([127, 0, 0, 1], 8080)))],
             proxies: Vec::new(),
             connections_max: 10_000,
+            connections_per_address_max: 1_000,
+            connections_exempt: Vec::new(),
             shutdown_grace: Duration::from_secs(30),
             connection: connection::Config::default(),
         }
@@ -112,6 +119,10 @@ pub async fn serve<H: Handle>(
     let connections_max = connections_max(config.connections_max, raise_descriptors_max());
     let connection_config = Arc::new(config.connection);
     let proxies: Arc<[IpNet]> = config.proxies.into();
+    let seats = Arc::new(Seats::new(
+        config.connections_per_address_max,
+        config.connections_exempt,
+    ));
     let (listeners, entries): (Vec<_>, Vec<_>) = listeners
         .into_iter()
         .filter_map(|listener| {
@@ -119,6 +130,7 @@ pub async fn serve<H: Handle>(
             let entry = Entry {
                 proxies: endpoint.is_proxied.then(|| proxies.clone()),
                 tls: endpoint.is_tls.then(|| tls.clone()).flatten(),
+                seats: Some(seats.clone()),
             };
             (endpoint.is_tls == entry.tls.is_some()).then_some((listener, entry))
         })

@@ -11,6 +11,7 @@ pub mod listener;
 pub mod operator;
 pub mod proxy_protocol;
 pub mod router;
+pub mod seats;
 pub mod service;
 pub mod shutdown;
 mod socket;

@@ -71,6 +71,8 @@ pub async fn serve(
         listen: Vec::new(),
         proxies: Vec::new(),
         connections_max: CONNECTIONS_MAX,
+        connections_per_address_max: CONNECTIONS_MAX,
+        connections_exempt: Vec::new(),
         shutdown_grace: SHUTDOWN_GRACE,
         connection,
     };

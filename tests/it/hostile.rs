@@ -2,6 +2,7 @@
 
 mod connections;
 mod forms;
+mod seats;
 mod slow;
 mod smuggling;
 

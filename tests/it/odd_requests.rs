@@ -102,6 +102,13 @@ fn odd_request_lines_are_answered_as_errors_of_this_api() {
             "service_resource_not_found",
         ),
         (
+            // A method of HTTP/1, until its line says HTTP/2.0.
+            "PRI /nothing HTTP/1.1",
+            "Host: files.test\r\n",
+            404,
+            "service_resource_not_found",
+        ),
+        (
             "GET /nothing?{}|^`\\ HTTP/1.1",
             "Host: files.test\r\n",
             404,
