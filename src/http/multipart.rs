@@ -3,7 +3,7 @@
 //! multer 3.1 reads until its source is pending and bounds part headers only by the whole stream. So the
 //! source here gives one piece at a time and [`Form`] counts what multer asks for between two parts.
 //! multer also copies every byte. So in the middle of a part, where it holds nothing, large slices of the body
-//! that have no delimiter in them go round it ([`Source::poll_bulk`]); delimiters, heads and all that is small
+//! that have no delimiter in them go round it (`Source::poll_bulk`); delimiters, heads and all that is small
 //! are multer's. Nothing here knows which fields a dialect wants.
 
 use std::{

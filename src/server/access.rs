@@ -1,6 +1,6 @@
 //! The access log: a line for a request once its answer's body has ended or was given up.
 //!
-//! An answer that is logged carries its [`Access`], which writes the line when it is dropped; one that is not
+//! An answer that is logged carries its `Access`, which writes the line when it is dropped; one that is not
 //! carries a null pointer. What is in the line is what was handed to the connection: of the last bytes some may
 //! still wait in a queue of hyper's or the kernel's.
 

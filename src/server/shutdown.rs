@@ -95,7 +95,7 @@ impl Shutdown {
         self.reached(DRAINING).await;
     }
 
-    /// Turns a retirement into a drain, [`RETIREMENT`] after it began. Ends then.
+    /// Turns a retirement into a drain, 5 s after it began. Ends then.
     ///
     /// # Cancel safety
     /// Dropping the future leaves the retirement as it is.
