@@ -4,6 +4,8 @@ mod reload;
 
 use std::{net::SocketAddr, os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
+
 use crate::{
     api::Api,
     auth::{Grants, KeyRing, Verifier, hook::Hooks},
@@ -49,7 +51,7 @@ pub struct App {
     /// Set by [`App::bind`]; one or none.
     operator_listeners: Vec<Listener>,
     free_space_min_bytes: u64,
-    policy: Policy,
+    policy: Arc<ArcSwap<Policy>>,
     root: PathBuf,
     clock: Clock,
     /// Set by [`App::bind`].
@@ -102,14 +104,10 @@ impl App {
         wrap: impl FnOnce(LocalStore) -> Arc<dyn Store>,
     ) -> Result<Self> {
         let keys = store.root().join("keys");
-        let tenants = Arc::new(config::tenants(
-            &config.tenants,
-            &config.tenant_defaults,
-            &keys,
-        )?);
+        let tenants = config::tenants(&config.tenants, &config.tenant_defaults, &keys)?;
         let ring = Arc::new(KeyRing::load_or_create(&keys, clock.now())?);
         let limiter = Arc::new(Limiter::new(config.limit.clone(), clock.monotonic()));
-        let policy = config.retention();
+        let policy = Arc::new(ArcSwap::from_pointee(config.retention()));
         let descriptors = listener::raise_descriptors_max();
         let mut files_config = config.files;
         // Connections take up to half of the descriptors; a quarter may stay with open objects.
@@ -121,7 +119,7 @@ impl App {
                 &files_config,
                 clock.clone(),
             ),
-            tenants,
+            tenants: Arc::new(ArcSwap::from_pointee(tenants)),
             verifier: Verifier::new(ring.clone()),
             grants: Grants::new(ring),
             hooks: Hooks::new(config.hook, clock.clone()),
@@ -213,6 +211,9 @@ impl App {
     pub fn reloader(&self) -> Reloader {
         Reloader {
             tls: self.tls.clone(),
+            tenants: self.service.api().tenants.clone(),
+            policy: self.policy.clone(),
+            keys: self.root.join("keys"),
         }
     }
 
@@ -304,12 +305,17 @@ async fn sweep_limiter(limiter: Arc<Limiter>, clock: Clock, shutdown: Shutdown) 
 
 /// Sweeps at the start and whenever a new day has begun; in between remembers that time goes on, so that a
 /// jump of the clock is seen for what it is, and removes uploads in parts that were given up.
-async fn sweep_daily(root: PathBuf, policy: Policy, clock: Clock, shutdown: Shutdown) {
+async fn sweep_daily(
+    root: PathBuf,
+    policy: Arc<ArcSwap<Policy>>,
+    clock: Clock,
+    shutdown: Shutdown,
+) {
     let mut last_day = None;
     loop {
         let now = clock.now();
         let is_new_day = last_day.replace(now.day()) != Some(now.day());
-        let (root, policy) = (root.clone(), policy.clone());
+        let (root, policy) = (root.clone(), policy.load_full());
         let swept = tokio::task::spawn_blocking(move || {
             if is_new_day {
                 retention::sweep(&root, &policy, now, false, false)

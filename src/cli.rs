@@ -272,10 +272,12 @@ fn run(command: Command, settings: Settings) -> Result<ExitCode> {
         return commands::hash_password();
     }
     let file = settings.config.clone();
-    let config = settings.load()?;
+    let config = settings.clone().load()?;
     match command {
         Command::HashPassword => commands::hash_password(),
-        Command::Serve(args) => commands::serve(config, file, &args),
+        Command::Serve(args) => {
+            commands::serve(config, file, &args, move || settings.clone().load())
+        }
         Command::Token(args) => commands::token(&config, &args),
         Command::StoreToken(args) => commands::store_token(&config, &args),
         Command::CheckConfig { probe } => commands::check_config(&config, probe),

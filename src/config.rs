@@ -15,7 +15,7 @@ use crate::{
     auth::hook,
     error::Result,
     files,
-    http::cors::AllowedOrigins,
+    http::{body::Pace, cors::AllowedOrigins},
     limit::{self, Rate},
     logging, retention,
     server::{access::Sample, listener, service, tls::CertificateFiles},
@@ -26,7 +26,7 @@ use crate::{
 pub(crate) use self::values::bad;
 pub use self::{
     file::File,
-    tenants::{TenantConfig, tenants},
+    tenants::{TenantConfig, tenants, tenants_after},
 };
 use self::{
     file::{HookSection, LogSection, MediaSection, RetentionSection, ThumbnailsSection},
@@ -73,6 +73,7 @@ impl File {
         let Self {
             server,
             tls,
+            cdn,
             operator,
             store,
             limits,
@@ -117,11 +118,20 @@ impl File {
                     per_second: tenant_defaults.calls_per_second,
                     burst: tenant_defaults.calls_burst,
                 },
-                body_idle_timeout: seconds(
-                    "server.body_idle_timeout_seconds",
-                    server.body_idle_timeout_seconds,
-                    30,
-                )?,
+                cdn_secret: listeners::cdn_secret(cdn)?,
+                body_pace: Pace {
+                    idle_timeout: seconds(
+                        "server.body_idle_timeout_seconds",
+                        server.body_idle_timeout_seconds,
+                        30,
+                    )?,
+                    bytes_per_second_min: range(
+                        "server.body_bytes_per_second_min",
+                        server.body_bytes_per_second_min,
+                        1000,
+                        0..=1_000_000,
+                    )?,
+                },
                 access: range("log.access_sample", log.access_sample, 0, 0..=1_000_000)
                     .map(Sample::new)?,
             },

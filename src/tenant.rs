@@ -97,6 +97,8 @@ pub struct Days {
 pub struct Tenant {
     /// Its place in the table: the limiter's key, stable while the process runs.
     pub index: u32,
+    /// Of the table that it stands in: another one may have other secrets.
+    pub generation: u64,
     /// The organisation, first segment of the path.
     pub org: String,
     /// The application, second segment of the path.
@@ -138,15 +140,35 @@ pub struct Tenants {
     by_org: HashMap<String, HashMap<String, Arc<Tenant>>>,
     by_app_id: HashMap<String, Arc<Tenant>>,
     in_order: Vec<Arc<Tenant>>,
+    generation: u64,
+    /// Of a tenant whose name is new.
+    next_index: u32,
 }
 
 impl Tenants {
     /// Makes the table; `index` of each is set to its place. Names must be unique (the configuration checks).
     pub fn new(tenants: Vec<Tenant>) -> Self {
-        let mut table = Self::default();
-        for (index, mut tenant) in tenants.into_iter().enumerate() {
-            tenant.index =
-                u32::try_from(index).expect("the configuration bounds the number of tenants");
+        Self::default().followed_by(tenants)
+    }
+
+    /// The table that takes the place of this one. A tenant of the same name keeps its index, and no other one
+    /// ever gets it: what is counted or remembered under it stays its own.
+    #[must_use]
+    pub fn followed_by(&self, tenants: Vec<Tenant>) -> Self {
+        let mut table = Self {
+            generation: self.generation + 1,
+            next_index: self.next_index,
+            ..Self::default()
+        };
+        for mut tenant in tenants {
+            tenant.index = match self.find(&tenant.org, &tenant.app) {
+                Some(before) => before.index,
+                None => {
+                    table.next_index += 1;
+                    table.next_index - 1
+                }
+            };
+            tenant.generation = table.generation;
             let tenant = Arc::new(tenant);
             table
                 .by_org

@@ -11,6 +11,7 @@ pub mod query;
 
 use std::{sync::Arc, time::Instant};
 
+use arc_swap::ArcSwap;
 use hyper::{HeaderMap, Method, header};
 
 use crate::{
@@ -26,7 +27,7 @@ pub struct Api {
     /// The use cases.
     pub files: Files,
     /// Who is served.
-    pub tenants: Arc<Tenants>,
+    pub tenants: Arc<ArcSwap<Tenants>>,
     /// Tells who calls.
     pub verifier: Verifier,
     /// Makes tokens.

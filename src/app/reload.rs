@@ -1,10 +1,15 @@
-//! What can be changed while the server runs.
+//! What can be changed while the server runs: certificates, tenants, how long files live.
 
-use std::time::Duration;
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
 
 use crate::{
+    config::{self, Config},
     error::{Error, Result},
+    retention::Policy,
     server::{shutdown::Shutdown, tls::Tls},
+    tenant::Tenants,
 };
 
 /// How often the files of certificates are looked at.
@@ -14,9 +19,28 @@ const CERTIFICATES_TICK: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub struct Reloader {
     pub(super) tls: Option<Tls>,
+    pub(super) tenants: Arc<ArcSwap<Tenants>>,
+    pub(super) policy: Arc<ArcSwap<Policy>>,
+    /// Where generated secrets lie.
+    pub(super) keys: PathBuf,
 }
 
 impl Reloader {
+    /// Puts a new configuration in force, for requests and connections to come: `[[tenant]]` with what they take
+    /// from `[limits]` and `[retention]`, and the certificates' files. The rest of it needs a new process. Blocking.
+    ///
+    /// # Errors
+    /// What is wrong; then nothing has changed.
+    pub fn reload(&self, config: &Config) -> Result<()> {
+        let before = self.tenants.load_full();
+        let (configs, defaults) = (&config.tenants, &config.tenant_defaults);
+        let tenants = config::tenants_after(&before, configs, defaults, &self.keys)?;
+        self.certificates()?;
+        self.policy.store(Arc::new(config.retention()));
+        self.tenants.store(Arc::new(tenants));
+        Ok(())
+    }
+
     /// Reads the certificates anew, for connections to come. Blocking.
     ///
     /// # Errors

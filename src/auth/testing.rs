@@ -20,6 +20,7 @@ pub(super) fn ring(now: Timestamp) -> (tempfile::TempDir, Arc<KeyRing>) {
 pub(super) fn tenant(org: &str, app: &str) -> Tenant {
     Tenant {
         index: 0,
+        generation: 0,
         org: org.into(),
         app: app.into(),
         lanying: None,

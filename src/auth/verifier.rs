@@ -61,6 +61,8 @@ struct Entry {
     expires: Option<Timestamp>,
     /// Of the key ring, when it was verified.
     generation: u64,
+    /// Of the tenants: a dynamic token is signed with a secret of theirs.
+    tenants: u64,
 }
 
 #[derive(Clone)]
@@ -75,9 +77,8 @@ impl Weighter<Box<str>, Arc<Entry>> for ByBytes {
 /// Verifies tokens.
 ///
 /// The cache: token → what it said, at most 32 MiB. It is never stale: an end, a revocation, the tenant
-/// asked for and the generation of the key ring are checked at every hit. Tokens that fail are not kept, so
-/// that nobody without a token can displace those of others. The tenants' client secrets are taken as they
-/// were at the first verification: changed ones need a new `Verifier`.
+/// asked for and the generations of the key ring and of the tenants are checked at every hit. Tokens that fail
+/// are not kept, so that nobody without a token can displace those of others.
 ///
 /// A lookup hashes the whole token with a keyed hash (SipHash, keys from the OS) and compares texts only
 /// where hashes meet; the time it takes tells nothing about how much of a guess is right.
@@ -120,7 +121,7 @@ impl Verifier {
         if let Some(entry) = self
             .cache
             .get(token)
-            .filter(|entry| entry.generation == generation)
+            .filter(|entry| entry.generation == generation && entry.tenants == tenant.generation)
         {
             return entry.admit(tenant, now);
         }
@@ -135,6 +136,7 @@ impl Verifier {
             expires: verified.expires,
             // As it was before: a ring that changed meanwhile has the token verified once more.
             generation,
+            tenants: tenant.generation,
         });
         let identity = entry.admit(tenant, now)?;
         self.cache.insert(token.into(), entry);

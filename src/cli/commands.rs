@@ -40,7 +40,13 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of a health check's answer.
 const PROBE_BYTES_MAX: u64 = 64 * 1024;
 
-pub(super) fn serve(config: Config, file: Option<PathBuf>, args: &ServeArgs) -> Result<ExitCode> {
+/// `load` reads the configuration again.
+pub(super) fn serve(
+    config: Config,
+    file: Option<PathBuf>,
+    args: &ServeArgs,
+    load: impl Fn() -> Result<Config> + Send + Sync + 'static,
+) -> Result<ExitCode> {
     let activated = activation::sockets()?;
     // Kept to the end: what waits is written when it goes.
     let _log = logging::install(&config.log)?;
@@ -70,7 +76,8 @@ pub(super) fn serve(config: Config, file: Option<PathBuf>, args: &ServeArgs) -> 
             app.abilities(),
         ))?;
         let reloader = app.reloader();
-        let hangups = shutdown::on_hangup(async || reload(reloader.clone()).await)?;
+        let load = Arc::new(load);
+        let hangups = shutdown::on_hangup(async || reload(reloader.clone(), load.clone()).await)?;
         let stopping = shutdown.clone();
         let stopping = async {
             stopping.triggered().await;
@@ -95,17 +102,22 @@ pub(super) fn serve(config: Config, file: Option<PathBuf>, args: &ServeArgs) -> 
     Ok(ExitCode::SUCCESS)
 }
 
-/// What a SIGHUP asks for. Whatever is wrong stays as it was, and is said.
-async fn reload(reloader: Reloader) {
+/// What a SIGHUP asks for. Where anything is wrong, all stays as it was, and it is said.
+async fn reload(
+    reloader: Reloader,
+    load: Arc<impl Fn() -> Result<Config> + Send + Sync + 'static>,
+) {
     activation::tell(State::Reloading);
-    let work = move || reloader.certificates();
-    match tokio::task::spawn_blocking(work)
-        .await
-        .map_err(Error::internal)
-        .flatten()
-    {
-        Ok(()) => tracing::info!("SIGHUP: the certificates were read anew"),
-        Err(error) => tracing::error!(%error, "SIGHUP: the certificates stay as they were"),
+    let work = move || load().and_then(|config| reloader.reload(&config));
+    let reloaded = tokio::task::spawn_blocking(work).await;
+    match reloaded.map_err(Error::internal).flatten() {
+        Ok(()) => tracing::info!("SIGHUP: tenants, retention and certificates were read anew"),
+        Err(error) => {
+            let why = error
+                .public_text()
+                .map_or_else(|| error.causes(), str::to_owned);
+            tracing::error!(why, "SIGHUP: the configuration stays as it was");
+        }
     }
     activation::tell(State::Ready);
 }

@@ -13,6 +13,7 @@ use crate::{
     error::{Error, Result},
     http::forwarded::ForwardedHeader,
     logging,
+    secret::Secret,
     server::tls::CertificateFiles,
     store::local::Durability,
 };
@@ -28,6 +29,8 @@ pub struct File {
     pub server: ServerSection,
     /// `[tls]`
     pub tls: TlsSection,
+    /// `[cdn]`
+    pub cdn: CdnSection,
     /// `[operator]`
     pub operator: OperatorSection,
     /// `[store]`
@@ -66,6 +69,7 @@ pub struct ServerSection {
     pub header_timeout_seconds: Option<u64>,
     pub idle_timeout_seconds: Option<u64>,
     pub body_idle_timeout_seconds: Option<u64>,
+    pub body_bytes_per_second_min: Option<u64>,
     pub write_stall_timeout_seconds: Option<u64>,
     pub shutdown_grace_seconds: Option<u64>,
 }
@@ -79,6 +83,18 @@ pub struct ServerSection {
 )]
 pub struct TlsSection {
     pub certificates: Option<Vec<CertificateFiles>>,
+}
+
+/// `[cdn]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(
+    missing_docs,
+    reason = "the keys are documented once, in docs/configuration.md"
+)]
+pub struct CdnSection {
+    pub secret: Option<Secret>,
+    pub secret_header: Option<String>,
 }
 
 /// `[operator]`

@@ -2,13 +2,16 @@
 
 use std::net::SocketAddr;
 
+use hyper::header::HeaderName;
+
 use super::{
-    file::{ServerSection, TlsSection},
+    file::{CdnSection, ServerSection, TlsSection},
     values::{address, bad, endpoint, networks, range, seconds},
 };
 use crate::{
     error::Result,
     server::{
+        cdn::CdnSecret,
         endpoint::{At, Endpoint},
         listener,
         tls::CertificateFiles,
@@ -85,6 +88,25 @@ pub(super) fn operator(listen: Option<String>, public: &[Endpoint]) -> Result<Op
         return Err(bad(KEY, own, "an address that is not in server.listen"));
     }
     Ok(Some(own))
+}
+
+/// The header that only the CDN knows, and its value.
+pub(super) fn cdn_secret(section: CdnSection) -> Result<Option<CdnSecret>> {
+    /// Short ones can be tried out.
+    const SECRET_BYTES_MIN: usize = 16;
+    let name = section.secret_header.unwrap_or("x-cdn-secret".into());
+    let header: HeaderName = name
+        .parse()
+        .map_err(|_| bad("cdn.secret_header", &name, "a header's name"))?;
+    let Some(secret) = section.secret else {
+        return Ok(None);
+    };
+    let is_visible = secret.expose().bytes().all(|byte| byte.is_ascii_graphic());
+    if !is_visible || secret.expose().len() < SECRET_BYTES_MIN {
+        let allowed = "16 visible ASCII characters or more, without a space";
+        return Err(bad("cdn.secret", "…", allowed));
+    }
+    Ok(Some(CdnSecret { header, secret }))
 }
 
 /// What TLS listeners show; each needs one at least.

@@ -132,11 +132,24 @@ impl TenantConfig {
 /// # Errors
 /// `InvalidArgument` for a bad moment; `Internal` where a secret cannot be kept.
 pub fn tenants(configs: &[TenantConfig], defaults: &Limits, keys: &Path) -> Result<Tenants> {
+    tenants_after(&Tenants::default(), configs, defaults, keys)
+}
+
+/// The same in the place of another table. Blocking.
+///
+/// # Errors
+/// As [`tenants`].
+pub fn tenants_after(
+    before: &Tenants,
+    configs: &[TenantConfig],
+    defaults: &Limits,
+    keys: &Path,
+) -> Result<Tenants> {
     configs
         .iter()
         .map(|config| tenant(config, defaults, keys))
         .collect::<Result<_>>()
-        .map(Tenants::new)
+        .map(|tenants| before.followed_by(tenants))
 }
 
 impl TenantConfig {
@@ -207,6 +220,7 @@ fn tenant(config: &TenantConfig, defaults: &Limits, keys: &Path) -> Result<Tenan
     Ok(Tenant {
         // Set by the table.
         index: 0,
+        generation: 0,
         org: config.org.clone(),
         app: config.app.clone(),
         lanying,

@@ -10,12 +10,22 @@ use std::{
 
 use bytes::Bytes;
 use hyper::body::{Body, Incoming};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 use crate::{
     error::{Error, Kind, Result},
     time::deadline,
 };
+
+/// How fast a body has to come.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// The longest wait for a further byte. A body may take as long again before [`Pace::bytes_per_second_min`]
+    /// counts.
+    pub idle_timeout: Duration,
+    /// The least on average; 0 = any. Without it, a byte now and then keeps an upload open for days.
+    pub bytes_per_second_min: u64,
+}
 
 /// A request's body.
 pub struct RequestBody {
@@ -24,9 +34,9 @@ pub struct RequestBody {
     received: u64,
     /// Bytes at the most; more end in `TooLarge`.
     bytes_max: u64,
-    idle_timeout: Duration,
-    /// Fires when nothing came for `idle_timeout`; made at the first wait.
-    idle: Option<Pin<Box<Sleep>>>,
+    pace: Pace,
+    /// Fires when the body is too slow; made at the first wait.
+    wait: Option<Wait>,
     started: bool,
     ended: bool,
     had_trailers: bool,
@@ -34,16 +44,36 @@ pub struct RequestBody {
     failed: bool,
 }
 
+impl Pace {
+    /// By when the byte after so many must be there.
+    fn next_by(&self, first_by: Instant, received: u64) -> Instant {
+        let idle_by = deadline(self.idle_timeout);
+        match received
+            .saturating_mul(1000)
+            .checked_div(self.bytes_per_second_min)
+        {
+            Some(ms) => idle_by.min(first_by + Duration::from_millis(ms)),
+            None => idle_by,
+        }
+    }
+}
+
+struct Wait {
+    sleep: Pin<Box<Sleep>>,
+    /// By when the first byte must be there; each further one has the time that it may take.
+    first_by: Instant,
+}
+
 impl RequestBody {
-    /// Wraps hyper's body. `idle_timeout` is the longest wait for a further byte.
-    pub fn new(incoming: Incoming, idle_timeout: Duration) -> Self {
+    /// Wraps hyper's body.
+    pub fn new(incoming: Incoming, pace: Pace) -> Self {
         let ended = incoming.is_end_stream();
         Self {
             incoming,
             received: 0,
             bytes_max: u64::MAX,
-            idle_timeout,
-            idle: None,
+            pace,
+            wait: None,
             started: false,
             ended,
             had_trailers: false,
@@ -89,7 +119,7 @@ impl RequestBody {
     /// The next bytes; `None` at the end of the body, and after an error of it.
     ///
     /// # Errors
-    /// `TooLarge`, `RequestTimeout` when the client pauses too long, `Disconnected` when it is gone.
+    /// `TooLarge`, `RequestTimeout` when the client pauses too long or is too slow, `Disconnected` when it is gone.
     pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes>>> {
         self.started = true;
         loop {
@@ -99,15 +129,16 @@ impl RequestBody {
             match Pin::new(&mut self.incoming).poll_frame(cx) {
                 Poll::Ready(None) => self.ended = true,
                 Poll::Ready(Some(Ok(frame))) => {
-                    if let Some(idle) = &mut self.idle {
-                        idle.as_mut().reset(deadline(self.idle_timeout));
-                    }
                     // Trailers carry nothing for us.
                     let Ok(data) = frame.into_data() else {
                         self.had_trailers = true;
                         continue;
                     };
                     self.received += data.len() as u64;
+                    if let Some(wait) = &mut self.wait {
+                        let by = self.pace.next_by(wait.first_by, self.received);
+                        wait.sleep.as_mut().reset(by);
+                    }
                     if self.received > self.bytes_max {
                         return Poll::Ready(Some(Err(Kind::TooLarge.into())));
                     }
@@ -125,11 +156,16 @@ impl RequestBody {
                     return Poll::Ready(Some(Err(Error::new(kind).source(error))));
                 }
                 Poll::Pending => {
-                    let timeout = self.idle_timeout;
-                    let idle = self
-                        .idle
-                        .get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
-                    ready!(idle.as_mut().poll(cx));
+                    let (pace, received) = (self.pace, self.received);
+                    let wait = self.wait.get_or_insert_with(|| {
+                        let first_by = deadline(pace.idle_timeout);
+                        let by = pace.next_by(first_by, received);
+                        Wait {
+                            sleep: Box::pin(tokio::time::sleep_until(by)),
+                            first_by,
+                        }
+                    });
+                    ready!(wait.sleep.as_mut().poll(cx));
                     self.failed = true;
                     return Poll::Ready(Some(Err(Kind::RequestTimeout.into())));
                 }

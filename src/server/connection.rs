@@ -157,7 +157,7 @@ const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub(super) async fn run<H: Handle>(
     socket: Socket,
     peer: Option<SocketAddr>,
-    entry: Entry,
+    entry: Arc<Entry>,
     handler: Arc<H>,
     config: Arc<Config>,
     shutdown: Shutdown,

@@ -132,7 +132,7 @@ pub async fn serve<H: Handle>(
                 tls: endpoint.is_tls.then(|| tls.clone()).flatten(),
                 seats: Some(seats.clone()),
             };
-            (endpoint.is_tls == entry.tls.is_some()).then_some((listener, entry))
+            (endpoint.is_tls == entry.tls.is_some()).then_some((listener, Arc::new(entry)))
         })
         .unzip();
     // The set is the count and the owner at once: the loop alone adds to it, so no semaphore is needed.

@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod activation;
+pub mod cdn;
 pub mod connection;
 pub mod control;
 mod deadlines;

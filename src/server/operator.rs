@@ -17,7 +17,7 @@ use super::{
 use crate::{
     api::{body::Body, ops},
     error::{Error, Kind},
-    http::body::RequestBody,
+    http::body::{Pace, RequestBody},
     limit::Limiter,
     logging,
     metrics::{Levels, Metrics},
@@ -33,8 +33,11 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 const DISK_PATIENCE: Duration = Duration::from_millis(500);
 /// Bytes of a log level that is set.
 const LEVEL_BYTES_MAX: usize = 1 << 10;
-/// The longest wait for a further byte of it.
-const LEVEL_PATIENCE: Duration = Duration::from_secs(5);
+/// How fast it has to come.
+const LEVEL_PACE: Pace = Pace {
+    idle_timeout: Duration::from_secs(5),
+    bytes_per_second_min: LEVEL_BYTES_MAX as u64,
+};
 
 /// Answers the operator's requests.
 pub struct Operator {
@@ -156,7 +159,7 @@ impl Handle for Operator {
         request: Request<Incoming>,
     ) -> Response<Body> {
         let (head, incoming) = request.into_parts();
-        let mut body = RequestBody::new(incoming, LEVEL_PATIENCE);
+        let mut body = RequestBody::new(incoming, LEVEL_PACE);
         let is_read = matches!(head.method, Method::GET | Method::HEAD);
         let response = match head.uri.path() {
             "/metrics" | "/livez" | "/readyz" if !is_read => ops::only("GET, HEAD"),

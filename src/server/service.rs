@@ -20,6 +20,7 @@ use ipnet::IpNet;
 
 use super::{
     access::{Access, Sample, Watched},
+    cdn::{self, CdnSecret},
     connection::{ConnectionInfo, Handle},
     router::{self, Route, Voice},
 };
@@ -27,7 +28,7 @@ use crate::{
     api::{Api, Call, body::Body, easemob, lanying, ops},
     error::{Error, Kind, Result},
     http::{
-        body::RequestBody,
+        body::{Pace, RequestBody},
         cors::Cors,
         forwarded::{ForwardedHeader, client_address},
         framing,
@@ -35,7 +36,7 @@ use crate::{
     },
     limit::{Interface, Limiter, Rate},
     metrics::{self, Answered, Requests},
-    tenant::Tenant,
+    tenant::{Tenant, Tenants},
 };
 
 /// Answers every request.
@@ -62,8 +63,10 @@ pub struct Config {
     pub forwarded_header: ForwardedHeader,
     /// The rate of calls that belong to no tenant.
     pub default_rate: Rate,
-    /// The longest wait for a further byte of a body.
-    pub body_idle_timeout: Duration,
+    /// Of the CDN in front; then nothing but the health check is answered without it.
+    pub cdn_secret: Option<CdnSecret>,
+    /// How fast bodies have to come.
+    pub body_pace: Pace,
     /// Which requests stand in the access log.
     pub access: Sample,
 }
@@ -118,7 +121,7 @@ impl Service {
         let (head, incoming) = request.into_parts();
         let checked = framing::check(head.version, &head.uri, &head.headers);
         let target = Target::new(head.uri);
-        let mut body = RequestBody::new(incoming, self.config.body_idle_timeout);
+        let mut body = RequestBody::new(incoming, self.config.body_pace);
         let call = Call {
             method: &head.method,
             target: &target,
@@ -134,14 +137,28 @@ impl Service {
             connection.set_linger();
         }
         let routed = checked.and_then(|()| router::route(call.method, call.target.path()));
+        let routed = match routed {
+            Ok(Route::Health) => Ok(Route::Health),
+            routed => cdn::check(self.config.cdn_secret.as_ref(), call.headers).and(routed),
+        };
         let (label, interface) = classify(&routed, &call);
         let uploads = &self.requests.uploads;
         let _uploading = (interface == Interface::Upload).then(|| uploads.enter());
+        // As they are now, whatever becomes of the configuration while this request runs.
+        let tenants = self.api.tenants.load();
         let mut tenant = None;
         let result = match routed {
             Ok(route) => {
-                self.admit_and_act(&call, client, route, interface, &mut body, &mut tenant)
-                    .await
+                self.admit_and_act(
+                    &tenants,
+                    &call,
+                    client,
+                    route,
+                    interface,
+                    &mut body,
+                    &mut tenant,
+                )
+                .await
             }
             Err(error) => self.admit(None, interface, client, &call).and(Err(error)),
         };
@@ -176,26 +193,31 @@ impl Service {
     }
 
     /// `found` becomes the call's tenant, where it has one.
-    async fn admit_and_act<'s>(
-        &'s self,
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "one request's parts, passed on once"
+    )]
+    async fn admit_and_act<'t>(
+        &self,
+        tenants: &'t Tenants,
         call: &Call<'_>,
         client: IpAddr,
         route: Route<'_>,
         interface: Interface,
         body: &mut RequestBody,
-        found: &mut Option<&'s Arc<Tenant>>,
+        found: &mut Option<&'t Arc<Tenant>>,
     ) -> Result<Response<Body>> {
         match route {
             Route::Preflight => Ok(preflight()),
             Route::Health => Ok(ops::health(&self.server)),
             Route::Easemob(route) => {
-                let tenant = easemob::tenant(&self.api, &route, call.target.path());
+                let tenant = easemob::tenant(tenants, &route, call.target.path());
                 *found = tenant.as_ref().ok().copied();
                 self.admit(*found, interface, client, call)?;
                 easemob::handle(&self.api, call, tenant?, route.action, body).await
             }
             Route::Lanying(action) => {
-                let tenant = lanying::tenant(&self.api, call, action);
+                let tenant = lanying::tenant(tenants, call, action);
                 *found = tenant.as_ref().ok().copied();
                 self.admit(*found, interface, client, call)?;
                 lanying::handle(&self.api, call, tenant?, action, body).await

@@ -190,6 +190,30 @@ fn a_body_that_stalls_is_given_up_with_408_and_leaves_nothing() {
     }
 }
 
+#[test]
+fn a_body_that_trickles_is_given_up_with_408_and_one_that_is_fast_enough_is_not() {
+    let slow = "[server]\nbody_idle_timeout_seconds = 1\nbody_bytes_per_second_min = ";
+    let form = Form::new().file("f", "text/plain", &vec![b'x'; 300_000]);
+    let body = form.bytes();
+    let length = body.len().to_string();
+    for (rate, pieces, status) in [("1000000", 300, 408), ("1000", 60, 200), ("0", 60, 200)] {
+        let server = TestServer::with(&format!("{slow}{rate}"));
+        let mut connection = server.connect();
+        connection
+            .send(&upload_head(&server, &form, &[("Content-Length", &length)]))
+            .unwrap();
+        // Never a pause that is too long by itself: 60 pieces take more than a second, 300 more than six.
+        for piece in body.chunks(body.len().div_ceil(pieces)) {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            if connection.send(piece).is_err() {
+                break;
+            }
+        }
+        let answer = connection.answer("POST").unwrap();
+        assert_eq!(answer.status, status, "{rate}");
+    }
+}
+
 /// Repeats `piece` until the server closes, at most 1 GB; returns how many bytes it took.
 fn send_until_closed(connection: &mut Connection, first: &[u8], piece: &[u8]) -> usize {
     let pieces = piece.repeat((256 << 10) / piece.len() + 1);

@@ -28,6 +28,7 @@ mod log;
 mod memory;
 mod odd_requests;
 mod operator;
+mod reload;
 mod restart;
 mod retention;
 mod shutdown;

@@ -20,7 +20,7 @@ use crate::{
     http::body::RequestBody,
     limit::Interface,
     store::Dialect,
-    tenant::Tenant,
+    tenant::{Tenant, Tenants},
 };
 
 /// A call of this API: what `server/router.rs` makes of method and path.
@@ -101,8 +101,8 @@ pub async fn handle(
 ///
 /// # Errors
 /// `TenantNotFound`.
-pub fn tenant<'a>(api: &'a Api, route: &Route<'_>, path: &str) -> Result<&'a Arc<Tenant>> {
-    api.tenants.find(route.org, route.app).ok_or_else(|| {
+pub fn tenant<'t>(tenants: &'t Tenants, route: &Route<'_>, path: &str) -> Result<&'t Arc<Tenant>> {
+    tenants.find(route.org, route.app).ok_or_else(|| {
         let Route { org, app, .. } = route;
         let text = format!("Could not find application for {org}/{app} from URI: {path}");
         Error::new(Kind::TenantNotFound).public(text)

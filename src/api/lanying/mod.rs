@@ -32,7 +32,7 @@ use crate::{
     http::body::RequestBody,
     limit::Interface,
     store::{Dialect, Key},
-    tenant::{Lanying, Tenant},
+    tenant::{Lanying, Tenant, Tenants},
 };
 
 pub use oss::error as form_error;
@@ -76,14 +76,18 @@ impl Action<'_> {
 ///
 /// # Errors
 /// `TenantNotFound`.
-pub fn tenant<'a>(api: &'a Api, call: &Call<'_>, action: Action<'_>) -> Result<&'a Arc<Tenant>> {
+pub fn tenant<'t>(
+    tenants: &'t Tenants,
+    call: &Call<'_>,
+    action: Action<'_>,
+) -> Result<&'t Arc<Tenant>> {
     let app_id = match action {
         Action::Form(app_id) => Some(Cow::Borrowed(app_id)),
         _ => parameter(call, "app_id"),
     };
     let missing = |text: &'static str| Error::new(Kind::TenantNotFound).public(text);
     let app_id = app_id.ok_or_else(|| missing("app_id is missing"))?;
-    api.tenants
+    tenants
         .find_app_id(&app_id)
         .ok_or_else(|| missing("app_id is unknown"))
 }

@@ -220,6 +220,7 @@ fn the_cache_is_bounded_by_bytes() {
             issued: NOW,
             expires: None,
             generation: 0,
+            tenants: 1,
         })
     };
     for number in 0..20_000 {

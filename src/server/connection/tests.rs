@@ -353,7 +353,7 @@ async fn a_connection_that_never_spoke_is_a_small_future() {
     let future = run(
         Socket::from(stream),
         Some(address),
-        Entry::default(),
+        Arc::default(),
         handler,
         config,
         Shutdown::new(),

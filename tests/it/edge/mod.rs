@@ -1,5 +1,6 @@
 //! What stands between the internet and HTTP/1: TLS, HTTP/2, proxies, socket files.
 
+mod cdn;
 mod certificates;
 mod frames;
 mod http2;

@@ -1,0 +1,72 @@
+//! SIGHUP: the configuration is read anew, whole or not at all, and no request notices.
+
+use std::path::Path;
+
+use crate::support::{
+    BASE, Form,
+    process::{Process, hangup, poll},
+};
+
+fn write(config: &Path, limits: &str, more: &str) {
+    let text = format!(
+        "[limits]\n{limits}\n[[tenant]]\norg = \"easemob-demo\"\napp = \"chatdemoui\"\napp_id = \"welovemaxim\"\n{more}"
+    );
+    std::fs::write(config, text).unwrap();
+}
+
+#[test]
+fn tenants_are_read_anew_and_a_bad_file_changes_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("chatfiles.toml");
+    let store = directory.path().join("data");
+    write(&config, "", "");
+    let server = Process::start(&store, &["--config", config.to_str().unwrap()]);
+    let stored = server.upload(&[7; 2000]);
+    let status = |server: &Process, token: &str, path: &str| {
+        let authorization = format!("Bearer {token}");
+        let mut connection = crate::support::Connection::open(server.address);
+        connection
+            .request("GET", path, &[("Authorization", &authorization)], b"")
+            .status
+    };
+    let file = format!("{BASE}/chatfiles/{stored}");
+    assert_eq!(status(&server, &server.token, &file), 200);
+    // A smaller bound, and a second tenant.
+    let second = "[[tenant]]\norg = \"other\"\napp = \"app\"\n";
+    write(&config, "upload_bytes_max = 1000", second);
+    assert_eq!(status(&server, "x", "/other/app/chatfiles/x"), 404);
+    hangup(server.pid());
+    poll("the second tenant", || {
+        status(&server, "x", "/other/app/chatfiles/x") == 401
+    });
+    assert_eq!(server.try_upload(&[7; 2000]).unwrap().status, 413);
+    // What was verified before is verified by the new table: the first tenant's token is none of the second's.
+    assert_eq!(status(&server, &server.token, &file), 200);
+    let other = format!("/other/app/chatfiles/{stored}");
+    assert_eq!(status(&server, &server.token, &other), 401);
+    // No good: all of it stays.
+    write(&config, "upload_bytes_max = 0", "");
+    hangup(server.pid());
+    let log = || std::fs::read_to_string(store.with_extension("log")).unwrap();
+    poll("the complaint", || {
+        log().contains("limits.upload_bytes_max = 0")
+    });
+    assert_eq!(server.try_upload(&[7; 2000]).unwrap().status, 413);
+    assert_eq!(status(&server, "x", "/other/app/chatfiles/x"), 401);
+    // And tokens are revoked by it.
+    write(&config, "", "tokens_not_before = 2100-01-01T00:00:00Z\n");
+    hangup(server.pid());
+    poll("the revocation", || {
+        status(&server, &server.token, &file) == 401
+    });
+    let form = Form::new().file("a", "text/plain", b"x");
+    let answer = server
+        .try_request(
+            "POST",
+            &format!("{BASE}/chatfiles"),
+            &[("Content-Type", &form.content_type())],
+            &form.bytes(),
+        )
+        .unwrap();
+    assert_eq!(answer.status, 401);
+}
