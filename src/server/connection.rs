@@ -98,7 +98,8 @@ pub struct ConnectionInfo {
     /// The other end of the connection: the client, or the proxy before it. What a PROXY header said, where
     /// there was one.
     pub peer: SocketAddr,
-    /// The other end is a process of this machine that was let in by a socket file's permissions.
+    /// The other end is a process of this machine that was let in by a socket file's permissions, and speaks for
+    /// its clients by a forwarding header.
     pub is_local: bool,
     /// The client speaks TLS with us.
     pub is_tls: bool,
@@ -162,11 +163,13 @@ pub(super) async fn run<H: Handle>(
     config: Arc<Config>,
     shutdown: Shutdown,
 ) {
-    let is_local = peer.is_none();
+    let is_by_file = peer.is_none();
+    // Who comes behind a PROXY header is not the proxy: a forwarding header is then the client's own.
+    let is_local = is_by_file && entry.proxies.is_none();
     let mut peer = peer.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
     let mut seat = None;
     // Behind a proxy it is the client's address that counts, which is not known yet.
-    if !is_local && entry.proxies.is_none() {
+    if !is_by_file && entry.proxies.is_none() {
         seat = entry.take_seat(peer);
         if seat.is_none() {
             return debug!(%peer, "connection closed: its address has too many");
@@ -198,7 +201,7 @@ pub(super) async fn run<H: Handle>(
             over: Over::Socket(socket),
         }
     } else {
-        let open = Box::pin(open(socket, &mut peer, is_local, &entry));
+        let open = Box::pin(open(socket, &mut peer, is_by_file, &entry));
         match tokio::time::timeout(config.header_timeout, open).await {
             Ok(Ok(spoken)) => spoken,
             Ok(Err(why)) => return debug!(%peer, why, "connection closed before HTTP"),
@@ -268,12 +271,12 @@ enum Over {
 async fn open(
     mut socket: Socket,
     peer: &mut SocketAddr,
-    is_local: bool,
+    is_by_file: bool,
     entry: &Entry,
 ) -> Result<Spoken, String> {
     if let Some(proxies) = &entry.proxies {
         let address = peer.ip().to_canonical();
-        if !is_local && !proxies.iter().any(|net| net.contains(&address)) {
+        if !is_by_file && !proxies.iter().any(|net| net.contains(&address)) {
             return Err("a PROXY header is taken from trusted networks only".into());
         }
         let client = read_proxy_header(&mut socket).await?;

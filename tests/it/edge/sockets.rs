@@ -45,6 +45,34 @@ fn a_proxy_on_the_same_machine_comes_over_a_socket_file_and_says_who_the_client_
 }
 
 #[test]
+fn behind_a_proxy_header_over_a_socket_file_the_clients_own_header_says_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("http");
+    let toml = format!(
+        "[server]\nlisten = [\"127.0.0.1:0\", \"proxy:unix:{}\"]\n\
+         [limits]\ncalls_per_second = 1\ncalls_burst = 2\n",
+        path.display()
+    );
+    let _server = TestServer::with(&toml);
+    let status = |source: &str, claimed: &str| {
+        let mut stream = UnixStream::connect(&path).unwrap();
+        let request = format!(
+            "PROXY TCP4 {source} 10.0.0.1 12345 80\r\nGET /nothing HTTP/1.1\r\nHost: x\r\n\
+             X-Forwarded-For: {claimed}\r\nConnection: close\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer[9..12].to_owned()
+    };
+    // Another address each time, as it says itself: it is one client all the same.
+    let calls =
+        ["198.51.100.1", "198.51.100.2", "198.51.100.3"].map(|own| status("192.0.2.1", own));
+    assert_eq!(calls, ["404", "404", "503"]);
+    assert_eq!(status("192.0.2.2", "198.51.100.1"), "404");
+}
+
+#[test]
 fn files_go_over_a_socket_file_as_they_are() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("http");
