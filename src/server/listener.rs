@@ -153,7 +153,7 @@ pub async fn serve<H: Handle>(
             accepted = accept(&listeners, &mut turn), if connections.len() < connections_max => accepted,
         };
         match accepted {
-            Ok((socket, peer, index)) => {
+            Ok((mut socket, peer, index)) => {
                 failing = false;
                 if let Err(error) = socket.prepare(peer) {
                     debug!(?peer, %error, "connection gone before it was served");

@@ -24,10 +24,18 @@ use tracing::debug;
 /// timer for every few segments and gains nothing (decision 0010). Elsewhere the system's choice stands.
 const LOOPBACK_CONGESTION: &str = "cubic";
 
+/// Slices from this size on leave by `sendfile`, shorter ones are copied. Where the reader is this machine, a
+/// second call below costs more than it saves, and above the copy throws other things out of the caches.
+const LOCAL_SENDFILE_BYTES_MIN: usize = 32 << 10;
+/// The same over a network device: there the pages of a `sendfile` at 256 KB cost twice what copying them does,
+/// and from 1 MB on the two are level (decision 0010).
+const REMOTE_SENDFILE_BYTES_MIN: usize = 512 << 10;
+
 /// A connected socket. What was read ahead, to see what is spoken, is read again first.
 pub(super) struct Socket {
     io: Io,
     ahead: Bytes,
+    sendfile_bytes_min: usize,
 }
 
 enum Io {
@@ -40,6 +48,7 @@ impl From<TcpStream> for Socket {
         Self {
             io: Io::Tcp(stream),
             ahead: Bytes::new(),
+            sendfile_bytes_min: LOCAL_SENDFILE_BYTES_MIN,
         }
     }
 }
@@ -49,6 +58,7 @@ impl From<UnixStream> for Socket {
         Self {
             io: Io::Unix(stream),
             ahead: Bytes::new(),
+            sendfile_bytes_min: LOCAL_SENDFILE_BYTES_MIN,
         }
     }
 }
@@ -58,19 +68,25 @@ impl Socket {
     ///
     /// # Errors
     /// Where the connection is gone already.
-    pub(super) fn prepare(&self, peer: Option<SocketAddr>) -> io::Result<()> {
+    pub(super) fn prepare(&mut self, peer: Option<SocketAddr>) -> io::Result<()> {
         let Io::Tcp(stream) = &self.io else {
             return Ok(());
         };
         // An answer's last segment must not wait for the client's delayed acknowledgement.
         stream.set_nodelay(true)?;
-        if peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback())
-            && let Err(error) =
-                rustix::net::sockopt::set_tcp_congestion(stream, LOOPBACK_CONGESTION)
+        if peer.is_none_or(|peer| !peer.ip().to_canonical().is_loopback()) {
+            self.sendfile_bytes_min = REMOTE_SENDFILE_BYTES_MIN;
+        } else if let Err(error) =
+            rustix::net::sockopt::set_tcp_congestion(stream, LOOPBACK_CONGESTION)
         {
             debug!(%error, "the system's congestion control is kept");
         }
         Ok(())
+    }
+
+    /// How many bytes of a file are worth a `sendfile`.
+    pub(super) fn sendfile_bytes_min(&self) -> usize {
+        self.sendfile_bytes_min
     }
 
     /// The first bytes that are there, left to be read; 0 at the end. Waits until there is one.

@@ -23,13 +23,13 @@ use tokio_rustls::server::TlsStream;
 use super::{deadlines::Progress, socket::Socket};
 use crate::files::Lent;
 
-/// Shorter slices are copied: with a second call, `sendfile` costs more than it saves (decision 0010).
-const SENDFILE_BYTES_MIN: usize = 32 * 1024;
-
 /// What a connection runs over.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {
     /// Files can leave without being read by this process.
     const SENDS_FILES: bool;
+
+    /// How many bytes of a file are worth a call of [`Stream::poll_send_file`].
+    fn sendfile_bytes_min(&self) -> usize;
 
     /// Sends `before`, then `len` bytes of `file` from `offset`; returns how many bytes the socket took.
     ///
@@ -51,6 +51,10 @@ pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {
 impl Stream for Socket {
     const SENDS_FILES: bool = true;
 
+    fn sendfile_bytes_min(&self) -> usize {
+        Socket::sendfile_bytes_min(self)
+    }
+
     fn poll_send_file(
         &mut self,
         cx: &mut Context<'_>,
@@ -70,6 +74,10 @@ impl Stream for Socket {
 /// What is sent is encrypted, so it is memory of ours: nothing is ever lent here.
 impl Stream for TlsStream<Socket> {
     const SENDS_FILES: bool = false;
+
+    fn sendfile_bytes_min(&self) -> usize {
+        usize::MAX
+    }
 
     fn poll_send_file(
         &mut self,
@@ -116,10 +124,11 @@ impl<S: Stream> Transport<S> {
         if self.lent.is_empty() {
             return None;
         }
+        let bytes_min = self.io.inner().stream.sendfile_bytes_min();
         let (index, (file, offset)) = bufs
             .iter()
             .enumerate()
-            .filter(|(_, slice)| slice.len() >= SENDFILE_BYTES_MIN)
+            .filter(|(_, slice)| slice.len() >= bytes_min)
             .find_map(|(index, slice)| Some((index, self.lent.find(slice)?)))?;
         let (before, len) = (&bufs[..index], bufs[index].len());
         let stream = &mut self.io.inner_mut().stream;
