@@ -26,11 +26,11 @@ use crate::{
 pub(crate) use self::values::bad;
 pub use self::{
     file::File,
-    tenants::{TenantConfig, tenants, tenants_after},
+    tenants::{DownloadAuthKind, TenantConfig, tenants, tenants_after},
 };
 use self::{
     file::{HookSection, LogSection, MediaSection, RetentionSection, ThumbnailsSection},
-    values::{networks, origins, public_url, range, seconds},
+    values::{base_url, networks, origins, range, seconds},
 };
 
 /// Everything that is in force.
@@ -102,6 +102,24 @@ impl File {
             days: days("retention", &retention, &Days::default())?,
         };
         let limit_defaults = limit::Config::default();
+        let cdn_url = cdn
+            .url
+            .clone()
+            .map(|url| base_url("cdn.url", url))
+            .transpose()?;
+        let url_ttl_secs = range(
+            "cdn.url_ttl_seconds",
+            cdn.url_ttl_seconds,
+            3600,
+            60..=604_800,
+        )?;
+        let mut tenants = tenants::validate(tenant)?;
+        if cdn_url.is_some() {
+            // Whoever names a CDN wants files to come from there.
+            for tenant in &mut tenants {
+                tenant.download_auth.get_or_insert(DownloadAuthKind::Signed);
+            }
+        }
         let mut listener = listeners::public(&server)?;
         let trusted_proxies = networks("limits.trusted_proxies", limits.trusted_proxies)?;
         let exempt = networks("limits.exempt", limits.exempt)?;
@@ -136,7 +154,12 @@ impl File {
                     .map(Sample::new)?,
             },
             api: api::Config {
-                public_url: server.public_url.map(public_url).transpose()?,
+                public_url: server
+                    .public_url
+                    .map(|url| base_url("server.public_url", url))
+                    .transpose()?,
+                cdn_url,
+                url_ttl_secs,
                 limit_status_429: match limits.status {
                     None | Some(503) => false,
                     Some(429) => true,
@@ -163,7 +186,7 @@ impl File {
                 exempt,
             },
             log: log_config(log)?,
-            tenants: tenants::validate(tenant)?,
+            tenants,
             tenant_defaults,
         })
     }

@@ -9,15 +9,16 @@ use uuid::Uuid;
 
 use crate::{secret::Secret, time::Timestamp};
 
-/// How a restricted file opens for download.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
+/// How a file opens for download.
+#[derive(Debug, Clone)]
 pub enum DownloadAuth {
     /// A valid token always, and the secret where the file is restricted (the vendor's document).
-    #[default]
     Token,
-    /// The secret alone opens a restricted file; an unrestricted one opens by its id.
+    /// In the Easemob API the secret alone opens a restricted file; an unrestricted one opens by its id.
     Secret,
+    /// As `Token`; and what may be had is not sent but found at a URL, signed with this key, that opens by itself
+    /// for a while (`api/signed_url.rs`).
+    Signed(Secret),
 }
 
 /// An account that may obtain a token by password.

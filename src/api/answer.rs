@@ -10,7 +10,10 @@ use hyper::{
 };
 
 use super::body::Body;
-use crate::{error::Kind, http::byteranges};
+use crate::{
+    error::{Error, Kind, Result},
+    http::byteranges,
+};
 
 /// A JSON text, which nobody keeps or takes for something else.
 pub(super) fn json(status: StatusCode, text: &serde_json::Value) -> Response<Body> {
@@ -32,6 +35,20 @@ pub(super) fn not_to_keep(headers: &mut HeaderMap) {
         header::X_CONTENT_TYPE_OPTIONS,
         HeaderValue::from_static("nosniff"),
     );
+}
+
+/// To somewhere else. Not to be stored: what it leads to is cached under its own name.
+///
+/// # Errors
+/// `Internal` where the URL gives no header.
+pub(super) fn redirect(url: &str) -> Result<Response<Body>> {
+    let location = HeaderValue::try_from(url).map_err(Error::internal)?;
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::FOUND;
+    let headers = response.headers_mut();
+    headers.insert(header::LOCATION, location);
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
 }
 
 /// What HTTP wants beside the status of an error (RFC 9110 §15.5.6, §15.5.17, §10.2.3).

@@ -104,17 +104,63 @@ impl Content {
     }
 }
 
-/// Answers a GET or HEAD with the content. `expires` bounds what caches may keep; `vary` names the request
-/// headers that choose the content.
+/// Who may keep an answer.
+pub enum Keep {
+    /// Whom it was sent to alone: a token opened it.
+    Client {
+        /// The file's end.
+        until: Option<Timestamp>,
+        /// The request headers that open it, and that choose the content.
+        vary: HeaderValue,
+    },
+    /// Every cache on the way: the URL alone opens it and chooses the content.
+    Everybody {
+        /// The URL's end, or the file's where that is earlier.
+        until: Timestamp,
+    },
+}
+
+impl Keep {
+    /// For a URL that ends, of a file that may end.
+    pub fn everybody(url_end: Timestamp, file_end: Option<Timestamp>) -> Self {
+        let until = file_end.map_or(url_end, |end| end.min(url_end));
+        Self::Everybody { until }
+    }
+
+    /// `immutable`: these bodies never change. No longer than they live.
+    fn put(self, headers: &mut HeaderMap, now: Timestamp) {
+        let value = |who: &str, until: Timestamp| {
+            let seconds = (until.secs() - now.secs()).clamp(0, MAX_AGE_SECONDS);
+            HeaderValue::try_from(format!("{who}, max-age={seconds}, immutable"))
+                .expect("digits and letters")
+        };
+        let cache_control = match self {
+            Self::Client { until, vary } => {
+                headers.insert(header::VARY, vary);
+                match until {
+                    None => HeaderValue::from_static("private, max-age=31536000, immutable"),
+                    Some(until) => value("private", until),
+                }
+            }
+            Self::Everybody { until } => {
+                // Any page may read what it has the URL of. So the answer is the same for all and caches keep one,
+                // and a redirect from another origin (`Origin: null`) works.
+                headers.insert(
+                    header::ACCESS_CONTROL_ALLOW_ORIGIN,
+                    HeaderValue::from_static("*"),
+                );
+                value("public", until)
+            }
+        };
+        headers.insert(header::CACHE_CONTROL, cache_control);
+    }
+}
+
+/// Answers a GET or HEAD with the content.
 ///
 /// # Errors
 /// `PreconditionFailed`, `RangeNotSatisfiable`: for the dialect to render.
-pub fn deliver(
-    call: &Call<'_>,
-    content: &Content,
-    expires: Option<Timestamp>,
-    vary: HeaderValue,
-) -> Result<Response<Body>> {
+pub fn deliver(call: &Call<'_>, content: &Content, keep: Keep) -> Result<Response<Body>> {
     let representation = Representation {
         len: content.len(),
         etag: content
@@ -132,8 +178,7 @@ pub fn deliver(
         headers.reserve(16);
         content.put_validators(headers);
     }
-    headers.insert(header::CACHE_CONTROL, cache_control(expires, call.now));
-    headers.insert(header::VARY, vary);
+    keep.put(headers, call.now);
     match plan {
         Plan::NotModified => *response.status_mut() = StatusCode::NOT_MODIFIED,
         Plan::PreconditionFailed => return Err(Kind::PreconditionFailed.into()),
@@ -218,16 +263,4 @@ fn several(content: &Content, layout: byteranges::Layout) -> Body {
 fn slice(bytes: &Bytes, range: ByteRange) -> Bytes {
     let index = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(bytes.len());
     bytes.slice(index(range.start)..index(range.end_exclusive))
-}
-
-/// `private`: these bodies were opened by a token. `immutable`: they never change. No longer than they live.
-fn cache_control(expires: Option<Timestamp>, now: Timestamp) -> HeaderValue {
-    match expires {
-        None => HeaderValue::from_static("private, max-age=31536000, immutable"),
-        Some(end) => {
-            let seconds = (end.secs() - now.secs()).clamp(0, MAX_AGE_SECONDS);
-            HeaderValue::try_from(format!("private, max-age={seconds}, immutable"))
-                .expect("digits and letters")
-        }
-    }
 }

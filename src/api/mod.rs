@@ -1,5 +1,6 @@
 //! The dialects, Easemob's and Lanying's: each parses its requests, calls `files/`, and renders its answers. They never import each
-//! other; what they share stands here and in `answer.rs`, `body.rs`, `deliver.rs` and `query.rs`.
+//! other; what they share stands here and in `answer.rs`, `body.rs`, `deliver.rs`,
+//! `query.rs` and `signed_url.rs`.
 
 mod answer;
 pub mod body;
@@ -8,6 +9,7 @@ pub mod easemob;
 pub mod lanying;
 pub mod ops;
 pub mod query;
+mod signed_url;
 
 use std::{sync::Arc, time::Instant};
 
@@ -45,6 +47,10 @@ pub struct Api {
 pub struct Config {
     /// Scheme and host as clients see them, without a trailing slash; else from the request's `Host`.
     pub public_url: Option<String>,
+    /// Where signed URLs lead, without a trailing slash; else here.
+    pub cdn_url: Option<String>,
+    /// How long they live, in seconds.
+    pub url_ttl_secs: i64,
     /// A call over the rate is answered 429 and not the vendor's 503.
     pub limit_status_429: bool,
 }

@@ -8,13 +8,13 @@ use std::{
 
 use super::commands::is_file;
 use crate::{
-    config::{Config, TenantConfig},
+    config::{Config, DownloadAuthKind, TenantConfig},
     files::Abilities,
     http::cors::AllowedOrigins,
     retention::days_of,
     server::endpoint::Endpoint,
     store::Class,
-    tenant::{Days, DownloadAuth},
+    tenant::Days,
 };
 
 /// The photo of the repository.
@@ -139,9 +139,12 @@ pub(super) fn policy(config: &Config, abilities: Abilities) -> String {
     line("browsers from", origins);
     for tenant in &config.tenants {
         let download = match tenant.download_auth {
-            DownloadAuth::Token => "a token, and the secret of a restricted file",
-            DownloadAuth::Secret => {
+            None | Some(DownloadAuthKind::Token) => "a token, and the secret of a restricted file",
+            Some(DownloadAuthKind::Secret) => {
                 "the secret of a restricted file, an unrestricted one opens by its id"
+            }
+            Some(DownloadAuthKind::Signed) => {
+                "a token, and the secret of a restricted file, for a URL that opens by itself for a while"
             }
         };
         line(

@@ -93,6 +93,8 @@ pub struct TlsSection {
     reason = "the keys are documented once, in docs/configuration.md"
 )]
 pub struct CdnSection {
+    pub url: Option<String>,
+    pub url_ttl_seconds: Option<i64>,
     pub secret: Option<Secret>,
     pub secret_header: Option<String>,
 }

@@ -31,7 +31,7 @@ pub struct TenantConfig {
     pub app_id: Option<String>,
     pub client_id: Option<String>,
     pub client_secret: Option<Secret>,
-    pub download_auth: DownloadAuth,
+    pub download_auth: Option<DownloadAuthKind>,
     pub strict_restrict_access: bool,
     pub calls_per_second: Option<u32>,
     pub calls_burst: Option<u32>,
@@ -45,6 +45,7 @@ pub struct TenantConfig {
     pub shared_image_days: Option<u32>,
     pub shared_video_days: Option<u32>,
     pub avatar_days: Option<u32>,
+    pub url_key: Option<Secret>,
     pub link_key: Option<Secret>,
     pub upload_key: Option<Secret>,
     pub sdk_sign_key: Option<Secret>,
@@ -56,6 +57,16 @@ pub struct TenantConfig {
     pub tokens_not_before: Option<Moment>,
     pub users_not_before: HashMap<String, Moment>,
     pub account: Vec<AccountConfig>,
+}
+
+/// `download_auth`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs, reason = "`tenant::DownloadAuth` says what each is")]
+pub enum DownloadAuthKind {
+    Token,
+    Secret,
+    Signed,
 }
 
 /// `[[tenant.account]]`
@@ -217,6 +228,13 @@ fn tenant(config: &TenantConfig, defaults: &Limits, keys: &Path) -> Result<Tenan
     };
     let file = format!("client-secret.{}.{}", config.org, config.app);
     let client_secret = secret(&file, &config.client_secret)?;
+    let download_auth = match config.download_auth {
+        None | Some(DownloadAuthKind::Token) => DownloadAuth::Token,
+        Some(DownloadAuthKind::Secret) => DownloadAuth::Secret,
+        Some(DownloadAuthKind::Signed) => {
+            DownloadAuth::Signed(secret(&of_app("url-key"), &config.url_key)?)
+        }
+    };
     Ok(Tenant {
         // Set by the table.
         index: 0,
@@ -233,7 +251,7 @@ fn tenant(config: &TenantConfig, defaults: &Limits, keys: &Path) -> Result<Tenan
             .clone()
             .unwrap_or_else(|| format!("{}.{}", config.org, config.app)),
         client_secret,
-        download_auth: config.download_auth,
+        download_auth,
         strict_restrict_access: config.strict_restrict_access,
         hook: config.hook_url.clone().map(|url| Hook {
             url,

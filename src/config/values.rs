@@ -52,7 +52,8 @@ pub(super) fn address(key: &str, text: &str, example: &str) -> Result<SocketAddr
 }
 
 /// `http(s)://host[:port]`, without a path: clients append `/{org}/{app}/…`.
-pub(super) fn public_url(text: String) -> Result<String> {
+/// Scheme and host, without a path.
+pub(super) fn base_url(key: &str, text: String) -> Result<String> {
     let uri: Option<hyper::Uri> = text.parse().ok();
     let is_base = uri.is_some_and(|uri| {
         matches!(uri.scheme_str(), Some("http" | "https"))
@@ -64,7 +65,7 @@ pub(super) fn public_url(text: String) -> Result<String> {
     });
     if !is_base {
         return Err(bad(
-            "server.public_url",
+            key,
             text,
             "http://host[:port] or https://host[:port], without a path",
         ));

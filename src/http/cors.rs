@@ -51,9 +51,9 @@ impl Cors {
     }
 
     /// Puts the headers of an ordinary answer; `origin` is the request's `Origin`. An existing `Vary` is
-    /// added to, never replaced.
+    /// added to, never replaced. An answer that says already whose pages may read it keeps that.
     pub fn apply(&self, origin: Option<&HeaderValue>, headers: &mut HeaderMap) {
-        if self.allow_origin(origin, headers) {
+        if headers.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN) || self.allow_origin(origin, headers) {
             headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
         }
     }

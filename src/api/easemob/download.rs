@@ -1,4 +1,6 @@
-//! `GET /{org}/{app}/chatfiles/{uuid}`: the file, or its thumbnail.
+//! `GET /{org}/{app}/chatfiles/{uuid}`: the file, its thumbnail, or where to have them.
+
+use std::sync::Arc;
 
 use hyper::{
     Response,
@@ -10,64 +12,134 @@ use crate::{
     api::{
         Call,
         body::Body,
-        deliver::{Content, deliver},
+        deliver::{Content, Keep, deliver},
+        signed_url,
     },
     error::{Error, Kind, Result},
+    files::OpenFile,
     media::{sniff::Sniffed, voice::VoiceFormat},
     retention,
     store::{Class, Dialect, Key, ObjectId},
-    tenant::DownloadAuth,
+    tenant::{DownloadAuth, Tenant},
 };
 
 /// The request headers that choose the body, and who may have it.
 const VARY: HeaderValue =
     HeaderValue::from_static("Authorization, share-secret, thumbnail, Accept");
 
+/// In the query of a signed URL: a voice's format, and what it may be.
+const VOICE: &str = "voice";
+const MP3: &str = "mp3";
+const MP3_OR_STORED: &str = "mp3-or-stored";
+
 pub(super) async fn download(context: &Context<'_>, id: &str) -> Result<Response<Body>> {
-    let call = context.call;
-    if context.tenant.download_auth == DownloadAuth::Token {
+    let Context { api, call, tenant } = context;
+    let url_end = signed_url::verify(call, tenant)?;
+    if url_end.is_none() && !matches!(tenant.download_auth, DownloadAuth::Secret) {
         context.authenticate()?;
     }
     // A name that cannot be an id is an object that cannot be there.
     let id = ObjectId::parse(id).ok_or(Kind::ObjectNotFound)?;
     let key = Key::of(Class::Chatfile, id);
-    let files = &context.api.files;
-    let file = files
-        .open(context.scope(), key, call.now)
-        .await
-        .map_err(|error| match error.kind() {
-            Kind::ObjectExpired => {
-                Error::new(Kind::ObjectExpired).public(format!("file {id} is expired"))
+    let opened = api.files.open(context.scope(), key, call.now).await;
+    let file = opened.map_err(|error| match error.kind() {
+        Kind::ObjectExpired => {
+            Error::new(Kind::ObjectExpired).public(format!("file {id} is expired"))
+        }
+        _ => error,
+    })?;
+    let expires = retention::expires_at(Dialect::Easemob, key, &tenant.limits.days);
+    let (form, keep) = match url_end {
+        Some(end) => (Form::of_url(call), Keep::everybody(end, expires)),
+        None => {
+            check_secret(call, &file)?;
+            let form = Form::wanted(call, &file);
+            let target = form.target(tenant, id);
+            if let Some(redirect) = signed_url::redirect(api, call, tenant, id, &target) {
+                return redirect;
             }
-            _ => error,
-        })?;
-    // Either place will do: SDKs fill the other one with `undefined`.
+            let (until, vary) = (expires, VARY);
+            (form, Keep::Client { until, vary })
+        }
+    };
+    let content = form.make(context, file).await?;
+    deliver(call, &content, keep)
+}
+
+/// Either place will do: SDKs fill the other one with `undefined`.
+fn check_secret(call: &Call<'_>, file: &OpenFile) -> Result<()> {
     let from_query = call.query("share-secret");
     file.check_secret(call.header("share-secret"))
-        .or_else(|_| file.check_secret(from_query.as_deref()))?;
-    let content = if wants_thumbnail(call) {
-        let made = files.thumbnail(&file, None).await?;
-        Content::of(made, file)
-    } else if matches!(file.kind, Some(Sniffed::AmrNb | Sniffed::AmrWb))
-        && let Some(wish) = mp3_wish(call)
-    {
-        match files.voice(&file, VoiceFormat::Mp3).await {
-            // It said that anything else will do, too.
-            Err(error) if error.kind() == Kind::NotConvertible && wish == Mp3Wish::Rather => {
-                Content::Original(file)
-            }
-            made => Content::of(made?, file),
+        .or_else(|_| file.check_secret(from_query.as_deref()))
+}
+
+/// In what form a file is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Stored,
+    Thumbnail,
+    Mp3(Mp3Wish),
+}
+
+impl Form {
+    /// As headers and query of a call say it.
+    fn wanted(call: &Call<'_>, file: &OpenFile) -> Self {
+        if wants_thumbnail(call) {
+            return Self::Thumbnail;
         }
-    } else {
-        Content::Original(file)
-    };
-    let expires = retention::expires_at(Dialect::Easemob, key, &context.tenant.limits.days);
-    deliver(call, &content, expires, VARY)
+        match mp3_wish(call) {
+            Some(wish) if matches!(file.kind, Some(Sniffed::AmrNb | Sniffed::AmrWb)) => {
+                Self::Mp3(wish)
+            }
+            _ => Self::Stored,
+        }
+    }
+
+    /// As a URL says it that [`Form::target`] made.
+    fn of_url(call: &Call<'_>) -> Self {
+        if call.query("thumbnail").is_some() {
+            return Self::Thumbnail;
+        }
+        match call.query(VOICE).as_deref() {
+            Some(MP3) => Self::Mp3(Mp3Wish::Only),
+            Some(_) => Self::Mp3(Mp3Wish::Rather),
+            None => Self::Stored,
+        }
+    }
+
+    /// Path and query of this form of a file.
+    fn target(self, tenant: &Tenant, id: ObjectId) -> String {
+        let path = format!("/{}/{}/chatfiles/{id}", tenant.org, tenant.app);
+        match self {
+            Self::Stored => path,
+            Self::Thumbnail => format!("{path}?thumbnail=true"),
+            Self::Mp3(Mp3Wish::Only) => format!("{path}?{VOICE}={MP3}"),
+            Self::Mp3(Mp3Wish::Rather) => format!("{path}?{VOICE}={MP3_OR_STORED}"),
+        }
+    }
+
+    async fn make(self, context: &Context<'_>, file: Arc<OpenFile>) -> Result<Content> {
+        let files = &context.api.files;
+        match self {
+            Self::Stored => Ok(Content::Original(file)),
+            Self::Thumbnail => {
+                let made = files.thumbnail(&file, None).await?;
+                Ok(Content::of(made, file))
+            }
+            Self::Mp3(wish) => match files.voice(&file, VoiceFormat::Mp3).await {
+                // It said that anything else will do, too.
+                Err(error) if error.kind() == Kind::NotConvertible && wish == Mp3Wish::Rather => {
+                    Ok(Content::Original(file))
+                }
+                made => Ok(Content::of(made?, file)),
+            },
+        }
+    }
 }
 
 /// How much a client wants MP3.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mp3Wish {
+enum Mp3Wish {
     /// Nothing else will do.
     Only,
     /// Rather than what there is, which will do.
@@ -76,7 +148,7 @@ pub(super) enum Mp3Wish {
 
 /// `Accept: audio/mp3`, the vendor's name for `audio/mpeg`. Others say nothing: SDKs send `*/*` or what they
 /// like for any file.
-pub(super) fn mp3_wish(call: &Call<'_>) -> Option<Mp3Wish> {
+fn mp3_wish(call: &Call<'_>) -> Option<Mp3Wish> {
     let types = || {
         let accepted = call.headers.get_all(header::ACCEPT).iter();
         accepted.flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
@@ -108,8 +180,13 @@ pub(super) fn mp3_wish(call: &Call<'_>) -> Option<Mp3Wish> {
     }
 }
 
+/// Whether a call counts as one for something that must be made.
+pub(super) fn wants_derivative(call: &Call<'_>) -> bool {
+    wants_thumbnail(call) || mp3_wish(call).is_some() || call.query(VOICE).is_some()
+}
+
 /// `thumbnail: true`, `?thumbnail=true`, and `?vframe=true`, a video's first frame.
-pub(super) fn wants_thumbnail(call: &Call<'_>) -> bool {
+fn wants_thumbnail(call: &Call<'_>) -> bool {
     let is_true = |value: &str| value.trim().eq_ignore_ascii_case("true");
     call.header("thumbnail").is_some_and(is_true)
         || call.target.query().is_some()

@@ -62,11 +62,7 @@ impl Action<'_> {
             Self::Upload | Self::PartsBegin | Self::PartsPut(_) | Self::PartsComplete(_) => {
                 Interface::Upload
             }
-            Self::Download(_)
-                if download::wants_thumbnail(call) || download::mp3_wish(call).is_some() =>
-            {
-                Interface::Thumbnail
-            }
+            Self::Download(_) if download::wants_derivative(call) => Interface::Thumbnail,
             Self::Download(_) => Interface::Download,
             Self::Token | Self::PartsList(_) | Self::PartsAbort(_) => Interface::Other,
         }

@@ -1,5 +1,7 @@
 //! `GET /file/download/chat` and `/avatar`: the file, something made of it, or where to have that made.
 
+use std::sync::Arc;
+
 use hyper::{Response, header::HeaderValue};
 
 use super::{
@@ -7,19 +9,20 @@ use super::{
     link::{Link, ToType},
     process, sdk_sign,
     store_token::Viewer,
-    wire,
 };
 use crate::{
     api::{
-        Call,
+        Call, answer,
         body::Body,
-        deliver::{Content, deliver},
+        deliver::{Content, Keep, deliver},
+        signed_url,
     },
     error::{Error, Kind, Result},
     files::OpenFile,
     media::voice::VoiceFormat,
     retention,
     store::{BoundingBox, Class, Dialect, Key},
+    time::Timestamp,
 };
 
 /// The request headers that say who may have the body; what it is stands in the query.
@@ -34,31 +37,42 @@ struct View {
     wants_picture: bool,
     /// `format`; `None`: as it is stored.
     format: Option<VoiceFormat>,
-    /// `thumbnail_strategy` 1, and not `source=miniprogram`: WeChat follows no redirect to a domain that it
-    /// does not know.
+    /// `thumbnail_strategy` 1: somebody else may make it.
+    may_be_made_elsewhere: bool,
+    /// Not `source=miniprogram`: WeChat follows no redirect to a domain that it does not know.
     may_redirect: bool,
     /// `w` and `h`.
     fit: Option<BoundingBox>,
 }
 
+const CHAT: &str = "/file/download/chat";
+const AVATAR: &str = "/file/download/avatar";
+
 pub(super) async fn chat(context: &Context<'_>) -> Result<Response<Body>> {
+    if let Some(end) = signed_url::verify(context.call, context.tenant)? {
+        return send_signed(context, end).await;
+    }
     let credential = context.credential()?;
     let file_sign = context.required("file_sign")?;
     let link = Link::verify(context.lanying, &file_sign)?;
     let view = View::of(context)?;
-    if let Viewer::User(user) = context.viewer(credential, link.key)? {
+    let viewer = context.viewer(credential, link.key)?;
+    if let Viewer::User(user) = &viewer {
         sdk_sign::check(context)?;
-        check_rights(context, &link, &user).await?;
+        check_rights(context, &link, user).await?;
     }
     let source = process::Source {
         key: link.key,
-        path: "/file/download/chat",
+        path: CHAT,
         parameter: ("file_sign", &file_sign),
     };
-    send(context, &source, &view).await
+    send(context, &source, &viewer, &view).await
 }
 
 pub(super) async fn avatar(context: &Context<'_>) -> Result<Response<Body>> {
+    if let Some(end) = signed_url::verify(context.call, context.tenant)? {
+        return send_signed(context, end).await;
+    }
     let credential = context.credential()?;
     let object = context.required("object_name")?;
     let key = Key::parse(&object)
@@ -66,15 +80,16 @@ pub(super) async fn avatar(context: &Context<'_>) -> Result<Response<Body>> {
         .ok_or(Kind::ObjectNotFound)?;
     let view = View::of(context)?;
     // Avatars are for every user of the application.
-    if let Viewer::User(_) = context.viewer(credential, key)? {
+    let viewer = context.viewer(credential, key)?;
+    if let Viewer::User(_) = &viewer {
         sdk_sign::check(context)?;
     }
     let source = process::Source {
         key,
-        path: "/file/download/avatar",
+        path: AVATAR,
         parameter: ("object_name", &object),
     };
-    send(context, &source, &view).await
+    send(context, &source, &viewer, &view).await
 }
 
 /// Whether a user may open what a link leads to: with `strict_recipients`, a file for one user is for that
@@ -93,30 +108,58 @@ pub(super) async fn check_rights(context: &Context<'_>, link: &Link, user: &str)
         .await
 }
 
+/// Sends what a viewer may have, or the viewer to where it is.
 async fn send(
     context: &Context<'_>,
     source: &process::Source<'_>,
+    viewer: &Viewer,
     view: &View,
 ) -> Result<Response<Body>> {
-    let (call, key) = (context.call, source.key);
-    let files = &context.api.files;
-    let file = files.open(context.scope(), key, call.now).await?;
-    let content = if view.wants_picture {
-        if view.may_redirect
-            && let Some(url) = process::url(context, source, &file, view.fit)
-        {
-            return wire::redirect(&url);
+    let Context {
+        api, call, tenant, ..
+    } = context;
+    let (key, scope) = (source.key, context.scope());
+    let file = api.files.open(scope, key, call.now).await?;
+    if view.may_redirect
+        && view.wants_picture
+        && view.may_be_made_elsewhere
+        && let Some(url) = process::url(context, source, &file, view.fit)
+    {
+        return answer::redirect(&url);
+    }
+    // Whoever makes pictures has a URL that opens already.
+    if view.may_redirect && *viewer != Viewer::Server {
+        let target = view.target(context, source.path, key);
+        if let Some(redirect) = signed_url::redirect(api, call, tenant, key.id, &target) {
+            return redirect;
         }
-        let made = files.thumbnail(&file, view.fit).await?;
-        Content::of(made, file)
-    } else if let Some(format) = view.format.filter(|_| is_voice(key, &file)) {
-        let made = files.voice(&file, format).await?;
-        Content::of(made, file)
-    } else {
-        Content::Original(file)
-    };
-    let expires = retention::expires_at(Dialect::Lanying, key, &context.tenant.limits.days);
-    deliver(call, &content, expires, VARY)
+    }
+    let content = view.make(context, key, file).await?;
+    let (until, vary) = (expires_at(context, key), VARY);
+    deliver(call, &content, Keep::Client { until, vary })
+}
+
+/// Sends what a signed URL leads to, which [`View::target`] made.
+async fn send_signed(context: &Context<'_>, url_end: Timestamp) -> Result<Response<Body>> {
+    let object = context.required("object_name")?;
+    let key = Key::parse(&object).ok_or(Kind::ObjectNotFound)?;
+    let view = View::of(context)?;
+    let call = context.call;
+    let file = context
+        .api
+        .files
+        .open(context.scope(), key, call.now)
+        .await?;
+    let content = view.make(context, key, file).await?;
+    deliver(
+        call,
+        &content,
+        Keep::everybody(url_end, expires_at(context, key)),
+    )
+}
+
+fn expires_at(context: &Context<'_>, key: Key) -> Option<Timestamp> {
+    retention::expires_at(Dialect::Lanying, key, &context.tenant.limits.days)
 }
 
 /// A voice by its type, and one that can be converted by its bytes; another is sent as it is.
@@ -161,9 +204,43 @@ impl View {
         Ok(Self {
             wants_picture,
             format,
-            may_redirect: third_party && !is_miniprogram,
+            may_be_made_elsewhere: third_party,
+            may_redirect: !is_miniprogram,
             fit,
         })
+    }
+
+    /// Path and query of an object seen so: the object itself, not the link that led to it, so that all who may see
+    /// it share one URL.
+    fn target(&self, context: &Context<'_>, path: &str, key: Key) -> String {
+        let mut target = format!("{path}?app_id={}&object_name={key}", context.lanying.app_id);
+        if self.wants_picture {
+            target.push_str("&image_type=2");
+        }
+        if let Some(BoundingBox { width, height }) = self.fit.filter(|_| self.wants_picture) {
+            target.push_str(&format!("&w={width}&h={height}"));
+        }
+        match self.format.filter(|_| !self.wants_picture) {
+            Some(VoiceFormat::Amr) => target.push_str("&format=amr"),
+            Some(VoiceFormat::Mp3) => target.push_str("&format=mp3"),
+            None => {}
+        }
+        target
+    }
+
+    async fn make(&self, context: &Context<'_>, key: Key, file: Arc<OpenFile>) -> Result<Content> {
+        let files = &context.api.files;
+        if self.wants_picture {
+            let made = files.thumbnail(&file, self.fit).await?;
+            return Ok(Content::of(made, file));
+        }
+        match self.format.filter(|_| is_voice(key, &file)) {
+            Some(format) => {
+                let made = files.voice(&file, format).await?;
+                Ok(Content::of(made, file))
+            }
+            None => Ok(Content::Original(file)),
+        }
     }
 }
 

@@ -1,16 +1,13 @@
 //! The JSON of this API: `{"code", "message", "data"}`, with HTTP 200 for business errors too. The only file
 //! that knows its field names; the codes by which a chat backend refuses have their defaults in `auth/hook.rs`.
 
-use hyper::{
-    Response, StatusCode,
-    header::{self, HeaderValue},
-};
+use hyper::{Response, StatusCode};
 use serde_json::json;
 
 use super::{Context, upload::Ticket};
 use crate::{
     api::{answer, body::Body},
-    error::{Error, Kind, Result},
+    error::{Error, Kind},
 };
 
 /// What `code` says of a success.
@@ -43,20 +40,6 @@ pub(super) fn ticket(context: &Context<'_>, ticket: &Ticket) -> Response<Body> {
         "expires": ticket.expires.secs(),
         "store_token": ticket.store_token,
     }))
-}
-
-/// To somebody else's server. Not to be stored: what it leads to is cached under its own name.
-///
-/// # Errors
-/// `Internal` where the configured URL gives no header.
-pub(super) fn redirect(url: &str) -> Result<Response<Body>> {
-    let location = HeaderValue::try_from(url).map_err(Error::internal)?;
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::FOUND;
-    let headers = response.headers_mut();
-    headers.insert(header::LOCATION, location);
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    Ok(response)
 }
 
 /// The contract's table: HTTP status, code, message. What is no matter of business (no such path, a range that

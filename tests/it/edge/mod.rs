@@ -1,11 +1,13 @@
 //! What stands between the internet and HTTP/1: TLS, HTTP/2, proxies, socket files.
 
+mod caches;
 mod cdn;
 mod certificates;
 mod frames;
 mod http2;
 mod http2_bounds;
 mod proxy_protocol;
+mod signed_urls;
 mod sockets;
 mod tls;
 

@@ -1,0 +1,30 @@
+# Sourced by the scripts beside it: install_packages NAME... installs Debian packages that are missing. Does nothing
+# where all are there; needs root (or sudo) only for what is missing. A package that would start a service is kept
+# from it, now and at the next start of the machine: only the program is wanted.
+
+install_packages() {
+    local package missing=() sudo=""
+    for package in "$@"; do
+        dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")
+    done
+    ((${#missing[@]})) || return 0
+    [ "$(id -u)" = 0 ] || sudo=sudo
+    echo "installing: ${missing[*]}"
+    local policy=/usr/sbin/policy-rc.d had_policy=""
+    if [ -e "$policy" ]; then
+        had_policy=yes
+    else
+        printf '#!/bin/sh\nexit 101\n' | $sudo tee "$policy" >/dev/null
+        $sudo chmod +x "$policy"
+        trap "$sudo rm -f $policy" EXIT
+    fi
+    $sudo apt-get update -qq
+    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+    if [ -z "$had_policy" ]; then
+        $sudo rm -f "$policy"
+        trap - EXIT
+    fi
+    if [[ " ${missing[*]} " == *" nginx "* ]] && command -v systemctl >/dev/null && [ -d /run/systemd/system ]; then
+        $sudo systemctl disable --quiet nginx
+    fi
+}

@@ -1,0 +1,287 @@
+//! Downloads that are found at a URL which opens by itself for a while, as a CDN may keep them.
+
+use chatfiles::auth::Subject;
+
+use crate::support::{
+    Answer, BASE, Form, TestServer, assert_error,
+    lanying::{APP_ID, assert_code, file_sign},
+    media, photo,
+};
+
+const CDN: &str = "https://cdn.example.com";
+const HOUR_MS: i64 = 3_600_000;
+
+fn server(more: &str) -> TestServer {
+    TestServer::with(&format!("[cdn]\nurl = \"{CDN}/\"\n{more}"))
+}
+
+/// Where a download leads, without the CDN's name.
+#[track_caller]
+fn target(answer: &Answer) -> String {
+    assert_eq!(answer.status, 302, "{}", answer.text());
+    assert_eq!(answer.header("cache-control"), Some("no-store"));
+    assert!(answer.body.is_empty());
+    let location = answer.header("location").expect("a location");
+    location.strip_prefix(CDN).expect("the CDN's").to_owned()
+}
+
+/// A file that a signed URL opens, with its `max-age`.
+#[track_caller]
+fn kept_seconds(answer: &Answer) -> i64 {
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(answer.header("vary"), None);
+    assert_eq!(answer.header("access-control-allow-origin"), Some("*"));
+    assert!(answer.header("etag").is_some() && answer.header("date").is_some());
+    let text = answer.header("cache-control").expect("how long");
+    let seconds = text.strip_prefix("public, max-age=").expect(text);
+    seconds
+        .strip_suffix(", immutable")
+        .expect(text)
+        .parse()
+        .expect(text)
+}
+
+#[test]
+fn whoever_may_have_a_file_is_sent_to_a_url_that_opens_by_itself() {
+    let server = server("");
+    let photo = photo();
+    let id = server.store_file("a.jpg", "image/jpeg", &photo);
+    let path = format!("{BASE}/chatfiles/{id}");
+    let first = target(&server.download(&id, &[]));
+    assert!(first.starts_with(&format!("{path}?expires=")), "{first}");
+    // The same for everybody and for a range; the form is chosen in it.
+    let bob = format!("Bearer {}", server.token("bob"));
+    let of_bob = server.get(&path, &[("Authorization", &bob), ("Range", "bytes=0-1")]);
+    assert_eq!(target(&of_bob), first);
+    let thumbnail = target(&server.download(&id, &[("thumbnail", "true")]));
+    assert!(thumbnail.starts_with(&format!("{path}?thumbnail=true&expires=")));
+
+    let opened = server.get(&first, &[]);
+    assert!((900..=3600).contains(&kept_seconds(&opened)));
+    assert_eq!(opened.body, photo);
+    let small = server.get(&thumbnail, &[("Origin", "null")]);
+    kept_seconds(&small);
+    assert!(small.body.len() < photo.len());
+    // No header chooses anything there, or a cache would give one client's form to another.
+    for headers in [
+        &[("thumbnail", "true")],
+        &[("Accept", "audio/mp3")],
+        &[("Authorization", "Bearer x")],
+    ] {
+        assert_eq!(server.get(&first, headers).body, photo);
+    }
+    // Conditions and ranges hold.
+    let etag = opened.header("etag").unwrap();
+    let same = server.get(&first, &[("If-None-Match", etag)]);
+    assert_eq!((same.status, same.header("vary")), (304, None));
+    let part = server.get(&first, &[("Range", "bytes=1-4")]);
+    assert_eq!((part.status, &part.body[..]), (206, &photo[1..5]));
+    assert_eq!(server.request("HEAD", &first, &[], b"").status, 200);
+}
+
+#[test]
+fn nobody_else_is_sent_there_and_nothing_but_the_very_url_opens() {
+    let server = server("");
+    let form = Form::new().file("a.jpg", "image/jpeg", &photo());
+    let uploaded = server.upload(&form, &[("restrict-access", "true")]).json();
+    let entity = &uploaded["entities"][0];
+    let (id, secret) = (
+        entity["uuid"].as_str().unwrap(),
+        entity["share-secret"].as_str().unwrap(),
+    );
+    let path = format!("{BASE}/chatfiles/{id}");
+    assert_error(&server.get(&path, &[]), 401, "unauthorized");
+    assert_error(&server.download(id, &[]), 403, "forbidden_op");
+    let url = target(&server.download(id, &[("share-secret", secret)]));
+    // It was decided before: no secret is asked for again.
+    kept_seconds(&server.get(&url, &[]));
+
+    let (before, signature) = url.rsplit_once("&signature=").unwrap();
+    let other_id = server.store_file("b.jpg", "image/jpeg", b"another one");
+    let later = before.replace("expires=1", "expires=2");
+    for forged in [
+        format!("{before}&signature={}", "0".repeat(64)),
+        format!("{before}&signature="),
+        format!("{before}&signature={}", &signature[..32]),
+        format!("{before}&signature={}", signature.to_uppercase()),
+        format!("{later}&signature={signature}"),
+        format!("{before}&thumbnail=true&signature={signature}"),
+        format!(
+            "{path}?thumbnail=true&{}&signature={signature}",
+            before.rsplit_once('?').unwrap().1
+        ),
+        url.replace(id, &other_id),
+        url.replace("expires=", "expires=+"),
+        url.replace("chatfiles/", "chatfiles/%2e/"),
+        format!("{url}&x=1"),
+    ] {
+        let answer = server.get(&forged, &[]);
+        assert!(
+            matches!(answer.status, 403 | 404),
+            "{forged}: {}",
+            answer.text()
+        );
+        assert_eq!(answer.header("cache-control"), Some("no-store"));
+    }
+    // Without a signature it is an ordinary call.
+    assert_error(&server.get(before, &[]), 401, "unauthorized");
+    // Another tenant's key signs for nothing here.
+    let others = TestServer::with(
+        "[[tenant]]\norg = \"easemob-demo\"\napp = \"chatdemoui\"\ndownload_auth = \"signed\"",
+    );
+    assert_error(&others.get(&url, &[]), 403, "forbidden_op");
+}
+
+#[test]
+fn a_url_stays_the_same_until_near_its_end_and_a_cache_keeps_nothing_beyond_it() {
+    let server = server("[retention]\nchatfile_days = 1");
+    let id = server.store_file("a.bin", "application/octet-stream", b"some bytes");
+    let mut urls = vec![target(&server.download(&id, &[]))];
+    // A whole life, in steps of 36 s: it changes when three quarters are over, so twice at the most.
+    for _ in 0..100 {
+        server.clock.advance(HOUR_MS / 100);
+        let url = target(&server.download(&id, &[]));
+        let left = kept_seconds(&server.get(&url, &[]));
+        assert!((900..=3600).contains(&left), "{left}");
+        if urls.last() != Some(&url) {
+            urls.push(url);
+        }
+    }
+    assert!((2..=3).contains(&urls.len()), "{urls:?}");
+    server.clock.advance(HOUR_MS);
+    let answer = server.get(&urls[0], &[]);
+    let json = assert_error(&answer, 403, "forbidden_op");
+    assert!(
+        json["error_description"]
+            .as_str()
+            .unwrap()
+            .contains("expired")
+    );
+    // Close to the file's own end, that counts.
+    server.clock.advance(22 * HOUR_MS - HOUR_MS / 6);
+    let url = target(&server.download(&id, &[]));
+    let left = kept_seconds(&server.get(&url, &[]));
+    assert!((590..=600).contains(&left), "{left}");
+    server.clock.advance(HOUR_MS / 6);
+    assert_eq!(server.get(&url, &[]).status, 404);
+}
+
+#[test]
+fn voices_have_urls_for_each_format_and_say_what_is_left_where_it_cannot_be_made() {
+    let server = server("");
+    let id = server.store_file("a.amr", "audio/amr", &media::AMR);
+    let only = target(&server.download(&id, &[("Accept", "audio/mp3")]));
+    let rather = target(&server.download(&id, &[("Accept", "audio/mp3, */*")]));
+    assert!(
+        only.contains("?voice=mp3&") && rather.contains("?voice=mp3-or-stored&"),
+        "{only} {rather}"
+    );
+    for url in [&only, &rather] {
+        let answer = server.get(url, &[]);
+        kept_seconds(&answer);
+        assert_eq!(answer.header("content-type"), Some("audio/mpeg"));
+    }
+    // A file that is no voice has one URL whatever is accepted.
+    let other = server.store_file("a.txt", "text/plain", b"no voice");
+    assert_eq!(
+        target(&server.download(&other, &[("Accept", "audio/mp3")])),
+        target(&server.download(&other, &[]))
+    );
+    // What cannot be converted: for one the stored file, for the other none, and neither is kept for long.
+    let broken = server.store_file("b.amr", "audio/amr", b"#!AMR\nno frames in here");
+    let rather = target(&server.download(&broken, &[("Accept", "audio/mp3, */*")]));
+    kept_seconds(&server.get(&rather, &[]));
+    let only = target(&server.download(&broken, &[("Accept", "audio/mp3")]));
+    assert_error(&server.get(&only, &[]), 404, "entity_not_found");
+}
+
+#[test]
+fn the_other_api_sends_all_who_may_see_an_object_to_one_url() {
+    let server = server("");
+    let (alice, bob) = (server.lanying("alice"), server.lanying("bob"));
+    let photo = photo();
+    let url = alice.send("102", "bob", "a.jpg", &photo);
+    let plain = target(&alice.open(&url, ""));
+    assert_eq!(target(&bob.open(&url, "")), plain);
+    assert!(
+        !plain.contains(file_sign(&url))
+            && plain.contains(&format!("?app_id={APP_ID}&object_name=image.")),
+        "{plain}"
+    );
+    let opened = server.get(&plain, &[]);
+    kept_seconds(&opened);
+    assert_eq!(opened.body, photo);
+    let small = target(&bob.open(&url, "&image_type=2&w=50&h=60"));
+    assert!(
+        small.contains("&image_type=2&w=50&h=60&expires="),
+        "{small}"
+    );
+    let thumbnail = server.get(&small, &[]);
+    kept_seconds(&thumbnail);
+    assert!(thumbnail.body.len() < photo.len());
+    // WeChat follows no redirect, and gets the file itself, for itself.
+    let direct = bob.open(&url, "&source=miniprogram");
+    assert_eq!(
+        (direct.status, direct.header("vary")),
+        (200, Some("access-token, app_id, user_id"))
+    );
+    assert!(
+        direct
+            .header("cache-control")
+            .unwrap()
+            .starts_with("private")
+    );
+    // Who may not is told so, and no URL.
+    assert_code(
+        &server.get(&url[url.find("/file/").unwrap()..], &[("app_id", APP_ID)]),
+        10003,
+    );
+    assert_code(&server.get(&plain.replace("image.", "video."), &[]), 20023);
+    assert_code(&server.get(&format!("{plain}0"), &[]), 20023);
+    // Avatars as well.
+    let ticket = crate::support::lanying::success(&alice.get("upload/avatar/user"));
+    let avatar = alice.store(&ticket, "me.jpg", &photo);
+    let at = target(&bob.open(&avatar, ""));
+    assert!(at.starts_with("/file/download/avatar?"), "{at}");
+    assert_eq!(server.get(&at, &[]).body, photo);
+}
+
+#[test]
+fn a_tenant_may_keep_tokens_and_without_a_cdn_the_url_is_this_servers() {
+    let toml = "[[tenant]]\norg = \"a\"\napp = \"b\"\ndownload_auth = \"token\"\n[[tenant]]\norg = \"c\"\napp = \"d\"\ndownload_auth = \"signed\"\n";
+    for (cdn, base) in [
+        ("", "http://files.test"),
+        ("[cdn]\nurl = \"https://cdn.example.com\"\n", CDN),
+    ] {
+        let server = TestServer::with(&format!("{cdn}{toml}"));
+        for (org, app, is_signed) in [("a", "b", false), ("c", "d", true)] {
+            let token = format!(
+                "Bearer {}",
+                server.token_of(org, app, Subject::User("alice".into()))
+            );
+            let form = Form::new().file("a.txt", "text/plain", b"text");
+            let content_type = form.content_type();
+            let headers = [("Authorization", &*token), ("Content-Type", &*content_type)];
+            let uploaded = server.request(
+                "POST",
+                &format!("/{org}/{app}/chatfiles"),
+                &headers,
+                &form.bytes(),
+            );
+            let id = uploaded.json()["entities"][0]["uuid"]
+                .as_str()
+                .expect("an id")
+                .to_owned();
+            let answer = server.get(&format!("/{org}/{app}/chatfiles/{id}"), &headers[..1]);
+            match is_signed {
+                true => assert!(
+                    answer
+                        .header("location")
+                        .unwrap()
+                        .starts_with(&format!("{base}/c/d/chatfiles/"))
+                ),
+                false => assert_eq!((answer.status, answer.text()), (200, "text".into())),
+            }
+        }
+    }
+}
