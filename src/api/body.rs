@@ -2,21 +2,22 @@
 //!
 //! No byte of an object is copied here: a chunk is an address inside the map, warmed before it is lent.
 
+mod disk;
+
 use std::{
     collections::VecDeque,
-    future::Future,
     io,
     ops::Range,
     pin::Pin,
-    sync::{Arc, LazyLock},
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Frame, SizeHint};
-use tokio::sync::Semaphore;
 
+use self::disk::OnDisk;
 use crate::{
     files::{LendTo, Lent, OpenFile},
     store::CHUNK_BYTES,
@@ -44,57 +45,16 @@ pub struct ObjectBody {
     file: Arc<OpenFile>,
     segments: VecDeque<Segment>,
     remaining: u64,
-    warming: Option<Warming>,
+    warming: Option<OnDisk<()>>,
     /// Where the file is noted before its slices are given out.
     lent: Option<Arc<Lent>>,
     /// Read into memory of ours, instead of lent.
     is_copied: bool,
-    reading: Option<Reading>,
-}
-
-type Warming = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
-type Reading = Pin<Box<dyn Future<Output = io::Result<Bytes>> + Send>>;
-
-/// Chunks brought in from the disk at once. Each keeps a thread busy, and with a fast disk its core: without a
-/// bound, 64 cold downloads on one core held up the hot ones by 20 to 50 ms.
-static PLACES: LazyLock<Semaphore> = LazyLock::new(|| {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    Semaphore::new((2 * cores).max(4))
-});
-
-/// Brings a chunk in on a blocking thread, when there is a place.
-///
-/// # Cancel safety
-/// A chunk that has begun is brought in to its end, and gives its place back then.
-async fn warm(file: Arc<OpenFile>, chunk: Range<u64>) -> io::Result<()> {
-    let place = PLACES.acquire().await.map_err(io::Error::other)?;
-    let work = move || {
-        let _place = place;
-        file.object.warm(chunk)
-    };
-    let warmed = tokio::task::spawn_blocking(work).await;
-    warmed.map_err(io::Error::other).flatten()
+    reading: Option<OnDisk<Bytes>>,
 }
 
 /// Bytes read into memory at once: two records of TLS, and what each stream of HTTP/2 may have waiting.
 const COPY_BYTES: u64 = 32 << 10;
-
-/// Reads a chunk: at once where the kernel has it in memory, else on a blocking thread, when there is a place.
-///
-/// # Cancel safety
-/// As [`warm`].
-async fn read(file: Arc<OpenFile>, chunk: Range<u64>) -> io::Result<Bytes> {
-    if let Some(bytes) = file.object.read_cached(&chunk)? {
-        return Ok(bytes);
-    }
-    let place = PLACES.acquire().await.map_err(io::Error::other)?;
-    let work = move || {
-        let _place = place;
-        file.object.read_range(&chunk)
-    };
-    let read = tokio::task::spawn_blocking(work).await;
-    read.map_err(io::Error::other).flatten()
-}
 
 fn cut_off(file: &OpenFile, error: &io::Error) {
     let id = file.object.key.id;
@@ -228,10 +188,16 @@ impl ObjectBody {
         };
         if self.is_copied {
             let (file, chunk) = (&self.file, up_to(COPY_BYTES));
-            let reading = self
-                .reading
-                .get_or_insert_with(|| Box::pin(read(file.clone(), chunk.clone())));
-            let read = ready!(reading.as_mut().poll(cx));
+            let read = match &mut self.reading {
+                Some(reading) => Some(ready!(reading.poll(cx))),
+                // At once where the kernel has it in memory.
+                None => file.object.read_cached(&chunk).transpose(),
+            };
+            let Some(read) = read else {
+                let (file, chunk) = (file.clone(), chunk.clone());
+                self.reading = Some(OnDisk::begin(move || file.object.read_range(&chunk)));
+                return self.poll_chunk(cx);
+            };
             self.reading = None;
             if read.is_ok() {
                 range.start = chunk.end;
@@ -246,19 +212,18 @@ impl ObjectBody {
             chunk = up_to(CHUNK_BYTES);
         }
         while !self.file.object.is_warm(&chunk) {
-            let (file, cold) = (&self.file, &chunk);
-            let warming = self
-                .warming
-                .get_or_insert_with(|| Box::pin(warm(file.clone(), cold.clone())));
-            let warmed = ready!(warming.as_mut().poll(cx));
+            let warming = self.warming.get_or_insert_with(|| {
+                let (file, cold) = (self.file.clone(), chunk.clone());
+                OnDisk::begin(move || file.object.warm(cold))
+            });
+            let warmed = ready!(warming.poll(cx));
             self.warming = None;
             if let Err(error) = warmed {
                 cut_off(&self.file, &error);
                 return Poll::Ready(Some(Err(error)));
             }
         }
-        // Somebody else may have brought it in while this one waited. A wait that nobody polls keeps its turn, and
-        // then its place, for as long as this client reads nothing: a few such clients held up all that was cold.
+        // Somebody else may have brought it in while this one waited.
         self.warming = None;
         if let Some(lent) = &self.lent {
             lent.lend(&self.file);
