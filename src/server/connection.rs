@@ -109,7 +109,8 @@ pub struct ConnectionInfo {
 }
 
 impl ConnectionInfo {
-    /// Says that the answer to come leaves some of the request's body unread. The answer then carries
+    /// Says that more may come after the request than is read: the rest of its body, or, of a server that stops, a
+    /// further request. The answer then carries
     /// `Connection: close` (RFC 9112 §9.6), and after it the rest is read and discarded within
     /// [`Config::linger_timeout`] and [`Config::linger_bytes_max`]: closing a socket with unread bytes
     /// resets it, and a client that writes all before it reads would lose the answer.

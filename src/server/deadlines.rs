@@ -90,6 +90,11 @@ impl Progress {
         self.sent_bytes.load(Ordering::Relaxed)
     }
 
+    /// A request is being read or answered.
+    pub(super) fn is_busy(&self) -> bool {
+        self.head_deadline_ms.load(Ordering::Relaxed) == NEVER
+    }
+
     /// hyper waits for a head from now on; nothing of it has come.
     fn head_awaited(&self, idle_deadline: Instant) {
         self.idle.store(true, Ordering::Relaxed);

@@ -91,8 +91,11 @@ async fn speak<S: Stream, H: Handle>(
             } else {
                 response.body_mut().copy_out();
             }
-            // The last one on this connection: the rest of its body will be discarded, or the server retires.
-            if info.linger.load(Ordering::Relaxed) || shutdown.is_triggered() {
+            if shutdown.is_triggered() {
+                info.set_linger();
+            }
+            // The last one on this connection: whatever comes after it will be discarded.
+            if info.linger.load(Ordering::Relaxed) {
                 response
                     .headers_mut()
                     .insert(CONNECTION, HeaderValue::from_static("close"));
@@ -126,6 +129,9 @@ async fn speak<S: Stream, H: Handle>(
             waiting = true;
             if ready || shutdown.is_draining() {
                 is_draining = true;
+                if progress.is_busy() {
+                    info.set_linger();
+                }
                 Pin::new(&mut connection).graceful_shutdown();
             }
         }
