@@ -2,7 +2,6 @@
 
 mod caches;
 mod cdn;
-mod certificates;
 mod frames;
 mod http2;
 mod http2_bounds;

@@ -2,12 +2,11 @@
 
 use std::io::{Read, Write};
 
-use super::{
-    certificates::{Certificate, Stream, configuration, connect, healthy},
-    curl,
-};
+use super::curl;
 use crate::support::{
-    BASE, Connection, Form, Random, TestServer, eventually,
+    BASE, Connection, Form, Random, TestServer,
+    certificates::{Certificate, Stream, configuration, connect, healthy},
+    eventually,
     process::{Process, hangup, poll},
 };
 

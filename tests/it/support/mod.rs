@@ -1,5 +1,6 @@
 //! What the tests share: a server on a free port, and a client that speaks bytes.
 
+pub mod certificates;
 mod client;
 pub mod command;
 mod exposition;
