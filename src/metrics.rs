@@ -85,6 +85,31 @@ pub struct Connections {
     pub accepted: Counter,
     /// Open now.
     pub open: Gauge,
+    /// Accepted, and closed before HTTP.
+    refused: [Counter; Refusal::COUNT],
+}
+
+label! {
+    /// Why a connection was closed before HTTP.
+    pub enum Refusal {
+        /// Its address has too many.
+        Address = "address",
+        /// Its PROXY header was none, came from somebody who is not believed, or did not end in time.
+        Proxy = "proxy",
+        /// Its TLS handshake failed, or did not end in time.
+        Tls = "tls",
+    }
+}
+
+impl Connections {
+    /// Counts one that was closed.
+    pub fn refuse(&self, why: Refusal) {
+        self.refused[why.index()].add(1);
+    }
+
+    fn refused(&self, why: Refusal) -> u64 {
+        self.refused[why.index()].get()
+    }
 }
 
 label! {

@@ -11,8 +11,8 @@ use prometheus_client::{
 };
 
 use super::{
-    Derivations, Derived, Levels, Lookup, Metrics, Source, Synced, durations::Distribution,
-    requests::RouteNumbers,
+    Derivations, Derived, Levels, Lookup, Metrics, Refusal, Source, Synced,
+    durations::Distribution, requests::RouteNumbers,
 };
 
 /// The media type of [`Metrics::render`]'s text.
@@ -105,6 +105,13 @@ impl Scrape {
             "connections_accepted",
             "Connections accepted by the public listener.",
             [([], connections.accepted.get())],
+        )?;
+        families.counter(
+            "connections_refused",
+            "Connections closed before HTTP, by why.",
+            Refusal::ALL
+                .iter()
+                .map(|&why| ([("reason", why.name())], connections.refused(why))),
         )?;
         families.level(
             "connections_open",

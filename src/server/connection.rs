@@ -36,6 +36,7 @@ use super::{
 };
 use crate::{
     files::{LendTo, Lent},
+    metrics::{Connections, Refusal},
     time::Clock,
 };
 
@@ -138,14 +139,21 @@ pub struct Entry {
     pub tls: Option<Tls>,
     /// How many connections an address may have; not counted where this is none.
     pub seats: Option<Arc<Seats>>,
+    /// Where it is counted what was closed before HTTP.
+    pub counts: Arc<Connections>,
 }
 
 impl Entry {
     fn take_seat(&self, peer: SocketAddr) -> Option<Seat> {
-        match &self.seats {
-            Some(seats) => seats.take(peer.ip()),
-            None => Some(Seat::uncounted()),
+        let Some(seats) = &self.seats else {
+            return Some(Seat::uncounted());
+        };
+        let seat = seats.take(peer.ip());
+        if seat.is_none() {
+            self.counts.refuse(Refusal::Address);
+            debug!(%peer, "connection closed: its address has too many");
         }
+        seat
     }
 }
 
@@ -173,7 +181,7 @@ pub(super) async fn run<H: Handle>(
     if !is_by_file && entry.proxies.is_none() {
         seat = entry.take_seat(peer);
         if seat.is_none() {
-            return debug!(%peer, "connection closed: its address has too many");
+            return;
         }
     }
     // Only the monotonic reading is used, which is the same for every Clock.
@@ -202,17 +210,23 @@ pub(super) async fn run<H: Handle>(
             over: Over::Socket(socket),
         }
     } else {
-        let open = Box::pin(open(socket, &mut peer, is_by_file, &entry));
-        match tokio::time::timeout(config.header_timeout, open).await {
-            Ok(Ok(spoken)) => spoken,
-            Ok(Err(why)) => return debug!(%peer, why, "connection closed before HTTP"),
-            Err(_) => return debug!(%peer, "connection cut before HTTP: out of time"),
+        let mut step = None;
+        let open = Box::pin(open(socket, &mut peer, &mut step, is_by_file, &entry));
+        let opened = tokio::time::timeout(config.header_timeout, open).await;
+        match opened.unwrap_or_else(|_| Err("out of time".into())) {
+            Ok(spoken) => spoken,
+            Err(why) => {
+                if let Some(step) = step {
+                    entry.counts.refuse(step);
+                }
+                return debug!(%peer, why, "connection closed before HTTP");
+            }
         }
     };
     if seat.is_none() && !is_local {
         seat = entry.take_seat(peer);
         if seat.is_none() {
-            return debug!(%peer, "connection closed: its address has too many");
+            return;
         }
     }
     let progress = Arc::new(Progress::new(
@@ -268,14 +282,17 @@ enum Over {
     Tls(Box<TlsStream<Socket>>),
 }
 
-/// All that comes before HTTP. The caller bounds the time.
+/// All that comes before HTTP. The caller bounds the time; `step` says what a connection that ends here is refused
+/// for, where that is counted.
 async fn open(
     mut socket: Socket,
     peer: &mut SocketAddr,
+    step: &mut Option<Refusal>,
     is_by_file: bool,
     entry: &Entry,
 ) -> Result<Spoken, String> {
     if let Some(proxies) = &entry.proxies {
+        *step = Some(Refusal::Proxy);
         let address = peer.ip().to_canonical();
         if !is_by_file && !proxies.iter().any(|net| net.contains(&address)) {
             return Err("a PROXY header is taken from trusted networks only".into());
@@ -283,6 +300,7 @@ async fn open(
         let client = read_proxy_header(&mut socket).await?;
         *peer = client.unwrap_or(*peer);
     }
+    *step = entry.tls.as_ref().map(|_| Refusal::Tls);
     match &entry.tls {
         Some(tls) => {
             let stream = tls

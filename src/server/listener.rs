@@ -131,6 +131,7 @@ pub async fn serve<H: Handle>(
                 proxies: endpoint.is_proxied.then(|| proxies.clone()),
                 tls: endpoint.is_tls.then(|| tls.clone()).flatten(),
                 seats: Some(seats.clone()),
+                counts: counts.clone(),
             };
             (endpoint.is_tls == entry.tls.is_some()).then_some((listener, Arc::new(entry)))
         })

@@ -3,6 +3,7 @@
 mod counts;
 mod dashboard;
 mod probes;
+mod refusals;
 
 use std::collections::{BTreeMap, BTreeSet};
 
