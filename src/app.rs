@@ -263,6 +263,7 @@ impl App {
             service: self.service.clone(),
             limiter: self.limiter,
             disk: Disk::new(self.store, self.free_space_min_bytes),
+            tls: self.tls.clone(),
             shutdown: shutdown.clone(),
         };
         let connection = self.listener.connection.clone();

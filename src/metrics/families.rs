@@ -117,6 +117,11 @@ impl Scrape {
             "connections_open",
             "Connections open at the public listener.",
             connections.open.get(),
+        )?;
+        families.gauge(
+            "certificate_expiry_timestamp_seconds",
+            "When the first of the certificates in force ends; absent where there are none.",
+            self.levels.certificates_end_secs.map(|end| ([], end)),
         )
     }
 

@@ -13,6 +13,7 @@ use super::{
     listener,
     service::Service,
     shutdown::Shutdown,
+    tls::Tls,
 };
 use crate::{
     api::{body::Body, ops},
@@ -49,6 +50,8 @@ pub struct Operator {
     pub limiter: Arc<Limiter>,
     /// Whose disk is asked.
     pub disk: Disk,
+    /// The public listeners', where one speaks it.
+    pub tls: Option<Tls>,
     /// The public listener's.
     pub shutdown: Shutdown,
 }
@@ -91,6 +94,7 @@ impl Operator {
             limiter_addresses: self.limiter.entries(),
             disk_free_bytes: self.disk.free_bytes().await,
             disk_free_min_bytes: self.disk.free_min_bytes,
+            certificates_end_secs: self.tls.as_ref().and_then(Tls::end_secs),
             log_lines_dropped: logging::lines_dropped(),
         };
         ops::metrics(self.metrics.render(levels))

@@ -7,12 +7,13 @@ use std::{
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, RwLock},
+    time::Duration,
 };
 
 use rustls::{
     ServerConfig,
     crypto::ring,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
@@ -57,6 +58,8 @@ struct Loaded {
     by_name: HashMap<String, Arc<CertifiedKey>>,
     /// For clients that ask for no name, or another one.
     first: Arc<CertifiedKey>,
+    /// When the first of them ends, those that vouch for them included, in Unix time.
+    end_secs: Option<u64>,
 }
 
 impl Tls {
@@ -98,6 +101,11 @@ impl Tls {
         Ok(())
     }
 
+    /// When the first of the certificates in force ends, those included that vouch for them, in Unix time.
+    pub fn end_secs(&self) -> Option<u64> {
+        self.certificates.loaded().end_secs
+    }
+
     /// Whether a file is another one than at the last reading. Blocking.
     pub fn is_changed(&self) -> bool {
         *self.stamps() != stamps(&self.files)
@@ -121,20 +129,33 @@ pub(super) fn is_http2(stream: &TlsStream<Socket>) -> bool {
     stream.get_ref().1.alpn_protocol() == Some(ALPN_HTTP2)
 }
 
+impl Certificates {
+    fn loaded(&self) -> Arc<Loaded> {
+        let loaded = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        loaded.clone()
+    }
+}
+
 impl Loaded {
     fn read(files: &[CertificateFiles]) -> Result<Self> {
         let mut by_name = HashMap::new();
         let mut first = None;
+        let mut ends = Vec::new();
         for CertificateFiles { chain, key } in files {
             let certified = Arc::new(read_one(chain, key)?);
             for name in names(&certified, chain)? {
                 // Of two for one name, the one that is listed first.
                 by_name.entry(name).or_insert_with(|| certified.clone());
             }
+            ends.extend(certified.cert.iter().filter_map(end_secs));
             first.get_or_insert(certified);
         }
         let first = first.ok_or_else(|| Error::invalid("tls.certificates: none is given"))?;
-        Ok(Self { by_name, first })
+        Ok(Self {
+            by_name,
+            first,
+            end_secs: ends.into_iter().min(),
+        })
     }
 
     fn find(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
@@ -174,6 +195,21 @@ fn names(certified: &CertifiedKey, chain: &Path) -> Result<Vec<String>> {
         .collect())
 }
 
+/// When a certificate ends, in Unix time; `None` where it cannot be read.
+///
+/// webpki tells the end of a certificate only where it refuses one that is over, so it is asked about the end of time.
+/// It looks at the dates before it looks for who vouches for the certificate, which is nobody here.
+fn end_secs(certificate: &CertificateDer<'_>) -> Option<u64> {
+    let parsed = webpki::EndEntityCert::try_from(certificate).ok()?;
+    let never = UnixTime::since_unix_epoch(Duration::MAX);
+    let usage = webpki::KeyUsage::server_auth();
+    match parsed.verify_for_usage(&[], &[], &[], never, usage, None, None) {
+        Err(webpki::Error::CertExpired { not_after, .. }) => Some(not_after.as_secs()),
+        // Dates that are none, or the wrong way round: no client takes it.
+        _ => Some(0),
+    }
+}
+
 fn stamps(files: &[CertificateFiles]) -> Vec<Stamp> {
     let stamp = |path: &PathBuf| {
         let metadata = fs::metadata(path).ok()?;
@@ -193,7 +229,7 @@ fn stamps(files: &[CertificateFiles]) -> Vec<Stamp> {
 
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let loaded = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let loaded = self.loaded();
         let found = hello.server_name().and_then(|name| loaded.find(name));
         Some(found.unwrap_or(&loaded.first).clone())
     }

@@ -1,15 +1,24 @@
 //! The operator's listener: what it answers, what it counts, and who sees it.
 
+mod certificates;
 mod counts;
 mod dashboard;
 mod probes;
 mod refusals;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use chatfiles::metrics::Route;
 
-use crate::support::{BASE, Connection, Form, TestServer, lanying::APP_ID, photo};
+use crate::support::{
+    BASE, Connection, Form, TestServer,
+    certificates::{Certificate, configuration},
+    lanying::APP_ID,
+    photo,
+};
 
 /// An operator's listener on a free port.
 const OPERATOR: &str = "[operator]\nlisten = \"127.0.0.1:0\"\n";
@@ -35,6 +44,12 @@ fn documented() -> BTreeMap<String, (String, BTreeSet<String>)> {
     .collect()
 }
 
+/// A server in a directory that has all there is to show: a certificate too.
+fn showing_everything(directory: &Path) -> TestServer {
+    let certificate = Certificate::write(directory, "files", &["files.test"]);
+    TestServer::in_directory(directory, &configuration(&[&certificate], OPERATOR))
+}
+
 /// Some of everything: both dialects, files, pictures, refusals.
 fn use_everything(server: &TestServer) {
     let id = server.store_file("a.jpg", "image/jpeg", &photo());
@@ -53,7 +68,8 @@ fn use_everything(server: &TestServer) {
 
 #[test]
 fn the_document_names_every_family_with_its_type_and_labels_and_no_other() {
-    let server = TestServer::with(OPERATOR);
+    let directory = tempfile::tempdir().unwrap();
+    let server = showing_everything(directory.path());
     let documented = documented();
     assert!(documented.len() > 15, "the table is read");
     // From the first moment on, with or without samples.

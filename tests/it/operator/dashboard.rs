@@ -11,20 +11,21 @@ use std::{
 use chatfiles::metrics::Route;
 use serde_json::Value;
 
-use super::{OPERATOR, use_everything};
-use crate::support::{Exposition, TestServer};
+use super::{showing_everything, use_everything};
+use crate::support::Exposition;
 
 /// What Prometheus itself knows.
 const OF_PROMETHEUS: [&str; 1] = ["up"];
 /// The labels that a scrape adds.
 const OF_THE_SCRAPE: [&str; 2] = ["instance", "job"];
 /// The functions and aggregations in use.
-const FUNCTIONS: [&str; 6] = [
+const FUNCTIONS: [&str; 7] = [
     "sum",
     "min",
     "rate",
     "histogram_quantile",
     "predict_linear",
+    "time",
     "vector",
 ];
 const OPERATORS: [&str; 3] = ["and", "or", "unless"];
@@ -221,7 +222,8 @@ fn in_alarms(key: &str) -> Vec<String> {
 
 #[test]
 fn the_dashboard_and_the_alarms_ask_for_what_is_shown() {
-    let server = TestServer::with(OPERATOR);
+    let directory = tempfile::tempdir().unwrap();
+    let server = showing_everything(directory.path());
     use_everything(&server);
     let scrape = server.scrape();
     let shown = shown(&scrape);
@@ -255,7 +257,8 @@ fn the_dashboard_and_the_alarms_ask_for_what_is_shown() {
 
 #[test]
 fn the_check_finds_what_is_not_shown() {
-    let server = TestServer::with(OPERATOR);
+    let directory = tempfile::tempdir().unwrap();
+    let server = showing_everything(directory.path());
     use_everything(&server);
     let shown = shown(&server.scrape());
     for (expression, expected) in [

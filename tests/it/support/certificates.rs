@@ -24,16 +24,24 @@ pub struct Certificate {
 impl Certificate {
     /// Writes `<name>.pem` and `<name>.key`, for these DNS names; replaces what is there.
     pub fn write(directory: &Path, name: &str, names: &[&str]) -> Self {
+        Self::write_until(directory, name, names, 4096)
+    }
+
+    /// The same, good until the beginning of a year.
+    pub fn write_until(directory: &Path, name: &str, names: &[&str], year: i32) -> Self {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let made = rcgen::generate_simple_self_signed(names).expect("a certificate");
+        let mut params = rcgen::CertificateParams::new(names).expect("names");
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        let signing_key = rcgen::KeyPair::generate().expect("a key");
+        let cert = params.self_signed(&signing_key).expect("a certificate");
         let path = |extension: &str| directory.join(format!("{name}.{extension}"));
         let (chain, key) = (path("pem"), path("key"));
-        std::fs::write(&chain, made.cert.pem()).expect("a file");
-        std::fs::write(&key, made.signing_key.serialize_pem()).expect("a file");
+        std::fs::write(&chain, cert.pem()).expect("a file");
+        std::fs::write(&key, signing_key.serialize_pem()).expect("a file");
         Self {
             chain,
             key,
-            der: made.cert.der().clone(),
+            der: cert.der().clone(),
         }
     }
 

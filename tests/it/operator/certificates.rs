@@ -1,0 +1,64 @@
+//! When the certificates in force end.
+
+use std::{fs, path::Path};
+
+use super::OPERATOR;
+use crate::support::{
+    TestServer,
+    certificates::{Certificate, configuration},
+    eventually,
+};
+
+const ENDS: &str = "chatfiles_certificate_expiry_timestamp_seconds";
+
+fn write(directory: &Path, name: &str, year: i32) -> Certificate {
+    Certificate::write_until(directory, name, &[&format!("{name}.test")], year)
+}
+
+#[test]
+fn the_end_of_the_one_that_ends_first_is_shown_and_follows_the_files() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = write(directory.path(), "first", 2100);
+    let second = write(directory.path(), "second", 2090);
+    let server = TestServer::with(&configuration(&[&first, &second], OPERATOR));
+    let ends = || server.scrape().get(ENDS, &[]);
+    // `date -u -d 2090-01-01 +%s`, and so on.
+    assert_eq!(ends(), 3_786_912_000);
+    // A year before 2050 is written in another form (RFC 5280 §4.1.2.5).
+    write(directory.path(), "second", 2040);
+    server.reloader().certificates().unwrap();
+    assert_eq!(ends(), 2_208_988_800);
+    write(directory.path(), "second", 2110);
+    server.reloader().certificates().unwrap();
+    assert_eq!(ends(), 4_102_444_800);
+    // One that is over is shown as well.
+    write(directory.path(), "second", 2000);
+    server.reloader().certificates().unwrap();
+    assert_eq!(ends(), 946_684_800);
+    // What is no good is not in force.
+    fs::write(&second.chain, "").unwrap();
+    assert!(server.reloader().certificates().is_err());
+    assert_eq!(ends(), 946_684_800);
+    // By itself, as a renewal does it.
+    write(directory.path(), "second", 2095);
+    eventually("the new end is shown", || ends() == 3_944_678_400);
+}
+
+#[test]
+fn a_certificate_that_vouches_for_another_one_counts_with_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let own = write(directory.path(), "own", 2100);
+    let other = write(directory.path(), "other", 2090);
+    let chain = [&own.chain, &other.chain].map(|path| fs::read_to_string(path).unwrap());
+    fs::write(&own.chain, chain.concat()).unwrap();
+    let server = TestServer::with(&configuration(&[&own], OPERATOR));
+    assert_eq!(server.scrape().get(ENDS, &[]), 3_786_912_000);
+}
+
+#[test]
+fn without_tls_there_is_no_end_to_show() {
+    let server = TestServer::with(OPERATOR);
+    let scrape = server.scrape();
+    assert!(scrape.families.contains_key(ENDS));
+    assert!(!scrape.samples.contains_key(ENDS));
+}
