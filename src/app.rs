@@ -24,7 +24,7 @@ use crate::{
         operator::{self, Disk, Operator},
         service::Service,
         shutdown::{Shutdown, Tasks},
-        tls::Tls,
+        tls::{CertificateFiles, Tls},
     },
     store::{ObjectId, Store, local::LocalStore},
     time::Clock,
@@ -44,6 +44,8 @@ pub struct App {
     service: Arc<Service>,
     limiter: Arc<Limiter>,
     listener: listener::Config,
+    certificates: Vec<CertificateFiles>,
+    /// Set by [`App::bind`], where a listener speaks it.
     tls: Option<Tls>,
     metrics: Metrics,
     /// Where the operator's listener is, if there is one.
@@ -142,9 +144,8 @@ impl App {
             service: Arc::new(service),
             limiter,
             listener: config.listener,
-            tls: (!config.certificates.is_empty())
-                .then(|| Tls::load(&config.certificates))
-                .transpose()?,
+            certificates: config.certificates,
+            tls: None,
             metrics,
             operator: config.operator,
             operator_listeners: Vec::new(),
@@ -164,14 +165,19 @@ impl App {
         self.service.api().files.abilities()
     }
 
-    /// Binds the configured addresses and the control socket. Must be called within the runtime.
+    /// Binds the configured addresses and the control socket, and reads the certificates where one of them speaks
+    /// TLS. Must be called within the runtime.
     ///
     /// # Errors
-    /// Which address cannot be had, and why.
+    /// Which address cannot be had, or which certificate, and why.
     pub fn bind(&mut self) -> Result<Vec<Listener>> {
         if !self.activated.is_empty() {
             let endpoints = self.activated.iter();
             self.listener.listen = endpoints.map(|(endpoint, _)| endpoint.clone()).collect();
+        }
+        // Only now is it known: the service manager may have given others than are configured.
+        if self.listener.listen.iter().any(|at| at.is_tls) {
+            self.tls = Some(Tls::load(&self.certificates)?);
         }
         let Self {
             inherited,
@@ -207,7 +213,7 @@ impl App {
         self.activated = sockets;
     }
 
-    /// What changes the server while it runs.
+    /// What changes the server while it runs; certificates after [`App::bind`] only.
     pub fn reloader(&self) -> Reloader {
         Reloader {
             tls: self.tls.clone(),

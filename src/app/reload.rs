@@ -18,6 +18,7 @@ const CERTIFICATES_TICK: Duration = Duration::from_secs(5);
 /// Changes a running server. Cheap to clone.
 #[derive(Clone)]
 pub struct Reloader {
+    /// None where no listener speaks it.
     pub(super) tls: Option<Tls>,
     pub(super) tenants: Arc<ArcSwap<Tenants>>,
     pub(super) policy: Arc<ArcSwap<Policy>>,

@@ -2,7 +2,8 @@
 
 use std::{
     io::{self, Read},
-    os::unix::net::UnixDatagram,
+    net::TcpListener,
+    os::{fd::OwnedFd, unix::net::UnixDatagram},
     path::Path,
     process::{Command, Stdio},
     sync::atomic::{AtomicBool, AtomicU32, Ordering},
@@ -11,7 +12,9 @@ use std::{
 };
 
 use crate::support::{
-    Answer, BASE, Connection, Form, Random, files_below, head,
+    Answer, BASE, Connection, Form, Random,
+    certificates::{Certificate, connect, healthy},
+    files_below, head,
     process::{Process, id, poll, serve, terminate},
 };
 
@@ -19,6 +22,23 @@ const CLIENTS: u64 = 6;
 
 fn heir(store: &Path, address: &str) -> Process {
     Process::start(store, &["--take-over", "--listen", address])
+}
+
+/// A server with one socket of that name, as systemd starts it, by a shell that puts the socket where it belongs.
+fn activated(store: &Path, flags: &[&str], name: &str, listener: TcpListener) -> Command {
+    let program = serve(store, &[&["--listen", "127.0.0.1:1"], flags].concat());
+    let mut shell = Command::new("sh");
+    shell
+        .arg("-c")
+        .arg("exec 3<&0 </dev/null; LISTEN_PID=$$ exec \"$@\"")
+        .arg("sh")
+        .arg(program.get_program())
+        .args(program.get_args())
+        .env_clear()
+        .envs([("LISTEN_FDS", "1"), ("LISTEN_FDNAMES", name)])
+        .stdin(Stdio::from(OwnedFd::from(listener)))
+        .stdout(Stdio::null());
+    shell
 }
 
 /// A client with a connection that it keeps as long as it may, and the rule of RFC 9112 §9.3.1: a GET on a kept
@@ -233,24 +253,13 @@ fn the_service_managers_sockets_are_used_and_it_is_told_when_we_serve_and_when_w
         let len = manager.recv(&mut bytes).expect("a message");
         String::from_utf8(bytes[..len].to_vec()).unwrap()
     };
-    // What systemd does, by a shell that puts the socket where it belongs.
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let program = serve(&store, &["--listen", "127.0.0.1:1"]);
-    let mut shell = Command::new("sh");
-    shell
-        .arg("-c")
-        .arg("exec 3<&0 </dev/null; LISTEN_PID=$$ exec \"$@\"")
-        .arg("sh")
-        .arg(program.get_program())
-        .args(program.get_args())
-        .env_clear()
-        .envs([("LISTEN_FDS", "1"), ("LISTEN_FDNAMES", "http")])
+    let mut child = activated(&store, &[], "http", listener)
         .env("NOTIFY_SOCKET", &notify)
-        .stdin(Stdio::from(std::os::fd::OwnedFd::from(listener)))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    let mut child = shell.spawn().unwrap();
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     // Before it serves, a connection waits in the queue and is not refused.
     let mut early = Connection::open(address);
     let ready = told();
@@ -263,4 +272,35 @@ fn the_service_managers_sockets_are_used_and_it_is_told_when_we_serve_and_when_w
     terminate(child.id());
     assert!(told().contains("STOPPING=1"));
     assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn a_socket_of_the_service_manager_that_speaks_tls_has_the_certificates_and_needs_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let certificate = Certificate::write(directory.path(), "files", &["files.test"]);
+    let config = directory.path().join("chatfiles.toml");
+    let store = directory.path().join("data");
+    let flags = ["--config", config.to_str().unwrap()];
+    let start = || {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut server = activated(&store, &flags, "tls", listener);
+        let server = server.stderr(Stdio::piped()).spawn().unwrap();
+        (server, address)
+    };
+    // No listener of the configuration speaks TLS.
+    let certificates = format!("[tls]\ncertificates = [{}]\n", certificate.toml());
+    std::fs::write(&config, certificates).unwrap();
+    let (mut server, address) = start();
+    // Waits in the queue until the server serves.
+    let mut client = connect(address, "files.test", &certificate, &[]).unwrap();
+    assert!(healthy(&mut client));
+    server.kill().unwrap();
+    server.wait().unwrap();
+    std::fs::write(&config, "").unwrap();
+    let (server, _) = start();
+    let output = server.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("tls.certificates"), "{said}");
 }

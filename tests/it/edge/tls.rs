@@ -135,6 +135,19 @@ fn new_certificates_are_taken_while_old_connections_go_on_and_bad_ones_are_not()
 }
 
 #[test]
+fn certificates_are_not_read_where_no_listener_speaks_tls() {
+    let directory = tempfile::tempdir().unwrap();
+    let certificate = Certificate::write(directory.path(), "gone", &["files.test"]);
+    for path in [&certificate.chain, &certificate.key] {
+        std::fs::remove_file(path).unwrap();
+    }
+    let toml = format!("[tls]\ncertificates = [{}]\n", certificate.toml());
+    let server = TestServer::with(&toml);
+    assert_eq!(server.get("/healthz", &[]).status, 200);
+    server.reloader().certificates().unwrap();
+}
+
+#[test]
 fn a_hangup_reads_certificates_anew_and_no_request_fails_meanwhile() {
     let directory = tempfile::tempdir().unwrap();
     let first = Certificate::write(directory.path(), "first", &["files.test"]);
