@@ -91,7 +91,10 @@ impl Tls {
     /// # Errors
     /// As [`Tls::load`]; the ones in force stay.
     pub fn reload(&self) -> Result<()> {
-        *self.stamps() = stamps(&self.files);
+        // One at a time: of two, the one that read earlier could put the older certificates in force last, under the
+        // stamps of the newer ones, and nobody would look again.
+        let mut known = self.stamps();
+        *known = stamps(&self.files);
         let loaded = Arc::new(Loaded::read(&self.files)?);
         *self
             .certificates
