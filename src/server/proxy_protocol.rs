@@ -53,9 +53,15 @@ fn parse_text(bytes: &[u8]) -> Result<Parsed, String> {
             false => Err("neither a PROXY line nor its beginning".into()),
         };
     };
-    let header = v1::Header::try_from(&bytes[..=end]).map_err(|error| error.to_string())?;
-    if header.header.len() != end + 1 {
-        return Err("a line with a carriage return in it".into());
+    let line = &bytes[..=end];
+    // The library takes a space for a carriage return, as in a line that ends with " \n", and the other way round.
+    if line.iter().position(|&byte| byte == b'\r') != end.checked_sub(1) {
+        return Err("a line that does not end with its first carriage return".into());
+    }
+    let header = v1::Header::try_from(line).map_err(|error| error.to_string())?;
+    // It reads ports as Rust reads numbers.
+    if header.addresses != v1::Addresses::Unknown && line.contains(&b'+') {
+        return Err("a port with a sign".into());
     }
     let source = match header.addresses {
         v1::Addresses::Unknown => None,

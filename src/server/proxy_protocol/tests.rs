@@ -107,6 +107,11 @@ fn a_line_that_is_wrong_in_any_field_is_refused() {
         "PROXY TCP4 192.0.2.1 10.0.0.1 12345 80x\r\n",
         "PROXY TCP4 192.0.2.1 10.0.0.1 12345 80\n",
         "PROXY TCP4 192.0.2.1 10.0.0.1 12345 80\r \r\n",
+        "PROXY TCP4 192.0.2.1 10.0.0.1 12345 80 \n",
+        "PROXY\rTCP4 192.0.2.1 10.0.0.1 12345 80\r\n",
+        "PROXY TCP4 192.0.2.1 10.0.0.1 +12345 80\r\n",
+        "PROXY TCP4 192.0.2.1 10.0.0.1 12345 +80\r\n",
+        "PROXY UNKNOWN \n",
         "PROXY UNKNOWN\n",
     ] {
         assert!(
