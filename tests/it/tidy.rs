@@ -332,6 +332,27 @@ fn every_dependency_has_its_line() {
     );
 }
 
+/// The version of a package in a lock file.
+fn locked(lock: &str, name: &str) -> String {
+    let lock: toml::Table = document(lock).parse().unwrap();
+    let packages = lock["package"].as_array().unwrap();
+    let found = packages
+        .iter()
+        .find(|package| package["name"].as_str() == Some(name));
+    found.unwrap_or_else(|| panic!("{name}"))["version"]
+        .as_str()
+        .unwrap()
+        .to_owned()
+}
+
+#[test]
+fn what_is_fuzzed_is_what_the_server_has() {
+    assert_eq!(
+        locked("fuzz/Cargo.lock", "ppp"),
+        locked("Cargo.lock", "ppp")
+    );
+}
+
 /// `src/…` in a text, as far as it is a path.
 fn paths_in(text: &str) -> BTreeSet<&str> {
     let is_of_path = |c: char| c.is_ascii_alphanumeric() || "_-./".contains(c);
