@@ -5,6 +5,7 @@ mod cdn;
 mod frames;
 mod http2;
 mod http2_bounds;
+mod node;
 mod proxy_protocol;
 mod signed_urls;
 mod sockets;
