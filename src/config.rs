@@ -149,6 +149,11 @@ impl File {
                         1000,
                         0..=1_000_000,
                     )?,
+                    whole_timeout: seconds(
+                        "server.request_timeout_seconds",
+                        server.request_timeout_seconds,
+                        3600,
+                    )?,
                 },
                 access: range("log.access_sample", log.access_sample, 0, 0..=1_000_000)
                     .map(Sample::new)?,

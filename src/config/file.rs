@@ -70,6 +70,7 @@ pub struct ServerSection {
     pub idle_timeout_seconds: Option<u64>,
     pub body_idle_timeout_seconds: Option<u64>,
     pub body_bytes_per_second_min: Option<u64>,
+    pub request_timeout_seconds: Option<u64>,
     pub write_stall_timeout_seconds: Option<u64>,
     pub shutdown_grace_seconds: Option<u64>,
 }

@@ -25,6 +25,9 @@ pub struct Pace {
     pub idle_timeout: Duration,
     /// The least on average; 0 = any. Without it, a byte now and then keeps an upload open for days.
     pub bytes_per_second_min: u64,
+    /// From the request's head to the end of its body, whatever its pace: the others bound what a client gives up,
+    /// not how long it keeps a place.
+    pub whole_timeout: Duration,
 }
 
 /// A request's body.
@@ -35,7 +38,9 @@ pub struct RequestBody {
     /// Bytes at the most; more end in `TooLarge`.
     bytes_max: u64,
     pace: Pace,
-    /// Fires when the body is too slow; made at the first wait.
+    /// By when all of it must be there; `None` where there is no body.
+    whole_by: Option<Instant>,
+    /// Fires when the body is too slow or takes too long; made at the first wait.
     wait: Option<Wait>,
     started: bool,
     ended: bool,
@@ -46,8 +51,9 @@ pub struct RequestBody {
 
 impl Pace {
     /// By when the byte after so many must be there.
-    fn next_by(&self, first_by: Instant, received: u64) -> Instant {
+    fn next_by(&self, whole_by: Option<Instant>, first_by: Instant, received: u64) -> Instant {
         let idle_by = deadline(self.idle_timeout);
+        let idle_by = whole_by.map_or(idle_by, |whole_by| idle_by.min(whole_by));
         match received
             .saturating_mul(1000)
             .checked_div(self.bytes_per_second_min)
@@ -65,7 +71,7 @@ struct Wait {
 }
 
 impl RequestBody {
-    /// Wraps hyper's body.
+    /// Wraps hyper's body, whose head has just come.
     pub fn new(incoming: Incoming, pace: Pace) -> Self {
         let ended = incoming.is_end_stream();
         Self {
@@ -73,6 +79,8 @@ impl RequestBody {
             received: 0,
             bytes_max: u64::MAX,
             pace,
+            // Most requests have no body, and need no clock.
+            whole_by: (!ended).then(|| deadline(pace.whole_timeout)),
             wait: None,
             started: false,
             ended,
@@ -119,7 +127,7 @@ impl RequestBody {
     /// The next bytes; `None` at the end of the body, and after an error of it.
     ///
     /// # Errors
-    /// `TooLarge`, `RequestTimeout` when the client pauses too long or is too slow, `Disconnected` when it is gone.
+    /// `TooLarge`, `RequestTimeout` when the client pauses too long, is too slow or takes too long, `Disconnected` when it is gone.
     pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes>>> {
         self.started = true;
         loop {
@@ -136,7 +144,9 @@ impl RequestBody {
                     };
                     self.received += data.len() as u64;
                     if let Some(wait) = &mut self.wait {
-                        let by = self.pace.next_by(wait.first_by, self.received);
+                        let by = self
+                            .pace
+                            .next_by(self.whole_by, wait.first_by, self.received);
                         wait.sleep.as_mut().reset(by);
                     }
                     if self.received > self.bytes_max {
@@ -156,10 +166,10 @@ impl RequestBody {
                     return Poll::Ready(Some(Err(Error::new(kind).source(error))));
                 }
                 Poll::Pending => {
-                    let (pace, received) = (self.pace, self.received);
+                    let (pace, whole_by, received) = (self.pace, self.whole_by, self.received);
                     let wait = self.wait.get_or_insert_with(|| {
                         let first_by = deadline(pace.idle_timeout);
-                        let by = pace.next_by(first_by, received);
+                        let by = pace.next_by(whole_by, first_by, received);
                         Wait {
                             sleep: Box::pin(tokio::time::sleep_until(by)),
                             first_by,
@@ -207,5 +217,44 @@ impl RequestBody {
         let drained = async { while let Some(Ok(_)) = self.data().await {} };
         let _ = tokio::time::timeout(time_max, drained).await;
         self.ended
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn secs(secs: u64) -> Duration {
+        Duration::from_secs(secs)
+    }
+
+    #[test]
+    fn the_next_byte_is_waited_for_until_the_first_of_the_bounds() {
+        let pace = Pace {
+            idle_timeout: secs(30),
+            bytes_per_second_min: 1000,
+            whole_timeout: secs(3600),
+        };
+        let start = deadline(Duration::ZERO);
+        let first_by = start + secs(30);
+        // Seconds of the request that are left, bytes received, and how long the next one has from now on.
+        for (left, received, expected) in [
+            (3600, 0, 30),
+            (3600, 1_000_000, 30),
+            (29, 1_000_000, 29),
+            (1, 1_000_000, 1),
+            (0, 1_000_000, 0),
+            (60, 0, 30),
+        ] {
+            let by = pace.next_by(Some(start + secs(left)), first_by, received);
+            let has = by.saturating_duration_since(start);
+            // The clock goes on between the two readings.
+            assert!(
+                (secs(expected)..secs(expected + 5)).contains(&has),
+                "{left} {received}: {has:?}"
+            );
+        }
+        let slow = pace.next_by(Some(start + secs(3600)), start, 2000);
+        assert_eq!(slow, start + secs(2));
     }
 }

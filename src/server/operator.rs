@@ -38,6 +38,7 @@ const LEVEL_BYTES_MAX: usize = 1 << 10;
 const LEVEL_PACE: Pace = Pace {
     idle_timeout: Duration::from_secs(5),
     bytes_per_second_min: LEVEL_BYTES_MAX as u64,
+    whole_timeout: Duration::from_secs(30),
 };
 
 /// Answers the operator's requests.

@@ -8,6 +8,8 @@ mod smuggling;
 
 use std::{io::Write, net::Shutdown};
 
+use chatfiles::time::Clock;
+
 use crate::support::{
     BASE, Connection, Form, Random, TestServer, assert_error, head, process::poll,
 };
@@ -212,6 +214,36 @@ fn a_body_that_trickles_is_given_up_with_408_and_one_that_is_fast_enough_is_not(
         let answer = connection.answer("POST").unwrap();
         assert_eq!(answer.status, status, "{rate}");
     }
+}
+
+#[test]
+fn a_body_that_takes_too_long_is_given_up_with_408_whatever_its_pace() {
+    // Neither pauses nor pace give it away: 15 KB a second.
+    let server = TestServer::with("[server]\nrequest_timeout_seconds = 2");
+    let form = Form::new().file("f", "text/plain", &vec![b'x'; 300_000]);
+    let body = form.bytes();
+    let length = body.len().to_string();
+    for (pieces, status) in [(1000, 408), (30, 200)] {
+        let clock = Clock::system();
+        let started = clock.monotonic();
+        let mut connection = server.connect();
+        connection
+            .send(&upload_head(&server, &form, &[("Content-Length", &length)]))
+            .unwrap();
+        for piece in body.chunks(body.len().div_ceil(pieces)) {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            if connection.send(piece).is_err() {
+                break;
+            }
+        }
+        let answer = connection.answer("POST").unwrap();
+        if status == 408 {
+            assert_error(&answer, 408, "request_timeout");
+            assert!(clock.monotonic() - started >= std::time::Duration::from_secs(2));
+        }
+        assert_eq!(answer.status, status, "{}", answer.text());
+    }
+    assert_eq!(server.files_in("objects").len(), 1);
 }
 
 /// Repeats `piece` until the server closes, at most 1 GB; returns how many bytes it took.

@@ -20,6 +20,10 @@ fn a_bad_value_names_its_key_what_it_was_and_what_is_allowed() {
             vec!["limits.upload_bytes_max", "209715201", "209715200"],
         ),
         (
+            "[server]\nrequest_timeout_seconds = 86401",
+            vec!["server.request_timeout_seconds", "from 1 to 86400"],
+        ),
+        (
             "[limits]\nexempt = [\"10.0.0.0/33\"]",
             vec!["limits.exempt", "10.0.0.0/33", "10.0.0.0/8"],
         ),
