@@ -43,6 +43,7 @@ const TASKS_GRACE: Duration = Duration::from_secs(5);
 pub struct App {
     service: Arc<Service>,
     limiter: Arc<Limiter>,
+    upload_bytes_in_flight_max: u64,
     listener: listener::Config,
     certificates: Vec<CertificateFiles>,
     /// Set by [`App::bind`], where a listener speaks it.
@@ -132,6 +133,7 @@ impl App {
         let seed = random_u64()?;
         let server = store.instance().to_owned();
         let (open_objects, derivatives) = api.files.counts();
+        let upload_bytes_in_flight_max = config.service.upload_bytes_in_flight_max;
         let service = Service::new(api, limiter.clone(), cors, config.service, server, seed);
         let metrics = Metrics {
             requests: service.requests(),
@@ -143,6 +145,7 @@ impl App {
         Ok(Self {
             service: Arc::new(service),
             limiter,
+            upload_bytes_in_flight_max,
             listener: config.listener,
             certificates: config.certificates,
             tls: None,
@@ -219,6 +222,7 @@ impl App {
             tls: self.tls.clone(),
             tenants: self.service.api().tenants.clone(),
             policy: self.policy.clone(),
+            upload_bytes_in_flight_max: self.upload_bytes_in_flight_max,
             keys: self.root.join("keys"),
         }
     }

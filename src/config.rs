@@ -4,6 +4,7 @@
 //! Unknown keys are errors that name the key; a bad value says which key, what it was and what is allowed.
 
 mod file;
+mod limits;
 mod listeners;
 mod tenants;
 mod values;
@@ -101,6 +102,7 @@ impl File {
             )?,
             days: days("retention", &retention, &Days::default())?,
         };
+        let tenants = tenants::validate(tenant)?;
         let limit_defaults = limit::Config::default();
         let cdn_url = cdn
             .url
@@ -136,6 +138,11 @@ impl File {
                     per_second: tenant_defaults.calls_per_second,
                     burst: tenant_defaults.calls_burst,
                 },
+                upload_bytes_in_flight_max: limits::in_flight(
+                    limits.upload_bytes_in_flight_max,
+                    &tenants,
+                    &tenant_defaults,
+                )?,
                 cdn_secret: listeners::cdn_secret(cdn)?,
                 body_pace: Pace {
                     idle_timeout: seconds(

@@ -46,6 +46,8 @@ pub struct Levels {
     pub files: FileLevels,
     /// Addresses that the limiter remembers.
     pub limiter_addresses: usize,
+    /// Bytes of uploads.
+    pub uploads: UploadLevels,
     /// Bytes that the disk has left; `None` where it did not answer.
     pub disk_free_bytes: Option<u64>,
     /// Bytes that must be free for an upload.
@@ -54,6 +56,17 @@ pub struct Levels {
     pub certificates_end_secs: Option<u64>,
     /// Lines that the log had no room for.
     pub log_lines_dropped: u64,
+}
+
+/// Bytes of uploads that are not answered yet.
+#[derive(Debug, Clone, Copy)]
+pub struct UploadLevels {
+    /// What they announced.
+    pub in_flight_bytes: u64,
+    /// The most that they may announce together.
+    pub in_flight_bytes_max: u64,
+    /// Uploads that there was no room for, so far.
+    pub refusals: u64,
 }
 
 /// Levels of the use cases.

@@ -22,6 +22,8 @@ pub struct Reloader {
     pub(super) tls: Option<Tls>,
     pub(super) tenants: Arc<ArcSwap<Tenants>>,
     pub(super) policy: Arc<ArcSwap<Policy>>,
+    /// As the server was started with.
+    pub(super) upload_bytes_in_flight_max: u64,
     /// Where generated secrets lie.
     pub(super) keys: PathBuf,
 }
@@ -33,6 +35,7 @@ impl Reloader {
     /// # Errors
     /// What is wrong; then nothing has changed.
     pub fn reload(&self, config: &Config) -> Result<()> {
+        config.check_in_flight(self.upload_bytes_in_flight_max)?;
         let before = self.tenants.load_full();
         let (configs, defaults) = (&config.tenants, &config.tenant_defaults);
         let tenants = config::tenants_after(&before, configs, defaults, &self.keys)?;

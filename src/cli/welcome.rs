@@ -94,6 +94,13 @@ pub(super) fn policy(config: &Config, abilities: Abilities) -> String {
     );
     let limits = &config.tenant_defaults;
     line("file at most", format!("{} bytes", limits.upload_bytes_max));
+    line(
+        "in flight at most",
+        format!(
+            "{} bytes of uploads",
+            config.service.upload_bytes_in_flight_max
+        ),
+    );
     line("rate", rate(limits.calls_per_second, limits.calls_burst));
     let status = if config.api.limit_status_429 {
         429

@@ -96,6 +96,26 @@ impl Scrape {
             "uploads_in_flight",
             "Calls that bring a file or a part of one, and are not answered yet.",
             self.metrics.requests.uploads.get(),
+        )?;
+        self.uploads(families)
+    }
+
+    fn uploads(&self, families: &mut Families<'_>) -> fmt::Result {
+        let levels = &self.levels.uploads;
+        families.level(
+            "upload_bytes_in_flight",
+            "Bytes that the uploads in flight have announced.",
+            levels.in_flight_bytes,
+        )?;
+        families.level(
+            "upload_bytes_in_flight_max",
+            "The most that they may announce together; more are refused.",
+            levels.in_flight_bytes_max,
+        )?;
+        families.counter(
+            "upload_budget_refusals",
+            "Uploads that there was no room for beside those in flight.",
+            [([], levels.refusals)],
         )
     }
 

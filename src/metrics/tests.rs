@@ -18,6 +18,11 @@ fn levels() -> Levels {
             ffmpeg: pool,
         },
         limiter_addresses: 6,
+        uploads: UploadLevels {
+            in_flight_bytes: 10,
+            in_flight_bytes_max: 11,
+            refusals: 12,
+        },
         disk_free_bytes: Some(7),
         disk_free_min_bytes: 8,
         certificates_end_secs: Some(10),

@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod activation;
+mod admission;
 pub mod cdn;
 pub mod connection;
 pub mod control;

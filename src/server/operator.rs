@@ -93,6 +93,7 @@ impl Operator {
         let levels = Levels {
             files: self.service.api().files.levels(),
             limiter_addresses: self.limiter.entries(),
+            uploads: self.service.upload_levels(),
             disk_free_bytes: self.disk.free_bytes().await,
             disk_free_min_bytes: self.disk.free_min_bytes,
             certificates_end_secs: self.tls.as_ref().and_then(Tls::end_secs),

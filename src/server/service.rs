@@ -20,6 +20,7 @@ use ipnet::IpNet;
 
 use super::{
     access::{Access, Sample, Watched},
+    admission::Admission,
     cdn::{self, CdnSecret},
     connection::{ConnectionInfo, Handle},
     router::{self, Route, Voice},
@@ -35,14 +36,14 @@ use crate::{
         target::Target,
     },
     limit::{Interface, Limiter, Rate},
-    metrics::{self, Answered, Requests},
+    metrics::{self, Answered, Requests, UploadLevels},
     tenant::{Tenant, Tenants},
 };
 
 /// Answers every request.
 pub struct Service {
     api: Api,
-    limiter: Arc<Limiter>,
+    admission: Admission,
     requests: Arc<Requests>,
     cors: Cors,
     config: Config,
@@ -63,6 +64,8 @@ pub struct Config {
     pub forwarded_header: ForwardedHeader,
     /// The rate of calls that belong to no tenant.
     pub default_rate: Rate,
+    /// Bytes that uploads in flight may announce together.
+    pub upload_bytes_in_flight_max: u64,
     /// Of the CDN in front; then nothing but the health check is answered without it.
     pub cdn_secret: Option<CdnSecret>,
     /// How fast bodies have to come.
@@ -75,8 +78,6 @@ pub struct Config {
 const DRAIN_BYTES_MAX: u64 = 64 << 10;
 /// And no longer than this.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(1);
-/// The limiter's key of calls that belong to no tenant.
-const NO_TENANT: u32 = u32::MAX;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -90,10 +91,12 @@ impl Service {
         server: String,
         seed: u64,
     ) -> Self {
+        let bytes_max = config.upload_bytes_in_flight_max;
+        let admission = Admission::new(limiter, config.default_rate, bytes_max);
         let (warned, request_ids) = (AtomicBool::new(false), AtomicU64::new(seed));
         Self {
             api,
-            limiter,
+            admission,
             requests: Arc::default(),
             cors,
             config,
@@ -111,6 +114,11 @@ impl Service {
     /// What is counted here.
     pub fn requests(&self) -> Arc<Requests> {
         self.requests.clone()
+    }
+
+    /// Bytes of uploads in flight.
+    pub fn upload_levels(&self) -> UploadLevels {
+        self.admission.upload_levels()
     }
 
     async fn answer(
@@ -160,7 +168,10 @@ impl Service {
                 )
                 .await
             }
-            Err(error) => self.admit(None, interface, client, &call).and(Err(error)),
+            Err(error) => {
+                let admitted = self.admission.admit(None, interface, client, &call, &body);
+                admitted.and(Err(error))
+            }
         };
         let is_refused = result
             .as_ref()
@@ -213,33 +224,18 @@ impl Service {
             Route::Easemob(route) => {
                 let tenant = easemob::tenant(tenants, &route, call.target.path());
                 *found = tenant.as_ref().ok().copied();
-                self.admit(*found, interface, client, call)?;
+                let admission = &self.admission;
+                let _held = admission.admit(*found, interface, client, call, body)?;
                 easemob::handle(&self.api, call, tenant?, route.action, body).await
             }
             Route::Lanying(action) => {
                 let tenant = lanying::tenant(tenants, call, action);
                 *found = tenant.as_ref().ok().copied();
-                self.admit(*found, interface, client, call)?;
+                let admission = &self.admission;
+                let _held = admission.admit(*found, interface, client, call, body)?;
                 lanying::handle(&self.api, call, tenant?, action, body).await
             }
         }
-    }
-
-    /// Before the credential is looked at: a refused call must cost next to nothing.
-    fn admit(
-        &self,
-        tenant: Option<&Arc<Tenant>>,
-        interface: Interface,
-        client: IpAddr,
-        call: &Call<'_>,
-    ) -> Result<()> {
-        let (index, rate) = match tenant {
-            Some(tenant) => (tenant.index, Rate::from(&tenant.limits)),
-            None => (NO_TENANT, self.config.default_rate),
-        };
-        self.limiter
-            .check(index, interface, client, rate, call.started)
-            .map_err(|after| Error::new(Kind::RateLimited(after)))
     }
 
     /// Whom the call comes from. Warns once of a proxy that the configuration does not know.

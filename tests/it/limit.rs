@@ -3,6 +3,7 @@
 //! Calls are sent in one write and answered in turn, so that the time between them is the server's own.
 //! Where the exact number matters, the time that a burst took is taken into account.
 
+mod budget;
 mod clients;
 
 use std::{net::Ipv4Addr, time::Duration};

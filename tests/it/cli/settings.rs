@@ -20,6 +20,29 @@ fn a_bad_value_names_its_key_what_it_was_and_what_is_allowed() {
             vec!["limits.upload_bytes_max", "209715201", "209715200"],
         ),
         (
+            "[limits]\nupload_bytes_in_flight_max = 1099511627777",
+            vec![
+                "limits.upload_bytes_in_flight_max",
+                "from 1 to 1099511627776",
+            ],
+        ),
+        (
+            "[limits]\nupload_bytes_in_flight_max = 10551295",
+            vec![
+                "limits.upload_bytes_in_flight_max",
+                "10551295",
+                "at least 10551296",
+            ],
+        ),
+        (
+            "[limits]\nupload_bytes_in_flight_max = 10551296\n[[tenant]]\norg = \"a\"\napp = \"b\"\nupload_bytes_max = 209715200",
+            vec![
+                "limits.upload_bytes_in_flight_max",
+                "10551296",
+                "at least 209780736: the largest upload_bytes_max of a tenant",
+            ],
+        ),
+        (
             "[server]\nrequest_timeout_seconds = 86401",
             vec!["server.request_timeout_seconds", "from 1 to 86400"],
         ),

@@ -1,0 +1,60 @@
+//! What all uploads in flight may bring.
+
+use std::ops::RangeInclusive;
+
+use super::{
+    Config, TenantConfig,
+    values::{bad, range},
+};
+use crate::{error::Result, http::multipart::FORM_OVERHEAD_BYTES, tenant::Limits};
+
+/// Of all uploads in flight: up to a terabyte, 2 GiB where nothing is said.
+const IN_FLIGHT_BYTES: RangeInclusive<u64> = 1..=1 << 40;
+const IN_FLIGHT_BYTES_DEFAULT: u64 = 2 << 30;
+
+/// What all uploads in flight may announce together.
+pub(super) fn in_flight(
+    value: Option<u64>,
+    tenants: &[TenantConfig],
+    defaults: &Limits,
+) -> Result<u64> {
+    let bytes = range(
+        "limits.upload_bytes_in_flight_max",
+        value,
+        IN_FLIGHT_BYTES_DEFAULT,
+        IN_FLIGHT_BYTES,
+    )?;
+    check_in_flight(bytes, "", tenants, defaults).map(|()| bytes)
+}
+
+impl Config {
+    /// Whether the largest upload of its tenants has room in a server that was started with such a bound.
+    ///
+    /// # Errors
+    /// `InvalidArgument` with what is needed.
+    pub fn check_in_flight(&self, bytes_in_force: u64) -> Result<()> {
+        let note = " (in force until the server is started anew)";
+        check_in_flight(bytes_in_force, note, &self.tenants, &self.tenant_defaults)
+    }
+}
+
+/// An upload that never fits would be told to come again for ever.
+fn check_in_flight(
+    bytes: u64,
+    note: &str,
+    tenants: &[TenantConfig],
+    defaults: &Limits,
+) -> Result<()> {
+    let of_tenant =
+        |tenant: &TenantConfig| tenant.upload_bytes_max.unwrap_or(defaults.upload_bytes_max);
+    let largest = tenants.iter().map(of_tenant).max().unwrap_or(0);
+    let needed = largest.saturating_add(FORM_OVERHEAD_BYTES);
+    if bytes >= needed {
+        return Ok(());
+    }
+    let allowed = format!(
+        "at least {needed}: the largest upload_bytes_max of a tenant, and {FORM_OVERHEAD_BYTES} for its form"
+    );
+    let key = "limits.upload_bytes_in_flight_max";
+    Err(bad(key, format!("{bytes}{note}"), &allowed))
+}
