@@ -23,7 +23,7 @@ fn download(number: u64) -> Answered {
         took: Duration::from_nanos(5_000 + (number % 64) * 1_000),
         received_bytes: 0,
         sent_bytes: 4096,
-        is_refused: false,
+        refusal: None,
     }
 }
 

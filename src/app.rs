@@ -13,7 +13,7 @@ use crate::{
     error::{Error, Result},
     files::{Abilities, Files},
     http::cors::Cors,
-    limit::Limiter,
+    limit::{Limiter, Quotas, quota::USERS_MAX},
     metrics::Metrics,
     retention::{self, Policy},
     server::{
@@ -127,6 +127,7 @@ impl App {
             grants: Grants::new(ring),
             hooks: Hooks::new(config.hook, clock.clone()),
             clock: clock.clone(),
+            quotas: Quotas::new(USERS_MAX),
             config: config.api,
         };
         let cors = Cors::new(config.origins);

@@ -100,6 +100,14 @@ impl File {
                 10 << 20,
                 UPLOAD_BYTES,
             )?,
+            upload_bytes_per_day: limits::bytes_per_day(
+                "limits.upload_bytes_per_day",
+                limits.upload_bytes_per_day,
+            )?,
+            user_upload_bytes_per_day: limits::bytes_per_day(
+                "limits.user_upload_bytes_per_day",
+                limits.user_upload_bytes_per_day,
+            )?,
             days: days("retention", &retention, &Days::default())?,
         };
         let tenants = tenants::validate(tenant)?;

@@ -62,6 +62,8 @@ pub enum Kind {
     RequestTimeout,
     /// Over the rate; the client may come again after this long.
     RateLimited(Duration),
+    /// A quota of the day has less left than the call would bring; there is a new one after this long.
+    QuotaReached(Duration),
     /// The free-space floor is reached or the disk is full.
     StorageFull,
     /// A dependency or a queue cannot answer now; the client may come again after this long.

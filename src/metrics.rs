@@ -21,7 +21,7 @@ use crate::time::Clock;
 pub use self::{
     cells::{Counter, Entered, Gauge},
     families::CONTENT_TYPE,
-    requests::{Answered, Requests, Route},
+    requests::{Answered, Refusal, Requests, Route},
 };
 
 /// Every cell of a server. Cheap to clone; the clones are the same cells.

@@ -74,6 +74,10 @@ pub struct Limits {
     pub calls_burst: u32,
     /// Bytes of one file.
     pub upload_bytes_max: u64,
+    /// Bytes that it may store in a day; 0 = any.
+    pub upload_bytes_per_day: u64,
+    /// The same for each of its users.
+    pub user_upload_bytes_per_day: u64,
     /// How long files live.
     pub days: Days,
 }

@@ -63,7 +63,7 @@ pub(super) fn error_headers(kind: Kind, headers: &mut HeaderMap) {
                 byteranges::unsatisfied_content_range(len),
             );
         }
-        Kind::RateLimited(after) | Kind::Unavailable(after) => {
+        Kind::RateLimited(after) | Kind::QuotaReached(after) | Kind::Unavailable(after) => {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds_up(after)));
         }
         _ => {}

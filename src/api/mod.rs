@@ -18,9 +18,14 @@ use hyper::{HeaderMap, Method, header};
 
 use crate::{
     auth::{Grants, Verifier, hook::Hooks},
+    error::{Error, Kind, Result},
     files::{Files, Stored},
     http::target::Target,
-    tenant::Tenants,
+    limit::{
+        Quota, Quotas, Reserved,
+        quota::{Exceeded, Whose},
+    },
+    tenant::{Tenant, Tenants},
     time::{Clock, Timestamp},
 };
 
@@ -36,6 +41,8 @@ pub struct Api {
     pub grants: Grants,
     /// Asks the chat backends what their users may do.
     pub hooks: Hooks,
+    /// Counts what is stored in a day.
+    pub quotas: Quotas,
     /// Tells the time.
     pub clock: Clock,
     /// Settings.
@@ -53,6 +60,39 @@ pub struct Config {
     pub url_ttl_secs: i64,
     /// A call over the rate is answered 429 and not the vendor's 503.
     pub limit_status_429: bool,
+}
+
+impl Api {
+    /// Takes so many bytes out of what the tenant and the user may store today, before they come. The
+    /// application itself, whose name is empty, is no user.
+    fn reserve(
+        &self,
+        call: &Call<'_>,
+        tenant: &Tenant,
+        user: &str,
+        bytes: u64,
+    ) -> Result<Reserved<'_>> {
+        let user = Some(user).filter(|name| !name.is_empty());
+        let quota = Quota::from(&tenant.limits);
+        let reserved = self
+            .quotas
+            .reserve(tenant.index, user, quota, bytes, call.now);
+        reserved.map_err(|exceeded| {
+            let Exceeded {
+                whose,
+                bytes_a_day,
+                retry_after,
+            } = exceeded;
+            let whose = match whose {
+                Whose::Tenant => "application",
+                Whose::User => "user",
+            };
+            let text = format!(
+                "the {whose} may upload {bytes_a_day} bytes a day, and has fewer left today than this call needs."
+            );
+            Error::new(Kind::QuotaReached(retry_after)).public(text)
+        })
+    }
 }
 
 /// One request, as far as all dialects look at it.

@@ -34,6 +34,8 @@ pub(super) fn tenant(org: &str, app: &str) -> Tenant {
             calls_per_second: 30,
             calls_burst: 30,
             upload_bytes_max: 10 << 20,
+            upload_bytes_per_day: 0,
+            user_upload_bytes_per_day: 0,
             days: Days::default(),
         },
         tokens_not_before: None,

@@ -101,6 +101,18 @@ pub(super) fn policy(config: &Config, abilities: Abilities) -> String {
             config.service.upload_bytes_in_flight_max
         ),
     );
+    let a_day = |bytes: u64| match bytes {
+        0 => "any".to_owned(),
+        bytes => format!("{bytes} bytes"),
+    };
+    line(
+        "in a day",
+        format!(
+            "{} of a tenant, {} of a user",
+            a_day(limits.upload_bytes_per_day),
+            a_day(limits.user_upload_bytes_per_day)
+        ),
+    );
     line("rate", rate(limits.calls_per_second, limits.calls_burst));
     let status = if config.api.limit_status_429 {
         429
@@ -172,6 +184,11 @@ fn differences(tenant: &TenantConfig) -> String {
         ("calls_per_second", tenant.calls_per_second.map(u64::from)),
         ("calls_burst", tenant.calls_burst.map(u64::from)),
         ("upload_bytes_max", tenant.upload_bytes_max),
+        ("upload_bytes_per_day", tenant.upload_bytes_per_day),
+        (
+            "user_upload_bytes_per_day",
+            tenant.user_upload_bytes_per_day,
+        ),
         ("chatfile_days", tenant.chatfile_days.map(u64::from)),
         ("voice_days", tenant.voice_days.map(u64::from)),
         ("image_days", tenant.image_days.map(u64::from)),

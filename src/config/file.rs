@@ -135,6 +135,8 @@ pub struct StoreSection {
 pub struct LimitsSection {
     pub upload_bytes_max: Option<u64>,
     pub upload_bytes_in_flight_max: Option<u64>,
+    pub upload_bytes_per_day: Option<u64>,
+    pub user_upload_bytes_per_day: Option<u64>,
     pub calls_per_second: Option<u32>,
     pub calls_burst: Option<u32>,
     pub exempt: Option<Vec<String>>,

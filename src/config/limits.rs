@@ -1,4 +1,4 @@
-//! What all uploads in flight may bring.
+//! What uploads may bring: one of them, all in flight, all of a day.
 
 use std::ops::RangeInclusive;
 
@@ -11,6 +11,13 @@ use crate::{error::Result, http::multipart::FORM_OVERHEAD_BYTES, tenant::Limits}
 /// Of all uploads in flight: up to a terabyte, 2 GiB where nothing is said.
 const IN_FLIGHT_BYTES: RangeInclusive<u64> = 1..=1 << 40;
 const IN_FLIGHT_BYTES_DEFAULT: u64 = 2 << 30;
+/// Of a day: up to a petabyte; 0 = any.
+const BYTES_PER_DAY: RangeInclusive<u64> = 0..=1 << 50;
+
+/// A quota of a day; none where nothing is said.
+pub(super) fn bytes_per_day(key: &str, value: Option<u64>) -> Result<u64> {
+    range(key, value, 0, BYTES_PER_DAY)
+}
 
 /// What all uploads in flight may announce together.
 pub(super) fn in_flight(

@@ -36,6 +36,8 @@ pub struct TenantConfig {
     pub calls_per_second: Option<u32>,
     pub calls_burst: Option<u32>,
     pub upload_bytes_max: Option<u64>,
+    pub upload_bytes_per_day: Option<u64>,
+    pub user_upload_bytes_per_day: Option<u64>,
     pub chatfile_days: Option<u32>,
     pub voice_days: Option<u32>,
     pub image_days: Option<u32>,
@@ -261,6 +263,12 @@ fn tenant(config: &TenantConfig, defaults: &Limits, keys: &Path) -> Result<Tenan
             calls_per_second: config.calls_per_second.unwrap_or(defaults.calls_per_second),
             calls_burst: config.calls_burst.unwrap_or(defaults.calls_burst),
             upload_bytes_max: config.upload_bytes_max.unwrap_or(defaults.upload_bytes_max),
+            upload_bytes_per_day: config
+                .upload_bytes_per_day
+                .unwrap_or(defaults.upload_bytes_per_day),
+            user_upload_bytes_per_day: config
+                .user_upload_bytes_per_day
+                .unwrap_or(defaults.user_upload_bytes_per_day),
             days: config.days(&defaults.days),
         },
         tokens_not_before,

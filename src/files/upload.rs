@@ -8,6 +8,7 @@ use super::{Files, Scope};
 use crate::{
     error::{Error, Kind, Result},
     http::multipart::Form,
+    limit::Reserved,
     media,
     secret::Secret,
     store::{BoundingBox, Class, Key, Meta, SECRET_HASH_BYTES, Upload, local::PartUpload},
@@ -122,14 +123,20 @@ impl Files {
         .check_not_empty()
     }
 
-    /// Makes a received file durable and visible.
+    /// Makes a received file durable and visible. Its bytes count in the place of those that were reserved for it.
     ///
     /// # Errors
     /// `AlreadyExists` where an object of its key was stored meanwhile; the store's own.
     ///
     /// # Cancel safety
-    /// All or nothing: a dropped commit either removes every trace or runs to its end by itself.
-    pub async fn commit(&self, received: Received, attributes: Attributes<'_>) -> Result<Stored> {
+    /// All or nothing: a dropped commit either removes every trace or runs to its end by itself. The bytes count
+    /// then, since nobody is left who would know.
+    pub async fn commit(
+        &self,
+        received: Received,
+        attributes: Attributes<'_>,
+        mut reserved: Reserved<'_>,
+    ) -> Result<Stored> {
         let sniffed = media::sniff::sniff(&received.first_bytes);
         let (share_secret, secret_hash) = match attributes.restricted {
             true => new_secret().map(|(secret, hash)| (Some(secret), Some(hash)))?,
@@ -152,12 +159,18 @@ impl Files {
             thumbnail: attributes.thumbnail,
             recipient: attributes.recipient.map(str::to_owned),
         };
-        let meta = received.upload.commit(meta).await?;
-        Ok(Stored {
-            key: received.key,
-            meta,
-            share_secret,
-        })
+        reserved.store(received.len);
+        match received.upload.commit(meta).await {
+            Ok(meta) => Ok(Stored {
+                key: received.key,
+                meta,
+                share_secret,
+            }),
+            Err(error) => {
+                reserved.give_back();
+                Err(error)
+            }
+        }
     }
 }
 

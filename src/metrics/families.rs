@@ -97,7 +97,12 @@ impl Scrape {
             "Calls that bring a file or a part of one, and are not answered yet.",
             self.metrics.requests.uploads.get(),
         )?;
-        self.uploads(families)
+        self.uploads(families)?;
+        families.counter(
+            "upload_quota_refusals",
+            "Uploads that were over a quota of the day.",
+            by_route(|route| route.over_quota),
+        )
     }
 
     fn uploads(&self, families: &mut Families<'_>) -> fmt::Result {

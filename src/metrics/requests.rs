@@ -110,8 +110,17 @@ pub struct Answered {
     pub received_bytes: u64,
     /// Bytes of the answer's body, as planned.
     pub sent_bytes: u64,
-    /// The limiter refused it.
-    pub is_refused: bool,
+    /// Why it was refused, where that is counted.
+    pub refusal: Option<Refusal>,
+}
+
+/// What a refused request was over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The rate of its client.
+    Rate,
+    /// A quota of the day.
+    Quota,
 }
 
 /// All requests of a server.
@@ -128,6 +137,7 @@ struct Row {
     sent_bytes: Counter,
     received_bytes: Counter,
     refused: Counter,
+    over_quota: Counter,
     durations: Durations,
     statuses: [Counter; STATUSES.len() + 1],
 }
@@ -138,6 +148,7 @@ impl Row {
             sent_bytes: Counter::default(),
             received_bytes: Counter::default(),
             refused: Counter::default(),
+            over_quota: Counter::default(),
             durations: Durations::default(),
             statuses: zeros(),
         }
@@ -165,8 +176,10 @@ impl Requests {
         if answered.received_bytes > 0 {
             row.received_bytes.add(answered.received_bytes);
         }
-        if answered.is_refused {
-            row.refused.add(1);
+        match answered.refusal {
+            None => {}
+            Some(Refusal::Rate) => row.refused.add(1),
+            Some(Refusal::Quota) => row.over_quota.add(1),
         }
     }
 
@@ -194,6 +207,7 @@ impl Requests {
             received_bytes: of(|row| &row.received_bytes),
             sent_bytes: of(|row| &row.sent_bytes),
             refused: of(|row| &row.refused),
+            over_quota: of(|row| &row.over_quota),
             statuses: names
                 .enumerate()
                 .map(|(place, name)| (name, count(place)))
@@ -210,6 +224,7 @@ pub(super) struct RouteNumbers {
     pub(super) received_bytes: u64,
     pub(super) sent_bytes: u64,
     pub(super) refused: u64,
+    pub(super) over_quota: u64,
     /// Those that were given at all.
     pub(super) statuses: Vec<(&'static str, u64)>,
 }

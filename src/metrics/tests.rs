@@ -47,7 +47,7 @@ fn answered(route: Route, status: u16, took: Duration) -> Answered {
         took,
         received_bytes: 10,
         sent_bytes: 100,
-        is_refused: false,
+        refusal: None,
     }
 }
 

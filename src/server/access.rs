@@ -44,7 +44,7 @@ impl Sample {
     /// Whether a request is in it. Ids are counted, so their remainders are a fair choice without a counter of
     /// its own. Failures of ours are all in it; a call over its rate is none, though some clients are told 503.
     pub(super) fn has(self, id: u64, answered: &Answered) -> bool {
-        let is_failure = answered.status >= 500 && !answered.is_refused;
+        let is_failure = answered.status >= 500 && answered.refusal.is_none();
         self.0 > 0
             && (is_failure || id.is_multiple_of(u64::from(self.0)))
             && tracing::enabled!(target: TARGET, tracing::Level::INFO)

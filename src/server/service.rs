@@ -36,7 +36,7 @@ use crate::{
         target::Target,
     },
     limit::{Interface, Limiter, Rate},
-    metrics::{self, Answered, Requests, UploadLevels},
+    metrics::{self, Answered, Refusal, Requests, UploadLevels},
     tenant::{Tenant, Tenants},
 };
 
@@ -173,9 +173,11 @@ impl Service {
                 admitted.and(Err(error))
             }
         };
-        let is_refused = result
-            .as_ref()
-            .is_err_and(|error| matches!(error.kind(), Kind::RateLimited(_)));
+        let refusal = match result.as_ref().map_err(Error::kind) {
+            Err(Kind::RateLimited(_)) => Some(Refusal::Rate),
+            Err(Kind::QuotaReached(_)) => Some(Refusal::Quota),
+            _ => None,
+        };
         self.settle(connection, &call, &mut body).await;
         let response = self.render(&call, client, result);
         let answered = Answered {
@@ -184,7 +186,7 @@ impl Service {
             took: self.api.clock.monotonic() - call.started,
             received_bytes: body.received_bytes(),
             sent_bytes: response.body().size_hint().lower(),
-            is_refused,
+            refusal,
         };
         self.requests.record(&answered);
         let (id, started) = (call.id, call.started);

@@ -5,6 +5,7 @@
 
 mod budget;
 mod clients;
+mod quota;
 
 use std::{net::Ipv4Addr, time::Duration};
 

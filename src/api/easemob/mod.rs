@@ -18,7 +18,7 @@ use crate::{
     error::{Error, Kind, Result},
     files::Scope,
     http::body::RequestBody,
-    limit::Interface,
+    limit::{Interface, Reserved},
     store::Dialect,
     tenant::{Tenant, Tenants},
 };
@@ -118,6 +118,12 @@ impl Context<'_> {
             tenant: self.tenant,
             dialect: Dialect::Easemob,
         }
+    }
+
+    /// Takes so many bytes out of the day's quotas.
+    fn reserve(&self, identity: &Identity, bytes: u64) -> Result<Reserved<'_>> {
+        let user = identity.user().unwrap_or_default();
+        self.api.reserve(self.call, self.tenant, user, bytes)
     }
 
     /// Who calls, by the token in `Authorization`.

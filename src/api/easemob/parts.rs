@@ -168,6 +168,10 @@ pub(super) async fn complete(
     let (parts, id) = find(context, id).await?;
     body.collect(EMPTY_BODY_BYTES_MAX).await?;
     let bytes_max = context.tenant.limits.upload_bytes_max;
+    let there: u64 = parts.list().await?.iter().map(|part| part.bytes).sum();
+    let reserved = context.reserve(&identity, there.min(bytes_max))?;
+    // Under a quota, parts that come meanwhile are too much.
+    let bytes_max = reserved.bytes_max(bytes_max);
     let file = context
         .api
         .files
@@ -177,7 +181,7 @@ pub(super) async fn complete(
     thumbnail.set_width(&context.call.query("thumbnail-width").unwrap_or_default());
     thumbnail.set_height(&context.call.query("thumbnail-height").unwrap_or_default());
     let restricted = upload::is_restricted(context);
-    let answer = upload::store(context, &identity, file, restricted, thumbnail).await?;
+    let answer = upload::store(context, &identity, file, reserved, restricted, thumbnail).await?;
     if let Err(error) = parts.remove().await {
         // The file is stored; what stays of its parts expires by itself.
         tracing::warn!(%id, %error, "the parts of a completed upload could not be removed");

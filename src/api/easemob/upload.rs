@@ -15,6 +15,7 @@ use crate::{
         body::RequestBody,
         multipart::{self, Form},
     },
+    limit::Reserved,
     store::{BoundingBox, Class},
 };
 
@@ -44,10 +45,12 @@ pub(super) async fn upload(
     let bytes_max = context.tenant.limits.upload_bytes_max;
     let announced = multipart::bound(body, bytes_max)?;
     let form = Form::new(context.call.headers, body)?;
+    let reserved = context.reserve(&identity, announced.unwrap_or(bytes_max).min(bytes_max))?;
     let Upload { file, thumbnail } = read(context, form, bytes_max, announced).await?;
     multipart::finish(body).await?;
     let file = file.ok_or_else(|| Error::invalid("file must be provided."))?;
-    store(context, &identity, file, is_restricted(context), thumbnail).await
+    let restricted = is_restricted(context);
+    store(context, &identity, file, reserved, restricted, thumbnail).await
 }
 
 /// Commits a received file and answers as an upload is answered.
@@ -55,6 +58,7 @@ pub(super) async fn store(
     context: &Context<'_>,
     identity: &Identity,
     file: Received,
+    reserved: Reserved<'_>,
     restricted: bool,
     thumbnail: ThumbnailSize,
 ) -> Result<Response<Body>> {
@@ -65,7 +69,7 @@ pub(super) async fn store(
         thumbnail: thumbnail.bounding_box(),
         recipient: None,
     };
-    let stored = context.api.files.commit(file, attributes).await?;
+    let stored = context.api.files.commit(file, attributes, reserved).await?;
     context.call.log_stored(&stored);
     Ok(wire::uploaded(context, &stored))
 }

@@ -257,6 +257,8 @@ fn face(kind: Kind, limit_status_429: bool) -> Face {
         ),
         Kind::RateLimited(_) if limit_status_429 => (429, "reach_limit", LIMIT_TEXT, LIMIT),
         Kind::RateLimited(_) => (503, "reach_limit", LIMIT_TEXT, LIMIT),
+        // Never the limiter's 503: who comes again in a moment comes in vain.
+        Kind::QuotaReached(_) => (429, "reach_limit", LIMIT_TEXT, LIMIT),
         Kind::Unavailable(_) => (
             503,
             "service_unavailable",

@@ -46,6 +46,13 @@ pub(super) async fn post(context: &Context<'_>, body: &mut RequestBody) -> Resul
     if api.files.is_stored(key).await? {
         return Err(Kind::AlreadyExists.into());
     }
+    let owner = accepted.owner.as_deref().unwrap_or_default();
+    let reserved = api.reserve(
+        call,
+        tenant,
+        owner,
+        announced.unwrap_or(bytes_max).min(bytes_max),
+    )?;
     let declared = fields.get("content-type").map(str::to_owned);
     let declared = declared.or(part.content_type).filter(|kind| !is_json(kind));
     let received = api
@@ -74,12 +81,12 @@ pub(super) async fn post(context: &Context<'_>, body: &mut RequestBody) -> Resul
     multipart::finish(body).await?;
     let attributes = Attributes {
         scope: context.scope(),
-        owner: accepted.owner.as_deref().unwrap_or_default(),
+        owner,
         restricted: false,
         thumbnail: BoundingBox::USUAL,
         recipient: accepted.recipient.as_deref(),
     };
-    let stored = api.files.commit(received, attributes).await?;
+    let stored = api.files.commit(received, attributes, reserved).await?;
     call.log_stored(&stored);
     let object = stored.key.to_string();
     let location = format!("{}/{object}", form_url(context));

@@ -128,6 +128,12 @@ fn face(kind: Kind) -> Face {
             "We encountered an internal error. Please try again.",
         ),
         Kind::RateLimited(_) => (503, "QpsLimitExceeded", "Please reduce your request rate."),
+        // OSS counts no bytes of a day and has no code for it.
+        Kind::QuotaReached(_) => (
+            429,
+            "QuotaExceeded",
+            "The upload quota of today is used up.",
+        ),
         Kind::Unavailable(_) => (503, "ServiceUnavailable", "Please try again in a moment."),
         // OSS is never full and has no code for it.
         Kind::StorageFull => (507, "InsufficientStorage", "There is not enough storage."),
@@ -336,6 +342,7 @@ mod tests {
             (Kind::AlreadyExists, 409, "FileAlreadyExists"),
             (Kind::Internal, 500, "InternalError"),
             (Kind::RateLimited(soon), 503, "QpsLimitExceeded"),
+            (Kind::QuotaReached(soon), 429, "QuotaExceeded"),
             (Kind::Unavailable(soon), 503, "ServiceUnavailable"),
             (Kind::StorageFull, 507, "InsufficientStorage"),
             (Kind::TokenMissing, 400, "InvalidRequest"),
@@ -348,7 +355,7 @@ mod tests {
             assert_eq!(allow.is_some(), status == 405);
             assert!(allow.is_none_or(|allow| allow == "POST, OPTIONS"));
             let after = headers.get(header::RETRY_AFTER);
-            assert_eq!(after.is_some(), status == 503);
+            assert_eq!(after.is_some(), matches!(status, 429 | 503));
             assert!(after.is_none_or(|after| after == "2"));
         }
     }

@@ -74,6 +74,8 @@ fn face(kind: Kind) -> (u16, u32, &'static str) {
         Kind::PreconditionFailed => (412, 412, "a precondition of the request is false"),
         Kind::RangeNotSatisfiable(_) => (416, 416, "the range lies outside of the file"),
         Kind::RateLimited(_) => (503, 503, "too many calls: try again in a moment"),
+        // Said by the form alone, whose errors are `oss.rs`'s.
+        Kind::QuotaReached(_) => (429, 429, "the upload quota of today is used up"),
         Kind::Unavailable(_) => (503, 503, "try again in a moment"),
     }
 }

@@ -6,7 +6,7 @@ use super::{TenantConfig, days};
 use crate::{
     auth::{is_user_name, password},
     config::{
-        UPLOAD_BYTES,
+        UPLOAD_BYTES, limits,
         values::{bad, range},
     },
     error::{Error, Result},
@@ -119,6 +119,9 @@ impl TenantConfig {
             1,
             UPLOAD_BYTES,
         )?;
+        let of_users = self.user_upload_bytes_per_day;
+        limits::bytes_per_day(&self.key("upload_bytes_per_day"), self.upload_bytes_per_day)?;
+        limits::bytes_per_day(&self.key("user_upload_bytes_per_day"), of_users)?;
         days(
             &format!("tenant {}", self.name()),
             &self.retention(),

@@ -43,6 +43,17 @@ fn a_bad_value_names_its_key_what_it_was_and_what_is_allowed() {
             ],
         ),
         (
+            "[limits]\nuser_upload_bytes_per_day = 1125899906842625",
+            vec![
+                "limits.user_upload_bytes_per_day",
+                "from 0 to 1125899906842624",
+            ],
+        ),
+        (
+            "[[tenant]]\norg = \"a\"\napp = \"b\"\nupload_bytes_per_day = 1125899906842625",
+            vec!["a/b: upload_bytes_per_day", "from 0 to 1125899906842624"],
+        ),
+        (
             "[server]\nrequest_timeout_seconds = 86401",
             vec!["server.request_timeout_seconds", "from 1 to 86400"],
         ),

@@ -1,0 +1,339 @@
+//! Bytes of a day: a user's, a tenant's; what counts, what is given back, and what a refusal looks like.
+
+use std::{io::Write as _, path::Path};
+
+use chatfiles::{
+    auth::Subject,
+    error::Kind,
+    store::{Store, local::LocalStore},
+};
+use serde_json::Value;
+
+use crate::support::{
+    Answer, BASE, Connection, Faults, FaultyStore, Form, Step, TestServer, assert_error,
+    configuration, eventually, head,
+    lanying::{success, ticket_form},
+};
+
+const OPERATOR: &str = "[operator]\nlisten = \"127.0.0.1:0\"\n";
+/// A form takes some two hundred bytes more than its file.
+const USER: &str = "[limits]\nuser_upload_bytes_per_day = 5000\n";
+
+fn form(bytes: usize) -> Form {
+    Form::new().file("a.bin", "application/octet-stream", &vec![7; bytes])
+}
+
+fn upload_head(server: &TestServer, user: &str, headers: &[(&str, &str)]) -> Vec<u8> {
+    let authorization = format!("Bearer {}", server.token(user));
+    let content_type = form(0).content_type();
+    let mut all = vec![
+        ("Authorization", authorization.as_str()),
+        ("Content-Type", content_type.as_str()),
+    ];
+    all.extend_from_slice(headers);
+    head("POST", &format!("{BASE}/chatfiles"), &all, None)
+}
+
+/// Uploads so many bytes as a user.
+fn upload(server: &TestServer, user: &str, bytes: usize) -> Answer {
+    let body = form(bytes).bytes();
+    let length = body.len().to_string();
+    let mut connection = server.connect();
+    let mut sent = upload_head(server, user, &[("Content-Length", &length)]);
+    sent.extend_from_slice(&body);
+    let _ = connection.send(&sent);
+    connection.answer("POST").unwrap()
+}
+
+#[track_caller]
+fn assert_stored(answer: &Answer) {
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+/// Whether it was refused for a quota, in the dialect's words; whose it was, and of how many bytes.
+#[track_caller]
+fn assert_over(server: &TestServer, answer: &Answer, whose: &str, bytes_a_day: u64) {
+    let error = assert_error(answer, 429, "reach_limit");
+    assert_eq!(
+        error["error_description"],
+        format!(
+            "the {whose} may upload {bytes_a_day} bytes a day, and has fewer left today than this call needs."
+        )
+    );
+    assert_midnight(server, answer);
+}
+
+/// `Retry-After` leads to the next UTC midnight.
+#[track_caller]
+fn assert_midnight(server: &TestServer, answer: &Answer) {
+    let after: i64 = answer.header("retry-after").unwrap().parse().unwrap();
+    let now = server.clock.now();
+    let left = (now.day().end().ms() - now.ms()) / 1000;
+    assert!(
+        (left..left + 60).contains(&after),
+        "{after}, {left} are left"
+    );
+}
+
+/// The next day's noon: far from midnight, so that no test runs into it.
+fn set_to_noon(server: &TestServer) {
+    let now = server.clock.now();
+    let half_a_day = 12 * 3_600_000;
+    server
+        .clock
+        .advance(now.day().end().ms() - now.ms() + half_a_day);
+}
+
+fn server(toml: &str) -> TestServer {
+    let server = TestServer::with(&format!("{OPERATOR}{toml}"));
+    set_to_noon(&server);
+    server
+}
+
+#[test]
+fn a_user_and_a_tenant_may_store_so_much_a_day_and_all_of_it_the_next_day() {
+    let server = server(&format!("{USER}upload_bytes_per_day = 12000\n"));
+    assert_stored(&upload(&server, "alice", 3000));
+    assert_over(&server, &upload(&server, "alice", 3000), "user", 5000);
+    // The file counts, not the form around it.
+    assert_stored(&upload(&server, "alice", 1700));
+    assert_over(&server, &upload(&server, "alice", 200), "user", 5000);
+    // Others have their own, until the tenant has no more.
+    assert_stored(&upload(&server, "bob", 4700));
+    assert_over(
+        &server,
+        &upload(&server, "carol", 3000),
+        "application",
+        12_000,
+    );
+    assert_stored(&upload(&server, "carol", 1000));
+    assert_over(&server, &upload(&server, "alice", 5000), "user", 5000);
+    let shown = server.scrape();
+    let route = [("route", "easemob_upload")];
+    assert_eq!(
+        shown.get("chatfiles_upload_quota_refusals_total", &route),
+        4
+    );
+    assert_eq!(shown.get("chatfiles_limiter_refusals_total", &route), 0);
+    assert_eq!(server.files_in("objects").len(), 4);
+    // Ten minutes before midnight, and after it.
+    server.clock.advance(12 * 3_600_000 - 600_000);
+    assert_over(&server, &upload(&server, "alice", 1000), "user", 5000);
+    server.clock.advance(1_200_000);
+    for user in ["alice", "bob"] {
+        assert_stored(&upload(&server, user, 4500));
+        assert_over(&server, &upload(&server, user, 1000), "user", 5000);
+    }
+}
+
+#[test]
+fn a_form_counts_for_the_user_whose_ticket_it_was_and_a_forward_for_nobody() {
+    let server = server(USER);
+    let alice = server.lanying("alice");
+    let url = alice.send("100", "bob", "a.bin", &[7; 3000]);
+    let ticket = alice.ticket("100", "bob", "1");
+    let large = ticket_form(&ticket).file("a.bin", "text/plain", &[7; 1800]);
+    // What is announced has policy and fields in it, a thousand bytes more.
+    let refused = alice.post(&ticket, &large);
+    assert_eq!(refused.status, 429, "{}", refused.text());
+    assert_midnight(&server, &refused);
+    let xml = refused.text();
+    assert!(
+        xml.contains("<Code>QuotaExceeded</Code><Message>the user may upload 5000 bytes a day"),
+        "{xml}"
+    );
+    let sign = crate::support::lanying::file_sign(&url);
+    for _ in 0..10 {
+        success(&alice.get(&format!(
+            "upload/forward?file_sign={sign}&to_id=carol&to_type=1"
+        )));
+    }
+    // One user in both dialects; and a ticket that was refused is as good as before.
+    assert_stored(&upload(&server, "alice", 1500));
+    assert_over(&server, &upload(&server, "alice", 500), "user", 5000);
+    server
+        .lanying("bob")
+        .send("100", "alice", "a.bin", &[7; 3000]);
+    let shown = server.scrape();
+    let route = [("route", "lanying_form")];
+    assert_eq!(
+        shown.get("chatfiles_upload_quota_refusals_total", &route),
+        1
+    );
+    assert_eq!(server.files_in("objects").len(), 3);
+}
+
+#[test]
+fn the_application_itself_counts_for_its_tenant_alone() {
+    let server = server(&format!("{USER}upload_bytes_per_day = 12000\n"));
+    let token = server.token_of("easemob-demo", "chatdemoui", Subject::App);
+    let upload = |bytes: usize| {
+        let authorization = format!("Bearer {token}");
+        let content_type = form(0).content_type();
+        let headers = [
+            ("Authorization", authorization.as_str()),
+            ("Content-Type", &content_type),
+        ];
+        let path = format!("{BASE}/chatfiles");
+        server.request("POST", &path, &headers, &form(bytes).bytes())
+    };
+    assert_stored(&upload(6000));
+    assert_stored(&upload(5500));
+    assert_over(&server, &upload(1000), "application", 12_000);
+}
+
+#[test]
+fn what_is_on_its_way_counts_and_what_fails_is_given_back() {
+    let server = server(USER);
+    let body = form(4000).bytes();
+    let length = body.len().to_string();
+    let begin = || -> Connection {
+        let mut connection = server.connect();
+        let mut sent = upload_head(&server, "alice", &[("Content-Length", &length)]);
+        sent.extend_from_slice(&body[..100]);
+        connection.send(&sent).unwrap();
+        let uploads = "chatfiles_uploads_in_flight";
+        eventually("it is on its way", || {
+            server.scrape().get(uploads, &[]) == 1
+        });
+        connection
+    };
+    // It has no file, so that it stores nothing; whether it is refused before that is the quota's.
+    let probe = || {
+        let no_file = Form::new().field("a", &"b".repeat(2000));
+        server.upload(&no_file, &[]).status
+    };
+    for end in ["gone", "broken"] {
+        let mut connection = begin();
+        eventually("it has reserved its bytes", || probe() == 429);
+        assert_stored(&upload(&server, end, 2000));
+        match end {
+            "gone" => drop(connection),
+            _ => {
+                connection.send(&vec![b'x'; body.len() - 100]).unwrap();
+                assert_eq!(connection.answer("POST").unwrap().status, 400);
+            }
+        }
+        eventually("the bytes are given back", || probe() == 400);
+    }
+    for _ in 0..10 {
+        assert_eq!(upload(&server, "alice", 0).status, 400);
+        assert_eq!(probe(), 400);
+    }
+    assert_stored(&upload(&server, "alice", 4700));
+}
+
+#[test]
+fn a_file_that_the_disk_refuses_is_given_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let faults = Faults::default();
+    let moved = faults.clone();
+    let server = TestServer::over(directory.path(), USER, |inner: LocalStore| {
+        std::sync::Arc::new(FaultyStore {
+            inner,
+            faults: moved,
+        }) as std::sync::Arc<dyn Store>
+    });
+    set_to_noon(&server);
+    for step in [Step::Begin, Step::Write, Step::Commit] {
+        faults.set(Some((step, Kind::StorageFull)));
+        for _ in 0..3 {
+            assert_eq!(upload(&server, "alice", 4000).status, 507, "{step:?}");
+        }
+    }
+    faults.set(None);
+    assert_stored(&upload(&server, "alice", 4000));
+    assert_over(&server, &upload(&server, "alice", 1000), "user", 5000);
+}
+
+#[test]
+fn uploads_at_the_same_time_cannot_pass_together() {
+    let server = server(&format!("{USER}upload_bytes_per_day = 12000\n"));
+    let statuses: Vec<u16> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..16)
+            .map(|number| {
+                let server = &server;
+                let user = ["alice", "bob"][number % 2];
+                scope.spawn(move || upload(server, user, 2000).status)
+            })
+            .collect();
+        threads.into_iter().map(|t| t.join().unwrap()).collect()
+    });
+    // Two of each: a third needs more than what is left, however they meet.
+    let of = |status: u16| statuses.iter().filter(|found| **found == status).count();
+    assert_eq!((of(200), of(429)), (4, 12), "{statuses:?}");
+}
+
+#[test]
+fn a_chunked_upload_needs_room_for_the_most_that_it_may_bring() {
+    let server = server(&format!("{USER}upload_bytes_max = 4000\n"));
+    let chunked = || {
+        let body = form(500).bytes();
+        let mut sent = upload_head(&server, "alice", &[("Transfer-Encoding", "chunked")]);
+        write!(sent, "{:x}\r\n", body.len()).unwrap();
+        sent.extend_from_slice(&body);
+        sent.extend_from_slice(b"\r\n0\r\n\r\n");
+        let mut connection = server.connect();
+        connection.send(&sent).unwrap();
+        connection.answer("POST").unwrap()
+    };
+    for _ in 0..3 {
+        assert_stored(&chunked());
+    }
+    // 1500 are stored.
+    assert_over(&server, &chunked(), "user", 5000);
+    assert_stored(&upload(&server, "alice", 3000));
+}
+
+#[test]
+fn an_upload_in_parts_counts_when_it_is_complete() {
+    let server = server(USER);
+    let call = |method: &str, path: &str, body: &[u8]| {
+        let authorization = format!("Bearer {}", server.token("alice"));
+        let path = format!("{BASE}/sdk/chatfiles/part-upload{path}");
+        server.request(method, &path, &[("Authorization", &authorization)], body)
+    };
+    let parts = || {
+        let id = call("POST", "", b"").json()["entities"][0]["uuid"].clone();
+        let id = id.as_str().unwrap().to_owned();
+        for number in 1..=2 {
+            let path = format!("/{id}?part_number={number}");
+            assert_eq!(call("PUT", &path, &[7; 1500]).status, 200);
+        }
+        format!("/{id}")
+    };
+    let (one, other) = (parts(), parts());
+    assert_stored(&call("POST", &one, b""));
+    assert_over(&server, &call("POST", &other, b""), "user", 5000);
+    assert_stored(&upload(&server, "alice", 1500));
+    // The parts are still there, and the next day's quota takes them.
+    server.clock.advance(13 * 3_600_000);
+    let stored: Value = call("POST", &other, b"").json();
+    assert_eq!(
+        stored["entities"][0]["file-metadata"]["content-length"], 3000,
+        "{stored}"
+    );
+    assert_over(&server, &upload(&server, "alice", 2000), "user", 5000);
+}
+
+#[test]
+fn a_reload_changes_the_quota_and_keeps_the_counts() {
+    let server = server(USER);
+    let reload = |toml: &str| {
+        // A tenant before it in the table: the counts stay with the one that they are of.
+        let tenants = "[[tenant]]\norg = \"a\"\napp = \"b\"\n\
+                       [[tenant]]\norg = \"easemob-demo\"\napp = \"chatdemoui\"\n";
+        let config = configuration(Path::new("/nowhere"), &format!("{tenants}{toml}"));
+        server.reloader().reload(&config).unwrap();
+    };
+    assert_stored(&upload(&server, "alice", 4000));
+    reload("user_upload_bytes_per_day = 7000\n");
+    assert_over(&server, &upload(&server, "alice", 3000), "user", 7000);
+    assert_stored(&upload(&server, "alice", 2500));
+    reload("user_upload_bytes_per_day = 1000\n");
+    assert_over(&server, &upload(&server, "alice", 1), "user", 1000);
+    reload("");
+    assert_stored(&upload(&server, "alice", 100_000));
+    reload("user_upload_bytes_per_day = 7000\n");
+    assert_over(&server, &upload(&server, "alice", 500), "user", 7000);
+}
