@@ -11,7 +11,10 @@ pub mod ops;
 pub mod query;
 mod signed_url;
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use arc_swap::ArcSwap;
 use hyper::{HeaderMap, Method, header};
@@ -93,6 +96,14 @@ impl Api {
             Error::new(Kind::QuotaReached(retry_after)).public(text)
         })
     }
+}
+
+/// The answer to an upload for which there is no room beside those in flight.
+pub fn no_room() -> Error {
+    /// Uploads end all the time.
+    const AFTER: Duration = Duration::from_secs(1);
+    let text = "too much is being uploaded just now: try again in a moment.";
+    Error::new(Kind::Unavailable(AFTER)).public(text)
 }
 
 /// One request, as far as all dialects look at it.

@@ -21,6 +21,8 @@ pub struct Budget {
 pub struct Held<'b> {
     budget: &'b Budget,
     bytes: u64,
+    /// Asked for and not taken yet.
+    rest: u64,
 }
 
 impl Budget {
@@ -34,29 +36,42 @@ impl Budget {
     }
 
     /// Takes so many bytes; `None` where fewer are left, which is counted.
+    pub fn hold(&self, bytes: u64) -> Option<Held<'_>> {
+        self.hold_some(bytes, bytes)
+    }
+
+    /// Where there is room for so many bytes, takes `first` of them, and the rest by [`Held::take_rest`]: for
+    /// a caller that is nobody yet.
+    pub fn hold_some(&self, bytes: u64, first: u64) -> Option<Held<'_>> {
+        let first = first.min(bytes);
+        self.take(first, bytes).then(|| Held {
+            budget: self,
+            bytes: first,
+            rest: bytes - first,
+        })
+    }
+
+    /// Takes so many bytes where there is `room`; else counts a refusal.
     ///
     /// Lock-free, as `gcra.rs` is: each failed turn of the loop means that another call succeeded.
-    pub fn hold(&self, bytes: u64) -> Option<Held<'_>> {
+    fn take(&self, bytes: u64, room: u64) -> bool {
         // Relaxed: the word guards no other memory, and one atomic has one order of changes by itself.
         let mut seen = self.held_bytes.load(Ordering::Relaxed);
         loop {
-            let after = seen.checked_add(bytes);
-            let Some(after) = after.filter(|after| *after <= self.bytes_max) else {
+            let has_room = seen
+                .checked_add(room)
+                .is_some_and(|after| after <= self.bytes_max);
+            if !has_room {
                 self.refusals.add(1);
-                return None;
-            };
+                return false;
+            }
             match self.held_bytes.compare_exchange_weak(
                 seen,
-                after,
+                seen + bytes,
                 Ordering::Relaxed,
                 Ordering::Relaxed,
             ) {
-                Ok(_) => {
-                    return Some(Held {
-                        budget: self,
-                        bytes,
-                    });
-                }
+                Ok(_) => return true,
                 Err(changed) => seen = changed,
             }
         }
@@ -69,6 +84,18 @@ impl Budget {
             in_flight_bytes_max: self.bytes_max,
             refusals: self.refusals.get(),
         }
+    }
+}
+
+impl Held<'_> {
+    /// Takes what was asked for and is not held yet, or none of it where others have it meanwhile, which is counted.
+    #[must_use]
+    pub fn take_rest(&mut self) -> bool {
+        let is_taken = self.rest == 0 || self.budget.take(self.rest, self.rest);
+        if is_taken {
+            self.bytes += std::mem::take(&mut self.rest);
+        }
+        is_taken
     }
 }
 
@@ -101,6 +128,26 @@ mod tests {
         assert!(budget.hold(61).is_none());
         assert!(budget.hold(60).is_some());
         drop(second);
+        assert_eq!(levels(&budget), (0, 2));
+    }
+
+    #[test]
+    fn a_part_is_held_first_where_there_is_room_for_the_whole() {
+        let budget = Budget::new(100);
+        assert!(budget.hold_some(101, 10).is_none());
+        let mut first = budget.hold_some(80, 10).unwrap();
+        let mut other = budget.hold_some(80, 10).unwrap();
+        assert_eq!(levels(&budget), (20, 1));
+        assert!(first.take_rest() && first.take_rest());
+        assert!(!other.take_rest());
+        assert_eq!(levels(&budget), (90, 2));
+        drop(first);
+        assert!(other.take_rest());
+        assert_eq!(levels(&budget), (80, 2));
+        let mut small = budget.hold_some(5, 10).unwrap();
+        assert!(small.take_rest());
+        assert_eq!(levels(&budget), (85, 2));
+        drop((other, small));
         assert_eq!(levels(&budget), (0, 2));
     }
 

@@ -2,10 +2,10 @@
 //!
 //! Both before the credential is looked at: a refused call must cost next to nothing. Nothing here reads a body.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc};
 
 use crate::{
-    api::Call,
+    api::{self, Call},
     error::{Error, Kind, Result},
     http::{body::RequestBody, multipart::FORM_OVERHEAD_BYTES},
     limit::{Budget, Held, Interface, Limiter, Rate},
@@ -13,8 +13,6 @@ use crate::{
     tenant::Tenant,
 };
 
-/// When to come again where there was no room: uploads end all the time.
-const ROOM_AFTER: Duration = Duration::from_secs(1);
 /// The limiter's key of calls that belong to no tenant.
 const NO_TENANT: u32 = u32::MAX;
 
@@ -35,7 +33,9 @@ impl Admission {
         }
     }
 
-    /// An upload is let in with what it holds until it is answered, however it ends.
+    /// An upload is let in with what it holds until it is answered, however it ends. Where its credential comes in
+    /// its body (`is_form`), that is little until the credential is good: else whoever announces much and sends
+    /// nothing could keep everybody out.
     ///
     /// # Errors
     /// `RateLimited`; `Unavailable` where there is no room.
@@ -46,6 +46,7 @@ impl Admission {
         client: IpAddr,
         call: &Call<'_>,
         body: &RequestBody,
+        is_form: bool,
     ) -> Result<Option<Held<'_>>> {
         let (index, rate) = match tenant {
             Some(tenant) => (tenant.index, Rate::from(&tenant.limits)),
@@ -55,7 +56,7 @@ impl Admission {
             .check(index, interface, client, rate, call.started)
             .map_err(|after| Error::new(Kind::RateLimited(after)))?;
         match (interface, tenant) {
-            (Interface::Upload, Some(tenant)) => self.hold(tenant, body).map(Some),
+            (Interface::Upload, Some(tenant)) => self.hold(tenant, body, is_form).map(Some),
             // Nothing is received for nobody.
             _ => Ok(None),
         }
@@ -67,15 +68,16 @@ impl Admission {
     }
 
     /// What the body announces, a chunked one the most that is taken of it; of no body is more taken than that.
-    fn hold(&self, tenant: &Tenant, body: &RequestBody) -> Result<Held<'_>> {
+    fn hold(&self, tenant: &Tenant, body: &RequestBody, is_form: bool) -> Result<Held<'_>> {
         let bytes_max = tenant
             .limits
             .upload_bytes_max
             .saturating_add(FORM_OVERHEAD_BYTES);
         let bytes = body.announced().unwrap_or(u64::MAX).min(bytes_max);
-        self.uploads.hold(bytes).ok_or_else(|| {
-            let text = "too much is being uploaded just now: try again in a moment.";
-            Error::new(Kind::Unavailable(ROOM_AFTER)).public(text)
-        })
+        let held = match is_form {
+            true => self.uploads.hold_some(bytes, FORM_OVERHEAD_BYTES),
+            false => self.uploads.hold(bytes),
+        };
+        held.ok_or_else(api::no_room)
     }
 }

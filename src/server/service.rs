@@ -169,7 +169,9 @@ impl Service {
                 .await
             }
             Err(error) => {
-                let admitted = self.admission.admit(None, interface, client, &call, &body);
+                let admitted = self
+                    .admission
+                    .admit(None, interface, client, &call, &body, false);
                 admitted.and(Err(error))
             }
         };
@@ -227,15 +229,15 @@ impl Service {
                 let tenant = easemob::tenant(tenants, &route, call.target.path());
                 *found = tenant.as_ref().ok().copied();
                 let admission = &self.admission;
-                let _held = admission.admit(*found, interface, client, call, body)?;
+                let _held = admission.admit(*found, interface, client, call, body, false)?;
                 easemob::handle(&self.api, call, tenant?, route.action, body).await
             }
             Route::Lanying(action) => {
                 let tenant = lanying::tenant(tenants, call, action);
                 *found = tenant.as_ref().ok().copied();
                 let admission = &self.admission;
-                let _held = admission.admit(*found, interface, client, call, body)?;
-                lanying::handle(&self.api, call, tenant?, action, body).await
+                let mut held = admission.admit(*found, interface, client, call, body, true)?;
+                lanying::handle(&self.api, call, tenant?, action, body, held.as_mut()).await
             }
         }
     }

@@ -11,17 +11,22 @@ use super::{
     upload::form_url,
 };
 use crate::{
-    api::body::Body,
+    api::{body::Body, no_room},
     error::{Error, Kind, PolicyFault, Result},
     files::{Attributes, etag},
     http::{
         body::RequestBody,
         multipart::{self, FORM_OVERHEAD_BYTES, Form},
     },
+    limit::Held,
     store::{BoundingBox, Key},
 };
 
-pub(super) async fn post(context: &Context<'_>, body: &mut RequestBody) -> Result<Response<Body>> {
+pub(super) async fn post(
+    context: &Context<'_>,
+    body: &mut RequestBody,
+    held: Option<&mut Held<'_>>,
+) -> Result<Response<Body>> {
     let Context {
         api,
         call,
@@ -45,6 +50,10 @@ pub(super) async fn post(context: &Context<'_>, body: &mut RequestBody) -> Resul
     }
     if api.files.is_stored(key).await? {
         return Err(Kind::AlreadyExists.into());
+    }
+    // From here on it is somebody's.
+    if held.is_some_and(|held| !held.take_rest()) {
+        return Err(no_room());
     }
     let owner = accepted.owner.as_deref().unwrap_or_default();
     let reserved = api.reserve(

@@ -30,7 +30,7 @@ use crate::{
     error::{Error, Kind, Result},
     files::Scope,
     http::body::RequestBody,
-    limit::Interface,
+    limit::{Held, Interface},
     store::{Dialect, Key},
     tenant::{Lanying, Tenant, Tenants},
 };
@@ -92,7 +92,7 @@ pub fn tenant<'t>(
         .ok_or_else(|| missing("app_id is unknown"))
 }
 
-/// Answers a call of a tenant that exists.
+/// Answers a call of a tenant that exists. `held` is what a form has of the budget of uploads.
 ///
 /// # Errors
 /// Of any kind; [`wire::error`] renders them, and [`form_error`] those of the form POST.
@@ -102,6 +102,7 @@ pub async fn handle(
     tenant: &Arc<Tenant>,
     action: Action<'_>,
     body: &mut RequestBody,
+    held: Option<&mut Held<'_>>,
 ) -> Result<Response<Body>> {
     let lanying = tenant.lanying.as_ref().ok_or(Kind::TenantNotFound)?;
     let context = Context {
@@ -117,7 +118,7 @@ pub async fn handle(
         Action::Forward => forward::forward(&context).await,
         Action::DownloadAvatar => download::avatar(&context).await,
         Action::DownloadChat => download::chat(&context).await,
-        Action::Form(_) => form::post(&context, body).await,
+        Action::Form(_) => form::post(&context, body, held).await,
     }
 }
 

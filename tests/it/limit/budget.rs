@@ -191,6 +191,60 @@ fn a_chunked_upload_holds_the_most_that_its_tenant_accepts() {
 }
 
 #[test]
+fn a_form_holds_little_until_its_policy_is_good() {
+    let server = TestServer::with(LIMITS);
+    let alice = server.lanying("alice");
+    let ticket = alice.ticket("100", "bob", "1");
+    let form = ticket_form(&ticket).file("a.bin", "text/plain", &[7; 900_000]);
+    let body = form.bytes();
+    let content_type = form.content_type();
+    let begin = |sent: &[u8]| {
+        let headers = [("Content-Type", content_type.as_str())];
+        let path = "/file/oss/welovemaxim";
+        let mut first = head("POST", path, &headers, Some(body.len()));
+        first.extend_from_slice(sent);
+        let mut connection = server.connect();
+        connection.send(&first).unwrap();
+        connection
+    };
+    // Whoever sends no policy may announce what he likes, and be many.
+    let silent: Vec<_> = (0..2).map(|_| begin(b"")).collect();
+    eventually("they hold what a form's fields need", || {
+        in_flight(&server) == 2 * 65_536
+    });
+    assert_eq!(server.upload(&self::form(900_000), &[]).status, 200);
+    drop(silent);
+    eventually("nothing is held", || in_flight(&server) == 0);
+    // With a good one, it is all of it.
+    let mut known = begin(&body[..5000]);
+    eventually("it holds all of it", || {
+        in_flight(&server) == body.len() as u64
+    });
+    assert_no_room(&server.upload(&self::form(300_000), &[]));
+    known.send(&body[5000..]).unwrap();
+    assert_eq!(known.answer("POST").unwrap().status, 200);
+    // The room was there when the form began, and has gone when its policy has come.
+    let ticket = alice.ticket("100", "bob", "1");
+    let form = ticket_form(&ticket).file("a.bin", "text/plain", &[7; 900_000]);
+    let mut late = begin(b"");
+    eventually("it waits for its fields", || in_flight(&server) == 65_536);
+    let large = self::form(800_000);
+    let mut first = server.connect();
+    let length = large.bytes().len().to_string();
+    let upload = upload_head(&server, &large, &[("Content-Length", &length)]);
+    first.send(&upload).unwrap();
+    eventually("another has the room", || in_flight(&server) > 800_000);
+    let _ = late.send(&form.bytes());
+    let refused = late.answer("POST").unwrap();
+    assert_eq!(refused.status, 503, "{}", refused.text());
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    first.send(&large.bytes()).unwrap();
+    assert_eq!(first.answer("POST").unwrap().status, 200);
+    assert_eq!(alice.post(&ticket, &form).status, 200);
+    assert_eq!(in_flight(&server), 0);
+}
+
+#[test]
 fn a_reload_for_uploads_that_would_never_fit_changes_nothing() {
     let server = TestServer::with(LIMITS);
     let reload = |limits: &str| {
