@@ -110,21 +110,10 @@ impl File {
             )?,
             days: days("retention", &retention, &Days::default())?,
         };
-        let tenants = tenants::validate(tenant)?;
         let limit_defaults = limit::Config::default();
-        let cdn_url = cdn
-            .url
-            .clone()
-            .map(|url| base_url("cdn.url", url))
-            .transpose()?;
-        let url_ttl_secs = range(
-            "cdn.url_ttl_seconds",
-            cdn.url_ttl_seconds,
-            3600,
-            60..=604_800,
-        )?;
+        let cdn = listeners::cdn(cdn)?;
         let mut tenants = tenants::validate(tenant)?;
-        if cdn_url.is_some() {
+        if cdn.url.is_some() {
             // Whoever names a CDN wants files to come from there.
             for tenant in &mut tenants {
                 tenant.download_auth.get_or_insert(DownloadAuthKind::Signed);
@@ -151,7 +140,7 @@ impl File {
                     &tenants,
                     &tenant_defaults,
                 )?,
-                cdn_secret: listeners::cdn_secret(cdn)?,
+                cdn_secret: cdn.secret,
                 body_pace: Pace {
                     idle_timeout: seconds(
                         "server.body_idle_timeout_seconds",
@@ -178,8 +167,8 @@ impl File {
                     .public_url
                     .map(|url| base_url("server.public_url", url))
                     .transpose()?,
-                cdn_url,
-                url_ttl_secs,
+                cdn_url: cdn.url,
+                url_ttl_secs: cdn.url_ttl_secs,
                 limit_status_429: match limits.status {
                     None | Some(503) => false,
                     Some(429) => true,

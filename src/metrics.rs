@@ -101,12 +101,12 @@ pub struct Connections {
     /// Open now.
     pub open: Gauge,
     /// Accepted, and closed before HTTP.
-    refused: [Counter; Refusal::COUNT],
+    refused: [Counter; ConnectionRefusal::COUNT],
 }
 
 label! {
     /// Why a connection was closed before HTTP.
-    pub enum Refusal {
+    pub enum ConnectionRefusal {
         /// Its address has too many.
         Address = "address",
         /// Its PROXY header was none, came from somebody who is not believed, or did not end in time.
@@ -118,11 +118,11 @@ label! {
 
 impl Connections {
     /// Counts one that was closed.
-    pub fn refuse(&self, why: Refusal) {
+    pub fn refuse(&self, why: ConnectionRefusal) {
         self.refused[why.index()].add(1);
     }
 
-    fn refused(&self, why: Refusal) -> u64 {
+    fn refused(&self, why: ConnectionRefusal) -> u64 {
         self.refused[why.index()].get()
     }
 }

@@ -6,10 +6,11 @@ use hyper::header::HeaderName;
 
 use super::{
     file::{CdnSection, ServerSection, TlsSection},
-    values::{address, bad, endpoint, networks, range, seconds},
+    values::{address, bad, base_url, endpoint, networks, range, seconds},
 };
 use crate::{
     error::Result,
+    secret::Secret,
     server::{
         cdn::CdnSecret,
         endpoint::{At, Endpoint},
@@ -90,15 +91,38 @@ pub(super) fn operator(listen: Option<String>, public: &[Endpoint]) -> Result<Op
     Ok(Some(own))
 }
 
-/// The header that only the CDN knows, and its value.
-pub(super) fn cdn_secret(section: CdnSection) -> Result<Option<CdnSecret>> {
+/// The CDN in front.
+pub(super) struct Cdn {
+    /// Where signed URLs lead.
+    pub(super) url: Option<String>,
+    /// How long they live.
+    pub(super) url_ttl_secs: i64,
+    /// The header that only the CDN knows, and its value.
+    pub(super) secret: Option<CdnSecret>,
+}
+
+pub(super) fn cdn(section: CdnSection) -> Result<Cdn> {
+    let CdnSection {
+        url,
+        url_ttl_seconds,
+        secret,
+        secret_header,
+    } = section;
+    Ok(Cdn {
+        url: url.map(|url| base_url("cdn.url", url)).transpose()?,
+        url_ttl_secs: range("cdn.url_ttl_seconds", url_ttl_seconds, 3600, 60..=604_800)?,
+        secret: cdn_secret(secret, secret_header)?,
+    })
+}
+
+fn cdn_secret(secret: Option<Secret>, header: Option<String>) -> Result<Option<CdnSecret>> {
     /// Short ones can be tried out.
     const SECRET_BYTES_MIN: usize = 16;
-    let name = section.secret_header.unwrap_or("x-cdn-secret".into());
+    let name = header.unwrap_or("x-cdn-secret".into());
     let header: HeaderName = name
         .parse()
         .map_err(|_| bad("cdn.secret_header", &name, "a header's name"))?;
-    let Some(secret) = section.secret else {
+    let Some(secret) = secret else {
         return Ok(None);
     };
     let is_visible = secret.expose().bytes().all(|byte| byte.is_ascii_graphic());

@@ -11,7 +11,7 @@ use prometheus_client::{
 };
 
 use super::{
-    Derivations, Derived, Levels, Lookup, Metrics, Refusal, Source, Synced,
+    ConnectionRefusal, Derivations, Derived, Levels, Lookup, Metrics, Source, Synced,
     durations::Distribution, requests::RouteNumbers,
 };
 
@@ -134,7 +134,7 @@ impl Scrape {
         families.counter(
             "connections_refused",
             "Connections closed before HTTP, by why.",
-            Refusal::ALL
+            ConnectionRefusal::ALL
                 .iter()
                 .map(|&why| ([("reason", why.name())], connections.refused(why))),
         )?;

@@ -173,7 +173,10 @@ fn labels_are_told_apart() {
             .collect::<Vec<_>>(),
         Source::ALL.iter().map(|label| label.name()).collect(),
         Derived::ALL.iter().map(|label| label.name()).collect(),
-        Refusal::ALL.iter().map(|label| label.name()).collect(),
+        ConnectionRefusal::ALL
+            .iter()
+            .map(|label| label.name())
+            .collect(),
     ] {
         let set: std::collections::HashSet<_> = names.iter().collect();
         assert_eq!(set.len(), names.len());

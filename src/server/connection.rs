@@ -36,7 +36,7 @@ use super::{
 };
 use crate::{
     files::{LendTo, Lent},
-    metrics::{Connections, Refusal},
+    metrics::{ConnectionRefusal, Connections},
     time::Clock,
 };
 
@@ -150,7 +150,7 @@ impl Entry {
         };
         let seat = seats.take(peer.ip());
         if seat.is_none() {
-            self.counts.refuse(Refusal::Address);
+            self.counts.refuse(ConnectionRefusal::Address);
             debug!(%peer, "connection closed: its address has too many");
         }
         seat
@@ -287,12 +287,12 @@ enum Over {
 async fn open(
     mut socket: Socket,
     peer: &mut SocketAddr,
-    step: &mut Option<Refusal>,
+    step: &mut Option<ConnectionRefusal>,
     is_by_file: bool,
     entry: &Entry,
 ) -> Result<Spoken, String> {
     if let Some(proxies) = &entry.proxies {
-        *step = Some(Refusal::Proxy);
+        *step = Some(ConnectionRefusal::Proxy);
         let address = peer.ip().to_canonical();
         if !is_by_file && !proxies.iter().any(|net| net.contains(&address)) {
             return Err("a PROXY header is taken from trusted networks only".into());
@@ -300,7 +300,7 @@ async fn open(
         let client = read_proxy_header(&mut socket).await?;
         *peer = client.unwrap_or(*peer);
     }
-    *step = entry.tls.as_ref().map(|_| Refusal::Tls);
+    *step = entry.tls.as_ref().map(|_| ConnectionRefusal::Tls);
     match &entry.tls {
         Some(tls) => {
             let stream = tls
