@@ -2,8 +2,6 @@
 //!
 //! No byte of an object is copied here: a chunk is an address inside the map, warmed before it is lent.
 
-mod disk;
-
 use std::{
     collections::VecDeque,
     io,
@@ -17,7 +15,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Frame, SizeHint};
 
-use self::disk::OnDisk;
+use super::disk::OnDisk;
 use crate::{
     files::{LendTo, Lent, OpenFile},
     store::CHUNK_BYTES,

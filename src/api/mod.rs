@@ -5,6 +5,7 @@
 mod answer;
 pub mod body;
 pub mod deliver;
+mod disk;
 pub mod easemob;
 pub mod lanying;
 pub mod ops;
