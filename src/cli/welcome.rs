@@ -78,6 +78,13 @@ pub(super) fn policy(config: &Config, abilities: Abilities) -> String {
             .clone()
             .unwrap_or_else(|| "from the request's Host".into()),
     );
+    if let Some(url) = &config.api.cdn_url {
+        let minutes = config.api.url_ttl_secs / 60;
+        line(
+            "files come from",
+            format!("{url}, by URLs that open for {minutes} minutes at the most"),
+        );
+    }
     line(
         "metrics and probes",
         match config.operator {
@@ -297,8 +304,8 @@ fn commands(config: &Config, file: Option<&Path>, address: SocketAddr) -> String
   TOKEN=$({token})
   ANSWER=$(curl -sS --header "Authorization: Bearer $TOKEN" --header "restrict-access:true" --form file=@{photo} {url}); echo "$ANSWER"
   UUID=$(echo "$ANSWER" | sed -E 's/.*"uuid":"([^"]*)".*/\1/'); SECRET=$(echo "$ANSWER" | sed -E 's/.*"share-secret":"([^"]*)".*/\1/')
-  curl -sS -o copy.jpg -H "share-secret: $SECRET" --header "Authorization: Bearer $TOKEN" -H "Accept: application/octet-stream" {url}/$UUID && cmp copy.jpg {photo} && echo "copy.jpg is the photo, byte for byte"
-  curl -sS -o thumbnail.jpg -H "thumbnail: true" -H "share-secret: $SECRET" -H "Authorization: Bearer $TOKEN" -H "Accept: application/octet-stream" {url}/$UUID && ls -l thumbnail.jpg
+  curl -sSL -o copy.jpg -H "share-secret: $SECRET" --header "Authorization: Bearer $TOKEN" -H "Accept: application/octet-stream" {url}/$UUID && cmp copy.jpg {photo} && echo "copy.jpg is the photo, byte for byte"
+  curl -sSL -o thumbnail.jpg -H "thumbnail: true" -H "share-secret: $SECRET" -H "Authorization: Bearer $TOKEN" -H "Accept: application/octet-stream" {url}/$UUID && ls -l thumbnail.jpg
 "#
     );
     if let Some(app_id) = &tenant.app_id {
@@ -307,7 +314,7 @@ fn commands(config: &Config, file: Option<&Path>, address: SocketAddr) -> String
             text,
             r#"
   # The same as clients of Lanying do it, and the photo forwarded.
-  lanying() {{ curl -sS -H "access-token: $TOKEN" -H "app_id: {app_id}" "$@"; }}; get() {{ echo "$ANSWER" | sed -E "s/.*\"$1\":\"([^\"]*)\".*/\1/"; }}
+  lanying() {{ curl -sSL -H "access-token: $TOKEN" -H "app_id: {app_id}" "$@"; }}; get() {{ echo "$ANSWER" | sed -E "s/.*\"$1\":\"([^\"]*)\".*/\1/"; }}
   ANSWER=$(lanying "{url}/upload/chat?file_type=102&to_type=1&to_id=bob"); echo "$ANSWER"
   curl -sS --form "OSSAccessKeyId=$(get OSSAccessKeyId)" --form "policy=$(get policy)" --form "signature=$(get signature)" --form callback= --form "key=$(get key)" --form file=@{photo} "$(get upload_url)"; echo
   lanying -o sent.jpg "$(get download_url)" && cmp sent.jpg {photo} && echo "sent.jpg is the photo, byte for byte"

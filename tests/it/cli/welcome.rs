@@ -32,10 +32,28 @@ fn assert_thumbnail(path: &Path) {
 
 #[test]
 fn the_printed_commands_upload_download_and_fetch_a_thumbnail() {
+    assert_printed_commands_work("");
+}
+
+#[test]
+fn the_printed_commands_work_where_files_are_found_at_signed_urls() {
+    assert_printed_commands_work("download_auth = \"signed\"");
+}
+
+fn assert_printed_commands_work(tenant: &str) {
     let directory = tempfile::tempdir().unwrap();
     // A space in the path: what is printed must be quoted for a shell.
     let store = directory.path().join("my data");
-    let server = Served::start(&store, &directory.path().join("log"), &[]);
+    let config = directory.path().join("chatfiles.toml");
+    let demo =
+        "[[tenant]]\norg = \"easemob-demo\"\napp = \"chatdemoui\"\napp_id = \"welovemaxim\"\n";
+    std::fs::write(&config, format!("{demo}{tenant}\n")).unwrap();
+    let flags = match tenant {
+        // Nothing configured at all.
+        "" => vec![],
+        _ => vec!["--config", config.to_str().unwrap()],
+    };
+    let server = Served::start(&store, &directory.path().join("log"), &flags);
     let (_, commands) = server.welcome.split_once("TOKEN=").unwrap();
     let out = shell(&format!("TOKEN={commands}"), directory.path());
     for (copy, thumbnail) in [("copy.jpg", "thumbnail.jpg"), ("sent.jpg", "small.jpg")] {
