@@ -43,7 +43,6 @@ const TASKS_GRACE: Duration = Duration::from_secs(5);
 pub struct App {
     service: Arc<Service>,
     limiter: Arc<Limiter>,
-    upload_bytes_in_flight_max: u64,
     listener: listener::Config,
     certificates: Vec<CertificateFiles>,
     /// Set by [`App::bind`], where a listener speaks it.
@@ -134,7 +133,6 @@ impl App {
         let seed = random_u64()?;
         let server = store.instance().to_owned();
         let (open_objects, derivatives) = api.files.counts();
-        let upload_bytes_in_flight_max = config.service.upload_bytes_in_flight_max;
         let service = Service::new(api, limiter.clone(), cors, config.service, server, seed);
         let metrics = Metrics {
             requests: service.requests(),
@@ -146,7 +144,6 @@ impl App {
         Ok(Self {
             service: Arc::new(service),
             limiter,
-            upload_bytes_in_flight_max,
             listener: config.listener,
             certificates: config.certificates,
             tls: None,
@@ -223,7 +220,7 @@ impl App {
             tls: self.tls.clone(),
             tenants: self.service.api().tenants.clone(),
             policy: self.policy.clone(),
-            upload_bytes_in_flight_max: self.upload_bytes_in_flight_max,
+            upload_bytes_in_flight_max: self.service.upload_levels().in_flight_bytes_max,
             keys: self.root.join("keys"),
         }
     }

@@ -14,7 +14,7 @@ use hyper::Response;
 use super::{Api, Call, answer, body::Body};
 use crate::{
     error::{Error, Kind, Result},
-    secret::{Secret, constant_time_eq, hex, hmac_sha256},
+    secret::{Secret, constant_time_eq, sign_parts},
     store::ObjectId,
     tenant::{DownloadAuth, Tenant},
     time::Timestamp,
@@ -45,11 +45,8 @@ pub(super) fn redirect(
 /// quarter of `ttl_secs` at the least; each file has its own turn, or caches would lose everything at one moment.
 fn end(id: ObjectId, now: Timestamp, ttl_secs: i64) -> i64 {
     let stable_secs = (ttl_secs * 3 / 4).max(1);
-    let random = id
-        .as_bytes()
-        .last_chunk()
-        .map_or(0, |bytes| i64::from(u32::from_be_bytes(*bytes)));
-    let turn = random % stable_secs;
+    let [.., a, b, c, d] = *id.as_bytes();
+    let turn = i64::from(u32::from_be_bytes([a, b, c, d])) % stable_secs;
     let begun = (now.secs() - turn).div_euclid(stable_secs) * stable_secs + turn;
     begun + ttl_secs
 }
@@ -93,9 +90,7 @@ pub(super) fn verify(call: &Call<'_>, tenant: &Tenant) -> Result<Option<Timestam
 }
 
 fn signature(key: &Secret, tenant: &Tenant, text: &str) -> String {
-    // No part but the last can hold a NUL.
-    let parts = ["download", &tenant.org, &tenant.app, text].join("\0");
-    hex(&hmac_sha256(key, &[parts.as_bytes()]))
+    sign_parts(key, ["download", &tenant.org, &tenant.app, text])
 }
 
 #[cfg(test)]

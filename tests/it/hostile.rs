@@ -16,14 +16,17 @@ use crate::support::{
 
 /// The head of an upload, with these headers beside the token.
 fn upload_head(server: &TestServer, form: &Form, headers: &[(&str, &str)]) -> Vec<u8> {
-    let authorization = format!("Bearer {}", server.token("mallory"));
-    let content_type = form.content_type();
-    let mut all = vec![
-        ("Authorization", authorization.as_str()),
-        ("Content-Type", content_type.as_str()),
-    ];
-    all.extend_from_slice(headers);
-    head("POST", &format!("{BASE}/chatfiles"), &all, None)
+    server.upload_head("mallory", form, headers)
+}
+
+/// Sends a body in so many pieces, 20 ms apart, as long as the server takes them.
+fn trickle(connection: &mut Connection, body: &[u8], pieces: usize) {
+    for piece in body.chunks(body.len().div_ceil(pieces)) {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        if connection.send(piece).is_err() {
+            break;
+        }
+    }
 }
 
 #[track_caller]
@@ -205,12 +208,7 @@ fn a_body_that_trickles_is_given_up_with_408_and_one_that_is_fast_enough_is_not(
             .send(&upload_head(&server, &form, &[("Content-Length", &length)]))
             .unwrap();
         // Never a pause that is too long by itself: 60 pieces take more than a second, 300 more than six.
-        for piece in body.chunks(body.len().div_ceil(pieces)) {
-            std::thread::sleep(std::time::Duration::from_millis(20));
-            if connection.send(piece).is_err() {
-                break;
-            }
-        }
+        trickle(&mut connection, &body, pieces);
         let answer = connection.answer("POST").unwrap();
         assert_eq!(answer.status, status, "{rate}");
     }
@@ -230,12 +228,7 @@ fn a_body_that_takes_too_long_is_given_up_with_408_whatever_its_pace() {
         connection
             .send(&upload_head(&server, &form, &[("Content-Length", &length)]))
             .unwrap();
-        for piece in body.chunks(body.len().div_ceil(pieces)) {
-            std::thread::sleep(std::time::Duration::from_millis(20));
-            if connection.send(piece).is_err() {
-                break;
-            }
-        }
+        trickle(&mut connection, &body, pieces);
         let answer = connection.answer("POST").unwrap();
         if status == 408 {
             assert_error(&answer, 408, "request_timeout");

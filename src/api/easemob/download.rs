@@ -49,20 +49,20 @@ pub(super) async fn download(context: &Context<'_>, id: &str) -> Result<Response
         _ => error,
     })?;
     let expires = retention::expires_at(Dialect::Easemob, key, &tenant.limits.days);
-    let (form, keep) = match url_end {
-        Some(end) => (Form::of_url(call), Keep::everybody(end, expires)),
+    let (view, keep) = match url_end {
+        Some(end) => (View::of_url(call), Keep::everybody(end, expires)),
         None => {
             check_secret(call, &file)?;
-            let form = Form::wanted(call, &file);
-            let target = form.target(tenant, id);
+            let view = View::wanted(call, &file);
+            let target = view.target(tenant, id);
             if let Some(redirect) = signed_url::redirect(api, call, tenant, id, &target) {
                 return redirect;
             }
             let (until, vary) = (expires, VARY);
-            (form, Keep::Client { until, vary })
+            (view, Keep::Client { until, vary })
         }
     };
-    let content = form.make(context, file).await?;
+    let content = view.make(context, file).await?;
     deliver(call, &content, keep)
 }
 
@@ -75,13 +75,13 @@ fn check_secret(call: &Call<'_>, file: &OpenFile) -> Result<()> {
 
 /// In what form a file is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Form {
+enum View {
     Stored,
     Thumbnail,
     Mp3(Mp3Wish),
 }
 
-impl Form {
+impl View {
     /// As headers and query of a call say it.
     fn wanted(call: &Call<'_>, file: &OpenFile) -> Self {
         if wants_thumbnail(call) {
@@ -95,7 +95,7 @@ impl Form {
         }
     }
 
-    /// As a URL says it that [`Form::target`] made.
+    /// As a URL says it that [`View::target`] made.
     fn of_url(call: &Call<'_>) -> Self {
         if call.query("thumbnail").is_some() {
             return Self::Thumbnail;

@@ -4,7 +4,7 @@
 //! good for the other, whatever the key. (Policies are signed as OSS has it, and name the tenant themselves.) What the text says is its owner's (`link.rs`, `store_token.rs`).
 
 use crate::{
-    secret::{Secret, constant_time_eq, hex, hmac_sha256},
+    secret::{Secret, constant_time_eq, sign_parts},
     tenant::Lanying,
 };
 
@@ -19,9 +19,7 @@ pub(super) fn signature(
     text: &str,
     digits: usize,
 ) -> String {
-    // No part but the last can hold a NUL.
-    let parts = [purpose, "lanying", &lanying.app_id, text].join("\0");
-    let mut signature = hex(&hmac_sha256(key, &[parts.as_bytes()]));
+    let mut signature = sign_parts(key, [purpose, "lanying", &lanying.app_id, text]);
     signature.truncate(digits);
     signature
 }

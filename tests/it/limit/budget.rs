@@ -31,14 +31,7 @@ fn refusals(server: &TestServer) -> u64 {
 
 /// The head of an upload by alice, with these headers more.
 fn upload_head(server: &TestServer, form: &Form, headers: &[(&str, &str)]) -> Vec<u8> {
-    let authorization = format!("Bearer {}", server.token("alice"));
-    let content_type = form.content_type();
-    let mut all = vec![
-        ("Authorization", authorization.as_str()),
-        ("Content-Type", content_type.as_str()),
-    ];
-    all.extend_from_slice(headers);
-    head("POST", &format!("{BASE}/chatfiles"), &all, None)
+    server.upload_head("alice", form, headers)
 }
 
 /// An upload that has sent so much of its body, and holds all of it.

@@ -24,14 +24,7 @@ fn form(bytes: usize) -> Form {
 }
 
 fn upload_head(server: &TestServer, user: &str, headers: &[(&str, &str)]) -> Vec<u8> {
-    let authorization = format!("Bearer {}", server.token(user));
-    let content_type = form(0).content_type();
-    let mut all = vec![
-        ("Authorization", authorization.as_str()),
-        ("Content-Type", content_type.as_str()),
-    ];
-    all.extend_from_slice(headers);
-    head("POST", &format!("{BASE}/chatfiles"), &all, None)
+    server.upload_head(user, &form(0), headers)
 }
 
 /// Uploads so many bytes as a user.

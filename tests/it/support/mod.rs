@@ -172,6 +172,18 @@ impl TestServer {
         self.connect().request(method, path, headers, body)
     }
 
+    /// The head of an upload to the default tenant by a user, with these headers more: one says the length.
+    pub fn upload_head(&self, user: &str, form: &Form, headers: &[(&str, &str)]) -> Vec<u8> {
+        let authorization = format!("Bearer {}", self.token(user));
+        let content_type = form.content_type();
+        let mut all = vec![
+            ("Authorization", authorization.as_str()),
+            ("Content-Type", content_type.as_str()),
+        ];
+        all.extend_from_slice(headers);
+        head("POST", &format!("{BASE}/chatfiles"), &all, None)
+    }
+
     /// Uploads a form to the default tenant as `alice`; extra headers as given.
     pub fn upload(&self, form: &Form, headers: &[(&str, &str)]) -> Answer {
         let authorization = format!("Bearer {}", self.token("alice"));
