@@ -23,6 +23,7 @@ pub mod media;
 pub mod store;
 
 pub mod error;
+pub mod fair_queue;
 pub mod logging;
 pub mod metrics;
 pub mod secret;
