@@ -149,6 +149,7 @@ impl KeyRing {
             publish(dir, FILE, render(&first)?.expose(), Publish::New)?;
         }
         let (document, metadata) = read(&path)?;
+        file::settle(dir, &path, &metadata)?;
         Ok(Self {
             keys: RwLock::new(Arc::new(parse(&path, document, 0)?)),
             looked_ms: AtomicI64::new(now.ms()),
@@ -286,7 +287,8 @@ pub fn load_or_create_secret(dir: &Path, name: &str) -> Result<Secret> {
         let secret = random(SECRET_BYTES)?;
         publish(dir, name, secret.expose(), Publish::New)?;
     }
-    let (text, _) = read_private(&path)?;
+    let (text, metadata) = read_private(&path)?;
+    file::settle(dir, &path, &metadata)?;
     match text.expose().trim() {
         "" => Err(fault(
             &path,

@@ -16,6 +16,7 @@ mod cli;
 mod cors;
 mod crash;
 mod disk;
+mod durability;
 mod easemob;
 mod edge;
 mod errors;

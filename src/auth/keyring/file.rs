@@ -3,14 +3,18 @@
 //! Knows nothing of what is in them.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::Path,
 };
 
 use super::{fault, random};
-use crate::{error::Result, secret::Secret};
+use crate::{
+    durable,
+    error::{Error, Result},
+    secret::Secret,
+};
 
 /// Bytes of one such file.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
@@ -24,13 +28,13 @@ pub(super) enum Publish {
     Replace,
 }
 
-/// Makes `dir` and its parents, mode 0700, where it is not there.
+/// Makes `dir` and the store's directory above it, mode 0700, where they are not there, and what is missing above
+/// them; all of it durably.
 pub(super) fn create_dir(dir: &Path) -> Result<()> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(|error| fault(dir, error))
+    let above = dir.parent().unwrap_or(dir);
+    durable::make_dirs(above)
+        .and_then(|()| durable::make_dirs(dir))
+        .map_err(|error| refused(dir, &error))
 }
 
 /// Opens a file to lock, mode 0600.
@@ -45,7 +49,7 @@ pub(super) fn open_lock(path: &Path) -> Result<File> {
 }
 
 /// Puts `text` and a line feed into `dir/name`, durably. The order: data to the disk under a name of its
-/// own, then the name, then the directory; so at no moment is there a part of a file under `name`.
+/// own, then the name, then the directories; so at no moment is there a part of a file under `name`.
 pub(super) fn publish(dir: &Path, name: &str, text: &str, how: Publish) -> Result<()> {
     let path = dir.join(name);
     let draft = dir.join(format!(".{name}.{}", random(9)?.expose()));
@@ -57,11 +61,38 @@ pub(super) fn publish(dir: &Path, name: &str, text: &str, how: Publish) -> Resul
             other => other,
         },
     });
-    // Gone already after a rename; what a crash leaves here is private and never read.
+    let written = written.and_then(|()| sync(dir));
+    // Gone already after a rename. Only now: see `settle`. What a crash leaves here is private and never read.
     let _ = fs::remove_file(&draft);
-    written
-        .and_then(|()| File::open(dir)?.sync_all())
-        .map_err(|error| fault(&path, error))
+    written.map_err(|error| refused(&path, &error))
+}
+
+/// What was read from a file must not be used before a power cut would keep it. Whoever makes a file syncs its
+/// directories before it removes the draft, which is a second name of the same file: as long as there are two names,
+/// another process may not have synced it yet.
+pub(super) fn settle(dir: &Path, path: &Path, metadata: &fs::Metadata) -> Result<()> {
+    match metadata.nlink() {
+        0 | 1 => Ok(()),
+        _ => sync(dir).map_err(|error| fault(path, error)),
+    }
+}
+
+/// The names in `dir`, and its own.
+fn sync(dir: &Path) -> io::Result<()> {
+    durable::sync_dir(dir)?;
+    durable::sync_parent(dir)
+}
+
+/// What to say of a file or a directory that is missing and cannot be made.
+fn refused(path: &Path, error: &io::Error) -> Error {
+    let hint = match error.kind() {
+        io::ErrorKind::ReadOnlyFilesystem => {
+            ": it is missing, and cannot be made on a read-only file system; restore it from a backup, or mount the \
+             file system for writing"
+        }
+        _ => "",
+    };
+    fault(path, format!("{error}{hint}"))
 }
 
 fn write(path: &Path, text: &str) -> io::Result<()> {

@@ -24,7 +24,10 @@ use super::{
     layout::{self, DERIVED, OBJECTS, PARTS, TMP},
     names::{self, At, RenameBy},
 };
-use crate::error::{Error, Result};
+use crate::{
+    durable,
+    error::{Error, Result},
+};
 
 /// How the name of a probe in `objects/` begins.
 const PROBE: &str = ".probe-";
@@ -117,14 +120,9 @@ pub(super) fn prepare(
     Ok((instance, rename))
 }
 
-/// Each of our directories has mode 0700; those above the root that are missing follow the umask.
 fn make_root(root: &Path) -> io::Result<()> {
-    if let Some(parent) = root.parent().filter(|_| !root.exists()) {
-        fs::create_dir_all(parent)?;
-        names::make_dir(root)?;
-        // The store's own name must be as durable as what is stored in it.
-        names::sync_dir(parent)?;
-    }
+    // The store's own name must be as durable as what is stored in it, and so must those above it.
+    durable::make_dirs(root)?;
     if !fs::metadata(root)?.is_dir() {
         return Err(io::Error::from(io::ErrorKind::NotADirectory));
     }
