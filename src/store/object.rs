@@ -191,8 +191,8 @@ impl Object {
         let into = &mut [IoSliceMut::new(&mut bytes)];
         match rustix::io::preadv2(&self.file, into, range.start, ReadWriteFlags::NOWAIT) {
             Ok(read) if read == bytes.len() => Ok(Some(bytes.into())),
-            // Some of it is there, or nothing, or the file system cannot say.
-            Ok(_) | Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(None),
+            // Some of it is there, or nothing, or the file system cannot say, or a signal came.
+            Ok(_) | Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INTR) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }

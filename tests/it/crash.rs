@@ -78,16 +78,30 @@ const PHASES: [Phase; 18] = [
         false,
     ),
     phase(Small, "sync the file", "fdatasync", 1, At("tmp/*/*"), false),
-    phase(Small, "make objects/", "mkdir", 1, At("objects"), false),
+    phase(Small, "make objects/", "mkdirat", 1, At("objects"), false),
     phase(Small, "sync the root", "fsync", 1, At(""), false),
-    phase(Small, "make the class", "mkdir", 2, At("objects/*"), false),
+    phase(
+        Small,
+        "make the class",
+        "mkdirat",
+        2,
+        At("objects/*"),
+        false,
+    ),
     phase(Small, "sync objects/", "fsync", 2, At("objects"), false),
-    phase(Small, "make the day", "mkdir", 3, At("objects/*/*"), false),
+    phase(
+        Small,
+        "make the day",
+        "mkdirat",
+        3,
+        At("objects/*/*"),
+        false,
+    ),
     phase(Small, "sync the class", "fsync", 3, At("objects/*"), false),
     phase(
         Small,
         "make the spread",
-        "mkdir",
+        "mkdirat",
         4,
         At("objects/*/*/*"),
         false,
@@ -236,7 +250,7 @@ fn a_kill_in_the_middle_of_a_payload_leaves_nothing() {
 #[test]
 fn a_kill_during_the_start_leaves_nothing_that_the_next_start_does_not_sweep() {
     for (call, number) in [
-        ("mkdir", 4),
+        ("mkdirat", 4),
         ("fdatasync", 1),
         ("renameat2", 2),
         ("fsync", 1),

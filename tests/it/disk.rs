@@ -196,7 +196,14 @@ const fn fault(
     }
 }
 
-const FAULTS: [Fault; 19] = [
+const FAULTS: [Fault; 25] = [
+    // A signal may interrupt any of them, on FUSE and NFS whatever the handler's flags are: the upload goes on.
+    fault("openat", "EINTR", "1", 200),
+    fault("ftruncate", "EINTR", "1", 200),
+    fault("fdatasync", "EINTR", "1", 200),
+    fault("mkdirat", "EINTR", "4", 200),
+    fault("fsync", "EINTR", "5", 200),
+    fault("renameat2", "EINTR", "1", 200),
     fault("openat", "ENOSPC", "1", 507),
     fault("openat", "EMFILE", "1", 500),
     fault("fallocate", "ENOSPC", "1", 507),
@@ -212,7 +219,7 @@ const FAULTS: [Fault; 19] = [
     fault("ftruncate", "EIO", "1", 500),
     fault("fdatasync", "EIO", "1", 500),
     fault("fdatasync", "ENOSPC", "1", 507),
-    fault("mkdir", "ENOSPC", "4", 507),
+    fault("mkdirat", "ENOSPC", "4", 507),
     // Once for the directories above, and once for the one that holds the name.
     fault("fsync", "EIO", "2", 500),
     fault("fsync", "EIO", "5", 500),

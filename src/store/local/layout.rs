@@ -86,7 +86,7 @@ impl Layout {
 
     /// Bytes that a process without privileges may still write.
     pub(super) fn free_bytes(&self) -> io::Result<u64> {
-        let stat = rustix::fs::statvfs(&self.root)?;
+        let stat = rustix::io::retry_on_intr(|| rustix::fs::statvfs(&self.root))?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
@@ -113,7 +113,8 @@ impl Layout {
     /// it. `false` where the first name is not there.
     pub(super) fn link(&self, instance: &Instance, from: &Path, to: &Path) -> io::Result<bool> {
         self.make_parents(to)?;
-        let mut linked = fs::hard_link(from, to);
+        let link = || names::link(At::path(from), At::path(to));
+        let mut linked = link();
         if linked.as_ref().is_err_and(names::is_absent) {
             if !from.try_exists()? {
                 return Ok(false);
@@ -121,7 +122,7 @@ impl Layout {
             // The directory was swept or removed by hand: make it again, once.
             self.forget_known();
             self.make_parents(to)?;
-            linked = fs::hard_link(from, to);
+            linked = link();
         }
         if linked.as_ref().is_err_and(must_copy) {
             linked = self.copy(instance, from, to);

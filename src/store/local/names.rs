@@ -1,16 +1,22 @@
 //! The few operations on names of files and directories that durability depends on. It knows no layout.
+//!
+//! A signal may interrupt each of them: on FUSE, a call fails with EINTR whatever the handler's flags are, if the
+//! program behind the file system lets requests be interrupted. Such a call is made again here. It may have been done
+//! all the same, so the second time "there already" or "not there any more" can be our own doing.
 
 use std::{
     fs::{self, File, OpenOptions},
     io,
-    os::{
-        fd::BorrowedFd,
-        unix::fs::{DirBuilderExt, OpenOptionsExt},
-    },
+    os::{fd::BorrowedFd, unix::fs::OpenOptionsExt},
     path::Path,
 };
 
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
+use rustix::{
+    fs::{AtFlags, Mode, OFlags, RenameFlags},
+    io::Errno,
+};
+
+pub(super) use crate::durable::sync_dir;
 
 /// How a finished file gets its name without ever replacing another. Probed at start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,41 +58,76 @@ impl<'a> At<'a> {
 
     /// Makes a new file that only we may read.
     pub(super) fn create_new(self) -> io::Result<File> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let create =
-            || rustix::fs::openat(self.directory, self.name, flags, Mode::RUSR | Mode::WUSR);
-        Ok(rustix::io::retry_on_intr(create)?.into())
+        let mut flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        loop {
+            match rustix::fs::openat(self.directory, self.name, flags, Mode::RUSR | Mode::WUSR) {
+                // New files get names that nobody else uses: one that is there the second time is ours.
+                Err(Errno::INTR) => flags = (flags - OFlags::EXCL) | OFlags::TRUNC,
+                result => return Ok(result?.into()),
+            }
+        }
     }
 
     pub(super) fn remove_if_there(self) -> io::Result<bool> {
-        match rustix::fs::unlinkat(self.directory, self.name, AtFlags::empty()) {
-            Ok(()) => Ok(true),
-            Err(error) if is_absent(&error.into()) => Ok(false),
+        let mut was_interrupted = false;
+        loop {
+            match rustix::fs::unlinkat(self.directory, self.name, AtFlags::empty()) {
+                Err(Errno::INTR) => was_interrupted = true,
+                Err(Errno::NOENT | Errno::NOTDIR) => return Ok(was_interrupted),
+                result => return result.map(|()| true).map_err(io::Error::from),
+            }
+        }
+    }
+
+    /// Device and inode of what has this name; `None` where nothing has it.
+    fn inode(self) -> io::Result<Option<(u64, u64)>> {
+        let stat = || rustix::fs::statat(self.directory, self.name, AtFlags::SYMLINK_NOFOLLOW);
+        match rustix::io::retry_on_intr(stat) {
+            Ok(stat) => Ok(Some((stat.st_dev, stat.st_ino))),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
 }
 
+/// Gives an unfinished file its name; one that is there is never replaced. Nobody else uses the name `from`.
 pub(super) fn rename_no_replace(by: RenameBy, from: At<'_>, to: &Path) -> io::Result<()> {
-    let At { directory, name } = from;
+    let to = At::path(to);
     match by {
-        RenameBy::NoReplace => {
-            rustix::fs::renameat_with(
-                directory,
-                name,
-                rustix::fs::CWD,
-                to,
-                RenameFlags::NOREPLACE,
-            )?;
-        }
+        RenameBy::NoReplace => rename_once(from, to),
         RenameBy::Link => {
-            rustix::fs::linkat(directory, name, rustix::fs::CWD, to, AtFlags::empty())?;
+            link(from, to)?;
             // Two names mean a commit that is half done: take the new one back.
-            rustix::fs::unlinkat(directory, name, AtFlags::empty())
-                .inspect_err(|_| drop(fs::remove_file(to)))?;
+            from.remove_if_there()
+                .map(drop)
+                .inspect_err(|_| drop(to.remove_if_there()))
         }
     }
-    Ok(())
+}
+
+fn rename_once(from: At<'_>, to: At<'_>) -> io::Result<()> {
+    loop {
+        let flags = RenameFlags::NOREPLACE;
+        match rustix::fs::renameat_with(from.directory, from.name, to.directory, to.name, flags) {
+            // Only this call takes the old name away: where it is gone, the interrupted call was done.
+            Err(Errno::INTR) if from.inode()?.is_none() => return Ok(()),
+            Err(Errno::INTR) => {}
+            result => return result.map_err(io::Error::from),
+        }
+    }
+}
+
+/// Gives a file a second name; one that is there is never replaced.
+pub(super) fn link(from: At<'_>, to: At<'_>) -> io::Result<()> {
+    let mut was_interrupted = false;
+    loop {
+        let flags = AtFlags::empty();
+        match rustix::fs::linkat(from.directory, from.name, to.directory, to.name, flags) {
+            Err(Errno::INTR) => was_interrupted = true,
+            Err(Errno::EXIST) if was_interrupted && from.inode()? == to.inode()? => return Ok(()),
+            result => return result.map_err(io::Error::from),
+        }
+    }
 }
 
 /// Opens a committed file for reading, never through a symbolic link. A pipe that lies in its place is not
@@ -105,14 +146,11 @@ pub(super) fn create_new(path: &Path) -> io::Result<File> {
 
 /// Makes a directory that only we may enter; one that is there is fine.
 pub(super) fn make_dir(path: &Path) -> io::Result<()> {
-    match fs::DirBuilder::new().mode(0o700).create(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        result => result,
+    let make = || rustix::fs::mkdir(path, Mode::RWXU);
+    match rustix::io::retry_on_intr(make) {
+        Err(Errno::EXIST) => Ok(()),
+        result => Ok(result?),
     }
-}
-
-pub(super) fn sync_dir(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
 }
 
 pub(super) fn is_absent(error: &io::Error) -> bool {
@@ -123,9 +161,5 @@ pub(super) fn is_absent(error: &io::Error) -> bool {
 }
 
 pub(super) fn remove_if_there(path: &Path) -> io::Result<bool> {
-    match fs::remove_file(path) {
-        Ok(()) => Ok(true),
-        Err(error) if is_absent(&error) => Ok(false),
-        Err(error) => Err(error),
-    }
+    At::path(path).remove_if_there()
 }

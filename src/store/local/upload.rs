@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use rustix::fs::FallocateFlags;
+use rustix::{fs::FallocateFlags, io::retry_on_intr};
 use tokio::sync::oneshot;
 
 use super::{
@@ -280,10 +280,12 @@ impl Writer {
         let mut publish = || -> io::Result<()> {
             write_all(&self.file, batch, Some(&trailer), batch_at)?;
             if self.is_reserved {
-                rustix::fs::ftruncate(&self.file, file_len)?;
+                retry_on_intr(|| rustix::fs::ftruncate(&self.file, file_len))?;
             }
             if layout.is_durable() {
-                let sync = || rustix::fs::fdatasync(&self.file);
+                // Interrupted, it has synced nothing and reported no failed write (those are EIO): the next call
+                // does. That is no second try of a sync that failed.
+                let sync = || retry_on_intr(|| rustix::fs::fdatasync(&self.file));
                 layout.syncs.time(Synced::File, sync)?;
             }
             let temporary = self.temporary.at();
@@ -306,7 +308,7 @@ impl Writer {
 fn reserve(file: &File, bytes: u64) -> io::Result<()> {
     let reserve = || rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, bytes);
     // tmpfs and network file systems give up when a signal comes, such as the one that asks to stop.
-    match rustix::io::retry_on_intr(reserve) {
+    match retry_on_intr(reserve) {
         // Saves 20–30 % of the CPU of an upload where it works; an upload is right without it.
         Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
         result => Ok(result?),
