@@ -20,7 +20,6 @@ use hyper::{
 
 use crate::{
     files::{LendTo, Lent},
-    http::target::Target,
     metrics::Answered,
     tenant::Tenant,
     time::Clock,
@@ -56,8 +55,10 @@ pub(super) struct Access {
     pub(super) id: u64,
     pub(super) client: IpAddr,
     pub(super) tenant: Option<Arc<Tenant>>,
-    pub(super) method: Method,
-    pub(super) target: Target,
+    /// Both as they are shown, cut: the request's own may be as long as its head, and this lives as long as the
+    /// answer's body.
+    pub(super) method: String,
+    pub(super) path: String,
     pub(super) version: Version,
     pub(super) answered: Answered,
     pub(super) started: Instant,
@@ -137,7 +138,7 @@ impl Drop for Watch {
             client,
             tenant,
             method,
-            target,
+            path,
             version,
             answered,
             started,
@@ -149,8 +150,8 @@ impl Drop for Watch {
             %client,
             tenant = tenant.as_ref().map(|tenant| tracing::field::display(tenant.name())),
             route = format_args!("{}", answered.route.name()),
-            method = format_args!("{:.METHOD_SHOWN_MAX$}", method.as_str()),
-            path = %target,
+            %method,
+            %path,
             version = ?version,
             status = answered.status,
             received_bytes = answered.received_bytes,
@@ -161,6 +162,11 @@ impl Drop for Watch {
             "access"
         );
     }
+}
+
+/// A method as the log shows it.
+pub(super) fn shown_method(method: &Method) -> String {
+    format!("{:.METHOD_SHOWN_MAX$}", method.as_str())
 }
 
 fn us(duration: Duration) -> u64 {

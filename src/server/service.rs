@@ -2,28 +2,31 @@
 //!
 //! What a call does is the dialect's (`api/`); when a connection is cut is `connection.rs`'s.
 
+mod render;
+
 use std::{
     net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use hyper::{
-    Method, Request, Response, StatusCode,
+    Request, Response, StatusCode,
     body::{Body as _, Incoming},
-    header::{self, HeaderName, HeaderValue},
+    header::{self, HeaderValue},
+    http::request::Parts,
 };
 use ipnet::IpNet;
 
 use super::{
-    access::{Access, Sample, Watched},
+    access::{self, Access, Sample, Watched},
     admission::Admission,
     cdn::{self, CdnSecret},
     connection::{ConnectionInfo, Handle},
-    router::{self, Route, Voice},
+    router::{self, Route},
 };
 use crate::{
     api::{Api, Call, body::Body, easemob, lanying, ops},
@@ -74,12 +77,20 @@ pub struct Config {
     pub access: Sample,
 }
 
+/// An answer, decided before the rest of the request's body is drained.
+struct Answer {
+    response: Response<Body>,
+    /// What is counted; how long it took and what was received is known after the drain.
+    answered: Answered,
+    access: Option<Access>,
+    /// The client sends its body only after `100 Continue`.
+    client_waits: bool,
+}
+
 /// A rest of a body that is worth reading for the sake of the connection.
 const DRAIN_BYTES_MAX: u64 = 64 << 10;
 /// And no longer than this.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(1);
-
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 impl Service {
     /// Puts the parts together. `seed` is random: request ids of two runs must not meet.
@@ -127,9 +138,33 @@ impl Service {
         request: Request<Incoming>,
     ) -> Response<Watched<Body>> {
         let (head, incoming) = request.into_parts();
+        let mut body = RequestBody::new(incoming, self.config.body_pace);
+        let started = self.api.clock.monotonic();
+        // The head ends with this call: while the rest of the body is drained, and while the client takes its time
+        // over the answer, a request costs no more than these.
+        let mut answer = self.respond(connection, head, &mut body, started).await;
+        settle(connection, answer.client_waits, &mut body).await;
+        let answered = &mut answer.answered;
+        answered.took = self.api.clock.monotonic() - started;
+        answered.received_bytes = body.received_bytes();
+        self.requests.record(answered);
+        let access = answer.access.map(|mut access| {
+            access.answered = answer.answered;
+            access
+        });
+        answer.response.map(|body| Watched::new(body, access))
+    }
+
+    /// Decides the whole answer; of the request's body, the handler reads what it needs.
+    async fn respond(
+        &self,
+        connection: &ConnectionInfo,
+        head: Parts,
+        body: &mut RequestBody,
+        started: Instant,
+    ) -> Answer {
         let checked = framing::check(head.version, &head.uri, &head.headers);
         let target = Target::new(head.uri);
-        let mut body = RequestBody::new(incoming, self.config.body_pace);
         let call = Call {
             method: &head.method,
             target: &target,
@@ -137,7 +172,7 @@ impl Service {
             is_tls: connection.is_tls,
             headers: &head.headers,
             now: self.api.clock.now(),
-            started: self.api.clock.monotonic(),
+            started,
         };
         let client = self.client(connection, &call);
         if checked.is_err() {
@@ -157,21 +192,13 @@ impl Service {
         let mut tenant = None;
         let result = match routed {
             Ok(route) => {
-                self.admit_and_act(
-                    &tenants,
-                    &call,
-                    client,
-                    route,
-                    interface,
-                    &mut body,
-                    &mut tenant,
-                )
-                .await
+                self.admit_and_act(&tenants, &call, client, route, interface, body, &mut tenant)
+                    .await
             }
             Err(error) => {
                 let admitted = self
                     .admission
-                    .admit(None, interface, client, &call, &body, false);
+                    .admit(None, interface, client, &call, body, false);
                 admitted.and(Err(error))
             }
         };
@@ -180,31 +207,37 @@ impl Service {
             Err(Kind::QuotaReached(_)) => Some(Refusal::Quota),
             _ => None,
         };
-        self.settle(connection, &call, &mut body).await;
+        let client_waits = call
+            .headers
+            .get(header::EXPECT)
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
         let response = self.render(&call, client, result);
         let answered = Answered {
             route: label,
             status: response.status().as_u16(),
-            took: self.api.clock.monotonic() - call.started,
-            received_bytes: body.received_bytes(),
+            took: Duration::ZERO,
+            received_bytes: 0,
             sent_bytes: response.body().size_hint().lower(),
             refusal,
         };
-        self.requests.record(&answered);
-        let (id, started) = (call.id, call.started);
-        let is_logged = self.config.access.has(id, &answered);
+        let is_logged = self.config.access.has(call.id, &answered);
         let access = is_logged.then(|| Access {
-            id,
+            id: call.id,
             client,
             tenant: tenant.cloned(),
-            method: head.method,
-            target,
+            method: access::shown_method(call.method),
+            path: target.to_string(),
             version: head.version,
             answered,
             started,
             clock: self.api.clock.clone(),
         });
-        response.map(|body| Watched::new(body, access))
+        Answer {
+            response,
+            answered,
+            access,
+            client_waits,
+        }
     }
 
     /// `found` becomes the call's tenant, where it has one.
@@ -264,89 +297,30 @@ impl Service {
         }
         found.address
     }
+}
 
-    /// What is left of the request must not be lost on the client: a small rest is read, so that the
-    /// connection can go on; a large one is discarded after the answer (`set_linger`). Where nothing was
-    /// asked for and the client waits for `100 Continue`, it sends nothing. After a trailer nothing is read as a
-    /// request: hyper takes a bare line feed there as part of a line, so that it may end elsewhere for a proxy.
-    async fn settle(&self, connection: &ConnectionInfo, call: &Call<'_>, body: &mut RequestBody) {
-        if body.is_ended() {
-            if body.had_trailers() {
-                connection.set_linger();
-            }
-            return;
-        }
-        let waits = !body.is_started()
-            && call
-                .headers
-                .get(header::EXPECT)
-                .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-        let is_small = body.announced().is_some_and(|rest| rest <= DRAIN_BYTES_MAX);
-        if waits
-            || body.is_failed()
-            || !is_small
-            || !body.drain(DRAIN_BYTES_MAX, DRAIN_TIME_MAX).await
-            || body.had_trailers()
-        {
+/// Reads or gives up what is left of a request's body, so that its client sees the answer.
+///
+/// A small rest is read, so that the connection can go on; a large one is discarded after the answer
+/// (`set_linger`). A client that waits for `100 Continue`, and was not asked for its body, sends nothing. After a
+/// trailer nothing is read as a request: hyper takes a bare line feed there as part of a line, so that it may end
+/// elsewhere for a proxy.
+async fn settle(connection: &ConnectionInfo, client_waits: bool, body: &mut RequestBody) {
+    if body.is_ended() {
+        if body.had_trailers() {
             connection.set_linger();
         }
+        return;
     }
-
-    fn render(
-        &self,
-        call: &Call<'_>,
-        client: IpAddr,
-        result: Result<Response<Body>>,
-    ) -> Response<Body> {
-        let id = call.id;
-        let mut response = match result {
-            Ok(response) => {
-                tracing::debug!(
-                    request = format_args!("{id:016x}"),
-                    method = %call.method,
-                    path = %call.target,
-                    %client,
-                    status = response.status().as_u16(),
-                    "answered"
-                );
-                response
-            }
-            Err(error) => {
-                let response = match router::voice(call.target.path()) {
-                    Voice::Easemob => easemob::wire::error(&self.api, call, &error),
-                    Voice::Lanying => lanying::wire::error(&error),
-                    Voice::Form => lanying::form_error(call, &error),
-                };
-                log_failure(id, call, client, &error, &response);
-                response
-            }
-        };
-        let headers = response.headers_mut();
-        headers.insert(
-            REQUEST_ID,
-            HeaderValue::try_from(format!("{id:016x}")).expect("hexadecimal digits"),
-        );
-        let origin = call.headers.get(header::ORIGIN);
-        self.cors.apply(origin, headers);
-        if call.method == Method::OPTIONS {
-            let requested = call.headers.get(header::ACCESS_CONTROL_REQUEST_HEADERS);
-            self.cors.preflight_headers(origin, requested, headers);
-        }
-        if call.method == Method::HEAD {
-            // hyper sends no body, but takes the length from the body that it is given.
-            if let Some(length) = response
-                .body()
-                .size_hint()
-                .exact()
-                .filter(|length| *length > 0)
-            {
-                response
-                    .headers_mut()
-                    .insert(header::CONTENT_LENGTH, HeaderValue::from(length));
-                *response.body_mut() = Body::empty();
-            }
-        }
-        response
+    let waits = client_waits && !body.is_started();
+    let is_small = body.announced().is_some_and(|rest| rest <= DRAIN_BYTES_MAX);
+    if waits
+        || body.is_failed()
+        || !is_small
+        || !body.drain(DRAIN_BYTES_MAX, DRAIN_TIME_MAX).await
+        || body.had_trailers()
+    {
+        connection.set_linger();
     }
 }
 
@@ -373,26 +347,6 @@ fn preflight() -> Response<Body> {
         .headers_mut()
         .insert(header::CACHE_CONTROL, no_store);
     response
-}
-
-/// A failure is logged once, here.
-fn log_failure(id: u64, call: &Call<'_>, client: IpAddr, error: &Error, response: &Response<Body>) {
-    let status = response.status().as_u16();
-    let (method, path) = (call.method, call.target);
-    let request = format_args!("{id:016x}");
-    match error.kind() {
-        Kind::Internal | Kind::StorageFull => {
-            tracing::error!(request, %method, %path, %client, status, %error, "failed");
-        }
-        Kind::RateLimited(_) => {
-            tracing::debug!(request, %method, %path, %client, status, %error, "refused")
-        }
-        // Its text repeats the path as it was sent, whatever is in it.
-        kind @ Kind::TenantNotFound => {
-            tracing::info!(request, %method, %path, %client, status, error = ?kind, "refused")
-        }
-        _ => tracing::info!(request, %method, %path, %client, status, %error, "refused"),
-    }
 }
 
 impl Handle for Service {

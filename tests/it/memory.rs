@@ -1,5 +1,7 @@
 //! The peak of resident memory, of the real program, under what costs the most.
 
+mod http2;
+
 use std::sync::Barrier;
 
 use crate::support::{

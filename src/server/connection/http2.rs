@@ -32,13 +32,15 @@ use crate::{
 
 /// Requests at a time (RFC 9113 §5.1.2 asks for 100 at least).
 const STREAMS_MAX: u32 = 100;
-/// The fields of one request, as RFC 9113 §10.5.1 counts them.
-const HEADER_LIST_BYTES_MAX: u32 = 32 * 1024;
+/// Size of one request's fields, as RFC 9113 §6.5.2 counts them. A connection may have a hundred of them decoded at
+/// once.
+const HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
 /// Bytes that a client may send before they are read, of one stream and of all.
 const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
-/// Larger frames have less around them; a client seldom sends larger ones.
-const FRAME_BYTES_MAX: u32 = 64 * 1024;
+/// The smallest value that RFC 9113 §6.5.2 allows, and the one that clients use whatever is offered. h2 gathers up to
+/// six frames of an unfinished header block for each connection.
+const FRAME_BYTES_MAX: u32 = 16 * 1024;
 /// Bytes of one answer that wait for the client's window.
 const SEND_BUFFER_BYTES_MAX: usize = 32 * 1024;
 /// Streams that the client has reset and nobody has looked at yet.
@@ -66,12 +68,14 @@ pub(super) async fn serve<S: Stream, H: Handle>(
     let service = service_fn(|request| {
         let (handler, info) = (handler.clone(), info.clone());
         let request_under_way = requests.begin();
-        async move {
+        // On the heap by itself: hyper keeps the place of this future, 10 KB with a handler's in it, until the client
+        // has taken the last byte of the answer. The box is freed when there is an answer.
+        Box::pin(async move {
             let mut response = handler.handle(&info, request).await;
             request_under_way.answered();
             response.body_mut().copy_out();
             Ok::<_, Infallible>(response)
-        }
+        })
     });
     let mut connection = http2::Builder::new(streams.executor())
         .timer(TokioTimer::new())

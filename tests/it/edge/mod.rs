@@ -2,7 +2,7 @@
 
 mod caches;
 mod cdn;
-mod frames;
+pub mod frames;
 mod http2;
 mod http2_bounds;
 mod node;
