@@ -105,8 +105,10 @@ impl App {
         clock: Clock,
         wrap: impl FnOnce(LocalStore) -> Arc<dyn Store>,
     ) -> Result<Self> {
+        config.warn_of_weak_secrets();
         let keys = store.root().join("keys");
         let tenants = config::tenants(&config.tenants, &config.tenant_defaults, &keys)?;
+        logging::set_ids_masked(tenants.has_open_ids());
         let ring = Arc::new(KeyRing::load_or_create(&keys, clock.now())?);
         let limiter = Arc::new(Limiter::new(config.limit.clone(), clock.monotonic()));
         let policy = Arc::new(ArcSwap::from_pointee(config.retention()));

@@ -243,8 +243,8 @@ fn set<T>(setting: &mut Option<T>, over: Option<T>) {
     }
 }
 
-/// Runs the command of this process's arguments. Exit codes: 0 done, 1 failed, 2 wrong usage or
-/// configuration.
+/// Runs the command of this process's arguments. Exit codes: 0 done; 1 failed, which may be different later (a port
+/// or a store in use); 2 wrong usage or configuration, which stays wrong. The systemd unit tries again after 1 only.
 pub fn main() -> ExitCode {
     let Cli { command, settings } = Cli::parse();
     match run(
@@ -286,6 +286,11 @@ fn run(command: Command, settings: Settings) -> Result<ExitCode> {
         Command::Rm { id } => commands::rm(&config, &id),
         Command::RotateKeys { overlap_days } => commands::rotate_keys(&config, overlap_days),
     }
+}
+
+/// Says something on standard error, where the result on standard output is for another program.
+fn warn(text: &str) {
+    let _ = writeln!(std::io::stderr(), "chatfiles: warning: {text}");
 }
 
 /// Prints lines on standard output; a reader that went away is no failure of ours.

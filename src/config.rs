@@ -8,6 +8,7 @@ mod limits;
 mod listeners;
 mod tenants;
 mod values;
+mod weak;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -27,7 +28,7 @@ use crate::{
 pub(crate) use self::values::bad;
 pub use self::{
     file::File,
-    tenants::{DownloadAuthKind, TenantConfig, tenants, tenants_after},
+    tenants::{DownloadAuthKind, TenantConfig, existing_tenant, tenants, tenants_after},
 };
 use self::{
     file::{HookSection, LogSection, MediaSection, RetentionSection, ThumbnailsSection},
@@ -177,9 +178,7 @@ impl File {
             },
             origins: origins(cors.allowed_origins)?,
             store: local::Config {
-                path: store
-                    .path
-                    .unwrap_or_else(|| PathBuf::from("chatfiles-data")),
+                path: store_path(store.path)?,
                 durability: store.durability.unwrap_or_default(),
                 free_space_min_bytes: store.free_space_min_bytes.unwrap_or(1 << 30),
             },
@@ -198,6 +197,16 @@ impl File {
             tenants,
             tenant_defaults,
         })
+    }
+}
+
+fn store_path(path: Option<PathBuf>) -> Result<PathBuf> {
+    match path {
+        None => Ok("chatfiles-data".into()),
+        Some(path) if path.as_os_str().is_empty() => {
+            Err(bad("store.path", "\"\"", "a directory, or left out"))
+        }
+        Some(path) => Ok(path),
     }
 }
 

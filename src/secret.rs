@@ -1,13 +1,17 @@
-//! Text that must not be seen: redacted in `Debug`, wiped when dropped, compared in constant time.
+//! Texts that must not be seen: redacted in `Debug`, wiped when dropped, compared in constant time.
+//!
+//! [`Secret`] is any such text, also one that a client sent. [`SecretKey`] is one that protects something: it signs,
+//! or whoever knows it is let in. It cannot be made of an empty, blank or short text, and only it can sign.
 
 use std::fmt;
 
 use hmac::{Hmac, KeyInit, Mac};
-use sha2::Sha256;
+use sha1::Sha1;
+use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-/// A secret text: a client secret, a signing key, a password hash, a token.
+/// A secret text: a password, a token, the text of a key.
 #[derive(Clone)]
 pub struct Secret(Zeroizing<String>);
 
@@ -28,21 +32,125 @@ impl Secret {
     }
 }
 
-/// The signature of texts that are told apart by a NUL, in 64 hexadecimal digits of HMAC-SHA256. No part but the last
-/// may hold a NUL: else what was signed for one thing could be good for another.
-pub fn sign_parts(key: &Secret, parts: [&str; 4]) -> String {
-    hex(&hmac_sha256(key, &[parts.join("\0").as_bytes()]))
+/// A secret that protects something, of at least [`SecretKey::BYTES_MIN`] bytes.
+///
+/// With an empty key everybody can sign, so the type has no such value: a setting that is empty is found when it is
+/// read, whichever setting it is.
+#[derive(Clone)]
+pub struct SecretKey(Secret);
+
+impl SecretKey {
+    /// The fewest bytes, white space at both ends not counted. 16 random letters and digits are 95 bits.
+    pub const BYTES_MIN: usize = 16;
+    /// What a key that is too short is refused with.
+    pub const RULE: &str =
+        "a secret must have at least 16 bytes (`openssl rand -base64 32` makes a good one)";
+
+    /// Takes a text over as a key.
+    ///
+    /// # Errors
+    /// It is empty, blank or shorter than [`SecretKey::BYTES_MIN`].
+    pub fn new(secret: Secret) -> Result<Self, TooShort> {
+        if secret.expose().trim().len() < Self::BYTES_MIN {
+            return Err(TooShort);
+        }
+        Ok(Self(secret))
+    }
+
+    /// The text itself: see [`Secret::expose`].
+    pub fn expose(&self) -> &str {
+        self.0.expose()
+    }
+
+    /// Whether `other` is the same text, in time that depends on the lengths alone.
+    pub fn equals(&self, other: &str) -> bool {
+        self.0.equals(other)
+    }
+
+    /// HMAC-SHA256 (RFC 2104) over the parts, joined as they are. If one joined text could be read as two different
+    /// lists of parts, put a separator between them that cannot occur in them.
+    pub fn hmac_sha256(&self, parts: &[&[u8]]) -> [u8; 32] {
+        let mut mac = Hmac::<Sha256>::new_from_slice(self.expose().as_bytes())
+            .expect("HMAC takes keys of any length");
+        for part in parts {
+            mac.update(part);
+        }
+        mac.finalize().into_bytes().into()
+    }
+
+    /// HMAC-SHA1, which the vendors' upload policies are signed with.
+    pub fn hmac_sha1(&self, text: &[u8]) -> [u8; 20] {
+        let mut mac = Hmac::<Sha1>::new_from_slice(self.expose().as_bytes())
+            .expect("HMAC takes keys of any length");
+        mac.update(text);
+        mac.finalize().into_bytes().into()
+    }
+
+    /// The signature of four texts separated by NUL, in 64 hexadecimal digits of HMAC-SHA256. No part but the last
+    /// may contain a NUL: otherwise a signature for one purpose could be valid for another.
+    pub fn sign_parts(&self, parts: [&str; 4]) -> String {
+        hex(&self.hmac_sha256(&[parts.join("\0").as_bytes()]))
+    }
+
+    /// Why this key can be guessed, if it looks so. Legal, but worth a warning: an operator may have reasons, and
+    /// must not find the server down after an upgrade. `bytes_advised` is the length that a random key of this
+    /// purpose has.
+    pub fn weakness(&self, bytes_advised: usize) -> Option<&'static str> {
+        let text = self.expose().trim().as_bytes();
+        let mut seen = [false; 256];
+        text.iter().for_each(|byte| seen[usize::from(*byte)] = true);
+        let different = seen.into_iter().filter(|is_seen| *is_seen).count();
+        let plain: String = String::from_utf8_lossy(text)
+            .chars()
+            .filter(|c| c.is_alphanumeric())
+            .flat_map(char::to_lowercase)
+            .collect();
+        if PLACEHOLDERS.iter().any(|word| plain.contains(word)) {
+            Some("it contains a well-known placeholder")
+        } else if different < DIFFERENT_BYTES_ADVISED {
+            Some("it has few different characters")
+        } else if (1..=text.len() / 2).any(|period| text[period..] == text[..text.len() - period]) {
+            Some("it repeats itself")
+        } else if text.len() < bytes_advised {
+            Some("it is short")
+        } else {
+            None
+        }
+    }
 }
 
-/// HMAC-SHA256 (RFC 2104) over the parts, joined as they are: where one could be read two ways, put something
-/// between them that cannot stand in them.
-pub fn hmac_sha256(key: &Secret, parts: &[&[u8]]) -> [u8; 32] {
-    let mut mac =
-        Hmac::<Sha256>::new_from_slice(key.0.as_bytes()).expect("HMAC takes keys of any length");
-    for part in parts {
-        mac.update(part);
+/// Fewer different bytes than this are a weak key: 16 random hexadecimal digits have 10 on average.
+const DIFFERENT_BYTES_ADVISED: usize = 8;
+/// Parts of keys that stand in examples, without punctuation.
+const PLACEHOLDERS: [&str; 9] = [
+    "changeme",
+    "placeholder",
+    "replaceme",
+    "example",
+    "password",
+    "yoursecret",
+    "yourclientsecret",
+    "atleast32",
+    "0123456789",
+];
+
+/// A text is too short to protect anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooShort;
+
+impl fmt::Display for TooShort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(SecretKey::RULE)
     }
-    mac.finalize().into_bytes().into()
+}
+
+impl std::error::Error for TooShort {}
+
+/// The first 16 hexadecimal digits of a text's SHA-256: names something in a log that must not stand there itself.
+/// Whoever has the text finds its lines with `printf %s TEXT | sha256sum`. Only for texts that cannot be guessed.
+pub fn fingerprint(text: &str) -> String {
+    const BYTES: usize = 8;
+    hex(&Sha256::digest(text.as_bytes())[..BYTES])
 }
 
 /// In lower-case hexadecimal.
@@ -66,6 +174,12 @@ impl fmt::Debug for Secret {
     }
 }
 
+impl fmt::Debug for SecretKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("«redacted»")
+    }
+}
+
 impl<'de> serde::Deserialize<'de> for Secret {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         // The error of a wrong type would show what was written.
@@ -75,31 +189,102 @@ impl<'de> serde::Deserialize<'de> for Secret {
     }
 }
 
+impl<'de> serde::Deserialize<'de> for SecretKey {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::new(Secret::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// RFC 4231 §4.3, test case 2.
+    fn key(text: &str) -> Option<SecretKey> {
+        SecretKey::new(Secret::new(text)).ok()
+    }
+
+    /// RFC 4231 §4.5, test case 4, whose key is a text of ours: 25 bytes of ASCII.
     #[test]
-    fn hmac_is_the_one_of_the_rfc_however_the_text_is_parted() {
-        let key = Secret::new("Jefe");
-        for parts in [
-            &[&b"what do ya want for nothing?"[..]][..],
-            &[b"what do ya want ", b"", b"for nothing?"],
-        ] {
+    fn hmac_is_the_one_of_the_rfc() {
+        let text: String = (1..=25).map(char::from).collect();
+        let key = key(&text).unwrap();
+        let data = [0xcd; 50];
+        for parts in [&[&data[..]][..], &[&data[..7], b"", &data[7..]]] {
             assert_eq!(
-                hex(&hmac_sha256(&key, parts)),
-                "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
+                hex(&key.hmac_sha256(parts)),
+                "82558a389a443c0ea4cc819899f2083a85f0faa3e578f8077a2e3ff46729665b"
             );
         }
+        // RFC 2202 §3, test case 4.
+        assert_eq!(
+            hex(&key.hmac_sha1(&data)),
+            "4c9007f4026250c6bc8414f9bf50c86c2d7235da"
+        );
     }
 
     #[test]
-    fn a_secret_is_not_shown() {
+    fn secrets_are_not_shown() {
         let secret = Secret::new("hunter2");
         assert!(!format!("{secret:?}").contains("hunter2"));
         assert!(
             secret.equals("hunter2") && !secret.equals("hunter3") && !secret.equals("hunter22")
         );
+        let key = key("hunter2-hunter2-hunter2").unwrap();
+        assert!(!format!("{key:?}").contains("hunter2"));
+        assert!(key.equals("hunter2-hunter2-hunter2") && !key.equals("hunter2"));
+    }
+
+    #[test]
+    fn keys_are_never_empty_blank_or_short() {
+        let blank = " ".repeat(64);
+        for text in [
+            "",
+            " ",
+            "\n",
+            &blank,
+            "fifteen bytes x",
+            " fifteen bytes x ",
+            "\u{a0}\u{3000}",
+        ] {
+            assert!(key(text).is_none(), "{text:?}");
+        }
+        for text in ["sixteen bytes xy", " sixteen bytes xy ", "äöüäöüäö"] {
+            assert!(key(text).is_some(), "{text:?}");
+        }
+        // Through the configuration's deserializer too.
+        #[derive(Debug, serde::Deserialize)]
+        struct Section {
+            #[allow(dead_code, reason = "only whether it can be made")]
+            key: Option<SecretKey>,
+        }
+        let error = toml::from_str::<Section>("key = \"short one\"").unwrap_err();
+        assert_eq!(error.message(), SecretKey::RULE);
+        assert!(toml::from_str::<Section>("").is_ok());
+    }
+
+    #[test]
+    fn weak_keys_are_told_from_random_ones() {
+        for (text, is_weak) in [
+            ("q7Jm2ZxV0pYc9TnR4sKdW6uEaHbL1fGi", false),
+            ("0f9a8b7c6d5e4f3a2b1c0d9e8f7a6b5c", false),
+            ("correct horse battery staple of ours", false),
+            ("q7Jm2ZxV0pYc9TnR4sKdW6uEaHbL1fG", true),
+            ("aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", true),
+            ("abcdefghijklmnopabcdefghijklmnop", true),
+            ("a                                               b", true),
+            ("Change-Me! q7Jm2ZxV0pYc9TnR4sKdW6uEaHbL1fGi", true),
+            ("at least 32 random characters, it says", true),
+        ] {
+            assert_eq!(key(text).unwrap().weakness(32).is_some(), is_weak, "{text}");
+        }
+        // The length that counts is the purpose's.
+        let vendors = key("YXA6jzFVg1BmTRUSJLG4KG7nZZQd0uE").unwrap();
+        assert!(vendors.weakness(32).is_some() && vendors.weakness(24).is_none());
+    }
+
+    #[test]
+    fn a_fingerprint_is_what_sha256sum_prints() {
+        // printf %s abc | sha256sum
+        assert_eq!(fingerprint("abc"), "ba7816bf8f01cfea");
     }
 }

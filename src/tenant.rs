@@ -7,7 +7,10 @@ use std::{collections::HashMap, sync::Arc};
 
 use uuid::Uuid;
 
-use crate::{secret::Secret, time::Timestamp};
+use crate::{
+    secret::{Secret, SecretKey},
+    time::Timestamp,
+};
 
 /// How a file opens for download.
 #[derive(Debug, Clone)]
@@ -18,7 +21,7 @@ pub enum DownloadAuth {
     Secret,
     /// As `Token`; and what may be had is not sent but found at a URL, signed with this key, that opens by itself
     /// for a while (`api/signed_url.rs`).
-    Signed(Secret),
+    Signed(SecretKey),
 }
 
 /// An account that may obtain a token by password.
@@ -36,7 +39,7 @@ pub struct Hook {
     /// `http://` or `https://`, asked by POST.
     pub url: String,
     /// Signs the questions, so that the backend knows who asks.
-    pub secret: Option<Secret>,
+    pub secret: Option<SecretKey>,
 }
 
 /// URLs of a server that scales pictures, with `{…}` for what differs by file (`api/lanying/process.rs`).
@@ -54,11 +57,11 @@ pub struct Lanying {
     /// Its name there.
     pub app_id: String,
     /// Signs the links to its files: as long-lived as they are.
-    pub link_key: Secret,
+    pub link_key: SecretKey,
     /// Signs its upload policies (OSS's `AccessKeySecret`; the id is `app_id`) and its store tokens.
-    pub upload_key: Secret,
+    pub upload_key: SecretKey,
     /// Signs the calls of its clients (`sdk_sign`), where that is asked of them.
-    pub sdk_sign_key: Option<Secret>,
+    pub sdk_sign_key: Option<SecretKey>,
     /// A file that was sent to one user opens for that user and the sender alone.
     pub strict_recipients: bool,
     /// Who makes thumbnails and covers for clients that leave it to us; `None` = we.
@@ -115,7 +118,7 @@ pub struct Tenant {
     /// The OAuth client id.
     pub client_id: String,
     /// The OAuth client secret; also keys the dynamic tokens.
-    pub client_secret: Secret,
+    pub client_secret: SecretKey,
     /// What a download needs.
     pub download_auth: DownloadAuth,
     /// Bare presence of `restrict-access` restricts, as the oldest document has it; else `false` does not.

@@ -14,7 +14,7 @@ use hyper::Response;
 use super::{Api, Call, answer, body::Body};
 use crate::{
     error::{Error, Kind, Result},
-    secret::{Secret, constant_time_eq, sign_parts},
+    secret::{SecretKey, constant_time_eq},
     store::ObjectId,
     tenant::{DownloadAuth, Tenant},
     time::Timestamp,
@@ -51,7 +51,7 @@ fn end(id: ObjectId, now: Timestamp, ttl_secs: i64) -> i64 {
     begun + ttl_secs
 }
 
-fn sign(key: &Secret, tenant: &Tenant, target: &str, end_secs: i64) -> String {
+fn sign(key: &SecretKey, tenant: &Tenant, target: &str, end_secs: i64) -> String {
     let separator = if target.contains('?') { '&' } else { '?' };
     let text = format!("{target}{separator}expires={end_secs}");
     let signature = signature(key, tenant, &text);
@@ -89,8 +89,8 @@ pub(super) fn verify(call: &Call<'_>, tenant: &Tenant) -> Result<Option<Timestam
         .ok_or_else(|| refused("the URL has expired: ask for the file again"))
 }
 
-fn signature(key: &Secret, tenant: &Tenant, text: &str) -> String {
-    sign_parts(key, ["download", &tenant.org, &tenant.app, text])
+fn signature(key: &SecretKey, tenant: &Tenant, text: &str) -> String {
+    key.sign_parts(["download", &tenant.org, &tenant.app, text])
 }
 
 #[cfg(test)]

@@ -40,8 +40,13 @@ impl Reloader {
         let (configs, defaults) = (&config.tenants, &config.tenant_defaults);
         let tenants = config::tenants_after(&before, configs, defaults, &self.keys)?;
         self.certificates()?;
+        config.warn_of_weak_secrets();
         self.policy.store(Arc::new(config.retention()));
+        // Before an id opens a file, and until after it no longer does.
+        let (were_open, are_open) = (before.has_open_ids(), tenants.has_open_ids());
+        logging::set_ids_masked(were_open || are_open);
         self.tenants.store(Arc::new(tenants));
+        logging::set_ids_masked(are_open);
         Ok(())
     }
 

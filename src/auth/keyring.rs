@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 use self::file::{Publish, publish, read_private};
 use crate::{
     error::{Error, Result},
-    secret::Secret,
+    secret::{Secret, SecretKey},
     time::{MS_PER_SECOND, Timestamp},
 };
 
@@ -141,13 +141,23 @@ impl KeyRing {
     /// made or read, can be read by group or others, or holds something else than keys.
     pub fn load_or_create(dir: &Path, now: Timestamp) -> Result<Self> {
         file::create_dir(dir)?;
-        let path = dir.join(FILE);
-        if !path.exists() {
+        if !dir.join(FILE).exists() {
             let first = Document {
                 key: vec![fresh(now)?],
             };
             publish(dir, FILE, render(&first)?.expose(), Publish::New)?;
         }
+        Self::load(dir, now)
+    }
+
+    /// Reads the key file of `dir`, which must be there: a command that made one would print tokens that no server
+    /// accepts. Blocks on the disk.
+    ///
+    /// # Errors
+    /// As [`KeyRing::load_or_create`]; also where there is none.
+    pub fn load(dir: &Path, now: Timestamp) -> Result<Self> {
+        let path = dir.join(FILE);
+        check_is_there(&path)?;
         let (document, metadata) = read(&path)?;
         file::settle(dir, &path, &metadata)?;
         Ok(Self {
@@ -229,9 +239,9 @@ impl KeyRing {
 /// retire anyway. Returns the new key's `kid`. Servers follow within a second. Blocks on the disk.
 ///
 /// # Errors
-/// As [`KeyRing::load_or_create`]; also while another rotation runs, and when too many keys still verify.
+/// As [`KeyRing::load`]; also while another rotation runs, and when too many keys still verify.
 pub fn rotate(dir: &Path, now: Timestamp, overlap: Duration) -> Result<String> {
-    KeyRing::load_or_create(dir, now)?;
+    KeyRing::load(dir, now)?;
     let path = dir.join(FILE);
     // Read, change, replace: two at once would lose one's key. Let go when the file is closed.
     let lock = file::open_lock(&dir.join(LOCK))?;
@@ -274,27 +284,52 @@ pub fn rotate(dir: &Path, now: Timestamp, overlap: Duration) -> Result<String> {
 ///
 /// # Errors
 /// [`Kind::Internal`](crate::error::Kind::Internal), its cause naming the file: it cannot be made or read,
-/// can be read by group or others, or is empty; or `name` is not 1 to 192 of letters, digits, `.`, `_`, `@` and
-/// `-`, the first no `.`.
-pub fn load_or_create_secret(dir: &Path, name: &str) -> Result<Secret> {
-    let path = dir.join(name);
-    let plain = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'@' | b'-');
-    if !(1..=192).contains(&name.len()) || name.starts_with('.') || !name.bytes().all(plain) {
-        return Err(fault(&path, "not a name for a secret's file"));
-    }
+/// can be read by group or others, or is too short to protect anything; or `name` is not 1 to 192 of letters,
+/// digits, `.`, `_`, `@` and `-`, the first no `.`.
+pub fn load_or_create_secret(dir: &Path, name: &str) -> Result<SecretKey> {
+    let path = secret_path(dir, name)?;
     file::create_dir(dir)?;
     if !path.exists() {
         let secret = random(SECRET_BYTES)?;
         publish(dir, name, secret.expose(), Publish::New)?;
     }
+    load_secret(dir, name)
+}
+
+/// The generated secret `name` of `dir`, which must be there. Warns of one that can be guessed. Blocks on the disk.
+///
+/// # Errors
+/// As [`load_or_create_secret`]; also where there is none.
+pub fn load_secret(dir: &Path, name: &str) -> Result<SecretKey> {
+    let path = secret_path(dir, name)?;
+    check_is_there(&path)?;
     let (text, metadata) = read_private(&path)?;
     file::settle(dir, &path, &metadata)?;
-    match text.expose().trim() {
-        "" => Err(fault(
-            &path,
-            "the secret is empty; remove the file to have a new one made",
+    let key = SecretKey::new(Secret::new(text.expose().trim()))
+        .map_err(|short| fault(&path, format!("{short}; remove the file to have one made")))?;
+    if let Some(weakness) = key.weakness(SECRET_BYTES) {
+        let file = path.display();
+        tracing::warn!(%file, weakness, "a secret can be guessed");
+    }
+    Ok(key)
+}
+
+fn secret_path(dir: &Path, name: &str) -> Result<PathBuf> {
+    let path = dir.join(name);
+    let plain = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'@' | b'-');
+    if !(1..=192).contains(&name.len()) || name.starts_with('.') || !name.bytes().all(plain) {
+        return Err(fault(&path, "not a name for a secret's file"));
+    }
+    Ok(path)
+}
+
+fn check_is_there(path: &Path) -> Result<()> {
+    match path.try_exists() {
+        Ok(false) => Err(fault(
+            path,
+            "not there yet: `chatfiles serve` makes it when it starts, or at SIGHUP for a new tenant",
         )),
-        secret => Ok(Secret::new(secret)),
+        _ => Ok(()),
     }
 }
 

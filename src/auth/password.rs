@@ -22,6 +22,8 @@ use crate::{
 
 /// Bytes of a password.
 pub const PASSWORD_BYTES_MAX: usize = 1024;
+/// Shorter passwords are guessed even at the pace that `attempts.rs` allows (NIST SP 800-63B §3.1.1.2).
+pub const PASSWORD_BYTES_ADVISED: usize = 8;
 /// Memory of one hash in KiB: OWASP's 19 MiB with two passes, one lane.
 const MEMORY_KIB: u32 = 19 * 1024;
 const PASSES: u32 = 2;
@@ -40,10 +42,12 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// milliseconds and takes 19 MiB.
 ///
 /// # Errors
-/// [`Kind::InvalidArgument`] for an empty password or one of more than 1,024 bytes.
+/// [`Kind::InvalidArgument`] for a blank password or one of more than 1,024 bytes.
 pub fn hash(password: &str) -> Result<String> {
-    if password.is_empty() || password.len() > PASSWORD_BYTES_MAX {
-        return Err(Error::invalid("a password has 1 to 1024 bytes"));
+    if is_impossible(password) {
+        return Err(Error::invalid(
+            "a password has 1 to 1024 bytes, and is not blank",
+        ));
     }
     let params = Params::new(MEMORY_KIB, PASSES, LANES, None).map_err(Error::internal)?;
     let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
@@ -60,6 +64,22 @@ pub fn hash(password: &str) -> Result<String> {
 /// [`Kind::InvalidArgument`], with what is wrong and without the hash.
 pub fn check_hash(hash: &Secret) -> Result<()> {
     parse(hash.expose()).map(drop)
+}
+
+/// Why a password of this hash can be guessed by whoever has the hash; `None` where it costs at least what OWASP asks
+/// for (19 MiB and 2 passes, or less memory and more passes).
+pub fn weakness(hash: &Secret) -> Option<&'static str> {
+    /// KiB × passes: the cheapest of OWASP's five choices is 7 MiB and 5 passes.
+    const COST_ADVISED: u32 = 7 * 1024 * 5;
+    let hash = parse(hash.expose()).ok()?;
+    let params = Params::try_from(&hash).ok()?;
+    let cost = params.m_cost().saturating_mul(params.t_cost());
+    (cost < COST_ADVISED).then_some("its memory and passes are too few to slow guesses down")
+}
+
+/// A blank password is none, even where another tool has hashed it.
+fn is_impossible(password: &str) -> bool {
+    password.trim().is_empty() || password.len() > PASSWORD_BYTES_MAX
 }
 
 fn parse(hash: &str) -> Result<PasswordHash> {
@@ -96,7 +116,7 @@ impl Default for Passwords {
 }
 
 impl Passwords {
-    /// Whether `password` is the one of `hash`. A password of more than 1,024 bytes is not.
+    /// Whether `password` is the one of `hash`. A blank one, or one of more than 1,024 bytes, is not.
     ///
     /// # Cancel safety
     /// Dropping the future gives its place in the queue back; a hash that runs already runs on and keeps
@@ -105,7 +125,7 @@ impl Passwords {
     /// # Errors
     /// [`Kind::Unavailable`] when 64 wait already, [`Kind::Internal`] when the hash is malformed.
     pub async fn verify(&self, password: &Secret, hash: &Secret) -> Result<bool> {
-        if password.expose().len() > PASSWORD_BYTES_MAX {
+        if is_impossible(password.expose()) {
             return Ok(false);
         }
         let permit = {

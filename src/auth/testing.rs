@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::KeyRing;
 use crate::{
-    secret::Secret,
+    secret::{Secret, SecretKey},
     tenant::{Days, DownloadAuth, Lanying, Limits, Processing, Tenant},
     time::Timestamp,
 };
@@ -16,7 +16,7 @@ pub(super) fn ring(now: Timestamp) -> (tempfile::TempDir, Arc<KeyRing>) {
     (dir, Arc::new(ring))
 }
 
-/// The tenant `org/app` with the client `id-<app>` and `secret-<app>`, at index 0.
+/// The tenant `org/app` with the client `id-<app>` and `client-secret-of-<app>`, at index 0.
 pub(super) fn tenant(org: &str, app: &str) -> Tenant {
     Tenant {
         index: 0,
@@ -26,7 +26,7 @@ pub(super) fn tenant(org: &str, app: &str) -> Tenant {
         lanying: None,
         application: uuid::Uuid::nil(),
         client_id: format!("id-{app}"),
-        client_secret: Secret::new(format!("secret-{app}")),
+        client_secret: key(&format!("client-secret-of-{app}")),
         download_auth: DownloadAuth::Token,
         strict_restrict_access: false,
         hook: None,
@@ -48,10 +48,14 @@ pub(super) fn tenant(org: &str, app: &str) -> Tenant {
 pub(super) fn lanying(app_id: &str) -> Lanying {
     Lanying {
         app_id: app_id.into(),
-        link_key: Secret::new("link-key"),
-        upload_key: Secret::new("upload-key"),
+        link_key: key("link-key-of-the-tests"),
+        upload_key: key("upload-key-of-the-tests"),
         sdk_sign_key: None,
         strict_recipients: false,
         processing: Processing::default(),
     }
+}
+
+fn key(text: &str) -> SecretKey {
+    SecretKey::new(Secret::new(text)).unwrap()
 }

@@ -58,10 +58,24 @@ pub fn issue(
     ttl: Option<Duration>,
     now: Timestamp,
 ) -> Result<String> {
+    issue_by_name(ring, tenant.name(), subject, ttl, now)
+}
+
+/// The same for a tenant of which no more is known than its name, `org/app`.
+///
+/// # Errors
+/// As [`issue`].
+pub fn issue_by_name(
+    ring: &KeyRing,
+    tenant: String,
+    subject: &Subject,
+    ttl: Option<Duration>,
+    now: Timestamp,
+) -> Result<String> {
     let ttl = ttl.filter(|ttl| !ttl.is_zero());
     let claims = Claims {
         iss: ISSUER.to_owned(),
-        t: tenant.name(),
+        t: tenant,
         sub: subject.user().map(str::to_owned),
         app: subject.user().is_none(),
         iat: now.secs(),

@@ -10,12 +10,12 @@ use std::{
     time::Duration,
 };
 
-use super::{ServeArgs, StoreTokenArgs, TokenArgs, say, welcome};
+use super::{ServeArgs, StoreTokenArgs, TokenArgs, say, warn, welcome};
 use crate::{
     api::lanying::{is_id, store_token},
     app::{App, Reloader},
     auth::{KeyRing, Subject, is_user_name, keyring, password, token},
-    config::{self, Config},
+    config::{self, Config, TenantConfig},
     error::{Error, Result},
     files, logging, retention,
     server::{
@@ -26,7 +26,6 @@ use crate::{
         shutdown::{self, Shutdown},
     },
     store::{Key, ObjectId, local},
-    tenant::Tenant,
     time::{Clock, MS_PER_DAY},
 };
 
@@ -139,21 +138,22 @@ pub(super) fn token(config: &Config, args: &TokenArgs) -> Result<ExitCode> {
             return Err(config::bad("--user", format!("\"{name}\""), rule));
         }
     };
+    store_root(config)?;
     let now = Clock::system().now();
-    let ring = KeyRing::load_or_create(&config.keys_path(), now)?;
+    let ring = KeyRing::load(&config.keys_path(), now)?;
     let ttl = (args.ttl_seconds > 0).then(|| Duration::from_secs(args.ttl_seconds));
-    say(&token::issue(&ring, &tenant, &subject, ttl, now)?)?;
+    say(&token::issue_by_name(
+        &ring,
+        tenant.name(),
+        &subject,
+        ttl,
+        now,
+    )?)?;
     Ok(ExitCode::SUCCESS)
 }
 
 pub(super) fn store_token(config: &Config, args: &StoreTokenArgs) -> Result<ExitCode> {
     let tenant = tenant(config, args.tenant.as_deref())?;
-    let lanying = tenant.lanying.as_ref().ok_or_else(|| {
-        Error::invalid(format!(
-            "tenant {} has no app_id: it is not served in the Lanying API",
-            tenant.name()
-        ))
-    })?;
     let key = Key::parse(&args.object)
         .ok_or_else(|| config::bad("object", &args.object, "class.YYYY-MM-DD.uuid"))?;
     if !is_id(&args.user) {
@@ -163,6 +163,15 @@ pub(super) fn store_token(config: &Config, args: &StoreTokenArgs) -> Result<Exit
             "1 to 64 of letters, digits and . _ @ -",
         ));
     }
+    store_root(config)?;
+    let keys = config.keys_path();
+    let tenant = config::existing_tenant(tenant, &config.tenant_defaults, &keys)?;
+    let lanying = tenant.lanying.as_ref().ok_or_else(|| {
+        Error::invalid(format!(
+            "tenant {} has no app_id: it is not served in the Lanying API",
+            tenant.name()
+        ))
+    })?;
     say(&store_token::issue(
         lanying,
         key,
@@ -172,27 +181,35 @@ pub(super) fn store_token(config: &Config, args: &StoreTokenArgs) -> Result<Exit
     Ok(ExitCode::SUCCESS)
 }
 
-/// The tenant of that name, or the first; its secrets are made where there are none yet.
-fn tenant(config: &Config, name: Option<&str>) -> Result<Arc<Tenant>> {
-    let tenants = config::tenants(
-        &config.tenants,
-        &config.tenant_defaults,
-        &config.keys_path(),
-    )?;
+/// The tenant of that name, or the first.
+fn tenant<'c>(config: &'c Config, name: Option<&str>) -> Result<&'c TenantConfig> {
+    let mut tenants = config.tenants.iter();
     let found = match name {
-        None => tenants.iter().next(),
-        Some(name) => name
-            .split_once('/')
-            .and_then(|(org, app)| tenants.find(org, app)),
+        None => tenants.next(),
+        Some(name) => tenants.find(|tenant| tenant.name() == name),
     };
-    found.cloned().ok_or_else(|| {
-        let known: Vec<_> = tenants.iter().map(|tenant| tenant.name()).collect();
+    found.ok_or_else(|| {
+        let known: Vec<_> = config.tenants.iter().map(TenantConfig::name).collect();
         let given = name.unwrap_or_default();
         Error::invalid(format!(
             "--tenant {given}: must be one of {}",
             known.join(", ")
         ))
     })
+}
+
+/// The store's directory, which must be there: a command that made one in the wrong place would print tokens that no
+/// server accepts, or say that there is nothing to remove.
+fn store_root(config: &Config) -> Result<PathBuf> {
+    let root = std::path::absolute(&config.store.path).map_err(Error::internal)?;
+    if local::is_store(&root) {
+        return Ok(root);
+    }
+    Err(Error::invalid(format!(
+        "store.path = \"{}\": there is no store. Name your server's with --config FILE or --store-path DIR; \
+         only `chatfiles serve` makes a new one",
+        root.display()
+    )))
 }
 
 pub(super) fn hash_password() -> Result<ExitCode> {
@@ -210,6 +227,12 @@ pub(super) fn hash_password() -> Result<ExitCode> {
             "no password on standard input: printf %s PASSWORD | chatfiles hash-password",
         ));
     }
+    if password.len() < password::PASSWORD_BYTES_ADVISED {
+        let advised = password::PASSWORD_BYTES_ADVISED;
+        warn(&format!(
+            "the password has fewer than {advised} bytes: it can be guessed"
+        ));
+    }
     say(&password::hash(password)?)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -219,6 +242,9 @@ pub(super) fn check_config(config: &Config, probe: bool) -> Result<ExitCode> {
         config,
         files::abilities(&config.files.ffmpeg),
     ))?;
+    for secret in config.weak_secrets() {
+        say(&format!("warning: {secret}"))?;
+    }
     let root = std::path::absolute(&config.store.path).map_err(Error::internal)?;
     let report = retention::sweep(
         &root,
@@ -272,13 +298,7 @@ fn probe(config: &Config, root: &Path) -> Result<()> {
 }
 
 pub(super) fn sweep(config: &Config, yes: bool) -> Result<ExitCode> {
-    let root = std::path::absolute(&config.store.path).map_err(Error::internal)?;
-    if !root.is_dir() {
-        return Err(Error::invalid(format!(
-            "store.path = \"{}\": there is no store",
-            root.display()
-        )));
-    }
+    let root = store_root(config)?;
     let report = retention::sweep(
         &root,
         &config.retention(),
@@ -320,13 +340,7 @@ fn describe(report: &retention::Report) -> String {
 }
 
 pub(super) fn scrub(config: &Config) -> Result<ExitCode> {
-    let root = std::path::absolute(&config.store.path).map_err(Error::internal)?;
-    if !root.is_dir() {
-        return Err(Error::invalid(format!(
-            "store.path = \"{}\": there is no store",
-            root.display()
-        )));
-    }
+    let root = store_root(config)?;
     let (count, bad) = local::scrub(&root)?;
     for damaged in &bad {
         say(&format!("{}: {}", damaged.path, damaged.what))?;
@@ -347,7 +361,7 @@ pub(super) fn rm(config: &Config, text: &str) -> Result<ExitCode> {
             let allowed = "the id of a file, a UUID of version 7, or class.YYYY-MM-DD.uuid";
             config::bad("id", text, allowed)
         })?;
-    let root = std::path::absolute(&config.store.path).map_err(Error::internal)?;
+    let root = store_root(config)?;
     if let Some(answer) = control::request(&root, &control::Command::Remove(id.to_string()))? {
         say(&answer)?;
         return Ok(ExitCode::SUCCESS);
@@ -360,6 +374,7 @@ pub(super) fn rm(config: &Config, text: &str) -> Result<ExitCode> {
 }
 
 pub(super) fn rotate_keys(config: &Config, overlap_days: u64) -> Result<ExitCode> {
+    store_root(config)?;
     let overlap = Duration::from_secs(overlap_days * 86_400);
     let kid = keyring::rotate(&config.keys_path(), Clock::system().now(), overlap)?;
     say(&format!(

@@ -13,7 +13,7 @@ use crate::{
     error::{Error, Result},
     http::forwarded::ForwardedHeader,
     logging,
-    secret::Secret,
+    secret::SecretKey,
     server::tls::CertificateFiles,
     store::local::Durability,
 };
@@ -96,7 +96,7 @@ pub struct TlsSection {
 pub struct CdnSection {
     pub url: Option<String>,
     pub url_ttl_seconds: Option<i64>,
-    pub secret: Option<Secret>,
+    pub secret: Option<SecretKey>,
     pub secret_header: Option<String>,
 }
 

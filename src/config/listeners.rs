@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    secret::Secret,
+    secret::SecretKey,
     server::{
         cdn::CdnSecret,
         endpoint::{At, Endpoint},
@@ -115,20 +115,23 @@ pub(super) fn cdn(section: CdnSection) -> Result<Cdn> {
     })
 }
 
-fn cdn_secret(secret: Option<Secret>, header: Option<String>) -> Result<Option<CdnSecret>> {
-    /// Short ones can be tried out.
-    const SECRET_BYTES_MIN: usize = 16;
+fn cdn_secret(secret: Option<SecretKey>, header: Option<String>) -> Result<Option<CdnSecret>> {
+    const HEADER: &str = "cdn.secret_header";
+    let Some(secret) = secret else {
+        // Whoever names the header means to check it.
+        return match header {
+            None => Ok(None),
+            Some(name) => Err(bad(HEADER, name, "given together with cdn.secret")),
+        };
+    };
     let name = header.unwrap_or("x-cdn-secret".into());
     let header: HeaderName = name
         .parse()
-        .map_err(|_| bad("cdn.secret_header", &name, "a header's name"))?;
-    let Some(secret) = secret else {
-        return Ok(None);
-    };
-    let is_visible = secret.expose().bytes().all(|byte| byte.is_ascii_graphic());
-    if !is_visible || secret.expose().len() < SECRET_BYTES_MIN {
-        let allowed = "16 visible ASCII characters or more, without a space";
-        return Err(bad("cdn.secret", "…", allowed));
+        .map_err(|_| bad(HEADER, &name, "a header's name"))?;
+    // As it must arrive in a header.
+    if !secret.expose().bytes().all(|byte| byte.is_ascii_graphic()) {
+        let allowed = "visible ASCII characters without a space";
+        return Err(bad("cdn.secret", "«redacted»", allowed));
     }
     Ok(Some(CdnSecret { header, secret }))
 }

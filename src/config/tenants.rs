@@ -13,7 +13,7 @@ use super::{days, file::RetentionSection, values::bad};
 use crate::{
     auth::keyring,
     error::Result,
-    secret::Secret,
+    secret::{Secret, SecretKey},
     tenant::{Account, Days, DownloadAuth, Hook, Lanying, Limits, Processing, Tenant, Tenants},
     time::Timestamp,
 };
@@ -30,7 +30,7 @@ pub struct TenantConfig {
     pub app: String,
     pub app_id: Option<String>,
     pub client_id: Option<String>,
-    pub client_secret: Option<Secret>,
+    pub client_secret: Option<SecretKey>,
     pub download_auth: Option<DownloadAuthKind>,
     pub strict_restrict_access: bool,
     pub calls_per_second: Option<u32>,
@@ -47,15 +47,15 @@ pub struct TenantConfig {
     pub shared_image_days: Option<u32>,
     pub shared_video_days: Option<u32>,
     pub avatar_days: Option<u32>,
-    pub url_key: Option<Secret>,
-    pub link_key: Option<Secret>,
-    pub upload_key: Option<Secret>,
-    pub sdk_sign_key: Option<Secret>,
+    pub url_key: Option<SecretKey>,
+    pub link_key: Option<SecretKey>,
+    pub upload_key: Option<SecretKey>,
+    pub sdk_sign_key: Option<SecretKey>,
     pub strict_recipients: bool,
     pub image_process_url: Option<String>,
     pub video_process_url: Option<String>,
     pub hook_url: Option<String>,
-    pub hook_secret: Option<Secret>,
+    pub hook_secret: Option<SecretKey>,
     pub tokens_not_before: Option<Moment>,
     pub users_not_before: HashMap<String, Moment>,
     pub account: Vec<AccountConfig>,
@@ -135,7 +135,7 @@ impl TenantConfig {
         format!("{}/{}", self.org, self.app)
     }
 
-    fn key(&self, name: &str) -> String {
+    pub(super) fn key(&self, name: &str) -> String {
         format!("tenant {}: {name}", self.name())
     }
 }
@@ -160,9 +160,21 @@ pub fn tenants_after(
 ) -> Result<Tenants> {
     configs
         .iter()
-        .map(|config| tenant(config, defaults, keys))
+        .map(|config| {
+            tenant(config, defaults, |name| {
+                keyring::load_or_create_secret(keys, name)
+            })
+        })
         .collect::<Result<_>>()
         .map(|tenants| before.followed_by(tenants))
+}
+
+/// One tenant of a store that is there: its secrets are read and not made. Blocking.
+///
+/// # Errors
+/// As [`tenants`]; `Internal` where a secret is missing.
+pub fn existing_tenant(config: &TenantConfig, defaults: &Limits, keys: &Path) -> Result<Tenant> {
+    tenant(config, defaults, |name| keyring::load_secret(keys, name))
 }
 
 impl TenantConfig {
@@ -206,13 +218,18 @@ impl TenantConfig {
     }
 }
 
-fn tenant(config: &TenantConfig, defaults: &Limits, keys: &Path) -> Result<Tenant> {
+/// `generated` finds a secret by the name of its file.
+fn tenant(
+    config: &TenantConfig,
+    defaults: &Limits,
+    generated: impl Fn(&str) -> Result<SecretKey>,
+) -> Result<Tenant> {
     let (tokens_not_before, users_not_before) = config.moments()?;
     // A name may hold dots: `a.b/c` and `a/b.c` must not share what a link or a policy is signed with.
     let of_app = |name: &str| format!("{name}.{}@{}", config.org, config.app);
-    let secret = |name: &str, configured: &Option<Secret>| match configured {
+    let secret = |name: &str, configured: &Option<SecretKey>| match configured {
         Some(secret) => Ok(secret.clone()),
-        None => keyring::load_or_create_secret(keys, name),
+        None => generated(name),
     };
     let lanying = match &config.app_id {
         None => None,

@@ -4,7 +4,7 @@ use hyper::{HeaderMap, header::HeaderName};
 
 use crate::{
     error::{Error, Kind, Result},
-    secret::Secret,
+    secret::SecretKey,
 };
 
 /// What the CDN sends.
@@ -13,7 +13,7 @@ pub struct CdnSecret {
     /// In which header.
     pub header: HeaderName,
     /// Its value.
-    pub secret: Secret,
+    pub secret: SecretKey,
 }
 
 /// Whether a request came through the CDN, where there has to be one. What is refused is limited like any other

@@ -120,7 +120,8 @@ impl Listener {
     /// enter its directory may connect. Must be called within the runtime.
     ///
     /// # Errors
-    /// `InvalidArgument`, naming the endpoint and why it cannot be had.
+    /// Naming the endpoint and why it cannot be had: `InvalidArgument` where that is the configuration's fault,
+    /// `Internal` where it may succeed later.
     pub fn bind(endpoint: &Endpoint) -> Result<Self> {
         let io = match &endpoint.at {
             At::Tcp(address) => bind_tcp(*address).map(Io::Tcp),
@@ -235,7 +236,12 @@ fn cannot_listen(endpoint: &Endpoint, error: io::Error) -> Error {
         }
         _ => error.to_string(),
     };
-    Error::invalid(format!("cannot listen on {endpoint}: {why}")).source(error)
+    let text = format!("cannot listen on {endpoint}: {why}");
+    match error.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput => Error::invalid(text),
+        // Another process may end, an interface may come up: the service manager should try again.
+        _ => Error::internal(text),
+    }
 }
 
 #[cfg(test)]

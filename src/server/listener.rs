@@ -69,7 +69,7 @@ impl Default for Config {
 /// `0.0.0.0` at the same port.
 ///
 /// # Errors
-/// `InvalidArgument`, naming the endpoint and why it cannot be had.
+/// As [`Listener::bind`].
 pub fn bind(
     endpoints: &[Endpoint],
     mut inherited: impl FnMut(&str) -> Option<OwnedFd>,

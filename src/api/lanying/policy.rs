@@ -25,7 +25,7 @@ use self::document::Document;
 pub(super) use self::fields::Fields;
 use crate::{
     error::{Error, Kind, PolicyFault, Result},
-    secret::{Secret, constant_time_eq},
+    secret::{SecretKey, constant_time_eq},
     time::{MS_PER_DAY, MS_PER_SECOND, Timestamp},
 };
 
@@ -83,7 +83,7 @@ pub(super) enum Success {
 }
 
 /// Makes the policy of a ticket and signs it.
-pub(super) fn issue(ticket: &Ticket<'_>, secret: &Secret) -> Signed {
+pub(super) fn issue(ticket: &Ticket<'_>, secret: &SecretKey) -> Signed {
     /// Tuples, which JSON writes as arrays.
     type Equals<'a> = (&'static str, &'static str, &'a str);
     #[derive(Serialize)]
@@ -120,7 +120,7 @@ pub(super) fn check(
     fields: &Fields,
     bucket: &str,
     access_key_id: &str,
-    secret: &Secret,
+    secret: &SecretKey,
     now: Timestamp,
 ) -> Result<Accepted> {
     if required(fields, "OSSAccessKeyId")? != access_key_id {
@@ -155,11 +155,8 @@ pub(super) fn check(
     })
 }
 
-fn sign(policy: &str, secret: &Secret) -> String {
-    let mut mac = Hmac::<Sha1>::new_from_slice(secret.expose().as_bytes())
-        .expect("HMAC takes keys of any length");
-    mac.update(policy.as_bytes());
-    STANDARD.encode(mac.finalize().into_bytes())
+fn sign(policy: &str, key: &SecretKey) -> String {
+    STANDARD.encode(key.hmac_sha1(policy.as_bytes()))
 }
 
 fn required<'f>(fields: &'f Fields, name: &str) -> Result<&'f str> {

@@ -7,7 +7,7 @@
 use super::Context;
 use crate::{
     error::{Error, Kind, Result},
-    secret::{constant_time_eq, hex, hmac_sha256},
+    secret::{constant_time_eq, hex},
 };
 
 /// # Errors
@@ -25,7 +25,7 @@ pub(super) fn check(context: &Context<'_>) -> Result<()> {
         .collect();
     signed.sort_unstable();
     let text = format!("{}?{}", target.path(), signed.join("&"));
-    let expected = hex(&hmac_sha256(key, &[text.as_bytes()]));
+    let expected = hex(&key.hmac_sha256(&[text.as_bytes()]));
     let sent = context.query("sdk_sign").unwrap_or_default();
     if constant_time_eq(expected.as_bytes(), sent.as_bytes()) {
         return Ok(());

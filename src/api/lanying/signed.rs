@@ -4,7 +4,7 @@
 //! good for the other, whatever the key. (Policies are signed as OSS has it, and name the tenant themselves.) What the text says is its owner's (`link.rs`, `store_token.rs`).
 
 use crate::{
-    secret::{Secret, constant_time_eq, sign_parts},
+    secret::{SecretKey, constant_time_eq},
     tenant::Lanying,
 };
 
@@ -13,13 +13,13 @@ pub(super) const SIGNATURE_DIGITS: usize = 32;
 
 /// The signature of a text, `digits` digits long, of 64.
 pub(super) fn signature(
-    key: &Secret,
+    key: &SecretKey,
     lanying: &Lanying,
     purpose: &str,
     text: &str,
     digits: usize,
 ) -> String {
-    let mut signature = sign_parts(key, [purpose, "lanying", &lanying.app_id, text]);
+    let mut signature = key.sign_parts([purpose, "lanying", &lanying.app_id, text]);
     signature.truncate(digits);
     signature
 }

@@ -30,11 +30,11 @@ fn honest(user: &str, time: i64, ttl: &str) -> String {
 
 #[test]
 fn the_signature_is_the_hex_sha_256_of_the_six_fields() {
-    // printf 'id-apporg#appalice1795305599600secret-app' | sha256sum
+    // printf 'id-apporg#appalice1795305599600client-secret-of-app' | sha256sum
     assert_eq!(sign("alice", "1795305599", "600"), EXPECTED);
 }
 
-const EXPECTED: &str = "e2bdfc3b84fb228334ee810032c887a971f39e00ab3115110b46933c86a6dfa6";
+const EXPECTED: &str = "a8867fb843d44dc3d750098a49ad0f990285e0286fc56240d4582062b625206c";
 
 #[test]
 fn every_encoding_that_backends_use_is_read() {

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use ureq::http::Uri;
 
 use crate::{
-    secret::{Secret, hex, hmac_sha256},
+    secret::{SecretKey, hex},
     tenant::Hook,
     time::Clock,
 };
@@ -136,12 +136,9 @@ pub(super) fn host(url: &str) -> String {
 }
 
 /// Hex HMAC-SHA256 over the timestamp, a dot and the body.
-fn sign(secret: &Secret, timestamp: i64, body: &str) -> String {
+fn sign(secret: &SecretKey, timestamp: i64, body: &str) -> String {
     let timestamp = timestamp.to_string();
-    hex(&hmac_sha256(
-        secret,
-        &[timestamp.as_bytes(), b".", body.as_bytes()],
-    ))
+    hex(&secret.hmac_sha256(&[timestamp.as_bytes(), b".", body.as_bytes()]))
 }
 
 /// Whether the connection ended before the head of an answer was whole.
@@ -198,6 +195,7 @@ fn parse(body: &[u8]) -> Option<Answer> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::secret::Secret;
 
     #[test]
     fn only_an_object_with_a_boolean_allow_is_an_answer() {
@@ -244,14 +242,14 @@ mod tests {
 
     #[test]
     fn the_signature_is_what_openssl_makes_of_it() {
-        // printf %s '1795305599.{"user":"alice"}' | openssl dgst -sha256 -hmac "hook secret"
+        // printf %s '1795305599.{"user":"alice"}' | openssl dgst -sha256 -hmac "hook secret of the tests"
         assert_eq!(
             sign(
-                &Secret::new("hook secret"),
+                &SecretKey::new(Secret::new("hook secret of the tests")).unwrap(),
                 1_795_305_599,
                 r#"{"user":"alice"}"#
             ),
-            "3c583bca9a1e8b7be18aea034ed5b44f84b3ebbc78df4315950b4712a4a067d9"
+            "16b12bb6ab65fbb0219b4825b58f4cb1dc9ae1d4053803a65ce73508b78c38c2"
         );
     }
 

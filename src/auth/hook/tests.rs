@@ -12,7 +12,7 @@ use hmac::{Hmac, KeyInit, Mac};
 
 use self::toy::{Reply, Toy, json, response, tenant};
 use super::*;
-use crate::secret::Secret;
+use crate::secret::{Secret, SecretKey};
 
 const ALLOW: &str = r#"{"allow":true}"#;
 /// Short, for those that are meant to run out; no answer is as slow as the other one.
@@ -159,7 +159,8 @@ async fn the_question_is_a_post_of_json() {
 async fn with_a_secret_the_question_is_signed_over_time_and_body() {
     let mut toy = Toy::start(|_| json(ALLOW));
     let mut tenant = toy.tenant();
-    tenant.hook.as_mut().unwrap().secret = Some(Secret::new("hook secret"));
+    tenant.hook.as_mut().unwrap().secret =
+        SecretKey::new(Secret::new("hook secret of the tests")).ok();
     let clock = Clock::adjustable();
     let hooks = Hooks::new(config(), clock.clone());
     let before = clock.now().secs();
@@ -167,7 +168,7 @@ async fn with_a_secret_the_question_is_signed_over_time_and_body() {
     let asked = toy.next().await;
     let timestamp = asked.header("X-Chatfiles-Timestamp").unwrap();
     assert!((before..=clock.now().secs()).contains(&timestamp.parse().unwrap()));
-    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(b"hook secret").unwrap();
+    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(b"hook secret of the tests").unwrap();
     mac.update(format!("{timestamp}.{}", asked.body).as_bytes());
     let expected: String = mac
         .finalize()

@@ -160,6 +160,7 @@ fn a_key_that_was_to_retire_does_not_live_longer_by_a_rotation() {
 #[test]
 fn the_number_of_keys_is_bounded_and_only_retired_ones_are_dropped() {
     let dir = tempfile::tempdir().unwrap();
+    KeyRing::load_or_create(dir.path(), NOW).unwrap();
     for _ in 0..KEYS_MAX - 1 {
         rotate(dir.path(), NOW, HOUR).unwrap();
     }
@@ -186,8 +187,28 @@ fn a_file_that_breaks_leaves_the_running_keys_as_they_are() {
     fs::remove_file(&path).unwrap();
     assert_eq!(ring.current(secs(4)).signing().kid, kid);
     // And a clock that was set back does not stop the looking.
+    KeyRing::load_or_create(&dir.path().join("keys"), NOW).unwrap();
     rotate(&dir.path().join("keys"), NOW, HOUR).unwrap();
     assert_ne!(ring.current(Timestamp::from_secs(1_000)).signing().kid, kid);
+}
+
+#[test]
+fn only_a_server_makes_keys() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = dir.path().join("keys");
+    let failures = [
+        KeyRing::load(&keys, NOW).err(),
+        rotate(&keys, NOW, HOUR).err(),
+        load_secret(&keys, "client-secret.org.app").err(),
+    ];
+    for failure in failures {
+        let text = failure.unwrap().causes();
+        assert!(text.contains("`chatfiles serve`"), "{text}");
+    }
+    assert!(!keys.exists());
+    let made = load_or_create_secret(&keys, "client-secret.org.app").unwrap();
+    let found = load_secret(&keys, "client-secret.org.app").unwrap();
+    assert!(found.equals(made.expose()));
 }
 
 #[test]

@@ -143,7 +143,7 @@ fn a_dynamic_token_opens_its_own_tenant_and_can_be_revoked() {
     let token = {
         use base64::{Engine, engine::general_purpose::URL_SAFE};
         use sha2::{Digest, Sha256};
-        let signed = Sha256::digest("id-apporg#appalice1795305599600secret-app");
+        let signed = Sha256::digest("id-apporg#appalice1795305599600client-secret-of-app");
         let hex: String = signed.iter().map(|byte| format!("{byte:02x}")).collect();
         URL_SAFE.encode(format!(
             r#"dt-{{"signature":"{hex}","appkey":"org#app","userId":"alice","curTime":1795305599,"ttl":600}}"#

@@ -1,6 +1,6 @@
 //! What a tenant's settings may be, and what they need of each other.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::{TenantConfig, days};
 use crate::{
@@ -89,20 +89,13 @@ impl TenantConfig {
                 "another name: this one is a path of the server",
             ));
         }
-        let secrets = [
-            ("client_secret", &self.client_secret),
-            ("link_key", &self.link_key),
-            ("upload_key", &self.upload_key),
-            ("sdk_sign_key", &self.sdk_sign_key),
-            ("hook_secret", &self.hook_secret),
-        ];
-        for (key, secret) in secrets {
-            if secret
-                .as_ref()
-                .is_some_and(|secret| secret.expose().is_empty())
-            {
-                return Err(bad(&self.key(key), "\"\"", "a text, or left out"));
-            }
+        // A variable that was not set, most likely.
+        if self
+            .client_id
+            .as_ref()
+            .is_some_and(|id| id.trim().is_empty())
+        {
+            return Err(bad(&self.key("client_id"), "\"\"", "a text, or left out"));
         }
         self.check_urls()?;
         self.check_app_id()?;
@@ -128,14 +121,25 @@ impl TenantConfig {
             &Days::default(),
         )?;
         self.moments()?;
+        const USER_NAME: &str = "1 to 128 bytes without /, white space and control characters";
+        // A revocation of nobody would look like one of somebody.
+        if let Some(user) = self
+            .users_not_before
+            .keys()
+            .find(|name| !is_user_name(name))
+        {
+            let key = self.key("users_not_before");
+            return Err(bad(&key, format!("\"{user}\""), USER_NAME));
+        }
+        let mut accounts = HashSet::new();
         for account in &self.account {
             let key = self.key(&format!("account {}", account.name));
             if !is_user_name(&account.name) {
-                return Err(bad(
-                    &key,
-                    "name",
-                    "1 to 128 bytes without /, white space and control characters",
-                ));
+                return Err(bad(&key, "name", USER_NAME));
+            }
+            // Else an old password might be the one in force.
+            if !accounts.insert(&account.name) {
+                return Err(Error::invalid(format!("{key} is given twice")));
             }
             password::check_hash(&account.password_hash).map_err(|_| {
                 bad(

@@ -50,7 +50,7 @@ pub use self::{
         expired_parts, sweep_parts,
     },
     scrub::{Damaged, scrub},
-    startup::{Instance, running_instance},
+    startup::{Instance, is_store, running_instance},
 };
 
 /// Whether an answered upload survives a power cut.

@@ -177,6 +177,11 @@ fn note_holder(mut lock: File, name: &str) -> io::Result<File> {
     Ok(lock)
 }
 
+/// Whether a server has made a store at `root`. Blocking.
+pub fn is_store(root: &Path) -> bool {
+    root.join(OBJECTS).is_dir()
+}
+
 /// The name of the server that runs, or ran last, on the store at `root`; `None` where none ever did.
 /// Blocking.
 ///

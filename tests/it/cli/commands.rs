@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::support::{
     BASE, Connection, Form,
-    command::{Served, run, stdout},
+    command::{Served, chatfiles, run, stdout},
     photo,
 };
 
@@ -255,4 +255,84 @@ fn rotated_keys_sign_new_tokens_and_old_ones_go_on() {
         ),
         (404, 404)
     );
+}
+
+#[test]
+fn only_serve_makes_a_store() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("data");
+    let object = "image.2026-11-25.019aa000-0000-7000-8000-000000000000";
+    for arguments in [
+        &["token", "--user", "alice"][..],
+        &["token", "--app"],
+        &["store-token", object, "--user", "alice"],
+        &["rotate-keys"],
+        &["rm", "019aa000-0000-7000-8000-000000000000"],
+        &["scrub"],
+        &["sweep"],
+        &["sweep", "--yes"],
+    ] {
+        // Where nobody names a store, it is one below the working directory.
+        for named in [true, false] {
+            let mut command = chatfiles(arguments);
+            if named {
+                command.args(["--store-path", text(&store)]);
+            }
+            let output = command.current_dir(directory.path()).output().unwrap();
+            let error = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(2), "{arguments:?}: {error}");
+            let path = if named { "data" } else { "chatfiles-data" };
+            for part in [path, "store.path", "--config", "chatfiles serve"] {
+                assert!(error.contains(part), "{part}, {arguments:?}: {error}");
+            }
+            assert!(output.stdout.is_empty(), "{arguments:?}: {output:?}");
+            let left: Vec<_> = std::fs::read_dir(directory.path()).unwrap().collect();
+            assert!(left.is_empty(), "{arguments:?} left {left:?}");
+        }
+    }
+}
+
+#[test]
+fn commands_make_no_keys_in_a_store() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("data");
+    drop(Served::start(&store, &directory.path().join("log"), &[]));
+    std::fs::remove_dir_all(store.join("keys")).unwrap();
+    let object = "image.2026-11-25.019aa000-0000-7000-8000-000000000000";
+    for arguments in [
+        &["token", "--user", "alice"][..],
+        &["store-token", object, "--user", "alice"],
+        &["rotate-keys"],
+    ] {
+        let output = run(&[arguments, &["--store-path", text(&store)]].concat(), "");
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {error}");
+        assert!(
+            error.contains("keys") && error.contains("chatfiles serve"),
+            "{arguments:?}: {error}"
+        );
+        assert!(!store.join("keys").exists(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_busy_port_is_not_a_bad_configuration() {
+    let directory = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for (listen, code) in [
+        (&*address, 1),
+        // Documentation addresses: no machine has them, but an interface that comes up later might.
+        ("192.0.2.1:8080", 1),
+        ("nowhere:80", 2),
+    ] {
+        let store = directory.path().join("data");
+        let output = run(
+            &["serve", "--listen", listen, "--store-path", text(&store)],
+            "",
+        );
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{listen}: {error}");
+        assert!(error.contains(listen), "{error}");
+    }
 }

@@ -4,4 +4,5 @@ mod commands;
 mod examples;
 mod secrets;
 mod settings;
+mod weak_secrets;
 mod welcome;

@@ -150,7 +150,28 @@ fn a_bad_value_names_its_key_what_it_was_and_what_is_allowed() {
         ),
         (
             "[[tenant]]\norg = \"a\"\napp = \"b\"\napp_id = \"c\"\nlink_key = \"\"",
-            vec!["a/b: link_key", "a text"],
+            vec!["line 5", "link_key", "at least 16 bytes"],
+        ),
+        // Settings that would protect nothing where they are empty, or name nobody.
+        (
+            "[cdn]\nsecret_header = \"x-secret\"",
+            vec!["cdn.secret_header", "x-secret", "together with cdn.secret"],
+        ),
+        (
+            "[store]\npath = \"\"",
+            vec!["store.path", "a directory, or left out"],
+        ),
+        (
+            "[[tenant]]\norg = \"a\"\napp = \"b\"\nclient_id = \" \"",
+            vec!["a/b: client_id", "or left out"],
+        ),
+        (
+            "[[tenant]]\norg = \"a\"\napp = \"b\"\nusers_not_before = { \"\" = 5 }",
+            vec!["a/b: users_not_before", "1 to 128 bytes"],
+        ),
+        (
+            "[[tenant]]\norg = \"a\"\napp = \"b\"\n[[tenant.account]]\nname = \"u\"\npassword_hash = \"$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$MTIzNDU2Nzg5MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTI\"\n[[tenant.account]]\nname = \"u\"\npassword_hash = \"$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$MTIzNDU2Nzg5MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTI\"",
+            vec!["account u", "twice"],
         ),
         (
             "[[tenant]]\norg = \"a\"\napp = \"b\"\napp_id = \"c\"\navatar_days = 40000",
@@ -161,7 +182,7 @@ fn a_bad_value_names_its_key_what_it_was_and_what_is_allowed() {
             vec!["a/b: hook_url", "http:// or https://"],
         ),
         (
-            "[[tenant]]\norg = \"a\"\napp = \"b\"\napp_id = \"c\"\nhook_secret = \"x\"",
+            "[[tenant]]\norg = \"a\"\napp = \"b\"\napp_id = \"c\"\nhook_secret = \"q7Jm2ZxV0pYc9TnR4sKdW6uE\"",
             vec!["a/b: hook_secret", "together with hook_url"],
         ),
         (

@@ -21,7 +21,7 @@ fn server() -> TestServer {
         org = "easemob-demo"
         app = "chatdemoui"
         client_id = "demo-id"
-        client_secret = "demo-secret"
+        client_secret = "secret-of-the-demo-client"
         [[tenant.account]]
         name = "u1"
         password_hash = "{hash}"
@@ -29,7 +29,7 @@ fn server() -> TestServer {
         org = "other-org"
         app = "other-app"
         client_id = "other-id"
-        client_secret = "other-secret"
+        client_secret = "secret-of-the-other-client"
         "#
     ))
 }
@@ -59,7 +59,7 @@ fn granted(answer: &Answer) -> Value {
 }
 
 fn client_credentials() -> Value {
-    json!({ "grant_type": "client_credentials", "client_id": "demo-id", "client_secret": "demo-secret" })
+    json!({ "grant_type": "client_credentials", "client_id": "demo-id", "client_secret": "secret-of-the-demo-client" })
 }
 
 fn bearer(server: &TestServer, org: &str, app: &str, subject: Subject) -> String {
@@ -216,12 +216,32 @@ fn a_grant_that_does_not_hold_is_refused_with_the_vendors_words() {
     let login = |name: &str, password: &str| json!({ "grant_type": "password", "username": name, "password": password });
     let mismatch = "client_id does not match";
     for (app, request, status, description) in [
-        (BASE, client("demo-id", "demo-secres"), 400, mismatch),
-        (BASE, client("demo-ie", "demo-secret"), 400, mismatch),
+        (
+            BASE,
+            client("demo-id", "secret-of-the-demo-cliens"),
+            400,
+            mismatch,
+        ),
+        (
+            BASE,
+            client("demo-ie", "secret-of-the-demo-client"),
+            400,
+            mismatch,
+        ),
         (BASE, client("demo-id", ""), 400, mismatch),
         (BASE, client("", ""), 400, mismatch),
-        (BASE, client("demo-secret", "demo-id"), 400, mismatch),
-        (BASE, client("other-id", "other-secret"), 400, mismatch),
+        (
+            BASE,
+            client("secret-of-the-demo-client", "demo-id"),
+            400,
+            mismatch,
+        ),
+        (
+            BASE,
+            client("other-id", "secret-of-the-other-client"),
+            400,
+            mismatch,
+        ),
         (BASE, login("u1", "correct hors"), 400, "invalid password"),
         (BASE, login("u1", ""), 400, "invalid password"),
         (
@@ -340,7 +360,7 @@ fn what_is_no_token_request_is_an_illegal_argument_that_repeats_nothing() {
         r#"{"grant_type":"password","username":"u1"}"#,
         r#"{"grant_type":"password","username":"u1","password":{"hunter2":1}}"#,
         r#"{"grant_type":"password","username":"a/b","password":"hunter2"}"#,
-        r#"{"grant_type":"client_credentials","client_id":"demo-id","client_secret":"demo-secret"} hunter2"#,
+        r#"{"grant_type":"client_credentials","client_id":"demo-id","client_secret":"secret-of-the-demo-client"} hunter2"#,
         "\u{0}\u{1}",
         &deep,
     ] {

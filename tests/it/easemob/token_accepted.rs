@@ -18,12 +18,12 @@ pub(super) const TENANTS: &str = r#"
     org = "easemob-demo"
     app = "chatdemoui"
     client_id = "demo-id"
-    client_secret = "demo-secret"
+    client_secret = "secret-of-the-demo-client"
     [[tenant]]
     org = "other-org"
     app = "other-app"
     client_id = "other-id"
-    client_secret = "other-secret"
+    client_secret = "secret-of-the-other-client"
     "#;
 
 /// What a chat backend that signs its own tokens puts into one.
@@ -41,7 +41,7 @@ impl Dynamic {
     fn new(now_secs: i64) -> Self {
         Self {
             client_id: "demo-id",
-            client_secret: "demo-secret",
+            client_secret: "secret-of-the-demo-client",
             appkey: "easemob-demo#chatdemoui".into(),
             user: "alice".into(),
             time: now_secs.to_string(),
@@ -232,7 +232,7 @@ fn a_dynamic_token_is_signed_by_its_own_app_and_moves_no_digit_between_its_field
     let honest = Dynamic::new(server.clock.now().secs());
     let signed_by_the_other = Dynamic {
         client_id: "other-id",
-        client_secret: "other-secret",
+        client_secret: "secret-of-the-other-client",
         ..honest.clone()
     };
     let of_the_other = Dynamic {
@@ -240,7 +240,7 @@ fn a_dynamic_token_is_signed_by_its_own_app_and_moves_no_digit_between_its_field
         ..signed_by_the_other.clone()
     };
     let wrong_secret = Dynamic {
-        client_secret: "demo-secres",
+        client_secret: "secret-of-the-demo-cliens",
         ..honest.clone()
     };
     for token in [signed_by_the_other, of_the_other, wrong_secret] {

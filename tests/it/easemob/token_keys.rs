@@ -26,7 +26,7 @@ fn granted(server: &TestServer) -> String {
     let request = json!({
         "grant_type": "client_credentials",
         "client_id": "demo-id",
-        "client_secret": "demo-secret",
+        "client_secret": "secret-of-the-demo-client",
         "ttl": 0,
     });
     let path = format!("{BASE}/token");

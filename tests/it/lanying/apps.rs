@@ -2,14 +2,10 @@
 //! a value with each of its bits wrong.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use chatfiles::{
-    auth::Subject,
-    secret::{Secret, hex, hmac_sha256},
-    time::MS_PER_DAY,
-};
+use chatfiles::{auth::Subject, time::MS_PER_DAY};
 
 use crate::support::{
-    Answer, Connection, TestServer, head,
+    Answer, Connection, TestServer, head, hmac_sha256,
     lanying::{APP_ID, Client, file_sign, success},
     photo,
 };
@@ -151,7 +147,7 @@ pub(super) fn id_of(object: &str) -> &str {
 /// A `file_sign` over `tuple` as the contract describes it, with a key that the test knows.
 pub(super) fn signed(link_key: &str, app_id: &str, dialect: &str, tuple: &str) -> String {
     let text = ["file_sign", dialect, app_id, tuple].join("\0");
-    let mut digits = hex(&hmac_sha256(&Secret::new(link_key), &[text.as_bytes()]));
+    let mut digits = hmac_sha256(link_key, &text);
     digits.truncate((tuple.len() + 33).next_multiple_of(3) - tuple.len() - 1);
     BASE64_STANDARD.encode(format!("{tuple}|{digits}"))
 }

@@ -21,7 +21,7 @@ const KEY: &str = "a link key that the test knows";
 fn server() -> TestServer {
     let other = "[[tenant]]\norg = \"acme\"\napp = \"chat\"\napp_id = \"acme-id\"\n";
     TestServer::with(&format!(
-        "{}{other}link_key = \"another key\"\n[[tenant]]\norg = \"same\"\napp = \"key\"\napp_id = \"same-key\"\nlink_key = \"{KEY}\"\n",
+        "{}{other}link_key = \"another link key of the tests\"\n[[tenant]]\norg = \"same\"\napp = \"key\"\napp_id = \"same-key\"\nlink_key = \"{KEY}\"\n",
         app(&format!("link_key = \"{KEY}\""))
     ))
 }
@@ -119,8 +119,8 @@ fn a_link_is_good_with_the_key_of_its_app_and_over_five_fields_alone() {
     );
     for (about, sign) in [
         (
-            "another key",
-            signed("another key", APP_ID, "lanying", &tuple),
+            "another link key of the tests",
+            signed("another link key of the tests", APP_ID, "lanying", &tuple),
         ),
         ("no key", signed("", APP_ID, "lanying", &tuple)),
         (
@@ -184,7 +184,7 @@ fn a_link_of_one_app_opens_nothing_in_another_though_they_share_a_key() {
     let server = server();
     let Stored { sign, .. } = Stored::at(&server);
     for (org, app_name, app_id, key) in [
-        ("acme", "chat", "acme-id", "another key"),
+        ("acme", "chat", "acme-id", "another link key of the tests"),
         ("same", "key", "same-key", KEY),
     ] {
         let token = server.token_of(org, app_name, Subject::User("bob".into()));

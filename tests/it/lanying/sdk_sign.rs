@@ -1,22 +1,20 @@
 //! `sdk_sign`: asked for where the app has a key, and nobody's business where it has none.
 
-use chatfiles::secret::{Secret, hex, hmac_sha256};
-
 use super::apps::{PATHS, Stored, app, assert_success};
 use crate::support::{
-    Answer, TestServer,
+    Answer, TestServer, hmac_sha256,
     lanying::{APP_ID, assert_code, success, text},
     photo,
 };
 
-const KEY: &str = "a key of the SDK";
+const KEY: &str = "a key that the SDK has";
 
 /// As the documents describe it: over the path, `?`, and the sorted parameters without itself.
 fn sign(key: &str, path: &str, query: &str) -> String {
     let mut pairs: Vec<_> = query.split('&').collect();
     pairs.sort_unstable();
     let text = format!("/file/{path}?{}", pairs.join("&"));
-    hex(&hmac_sha256(&Secret::new(key), &[text.as_bytes()]))
+    hmac_sha256(key, &text)
 }
 
 #[track_caller]

@@ -70,7 +70,7 @@ fn a_store_token_opens_its_object_for_an_hour_without_an_access_token() {
 
 #[test]
 fn a_store_token_opens_no_other_object_and_nothing_of_another_app() {
-    let key = "upload_key = \"the same for both\"";
+    let key = "upload_key = \"the same upload key for both\"";
     let server = TestServer::with(&format!(
         "{}[[tenant]]\norg = \"acme\"\napp = \"chat\"\napp_id = \"{OTHER_ID}\"\n{key}\n",
         app(key)

@@ -291,12 +291,12 @@ fn a_ticket_is_good_for_its_own_app_alone_whatever_the_keys() {
         org = "easemob-demo"
         app = "chatdemoui"
         app_id = "welovemaxim"
-        upload_key = "the same"
+        upload_key = "the same upload key"
         [[tenant]]
         org = "other"
         app = "chat"
         app_id = "other"
-        upload_key = "the same"
+        upload_key = "the same upload key"
         "#,
     );
     let ticket = server.lanying("alice").ticket("100", "bob", "1");

@@ -35,7 +35,9 @@ use chatfiles::{
     tenant::Tenants,
     time::Clock,
 };
+use hmac::{Hmac, KeyInit, Mac};
 use serde_json::Value;
+use sha2::Sha256;
 
 /// The path that the default tenant's calls begin with.
 pub const BASE: &str = "/easemob-demo/chatdemoui";
@@ -270,6 +272,13 @@ pub fn configuration(directory: &Path, toml: &str) -> Config {
     file.store.free_space_min_bytes.get_or_insert(0);
     file.limits.calls_per_second.get_or_insert(0);
     file.validate().expect("a test's configuration is valid")
+}
+
+/// HMAC-SHA256 in hexadecimal, with any key: whoever forges a signature has none of the program's scruples.
+pub fn hmac_sha256(key: &str, text: &str) -> String {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key.as_bytes()).expect("any length");
+    mac.update(text.as_bytes());
+    chatfiles::secret::hex(&mac.finalize().into_bytes())
 }
 
 /// Every file below a directory, as paths below it; empty where it does not exist. What bars the name of a file

@@ -15,8 +15,12 @@ const KEY: &str = "chatfile.2026-11-25.01a21037-7680-711d-92b1-561d1a151141";
 /// 2026-11-25T12:00:00Z
 const NOW: Timestamp = Timestamp::from_secs(1_795_608_000);
 
-fn secret() -> Secret {
-    Secret::new("upload-key-of-the-tests-0123456789")
+fn secret() -> SecretKey {
+    key("upload-key-of-the-tests-0123456789")
+}
+
+fn key(text: &str) -> SecretKey {
+    SecretKey::new(Secret::new(text)).unwrap()
 }
 
 fn fields<'a>(list: impl IntoIterator<Item = (&'a str, &'a str)>) -> Fields {

@@ -8,6 +8,7 @@ use super::{
     server,
 };
 use crate::support::{
+    hmac_sha256,
     lanying::{APP_ID, assert_code, text},
     photo,
 };
@@ -35,9 +36,7 @@ fn the_server_that_makes_a_picture_for_a_viewer_gets_the_original_and_no_questio
         let mut pairs: Vec<&str> = query.split('&').collect();
         pairs.sort_unstable();
         let text = format!("{path}?{}", pairs.join("&"));
-        let key = chatfiles::secret::Secret::new(key);
-        let sign = chatfiles::secret::hmac_sha256(&key, &[text.as_bytes()]);
-        format!("{path}?{query}&sdk_sign={}", chatfiles::secret::hex(&sign))
+        format!("{path}?{query}&sdk_sign={}", hmac_sha256(key, &text))
     };
     let token = server.token("bob");
     let headers = [("access-token", &*token), ("app_id", APP_ID)];
