@@ -140,6 +140,14 @@ impl Tenant {
     pub fn name(&self) -> String {
         format!("{}/{}", self.org, self.app)
     }
+
+    /// Whether a credential that was issued then is revoked, for the whole application or for its user. Every
+    /// credential that names its moment asks here: tokens of both kinds, store tokens, upload tickets.
+    pub fn is_revoked(&self, user: Option<&str>, issued: Timestamp) -> bool {
+        let of_user = user.and_then(|name| self.users_not_before.get(name).copied());
+        let not_before = self.tokens_not_before.max(of_user);
+        not_before.is_some_and(|moment| issued < moment)
+    }
 }
 
 /// All tenants, found by name without an allocation.

@@ -51,6 +51,14 @@ impl Timestamp {
         )
     }
 
+    /// This moment and a duration earlier; saturates.
+    pub fn minus(self, duration: Duration) -> Self {
+        Self(
+            self.0
+                .saturating_sub(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)),
+        )
+    }
+
     /// This moment and whole days later; saturates.
     pub const fn plus_days(self, days: u32) -> Self {
         Self(

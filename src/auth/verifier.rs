@@ -150,12 +150,8 @@ impl Entry {
         if !is_name_of(tenant, &self.tenant) {
             return Err(Kind::TokenInvalid.into());
         }
-        let revoked_user = |name: &str| tenant.users_not_before.get(name).copied();
-        let not_before = tenant
-            .tokens_not_before
-            .max(self.subject.user().and_then(revoked_user));
         let expired = self.expires.is_some_and(|end| now >= end);
-        if expired || not_before.is_some_and(|moment| self.issued < moment) {
+        if expired || tenant.is_revoked(self.subject.user(), self.issued) {
             return Err(Kind::TokenExpired.into());
         }
         Ok(Identity {

@@ -8,7 +8,7 @@ use hyper::Response;
 use super::{
     Context, oss,
     policy::{self, Fields},
-    upload::form_url,
+    upload::{TICKET, form_url},
 };
 use crate::{
     api::{body::Body, no_room},
@@ -43,6 +43,13 @@ pub(super) async fn post(
         &lanying.upload_key,
         call.now,
     )?;
+    // A policy of ours lives for as long as every ticket. One that somebody else signed names no user and no moment of
+    // issue: it ends with the upload key.
+    if let Some(owner) = &accepted.owner
+        && tenant.is_revoked(Some(owner), accepted.expires.minus(TICKET))
+    {
+        return Err(policy::revoked());
+    }
     let key = object(&accepted.object)?;
     let bytes_max = tenant.limits.upload_bytes_max.min(*accepted.bytes.end());
     if announced.is_some_and(|whole| whole > bytes_max.saturating_add(FORM_OVERHEAD_BYTES)) {

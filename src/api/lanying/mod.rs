@@ -182,7 +182,8 @@ impl Context<'_> {
         match credential {
             Credential::User(user) => Ok(Viewer::User(user)),
             Credential::StoreToken { token, no_user } => {
-                let viewer = store_token::verify(self.lanying, &token, key, self.call.now);
+                let viewer =
+                    store_token::verify(self.tenant, self.lanying, &token, key, self.call.now);
                 viewer.map_err(|wrong| match no_user.kind() {
                     Kind::TokenMissing => wrong,
                     _ => no_user,

@@ -17,9 +17,7 @@ mod fields;
 use std::ops::RangeInclusive;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use hmac::{Hmac, KeyInit, Mac};
 use serde::Serialize;
-use sha1::Sha1;
 
 use self::document::Document;
 pub(super) use self::fields::Fields;
@@ -69,6 +67,8 @@ pub(super) struct Accepted {
     pub(super) owner: Option<String>,
     /// As issued.
     pub(super) recipient: Option<String>,
+    /// From this moment on the policy is refused.
+    pub(super) expires: Timestamp,
 }
 
 /// How a form asks for success to be answered.
@@ -152,6 +152,7 @@ pub(super) fn check(
         bytes: document.bytes,
         owner: document.owner,
         recipient: document.recipient,
+        expires: document.expiration,
     })
 }
 
@@ -177,6 +178,11 @@ fn success(fields: &Fields, document: &Document) -> Success {
         Some("204") if is_named => Success::NoContent204,
         _ => Success::Ok200,
     }
+}
+
+/// The policy was good once, and its user has been revoked.
+pub(super) fn revoked() -> Error {
+    denied("Policy revoked.")
 }
 
 fn denied(text: &str) -> Error {

@@ -52,7 +52,12 @@ pub(super) fn url(
 }
 
 fn encoded_source(context: &Context<'_>, source: &Source<'_>) -> String {
-    let token = store_token::issue_to_server(context.lanying, source.key, context.call.now);
+    let token = store_token::issue_to_server(
+        context.tenant,
+        context.lanying,
+        source.key,
+        context.call.now,
+    );
     let base = context.call.public_url(context.api);
     let (name, value) = source.parameter;
     let url = format!(

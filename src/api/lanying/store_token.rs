@@ -3,9 +3,10 @@
 //! ```text
 //! base64url( object | user | end, in seconds since 1970 | 32 hexadecimal digits of HMAC-SHA256 )
 //! ```
-//! Signed with the tenant's upload key. It acts for one user, so that what is asked of a user is asked of it. One
-//! without a user is for a server that makes a picture (`process.rs`): that it may, was decided of the viewer whom
-//! we sent there.
+//! Signed with the tenant's upload key. It acts for one user, so that what is asked of a user is asked of it, and it
+//! ends when the user is revoked. One without a user is for a server that makes a picture (`process.rs`): whether the
+//! viewer may see it was decided when the viewer was sent there. It ends with the application's tokens alone, so a
+//! revoked user's lives on for its hour; naming the viewer would make one URL for each, which no cache could share.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 
@@ -13,11 +14,11 @@ use super::signed::{self, SIGNATURE_DIGITS};
 use crate::{
     error::{Error, Kind, Result},
     store::Key,
-    tenant::Lanying,
+    tenant::{Lanying, Tenant},
     time::Timestamp,
 };
 
-/// Its life.
+/// Its life. A token names its end alone, so the moment of issue is this much before it.
 pub const TTL_SECS: i64 = 3600;
 /// How long [`issue_to_server`] issues the same one: half of a token's life at the most is lost to it.
 const STABLE_SECS: i64 = TTL_SECS / 2;
@@ -30,10 +31,18 @@ pub fn issue(lanying: &Lanying, key: Key, user: &str, now: Timestamp) -> String 
 }
 
 /// A token for a server that makes pictures. It stays the same for half an hour, so that caches of the URL it
-/// stands in hold.
-pub(super) fn issue_to_server(lanying: &Lanying, key: Key, now: Timestamp) -> String {
+/// stands in hold. After a revocation there is a new one at once.
+pub(super) fn issue_to_server(
+    tenant: &Tenant,
+    lanying: &Lanying,
+    key: Key,
+    now: Timestamp,
+) -> String {
     let begun = now.secs().div_euclid(STABLE_SECS) * STABLE_SECS;
-    sign(lanying, key, "", begun + TTL_SECS)
+    let revoked = tenant.tokens_not_before.filter(|moment| *moment <= now);
+    // Rounded up: a token of the second in which the moment lies would itself be revoked.
+    let not_before = revoked.map_or(begun, |moment| (moment.ms() + 999).div_euclid(1000));
+    sign(lanying, key, "", begun.max(not_before) + TTL_SECS)
 }
 
 fn sign(lanying: &Lanying, key: Key, user: &str, end_secs: i64) -> String {
@@ -54,14 +63,26 @@ pub(super) enum Viewer {
 /// Whom a token of this object acts for.
 ///
 /// # Errors
-/// `TokenInvalid` for one that is none of this tenant's, another object's, or over.
-pub(super) fn verify(lanying: &Lanying, token: &str, key: Key, now: Timestamp) -> Result<Viewer> {
-    read(lanying, token, key, now).ok_or_else(|| {
+/// `TokenInvalid` for one that is none of this tenant's, another object's, over, or revoked.
+pub(super) fn verify(
+    tenant: &Tenant,
+    lanying: &Lanying,
+    token: &str,
+    key: Key,
+    now: Timestamp,
+) -> Result<Viewer> {
+    read(tenant, lanying, token, key, now).ok_or_else(|| {
         Error::new(Kind::TokenInvalid).public("store_token is invalid or has expired")
     })
 }
 
-fn read(lanying: &Lanying, token: &str, key: Key, now: Timestamp) -> Option<Viewer> {
+fn read(
+    tenant: &Tenant,
+    lanying: &Lanying,
+    token: &str,
+    key: Key,
+    now: Timestamp,
+) -> Option<Viewer> {
     if token.len() > TOKEN_BYTES_MAX {
         return None;
     }
@@ -71,10 +92,14 @@ fn read(lanying: &Lanying, token: &str, key: Key, now: Timestamp) -> Option<View
     let &[bound_to, user, end] = &fields[..] else {
         return None;
     };
-    let is_good = bound_to == key.to_string() && now.secs() < end.parse().ok()?;
+    let end_secs: i64 = end.parse().ok()?;
+    let user = Some(user).filter(|user| !user.is_empty());
+    let issued = Timestamp::from_secs(end_secs.saturating_sub(TTL_SECS));
+    let is_good =
+        bound_to == key.to_string() && now.secs() < end_secs && !tenant.is_revoked(user, issued);
     is_good.then(|| match user {
-        "" => Viewer::Server,
-        user => Viewer::User(user.to_owned()),
+        None => Viewer::Server,
+        Some(user) => Viewer::User(user.to_owned()),
     })
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Nothing is stored by asking for one: policy and link are signatures.
 
+use std::time::Duration;
+
 use hyper::Response;
 
 use super::{
@@ -15,8 +17,8 @@ use crate::{
     store::{Class, Key},
 };
 
-/// How long a ticket can be used, in seconds.
-const TICKET_SECS: u64 = 20 * 60;
+/// How long a ticket can be used.
+pub(super) const TICKET: Duration = Duration::from_secs(20 * 60);
 
 /// A ticket, before it is rendered.
 pub(super) struct Ticket {
@@ -79,7 +81,7 @@ fn ticket(
         lanying,
         ..
     } = context;
-    let expires = call.now.plus(std::time::Duration::from_secs(TICKET_SECS));
+    let expires = call.now.plus(TICKET);
     let signed = policy::issue(
         &policy::Ticket {
             bucket: &lanying.app_id,

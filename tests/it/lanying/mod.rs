@@ -16,6 +16,7 @@ mod pictures;
 mod redirect;
 mod removal;
 mod retention;
+mod revoked;
 mod rights;
 mod sdk_sign;
 mod store_token;

@@ -7,6 +7,7 @@ use super::{
     fields::FIELDS_BYTES_MAX,
     *,
 };
+use crate::secret::Secret;
 
 const VECTORS: &str = include_str!("../../../../tests/data/oss/vectors.json");
 const BUCKET: &str = "welovemaxim";
@@ -195,6 +196,7 @@ fn what_is_issued_is_accepted_until_the_millisecond_it_expires() {
             success: Success::Ok200,
             owner: Some("alice".to_owned()),
             recipient: recipient.map(str::to_owned),
+            expires: NOW,
         };
         assert_eq!(accepted, expected);
         let error = check_at(&form, NOW).unwrap_err();
@@ -267,7 +269,7 @@ fn a_form_with_any_byte_of_policy_or_signature_changed_is_refused() {
     }
     let longer = format!("{}=", signed.signature);
     assert_eq!(accepted(&signed.policy, &longer), SIGNATURE);
-    let other = Secret::new("another-key");
+    let other = key("another-upload-key-of-the-tests");
     let result = check(&form(&signed, KEY), BUCKET, ACCESS_KEY, &other, NOW);
     assert_eq!(kind(result), SIGNATURE);
 }
