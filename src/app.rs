@@ -14,6 +14,7 @@ use crate::{
     files::{Abilities, Files},
     http::cors::Cors,
     limit::{Limiter, Quotas, quota::USERS_MAX},
+    logging,
     metrics::Metrics,
     retention::{self, Policy},
     server::{

@@ -5,6 +5,7 @@
 //! (what was dropped, the level) is asked here.
 
 mod directives;
+mod ids;
 mod writer;
 
 use std::{
@@ -91,6 +92,13 @@ pub fn install(config: &Config) -> Result<Guard> {
 /// Lines that were dropped because nobody read them in time, or not at all.
 pub fn lines_dropped() -> u64 {
     INSTALLED.get().map_or(0, |log| log.queue.dropped())
+}
+
+/// Whether lines show the fingerprints of ids and not the ids, from now on: for a server where an id opens a file.
+pub fn set_ids_masked(is_masked: bool) {
+    if let Some(log) = INSTALLED.get() {
+        log.queue.set_ids_masked(is_masked);
+    }
 }
 
 /// The directives in force.

@@ -211,6 +211,12 @@ impl Tenants {
         self.by_app_id.get(app_id)
     }
 
+    /// Whether the id of a file opens it somewhere, without a token.
+    pub fn has_open_ids(&self) -> bool {
+        let is_open = |tenant: &Arc<Tenant>| matches!(tenant.download_auth, DownloadAuth::Secret);
+        self.in_order.iter().any(is_open)
+    }
+
     /// In the order of the configuration; the first is the default of the command line.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Tenant>> {
         self.in_order.iter()

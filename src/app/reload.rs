@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use crate::{
     config::{self, Config},
     error::{Error, Result},
+    logging,
     retention::Policy,
     server::{shutdown::Shutdown, tls::Tls},
     tenant::Tenants,

@@ -5,11 +5,12 @@
 //! what could not be written, and brings eight packages along for files that it rotates.
 
 use std::{
+    borrow::Cow,
     io::{self, Write},
     mem,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
     time::Duration,
@@ -17,6 +18,7 @@ use std::{
 
 use tracing_subscriber::fmt::MakeWriter;
 
+use super::ids;
 use crate::error::{Error, Result};
 
 /// Bytes that wait, and as many again that are being written.
@@ -37,6 +39,7 @@ struct Shared {
     /// All is written, and the thread ends.
     ended: Condvar,
     dropped: AtomicU64,
+    are_ids_masked: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -67,6 +70,10 @@ impl Queue {
     pub(super) fn dropped(&self) -> u64 {
         self.0.dropped.load(Ordering::Relaxed)
     }
+
+    pub(super) fn set_ids_masked(&self, is_masked: bool) {
+        self.0.are_ids_masked.store(is_masked, Ordering::Relaxed);
+    }
 }
 
 impl Shared {
@@ -78,6 +85,10 @@ impl Shared {
             text.replace('\n', "\\n").replace('\r', "\\r").into_bytes()
         });
         let line = escaped.as_deref().unwrap_or(event);
+        let line = match self.are_ids_masked.load(Ordering::Relaxed) {
+            true => ids::masked(line),
+            false => Cow::Borrowed(line),
+        };
         let mut state = self.state();
         if state.is_closed || state.waiting.len() + line.len() >= WAITING_BYTES_MAX {
             self.dropped.fetch_add(1, Ordering::Relaxed);
@@ -85,7 +96,7 @@ impl Shared {
         }
         // The thread sleeps only where nothing waits.
         let wakes = state.waiting.is_empty();
-        state.waiting.extend_from_slice(line);
+        state.waiting.extend_from_slice(&line);
         state.waiting.push(b'\n');
         drop(state);
         if wakes {

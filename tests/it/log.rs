@@ -1,6 +1,7 @@
 //! The log of the real program: it holds nobody up, says of each request what came of it, and tells no secret.
 
 mod access;
+mod credentials;
 mod level;
 mod stuck;
 
