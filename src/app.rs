@@ -107,6 +107,11 @@ impl App {
         wrap: impl FnOnce(LocalStore) -> Arc<dyn Store>,
     ) -> Result<Self> {
         config.warn_of_weak_secrets();
+        if let Ok(free_bytes) = store.free_bytes() {
+            let floor_bytes = config.store.free_space_min_bytes;
+            let in_flight_bytes_max = config.service.upload_bytes_in_flight_max;
+            warn_of_little_space(free_bytes, floor_bytes, in_flight_bytes_max);
+        }
         let keys = store.root().join("keys");
         let tenants = config::tenants(&config.tenants, &config.tenant_defaults, &keys)?;
         logging::set_ids_masked(tenants.has_open_ids());
@@ -288,6 +293,21 @@ impl App {
             ended.trigger();
         };
         tokio::join!(served, operated);
+    }
+}
+
+/// The in-flight budget and the floor need no fixed relation: each upload reserves its bytes on the disk, so that a
+/// budget larger than the disk ends in 507 and never below the floor. But then the budget is not what bounds uploads,
+/// and whoever sized it should know.
+fn warn_of_little_space(free_bytes: u64, floor_bytes: u64, in_flight_bytes_max: u64) {
+    let room = free_bytes.saturating_sub(floor_bytes);
+    if room < in_flight_bytes_max {
+        tracing::warn!(
+            free_bytes,
+            "the disk has only {room} bytes above store.free_space_min_bytes = {floor_bytes}, fewer than \
+             limits.upload_bytes_in_flight_max = {in_flight_bytes_max}: uploads at once are refused with 507 \
+             before that many are in flight; make room, or lower one of the two"
+        );
     }
 }
 

@@ -52,6 +52,8 @@ pub struct Levels {
     pub disk_free_bytes: Option<u64>,
     /// Bytes that must be free for an upload.
     pub disk_free_min_bytes: u64,
+    /// Bytes that uploads may still write.
+    pub disk_reserved_bytes: u64,
     /// When the first of the certificates in force ends, in Unix time; `None` where there are none.
     pub certificates_end_secs: Option<u64>,
     /// Lines that the log had no room for.

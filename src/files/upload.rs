@@ -11,7 +11,9 @@ use crate::{
     limit::Reserved,
     media,
     secret::Secret,
-    store::{BoundingBox, Class, Key, Meta, SECRET_HASH_BYTES, Upload, local::PartUpload},
+    store::{
+        BoundingBox, Class, Key, Meta, SECRET_HASH_BYTES, Upload, UploadSize, local::PartUpload,
+    },
 };
 
 /// Bytes of a file that its type is recognised by.
@@ -72,10 +74,11 @@ impl Files {
         file_name: Option<String>,
         declared_type: Option<String>,
     ) -> Result<Received> {
-        let upload = self
-            .store
-            .begin(key, announced.map(|bytes| bytes.min(bytes_max)))
-            .await?;
+        let size = match announced {
+            Some(bytes) => UploadSize::Announced(bytes.min(bytes_max)),
+            None => UploadSize::AtMost(bytes_max),
+        };
+        let upload = self.store.begin(key, size).await?;
         let mut received = Received {
             upload,
             key,
@@ -100,7 +103,10 @@ impl Files {
             return Err(Kind::TooLarge.into());
         }
         let key = self.new_key(class)?;
-        let mut upload = self.store.begin(key, Some(announced)).await?;
+        let mut upload = self
+            .store
+            .begin(key, UploadSize::Announced(announced))
+            .await?;
         let (mut len, mut first_bytes) = (0, Vec::new());
         let seen = |chunk: &[u8]| {
             len += chunk.len() as u64;

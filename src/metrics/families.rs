@@ -214,6 +214,11 @@ impl Scrape {
             "disk_free_min_bytes",
             "The floor: with fewer bytes free, uploads are refused.",
             self.levels.disk_free_min_bytes,
+        )?;
+        families.level(
+            "disk_reserved_bytes",
+            "Bytes that uploads under way may still write: not free for others.",
+            self.levels.disk_reserved_bytes,
         )
     }
 

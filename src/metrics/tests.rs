@@ -25,6 +25,7 @@ fn levels() -> Levels {
         },
         disk_free_bytes: Some(7),
         disk_free_min_bytes: 8,
+        disk_reserved_bytes: 13,
         certificates_end_secs: Some(10),
         log_lines_dropped: 9,
     }
@@ -215,6 +216,7 @@ fn levels_are_shown_as_they_were_asked_and_an_unknown_one_is_not() {
         "chatfiles_limiter_addresses 6",
         "chatfiles_disk_free_bytes 7",
         "chatfiles_disk_free_min_bytes 8",
+        "chatfiles_disk_reserved_bytes 13",
         "chatfiles_log_lines_dropped_total 9",
         "chatfiles_certificate_expiry_timestamp_seconds 10",
         "chatfiles_decode_queue_length{pool=\"picture\"} 1",

@@ -96,6 +96,7 @@ impl Operator {
             uploads: self.service.upload_levels(),
             disk_free_bytes: self.disk.free_bytes().await,
             disk_free_min_bytes: self.disk.free_min_bytes,
+            disk_reserved_bytes: self.disk.store.reserved_bytes(),
             certificates_end_secs: self.tls.as_ref().and_then(Tls::end_secs),
             log_lines_dropped: logging::lines_dropped(),
         };

@@ -28,11 +28,12 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// A place that keeps objects. One contract suite (`tests/it/store.rs`) runs against every implementation.
 pub trait Store: Send + Sync + 'static {
-    /// Starts an upload of at most `announced` bytes, if that is known, to be committed under `key`.
+    /// Starts an upload to be committed under `key`.
     ///
     /// # Errors
-    /// `StorageFull` below the free-space floor or where the announced bytes cannot be reserved.
-    fn begin(&self, key: Key, announced: Option<u64>) -> BoxFuture<'_, Result<Box<dyn Upload>>>;
+    /// `StorageFull` where the upload, beside all others under way, could go below the free-space floor. A store
+    /// may say so at a later call, but before it writes anything.
+    fn begin(&self, key: Key, size: UploadSize) -> BoxFuture<'_, Result<Box<dyn Upload>>>;
 
     /// Opens a committed object; `None` where there is none.
     ///
@@ -60,6 +61,15 @@ pub trait Store: Send + Sync + 'static {
         name: DerivedName,
         derived: Derived,
     ) -> BoxFuture<'_, Result<()>>;
+}
+
+/// What is known of an upload's size before its bytes come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UploadSize {
+    /// The client announced a body of so many bytes, so the file has no more.
+    Announced(u64),
+    /// Nothing was announced; the caller takes no more than so many bytes.
+    AtMost(u64),
 }
 
 /// An object on its way in. Dropping it before the commit removes every trace of it.

@@ -1,5 +1,7 @@
 //! A disk that is full or fails: refused in time, nothing lost, and well again when it is.
 
+mod floor;
+
 use std::path::Path;
 
 use crate::support::{
@@ -58,7 +60,9 @@ fn a_full_disk_refuses_uploads_and_loses_nothing() {
         let Some(_mount) = Mount::tmpfs(&store, DISK_BYTES) else {
             return;
         };
-        let server = Process::start(&store, &[]);
+        // A chunked upload needs room for the most that it may become.
+        let flags = ["--upload-bytes-max", "1048576"];
+        let server = Process::start(&store, &flags);
         let picture = upload(&server, &photo(), length);
         let picture = id(&picture);
         let mut stored = Vec::new();

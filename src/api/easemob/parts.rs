@@ -53,7 +53,9 @@ pub(super) async fn put(
 ) -> Result<Response<Body>> {
     let (parts, _) = find(context, id).await?;
     let bytes_max = context.tenant.limits.upload_bytes_max;
-    multipart::bound(body, bytes_max)?;
+    let announced = multipart::bound(body, bytes_max)?;
+    // A chunked part may become as large as a file may be.
+    let part_bytes_max = announced.unwrap_or(bytes_max).min(bytes_max);
     let from_query = context
         .call
         .query("part_number")
@@ -69,11 +71,11 @@ pub(super) async fn put(
                 .starts_with("multipart/")
         });
     let (writer, number) = if is_form {
-        let received = read_form(context, &parts, body, bytes_max).await?;
+        let received = read_form(context, &parts, body, part_bytes_max).await?;
         multipart::finish(body).await?;
         received
     } else {
-        (read_raw(&parts, body, bytes_max).await?, None)
+        (read_raw(&parts, body, part_bytes_max).await?, None)
     };
     let number = number
         .or(from_query)
@@ -115,7 +117,7 @@ async fn read_form(
     while let Some(part) = form.next_part().await? {
         match part.name.as_str() {
             "part_file" | "file" if file.is_none() => {
-                let mut writer = parts.begin_part().await?;
+                let mut writer = parts.begin_part(bytes_max).await?;
                 while let Some(chunk) = form.chunk().await? {
                     writer.write(chunk).await?;
                     check_bytes(&writer, bytes_max)?;
@@ -138,7 +140,7 @@ async fn read_raw(
     body: &mut RequestBody,
     bytes_max: u64,
 ) -> Result<PartWriter> {
-    let mut writer = parts.begin_part().await?;
+    let mut writer = parts.begin_part(bytes_max).await?;
     while let Some(chunk) = body.data().await {
         writer.write(chunk?).await?;
         check_bytes(&writer, bytes_max)?;

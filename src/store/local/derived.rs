@@ -62,6 +62,7 @@ pub(super) fn write_derived(
         }
         Ok(())
     };
-    layout.check_free(contents.len() as u64)?;
+    // Held until the bytes are written, so that many of these at once stay above the floor together.
+    let _reserved = layout.reserve(contents.len() as u64)?;
     write().map_err(storage_error)
 }

@@ -10,10 +10,11 @@ use std::{
 use super::{
     Config, DerivedName, Durability, Key,
     names::{self, At, RenameBy},
+    space::{Reservation, Space},
     startup::Instance,
 };
 use crate::{
-    error::{Error, Kind, Result},
+    error::{Error, Result},
     metrics::{Synced, Syncs},
     store::{Class, ObjectId},
     time::Day,
@@ -33,6 +34,7 @@ pub(super) struct Layout {
     /// for it. A std Mutex: held for a look-up. At most 257 entries per class and day in use, cleared when
     /// over [`KNOWN_MAX`].
     known: Mutex<HashSet<PathBuf>>,
+    pub(super) space: Space,
     pub(super) syncs: Arc<Syncs>,
 }
 
@@ -52,6 +54,7 @@ impl Layout {
     pub(super) fn new(root: PathBuf, config: Config, rename: RenameBy) -> Self {
         Self {
             root,
+            space: Space::new(config.free_space_min_bytes),
             config,
             rename,
             known: Mutex::default(),
@@ -73,15 +76,23 @@ impl Layout {
         path
     }
 
-    /// Refuses to go below the free-space floor with `more` bytes.
-    pub(super) fn check_free(&self, more: u64) -> Result<()> {
-        let free = self.free_bytes().map_err(Error::internal)?;
-        if free < self.config.free_space_min_bytes.saturating_add(more) {
-            let floor = self.config.free_space_min_bytes;
-            return Err(Error::new(Kind::StorageFull)
-                .source(format!("{free} bytes free, the floor is {floor}")));
-        }
-        Ok(())
+    /// Reserves space for a file of at most `bytes`, above the free-space floor. Blocking.
+    ///
+    /// # Errors
+    /// `StorageFull` where it, beside all that is reserved, could go below the floor.
+    pub(super) fn reserve(&self, bytes: u64) -> Result<Reservation> {
+        let free = || self.free_bytes().map_err(Error::internal);
+        self.space.reserve(bytes, free)
+    }
+
+    /// Notices now and then that others have filled the disk, before `bytes` that are not preallocated are written.
+    /// Blocking.
+    ///
+    /// # Errors
+    /// `StorageFull` below the floor.
+    pub(super) fn check_floor(&self, reservation: &Reservation, bytes: u64) -> Result<()> {
+        let free = || self.free_bytes().map_err(Error::internal);
+        reservation.check(bytes, free)
     }
 
     /// Bytes that a process without privileges may still write.
@@ -152,9 +163,9 @@ impl Layout {
 
     fn copy(&self, instance: &Instance, from: &Path, to: &Path) -> io::Result<()> {
         let mut source = names::open_read(from)?;
-        if self.check_free(source.metadata()?.len()).is_err() {
+        let Ok(_reserved) = self.reserve(source.metadata()?.len()) else {
             return Err(rustix::io::Errno::NOSPC.into());
-        }
+        };
         let temporary = instance.temporary("copy");
         let mut copy = || {
             let mut target = names::create_new(&temporary)?;

@@ -17,6 +17,7 @@ mod names;
 mod observe;
 mod parts;
 mod scrub;
+mod space;
 mod startup;
 mod upload;
 mod writers;
@@ -36,7 +37,7 @@ use self::{
 };
 use super::{
     BoundingBox, BoxFuture, Class, Derived, DerivedName, Dialect, Key, Meta, Object, ObjectId,
-    Store, Upload,
+    Store, Upload, UploadSize,
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -282,12 +283,12 @@ async fn blocking<T: Send + 'static>(
 }
 
 impl Store for LocalStore {
-    fn begin(&self, key: Key, announced: Option<u64>) -> BoxFuture<'_, Result<Box<dyn Upload>>> {
+    fn begin(&self, key: Key, size: UploadSize) -> BoxFuture<'_, Result<Box<dyn Upload>>> {
         let new = upload::NewFile {
             layout: self.layout.clone(),
             instance: self.instance.clone(),
             key,
-            announced,
+            size,
         };
         Box::pin(async move {
             let upload = upload::LocalUpload::begin(self.writers.clone(), new).await?;

@@ -14,6 +14,11 @@ impl LocalStore {
         self.layout.syncs.clone()
     }
 
+    /// Bytes that uploads and other writes under way may still write.
+    pub fn reserved_bytes(&self) -> u64 {
+        self.layout.space.reserved_bytes()
+    }
+
     /// Bytes that the disk has left. Blocking.
     ///
     /// # Errors

@@ -19,7 +19,9 @@ use bytes::{Bytes, BytesMut};
 use super::{
     Instance, blocking,
     layout::{Layout, PARTS},
-    names, storage_error,
+    names,
+    space::Reservation,
+    storage_error,
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -74,7 +76,7 @@ impl PartUploads {
     pub async fn begin(&self, id: ObjectId, tenant: String, owner: String) -> Result<()> {
         let this = self.clone();
         blocking(move || {
-            this.layout.check_free(0)?;
+            let _reserved = this.layout.reserve(0)?;
             let parts = this.layout.root().join(PARTS);
             if fs::read_dir(&parts).map_err(Error::internal)?.count() >= UPLOADS_MAX {
                 return Err(Kind::Unavailable(std::time::Duration::from_secs(60)).into());
@@ -178,22 +180,23 @@ impl PartUpload {
         blocking(move || list(&directory).map_err(absent_or_internal)).await
     }
 
-    /// Starts receiving a part into memory-bounded writes; see [`PartWriter`].
+    /// Starts receiving a part of at most `bytes_max` bytes into memory-bounded writes; see [`PartWriter`].
     ///
     /// # Errors
-    /// `StorageFull` below the floor.
-    pub async fn begin_part(&self) -> Result<PartWriter> {
+    /// `StorageFull` where so many bytes, beside all that are on their way, could go below the floor.
+    pub async fn begin_part(&self, bytes_max: u64) -> Result<PartWriter> {
         let (layout, instance, directory) = (
             self.layout.clone(),
             self.instance.clone(),
             self.directory.clone(),
         );
         blocking(move || {
-            layout.check_free(PART_BYTES_MIN)?;
+            let reservation = layout.reserve(bytes_max)?;
             let path = instance.temporary("part");
             let file = names::create_new(&path).map_err(storage_error)?;
             Ok(PartWriter {
-                file: Some(file),
+                layout,
+                file: Some((file, reservation)),
                 path,
                 directory,
                 bytes: 0,
@@ -269,7 +272,8 @@ impl PartUpload {
 
 /// A part on its way in. Dropping it removes its file.
 pub struct PartWriter {
-    file: Option<File>,
+    layout: Arc<Layout>,
+    file: Option<(File, Reservation)>,
     path: PathBuf,
     directory: PathBuf,
     bytes: u64,
@@ -285,15 +289,19 @@ impl PartWriter {
     /// # Cancel safety
     /// Not cancel safe: after a dropped `write` the part can only be dropped.
     pub async fn write(&mut self, chunk: Bytes) -> Result<()> {
-        let mut file = self
+        let (mut file, mut reservation) = self
             .file
             .take()
             .ok_or_else(|| Error::internal("a part was used after it had failed"))?;
         self.crc.update(&chunk);
         self.bytes += chunk.len() as u64;
+        let layout = self.layout.clone();
         let file = blocking(move || {
+            let bytes = chunk.len() as u64;
+            layout.check_floor(&reservation, bytes)?;
             file.write_all(&chunk).map_err(storage_error)?;
-            Ok(file)
+            reservation.used(bytes);
+            Ok((file, reservation))
         })
         .await?;
         self.file = Some(file);

@@ -4,12 +4,12 @@ use bytes::Bytes;
 use chatfiles::{
     error::Kind,
     store::{
-        BoundingBox, Derived, DerivedName, Key, META_BYTES_MAX, Meta, Store,
+        BoundingBox, Derived, DerivedName, Key, META_BYTES_MAX, Meta, Store, UploadSize,
         local::{Durability, LocalStore},
     },
 };
 
-use super::{bare_meta, config, full_meta, new_key, put, run};
+use super::{UNANNOUNCED, bare_meta, config, full_meta, new_key, put, run};
 use crate::support::files_below;
 
 /// Runs one rule against every store; whatever the rule did, nothing unfinished is left.
@@ -47,7 +47,7 @@ fn what_was_committed_is_opened_with_all_its_bytes_and_metadata() {
     check(async |store| {
         for meta in [full_meta(), bare_meta()] {
             let key = new_key();
-            let mut upload = store.begin(key, None).await.unwrap();
+            let mut upload = store.begin(key, UNANNOUNCED).await.unwrap();
             upload.write(Bytes::from_static(b"one ")).await.unwrap();
             upload.write(Bytes::new()).await.unwrap();
             upload.write(Bytes::from_static(b"two")).await.unwrap();
@@ -72,22 +72,29 @@ fn a_payload_of_any_size_comes_back_whatever_was_announced() {
     const BATCH: usize = 128 * 1024;
     check(async |store| {
         for len in [0, 1, 4095, 4096, BATCH - 1, BATCH, BATCH + 1, 5 << 20] {
-            for announced in [None, Some(0), Some(len as u64), Some(len as u64 + 100_000)] {
+            let exact = len as u64;
+            for size in [
+                UploadSize::AtMost(exact),
+                UploadSize::AtMost(exact + 100_000),
+                UploadSize::Announced(0),
+                UploadSize::Announced(exact),
+                UploadSize::Announced(exact + 100_000),
+            ] {
                 let (key, bytes) = (new_key(), payload(len));
-                let mut upload = store.begin(key, announced).await.unwrap();
+                let mut upload = store.begin(key, size).await.unwrap();
                 for chunk in bytes.chunks(60_001) {
                     upload.write(chunk.to_vec().into()).await.unwrap();
                 }
                 let meta = upload.commit(bare_meta()).await.unwrap();
-                assert_eq!(meta.len, len as u64, "{announced:?}");
+                assert_eq!(meta.len, len as u64, "{size:?}");
                 let object = store.open(key).await.unwrap().unwrap();
                 assert_eq!(
                     (object.len(), object.is_empty()),
                     (len as u64, len == 0),
-                    "{announced:?}"
+                    "{size:?}"
                 );
-                assert!(object.read().unwrap() == bytes, "{len} {announced:?}");
-                assert!(object.slice(0..len as u64) == bytes, "{len} {announced:?}");
+                assert!(object.read().unwrap() == bytes, "{len} {size:?}");
+                assert!(object.slice(0..len as u64) == bytes, "{len} {size:?}");
             }
         }
     });
@@ -97,7 +104,7 @@ fn a_payload_of_any_size_comes_back_whatever_was_announced() {
 fn a_payload_in_thousands_of_small_chunks_is_written_in_order() {
     check(async |store| {
         let (key, bytes) = (new_key(), payload(300_000));
-        let mut upload = store.begin(key, None).await.unwrap();
+        let mut upload = store.begin(key, UNANNOUNCED).await.unwrap();
         for chunk in bytes.chunks(37) {
             upload.write(chunk.to_vec().into()).await.unwrap();
         }
@@ -111,7 +118,10 @@ fn a_payload_in_thousands_of_small_chunks_is_written_in_order() {
 fn nothing_is_seen_of_an_upload_before_its_commit() {
     check(async |store| {
         let key = new_key();
-        let mut upload = store.begin(key, Some(1 << 20)).await.unwrap();
+        let mut upload = store
+            .begin(key, UploadSize::Announced(1 << 20))
+            .await
+            .unwrap();
         upload.write(payload(1 << 20).into()).await.unwrap();
         assert!(store.open(key).await.unwrap().is_none());
         assert!(!store.remove(key.id).await.unwrap());
@@ -125,7 +135,10 @@ fn an_upload_that_is_dropped_leaves_nothing() {
     check(async |store| {
         for written in [0, 1, 200_000, 1_000_000] {
             let key = new_key();
-            let mut upload = store.begin(key, Some(1 << 20)).await.unwrap();
+            let mut upload = store
+                .begin(key, UploadSize::Announced(1 << 20))
+                .await
+                .unwrap();
             for chunk in payload(written).chunks(64 * 1024) {
                 upload.write(chunk.to_vec().into()).await.unwrap();
             }
@@ -141,7 +154,7 @@ fn an_upload_that_is_dropped_leaves_nothing() {
 fn a_commit_whose_caller_goes_away_is_whole_or_absent() {
     check(async |store| {
         let key = new_key();
-        let mut upload = store.begin(key, None).await.unwrap();
+        let mut upload = store.begin(key, UNANNOUNCED).await.unwrap();
         upload.write(payload(200_000).into()).await.unwrap();
         let commit = upload.commit(bare_meta());
         let _ = tokio::time::timeout(std::time::Duration::ZERO, commit).await;
@@ -156,8 +169,8 @@ fn a_commit_never_replaces_what_is_there() {
     check(async |store| {
         let key = new_key();
         // Both begun before either is there, so that only the commit can tell.
-        let mut first = store.begin(key, None).await.unwrap();
-        let mut second = store.begin(key, None).await.unwrap();
+        let mut first = store.begin(key, UNANNOUNCED).await.unwrap();
+        let mut second = store.begin(key, UNANNOUNCED).await.unwrap();
         first.write(Bytes::from_static(b"first")).await.unwrap();
         second.write(Bytes::from_static(b"second!")).await.unwrap();
         first.commit(bare_meta()).await.unwrap();
@@ -172,7 +185,7 @@ fn a_commit_never_replaces_what_is_there() {
 fn a_commit_with_metadata_over_its_bound_stores_nothing() {
     check(async |store| {
         let key = new_key();
-        let mut upload = store.begin(key, None).await.unwrap();
+        let mut upload = store.begin(key, UNANNOUNCED).await.unwrap();
         upload.write(Bytes::from_static(b"x")).await.unwrap();
         let meta = Meta {
             file_name: Some("n".repeat(META_BYTES_MAX)),
@@ -267,7 +280,7 @@ fn many_uploads_at_once_are_kept_apart() {
         let mut uploads = Vec::new();
         for number in 0..40_u8 {
             let key = new_key();
-            uploads.push((number, key, store.begin(key, None).await.unwrap()));
+            uploads.push((number, key, store.begin(key, UNANNOUNCED).await.unwrap()));
         }
         for _ in 0..5 {
             for (number, _, upload) in &mut uploads {

@@ -14,7 +14,7 @@ use chatfiles::{
     },
 };
 
-use super::{bare_meta, config, new_key, open, put, run};
+use super::{UNANNOUNCED, bare_meta, config, new_key, open, put, run};
 use crate::support::{files_below, process::Mount};
 
 /// A store with one object, closed, and that object's file.
@@ -323,7 +323,7 @@ fn an_upload_into_a_directory_that_became_read_only_fails_and_leaves_nothing() {
         return;
     };
     run(async {
-        let mut upload = store.begin(new_key(), None).await.unwrap();
+        let mut upload = store.begin(new_key(), UNANNOUNCED).await.unwrap();
         upload.write(b"refused".as_slice().into()).await.unwrap();
         let refused = upload.commit(bare_meta()).await.err().unwrap();
         assert_eq!(refused.kind(), Kind::Internal);

@@ -7,13 +7,16 @@ use std::path::Path;
 
 use chatfiles::{
     store::{
-        BoundingBox, Class, Dialect, Key, Meta, ObjectId, Store,
+        BoundingBox, Class, Dialect, Key, Meta, ObjectId, Store, UploadSize,
         local::{Config, Durability, LocalStore},
     },
     time::{Clock, Timestamp},
 };
 
 use crate::support::process::poll;
+
+/// As a chunked upload is begun.
+const UNANNOUNCED: UploadSize = UploadSize::AtMost(10 << 20);
 
 /// A new key, made now.
 fn new_key() -> Key {
@@ -95,7 +98,7 @@ fn run<T>(future: impl Future<Output = T>) -> T {
 /// Stores a payload in one write.
 async fn put(store: &dyn Store, key: Key, payload: &[u8]) {
     let mut upload = store
-        .begin(key, Some(payload.len() as u64))
+        .begin(key, UploadSize::Announced(payload.len() as u64))
         .await
         .expect("an upload");
     upload

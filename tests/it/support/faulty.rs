@@ -8,7 +8,9 @@ use std::{
 use bytes::Bytes;
 use chatfiles::{
     error::{Kind, Result},
-    store::{BoxFuture, Derived, DerivedName, Key, Meta, Object, ObjectId, Store, Upload},
+    store::{
+        BoxFuture, Derived, DerivedName, Key, Meta, Object, ObjectId, Store, Upload, UploadSize,
+    },
     time::Day,
 };
 
@@ -76,10 +78,10 @@ struct FaultyUpload {
 }
 
 impl<S: Store> Store for FaultyStore<S> {
-    fn begin(&self, key: Key, announced: Option<u64>) -> BoxFuture<'_, Result<Box<dyn Upload>>> {
+    fn begin(&self, key: Key, size: UploadSize) -> BoxFuture<'_, Result<Box<dyn Upload>>> {
         Box::pin(async move {
             self.faults.call(Step::Begin)?;
-            let inner = self.inner.begin(key, announced).await?;
+            let inner = self.inner.begin(key, size).await?;
             let faults = self.faults.clone();
             Ok(Box::new(FaultyUpload { inner, faults }) as Box<dyn Upload>)
         })
