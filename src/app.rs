@@ -1,6 +1,7 @@
 //! Everything built once, and run until it is told to stop.
 
 mod reload;
+mod upkeep;
 
 use std::{net::SocketAddr, os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
 
@@ -16,27 +17,23 @@ use crate::{
     limit::{Limiter, Quotas, quota::USERS_MAX},
     logging,
     metrics::Metrics,
-    retention::{self, Policy},
+    retention::Policy,
     server::{
         control,
         endpoint::{Endpoint, Listener},
-        handover::{Estate, Handover, Inherited},
+        handover::{Estate, Inherited},
         listener,
         operator::{self, Disk, Operator},
         service::Service,
         shutdown::{Shutdown, Tasks},
         tls::{CertificateFiles, Tls},
     },
-    store::{ObjectId, Store, local::LocalStore},
+    store::{Store, local::LocalStore},
     time::Clock,
 };
 
 pub use self::reload::Reloader;
 
-/// How often the limiter forgets addresses that are idle.
-const LIMITER_SWEEP: Duration = Duration::from_secs(1);
-/// How often the clock is looked at for a new day.
-const RETENTION_TICK: Duration = Duration::from_secs(3600);
 /// How long background tasks may take to notice the end.
 const TASKS_GRACE: Duration = Duration::from_secs(5);
 
@@ -57,7 +54,7 @@ pub struct App {
     policy: Arc<ArcSwap<Policy>>,
     root: PathBuf,
     clock: Clock,
-    /// Set by [`App::bind`].
+    /// Set by [`App::bind`]; none where the store can only be read.
     control: Option<control::Listener>,
     /// Of the server in whose place this one is put; until it serves.
     inherited: Option<Inherited>,
@@ -209,10 +206,10 @@ impl App {
             let bound = self.operator_listeners[0].endpoint().address();
             *address = bound.unwrap_or(*address);
         }
-        self.control = Some(match inherited {
-            Some(inherited) => control::inherit(&self.root, inherited.control()?)?,
-            None => control::bind(&self.root)?,
-        });
+        self.control = match inherited {
+            Some(inherited) => Some(control::inherit(&self.root, inherited.control()?)?),
+            None => upkeep::bind_control(&self.store)?,
+        };
         Ok(listeners)
     }
 
@@ -230,6 +227,7 @@ impl App {
             policy: self.policy.clone(),
             upload_bytes_in_flight_max: self.service.upload_levels().in_flight_bytes_max,
             keys: self.root.join("keys"),
+            store: self.store.presence(),
         }
     }
 
@@ -251,26 +249,33 @@ impl App {
         }
         tasks.spawn(
             "limiter sweep",
-            sweep_limiter(self.limiter.clone(), self.clock.clone(), shutdown.clone()),
+            upkeep::sweep_limiter(self.limiter.clone(), self.clock.clone(), shutdown.clone()),
         );
         tasks.spawn(
             "retention",
-            sweep_daily(self.root, self.policy, self.clock, shutdown.clone()),
+            upkeep::sweep_daily(
+                self.store.clone(),
+                self.policy,
+                self.clock,
+                shutdown.clone(),
+            ),
+        );
+        tasks.spawn(
+            "store",
+            upkeep::mend_store(self.store.clone(), self.service.clone(), shutdown.clone()),
         );
         let ended = Shutdown::new();
-        if let Some(control) = self.control {
-            let service = self.service.clone();
-            let commands = move |command| take_command(service.clone(), command);
-            let operators = &self.operator_listeners;
-            let handover = Estate::new(&listeners, operators, &control, self.store.lock())
-                .map(|estate| Handover::new(estate, shutdown.clone(), ended.clone()))
-                .inspect_err(|error| tracing::warn!(%error, "nothing can be handed over"))
-                .ok();
-            tasks.spawn(
-                "control",
-                control::serve(control, commands, handover, shutdown.clone()),
-            );
-        }
+        let estate = Estate::new(&listeners, &self.operator_listeners)
+            .inspect_err(|error| tracing::warn!(%error, "nothing can be handed over"))
+            .ok();
+        let commands = upkeep::Commands {
+            service: self.service.clone(),
+            store: self.store.clone(),
+            estate,
+            shutdown: shutdown.clone(),
+            ended: ended.clone(),
+        };
+        tasks.spawn("control", commands.serve(self.control));
         if let Some(Err(error)) = self.inherited.map(Inherited::ready) {
             tracing::warn!(%error, "the server before has gone");
         }
@@ -308,69 +313,6 @@ fn warn_of_little_space(free_bytes: u64, floor_bytes: u64, in_flight_bytes_max: 
              limits.upload_bytes_in_flight_max = {in_flight_bytes_max}: uploads at once are refused with 507 \
              before that many are in flight; make room, or lower one of the two"
         );
-    }
-}
-
-async fn take_command(service: Arc<Service>, command: control::Command) -> Result<String> {
-    match command {
-        control::Command::Remove(text) => {
-            let id = ObjectId::parse(&text)
-                .ok_or_else(|| Error::invalid(format!("{text} is no id of a file")))?;
-            match service.api().files.remove(id).await? {
-                true => Ok(format!("removed {id}")),
-                false => Err(Error::invalid(format!("there is no file {id}"))),
-            }
-        }
-    }
-}
-
-async fn sweep_limiter(limiter: Arc<Limiter>, clock: Clock, shutdown: Shutdown) {
-    while tokio::time::timeout(LIMITER_SWEEP, shutdown.triggered())
-        .await
-        .is_err()
-    {
-        // Holds each shard for microseconds, all of them for milliseconds: not on a reactor thread.
-        let (limiter, now) = (limiter.clone(), clock.monotonic());
-        let _ = tokio::task::spawn_blocking(move || limiter.sweep(now)).await;
-    }
-}
-
-/// Sweeps at the start and whenever a new day has begun; in between remembers that time goes on, so that a
-/// jump of the clock is seen for what it is, and removes uploads in parts that were given up.
-async fn sweep_daily(
-    root: PathBuf,
-    policy: Arc<ArcSwap<Policy>>,
-    clock: Clock,
-    shutdown: Shutdown,
-) {
-    let mut last_day = None;
-    loop {
-        let now = clock.now();
-        let is_new_day = last_day.replace(now.day()) != Some(now.day());
-        let (root, policy) = (root.clone(), policy.load_full());
-        let swept = tokio::task::spawn_blocking(move || {
-            if is_new_day {
-                retention::sweep(&root, &policy, now, false, false)
-            } else {
-                retention::keep_time(&root, now).map(|()| retention::Report::default())
-            }
-        });
-        match swept.await.map_err(Error::internal).flatten() {
-            Ok(report) if report.refused.is_some() => tracing::warn!(
-                ?report,
-                "the clock is more than 48 hours from the last sweep: nothing was removed; if the clock is \
-                 right, run `chatfiles sweep --yes`"
-            ),
-            Ok(report) if report.is_empty() => {}
-            Ok(report) => tracing::info!(?report, "removed what had expired"),
-            Err(error) => tracing::error!(%error, "the sweep failed"),
-        }
-        if tokio::time::timeout(RETENTION_TICK, shutdown.triggered())
-            .await
-            .is_ok()
-        {
-            return;
-        }
     }
 }
 

@@ -54,10 +54,23 @@ pub struct Levels {
     pub disk_free_min_bytes: u64,
     /// Bytes that uploads may still write.
     pub disk_reserved_bytes: u64,
+    /// Whether the store works.
+    pub store: StoreLevels,
     /// When the first of the certificates in force ends, in Unix time; `None` where there are none.
     pub certificates_end_secs: Option<u64>,
     /// Lines that the log had no room for.
     pub log_lines_dropped: u64,
+}
+
+/// What the last operations on the store have shown.
+#[derive(Debug, Clone, Copy)]
+pub struct StoreLevels {
+    /// Its directory is there.
+    pub is_readable: bool,
+    /// And takes uploads, as far as is known.
+    pub is_writable: bool,
+    /// Writes that the disk failed so far.
+    pub write_errors: u64,
 }
 
 /// Bytes of uploads that are not answered yet.

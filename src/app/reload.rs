@@ -10,6 +10,7 @@ use crate::{
     logging,
     retention::Policy,
     server::{shutdown::Shutdown, tls::Tls},
+    store::local::Presence,
     tenant::Tenants,
 };
 
@@ -27,6 +28,7 @@ pub struct Reloader {
     pub(super) upload_bytes_in_flight_max: u64,
     /// Where generated secrets lie.
     pub(super) keys: PathBuf,
+    pub(super) store: Presence,
 }
 
 impl Reloader {
@@ -37,6 +39,8 @@ impl Reloader {
     /// What is wrong; then nothing has changed.
     pub fn reload(&self, config: &Config) -> Result<()> {
         config.check_in_flight(self.upload_bytes_in_flight_max)?;
+        // Secrets that are not found are made: never in the place of those of a store that is gone.
+        self.store.check()?;
         let before = self.tenants.load_full();
         let (configs, defaults) = (&config.tenants, &config.tenant_defaults);
         let tenants = config::tenants_after(&before, configs, defaults, &self.keys)?;

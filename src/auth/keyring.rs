@@ -99,6 +99,13 @@ struct Stamp {
 }
 
 impl Stamp {
+    /// There is no file, or its directory is gone with the store. No file has the inode 0.
+    const ABSENT: Self = Self {
+        inode: 0,
+        bytes: 0,
+        modified_ns: 0,
+    };
+
     fn of(metadata: &fs::Metadata) -> Self {
         Self {
             inode: metadata.ino(),
@@ -172,21 +179,21 @@ impl KeyRing {
     /// the keys as they are: a slip of an operator must not log every user out.
     pub(super) fn current(&self, now: Timestamp) -> Arc<Keys> {
         self.look(now);
-        Arc::clone(
-            &self
-                .keys
-                .read()
-                .unwrap_or_else(|poisoned| poisoned.into_inner()),
-        )
+        self.in_force()
+    }
+
+    fn in_force(&self) -> Arc<Keys> {
+        let keys = self.keys.read();
+        Arc::clone(&keys.unwrap_or_else(|poisoned| poisoned.into_inner()))
     }
 
     /// Which reading is in force, after a look at the file when one is due. What was verified under another
     /// generation must be verified again.
     pub(super) fn generation(&self, now: Timestamp) -> u64 {
         self.look(now);
-        self.keys
-            .read()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+        // Of every request: no reference is counted.
+        let keys = self.keys.read();
+        keys.unwrap_or_else(|poisoned| poisoned.into_inner())
             .generation
     }
 
@@ -200,15 +207,11 @@ impl KeyRing {
             return;
         };
         self.looked_ms.store(now.ms(), Ordering::Relaxed);
-        let seen = fs::metadata(&self.path).map(|metadata| Stamp::of(&metadata));
-        if seen.as_ref().is_ok_and(|seen| seen == &*stamp) {
+        let seen = fs::metadata(&self.path).map_or(Stamp::ABSENT, |metadata| Stamp::of(&metadata));
+        if seen == *stamp {
             return;
         }
-        let generation = self
-            .keys
-            .read()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-            .generation;
+        let generation = self.in_force().generation;
         let reading = read(&self.path).and_then(|(document, metadata)| {
             Ok((
                 parse(&self.path, document, generation + 1)?,
@@ -225,10 +228,8 @@ impl KeyRing {
                 tracing::info!(file = %self.path.display(), "token keys read again");
             }
             Err(error) => {
-                // Said once for one state of the file, where it has one.
-                if let Ok(seen) = seen {
-                    *stamp = seen;
-                }
+                // Said once for one state of the file, and once while there is none.
+                *stamp = seen;
                 tracing::error!(%error, "token keys kept as they were");
             }
         }

@@ -206,7 +206,7 @@ fn store_root(config: &Config) -> Result<PathBuf> {
         return Ok(root);
     }
     Err(Error::invalid(format!(
-        "store.path = \"{}\": there is no store. Name your server's with --config FILE or --store-path DIR; \
+        "store.path = \"{}\": there is no store. Is its file system mounted? Else name your server's with --config FILE or --store-path DIR; \
          only `chatfiles serve` makes a new one",
         root.display()
     )))

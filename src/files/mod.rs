@@ -192,12 +192,12 @@ impl Files {
         self.new_id().map(|id| Key::of(class, id))
     }
 
-    /// Whether an object of this key is stored, whosesoever it is.
+    /// Whether an object of this key is stored or was taken down, whosesoever it is.
     ///
     /// # Errors
     /// `Internal` where the disk fails.
-    pub async fn is_stored(&self, key: Key) -> Result<bool> {
-        Ok(self.store.open(key).await?.is_some())
+    pub async fn is_taken(&self, key: Key) -> Result<bool> {
+        self.store.is_taken(key).await
     }
 
     /// Makes a file live as long as one that were stored now, and returns the key by which it does: no byte
@@ -215,12 +215,19 @@ impl Files {
         Ok(Key { day, ..key })
     }
 
+    /// Lets every open file go: the store was opened again, and what is open lies in what it was before.
+    pub fn forget_open(&self) {
+        self.open.forget_all();
+    }
+
     /// Takes an object down, whatever its class: the file, its derivatives, and every cache.
     ///
     /// # Errors
     /// `Internal` where the disk refuses.
     pub async fn remove(&self, id: ObjectId) -> Result<bool> {
-        // Forgotten whatever the disk answers, and also where nobody waits for the answer any more.
+        // Before, since an open file keeps its inode, and the disk may have no other one for the tombstone. And after,
+        // whatever the disk answers, and also where nobody waits for the answer any more.
+        drop(ForgetOnDrop { files: self, id });
         let _forget = ForgetOnDrop { files: self, id };
         self.store.remove(id).await
     }

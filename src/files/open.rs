@@ -104,6 +104,10 @@ impl OpenFiles {
         self.cache.len()
     }
 
+    pub(super) fn forget_all(&self) {
+        self.cache.clear();
+    }
+
     pub(super) fn forget(&self, id: ObjectId) {
         self.cache.retain(|key, _| key.id != id);
     }

@@ -166,9 +166,14 @@ impl Files {
             recipient: attributes.recipient.map(str::to_owned),
         };
         reserved.store(received.len);
-        match received.upload.commit(meta).await {
+        let key = received.key;
+        let committed = match received.upload.commit(meta).await {
+            Ok(meta) => self.refuse_taken_down(key).await.map(|()| meta),
+            refused => refused,
+        };
+        match committed {
             Ok(meta) => Ok(Stored {
-                key: received.key,
+                key,
                 meta,
                 share_secret,
             }),
@@ -177,6 +182,19 @@ impl Files {
                 Err(error)
             }
         }
+    }
+}
+
+impl Files {
+    /// A name of an earlier day may have been taken down while its upload was under way, and its tombstone gathered,
+    /// which the commit cannot see. Only a policy that somebody else signed lives so long.
+    async fn refuse_taken_down(&self, key: Key) -> Result<()> {
+        let is_of_today = key.day.end() > self.clock.now();
+        if is_of_today || !self.store.is_taken_down(key).await? {
+            return Ok(());
+        }
+        self.remove(key.id).await?;
+        Err(Kind::AlreadyExists.into())
     }
 }
 

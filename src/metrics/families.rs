@@ -219,6 +219,19 @@ impl Scrape {
             "disk_reserved_bytes",
             "Bytes that uploads under way may still write: not free for others.",
             self.levels.disk_reserved_bytes,
+        )?;
+        let store = self.levels.store;
+        let healthy = [("read", store.is_readable), ("write", store.is_writable)];
+        families.gauge(
+            "store_healthy",
+            "Whether the store can be read, and written, as the last operations have shown.",
+            healthy
+                .map(|(operation, is_healthy)| ([("operation", operation)], u64::from(is_healthy))),
+        )?;
+        families.counter(
+            "store_write_errors",
+            "Writes to the store that failed because of its disk.",
+            [([], store.write_errors)],
         )
     }
 

@@ -24,6 +24,11 @@ fn levels() -> Levels {
             refusals: 12,
         },
         disk_free_bytes: Some(7),
+        store: StoreLevels {
+            is_readable: true,
+            is_writable: false,
+            write_errors: 3,
+        },
         disk_free_min_bytes: 8,
         disk_reserved_bytes: 13,
         certificates_end_secs: Some(10),

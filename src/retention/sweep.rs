@@ -75,6 +75,7 @@ pub fn sweep(
         }
     }
     if !dry_run {
+        local::gather_tombstones(root, now)?;
         memory.write(now)?;
     }
     Ok(report)

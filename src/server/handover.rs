@@ -36,6 +36,8 @@ const READY: &[u8] = b"ready\n";
 const HEIR_TIMEOUT: Duration = Duration::from_secs(60);
 /// Descriptors of one message; Linux takes 253.
 const DESCRIPTORS_MAX: usize = 128;
+/// Of them, those that belong to the store: its lock and its control socket.
+const OF_STORE: usize = 2;
 const MESSAGE_BYTES_MAX: usize = 16 * 1024;
 const LOCK: &str = "lock";
 const CONTROL: &str = "control";
@@ -48,34 +50,43 @@ pub struct Estate {
 }
 
 impl Estate {
-    /// Of a server that listens.
+    /// The listeners of a server.
     ///
     /// # Errors
     /// Where the process has no descriptors left.
-    pub fn new(
-        public: &[Listener],
-        operator: &[Listener],
-        control: &control::Listener,
-        lock: BorrowedFd<'_>,
-    ) -> Result<Self> {
+    pub fn new(public: &[Listener], operator: &[Listener]) -> Result<Self> {
         let named = |kind: &'static str| {
             move |listener: &Listener| {
                 let name = format!("{kind}{}", listener.endpoint());
                 Ok((name, listener.as_fd().try_clone_to_owned()?))
             }
         };
-        let own = [(CONTROL, control.as_fd()), (LOCK, lock)]
-            .map(|(name, fd)| Ok((name.to_owned(), fd.try_clone_to_owned()?)));
         let public = public.iter().map(named(PUBLIC));
         let operator = operator.iter().map(named(OPERATOR));
-        let descriptors = public.chain(operator).chain(own);
-        let descriptors: Vec<_> = descriptors
+        let descriptors: Vec<_> = public
+            .chain(operator)
             .collect::<io::Result<_>>()
             .map_err(Error::internal)?;
-        match descriptors.len() <= DESCRIPTORS_MAX {
+        match descriptors.len() + OF_STORE <= DESCRIPTORS_MAX {
             true => Ok(Self { descriptors }),
             false => Err(Error::invalid("too many listeners to be handed over")),
         }
+    }
+
+    /// With what belongs to the store as it is open now.
+    ///
+    /// # Errors
+    /// As [`Estate::new`].
+    pub fn with(&self, control: &control::Listener, lock: BorrowedFd<'_>) -> Result<Self> {
+        let of_store: [_; OF_STORE] = [(CONTROL, control.as_fd()), (LOCK, lock)];
+        let descriptors = self.descriptors.iter();
+        let descriptors = descriptors.map(|(name, fd)| (name.as_str(), fd.as_fd()));
+        let descriptors = descriptors
+            .chain(of_store)
+            .map(|(name, fd)| Ok((name.to_owned(), fd.try_clone_to_owned()?)))
+            .collect::<io::Result<_>>()
+            .map_err(Error::internal)?;
+        Ok(Self { descriptors })
     }
 
     /// Hands everything over, and waits until the heir is ready.

@@ -1,4 +1,4 @@
-//! The operator's listener: `/metrics`, `/livez`, `/readyz`, `/log-level`. An address of its own, so that it is
+//! The operator's listener: `/metrics`, `/livez`, `/readyz`, `/readyz/reads`, `/log-level`. An address of its own, so that it is
 //! shown to whom the network lets reach it, and to nobody who downloads a file; there is no authentication. It
 //! serves nothing else, and outlives the public listener, so that it can say that the server is stopping.
 
@@ -57,6 +57,15 @@ pub struct Operator {
     pub shutdown: Shutdown,
 }
 
+/// What a probe wants to send here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// All requests.
+    Everything,
+    /// Downloads: where nothing can be written, they go on.
+    Reads,
+}
+
 /// The store's disk, asked by one at a time: on one that hangs, probes must not gather blocked threads.
 pub struct Disk {
     store: LocalStore,
@@ -97,25 +106,38 @@ impl Operator {
             disk_free_bytes: self.disk.free_bytes().await,
             disk_free_min_bytes: self.disk.free_min_bytes,
             disk_reserved_bytes: self.disk.store.reserved_bytes(),
+            store: self.disk.store.levels(),
             certificates_end_secs: self.tls.as_ref().and_then(Tls::end_secs),
             log_lines_dropped: logging::lines_dropped(),
         };
         ops::metrics(self.metrics.render(levels))
     }
 
-    /// Whether to send clients here, and why not.
-    async fn ready(&self) -> Response<Body> {
+    /// Whether to send clients here, and what is wrong: a line for each part, which begins with its name.
+    async fn ready(&self, service: Part) -> Response<Body> {
         let not_ready = |why: &str| ops::text(StatusCode::SERVICE_UNAVAILABLE, why);
         if self.shutdown.is_triggered() {
             return not_ready("draining: the server is stopping");
         }
         let floor = self.disk.free_min_bytes;
-        match self.disk.free_bytes().await {
-            None => not_ready("disk: it does not say what it has left"),
-            Some(free) if free < floor => {
-                not_ready(&format!("disk: {free} bytes free, the floor is {floor}"))
+        let free = self.disk.free_bytes().await;
+        let troubles = self.disk.store.troubles();
+        let disk = match (troubles.reads, free) {
+            (Some(why), _) => Some(format!("disk: {why}: nothing can be read or written")),
+            (None, None) => Some("disk: it does not say what it has left".to_owned()),
+            (None, Some(free)) if free < floor && service == Part::Everything => {
+                Some(format!("disk: {free} bytes free, the floor is {floor}"))
             }
-            Some(_) => ops::text(StatusCode::OK, "ready"),
+            (None, Some(_)) => None,
+        };
+        let uploads = troubles
+            .writes
+            .filter(|_| service == Part::Everything)
+            .map(|why| format!("uploads: {why}"));
+        let lines: Vec<String> = disk.into_iter().chain(uploads).collect();
+        match lines.is_empty() {
+            true => ops::text(StatusCode::OK, "ready"),
+            false => not_ready(&lines.join("\n")),
         }
     }
 }
@@ -169,10 +191,13 @@ impl Handle for Operator {
         let mut body = RequestBody::new(incoming, LEVEL_PACE);
         let is_read = matches!(head.method, Method::GET | Method::HEAD);
         let response = match head.uri.path() {
-            "/metrics" | "/livez" | "/readyz" if !is_read => ops::only("GET, HEAD"),
+            "/metrics" | "/livez" | "/readyz" | "/readyz/reads" if !is_read => {
+                ops::only("GET, HEAD")
+            }
             "/metrics" => self.metrics().await,
             "/livez" => ops::text(StatusCode::OK, "alive"),
-            "/readyz" => self.ready().await,
+            "/readyz" => self.ready(Part::Everything).await,
+            "/readyz/reads" => self.ready(Part::Reads).await,
             "/log-level" if head.method == Method::PUT => set_log_level(&mut body).await,
             "/log-level" if !is_read => ops::only("GET, HEAD, PUT"),
             "/log-level" => ops::text(StatusCode::OK, &logging::level()),

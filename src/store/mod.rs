@@ -41,6 +41,22 @@ pub trait Store: Send + Sync + 'static {
     /// `Internal` where the disk fails or the file is damaged.
     fn open(&self, key: Key) -> BoxFuture<'_, Result<Option<Object>>>;
 
+    /// Whether no upload can be committed under this key: there is an object, or one that was there was taken down.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    fn is_taken(&self, key: Key) -> BoxFuture<'_, Result<bool>> {
+        Box::pin(async move { Ok(self.open(key).await?.is_some()) })
+    }
+
+    /// Whether an object of this key was taken down so long ago that a commit does not see it.
+    ///
+    /// # Errors
+    /// `Internal` where the disk fails.
+    fn is_taken_down(&self, _key: Key) -> BoxFuture<'_, Result<bool>> {
+        Box::pin(async { Ok(false) })
+    }
+
     /// Makes a committed object found under a later day as well, durably, as long as that day is kept; where
     /// it is found there already, nothing is left to do. `false` where there is no object of this key.
     ///

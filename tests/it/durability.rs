@@ -118,21 +118,6 @@ fn a_first_start_syncs_every_new_directory() {
 }
 
 #[test]
-fn a_token_is_printed_after_its_key_is_synced() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = directory.path().join("a/b/data");
-    std::fs::create_dir_all(store.parent().unwrap()).unwrap();
-    drop(Process::start(&store, &[]));
-    std::fs::remove_dir_all(store.join("keys")).unwrap();
-    let mut token = Command::new(env!("CARGO_BIN_EXE_chatfiles"));
-    token
-        .args(["token", "--user", "alice", "--store-path"])
-        .arg(&store);
-    let calls = traced(&directory.path().join("strace"), &token, "\"ey");
-    assert_synced_before(&calls, directory.path(), "\"ey");
-}
-
-#[test]
 fn a_key_that_another_process_is_making_is_synced_by_its_reader() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");

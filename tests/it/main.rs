@@ -27,6 +27,7 @@ mod lanying;
 mod limit;
 mod log;
 mod memory;
+mod mounts;
 mod odd_requests;
 mod operator;
 mod reload;

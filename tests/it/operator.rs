@@ -257,6 +257,7 @@ fn the_operators_paths_are_read_and_nothing_else() {
         ("/metrics", "text/plain; version=0.0.4; charset=utf-8"),
         ("/livez", "text/plain; charset=utf-8"),
         ("/readyz", "text/plain; charset=utf-8"),
+        ("/readyz/reads", "text/plain; charset=utf-8"),
         ("/livez?verbose", "text/plain; charset=utf-8"),
     ] {
         let read = operator.request("GET", path, &[], b"");

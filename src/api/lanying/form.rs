@@ -55,7 +55,7 @@ pub(super) async fn post(
     if announced.is_some_and(|whole| whole > bytes_max.saturating_add(FORM_OVERHEAD_BYTES)) {
         return Err(Kind::TooLarge.into());
     }
-    if api.files.is_stored(key).await? {
+    if api.files.is_taken(key).await? {
         return Err(Kind::AlreadyExists.into());
     }
     // From here on it is somebody's.

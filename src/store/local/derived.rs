@@ -1,13 +1,16 @@
 //! Derivatives on the disk: whatever is lost of them is made again.
 
-use std::{fs, io, path::Path};
+use std::{
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
 
 use bytes::Bytes;
 
 use super::{
-    BoundingBox, Derived, Dialect, Instance, Key, Meta, Object,
+    BoundingBox, Derived, Dialect, Key, Meta, Object,
     layout::{self, Layout},
-    names, storage_error,
+    names,
 };
 use crate::{error::Result, store::trailer};
 
@@ -23,10 +26,10 @@ pub(super) fn read_derived(path: &Path, key: Key) -> Option<Derived> {
     })
 }
 
-/// Same file format as an object's, but nothing is synced: a torn one fails its checksum and is made again.
+/// Same file format as an object's, but nothing is synced: a torn one fails its checksum and is made again. `path` is
+/// below the root.
 pub(super) fn write_derived(
     layout: &Layout,
-    instance: &Instance,
     path: &Path,
     key: Key,
     derived: Derived,
@@ -51,18 +54,30 @@ pub(super) fn write_derived(
     };
     let mut contents = derived.bytes.to_vec();
     contents.extend(trailer::encode(&meta)?);
-    let write = || -> io::Result<()> {
-        let temporary = instance.temporary("derived");
-        fs::create_dir_all(layout::parent(path))?;
-        let kept = fs::write(&temporary, &contents).and_then(|()| fs::rename(&temporary, path));
-        kept.inspect_err(|_| drop(fs::remove_file(&temporary)))?;
-        // The object may have been taken down meanwhile: see `remove_object`.
-        if !layout::object_path(layout.root(), key).exists() {
-            names::remove_if_there(path)?;
-        }
-        Ok(())
+    // While nothing can be written, what is made is served and not kept; the trouble is noted elsewhere.
+    let Ok(instance) = layout.instance() else {
+        return Ok(());
     };
     // Held until the bytes are written, so that many of these at once stay above the floor together.
     let _reserved = layout.reserve(contents.len() as u64)?;
-    write().map_err(storage_error)
+    let name = instance.temporary_name("derived");
+    let (temporary, target) = (instance.unfinished(&name), instance.root.at(path));
+    let write = || -> io::Result<()> {
+        let mut at = PathBuf::new();
+        for name in layout::parent(path) {
+            at.push(name);
+            instance.root.at(&at).make_dir()?;
+        }
+        let kept = temporary
+            .create_new()
+            .and_then(|mut file| file.write_all(&contents))
+            .and_then(|()| names::rename_over(temporary, target));
+        kept.inspect_err(|_| drop(temporary.remove_if_there()))?;
+        // The object may have been taken down meanwhile: see `remove_object`.
+        if !instance.root.at(&layout::object_name(key)).is_file()? {
+            target.remove_if_there()?;
+        }
+        Ok(())
+    };
+    write().map_err(|error| layout.write_error(error))
 }

@@ -4,17 +4,25 @@ use std::{
     collections::HashSet,
     fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::Arc,
+    time::Duration,
 };
+
+use arc_swap::ArcSwap;
+use rustix::io::retry_on_intr;
 
 use super::{
     Config, DerivedName, Durability, Key,
-    names::{self, At, RenameBy},
+    health::{Health, storage_error},
+    instance::Instance,
+    names,
+    root::Root,
     space::{Reservation, Space},
-    startup::Instance,
+    startup::Opened,
+    tombstones,
 };
 use crate::{
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     metrics::{Synced, Syncs},
     store::{Class, ObjectId},
     time::Day,
@@ -25,21 +33,21 @@ pub(super) const DERIVED: &str = "derived";
 pub(super) const TMP: &str = "tmp";
 pub(super) const PARTS: &str = "parts";
 
-/// The directory tree of one store.
+/// Where everything of one store lies.
 pub(super) struct Layout {
     root: PathBuf,
     config: Config,
-    rename: RenameBy,
-    /// Day and spread directories known to be there and synced, so that only the first upload into one pays
-    /// for it. A std Mutex: held for a look-up. At most 257 entries per class and day in use, cleared when
-    /// over [`KNOWN_MAX`].
-    known: Mutex<HashSet<PathBuf>>,
+    /// The directory as it was opened last.
+    opened: ArcSwap<Opened>,
     pub(super) space: Space,
+    pub(super) health: Health,
     pub(super) syncs: Arc<Syncs>,
 }
 
 /// Directories remembered as synced at the most.
 const KNOWN_MAX: usize = 4096;
+/// When to come again while the store is gone: a new mount is looked for more often than this.
+const GONE_RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// A day of a class on disk.
 #[derive(Debug, Clone)]
@@ -51,13 +59,13 @@ pub struct DayDirectory {
 }
 
 impl Layout {
-    pub(super) fn new(root: PathBuf, config: Config, rename: RenameBy) -> Self {
+    pub(super) fn new(root: PathBuf, config: Config, opened: Opened) -> Self {
         Self {
             root,
             space: Space::new(config.free_space_min_bytes),
             config,
-            rename,
-            known: Mutex::default(),
+            health: Health::new(opened.writing.as_ref().err().cloned()),
+            opened: ArcSwap::from_pointee(opened),
             syncs: Arc::default(),
         }
     }
@@ -66,14 +74,73 @@ impl Layout {
         &self.root
     }
 
+    pub(super) fn durability(&self) -> Durability {
+        self.config.durability
+    }
+
     pub(super) fn is_durable(&self) -> bool {
         self.config.durability == Durability::Full
     }
 
-    pub(super) fn derived_path(&self, key: Key, name: DerivedName) -> PathBuf {
-        let mut path = sharded(&self.root, DERIVED, key);
-        path.push(format!("{}-{name}", key.id));
-        path
+    /// The directory as it was opened last.
+    pub(super) fn opened(&self) -> Arc<Opened> {
+        self.opened.load_full()
+    }
+
+    /// Puts a new opening in the place of the one before. What uses that one goes on with it, and finds at its commit
+    /// that the path leads elsewhere.
+    pub(super) fn set_opened(&self, opened: Opened) {
+        self.opened.store(Arc::new(opened));
+    }
+
+    /// Checks that the store is where it was opened.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub(super) fn check_root(&self) -> Result<()> {
+        check(&self.opened.load().root, &self.health)
+    }
+
+    /// Checks that what an upload was begun in is still where it was opened, so that its name will be found.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub(super) fn check_opening(&self, instance: &Instance) -> Result<()> {
+        check(&instance.root, &self.health)
+    }
+
+    /// What a write needs.
+    ///
+    /// # Errors
+    /// `Unavailable` while the store is gone, `StorageFull` while nothing can be written.
+    pub(super) fn instance(&self) -> Result<Arc<Instance>> {
+        let opened = self.opened.load();
+        check(&opened.root, &self.health)?;
+        match &opened.writing {
+            Ok(instance) => Ok(instance.clone()),
+            Err(why) => Err(Error::new(Kind::StorageFull).source(why.clone())),
+        }
+    }
+
+    /// The error of a write that the disk refused; remembered, so that a load balancer is told.
+    pub(super) fn write_error(&self, error: io::Error) -> Error {
+        if let Err(gone) = self.check_root() {
+            return gone;
+        }
+        self.health.write_failed(&error);
+        storage_error(error)
+    }
+
+    /// What was not found, or could not be read, may be so because all of the store is gone: then it is not absent.
+    pub(super) fn unless_gone<T>(
+        &self,
+        result: Result<T>,
+        is_absent: impl FnOnce(&T) -> bool,
+    ) -> Result<T> {
+        match &result {
+            Ok(found) if !is_absent(found) => result,
+            _ => self.check_root().and(result),
+        }
     }
 
     /// Reserves space for a file of at most `bytes`, above the free-space floor. Blocking.
@@ -97,43 +164,50 @@ impl Layout {
 
     /// Bytes that a process without privileges may still write.
     pub(super) fn free_bytes(&self) -> io::Result<u64> {
-        let stat = rustix::io::retry_on_intr(|| rustix::fs::statvfs(&self.root))?;
+        let opened = self.opened.load();
+        let stat = retry_on_intr(|| rustix::fs::fstatvfs(opened.root.directory()))?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
-    /// Gives a finished file its name: directories first, the name, then the directory's sync. An existing
-    /// name is never replaced.
-    pub(super) fn publish(&self, temporary: At<'_>, path: &Path) -> io::Result<()> {
-        self.make_parents(path)?;
-        match names::rename_no_replace(self.rename, temporary, path) {
+    /// Gives a finished file its name, `path` below the root: directories first, the name, then the directory's sync.
+    /// An existing name is never replaced.
+    pub(super) fn publish(
+        &self,
+        instance: &Instance,
+        temporary: &str,
+        path: &Path,
+    ) -> io::Result<()> {
+        let (from, to) = (instance.unfinished(temporary), instance.root.at(path));
+        self.make_parents(instance, path)?;
+        match names::rename_no_replace(instance.rename, from, to) {
             // Swept between the look-up and the rename, or removed by hand: make it again, once.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.forget_known();
-                self.make_parents(path)?;
-                names::rename_no_replace(self.rename, temporary, path)?;
+                instance.known().clear();
+                self.make_parents(instance, path)?;
+                names::rename_no_replace(instance.rename, from, to)?;
             }
             result => result?,
         }
         if self.is_durable() {
-            self.sync_dir(parent(path))?;
+            self.sync_dir(instance, parent(path))?;
         }
         Ok(())
     }
 
-    /// Gives a committed file a second name, durably. One that is there already is the same file, or a copy of
-    /// it. `false` where the first name is not there.
+    /// Gives a committed file a second name, durably; both are below the root. One that is there already is the same
+    /// file, or a copy of it. `false` where the first name is not there.
     pub(super) fn link(&self, instance: &Instance, from: &Path, to: &Path) -> io::Result<bool> {
-        self.make_parents(to)?;
-        let link = || names::link(At::path(from), At::path(to));
-        let mut linked = link();
+        self.make_parents(instance, to)?;
+        let (source, target) = (instance.root.at(from), instance.root.at(to));
+        let mut linked = names::link(source, target);
         if linked.as_ref().is_err_and(names::is_absent) {
-            if !from.try_exists()? {
+            if !source.is_file()? {
                 return Ok(false);
             }
             // The directory was swept or removed by hand: make it again, once.
-            self.forget_known();
-            self.make_parents(to)?;
-            linked = link();
+            instance.known().clear();
+            self.make_parents(instance, to)?;
+            linked = names::link(source, target);
         }
         if linked.as_ref().is_err_and(must_copy) {
             linked = self.copy(instance, from, to);
@@ -144,17 +218,17 @@ impl Layout {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             result => result?,
         }
-        // The name that was linked may have been barred in this very moment, and a bar is no object.
-        if names::is_bar(to) {
-            names::remove_if_there(to)?;
+        // The file may have been taken down in this very moment: what was linked is then its tombstone.
+        if tombstones::is_at(target) {
+            target.remove_if_there()?;
             return Ok(false);
         }
         // Also where it was there before: whoever made it may not have synced it yet. Where that fails, the name
         // must not be found there by the next one, whose sync might not fail again.
         if self.is_durable() {
-            self.sync_dir(parent(to)).inspect_err(|_| {
+            self.sync_dir(instance, parent(to)).inspect_err(|_| {
                 if is_new {
-                    drop(names::remove_if_there(to));
+                    drop(target.remove_if_there());
                 }
             })?;
         }
@@ -162,51 +236,50 @@ impl Layout {
     }
 
     fn copy(&self, instance: &Instance, from: &Path, to: &Path) -> io::Result<()> {
-        let mut source = names::open_read(from)?;
+        let (from, to) = (instance.root.at(from), instance.root.at(to));
+        let mut source = from.open_read()?;
         let Ok(_reserved) = self.reserve(source.metadata()?.len()) else {
             return Err(rustix::io::Errno::NOSPC.into());
         };
-        let temporary = instance.temporary("copy");
+        let name = instance.temporary_name("copy");
+        let temporary = instance.unfinished(&name);
         let mut copy = || {
-            let mut target = names::create_new(&temporary)?;
+            let mut target = temporary.create_new()?;
             io::copy(&mut source, &mut target)?;
             if self.is_durable() {
                 self.syncs.time(Synced::File, || target.sync_data())?;
             }
-            names::rename_no_replace(self.rename, At::path(&temporary), to)?;
+            names::rename_no_replace(instance.rename, temporary, to)?;
             // Taken down meanwhile: whoever did that has not seen the new name.
-            if !from.try_exists()? {
-                names::remove_if_there(to)?;
+            if !from.is_file()? {
+                to.remove_if_there()?;
                 return Err(io::ErrorKind::NotFound.into());
             }
             Ok(())
         };
-        copy().inspect_err(|_| drop(names::remove_if_there(&temporary)))
+        copy().inspect_err(|_| drop(temporary.remove_if_there()))
     }
 
     /// Makes and syncs the missing directories above `path`, from the top: a name is durable only when the
     /// directory above it is synced.
-    fn make_parents(&self, path: &Path) -> io::Result<()> {
+    fn make_parents(&self, instance: &Instance, path: &Path) -> io::Result<()> {
         let directory = parent(path);
-        if self.known().contains(directory) {
+        if instance.known().contains(directory) {
             return Ok(());
         }
-        let below_root = directory
-            .strip_prefix(&self.root)
-            .map_err(io::Error::other)?;
-        let mut at = self.root.clone();
-        for name in below_root {
+        let mut at = PathBuf::new();
+        for name in directory {
             let above = at.clone();
             at.push(name);
-            names::make_dir(&at)?;
+            instance.root.at(&at).make_dir()?;
             // Also where it was there before: another upload may have made it and not synced it yet. Where
             // that fails it must not be found there by the next upload, whose sync might not fail again.
             if self.is_durable() {
-                self.sync_dir(&above)
-                    .inspect_err(|_| drop(fs::remove_dir(&at)))?;
+                self.sync_dir(instance, &above)
+                    .inspect_err(|_| instance.root.at(&at).remove_dir())?;
             }
         }
-        let mut known = self.known();
+        let mut known = instance.known();
         if known.len() >= KNOWN_MAX {
             known.clear();
         }
@@ -214,19 +287,17 @@ impl Layout {
         Ok(())
     }
 
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        self.syncs.time(Synced::Directory, || names::sync_dir(path))
+    fn sync_dir(&self, instance: &Instance, path: &Path) -> io::Result<()> {
+        let directory = instance.root.at(path);
+        self.syncs.time(Synced::Directory, || directory.sync_dir())
     }
+}
 
-    fn known(&self) -> std::sync::MutexGuard<'_, HashSet<PathBuf>> {
-        self.known
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    fn forget_known(&self) {
-        self.known().clear();
-    }
+fn check(root: &Root, health: &Health) -> Result<()> {
+    root.check().map_err(|why| {
+        health.root_is_gone(&why);
+        Error::new(Kind::Unavailable(GONE_RETRY_AFTER)).source(why)
+    })
 }
 
 /// A file has its most names already (65,000 on ext4), or the file system knows only one for each.
@@ -247,6 +318,18 @@ pub(super) fn absolute(path: &Path) -> Result<PathBuf> {
 pub(super) fn object_path(root: &Path, key: Key) -> PathBuf {
     let mut path = sharded(root, OBJECTS, key);
     path.push(key.id.to_string());
+    path
+}
+
+/// Where an object lies below the root.
+pub(super) fn object_name(key: Key) -> PathBuf {
+    object_path(Path::new(""), key)
+}
+
+/// Where a derivative lies below the root.
+pub(super) fn derived_name(key: Key, name: DerivedName) -> PathBuf {
+    let mut path = sharded(Path::new(""), DERIVED, key);
+    path.push(format!("{}-{name}", key.id));
     path
 }
 
@@ -342,10 +425,12 @@ mod tests {
             ..Config::default()
         };
         let store = LocalStore::open(&config).unwrap();
-        let path = |name: &str| directory.path().join(OBJECTS).join(name);
-        let (from, to) = (path("from"), path("to"));
+        let instance = store.layout.instance().unwrap();
+        let name = |name: &str| Path::new(OBJECTS).join(name);
+        let [from, to] = ["from", "to"].map(|file| directory.path().join(name(file)));
         fs::write(&from, [7; 300_000]).unwrap();
-        store.layout.copy(&store.instance, &from, &to).unwrap();
+        let copy = |from, to| store.layout.copy(&instance, &name(from), &name(to));
+        copy("from", "to").unwrap();
         assert!(fs::read(&to).unwrap() == [7; 300_000]);
         fs::write(&from, "changed").unwrap();
         assert_eq!(
@@ -354,12 +439,10 @@ mod tests {
             "a file of its own"
         );
         // One that is there stays, and nothing is left of the attempt.
-        let again = store.layout.copy(&store.instance, &from, &to);
+        let again = copy("from", "to");
         assert_eq!(again.unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(fs::metadata(&to).unwrap().len(), 300_000);
-        let gone = store
-            .layout
-            .copy(&store.instance, &path("gone"), &path("x"));
+        let gone = copy("gone", "x");
         assert_eq!(gone.unwrap_err().kind(), io::ErrorKind::NotFound);
         let tmp = fs::read_dir(directory.path().join(TMP)).unwrap();
         for instance in tmp {

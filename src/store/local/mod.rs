@@ -2,37 +2,48 @@
 //!
 //! ```text
 //! <path>/lock                                      held by the running server
+//! <path>/store-id                                  tells this store and its copies from others
 //! <path>/keys/                                     token keys and generated secrets, mode 0700
 //! <path>/tmp/<instance>/<uuid>                     uploads on their way in
 //! <path>/objects/<class>/YYYY-MM-DD/<xx>/<uuid>    committed objects, never changed; a forwarded one has a
 //!                                                  name (a hard link) in each day it was forwarded on
 //! <path>/derived/<class>/YYYY-MM-DD/<xx>/<uuid>-…  derivatives, may be deleted at any time
 //! <path>/parts/<uuid>/                             uploads in parts, not complete yet
+//! <path>/tombstones/                               what keeps files that were taken down from coming back
 //! ```
 //! There is no index and no database: an id's own time gives its path.
 
 mod derived;
+mod health;
+mod instance;
 mod layout;
+mod mend;
 mod names;
 mod observe;
 mod parts;
+mod removal;
+mod root;
 mod scrub;
 mod space;
 mod startup;
+mod tombstones;
 mod upload;
 mod writers;
 
 use std::{
     fs::{self, File},
     io,
-    os::fd::BorrowedFd,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
+use tokio::sync::watch;
+use uuid::Uuid;
+
 use self::{
     derived::{read_derived, write_derived},
     layout::Layout,
+    names::At,
     writers::Writers,
 };
 use super::{
@@ -40,18 +51,23 @@ use super::{
     Store, Upload, UploadSize,
 };
 use crate::{
-    error::{Error, Kind, Result},
+    durable,
+    error::{Error, Result},
     time::{Day, Timestamp},
 };
 
 pub use self::{
+    health::Troubles,
     layout::DayDirectory,
+    observe::Presence,
     parts::{
         PART_BYTES_MIN, PART_NUMBER_MAX, PartUpload, PartUploads, PartWriter, StoredPart,
         expired_parts, sweep_parts,
     },
+    removal::{remove_everywhere, remove_object},
     scrub::{Damaged, scrub},
-    startup::{Instance, is_store, running_instance},
+    startup::{is_store, running_instance},
+    tombstones::gather as gather_tombstones,
 };
 
 /// Whether an answered upload survives a power cut.
@@ -90,18 +106,21 @@ impl Default for Config {
 #[derive(Clone)]
 pub struct LocalStore {
     layout: Arc<Layout>,
-    /// Held for the lifetime of a serving process: the directory's lock and its folder under `tmp/`.
-    instance: Arc<Instance>,
     writers: Writers,
+    /// Random, new at every start of a server.
+    name: Arc<str>,
+    /// How often the directory was opened again.
+    openings: Arc<watch::Sender<u64>>,
 }
 
 impl LocalStore {
     /// Opens the store for serving: makes what is missing, probes what the file system can do, takes the
-    /// lock, and sweeps what a crash left in `tmp/`. Blocking.
+    /// lock, and sweeps what a crash left in `tmp/`. A store that is there and cannot be written is opened all the
+    /// same: what is in it can be read, uploads are refused, and [`LocalStore::mend`] tries again. Blocking.
     ///
     /// # Errors
-    /// A message that names the path and what to do: not writable, read-only, full, on two file systems, or
-    /// in use by another server.
+    /// A message that names the path and what to do: not writable, read-only or full without a store in it, on two
+    /// file systems, or in use by another server.
     pub fn open(config: &Config) -> Result<Self> {
         Self::open_with(config, None)
     }
@@ -112,12 +131,21 @@ impl LocalStore {
     /// As [`LocalStore::open`].
     pub fn open_with(config: &Config, lock: Option<File>) -> Result<Self> {
         let root = layout::absolute(&config.path)?;
-        let (instance, rename) = startup::prepare(&root, config.durability, lock)?;
-        let layout = Arc::new(Layout::new(root, config.clone(), rename));
+        let name = Uuid::new_v4().simple().to_string();
+        let opened = startup::open(&root, config.durability, &name, lock)?;
+        let layout = Layout::new(root, config.clone(), opened);
+        if let Some(why) = layout.health.troubles().writes {
+            tracing::error!(
+                path = %layout.root().display(),
+                why,
+                "the store cannot be written: files can be read, uploads are refused"
+            );
+        }
         Ok(Self {
-            layout,
-            instance: Arc::new(instance),
+            layout: Arc::new(layout),
             writers: Writers::default(),
+            name: name.into(),
+            openings: Arc::new(watch::Sender::new(0)),
         })
     }
 
@@ -126,19 +154,33 @@ impl LocalStore {
         self.layout.root()
     }
 
+    /// Checks that the directory is the store's, and can be written: before something else is written there, by its
+    /// path. Blocking.
+    ///
+    /// # Errors
+    /// `Unavailable` where it is gone, `StorageFull` where it was opened for reading alone.
+    pub fn check_writable(&self) -> Result<()> {
+        self.layout.instance().map(drop)
+    }
+
     /// The lock, to be handed over.
-    pub fn lock(&self) -> BorrowedFd<'_> {
-        self.instance.store_lock()
+    pub fn lock(&self) -> Arc<File> {
+        self.layout.opened().lock.clone()
+    }
+
+    /// Changes when the directory was opened again: what lies in it by a path of its own is to be made anew.
+    pub fn openings(&self) -> watch::Receiver<u64> {
+        self.openings.subscribe()
     }
 
     /// The random name of this run of the server.
     pub fn instance(&self) -> &str {
-        self.instance.name()
+        &self.name
     }
 
     /// Uploads in parts, kept beside the objects.
     pub fn parts(&self) -> PartUploads {
-        PartUploads::new(self.layout.clone(), self.instance.clone())
+        PartUploads::new(self.layout.clone())
     }
 }
 
@@ -150,76 +192,9 @@ pub fn open_object(root: &Path, key: Key) -> Result<Option<Object>> {
     match names::open_read(&layout::object_path(root, key)) {
         Ok(file) => Object::from_file(file, key).map(Some),
         Err(error) if names::is_absent(&error) => Ok(None),
-        Err(_) if names::is_bar(&layout::object_path(root, key)) => Ok(None),
+        Err(_) if tombstones::is_at(At::path(&layout::object_path(root, key))) => Ok(None),
         Err(error) => Err(Error::internal(error)),
     }
-}
-
-/// Removes an object and its derivatives from a store, whether or not a server runs on it. Blocking.
-///
-/// # Errors
-/// `Internal` where the disk refuses.
-pub fn remove_object(root: &Path, key: Key) -> Result<bool> {
-    // The derivatives first: if this is cut short, the object is still there to be removed again. And once
-    // more after it: one that was being made meanwhile looks for its object only after it was kept.
-    remove_derived(root, key)?;
-    let path = layout::object_path(root, key);
-    let was_there =
-        !names::is_bar(&path) && names::remove_if_there(&path).map_err(Error::internal)?;
-    remove_derived(root, key)?;
-    if was_there {
-        names::sync_dir(layout::parent(&path)).map_err(Error::internal)?;
-    }
-    Ok(was_there)
-}
-
-/// Removes an object under every key it has, with all its derivatives, and bars the name that it was uploaded
-/// under: whoever still holds a ticket for it must not bring it back. Blocking.
-///
-/// # Errors
-/// `Internal` where the disk refuses.
-pub fn remove_everywhere(root: &Path, id: ObjectId) -> Result<bool> {
-    let mut was_there = false;
-    // Again until a whole walk finds none: it may be forwarded into a new day meanwhile.
-    loop {
-        let mut found = false;
-        for class in Class::ALL {
-            for DayDirectory { day, .. } in days(root, class)? {
-                let key = Key { class, day, id };
-                // Derivatives also where the object is gone: an earlier removal may have been cut short.
-                let removed = remove_object(root, key)?;
-                if removed && key == Key::of(class, id) {
-                    bar(root, key)?;
-                }
-                found |= removed;
-            }
-        }
-        if !found {
-            return Ok(was_there);
-        }
-        was_there = true;
-    }
-}
-
-/// Until it is barred: an upload under way may take the name in between.
-fn bar(root: &Path, key: Key) -> Result<()> {
-    let path = layout::object_path(root, key);
-    while let Err(error) = names::bar(&path) {
-        if error.kind() != io::ErrorKind::AlreadyExists {
-            return Err(Error::internal(error));
-        }
-        if !remove_object(root, key)? {
-            return Ok(());
-        }
-    }
-    names::sync_dir(layout::parent(&path)).map_err(Error::internal)
-}
-
-fn remove_derived(root: &Path, key: Key) -> Result<()> {
-    for path in layout::derived_of(root, key).map_err(Error::internal)? {
-        names::remove_if_there(&path).map_err(Error::internal)?;
-    }
-    Ok(())
 }
 
 /// The days of a class for which anything is stored, oldest first. Blocking.
@@ -282,11 +257,28 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
+/// The same on a store's directory: what fails while all of the store is gone is `Unavailable`.
+async fn on_disk<T: Send + 'static>(
+    layout: &Arc<Layout>,
+    work: impl FnOnce(&Arc<Layout>) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    find_on_disk(layout, work, |_| false).await
+}
+
+/// And so is what is absent.
+async fn find_on_disk<T: Send + 'static>(
+    layout: &Arc<Layout>,
+    work: impl FnOnce(&Arc<Layout>) -> Result<T> + Send + 'static,
+    is_absent: impl FnOnce(&T) -> bool + Send + 'static,
+) -> Result<T> {
+    let layout = layout.clone();
+    blocking(move || layout.unless_gone(work(&layout), is_absent)).await
+}
+
 impl Store for LocalStore {
     fn begin(&self, key: Key, size: UploadSize) -> BoxFuture<'_, Result<Box<dyn Upload>>> {
         let new = upload::NewFile {
             layout: self.layout.clone(),
-            instance: self.instance.clone(),
             key,
             size,
         };
@@ -297,29 +289,52 @@ impl Store for LocalStore {
     }
 
     fn open(&self, key: Key) -> BoxFuture<'_, Result<Option<Object>>> {
-        let layout = self.layout.clone();
-        Box::pin(blocking(move || open_object(layout.root(), key)))
+        let open = move |layout: &Arc<Layout>| open_object(layout.root(), key);
+        Box::pin(find_on_disk(&self.layout, open, Option::is_none))
+    }
+
+    fn is_taken(&self, key: Key) -> BoxFuture<'_, Result<bool>> {
+        let find = move |layout: &Arc<Layout>| {
+            let path = layout::object_path(layout.root(), key);
+            Ok(open_object(layout.root(), key)?.is_some()
+                || tombstones::is_at(At::path(&path))
+                || tombstones::is_listed(layout.root(), key).map_err(Error::internal)?)
+        };
+        Box::pin(find_on_disk(&self.layout, find, |is_taken| !is_taken))
+    }
+
+    fn is_taken_down(&self, key: Key) -> BoxFuture<'_, Result<bool>> {
+        let find = move |layout: &Arc<Layout>| {
+            tombstones::is_listed(layout.root(), key).map_err(Error::internal)
+        };
+        Box::pin(on_disk(&self.layout, find))
     }
 
     fn keep_until(&self, key: Key, day: Day) -> BoxFuture<'_, Result<bool>> {
-        let (layout, instance) = (self.layout.clone(), self.instance.clone());
-        Box::pin(blocking(move || {
-            let path = |key| layout::object_path(layout.root(), key);
+        let link = move |layout: &Arc<Layout>| {
+            let instance = layout.instance()?;
+            let (from, to) = (key, Key { day, ..key });
             layout
-                .link(&instance, &path(key), &path(Key { day, ..key }))
-                .map_err(storage_error)
-        }))
+                .link(
+                    &instance,
+                    &layout::object_name(from),
+                    &layout::object_name(to),
+                )
+                .map_err(|error| layout.write_error(error))
+        };
+        Box::pin(find_on_disk(&self.layout, link, |is_there| !is_there))
     }
 
     fn remove(&self, id: ObjectId) -> BoxFuture<'_, Result<bool>> {
-        let layout = self.layout.clone();
-        Box::pin(blocking(move || remove_everywhere(layout.root(), id)))
+        let remove = move |layout: &Arc<Layout>| remove_everywhere(layout.root(), id);
+        Box::pin(find_on_disk(&self.layout, remove, |was_there| !was_there))
     }
 
     fn derived(&self, key: Key, name: DerivedName) -> BoxFuture<'_, Result<Option<Derived>>> {
         let layout = self.layout.clone();
         Box::pin(blocking(move || {
-            Ok(read_derived(&layout.derived_path(key, name), key))
+            let path = layout.root().join(layout::derived_name(key, name));
+            Ok(read_derived(&path, key))
         }))
     }
 
@@ -329,23 +344,10 @@ impl Store for LocalStore {
         name: DerivedName,
         derived: Derived,
     ) -> BoxFuture<'_, Result<()>> {
-        let (layout, instance) = (self.layout.clone(), self.instance.clone());
-        Box::pin(blocking(move || {
-            let path = layout.derived_path(key, name);
-            write_derived(&layout, &instance, &path, key, derived)
-        }))
-    }
-}
-
-/// A failure to write, told apart: a full disk is the client's to retry later, the rest is ours.
-fn storage_error(error: io::Error) -> Error {
-    use rustix::io::Errno;
-    match Errno::from_io_error(&error) {
-        Some(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => {
-            Error::new(Kind::StorageFull).source(error)
-        }
-        Some(Errno::EXIST) => Error::new(Kind::AlreadyExists).source(error),
-        _ => Error::internal(error),
+        let put = move |layout: &Arc<Layout>| {
+            write_derived(layout, &layout::derived_name(key, name), key, derived)
+        };
+        Box::pin(on_disk(&self.layout, put))
     }
 }
 
@@ -381,12 +383,17 @@ impl SweepMemory {
     /// # Errors
     /// As a write may fail.
     pub fn write(&self, now: Timestamp) -> Result<()> {
-        let temporary = self.0.with_extension(format!("{}.tmp", std::process::id()));
+        let draft = self.0.with_extension(format!("{}.tmp", std::process::id()));
+        // What an earlier process of this id left.
         let write = || {
-            fs::write(&temporary, format!("{}\n", now.ms()))?;
-            File::open(&temporary)?.sync_all()?;
-            fs::rename(&temporary, &self.0)
+            At::path(&draft).remove_if_there()?;
+            names::write_over(
+                At::path(&draft),
+                At::path(&self.0),
+                &format!("{}\n", now.ms()),
+            )?;
+            durable::sync_parent(&self.0)
         };
-        write().map_err(storage_error)
+        write().map_err(health::storage_error)
     }
 }

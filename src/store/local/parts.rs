@@ -17,11 +17,12 @@ use std::{
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    Instance, blocking,
+    blocking,
+    health::storage_error,
+    instance::Instance,
     layout::{Layout, PARTS},
-    names,
+    names, on_disk,
     space::Reservation,
-    storage_error,
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -44,14 +45,12 @@ const COPY_BYTES: usize = 64 * 1024;
 #[derive(Clone)]
 pub struct PartUploads {
     layout: Arc<Layout>,
-    instance: Arc<Instance>,
 }
 
 /// One unfinished upload, known to belong to its caller.
 pub struct PartUpload {
     directory: PathBuf,
     layout: Arc<Layout>,
-    instance: Arc<Instance>,
 }
 
 /// A part that is stored.
@@ -65,8 +64,8 @@ pub struct StoredPart {
 }
 
 impl PartUploads {
-    pub(super) fn new(layout: Arc<Layout>, instance: Arc<Instance>) -> Self {
-        Self { layout, instance }
+    pub(super) fn new(layout: Arc<Layout>) -> Self {
+        Self { layout }
     }
 
     /// Begins an upload in parts for `owner` of `tenant`.
@@ -74,15 +73,15 @@ impl PartUploads {
     /// # Errors
     /// `StorageFull` below the floor, `Unavailable` when too many are unfinished.
     pub async fn begin(&self, id: ObjectId, tenant: String, owner: String) -> Result<()> {
-        let this = self.clone();
-        blocking(move || {
-            let _reserved = this.layout.reserve(0)?;
-            let parts = this.layout.root().join(PARTS);
+        on_disk(&self.layout, move |layout| {
+            let instance = layout.instance()?;
+            let _reserved = layout.reserve(0)?;
+            let parts = layout.root().join(PARTS);
             if fs::read_dir(&parts).map_err(Error::internal)?.count() >= UPLOADS_MAX {
                 return Err(Kind::Unavailable(std::time::Duration::from_secs(60)).into());
             }
             // Made aside and moved in, so that no half-made one is ever seen.
-            let temporary = this.instance.temporary("parts");
+            let temporary = instance.temporary("parts");
             let make = || {
                 names::make_dir(&temporary)?;
                 names::create_new(&temporary.join("upload"))?
@@ -91,7 +90,7 @@ impl PartUploads {
             };
             make()
                 .inspect_err(|_| drop(fs::remove_dir_all(&temporary)))
-                .map_err(storage_error)
+                .map_err(|error| layout.write_error(error))
         })
         .await
     }
@@ -107,15 +106,13 @@ impl PartUploads {
         owner: String,
         now: Timestamp,
     ) -> Result<PartUpload> {
-        let this = self.clone();
-        blocking(move || {
-            let directory = this.layout.root().join(PARTS).join(id.to_string());
+        on_disk(&self.layout, move |layout| {
+            let directory = layout.root().join(PARTS).join(id.to_string());
             let expected = format!("{tenant}\n{owner}\n");
             match fs::read_to_string(directory.join("upload")) {
                 Ok(owners) if owners == expected && !has_expired(id, now) => Ok(PartUpload {
                     directory,
-                    layout: this.layout,
-                    instance: this.instance,
+                    layout: layout.clone(),
                 }),
                 Ok(_) => Err(Kind::ObjectNotFound.into()),
                 Err(error) if names::is_absent(&error) => Err(Kind::ObjectNotFound.into()),
@@ -177,7 +174,10 @@ impl PartUpload {
     /// `ObjectNotFound` where the upload was aborted meanwhile.
     pub async fn list(&self) -> Result<Vec<StoredPart>> {
         let directory = self.directory.clone();
-        blocking(move || list(&directory).map_err(absent_or_internal)).await
+        on_disk(&self.layout, move |_| {
+            list(&directory).map_err(absent_or_internal)
+        })
+        .await
     }
 
     /// Starts receiving a part of at most `bytes_max` bytes into memory-bounded writes; see [`PartWriter`].
@@ -185,17 +185,15 @@ impl PartUpload {
     /// # Errors
     /// `StorageFull` where so many bytes, beside all that are on their way, could go below the floor.
     pub async fn begin_part(&self, bytes_max: u64) -> Result<PartWriter> {
-        let (layout, instance, directory) = (
-            self.layout.clone(),
-            self.instance.clone(),
-            self.directory.clone(),
-        );
-        blocking(move || {
+        let directory = self.directory.clone();
+        on_disk(&self.layout, move |layout| {
+            let instance = layout.instance()?;
             let reservation = layout.reserve(bytes_max)?;
             let path = instance.temporary("part");
-            let file = names::create_new(&path).map_err(storage_error)?;
+            let file = names::create_new(&path).map_err(|error| layout.write_error(error))?;
             Ok(PartWriter {
-                layout,
+                layout: layout.clone(),
+                _instance: instance,
                 file: Some((file, reservation)),
                 path,
                 directory,
@@ -262,9 +260,13 @@ impl PartUpload {
     /// # Errors
     /// `Internal` where the disk refuses.
     pub async fn remove(self) -> Result<()> {
-        blocking(move || match fs::remove_dir_all(&self.directory) {
-            Err(error) if !names::is_absent(&error) => Err(Error::internal(error)),
-            _ => Ok(()),
+        let layout = self.layout.clone();
+        on_disk(&layout, move |layout| {
+            layout.check_root()?;
+            match fs::remove_dir_all(&self.directory) {
+                Err(error) if !names::is_absent(&error) => Err(Error::internal(error)),
+                _ => Ok(()),
+            }
         })
         .await
     }
@@ -273,6 +275,8 @@ impl PartUpload {
 /// A part on its way in. Dropping it removes its file.
 pub struct PartWriter {
     layout: Arc<Layout>,
+    /// Keeps the folder that the file is in.
+    _instance: Arc<Instance>,
     file: Option<(File, Reservation)>,
     path: PathBuf,
     directory: PathBuf,
@@ -295,11 +299,11 @@ impl PartWriter {
             .ok_or_else(|| Error::internal("a part was used after it had failed"))?;
         self.crc.update(&chunk);
         self.bytes += chunk.len() as u64;
-        let layout = self.layout.clone();
-        let file = blocking(move || {
+        let file = on_disk(&self.layout, move |layout| {
             let bytes = chunk.len() as u64;
             layout.check_floor(&reservation, bytes)?;
-            file.write_all(&chunk).map_err(storage_error)?;
+            let written = file.write_all(&chunk);
+            written.map_err(|error| layout.write_error(error))?;
             reservation.used(bytes);
             Ok((file, reservation))
         })
@@ -324,7 +328,8 @@ impl PartWriter {
             bytes: self.bytes,
             crc: self.crc.clone().finalize(),
         };
-        blocking(move || {
+        let layout = self.layout.clone();
+        on_disk(&layout, move |_| {
             let before = list(&self.directory).map_err(absent_or_internal)?;
             fs::rename(&self.path, self.directory.join(part.file_name()))
                 .map_err(absent_or_internal)?;

@@ -4,7 +4,8 @@ use std::{fs, io, path::Path};
 
 use super::{
     layout::{self, OBJECTS},
-    names,
+    names::{self, At},
+    tombstones,
 };
 use crate::{
     error::{Error, Result},
@@ -52,7 +53,7 @@ pub fn scrub(root: &Path) -> Result<(u64, Vec<Damaged>)> {
                 };
                 for file in files {
                     let path = file.map_err(|error| unreadable(&spread, error))?.path();
-                    if names::is_bar(&path) {
+                    if tombstones::is_at(At::path(&path)) {
                         continue;
                     }
                     count += 1;

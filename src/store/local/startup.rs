@@ -1,123 +1,241 @@
-//! What happens before the first request: directories, the lock, probes, and the sweep of `tmp/`.
+//! Opening the store's directory: the lock, trial writes, and the sweep of `tmp/`.
 //!
-//! Everything that can be wrong with a directory is found here, with a message that says what to do, and
-//! not at the first upload.
+//! Everything that can be wrong with a directory is found at the start, with a message that says what to do, and not
+//! at the first upload. A directory that has a store in it and cannot be written is opened all the same, for downloads.
 
 use std::{
     fmt,
     fs::{self, File},
     io::{self, Read, Write},
-    os::{
-        fd::{AsFd, BorrowedFd},
-        unix::fs::OpenOptionsExt,
-    },
-    path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
+    path::Path,
+    sync::Arc,
     time::Duration,
 };
 
-use rustix::fs::FlockOperation;
+use rustix::{fs::FlockOperation, io::Errno};
 use uuid::Uuid;
 
 use super::{
     Durability,
-    layout::{self, DERIVED, OBJECTS, PARTS, TMP},
-    names::{self, At, RenameBy},
+    instance::{Instance, TRIAL},
+    layout::{DERIVED, OBJECTS, PARTS, TMP},
+    names::{self, RenameBy},
+    root::{Root, STORE_ID},
+    tombstones,
 };
 use crate::{
     durable,
     error::{Error, Result},
 };
 
-/// How the name of a probe in `objects/` begins.
-const PROBE: &str = ".probe-";
+const LOCK: &str = "lock";
 
-/// One run of a server: its locks and its folder for unfinished uploads.
-pub struct Instance {
-    name: String,
-    directory: PathBuf,
-    sequence: AtomicU64,
-    /// Open files hold the locks; the kernel frees them when the process ends, however it ends.
-    store_lock: File,
-    /// The folder itself.
-    tmp_lock: File,
+/// One opening of the store's directory: at the start, and again whenever it has come back. Dropped in this order: the
+/// folder of unfinished uploads goes before the lock does.
+pub(super) struct Opened {
+    /// What uploads need, or why there can be none.
+    pub(super) writing: Result<Arc<Instance>, String>,
+    pub(super) root: Arc<Root>,
+    /// Tells this store from another one; `None` where it has none and it cannot be written.
+    id: Option<String>,
+    /// Held as long as this is; the kernel frees it when the process ends, however it ends. The directory itself where
+    /// there is no lock file and none can be made.
+    pub(super) lock: Arc<File>,
 }
 
-impl Instance {
-    /// A random name, new at every start.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// A path for an unfinished file that no other one has.
-    pub(super) fn temporary(&self, stem: &str) -> PathBuf {
-        self.directory.join(self.temporary_name(stem))
-    }
-
-    /// Its name in [`Instance::folder`].
-    pub(super) fn temporary_name(&self, stem: impl fmt::Display) -> String {
-        let sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
-        format!("{stem}-{sequence}")
-    }
-
-    /// The lock of the whole store.
-    pub(super) fn store_lock(&self) -> BorrowedFd<'_> {
-        self.store_lock.as_fd()
-    }
-
-    /// The folder of unfinished files.
-    pub(super) fn folder(&self) -> BorrowedFd<'_> {
-        self.tmp_lock.as_fd()
-    }
+/// What is wrong with a directory, and what the system says to it.
+struct Fault {
+    what: String,
+    error: Option<io::Error>,
 }
 
-impl Drop for Instance {
-    fn drop(&mut self) {
-        // Nothing is lost if this fails: the next start sweeps it.
-        let _ = fs::remove_dir_all(&self.directory);
-    }
-}
-
-/// Makes the store ready for this process. Blocking.
-pub(super) fn prepare(
-    root: &Path,
-    durability: Durability,
-    lock: Option<File>,
-) -> Result<(Instance, RenameBy)> {
-    let fail = |what: &str, error: io::Error| explain(root, what, &error);
-    make_root(root).map_err(|error| fail("cannot be made", error))?;
-    let store_lock = match lock {
-        Some(lock) => lock,
-        None => lock_store(root)?,
-    };
-    for name in [OBJECTS, DERIVED, TMP, PARTS] {
-        let path = root.join(name);
-        names::make_dir(&path).map_err(|error| fail("cannot be written to", error))?;
-        if !path.is_dir() {
-            let what = format!("has a file named {name} where its directory should be");
-            return Err(fail(&what, io::ErrorKind::NotADirectory.into()));
+impl Fault {
+    fn new(what: impl Into<String>, error: impl Into<io::Error>) -> Self {
+        Self {
+            what: what.into(),
+            error: Some(error.into()),
         }
     }
-    sweep_probes(&root.join(OBJECTS))
-        .map_err(|error| fail("has an objects/ that cannot be swept", error))?;
-    sweep_tmp(&root.join(TMP)).map_err(|error| fail("has a tmp/ that cannot be swept", error))?;
-    let name = Uuid::new_v4().simple().to_string();
-    let directory = root.join(TMP).join(&name);
-    names::make_dir(&directory).map_err(|error| fail("cannot be written to", error))?;
-    let tmp_lock = File::open(&directory).map_err(|error| fail("cannot be read", error))?;
-    rustix::fs::flock(&tmp_lock, FlockOperation::NonBlockingLockExclusive)
-        .map_err(|error| fail("does not support locks", error.into()))?;
-    let store_lock =
-        note_holder(store_lock, &name).map_err(|error| fail("cannot be written to", error))?;
-    let instance = Instance {
-        name,
-        directory,
-        sequence: AtomicU64::new(0),
-        store_lock,
-        tmp_lock,
+
+    fn bare(what: impl Into<String>) -> Self {
+        Self {
+            what: what.into(),
+            error: None,
+        }
+    }
+
+    /// Whether the file system gives no more than what it has. Other faults are the operator's to mend first.
+    fn is_unwritable(&self) -> bool {
+        let errno = self.error.as_ref().and_then(Errno::from_io_error);
+        matches!(
+            errno,
+            Some(Errno::ROFS | Errno::NOSPC | Errno::DQUOT | Errno::IO)
+        )
+    }
+
+    /// A message with the key, the path, what is wrong and what to do.
+    fn explain(&self, root: &Path) -> Error {
+        let hint = match self.error.as_ref().map(io::Error::kind) {
+            Some(io::ErrorKind::PermissionDenied) => {
+                "; give the server's user write access, or set store.path"
+            }
+            Some(io::ErrorKind::ReadOnlyFilesystem) => {
+                "; the file system is read-only: set store.path to a writable one"
+            }
+            Some(io::ErrorKind::StorageFull) => "; the disk is full",
+            Some(io::ErrorKind::NotADirectory) => "; set store.path to a directory",
+            _ => "",
+        };
+        Error::internal(format!("store.path = \"{}\" {self}{hint}", root.display()))
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.error {
+            Some(error) => write!(f, "{}: {error}", self.what),
+            None => f.write_str(&self.what),
+        }
+    }
+}
+
+/// Opens the directory at the start of a server called `name`, which may have been given the lock of another one that
+/// runs on it. Blocking.
+pub(super) fn open(
+    path: &Path,
+    durability: Durability,
+    name: &str,
+    inherited: Option<File>,
+) -> Result<Opened> {
+    let open = || -> Result<Opened, Fault> {
+        make_root(path).map_err(|error| Fault::new("cannot be made", error))?;
+        let root = Root::open(path).map_err(|error| Fault::new("cannot be read", error))?;
+        let lock = open_lock(&root)?;
+        let lock = match inherited {
+            None => take_lock(lock)?,
+            Some(held) if is_same_file(&held, &lock) => held,
+            Some(_) => {
+                return Err(Fault::bare(
+                    "is not the directory of the server that runs: mount it, or stop that server",
+                ));
+            }
+        };
+        finish(root, Arc::new(lock), durability, name)
     };
-    let rename = probe(root, &instance, durability)?;
-    Ok((instance, rename))
+    open().map_err(|fault| fault.explain(path))
+}
+
+/// Opens it again, after it was gone or could not be written; only if it is the same store. Blocking.
+///
+/// # Errors
+/// Why it cannot be, without its path.
+pub(super) fn open_again(
+    before: &Opened,
+    durability: Durability,
+    name: &str,
+) -> Result<Opened, String> {
+    let open = || -> Result<Opened, Fault> {
+        let root = Root::open(before.root.path())
+            .map_err(|error| Fault::new("the store's directory cannot be reached", error))?;
+        if !is_same_store(before, &root)? {
+            return Err(Fault::bare(
+                "an empty directory, or another store, is in the place of the store's directory",
+            ));
+        }
+        let lock = open_lock(&root)?;
+        let lock = match is_same_file(&before.lock, &lock) {
+            true => before.lock.clone(),
+            false => Arc::new(take_lock(lock)?),
+        };
+        finish(root, lock, durability, name)
+    };
+    open().map_err(|fault| fault.to_string())
+}
+
+fn is_same_store(before: &Opened, root: &Root) -> Result<bool, Fault> {
+    match &before.id {
+        Some(id) => Ok(read_id(root)?.as_ref() == Some(id)),
+        None => Ok(root.is_same_directory(&before.root)),
+    }
+}
+
+fn read_id(root: &Root) -> Result<Option<String>, Fault> {
+    root.read_id()
+        .map_err(|error| Fault::new(format!("has a {STORE_ID} that cannot be read"), error))
+}
+
+fn finish(
+    root: Root,
+    lock: Arc<File>,
+    durability: Durability,
+    name: &str,
+) -> Result<Opened, Fault> {
+    let id = read_id(&root)?;
+    let root = Arc::new(root);
+    let written = prepare(&root, durability).and_then(|instance| {
+        note_holder(&root, name).map_err(|error| Fault::new("cannot be written to", error))?;
+        let id = match id.clone() {
+            Some(id) => id,
+            None => make_id(&instance)?,
+        };
+        Ok((id, instance))
+    });
+    let (id, writing) = match written {
+        Ok((id, instance)) => (Some(id), Ok(Arc::new(instance))),
+        Err(fault) if fault.is_unwritable() && is_store(root.path()) => {
+            (id, Err(format!("the store {fault}")))
+        }
+        Err(fault) => return Err(fault),
+    };
+    Ok(Opened {
+        root,
+        lock,
+        id,
+        writing,
+    })
+}
+
+/// Whether there is a store in a directory, and not an empty mount point.
+pub fn is_store(path: &Path) -> bool {
+    path.join(OBJECTS).is_dir()
+}
+
+/// Makes the directory ready for uploads, and tries one.
+fn prepare(root: &Arc<Root>, durability: Durability) -> Result<Instance, Fault> {
+    let unwritable = |error: io::Error| Fault::new("cannot be written to", error);
+    for name in [OBJECTS, DERIVED, TMP, PARTS] {
+        let directory = root.at(Path::new(name));
+        directory.make_dir().map_err(unwritable)?;
+        if let Err(error) = directory.open_dir() {
+            let what = format!("has a {name} that is no directory, or cannot be read");
+            return Err(Fault::new(what, error));
+        }
+    }
+    let (directory, shared) = tombstones::shared();
+    if let Err(error) = tombstones::prepare(root.at(&directory), root.at(&shared)) {
+        // Each tombstone is then made by itself.
+        tracing::debug!(%error, "no tombstone that can be shared");
+    }
+    sweep_trials(&root.path().join(OBJECTS))
+        .map_err(|error| Fault::new("has an objects/ that cannot be swept", error))?;
+    sweep_tmp(&root.path().join(TMP))
+        .map_err(|error| Fault::new("has a tmp/ that cannot be swept", error))?;
+    let mut instance = Instance::new(root.clone()).map_err(unwritable)?;
+    let mut tried = instance.try_upload(durability);
+    if tried.as_ref().is_err_and(lacks_flag) {
+        instance.rename = RenameBy::Link;
+        tried = instance.try_upload(durability);
+    }
+    tried.map_err(|error| {
+        let what = match Errno::from_io_error(&error) {
+            Some(Errno::XDEV) => {
+                "has tmp/ and objects/ on two file systems: a finished upload could not be moved in one step"
+            }
+            _ => "failed a trial upload",
+        };
+        Fault::new(what, error)
+    })?;
+    Ok(instance)
 }
 
 fn make_root(root: &Path) -> io::Result<()> {
@@ -129,40 +247,64 @@ fn make_root(root: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn lock_store(root: &Path) -> Result<File> {
-    let path = root.join("lock");
-    let mut file = fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .map_err(|error| explain(root, "cannot be written to", &error))?;
-    match take_lock(&file) {
+fn make_id(instance: &Instance) -> Result<String, Fault> {
+    let id = Uuid::new_v4().simple().to_string();
+    let draft = instance.temporary_name(STORE_ID);
+    let to = instance.root.at(Path::new(STORE_ID));
+    names::write_over(instance.unfinished(&draft), to, &format!("{id}\n"))
+        .and_then(|()| instance.root.directory().sync_all())
+        .map_err(|error| Fault::new(format!("has no {STORE_ID}, and none can be made"), error))?;
+    Ok(id)
+}
+
+/// The lock file; the directory itself where there is none and the file system does not let one be made.
+fn open_lock(root: &Root) -> Result<File, Fault> {
+    let lock = root.at(Path::new(LOCK));
+    match lock.open_or_create() {
+        Ok(file) => Ok(file),
+        Err(error) => {
+            let fault = Fault::new("cannot be written to", error);
+            if !fault.is_unwritable() {
+                return Err(fault);
+            }
+            match lock.open_read() {
+                Err(error) if names::is_absent(&error) => root.directory().try_clone(),
+                opened => opened,
+            }
+            .map_err(|error| Fault::new("has a lock that cannot be read", error))
+        }
+    }
+}
+
+fn is_same_file(held: &File, other: &File) -> bool {
+    let held = names::inode_of(held);
+    held.is_ok_and(|held| names::inode_of(other).is_ok_and(|other| other == held))
+}
+
+fn take_lock(mut file: File) -> Result<File, Fault> {
+    match try_lock(&file) {
         Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => {
+        Err(Errno::WOULDBLOCK) => {
             let mut holder = String::new();
             // The text is only a help: an unreadable one leaves it out.
             let _ = file.read_to_string(&mut holder);
-            let holder = holder.lines().next().unwrap_or("unknown").to_owned();
-            Err(Error::internal(format!(
-                "store.path = \"{}\" is in use by another server (process {holder}): one directory, one server",
-                root.display()
+            let holder = holder.lines().next().unwrap_or("unknown");
+            Err(Fault::bare(format!(
+                "is in use by another server (process {holder}): one directory, one server"
             )))
         }
-        Err(error) => Err(explain(root, "does not support locks", &error.into())),
+        Err(error) => Err(Fault::new("does not support locks", error)),
     }
 }
 
 /// A server that has just ended may seem to hold its lock for a moment more: a program that it was starting has
 /// its descriptors until it is loaded. A server that lives holds it for longer than this.
-fn take_lock(file: &File) -> rustix::io::Result<()> {
+fn try_lock(file: &File) -> rustix::io::Result<()> {
     const TRIES: u32 = 20;
     const PAUSE: Duration = Duration::from_millis(10);
     for _ in 1..TRIES {
         match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
-            Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(PAUSE),
+            Err(Errno::WOULDBLOCK | Errno::INTR) => std::thread::sleep(PAUSE),
             result => return result,
         }
     }
@@ -171,15 +313,11 @@ fn take_lock(file: &File) -> rustix::io::Result<()> {
 
 /// Writes this process's id and name into the lock file: for the message of a second server, and for a
 /// probe that asks whom it reached.
-fn note_holder(mut lock: File, name: &str) -> io::Result<File> {
-    lock.set_len(0)?;
-    lock.write_all(format!("{}\n{name}\n", std::process::id()).as_bytes())?;
-    Ok(lock)
-}
-
-/// Whether a server has made a store at `root`. Blocking.
-pub fn is_store(root: &Path) -> bool {
-    root.join(OBJECTS).is_dir()
+fn note_holder(root: &Root, name: &str) -> io::Result<()> {
+    // Opened once more: the locked one may have been opened when nothing could be written.
+    let mut file = root.at(Path::new(LOCK)).open_or_create()?;
+    file.set_len(0)?;
+    file.write_all(format!("{}\n{name}\n", std::process::id()).as_bytes())
 }
 
 /// The name of the server that runs, or ran last, on the store at `root`; `None` where none ever did.
@@ -188,10 +326,10 @@ pub fn is_store(root: &Path) -> bool {
 /// # Errors
 /// `Internal` where the lock file cannot be read.
 pub fn running_instance(root: &Path) -> Result<Option<String>> {
-    match fs::read_to_string(root.join("lock")) {
+    match fs::read_to_string(root.join(LOCK)) {
         Ok(text) => Ok(text.lines().nth(1).map(str::to_owned)),
         Err(error) if names::is_absent(&error) => Ok(None),
-        Err(error) => Err(explain(root, "has a lock that cannot be read", &error)),
+        Err(error) => Err(Fault::new("has a lock that cannot be read", error).explain(root)),
     }
 }
 
@@ -202,7 +340,11 @@ fn sweep_tmp(tmp: &Path) -> io::Result<()> {
         if !path.is_dir() {
             continue;
         }
-        let directory = File::open(&path)?;
+        let directory = match File::open(&path) {
+            // Its server has just ended.
+            Err(error) if names::is_absent(&error) => continue,
+            directory => directory?,
+        };
         if rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive).is_ok() {
             let unfinished = fs::read_dir(&path)?.count();
             fs::remove_dir_all(&path)?;
@@ -212,99 +354,22 @@ fn sweep_tmp(tmp: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes the probes of starts that were killed: the store's lock is ours, so none is under way.
-fn sweep_probes(objects: &Path) -> io::Result<()> {
+/// Removes the trials of servers that were killed: the store's lock is ours, so none is under way.
+fn sweep_trials(objects: &Path) -> io::Result<()> {
     for entry in fs::read_dir(objects)? {
         let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with(PROBE) {
+        if entry.file_name().to_string_lossy().starts_with(TRIAL) {
             names::remove_if_there(&entry.path())?;
         }
     }
     Ok(())
 }
 
-/// Does once what every upload does, and finds out how a name can be given without replacing one.
-fn probe(root: &Path, instance: &Instance, durability: Durability) -> Result<RenameBy> {
-    let target = root
-        .join(OBJECTS)
-        .join(format!("{PROBE}{}", instance.name()));
-    let mut result =
-        probe_one(RenameBy::NoReplace, instance, &target, durability).map(|()| RenameBy::NoReplace);
-    if result.as_ref().is_err_and(lacks_flag) {
-        result = probe_one(RenameBy::Link, instance, &target, durability).map(|()| RenameBy::Link);
-    }
-    result.map_err(|error| {
-        let what = match rustix::io::Errno::from_io_error(&error) {
-            Some(rustix::io::Errno::XDEV) => {
-                "has tmp/ and objects/ on two file systems: a finished upload could not be moved in one step"
-            }
-            _ => "failed a trial upload",
-        };
-        explain(root, what, &error)
-    })
-}
-
 fn lacks_flag(error: &io::Error) -> bool {
-    use rustix::io::Errno;
     matches!(
         Errno::from_io_error(error),
         Some(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP)
     )
-}
-
-fn probe_one(
-    by: RenameBy,
-    instance: &Instance,
-    target: &Path,
-    durability: Durability,
-) -> io::Result<()> {
-    let trial = || -> io::Result<()> {
-        for must_be_refused in [false, true] {
-            let temporary = instance.temporary("probe");
-            let mut file = names::create_new(&temporary)?;
-            file.write_all(b"probe")?;
-            if durability == Durability::Full {
-                file.sync_data()?;
-            }
-            match (
-                names::rename_no_replace(by, At::path(&temporary), target),
-                must_be_refused,
-            ) {
-                (Ok(()), false) => {}
-                (Err(error), true) if error.kind() == io::ErrorKind::AlreadyExists => {
-                    fs::remove_file(&temporary)?
-                }
-                (Ok(()), true) => return Err(io::Error::from(io::ErrorKind::Unsupported)),
-                (Err(error), _) => return Err(error),
-            }
-        }
-        if durability == Durability::Full {
-            names::sync_dir(layout::parent(target))?;
-        }
-        Ok(())
-    };
-    let result = trial();
-    names::remove_if_there(target)?;
-    result
-}
-
-/// A message with the key, the path, what is wrong and what to do.
-fn explain(root: &Path, what: &str, error: &io::Error) -> Error {
-    let hint = match error.kind() {
-        io::ErrorKind::PermissionDenied => {
-            "; give the server's user write access, or set store.path"
-        }
-        io::ErrorKind::ReadOnlyFilesystem => {
-            "; the file system is read-only: set store.path to a writable one"
-        }
-        io::ErrorKind::StorageFull => "; the disk is full",
-        io::ErrorKind::NotADirectory => "; set store.path to a directory",
-        _ => "",
-    };
-    Error::internal(format!(
-        "store.path = \"{}\" {what}: {error}{hint}",
-        root.display()
-    ))
 }
 
 #[cfg(test)]
@@ -314,16 +379,19 @@ mod tests {
     #[test]
     fn both_ways_of_naming_refuse_to_replace() {
         let directory = tempfile::tempdir().unwrap();
-        let (instance, _) = prepare(directory.path(), Durability::None, None).unwrap();
+        let root = Arc::new(Root::open(directory.path()).unwrap());
+        let mut instance =
+            prepare(&root, Durability::None).unwrap_or_else(|fault| panic!("{fault}"));
         for by in [RenameBy::NoReplace, RenameBy::Link] {
-            probe_one(
-                by,
-                &instance,
-                &directory.path().join("objects/x"),
-                Durability::Full,
-            )
-            .unwrap();
+            instance.rename = by;
+            instance.try_upload(Durability::Full).unwrap();
         }
+        assert_eq!(
+            fs::read_dir(directory.path().join(OBJECTS))
+                .unwrap()
+                .count(),
+            0
+        );
     }
 
     #[test]
@@ -343,18 +411,17 @@ mod tests {
     #[test]
     fn a_lock_that_is_let_go_in_a_moment_is_waited_for_and_one_that_is_held_is_not() {
         let directory = tempfile::tempdir().unwrap();
-        let held = lock_store(directory.path()).unwrap();
-        let error = lock_store(directory.path()).unwrap_err();
-        assert!(
-            error.causes().contains("in use by another server"),
-            "{error}"
-        );
+        let root = Root::open(directory.path()).unwrap();
+        let lock = || open_lock(&root).and_then(take_lock);
+        let held = lock().unwrap_or_else(|fault| panic!("{fault}"));
+        let refused = lock().err().unwrap();
+        assert!(refused.what.contains("in use by another server"));
         // As a program does that was being started when its server ended.
         let ends = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(30));
             drop(held);
         });
-        lock_store(directory.path()).unwrap();
+        assert!(lock().is_ok());
         ends.join().unwrap();
     }
 }

@@ -3,7 +3,6 @@
 use std::{
     fs::File,
     io::{self, IoSlice},
-    path::Path,
     sync::Arc,
 };
 
@@ -13,11 +12,10 @@ use tokio::sync::oneshot;
 
 use super::{
     BoxFuture, Key, Meta, Upload, UploadSize,
+    instance::Instance,
     layout::{self, Layout},
-    names::{self, At},
+    names::At,
     space::Reservation,
-    startup::Instance,
-    storage_error,
     writers::Writers,
 };
 use crate::{
@@ -59,7 +57,6 @@ enum WriterState {
 /// What a file is made of.
 pub(super) struct NewFile {
     pub(super) layout: Arc<Layout>,
-    pub(super) instance: Arc<Instance>,
     pub(super) key: Key,
     pub(super) size: UploadSize,
 }
@@ -87,10 +84,7 @@ struct Temporary {
 
 impl Temporary {
     fn at(&self) -> At<'_> {
-        At {
-            directory: self.instance.folder(),
-            name: Path::new(&self.name),
-        }
+        self.instance.unfinished(&self.name)
     }
 }
 
@@ -226,12 +220,8 @@ impl NewFile {
     /// Reserves the most that the file may become, makes it, and preallocates what was announced: such a file
     /// seldom has less. Blocking.
     fn make(self) -> Result<Writer> {
-        let Self {
-            layout,
-            instance,
-            key,
-            size,
-        } = self;
+        let Self { layout, key, size } = self;
+        let instance = layout.instance()?;
         let (UploadSize::Announced(bytes) | UploadSize::AtMost(bytes)) = size;
         let mut reservation = layout.reserve(bytes)?;
         let mut temporary = Temporary {
@@ -240,11 +230,12 @@ impl NewFile {
             // Not there yet.
             is_gone: true,
         };
-        let file = temporary.at().create_new().map_err(storage_error)?;
+        let failed = |error| layout.write_error(error);
+        let file = temporary.at().create_new().map_err(failed)?;
         temporary.is_gone = false;
         let preallocates =
             matches!(size, UploadSize::Announced(bytes) if bytes > BATCH_BYTES as u64);
-        let is_preallocated = preallocates && preallocate(&file, bytes).map_err(storage_error)?;
+        let is_preallocated = preallocates && preallocate(&file, bytes).map_err(failed)?;
         if is_preallocated {
             reservation.used(bytes);
         }
@@ -267,7 +258,8 @@ impl Writer {
         if !self.is_preallocated {
             self.layout.check_floor(&self.reservation, bytes)?;
         }
-        write_all(&self.file, batch, None, self.len).map_err(storage_error)?;
+        let written = write_all(&self.file, batch, None, self.len);
+        written.map_err(|error| self.layout.write_error(error))?;
         self.count(batch);
         if !self.is_preallocated {
             self.reservation.used(bytes);
@@ -288,39 +280,48 @@ impl Writer {
     /// 3. `fdatasync`: the bytes and the size are on the disk before the name says so;
     /// 4. directories above, made and synced; then the name, which never replaces another;
     /// 5. sync of the directory: only now would a power cut keep the name, and only now is it answered.
+    ///
+    /// Before the name, the directory must still be the one that its path leads to: what is written to one that was
+    /// unmounted would be answered and not be found.
     fn commit(mut self, batch: &[Bytes], mut meta: Meta) -> Result<Meta> {
         let batch_at = self.len;
         self.count(batch);
         meta.len = self.len;
         meta.crc = self.crc.clone().finalize();
         let trailer = Bytes::from(trailer::encode(&meta)?);
-        let file_len = self.len + trailer.len() as u64;
         let layout = self.layout.clone();
-        let path = layout::object_path(layout.root(), self.key);
-        let mut publish = || -> io::Result<()> {
-            write_all(&self.file, batch, Some(&trailer), batch_at)?;
-            if self.is_preallocated {
-                retry_on_intr(|| rustix::fs::ftruncate(&self.file, file_len))?;
+        let written = self.write_rest(batch, &trailer, batch_at);
+        written.map_err(|error| layout.write_error(error))?;
+        let instance = self.temporary.instance.clone();
+        layout.check_opening(&instance)?;
+        let path = layout::object_name(self.key);
+        if let Err(error) = layout.publish(&instance, &self.temporary.name, &path) {
+            // The name may be there while its sync failed: an upload that is refused must not stay. Another one's
+            // file of this name must.
+            let named = instance.root.at(&path);
+            if named.is_of(&self.file).unwrap_or(false) {
+                let _ = named.remove_if_there();
             }
-            if layout.is_durable() {
-                // Interrupted, it has synced nothing and reported no failed write (those are EIO): the next call
-                // does. That is no second try of a sync that failed.
-                let sync = || retry_on_intr(|| rustix::fs::fdatasync(&self.file));
-                layout.syncs.time(Synced::File, sync)?;
-            }
-            let temporary = self.temporary.at();
-            if let Err(error) = layout.publish(temporary, &path) {
-                // The name may be there while its sync failed: an upload that is refused must not stay.
-                if !temporary.remove_if_there().unwrap_or(true) {
-                    names::remove_if_there(&path)?;
-                }
-                return Err(error);
-            }
-            self.temporary.is_gone = true;
-            Ok(())
-        };
-        publish().map_err(storage_error)?;
+            return Err(layout.write_error(error));
+        }
+        self.temporary.is_gone = true;
+        layout.health.write_succeeded();
         Ok(meta)
+    }
+
+    fn write_rest(&self, batch: &[Bytes], trailer: &Bytes, batch_at: u64) -> io::Result<()> {
+        write_all(&self.file, batch, Some(trailer), batch_at)?;
+        if self.is_preallocated {
+            let file_len = self.len + trailer.len() as u64;
+            retry_on_intr(|| rustix::fs::ftruncate(&self.file, file_len))?;
+        }
+        if self.layout.is_durable() {
+            // Interrupted, it has synced nothing and reported no failed write (those are EIO): the next call
+            // does. That is no second try of a sync that failed.
+            let sync = || retry_on_intr(|| rustix::fs::fdatasync(&self.file));
+            self.layout.syncs.time(Synced::File, sync)?;
+        }
+        Ok(())
     }
 }
 
@@ -337,7 +338,7 @@ fn preallocate(file: &File, bytes: u64) -> io::Result<bool> {
 }
 
 /// Writes all chunks from `offset` on, and the trailer behind them, in as few calls as the kernel allows.
-fn write_all(
+pub(super) fn write_all(
     file: &File,
     chunks: &[Bytes],
     trailer: Option<&Bytes>,

@@ -9,7 +9,7 @@ mod malformed;
 mod odd;
 mod policy;
 mod refused;
-mod signed;
+pub(super) mod signed;
 mod streaming;
 mod vectors;
 mod watched;

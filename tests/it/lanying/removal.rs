@@ -214,3 +214,119 @@ fn a_ticket_brings_a_file_that_was_taken_down_not_back() {
         assert_code(&server.get(&path, &headers), 20022);
     }
 }
+
+/// Everything below a directory that has a tombstone's form.
+fn tombstones_below(root: &Path) -> usize {
+    let mut count = 0;
+    let mut waiting = vec![root.to_owned()];
+    while let Some(directory) = waiting.pop() {
+        for entry in std::fs::read_dir(&directory).unwrap() {
+            let path = entry.unwrap().path();
+            match std::fs::read_link(&path) {
+                Ok(target) if target == Path::new("removed") => count += 1,
+                _ if path.is_dir() => waiting.push(path),
+                _ => {}
+            }
+        }
+    }
+    count
+}
+
+#[test]
+fn tombstones_are_gathered_and_still_keep_the_names() {
+    use super::form::signed;
+    let toml = signed::configuration("[retention]\nchatfile_days = 0\nimage_days = 0\n", "");
+    let server = TestServer::with(&toml);
+    at_noon(&server);
+    let alice = server.lanying("alice");
+    // A policy that somebody else has signed lives as long as they like.
+    let keys: Vec<_> = (0..20)
+        .map(|_| signed::new_key(&server).to_string())
+        .collect();
+    let post = |key: &str| {
+        let conditions = serde_json::json!([["eq", "$key", key]]);
+        let fields = signed::with_conditions(key, conditions);
+        let form = fields
+            .iter()
+            .fold(crate::support::Form::new(), |form, (name, value)| {
+                form.field(name, value)
+            });
+        let form = form.file("a.bin", "application/octet-stream", b"taken down");
+        let content_type = form.content_type();
+        let path = format!("/file/oss/{APP_ID}");
+        server.request(
+            "POST",
+            &path,
+            &[("Content-Type", &content_type)],
+            &form.bytes(),
+        )
+    };
+    for key in &keys {
+        assert_eq!(post(key).status, 200);
+    }
+    let url = alice.send("102", "bob", "a.jpg", &photo());
+    let kept = object_of(file_sign(&url));
+    let inodes = || {
+        let all = std::process::Command::new("find")
+            .arg(&server.store)
+            .args(["-printf", "%i\n"])
+            .output();
+        let all = String::from_utf8(all.unwrap().stdout).unwrap();
+        all.lines().collect::<std::collections::BTreeSet<_>>().len()
+    };
+    let before = inodes();
+    for key in &keys {
+        stdout(&remove(&server.store, key));
+    }
+    // One more name each, and no inode.
+    let objects = server.store.join("objects");
+    assert_eq!(tombstones_below(&objects), keys.len());
+    assert_eq!(inodes(), before - keys.len());
+    // Twice, as they are in place, and as they are gathered.
+    for days in [0, 4] {
+        for _ in 0..days {
+            server.clock.advance(MS_PER_DAY);
+            let policy = crate::support::configuration(Path::new("unused"), &toml).retention();
+            let now = server.clock.now();
+            let swept =
+                chatfiles::retention::sweep(&server.store, &policy, now, true, false).unwrap();
+            assert!(swept.is_empty(), "{swept:?}");
+        }
+        let expected = if days == 0 { keys.len() } else { 0 };
+        assert_eq!(tombstones_below(&objects), expected, "{days} days later");
+        for key in &keys {
+            let answer = post(key);
+            assert_eq!(answer.status, 409, "{days} days later: {}", answer.text());
+            assert!(answer.text().contains("FileAlreadyExists"));
+        }
+        assert_eq!(server.files_in("objects").len(), 1);
+    }
+    // A list for the day, and nothing else.
+    assert_eq!(inodes(), before - keys.len() + 1);
+    let (count, bad) = chatfiles::store::local::scrub(&server.store).unwrap();
+    assert_eq!((count, bad.len()), (1, 0));
+    // What is taken down late is gathered too, into the same lists, and a list goes with its day.
+    stdout(&remove(&server.store, &kept));
+    let forget = crate::support::configuration(
+        Path::new("unused"),
+        "[retention]\nchatfile_days = 1\nimage_days = 1\n",
+    );
+    for policy in [
+        crate::support::configuration(Path::new("unused"), &toml).retention(),
+        forget.retention(),
+        forget.retention(),
+    ] {
+        assert_eq!(
+            tombstones_below(&objects),
+            usize::from(policy.days_default.image == 0)
+        );
+        let now = server.clock.now();
+        chatfiles::retention::sweep(&server.store, &policy, now, true, false).unwrap();
+        assert_eq!(tombstones_below(&objects), 0);
+    }
+    let left: Vec<_> = std::fs::read_dir(server.store.join("tombstones"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(left, ["shared"]);
+}

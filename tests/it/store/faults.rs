@@ -326,7 +326,11 @@ fn an_upload_into_a_directory_that_became_read_only_fails_and_leaves_nothing() {
         let mut upload = store.begin(new_key(), UNANNOUNCED).await.unwrap();
         upload.write(b"refused".as_slice().into()).await.unwrap();
         let refused = upload.commit(bare_meta()).await.err().unwrap();
-        assert_eq!(refused.kind(), Kind::Internal);
+        // A directory of a new spread cannot be made (EROFS), or the name is on another mount (EXDEV).
+        assert!(
+            matches!(refused.kind(), Kind::StorageFull | Kind::Internal),
+            "{refused}"
+        );
         assert!(store.open(kept).await.unwrap().is_some());
     });
     assert!(files_below(&root.join("tmp")).is_empty());

@@ -27,6 +27,7 @@ pub struct Process {
     child: Child,
     pub address: SocketAddr,
     listening: Vec<String>,
+    operator: Option<SocketAddr>,
     pub store: PathBuf,
     pub token: String,
 }
@@ -41,12 +42,16 @@ impl Process {
             .spawn()
             .expect("the program starts");
         let said = lines(child.stdout.take().expect("piped"));
-        let mut listening = Vec::new();
+        let (mut listening, mut operator) = (Vec::new(), None);
         // Before the first empty line.
         while let Ok(line) = said.recv_timeout(TIMEOUT) {
             match line.strip_prefix("listening on ") {
                 Some(at) => listening.push(at.to_owned()),
-                None => break,
+                None => {
+                    let at = line.strip_prefix("metrics and probes on http://");
+                    operator = at.and_then(|at| at.split(": ").next()?.parse().ok());
+                    break;
+                }
             }
         }
         let address = listening
@@ -64,6 +69,7 @@ impl Process {
             child,
             address,
             listening,
+            operator,
             store: store.to_owned(),
             token: token.trim().to_owned(),
         };
@@ -78,6 +84,18 @@ impl Process {
         let found = self.listening.iter().find_map(|at| at.strip_prefix(scheme));
         let address = found.and_then(|at| at.parse().ok());
         address.unwrap_or_else(|| panic!("no {scheme} in {:?}", self.listening))
+    }
+
+    /// What the operator's listener answers, for a server that was started with one.
+    #[track_caller]
+    pub fn ask_operator(&self, path: &str) -> Answer {
+        let address = self.operator.expect("an operator's listener");
+        Connection::open(address).request("GET", path, &[], b"")
+    }
+
+    /// Everything that it has logged, by this process and those before it on the same store.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(log_path(&self.store)).unwrap_or_default()
     }
 
     pub fn pid(&self) -> u32 {
@@ -356,9 +374,38 @@ pub struct Mount(PathBuf);
 impl Mount {
     /// A file system of a few bytes, in memory. `None`, said aloud, where mounting is not allowed.
     pub fn tmpfs(path: &Path, bytes: u64) -> Option<Self> {
+        Self::tmpfs_of(path, &format!("size={bytes}"))
+    }
+
+    /// The same with options of its own.
+    pub fn tmpfs_of(path: &Path, options: &str) -> Option<Self> {
         std::fs::create_dir_all(path).expect("a place to mount at");
-        let size = format!("size={bytes}");
-        Self::new(path, &["-t", "tmpfs", "-o", &size, "tmpfs"])
+        Self::new(path, &["-t", "tmpfs", "-o", options, "tmpfs"])
+    }
+
+    /// Another directory.
+    pub fn bind(from: &Path, path: &Path) -> Option<Self> {
+        std::fs::create_dir_all(path).expect("a place to mount at");
+        Self::new(path, &["--bind", &from.display().to_string()])
+    }
+
+    /// An ext4 file system in a file, which it makes if it is not there.
+    pub fn ext4(image: &Path, path: &Path, options: &str) -> Option<Self> {
+        std::fs::create_dir_all(path).expect("a place to mount at");
+        if !image.exists() {
+            let file = File::create(image).expect("a file for the file system");
+            file.set_len(16 << 20).expect("room for it");
+            let made = Command::new("mkfs.ext4")
+                .args(["-q", "-F"])
+                .arg(image)
+                .output();
+            if !made.as_ref().is_ok_and(|made| made.status.success()) {
+                println!("SKIPPED: no ext4 can be made here: {made:?}");
+                return None;
+            }
+        }
+        let options = format!("loop,{options}");
+        Self::new(path, &["-o", &options, &image.display().to_string()])
     }
 
     /// The same directory, read-only.

@@ -18,7 +18,7 @@ pub(super) const UPLOAD_KEY: &str = "upload-key-of-the-tests-0123456789";
 const LINK_KEY: &str = "link-key-of-the-tests-0123456789";
 
 /// A configuration whose keys are known here: `before` are other sections, `more` lines of the tenant.
-pub(super) fn configuration(before: &str, more: &str) -> String {
+pub(in crate::lanying) fn configuration(before: &str, more: &str) -> String {
     format!(
         "{before}\n[[tenant]]\norg = \"easemob-demo\"\napp = \"chatdemoui\"\napp_id = \"{APP_ID}\"\n\
          upload_key = \"{UPLOAD_KEY}\"\nlink_key = \"{LINK_KEY}\"\n{more}\n"
@@ -30,14 +30,14 @@ pub(super) fn server() -> TestServer {
 }
 
 /// The key of a file that is new at the server's time.
-pub(super) fn new_key(server: &TestServer) -> Key {
+pub(in crate::lanying) fn new_key(server: &TestServer) -> Key {
     let mut random = [0; 10];
     getrandom::fill(&mut random).unwrap();
     Key::of(Class::Chatfile, ObjectId::new(server.clock.now(), &random))
 }
 
 /// The form of a policy with these conditions, good for long.
-pub(super) fn with_conditions(key: &str, conditions: Value) -> Fields {
+pub(in crate::lanying) fn with_conditions(key: &str, conditions: Value) -> Fields {
     let policy = json!({ "expiration": "2999-12-31T23:59:59.000Z", "conditions": conditions });
     with_policy(key, policy.to_string().as_bytes())
 }

@@ -1,0 +1,172 @@
+//! What runs beside the requests: the sweeps, the store's mending, the control socket.
+
+use std::{os::fd::AsFd, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+
+use crate::{
+    error::{Error, Kind, Result},
+    limit::Limiter,
+    retention::{self, Policy},
+    server::{
+        control,
+        handover::{Estate, Handover},
+        service::Service,
+        shutdown::Shutdown,
+    },
+    store::{ObjectId, local::LocalStore},
+    time::Clock,
+};
+
+/// How often the limiter forgets addresses that are idle.
+const LIMITER_SWEEP: Duration = Duration::from_secs(1);
+/// How often the clock is looked at for a new day.
+const RETENTION_TICK: Duration = Duration::from_secs(3600);
+
+/// Looks after the store until the end. Files that were open before it was opened again are let go: they would keep a
+/// file system busy that was unmounted, and the new one may be a copy that does not have them.
+pub(super) async fn mend_store(store: LocalStore, service: Arc<Service>, shutdown: Shutdown) {
+    let mut openings = store.openings();
+    let forget = async {
+        while openings.changed().await.is_ok() {
+            service.api().files.forget_open();
+        }
+    };
+    tokio::select! {
+        () = shutdown.triggered() => {}
+        () = store.mend() => {}
+        () = forget => {}
+    }
+}
+
+/// Binds the control socket; none where the store is gone or cannot be written. Must be called within the runtime.
+pub(super) fn bind_control(store: &LocalStore) -> Result<Option<control::Listener>> {
+    if let Err(error) = store.check_writable() {
+        tracing::warn!(%error, "no control socket: `rm` and `serve --take-over` do not reach this server yet");
+        return Ok(None);
+    }
+    control::bind(store.root()).map(Some)
+}
+
+/// What the control socket is served with.
+pub(super) struct Commands {
+    pub(super) service: Arc<Service>,
+    pub(super) store: LocalStore,
+    /// `None`: nothing can be handed over.
+    pub(super) estate: Option<Estate>,
+    pub(super) shutdown: Shutdown,
+    /// Stops the operator's listener.
+    pub(super) ended: Shutdown,
+}
+
+impl Commands {
+    /// Answers commands until the end. The socket lies in the store's directory: when that was opened again, a new one
+    /// is bound in it.
+    pub(super) async fn serve(self, control: Option<control::Listener>) {
+        let mut openings = self.store.openings();
+        let mut control = control;
+        loop {
+            let opened_again = openings.changed();
+            match control.take() {
+                Some(listener) => {
+                    let handover = self.handover(&listener);
+                    let service = self.service.clone();
+                    let act = move |command| take_command(service.clone(), command);
+                    tokio::select! {
+                        () = control::serve(listener, act, handover, self.shutdown.clone()) => return,
+                        _ = opened_again => {}
+                    }
+                }
+                None => tokio::select! {
+                    () = self.shutdown.triggered() => return,
+                    _ = opened_again => {}
+                },
+            }
+            control = bind_control(&self.store).unwrap_or_else(|error| {
+                tracing::error!(%error, "no control socket: `rm` does not reach this server");
+                None
+            });
+        }
+    }
+
+    fn handover(&self, control: &control::Listener) -> Option<Handover> {
+        let lock = self.store.lock();
+        let estate = self.estate.as_ref()?.with(control, lock.as_fd());
+        estate
+            .map(|estate| Handover::new(estate, self.shutdown.clone(), self.ended.clone()))
+            .inspect_err(|error| tracing::warn!(%error, "nothing can be handed over"))
+            .ok()
+    }
+}
+
+async fn take_command(service: Arc<Service>, command: control::Command) -> Result<String> {
+    match command {
+        control::Command::Remove(text) => {
+            let id = ObjectId::parse(&text)
+                .ok_or_else(|| Error::invalid(format!("{text} is no id of a file")))?;
+            match service.api().files.remove(id).await? {
+                true => Ok(format!("removed {id}")),
+                false => Err(Error::invalid(format!("there is no file {id}"))),
+            }
+        }
+    }
+}
+
+pub(super) async fn sweep_limiter(limiter: Arc<Limiter>, clock: Clock, shutdown: Shutdown) {
+    while tokio::time::timeout(LIMITER_SWEEP, shutdown.triggered())
+        .await
+        .is_err()
+    {
+        // Holds each shard for microseconds, all of them for milliseconds: not on a reactor thread.
+        let (limiter, now) = (limiter.clone(), clock.monotonic());
+        let _ = tokio::task::spawn_blocking(move || limiter.sweep(now)).await;
+    }
+}
+
+/// Sweeps at the start and whenever a new day has begun; in between remembers that time goes on, so that a
+/// jump of the clock is seen for what it is, and removes uploads in parts that were given up.
+pub(super) async fn sweep_daily(
+    store: LocalStore,
+    policy: Arc<ArcSwap<Policy>>,
+    clock: Clock,
+    shutdown: Shutdown,
+) {
+    let mut last_day = None;
+    loop {
+        let now = clock.now();
+        let is_new_day = last_day != Some(now.day());
+        let (swept, policy) = (store.clone(), policy.load_full());
+        let swept = tokio::task::spawn_blocking(move || {
+            // Its notes are made by path: not in a mount point.
+            swept.check_writable()?;
+            if is_new_day {
+                retention::sweep(swept.root(), &policy, now, false, false)
+            } else {
+                retention::keep_time(swept.root(), now).map(|()| retention::Report::default())
+            }
+        });
+        let swept = swept.await.map_err(Error::internal).flatten();
+        if swept.is_ok() {
+            last_day = Some(now.day());
+        }
+        match swept {
+            Err(error) if matches!(error.kind(), Kind::Unavailable(_) | Kind::StorageFull) => {
+                tracing::warn!(%error, "not swept: the store is gone or cannot be written");
+            }
+            Ok(report) if report.refused.is_some() => tracing::warn!(
+                ?report,
+                "the clock is more than 48 hours from the last sweep: nothing was removed; if the clock is \
+                 right, run `chatfiles sweep --yes`"
+            ),
+            Ok(report) if report.is_empty() => {}
+            Ok(report) => tracing::info!(?report, "removed what had expired"),
+            Err(error) => tracing::error!(%error, "the sweep failed"),
+        }
+        if tokio::time::timeout(RETENTION_TICK, shutdown.triggered())
+            .await
+            .is_ok()
+        {
+            return;
+        }
+    }
+}

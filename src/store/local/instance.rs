@@ -1,0 +1,130 @@
+//! What a server needs to write into a store: a folder for unfinished files, and what it found out about the file system.
+
+use std::{
+    collections::HashSet,
+    fmt,
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use rustix::fs::FlockOperation;
+use uuid::Uuid;
+
+use super::{
+    Durability,
+    layout::{OBJECTS, TMP},
+    names::{self, At, RenameBy},
+    root::Root,
+    upload::write_all,
+};
+
+/// How the name of a trial in `objects/` begins.
+pub(super) const TRIAL: &str = ".probe-";
+
+/// What a server needs to write: a folder for unfinished uploads, and what it knows of the directory's file system.
+pub(super) struct Instance {
+    pub(super) root: Arc<Root>,
+    directory: PathBuf,
+    sequence: AtomicU64,
+    /// The folder itself, locked: nobody sweeps it as long as this lives.
+    folder: File,
+    pub(super) rename: RenameBy,
+    /// Day and spread directories known to be there and synced, so that only the first upload into one pays
+    /// for it. A std Mutex: held for a look-up. At most 257 entries per class and day in use; cleared when there are
+    /// too many.
+    known: Mutex<HashSet<PathBuf>>,
+}
+
+impl Instance {
+    /// Makes a folder of its own in `tmp/`, which is there.
+    pub(super) fn new(root: Arc<Root>) -> io::Result<Self> {
+        let name = Path::new(TMP).join(Uuid::new_v4().simple().to_string());
+        root.at(&name).make_dir()?;
+        let folder = root.at(&name).open_dir()?;
+        let instance = Self {
+            directory: root.path().join(&name),
+            root,
+            sequence: AtomicU64::new(0),
+            folder,
+            rename: RenameBy::NoReplace,
+            known: Mutex::default(),
+        };
+        rustix::fs::flock(&instance.folder, FlockOperation::NonBlockingLockExclusive)?;
+        Ok(instance)
+    }
+
+    /// A path for an unfinished file that no other one has.
+    pub(super) fn temporary(&self, stem: &str) -> PathBuf {
+        self.directory.join(self.temporary_name(stem))
+    }
+
+    /// Its name in the folder: see [`Instance::unfinished`].
+    pub(super) fn temporary_name(&self, stem: impl fmt::Display) -> String {
+        let sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
+        format!("{stem}-{sequence}")
+    }
+
+    pub(super) fn known(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An unfinished file in the folder.
+    pub(super) fn unfinished<'a>(&'a self, name: &'a str) -> At<'a> {
+        At::new(&self.folder, Path::new(name))
+    }
+
+    /// Does once what every upload does, and checks that a name is given without replacing another.
+    pub(super) fn try_upload(&self, durability: Durability) -> io::Result<()> {
+        let objects = Path::new(OBJECTS);
+        let target = objects.join(format!(
+            "{TRIAL}{}",
+            self.temporary_name(Uuid::new_v4().simple())
+        ));
+        let target = self.root.at(&target);
+        let trial = || -> io::Result<()> {
+            for must_be_refused in [false, true] {
+                let name = self.temporary_name("probe");
+                let temporary = self.unfinished(&name);
+                let file = temporary.create_new()?;
+                let bytes = [Bytes::from_static(b"probe")];
+                let named = write_all(&file, &bytes, None, 0).and_then(|()| {
+                    if durability == Durability::Full {
+                        file.sync_data()?;
+                    }
+                    names::rename_no_replace(self.rename, temporary, target)
+                });
+                match (named, must_be_refused) {
+                    (Ok(()), false) => {}
+                    (Err(error), true) if error.kind() == io::ErrorKind::AlreadyExists => {
+                        temporary.remove_if_there()?;
+                    }
+                    (Ok(()), true) => return Err(io::Error::from(io::ErrorKind::Unsupported)),
+                    (Err(error), _) => {
+                        let _ = temporary.remove_if_there();
+                        return Err(error);
+                    }
+                }
+            }
+            if durability == Durability::Full {
+                self.root.at(objects).sync_dir()?;
+            }
+            Ok(())
+        };
+        let result = trial();
+        target.remove_if_there()?;
+        result
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        // Nothing is lost if this fails: the next start sweeps it.
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}

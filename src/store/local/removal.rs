@@ -1,0 +1,73 @@
+//! Taking a file down: the object under all its names, and what was made of it.
+
+use std::path::Path;
+
+use super::{DayDirectory, days, layout, names, names::At, tombstones};
+use crate::{
+    durable,
+    error::{Error, Result},
+    store::{Class, Key, ObjectId},
+};
+
+/// Removes an object and its derivatives from a store, whether or not a server runs on it. Blocking.
+///
+/// # Errors
+/// `Internal` where the disk refuses.
+pub fn remove_object(root: &Path, key: Key) -> Result<bool> {
+    remove_by(root, key, |path| {
+        names::remove_if_there(path)?;
+        durable::sync_parent(path)
+    })
+}
+
+/// Removes an object under every key it has, with all its derivatives. The name that it was uploaded under gets a
+/// tombstone: whoever still holds a ticket for it must not bring it back. Blocking.
+///
+/// # Errors
+/// `Internal` where the disk refuses.
+pub fn remove_everywhere(root: &Path, id: ObjectId) -> Result<bool> {
+    let mut was_there = false;
+    // Again until a whole walk finds none: it may be forwarded into a new day meanwhile.
+    loop {
+        let mut found = false;
+        for class in Class::ALL {
+            for DayDirectory { day, .. } in days(root, class)? {
+                let key = Key { class, day, id };
+                // Derivatives also where the object is gone: an earlier removal may have been cut short.
+                found |= match key == Key::of(class, id) {
+                    true => remove_by(root, key, |_| tombstones::put(root, key))?,
+                    false => remove_object(root, key)?,
+                };
+            }
+        }
+        if !found {
+            return Ok(was_there);
+        }
+        was_there = true;
+    }
+}
+
+fn remove_by(
+    root: &Path,
+    key: Key,
+    remove: impl FnOnce(&Path) -> std::io::Result<()>,
+) -> Result<bool> {
+    // The derivatives first: if this is cut short, the object is still there to be removed again. And once
+    // more after it: one that was being made meanwhile looks for its object only after it was kept.
+    remove_derived(root, key)?;
+    let path = layout::object_path(root, key);
+    let was_there =
+        !tombstones::is_at(At::path(&path)) && At::path(&path).exists().map_err(Error::internal)?;
+    if was_there {
+        remove(&path).map_err(Error::internal)?;
+    }
+    remove_derived(root, key)?;
+    Ok(was_there)
+}
+
+fn remove_derived(root: &Path, key: Key) -> Result<()> {
+    for path in layout::derived_of(root, key).map_err(Error::internal)? {
+        names::remove_if_there(&path).map_err(Error::internal)?;
+    }
+    Ok(())
+}

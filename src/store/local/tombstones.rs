@@ -1,0 +1,219 @@
+//! Tombstones: what keeps the name of a file that was taken down from being given again.
+//!
+//! ```text
+//! objects/<class>/<day>/<xx>/<uuid> -> removed    in the place of the file: no upload can take the name
+//! tombstones/shared -> removed                    of which the others are hard links: they cost no inode
+//! tombstones/<class>.<day> -> removed             there are tombstones among that day's names
+//! tombstones/<class>.<day>.list                   the ids of older ones, a line each
+//! ```
+//! Names are given by the forms of upload tickets. A ticket ends after minutes; one that somebody else signed with the
+//! tenant's key may end much later. So a tombstone lies in the file's place while uploads of its name are likely, and
+//! races with them are settled by the file system; later the sweep gathers those of a day into a list, which is
+//! looked at before a form is accepted. A list lives as long as its day.
+
+use std::{
+    fs,
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use uuid::Uuid;
+
+use super::{
+    layout::{self, OBJECTS},
+    names::{self, At},
+};
+use crate::{
+    durable,
+    error::{Error, Result},
+    store::{Class, Key, ObjectId},
+    time::{Day, Timestamp},
+};
+
+pub(super) const TOMBSTONES: &str = "tombstones";
+const SHARED: &str = "shared";
+const LIST: &str = ".list";
+const DRAFT: &str = ".draft-";
+/// Where a tombstone points: nowhere.
+const TARGET: &str = "removed";
+/// How many days after its day's end a tombstone is gathered. A ticket ends after minutes, and a clock that is up to
+/// two days ahead is believed.
+const DAYS_IN_PLACE: u32 = 3;
+
+/// Makes what tombstones are linked to, so that there is no need for an inode when there is none left.
+pub(super) fn prepare(root: At<'_>, shared: At<'_>) -> io::Result<()> {
+    root.make_dir()?;
+    match shared.make_link_to(TARGET) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        result => result,
+    }
+}
+
+/// The two paths of [`prepare`], below the root.
+pub(super) fn shared() -> (PathBuf, PathBuf) {
+    let directory = PathBuf::from(TOMBSTONES);
+    let shared = directory.join(SHARED);
+    (directory, shared)
+}
+
+/// Whether a tombstone has this name.
+pub(super) fn is_at(name: At<'_>) -> bool {
+    name.is_link_to(TARGET)
+}
+
+/// Puts a tombstone in the place of an object, durably. The object is replaced in one step; where the disk has no room
+/// for one name more, it is removed first. Blocking.
+pub(super) fn put(root: &Path, key: Key) -> io::Result<()> {
+    if let Err(error) = mark(root, key.class, key.day) {
+        tracing::warn!(%key, %error, "a tombstone that no sweep will find, until its day is removed");
+    }
+    let path = layout::object_path(root, key);
+    let draft = root
+        .join(TOMBSTONES)
+        .join(format!("{DRAFT}{}", Uuid::new_v4().simple()));
+    let replaced = make(root, &draft)
+        .and_then(|()| names::rename_over(At::path(&draft), At::path(&path)))
+        .inspect_err(|_| drop(names::remove_if_there(&draft)));
+    let made = replaced.or_else(|_| {
+        names::remove_if_there(&path)?;
+        make_in_place(root, &path)
+    });
+    durable::sync_parent(&path)?;
+    made.map_err(|error| {
+        let what = "the file is removed; as long as there is no room for its tombstone, an upload ticket that is \
+                    still out could bring it back";
+        io::Error::new(error.kind(), format!("{what}: {error}"))
+    })
+}
+
+/// An upload under way may take the name first; it is taken down as well.
+fn make_in_place(root: &Path, path: &Path) -> io::Result<()> {
+    loop {
+        match make(root, path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                if is_at(At::path(path)) {
+                    return Ok(());
+                }
+                names::remove_if_there(path)?;
+            }
+            result => return result,
+        }
+    }
+}
+
+/// A link of its own where there is nothing to share, or it has its most names (65,000 on ext4).
+fn make(root: &Path, path: &Path) -> io::Result<()> {
+    let shared = root.join(TOMBSTONES).join(SHARED);
+    match names::link(At::path(&shared), At::path(path)) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            At::path(path).make_link_to(TARGET)
+        }
+        result => result,
+    }
+}
+
+/// Remembers that a day has tombstones.
+fn mark(root: &Path, class: Class, day: Day) -> io::Result<()> {
+    let directory = root.join(TOMBSTONES);
+    names::make_dir(&directory)?;
+    match make(root, &directory.join(name_of(class, day))) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        result => result.and_then(|()| durable::sync_dir(&directory)),
+    }
+}
+
+fn name_of(class: Class, day: Day) -> String {
+    format!("{}.{day}", class.name())
+}
+
+fn parse(name: &str) -> Option<(Class, Day)> {
+    let (class, day) = name.split_once('.')?;
+    Some((Class::parse(class)?, Day::parse(day)?))
+}
+
+/// Whether the name was taken down so long ago that its tombstone was gathered. Blocking.
+pub(super) fn is_listed(root: &Path, key: Key) -> io::Result<bool> {
+    let name = format!("{}{LIST}", name_of(key.class, key.day));
+    let list = match fs::read_to_string(root.join(TOMBSTONES).join(name)) {
+        Err(error) if names::is_absent(&error) => return Ok(false),
+        list => list?,
+    };
+    let id = key.id.to_string();
+    Ok(list.lines().any(|line| line == id))
+}
+
+/// Gathers the tombstones of days that ended some days before `now`, and removes the lists of days that are gone.
+/// Blocking.
+///
+/// # Errors
+/// `Internal` where the disk refuses; what was not gathered then stays where it is.
+pub fn gather(root: &Path, now: Timestamp) -> Result<()> {
+    gather_all(root, now).map_err(|error| Error::internal(format!("{TOMBSTONES}/: {error}")))
+}
+
+fn gather_all(root: &Path, now: Timestamp) -> io::Result<()> {
+    let directory = root.join(TOMBSTONES);
+    let entries = match fs::read_dir(&directory) {
+        Err(error) if names::is_absent(&error) => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let path = entry?.path();
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+            continue;
+        };
+        let list_of = name.strip_suffix(LIST);
+        let Some((class, day)) = parse(list_of.unwrap_or(name)) else {
+            if name.starts_with(DRAFT) {
+                // Of a process that was killed; or of one that is about to use it, which then does without.
+                names::remove_if_there(&path)?;
+            }
+            continue;
+        };
+        let day_directory = root.join(OBJECTS).join(class.name()).join(day.to_string());
+        if !day_directory.try_exists()? {
+            names::remove_if_there(&path)?;
+        } else if list_of.is_none() && day.end().plus_days(DAYS_IN_PLACE) <= now {
+            let list = directory.join(format!("{name}{LIST}"));
+            for spread in fs::read_dir(&day_directory)? {
+                gather_spread(&spread?.path(), &list)?;
+            }
+            // Last: until here the day is found again.
+            names::remove_if_there(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// The list first, durably, then the names: an upload that finds the name free finds it in the list.
+fn gather_spread(spread: &Path, list: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(spread) {
+        Err(error) if names::is_absent(&error) => return Ok(()),
+        entries => entries?,
+    };
+    let (mut tombstones, mut ids) = (Vec::new(), String::new());
+    for entry in entries {
+        let entry = entry?;
+        // As the directory says it: most are files, and need no look.
+        if !entry.file_type()?.is_symlink() || !is_at(At::path(&entry.path())) {
+            continue;
+        }
+        if let Some(id) = entry.file_name().to_str().and_then(ObjectId::parse) {
+            // A line feed before it too: what a power cut tore is a line of its own.
+            ids.push_str(&format!("\n{id}\n"));
+            tombstones.push(entry.path());
+        }
+    }
+    if tombstones.is_empty() {
+        return Ok(());
+    }
+    let mut file = At::path(list).open_or_create()?;
+    io::Seek::seek(&mut file, io::SeekFrom::End(0))?;
+    file.write_all(ids.as_bytes())?;
+    file.sync_all()?;
+    durable::sync_parent(list)?;
+    for path in tombstones {
+        names::remove_if_there(&path)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,509 @@
+//! The store's file system goes away, becomes read-only, fails, and comes back: what clients and operators are told.
+
+use std::{fs, path::Path};
+
+use crate::support::{
+    Answer, BASE, Connection, Form, TestServer, assert_error, files_below, head,
+    lanying::{assert_code, file_sign, text, ticket_form},
+    photo,
+    process::{Mount, Process, Strace, id, poll},
+};
+
+const OPERATOR: [&str; 2] = ["--operator-listen", "127.0.0.1:0"];
+
+#[track_caller]
+fn assert_gone(answer: &Answer) {
+    assert_error(answer, 503, "service_unavailable");
+    assert!(answer.header("retry-after").is_some());
+}
+
+/// Asks for a file that no cache has.
+fn download_unseen(server: &Process, id: &str) -> Answer {
+    server.download(id, &[])
+}
+
+#[track_caller]
+fn assert_not_ready(server: &Process, part: &str, reads: u16) {
+    let ready = server.ask_operator("/readyz");
+    assert_eq!(ready.status, 503, "{}", ready.text());
+    let text = ready.text();
+    assert!(text.lines().any(|line| line.starts_with(part)), "{text}");
+    assert!(
+        !text.contains(&server.store.display().to_string()),
+        "{text}"
+    );
+    let for_reads = server.ask_operator("/readyz/reads");
+    assert_eq!(for_reads.status, reads, "{}", for_reads.text());
+}
+
+#[track_caller]
+fn await_ready(server: &Process) {
+    poll("readiness", || server.ask_operator("/readyz").status == 200);
+    assert_eq!(server.ask_operator("/readyz").text(), "ready\n");
+    assert_eq!(server.ask_operator("/readyz/reads").status, 200);
+}
+
+fn healthy(server: &Process, operation: &str) -> bool {
+    let text = String::from_utf8(server.ask_operator("/metrics").body).unwrap();
+    text.contains(&format!(
+        "chatfiles_store_healthy{{operation=\"{operation}\"}} 1"
+    ))
+}
+
+/// Copies a store as a backup does, hard links and all.
+fn copy(from: &Path, to: &Path) {
+    let copied = std::process::Command::new("cp")
+        .arg("-a")
+        .arg(from)
+        .arg(to)
+        .status();
+    assert!(copied.unwrap().success());
+}
+
+#[test]
+fn a_store_that_is_gone_is_answered_503_until_it_is_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, disk) = (directory.path().join("data"), directory.path().join("disk"));
+    fs::create_dir(&disk).unwrap();
+    let Some(mount) = Mount::bind(&disk, &store) else {
+        return;
+    };
+    let server = Process::start(&store, &OPERATOR);
+    let ids: Vec<_> = (0..6)
+        .map(|number| server.upload(format!("file {number}").as_bytes()))
+        .collect();
+    let picture = id(&server.try_upload(&photo()).unwrap());
+    let begun = server.request(
+        "POST",
+        &format!("{BASE}/sdk/chatfiles/part-upload"),
+        &[],
+        b"",
+    );
+    let parts = format!("{BASE}/sdk/chatfiles/part-upload/{}", id(&begun));
+    await_ready(&server);
+
+    // For round 0 by one mount less, then by an empty directory and by another store over it.
+    let (empty, other) = (
+        directory.path().join("empty"),
+        directory.path().join("other"),
+    );
+    fs::create_dir(&empty).unwrap();
+    drop(Process::start(&other, &[]));
+    let other_files = files_below(&other);
+    let mut mount = Some(mount);
+    for (round, over) in [None, Some(&empty), Some(&other)].into_iter().enumerate() {
+        println!("round {round}");
+        // Seen, and so open.
+        assert_eq!(server.download(&ids[0], &[]).body, b"file 0");
+        assert_eq!(server.download(&picture, &[]).status, 200);
+        let mut above = None;
+        match over {
+            None => drop(mount.take()),
+            Some(over) => above = Mount::bind(over, &store),
+        }
+        assert_gone(&download_unseen(&server, &ids[1 + round]));
+        assert_gone(&server.try_upload(b"small").unwrap());
+        assert_gone(&server.try_upload(&vec![7; 1 << 20]).unwrap());
+        assert_gone(&server.request("GET", &format!("{parts}/parts"), &[], b""));
+        assert_gone(&server.request("PUT", &format!("{parts}?part_number=1"), &[], b"part"));
+        assert_gone(&server.request(
+            "POST",
+            &format!("{BASE}/sdk/chatfiles/part-upload"),
+            &[],
+            b"",
+        ));
+        assert_gone(&server.request("DELETE", &parts, &[], b""));
+        // What is open is served on, and what needs to be made of it can be made.
+        assert_eq!(server.download(&ids[0], &[]).body, b"file 0");
+        assert_eq!(
+            server.download(&picture, &[("thumbnail", "true")]).status,
+            200
+        );
+        assert_not_ready(&server, "disk: ", 503);
+        assert!(!healthy(&server, "read") && !healthy(&server, "write"));
+        if over != Some(&other) {
+            // Nothing was made in the place of the store, not even a directory.
+            let found: Vec<_> = fs::read_dir(&store).unwrap().collect();
+            assert!(found.is_empty(), "{found:?}");
+            let removed = server.command(&["rm", &ids[1]]);
+            assert_eq!(removed.status.code(), Some(2), "{removed:?}");
+            assert!(String::from_utf8_lossy(&removed.stderr).contains("there is no store"));
+        }
+        drop(above);
+        if over.is_none() {
+            mount = Mount::bind(&disk, &store);
+            assert!(mount.is_some());
+        }
+        await_ready(&server);
+        assert_eq!(
+            download_unseen(&server, &ids[1 + round]).body,
+            format!("file {}", 1 + round).as_bytes()
+        );
+        let stored = server.upload(b"it goes on");
+        assert_eq!(server.download(&stored, &[]).body, b"it goes on");
+        assert!(healthy(&server, "read") && healthy(&server, "write"));
+        let part = server.request("PUT", &format!("{parts}?part_number=1"), &[], b"part");
+        assert_eq!(part.status, 200, "{}", part.text());
+        // The commands reach the server: what it has open is forgotten.
+        poll("the control socket", || {
+            let removed = server.command(&["rm", &stored]);
+            removed.status.success()
+        });
+        assert_error(&server.download(&stored, &[]), 404, "entity_not_found");
+    }
+    assert_eq!(
+        files_below(&other),
+        other_files,
+        "another store is left alone"
+    );
+    assert!(files_below(&disk.join("tmp")).is_empty());
+    let scrub = server.command(&["scrub"]);
+    assert!(scrub.status.success(), "{scrub:?}");
+}
+
+#[test]
+fn a_copy_of_the_store_is_taken_for_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let [store, disk, restored] =
+        ["data", "disk", "restored"].map(|name| directory.path().join(name));
+    fs::create_dir(&disk).unwrap();
+    let Some(mount) = Mount::bind(&disk, &store) else {
+        return;
+    };
+    let server = Process::start(&store, &OPERATOR);
+    let id = server.upload(b"backed up");
+    copy(&disk, &restored);
+    for left_out in ["lock", "control.sock", "tmp", "derived", "parts"] {
+        let path = restored.join(left_out);
+        let _ = fs::remove_dir_all(&path).or_else(|_| fs::remove_file(&path));
+    }
+    // An upload that began in the one and ends in the other is refused: the other would not have it.
+    let form = Form::new().file("f.bin", "application/octet-stream", &vec![7; 1 << 20]);
+    let (authorization, content_type) = (format!("Bearer {}", server.token), form.content_type());
+    let headers = [
+        ("Authorization", &*authorization),
+        ("Content-Type", &*content_type),
+    ];
+    let bytes = form.bytes();
+    let mut sent = head(
+        "POST",
+        &format!("{BASE}/chatfiles"),
+        &headers,
+        Some(bytes.len()),
+    );
+    sent.extend_from_slice(&bytes[..1 << 19]);
+    let mut under_way = Connection::open(server.address);
+    under_way.send(&sent).unwrap();
+    poll("its file", || files_below(&disk.join("tmp")).len() == 1);
+    drop(mount);
+    let _mount = Mount::bind(&restored, &store).unwrap();
+    await_ready(&server);
+    under_way.send(&bytes[1 << 19..]).unwrap();
+    assert_gone(&under_way.answer("POST").unwrap());
+    assert!(files_below(&disk.join("tmp")).is_empty());
+    assert_eq!(server.download(&id, &[]).body, b"backed up");
+    let before = files_below(&disk.join("objects")).len();
+    server.upload(b"new");
+    assert_eq!(files_below(&disk.join("objects")).len(), before);
+    assert_eq!(files_below(&restored.join("objects")).len(), before + 1);
+    // Its lock was taken too.
+    let second = crate::support::process::serve(&store, &[])
+        .output()
+        .unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(said.contains("in use by another server"), "{said}");
+}
+
+#[test]
+fn a_read_only_store_serves_downloads_from_the_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("data");
+    let server = Process::start(&store, &[]);
+    let file = server.upload(b"from before");
+    let picture = id(&server.try_upload(&photo()).unwrap());
+    drop(server);
+    let Some(mount) = Mount::read_only(&store) else {
+        return;
+    };
+    let server = Process::start(&store, &OPERATOR);
+    assert_eq!(server.download(&file, &[]).body, b"from before");
+    assert_eq!(
+        server.download(&picture, &[("thumbnail", "true")]).status,
+        200
+    );
+    for bytes in [b"small".to_vec(), vec![7; 1 << 20]] {
+        let refused = server.try_upload(&bytes).unwrap();
+        assert_error(&refused, 507, "insufficient_storage");
+    }
+    let parts = server.request(
+        "POST",
+        &format!("{BASE}/sdk/chatfiles/part-upload"),
+        &[],
+        b"",
+    );
+    assert_error(&parts, 507, "insufficient_storage");
+    assert_error(
+        &server.download("01890000-0000-7000-8000-000000000000", &[]),
+        404,
+        "entity_not_found",
+    );
+    assert_not_ready(&server, "uploads: ", 200);
+    assert!(
+        server
+            .ask_operator("/readyz")
+            .text()
+            .contains("Read-only file system")
+    );
+    assert!(healthy(&server, "read") && !healthy(&server, "write"));
+    assert!(
+        server.log().contains("the store cannot be written"),
+        "{}",
+        server.log()
+    );
+    // Nobody else may have it, read-only or not.
+    let second = crate::support::process::serve(&store, &[])
+        .output()
+        .unwrap();
+    assert_eq!(second.status.code(), Some(1), "{second:?}");
+
+    drop(mount);
+    await_ready(&server);
+    let stored = server.upload(b"it goes on");
+    assert_eq!(server.download(&stored, &[]).body, b"it goes on");
+    poll("the control socket", || {
+        server.command(&["rm", &stored]).status.success()
+    });
+    assert_error(&server.download(&stored, &[]), 404, "entity_not_found");
+}
+
+#[test]
+fn the_lanying_api_says_that_there_is_no_storage_or_to_come_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = TestServer::in_directory(directory.path(), "");
+    let url = server
+        .lanying("alice")
+        .send("102", "bob", "a.jpg", &photo());
+    let forward = format!("upload/forward?to_id=carol&file_sign={}", file_sign(&url));
+    // A forward on a later day gives the file one more name.
+    server.clock.advance(chatfiles::time::MS_PER_DAY);
+    let (alice, bob) = (server.lanying("alice"), server.lanying("bob"));
+    let ticket = alice.ticket("102", "bob", "1");
+    let form = ticket_form(&ticket).file("a.jpg", "image/jpeg", &photo());
+    let Some(mount) = Mount::read_only(&server.store) else {
+        return;
+    };
+    poll("the mount is noticed", || {
+        alice.post(&ticket, &form).status == 507
+    });
+    assert_code(&bob.get(&forward), 10009);
+    assert_eq!(bob.open(&url, "&image_type=2").status, 200);
+    drop(mount);
+    poll("it can be written", || {
+        alice.post(&ticket, &form).status == 200
+    });
+    let unseen = text(&ticket["download_url"]);
+    // Gone: 503 in the status and in the envelope.
+    let away = directory.path().join("away");
+    fs::rename(&server.store, &away).unwrap();
+    fs::create_dir(&server.store).unwrap();
+    for answer in [
+        bob.open(&unseen, ""),
+        bob.get(&forward),
+        alice.post(&ticket, &form),
+    ] {
+        assert_eq!(answer.status, 503, "{}", answer.text());
+        assert!(answer.header("retry-after").is_some());
+    }
+    fs::remove_dir(&server.store).unwrap();
+    fs::rename(&away, &server.store).unwrap();
+    assert_eq!(bob.open(&unseen, "").status, 200);
+}
+
+#[test]
+fn a_store_that_becomes_read_only_refuses_uploads_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("data");
+    let server = Process::start(&store, &OPERATOR);
+    let file = server.upload(b"from before");
+    let Some(mount) = Mount::read_only(&store) else {
+        return;
+    };
+    poll("the mount is noticed", || {
+        server.try_upload(b"x").unwrap().status == 507
+    });
+    assert_eq!(server.download(&file, &[]).body, b"from before");
+    assert_not_ready(&server, "uploads: ", 200);
+    drop(mount);
+    await_ready(&server);
+    server.upload(b"it goes on");
+}
+
+#[test]
+fn missing_keys_on_a_read_only_store_are_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("data");
+    drop(Process::start(&store, &[]));
+    for missing in ["keys/token-keys.toml", "keys"] {
+        let path = store.join(missing);
+        fs::remove_dir_all(&path)
+            .or_else(|_| fs::remove_file(&path))
+            .unwrap();
+        let Some(_mount) = Mount::read_only(&store) else {
+            return;
+        };
+        let started = crate::support::process::serve(&store, &[])
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&started.stderr).into_owned();
+        assert_eq!(started.status.code(), Some(1), "{said}");
+        for part in [missing, "missing", "read-only", "backup"] {
+            assert!(said.contains(part), "{part} is not in {said}");
+        }
+    }
+}
+
+#[test]
+fn readiness_follows_the_last_write() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("data");
+    let server = Process::start(&store, &OPERATOR);
+    let file = server.upload(b"from before");
+    for (call, error, status) in [
+        ("fdatasync", "EIO", 500),
+        ("pwritev", "EIO", 500),
+        ("renameat2", "EROFS", 507),
+        // No inode is left, though there are bytes.
+        ("openat", "ENOSPC", 507),
+    ] {
+        println!("{call} {error}");
+        await_ready(&server);
+        let strace = Strace::attach(&server, &format!("{call}:error={error}"));
+        assert_eq!(server.try_upload(b"x").unwrap().status, status);
+        assert_not_ready(&server, "uploads: ", 200);
+        assert!(healthy(&server, "read") && !healthy(&server, "write"));
+        if call != "openat" {
+            assert_eq!(server.download(&file, &[]).body, b"from before");
+        }
+        // It stays so: a trial write fails as the uploads do.
+        poll("a trial", || {
+            server
+                .ask_operator("/readyz")
+                .text()
+                .contains("a trial write failed")
+        });
+        drop(strace.detach());
+        await_ready(&server);
+        assert!(healthy(&server, "write"));
+    }
+    let metrics = String::from_utf8(server.ask_operator("/metrics").body).unwrap();
+    let errors = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("chatfiles_store_write_errors_total "));
+    assert!(
+        errors.is_some_and(|errors| errors.parse::<u64>().unwrap() >= 4),
+        "{errors:?}"
+    );
+    server.upload(b"it goes on");
+}
+
+#[test]
+fn an_upload_that_succeeds_makes_ready_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("data");
+    let server = Process::start(&store, &OPERATOR);
+    // One write fails, and none after it.
+    let strace = Strace::attach(&server, "fdatasync:error=EIO:when=1");
+    assert_eq!(server.try_upload(b"x").unwrap().status, 500);
+    drop(strace.detach());
+    server.upload(b"y");
+    await_ready(&server);
+    assert!(server.log().contains("a write failed"), "{}", server.log());
+}
+
+/// What the kernel does by itself when ext4 is damaged (`errors=remount-ro`), to the end: a repair and a new mount.
+#[test]
+fn an_ext4_that_fails_is_served_read_only_and_again_when_repaired() {
+    let directory = tempfile::tempdir().unwrap();
+    let [store, image] = ["data", "image"].map(|name| directory.path().join(name));
+    let Some(mount) = Mount::ext4(&image, &store, "errors=remount-ro") else {
+        return;
+    };
+    let server = Process::start(&store, &OPERATOR);
+    let files: Vec<_> = (0..3)
+        .map(|number| server.upload(format!("file {number}").as_bytes()))
+        .collect();
+    let device = fs::read_to_string("/proc/self/mounts").unwrap();
+    let device = device
+        .lines()
+        .find_map(|line| line.strip_suffix(line.split_once(&format!(" {} ", store.display()))?.1))
+        .and_then(|line| line.split(' ').next()?.strip_prefix("/dev/"))
+        .expect("a mounted device")
+        .to_owned();
+    let trigger = format!("/sys/fs/ext4/{device}/trigger_fs_error");
+    if let Err(error) = fs::write(&trigger, "1") {
+        println!("SKIPPED: {trigger}: {error}");
+        return;
+    }
+    assert_error(
+        &server.try_upload(b"x").unwrap(),
+        507,
+        "insufficient_storage",
+    );
+    assert_eq!(server.download(&files[0], &[]).body, b"file 0");
+    assert_not_ready(&server, "uploads: ", 200);
+    drop(server);
+
+    let server = Process::start(&store, &OPERATOR);
+    assert_eq!(server.download(&files[1], &[]).body, b"file 1");
+    assert_error(
+        &server.try_upload(b"x").unwrap(),
+        507,
+        "insufficient_storage",
+    );
+    assert_not_ready(&server, "uploads: ", 200);
+
+    // The server lets the old mount go once it has found the new one; the image is repaired through a copy.
+    let repaired = directory.path().join("repaired");
+    fs::copy(&image, &repaired).unwrap();
+    let checked = std::process::Command::new("fsck.ext4")
+        .args(["-fp"])
+        .arg(&repaired)
+        .output()
+        .unwrap();
+    assert!(
+        checked.status.code().is_some_and(|code| code < 4),
+        "{checked:?}"
+    );
+    drop(mount);
+    assert_gone(&server.download(&files[2], &[]));
+    let _mount = Mount::ext4(&repaired, &store, "errors=remount-ro").unwrap();
+    await_ready(&server);
+    assert_eq!(server.download(&files[2], &[]).body, b"file 2");
+    assert_eq!(
+        server.download(&server.upload(b"it goes on"), &[]).body,
+        b"it goes on"
+    );
+}
+
+#[test]
+fn secrets_are_not_made_anew_while_the_store_is_gone() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = TestServer::in_directory(directory.path(), "");
+    let away = directory.path().join("away");
+    fs::rename(&server.store, &away).unwrap();
+    fs::create_dir(&server.store).unwrap();
+    let config = crate::support::configuration(directory.path(), "");
+    let error = server.reloader().reload(&config).unwrap_err();
+    assert!(
+        matches!(error.kind(), chatfiles::error::Kind::Unavailable(_)),
+        "{error}"
+    );
+    assert_eq!(fs::read_dir(&server.store).unwrap().count(), 0);
+    fs::remove_dir(&server.store).unwrap();
+    fs::rename(&away, &server.store).unwrap();
+    server.reloader().reload(&config).unwrap();
+    // The same store as before: its links open.
+    let form = Form::new().file("a.txt", "text/plain", b"x");
+    assert_eq!(server.upload(&form, &[]).status, 200);
+}
