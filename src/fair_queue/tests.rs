@@ -1,3 +1,5 @@
+//! Turns, shares, memory and the queue's bounds.
+
 use std::{
     future::Future,
     pin::Pin,
@@ -5,7 +7,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use super::*;
+use super::{state::PASSES_MAX, *};
 
 type Acquire = Pin<Box<dyn Future<Output = Result<Permit, Refused>> + Send>>;
 
