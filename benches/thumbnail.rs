@@ -15,6 +15,7 @@ use std::{hint::black_box, path::Path, sync::Arc};
 
 use chatfiles::{
     config,
+    fair_queue::Claimant,
     files::{self, Derivative, Files, Scope},
     media::thumbnail::{BoundingBox, Bounds, thumbnail},
     store::{Class, Dialect, Key, ObjectId, local::LocalStore},
@@ -30,6 +31,7 @@ const FIT: BoundingBox = BoundingBox {
 };
 const BOUNDS: Bounds = Bounds {
     pixels_max: 64_000_000,
+    memory_bytes_max: 384 << 20,
 };
 
 /// One thread, from the bytes of the file to the bytes of the thumbnail.
@@ -101,10 +103,11 @@ fn hit(c: &mut Criterion) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap();
+    let claimant = Claimant::new(tenant.index, std::net::Ipv4Addr::LOCALHOST.into());
     let get = || async {
         let key = Key::of(Class::Chatfile, id);
         let file = files.open(scope, key, now).await.unwrap();
-        match files.thumbnail(&file, None).await.unwrap() {
+        match files.thumbnail(&file, None, claimant).await.unwrap() {
             Derivative::Made(derived) => derived.bytes.len(),
             Derivative::Original => panic!("the photo is larger than its thumbnail"),
         }

@@ -106,6 +106,10 @@ pub struct PoolLevels {
     pub busy: usize,
     /// Places.
     pub places: usize,
+    /// Calls refused so far, since too many waited.
+    pub refused_full: u64,
+    /// Calls refused so far, since no place was free in time.
+    pub refused_late: u64,
 }
 
 /// Connections of one listener.
@@ -184,6 +188,8 @@ label! {
         Mp3 = "mp3",
         /// A voice as AMR.
         Amr = "amr",
+        /// A picture, decoded, that thumbnails of any size are made from. Never on disk.
+        Reduced = "reduced",
     }
 }
 

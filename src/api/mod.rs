@@ -13,6 +13,7 @@ pub mod query;
 mod signed_url;
 
 use std::{
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -23,6 +24,7 @@ use hyper::{HeaderMap, Method, header};
 use crate::{
     auth::{Grants, Verifier, hook::Hooks},
     error::{Error, Kind, Result},
+    fair_queue::Claimant,
     files::{Files, Stored},
     http::target::Target,
     limit::{
@@ -113,6 +115,8 @@ pub struct Call<'a> {
     pub method: &'a Method,
     /// Path and query.
     pub target: &'a Target,
+    /// Whom it comes from, as far as proxies can be believed.
+    pub client: IpAddr,
     /// It came over TLS that ends here.
     pub is_tls: bool,
     /// The headers.
@@ -134,6 +138,11 @@ impl Call<'_> {
     /// The first query parameter of this name, decoded.
     pub fn query(&self, name: &str) -> Option<std::borrow::Cow<'_, str>> {
         query::first(self.target.query().unwrap_or_default(), name)
+    }
+
+    /// Whose turn it is where this call needs dear work.
+    fn claimant(&self, tenant: &Tenant) -> Claimant {
+        Claimant::new(tenant.index, self.client)
     }
 
     /// Says in the log that a file was stored.

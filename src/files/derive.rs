@@ -3,13 +3,15 @@
 //!
 //! Key: the object and the derivative's name. Bound: bytes, of all kinds together. Staleness: none, an object
 //! never changes; a failure is believed for `failure_memory`, so that a broken picture is not decoded at every
-//! request.
+//! request. Whoever makes something does so in the turn of its tenant and client (`fair_queue.rs`).
 
 mod memory;
+mod pictures;
+mod single_flight;
 
-use std::{
-    sync::{Arc, OnceLock},
-    time::Duration,
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicBool, Ordering},
 };
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -17,15 +19,19 @@ use bytes::Bytes;
 use hyper::{HeaderMap, header::HeaderValue};
 use sha2::{Digest, Sha256};
 
-use self::memory::{Failures, Made};
+use self::{
+    memory::{Failures, Made},
+    pictures::{Picture, Pictures, Size},
+    single_flight::{Claims, once},
+};
 use super::{
     Config,
     ffmpeg::{Abilities, Ffmpeg},
     open::OpenFile,
-    pool::Pool,
 };
 use crate::{
     error::{Error, Kind, Result},
+    fair_queue::Claimant,
     media::{
         sniff::Sniffed,
         thumbnail::{self, MediaError},
@@ -36,10 +42,11 @@ use crate::{
     time::Clock,
 };
 
-/// An original of at most this many bytes is its own thumbnail (the contract's rule).
+/// An original of at most this many bytes is its own thumbnail (the contract's rule), unless it has more pixels than the
+/// largest thumbnail.
 const OWN_THUMBNAIL_BYTES_MAX: u64 = 10 * 1024;
-/// The longest wait for a place among the decoders.
-const WAIT_MAX: Duration = Duration::from_secs(10);
+/// One part in so many of the memory for derivatives is for pictures that sizes are shrunk from.
+const REDUCED_SHARE: u64 = 4;
 
 /// A derivative, ready to be served.
 pub struct DerivedFile {
@@ -66,47 +73,28 @@ pub enum Derivative {
 pub(super) struct Derivatives {
     store: Arc<dyn Store>,
     made: Made,
+    making: Claims,
     failures: Failures,
-    pool: Pool,
+    pictures: Pictures,
     ffmpeg: Ffmpeg,
-    bounds: thumbnail::Bounds,
+    pixels_max: u64,
     pub(super) counts: Arc<Derivations>,
-}
-
-/// The picture that a thumbnail is made of.
-enum Picture {
-    File(Arc<OpenFile>),
-    Frame(Arc<DerivedFile>),
-}
-
-impl Picture {
-    /// Blocking.
-    fn read(self) -> Result<Vec<u8>> {
-        match self {
-            Self::File(file) => file.object.read().map_err(Error::internal),
-            Self::Frame(frame) => Ok(frame.bytes.to_vec()),
-        }
-    }
 }
 
 impl Derivatives {
     /// Asks ffmpeg what it can do: blocking, for some tenths of a second.
     pub(super) fn new(store: Arc<dyn Store>, config: &Config, clock: Clock) -> Self {
+        let reduced_bytes_max = config.derived_bytes_max / REDUCED_SHARE;
+        let counts = Arc::<Derivations>::default();
         Self {
             store,
-            made: memory::made(config.derived_bytes_max),
+            made: memory::made(config.derived_bytes_max - reduced_bytes_max),
+            making: Claims::default(),
             failures: Failures::new(config.failure_memory, clock),
-            pool: Pool::new(
-                config.decode_threads,
-                config.decode_queue_max,
-                WAIT_MAX,
-                config.decode_bytes_max,
-            ),
+            pictures: Pictures::new(config, reduced_bytes_max, counts.clone()),
             ffmpeg: Ffmpeg::probe(&config.ffmpeg),
-            bounds: thumbnail::Bounds {
-                pixels_max: config.decode_pixels_max,
-            },
-            counts: Arc::default(),
+            pixels_max: config.decode_pixels_max,
+            counts,
         }
     }
 
@@ -114,8 +102,8 @@ impl Derivatives {
     pub(super) fn levels(&self, open_objects: usize) -> FileLevels {
         FileLevels {
             open_objects,
-            derived_bytes: self.made.weight(),
-            pictures: self.pool.levels(),
+            derived_bytes: self.made.weight() + self.pictures.reduced_bytes(),
+            pictures: self.pictures.levels(),
             ffmpeg: self.ffmpeg.levels(),
         }
     }
@@ -124,27 +112,30 @@ impl Derivatives {
         self.ffmpeg.abilities()
     }
 
+    /// Finds or makes a derivative, in the claimant's turn where it must be made.
+    ///
     /// # Errors
     /// `NoThumbnail`, `NotConvertible`; `Unavailable` when too many wait; `Internal`.
     ///
     /// # Cancel safety
     /// Dropping the future cancels what it makes; whoever waits for the same makes it then.
-    pub(super) async fn get(&self, file: &Arc<OpenFile>, name: DerivedName) -> Result<Derivative> {
+    pub(super) async fn get(
+        &self,
+        file: &Arc<OpenFile>,
+        name: DerivedName,
+        claimant: Claimant,
+    ) -> Result<Derivative> {
         if matches!(name, DerivedName::Thumbnail(_)) && !is_pictured(file) {
             return Err(Kind::NoThumbnail.into());
         }
-        let cache_key = (file.object.key, name);
-        let mut is_in_memory = true;
-        let find_or_make = async {
-            is_in_memory = false;
-            self.find_or_make(file, name).await
+        let id = file.object.key.id;
+        let is_in_memory = AtomicBool::new(true);
+        let make = || async {
+            is_in_memory.store(false, Ordering::Relaxed);
+            self.find_or_make(file, name, claimant).await
         };
-        // The error of whoever computes is not shared: the next waiter looks, and computes again.
-        let found = self
-            .made
-            .get_or_insert_async(&cache_key, find_or_make)
-            .await;
-        if is_in_memory {
+        let found = once(&self.made, (id, name), &self.making, (id, claimant), make).await;
+        if is_in_memory.into_inner() {
             self.count(name, Source::Memory);
         }
         found
@@ -161,20 +152,26 @@ impl Derivatives {
     }
 
     pub(super) fn forget(&self, id: ObjectId) {
-        self.made.retain(|(made, _), _| made.id != id);
+        self.made.retain(|(made, _), _| *made != id);
+        self.pictures.forget(id);
         self.failures.forget(id);
     }
 
-    async fn find_or_make(&self, file: &Arc<OpenFile>, name: DerivedName) -> Result<Derivative> {
-        let key = file.object.key;
+    async fn find_or_make(
+        &self,
+        file: &Arc<OpenFile>,
+        name: DerivedName,
+        claimant: Claimant,
+    ) -> Result<Derivative> {
+        let id = file.object.key.id;
         self.failures
-            .check(key, name)
+            .check(id, name)
             .inspect_err(|_| self.count(name, Source::FailedBefore))?;
-        let found = self.find_or_make_now(file, name).await;
+        let found = self.find_or_make_now(file, name, claimant).await;
         found.inspect_err(|error| {
             // Of a video, what failed is its frame, and that is remembered by itself.
             if !matches!(name, DerivedName::Thumbnail(_)) || is_image(file) {
-                self.failures.remember(key, name, error);
+                self.failures.remember(id, name, error);
             }
         })
     }
@@ -183,12 +180,12 @@ impl Derivatives {
         &self,
         file: &Arc<OpenFile>,
         name: DerivedName,
+        claimant: Claimant,
     ) -> Result<Derivative> {
         let key = file.object.key;
-        let is_thumbnail = matches!(name, DerivedName::Thumbnail(_));
-        if is_thumbnail && is_image(file) && file.object.len() <= OWN_THUMBNAIL_BYTES_MAX {
+        if matches!(name, DerivedName::Thumbnail(_)) && self.is_own(file).await? {
             self.count(name, Source::Original);
-            return self.own(file).await;
+            return Ok(Derivative::Original);
         }
         let is_kept = is_kept(file, name);
         // Disk is only the second cache: where it fails, the derivative is made again.
@@ -205,7 +202,7 @@ impl Derivatives {
             }
         }
         self.count(name, Source::Made);
-        let made = match self.make(file, name).await {
+        let made = match self.make(file, name, claimant).await {
             Ok(Some(made)) => made,
             Ok(None) => return Ok(Derivative::Original),
             Err(error) if error.kind() == Kind::UnsupportedMediaType => {
@@ -221,17 +218,22 @@ impl Derivatives {
     }
 
     /// `None`: the original serves better.
-    async fn make(&self, file: &Arc<OpenFile>, name: DerivedName) -> Result<Option<Derived>> {
+    async fn make(
+        &self,
+        file: &Arc<OpenFile>,
+        name: DerivedName,
+        claimant: Claimant,
+    ) -> Result<Option<Derived>> {
         let (content_type, bytes) = match name {
-            DerivedName::Thumbnail(fit) => return self.thumbnail(file, fit).await,
-            DerivedName::Frame => ("image/jpeg", self.frame(file).await?),
+            DerivedName::Thumbnail(fit) => return self.thumbnail(file, fit, claimant).await,
+            DerivedName::Frame => ("image/jpeg", self.frame(file, claimant).await?),
             DerivedName::Mp3 => (
                 VoiceFormat::Mp3.mime(),
-                self.voice(file, VoiceFormat::Mp3).await?,
+                self.voice(file, VoiceFormat::Mp3, claimant).await?,
             ),
             DerivedName::Amr => (
                 VoiceFormat::Amr.mime(),
-                self.voice(file, VoiceFormat::Amr).await?,
+                self.voice(file, VoiceFormat::Amr, claimant).await?,
             ),
         };
         Ok(Some(Derived {
@@ -240,40 +242,35 @@ impl Derivatives {
         }))
     }
 
-    async fn thumbnail(&self, file: &Arc<OpenFile>, fit: BoundingBox) -> Result<Option<Derived>> {
-        let is_image = is_image(file);
-        let picture = if is_image {
+    async fn thumbnail(
+        &self,
+        file: &Arc<OpenFile>,
+        fit: BoundingBox,
+        claimant: Claimant,
+    ) -> Result<Option<Derived>> {
+        let picture = if is_image(file) {
             Picture::File(file.clone())
         } else {
-            match self.first_frame(file).await? {
-                Derivative::Made(frame) => Picture::Frame(frame),
+            match self.first_frame(file, claimant).await? {
+                Derivative::Made(frame) => Picture::Frame(file.object.key.id, frame),
                 Derivative::Original => {
                     return Err(Error::internal("a video is not its own first frame"));
                 }
             }
         };
+        let size = match is_kept(file, DerivedName::Thumbnail(fit)) {
+            true => Size::Usual,
+            false => Size::Any,
+        };
         let fit = thumbnail::BoundingBox {
             width: fit.width.into(),
             height: fit.height.into(),
         };
-        let bounds = self.bounds;
-        let prepare = move || {
-            let source = picture.read()?;
-            let cost_bytes = thumbnail::decode_cost_bytes(&source, &bounds).map_err(media_error)?;
-            let bytes = cost_bytes + source.len() as u64;
-            Ok((source, bytes))
-        };
-        let work = move |source: Vec<u8>, cancel: super::pool::Cancel| {
-            let is_cancelled = || cancel.is_cancelled();
-            // A frame is nobody's original: it must fit, though one of a single colour has fewer bytes.
-            let outcome = match is_image {
-                true => thumbnail::thumbnail(&source, fit, &bounds, &is_cancelled),
-                false => thumbnail::reduced(&source, fit, &bounds, &is_cancelled)
-                    .map(thumbnail::Outcome::Made),
-            };
-            outcome.map_err(media_error)
-        };
-        Ok(match self.pool.run(prepare, work).await? {
+        let outcome = self
+            .pictures
+            .thumbnail(picture, fit, size, claimant)
+            .await?;
+        Ok(match outcome {
             thumbnail::Outcome::Made(made) => Some(Derived {
                 content_type: made.content_type.to_owned(),
                 bytes: Bytes::from(made.bytes),
@@ -283,39 +280,48 @@ impl Derivatives {
     }
 
     /// Boxed, since a thumbnail of a video is made of another derivative.
-    fn first_frame<'a>(&'a self, file: &'a Arc<OpenFile>) -> BoxFuture<'a, Result<Derivative>> {
-        Box::pin(self.get(file, DerivedName::Frame))
+    fn first_frame<'a>(
+        &'a self,
+        file: &'a Arc<OpenFile>,
+        claimant: Claimant,
+    ) -> BoxFuture<'a, Result<Derivative>> {
+        Box::pin(self.get(file, DerivedName::Frame, claimant))
     }
 
-    async fn frame(&self, file: &OpenFile) -> Result<Vec<u8>> {
+    async fn frame(&self, file: &OpenFile, claimant: Claimant) -> Result<Vec<u8>> {
         let kind = file.kind.ok_or(Kind::NoThumbnail)?;
         let input = file.object.file().try_clone().map_err(Error::internal)?;
         self.ffmpeg
-            .first_frame(input, file.object.len(), kind, self.bounds.pixels_max)
+            .first_frame(input, file.object.len(), kind, self.pixels_max, claimant)
             .await
     }
 
-    async fn voice(&self, file: &OpenFile, format: VoiceFormat) -> Result<Vec<u8>> {
+    async fn voice(
+        &self,
+        file: &OpenFile,
+        format: VoiceFormat,
+        claimant: Claimant,
+    ) -> Result<Vec<u8>> {
         let kind = file.kind.ok_or(Kind::NotConvertible)?;
         let input = file.object.file().try_clone().map_err(Error::internal)?;
         self.ffmpeg
-            .voice(input, file.object.len(), kind, format)
+            .voice(input, file.object.len(), kind, format, claimant)
             .await
     }
 
-    /// An original so small that it is its own thumbnail, unless its header claims more pixels than the
-    /// limit, or is in a coding that may claim any: a bomb has few bytes, and must not be handed to a phone.
-    async fn own(&self, file: &Arc<OpenFile>) -> Result<Derivative> {
-        let (bounds, moved) = (self.bounds, file.clone());
-        let read = tokio::task::spawn_blocking(move || moved.object.read());
-        let source = read
-            .await
-            .map_err(Error::internal)?
-            .map_err(Error::internal)?;
-        match thumbnail::decode_cost_bytes(&source, &bounds) {
-            Err(error @ MediaError::TooManyPixels { .. }) => Err(media_error(error)),
-            Err(error @ MediaError::UnsupportedImage) => not_decoded(file, media_error(error)),
-            _ => Ok(Derivative::Original),
+    /// Whether an original is its own thumbnail: an image of few bytes. Not one that has many pixels all the same: few
+    /// bytes can be a bomb, and a bomb must not be handed to a phone. What has no readable header is sent as it is.
+    async fn is_own(&self, file: &Arc<OpenFile>) -> Result<bool> {
+        if !is_image(file) || file.object.len() > OWN_THUMBNAIL_BYTES_MAX {
+            return Ok(false);
+        }
+        match self.pictures.header(&Picture::File(file.clone())).await {
+            Ok(header) => Ok(thumbnail::is_small_enough(&header)),
+            Err(error @ MediaError::UnsupportedImage) => {
+                not_decoded(file, media_error(error)).map(|_| true)
+            }
+            Err(MediaError::NotAnImage | MediaError::Corrupt(_)) => Ok(true),
+            Err(error) => Err(media_error(error)),
         }
     }
 }
@@ -385,8 +391,11 @@ fn media_error(error: MediaError) -> Error {
     match error {
         MediaError::UnsupportedImage => Error::new(Kind::UnsupportedMediaType).source(error),
         MediaError::Cancelled => Error::new(Kind::Disconnected).source(error),
-        MediaError::NotAnImage | MediaError::TooManyPixels { .. } | MediaError::Corrupt(_) => {
-            Error::new(Kind::NoThumbnail).source(error)
-        }
+        MediaError::Unreadable(error) => Error::internal(error),
+        MediaError::NotAnImage
+        | MediaError::TooManyPixels { .. }
+        | MediaError::TooManyScans { .. }
+        | MediaError::TooMuchMemory { .. }
+        | MediaError::Corrupt(_) => Error::new(Kind::NoThumbnail).source(error),
     }
 }

@@ -22,6 +22,7 @@ use self::{
 use super::pool::{Pool, RETRY_AFTER};
 use crate::{
     error::{Error, Kind, Result},
+    fair_queue::{self, Claimant},
     media::{
         sniff::Sniffed,
         voice::{
@@ -40,6 +41,9 @@ const PADDING_MS_MAX: u64 = 500;
 /// A call waits for its run for a third of the run's own time at the most: by default 5 s and 15 s, since clients
 /// wait for 20 s.
 const WAIT_SHARE: u32 = 3;
+/// A first frame may take this part of a run's time as CPU: by default 5 s. One of 7680 × 4320 pixels takes 0.3 to 0.6 s.
+/// So a place is free again before those who wait for it give up.
+const FRAME_CPU_SHARE: u64 = 3;
 
 const OFF: &str = "this server has no ffmpeg: covers of videos and voices in other formats need it";
 const NO_FRAMES: &str = "this server's ffmpeg can make no pictures of videos";
@@ -114,15 +118,17 @@ impl Ffmpeg {
         Self {
             program,
             abilities,
-            // Memory is bounded for each process, and not by the pool.
-            pool: Pool::new(
-                config.processes_max,
-                config.queue_max,
-                config.timeout / WAIT_SHARE,
-                0,
-            ),
+            pool: Pool::new(fair_queue::Config {
+                places: config.processes_max,
+                // Memory is bounded for each process instead.
+                memory_bytes_max: 0,
+                waiting_max: config.queue_max,
+                wait_max: config.timeout / WAIT_SHARE,
+            }),
             limits: Limits {
                 timeout: config.timeout,
+                // One thread cannot use more CPU than wall time; this is for a program that outlives this one.
+                cpu_seconds_max: config.timeout.as_secs().saturating_add(1),
                 memory_bytes_max: config.memory_bytes_max,
                 output_bytes_max: OUTPUT_BYTES_MAX,
             },
@@ -155,6 +161,7 @@ impl Ffmpeg {
         len: u64,
         kind: Sniffed,
         pixels_max: u64,
+        claimant: Claimant,
     ) -> Result<Vec<u8>> {
         let refuse = |text: &'static str| Error::new(Kind::NoThumbnail).public(text);
         let arguments =
@@ -167,8 +174,12 @@ impl Ffmpeg {
         if len == 0 {
             return Err(refuse(NO_FRAME));
         }
-        let place = self.pool.enter().await?;
-        let frame = process::run(program, &arguments, Some(input), self.limits, place)
+        let place = self.pool.enter(claimant, 0).await?;
+        let limits = Limits {
+            cpu_seconds_max: (self.limits.timeout.as_secs() / FRAME_CPU_SHARE).max(1),
+            ..self.limits
+        };
+        let frame = process::run(program, &arguments, Some(input), limits, place)
             .await
             .map_err(|failure| failed(Kind::NoThumbnail, NO_FRAME, failure))?;
         // A video of no frames ends well, and without output.
@@ -194,6 +205,7 @@ impl Ffmpeg {
         len: u64,
         from: Sniffed,
         to: VoiceFormat,
+        claimant: Claimant,
     ) -> Result<Vec<u8>> {
         let refuse = |text: &'static str| Error::new(Kind::NotConvertible).public(text);
         let conversion = Conversion::of(from, to).ok_or_else(|| refuse(OTHER_VOICE))?;
@@ -206,7 +218,7 @@ impl Ffmpeg {
         if len == 0 {
             return Err(refuse(NO_VOICE));
         }
-        let place = self.pool.enter().await?;
+        let place = self.pool.enter(claimant, 0).await?;
         let (input, place, play_ms) = match conversion {
             Conversion::AmrToMp3 => self.admit_amr(input, len, place).await?,
             // A second more than allowed is made, so that what is longer can be told.

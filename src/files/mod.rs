@@ -14,6 +14,7 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     error::{Error, Kind, Result},
+    fair_queue::Claimant,
     media::{sniff::Sniffed, voice::VoiceFormat},
     metrics::{Derivations, FileLevels, Lookups},
     retention,
@@ -155,7 +156,7 @@ impl Files {
     }
 
     /// The thumbnail of a picture or a video's first frame: a derivative, or the original where that is the
-    /// rule. `fit` is the size asked for; `None`: the one asked for at its upload.
+    /// rule. `fit` is the size asked for; `None`: the one asked for at its upload. It is made in the claimant's turn.
     ///
     /// # Errors
     /// `NoThumbnail`, `Unavailable` when too many wait to be decoded.
@@ -163,24 +164,33 @@ impl Files {
         &self,
         file: &Arc<OpenFile>,
         fit: Option<BoundingBox>,
+        claimant: Claimant,
     ) -> Result<Derivative> {
         let fit = fit.unwrap_or(file.object.meta.thumbnail);
         self.derivatives
-            .get(file, DerivedName::Thumbnail(fit))
+            .get(file, DerivedName::Thumbnail(fit), claimant)
             .await
     }
 
-    /// A voice in the format asked for; the original where it is in it already.
+    /// A voice in the format asked for; the original where it is in it already. It is made in the claimant's turn.
     ///
     /// # Errors
     /// `NotConvertible` where it is no voice, is too long or broken, or the converter is missing;
     /// `Unavailable` when too many wait.
-    pub async fn voice(&self, file: &Arc<OpenFile>, format: VoiceFormat) -> Result<Derivative> {
+    pub async fn voice(
+        &self,
+        file: &Arc<OpenFile>,
+        format: VoiceFormat,
+        claimant: Claimant,
+    ) -> Result<Derivative> {
+        let name = match format {
+            VoiceFormat::Amr => DerivedName::Amr,
+            VoiceFormat::Mp3 => DerivedName::Mp3,
+        };
         match (file.kind, format) {
             (Some(Sniffed::AmrNb | Sniffed::AmrWb), VoiceFormat::Amr)
             | (Some(Sniffed::Mp3), VoiceFormat::Mp3) => Ok(Derivative::Original),
-            (_, VoiceFormat::Amr) => self.derivatives.get(file, DerivedName::Amr).await,
-            (_, VoiceFormat::Mp3) => self.derivatives.get(file, DerivedName::Mp3).await,
+            _ => self.derivatives.get(file, name, claimant).await,
         }
     }
 

@@ -1,8 +1,7 @@
 //! From a file's bytes to eight-bit pixels, by the decoder that the magic names.
 //!
-//! The header was checked before; here the decoders are told the same limits once more, and what they read
-//! must agree with it. Only the first frame of an animation is decoded. Colour profiles are ignored, as the
-//! thumbnails of chat clients are.
+//! The header was checked before. The decoders are told the same limits once more, and what they read must agree with
+//! it. Only the first frame of an animation is decoded. Colour profiles are ignored.
 
 use std::io::Cursor;
 
@@ -17,12 +16,15 @@ use zune_jpeg::{
     zune_core::{bytestream::ZCursor, colorspace::ColorSpace, options::DecoderOptions},
 };
 
-use super::{dimensions::Header, sniff::Sniffed, thumbnail::MediaError};
-
-/// What a decoder may allocate beside its pixels: tables, a palette, a colour profile.
-const DECODER_EXTRA_BYTES_MAX: u64 = 4 << 20;
+use super::{
+    cost::{Plan, UNPACKED_METADATA_BYTES_MAX, Way, scaled},
+    dimensions::Header,
+    sniff::Sniffed,
+    thumbnail::MediaError,
+};
 
 /// A decoded picture: rows without padding, one byte for a channel, alpha not multiplied in.
+#[derive(Clone)]
 pub(super) struct Pixels {
     pub(super) width: u32,
     pub(super) height: u32,
@@ -34,24 +36,27 @@ pub(super) struct Pixels {
     pub(super) reach: (f64, f64),
 }
 
-/// Decodes the first picture of `source`, whose kind and header are known and whose pixels were bounded; where
-/// that is cheaper, at a half, a quarter or an eighth of its size, with at least the pixels of `least`.
+/// Decodes the first picture of `source` as planned from its header.
 ///
 /// # Errors
-/// [`MediaError::Corrupt`], [`MediaError::UnsupportedImage`], [`MediaError::TooManyPixels`].
-pub(super) fn decode(
-    source: &[u8],
-    kind: Sniffed,
-    header: &Header<'_>,
-    least: (u32, u32),
-) -> Result<Pixels, MediaError> {
+/// [`MediaError::Corrupt`], [`MediaError::UnsupportedImage`], [`MediaError::TooManyPixels`];
+/// [`MediaError::TooMuchMemory`] where the reduced picture cannot be decoded and the whole one does not fit.
+pub(super) fn decode(source: &[u8], plan: &Plan) -> Result<Pixels, MediaError> {
     let reader = Cursor::new(source);
-    match kind {
-        Sniffed::Jpeg => match reduced_jpeg(source, header, least) {
-            Some(pixels) => Ok(pixels),
-            None => jpeg(source, header),
+    let header = &plan.header;
+    match header.kind {
+        Sniffed::Jpeg => match plan.way {
+            Way::Whole => jpeg(source, header),
+            Way::ReducedOrWhole { eighths } => match reduced_jpeg(source, plan, eighths) {
+                Some(pixels) => Ok(pixels),
+                None => jpeg(source, header),
+            },
+            Way::Reduced { eighths } => {
+                let pixels = reduced_jpeg(source, plan, eighths);
+                pixels.ok_or_else(|| MediaError::corrupt("a large JPEG that is damaged or unusual"))
+            }
         },
-        Sniffed::Png => with_image(PngDecoder::with_limits(reader, limits(header)), header),
+        Sniffed::Png => with_image(PngDecoder::with_limits(reader, png_limits(header)), header),
         Sniffed::Gif => with_image(GifDecoder::new(reader), header),
         Sniffed::Webp => with_image(WebPDecoder::new(reader), header),
         Sniffed::Bmp => with_image(BmpDecoder::new(reader), header),
@@ -59,30 +64,33 @@ pub(super) fn decode(
     }
 }
 
-fn limits(header: &Header<'_>) -> Limits {
-    let mut limits = Limits::default();
-    limits.max_image_width = Some(header.width);
-    limits.max_image_height = Some(header.height);
-    limits.max_alloc = Some(
-        header
-            .pixels
-            .saturating_mul(header.bytes_per_pixel)
-            .saturating_add(DECODER_EXTRA_BYTES_MAX),
-    );
+/// `png` counts what it allocates itself against this, so neither the output nor, above all, much more than that of
+/// metadata that is compressed: 10 KB may claim to be a colour profile of 10 MB.
+fn png_limits(header: &Header) -> Limits {
+    let mut limits = limits(header);
+    let row_bytes = u64::from(header.width) * 64;
+    limits.max_alloc =
+        Some(UNPACKED_METADATA_BYTES_MAX + header.metadata_bytes.saturating_add(row_bytes));
     limits
 }
 
-/// A large JPEG by its lowest frequencies (decision 0012): an inverse DCT of 1, 2 or 4 points for each 8. `None`
-/// where nothing would be saved, and for all that this decoder does not read as a plain grey or YCbCr picture,
-/// damage included: then the other one says what it is.
-fn reduced_jpeg(source: &[u8], header: &Header<'_>, least: (u32, u32)) -> Option<Pixels> {
-    let (width, height) = (header.width, header.height);
-    if width < least.0.checked_mul(2)? || height < least.1.checked_mul(2)? {
-        return None;
-    }
+fn limits(header: &Header) -> Limits {
+    let mut limits = Limits::default();
+    limits.max_image_width = Some(header.width);
+    limits.max_image_height = Some(header.height);
+    limits.max_alloc = Some(header.decoder_bytes);
+    limits
+}
+
+/// A large JPEG by its lowest frequencies (decision 0012): an inverse DCT of 1, 2 or 4 points for each 8. `None` for all
+/// that this decoder does not read as a plain grey or YCbCr picture, damage included: then the other one says what it
+/// is.
+fn reduced_jpeg(source: &[u8], plan: &Plan, eighths: u32) -> Option<Pixels> {
+    let Plan { header, least, .. } = plan;
     let side = |side: u32| u16::try_from(side).ok();
+    let (width, height) = (header.width, header.height);
+    let (small_width, small_height) = scaled(header, eighths);
     let mut decoder = jpeg_decoder::Decoder::new(source);
-    decoder.set_max_decoding_buffer_size(pixel_bytes(width, height, PixelType::U8x3).ok()?);
     decoder.read_info().ok()?;
     let info = decoder.info()?;
     if (info.width, info.height) != (side(width)?, side(height)?) {
@@ -93,37 +101,31 @@ fn reduced_jpeg(source: &[u8], header: &Header<'_>, least: (u32, u32)) -> Option
         jpeg_decoder::PixelFormat::RGB24 => PixelType::U8x3,
         _ => return None,
     };
-    let (small_width, small_height) = decoder.scale(side(least.0)?, side(least.1)?).ok()?;
-    let (small_width, small_height) = (u32::from(small_width), u32::from(small_height));
-    // The decoder asks for one side to be large enough; the other one may be short by its rounding alone.
-    if small_width * 16 < least.0 * 15 || small_height * 16 < least.1 * 15 {
+    let length = pixel_bytes(small_width, small_height, layout).ok()?;
+    decoder.set_max_decoding_buffer_size(length);
+    let chosen = decoder.scale(side(least.0)?, side(least.1)?).ok()?;
+    if chosen != (side(small_width)?, side(small_height)?) {
         return None;
     }
-    let is_of = |eighths: &u32| {
-        (width * eighths).div_ceil(8) == small_width
-            && (height * eighths).div_ceil(8) == small_height
-    };
-    let eighths = f64::from([1, 2, 4].into_iter().find(is_of)?);
     let bytes = decoder.decode().ok()?;
-    (bytes.len() == pixel_bytes(small_width, small_height, layout).ok()?).then_some(Pixels {
+    (bytes.len() == length).then_some(Pixels {
         width: small_width,
         height: small_height,
         bytes,
         layout,
         reach: (
-            f64::from(width) * eighths / 8.0,
-            f64::from(height) * eighths / 8.0,
+            f64::from(width * eighths) / 8.0,
+            f64::from(height * eighths) / 8.0,
         ),
     })
 }
 
 /// Lenient about damage inside a complete file, as browsers are; that the file is complete, the header's
 /// walk has seen. CMYK is taken for inverted with Adobe's marker and without, as browsers do.
-fn jpeg(source: &[u8], header: &Header<'_>) -> Result<Pixels, MediaError> {
-    let (color, layout) = if header.is_grey {
-        (ColorSpace::Luma, PixelType::U8)
-    } else {
-        (ColorSpace::RGB, PixelType::U8x3)
+fn jpeg(source: &[u8], header: &Header) -> Result<Pixels, MediaError> {
+    let (color, layout) = match header.pixel_bytes {
+        1 => (ColorSpace::Luma, PixelType::U8),
+        _ => (ColorSpace::RGB, PixelType::U8x3),
     };
     let options = DecoderOptions::default()
         .set_max_width(header.width as usize)
@@ -152,7 +154,7 @@ fn jpeg(source: &[u8], header: &Header<'_>) -> Result<Pixels, MediaError> {
 
 fn with_image(
     decoder: Result<impl ImageDecoder, ImageError>,
-    header: &Header<'_>,
+    header: &Header,
 ) -> Result<Pixels, MediaError> {
     let mut decoder = decoder.map_err(from_image)?;
     decoder.set_limits(limits(header)).map_err(from_image)?;

@@ -8,11 +8,10 @@ use image::{DynamicImage, GrayImage, ImageFormat, RgbImage, RgbaImage, codecs::j
 use image_compare::{Algorithm, gray_similarity_structure};
 
 use super::{
+    cost::Plan,
     decode::decode,
-    dimensions::header,
-    sniff::sniff,
     thumbnail::{BoundingBox, SOURCE_PIXELS, resize},
-    thumbnail_tests::{drawn, fixture, made, pixels, reference},
+    thumbnail_tests::{drawn, fixture, header, made, pixels, reference},
 };
 
 /// A picture, and the box that its thumbnail fits.
@@ -157,9 +156,9 @@ fn best(source: &[u8], (width, height): (u32, u32)) -> DynamicImage {
 
 /// What is encoded where the decoder keeps so many source pixels for one, and by how much it made them fewer.
 fn before_encoding(source: &[u8], (width, height): (u32, u32), kept: u32) -> (DynamicImage, u32) {
-    let kind = sniff(source);
-    let header = header(source, kind).unwrap();
-    let decoded = decode(source, kind, &header, (width * kept, height * kept)).unwrap();
+    let header = header(source);
+    let plan = Plan::of_least(&header, (width * kept, height * kept));
+    let decoded = decode(source, &plan).unwrap();
     let divisor = header.width.div_ceil(decoded.width).next_power_of_two();
     let small = resize(decoded, width, height).unwrap();
     let picture = match small.layout {

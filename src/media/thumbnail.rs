@@ -1,12 +1,14 @@
-//! A small picture of a large one: header, decode, turn, resize, encode.
+//! A small picture of a large one: header, plan, decode, resize, turn, encode.
 //!
-//! Synchronous and on the caller's thread: seconds of CPU in the worst case, so it belongs on a pool with a
-//! bounded queue, whose memory budget [`decode_cost_bytes`] serves. No metadata of the source survives.
+//! Synchronous and on the caller's thread: a second of CPU in the worst case, so it belongs behind a bounded queue.
+//! [`Header::read`] and [`Plan::new`] are cheap and come first: they say what the rest costs. No metadata of the source
+//! survives.
 
-use std::fmt;
+use std::{fmt, io};
 
 use fast_image_resize::{
-    FilterType, MulDiv, PixelType, ResizeAlg, ResizeOptions, Resizer, images::Image,
+    FilterType, IntoImageView, MulDiv, PixelType, ResizeAlg, ResizeOptions, Resizer,
+    images::{Image, ImageRef},
 };
 use image::{
     DynamicImage, GrayAlphaImage, GrayImage, RgbImage, RgbaImage,
@@ -14,11 +16,9 @@ use image::{
     metadata::Orientation,
 };
 
-use super::{
-    decode::{Pixels, decode},
-    dimensions::{Header, header},
-    sniff::sniff,
-};
+use super::decode::{Pixels, decode};
+
+pub use super::{cost::Plan, dimensions::Header, window::ReadAt};
 
 /// The longest side that a thumbnail may have, in pixels.
 pub const SIDE_MAX: u32 = 2048;
@@ -30,8 +30,11 @@ const JPEG_QUALITY: u8 = 80;
 /// can leave out the rest: below 2 edges and small text suffer (decision 0012).
 pub(super) const SOURCE_PIXELS: u32 = 2;
 
-/// What a thumbnail costs beside the picture itself: the small picture twice, encoder, tables.
-const BASE_COST_BYTES: u64 = 1 << 20;
+/// Pixels of the largest thumbnail: an original with more is never sent in the place of one.
+const OWN_THUMBNAIL_PIXELS_MAX: u64 = (SIDE_MAX as u64).pow(2);
+
+/// Sides of the boxes that a picture is decoded to where any size may be asked for (decision 0016).
+const STEPS: [u32; 6] = [256, 384, 512, 768, 1024, 1536];
 
 type Source = Box<dyn std::error::Error + Send + Sync>;
 
@@ -50,6 +53,8 @@ pub struct BoundingBox {
 pub struct Bounds {
     /// Pixels of the source, canvas or frame, whichever is larger. More than 2²⁸ are refused in any case.
     pub pixels_max: u64,
+    /// Bytes that one decoder may use, the source's own among them.
+    pub memory_bytes_max: u64,
 }
 
 /// A thumbnail that was made.
@@ -88,76 +93,91 @@ pub enum MediaError {
         /// Allowed.
         pixels_max: u64,
     },
+    /// The scans of a JPEG pass over more samples than the limit.
+    TooManyScans {
+        /// Of all scans together.
+        samples: u64,
+        /// Allowed.
+        samples_max: u64,
+    },
+    /// Decoding it takes more memory than all decoders together may use.
+    TooMuchMemory {
+        /// Needed.
+        bytes: u64,
+        /// Allowed.
+        bytes_max: u64,
+    },
     /// Damaged or cut off.
     Corrupt(Source),
+    /// The source could not be read.
+    Unreadable(io::Error),
     /// The caller no longer wants it.
     Cancelled,
 }
 
-/// Estimates the peak of memory in bytes that [`thumbnail`] takes beside `source`, from the header alone.
-/// It errs upwards: the largest box is assumed, and whole coefficients where a JPEG has several scans.
-///
-/// # Errors
-/// All of [`MediaError`] but `Cancelled`: what is refused here need not wait for memory.
-pub fn decode_cost_bytes(source: &[u8], bounds: &Bounds) -> Result<u64, MediaError> {
-    let header = header(source, sniff(source))?;
-    header.check(bounds.pixels_max)?;
-    // The resizer goes across first: rows of the thumbnail's width, as many as the source has.
-    let across = u64::from(header.width.min(SIDE_MAX)) * u64::from(header.height) * 4;
-    let pixels = header.pixels.saturating_mul(header.bytes_per_pixel);
-    Ok(pixels
-        .saturating_add(across)
-        .saturating_add(BASE_COST_BYTES))
+/// A picture that was decoded and made smaller, not turned yet.
+pub struct Reduced {
+    pixels: Pixels,
 }
 
-/// Makes a thumbnail as [`reduced`] does, unless the original serves better.
+/// Makes a thumbnail of a file in memory, unless the original serves better.
 ///
 /// # Errors
-/// As [`reduced`].
+/// See [`MediaError`]. A truncated picture is [`MediaError::Corrupt`], not half a thumbnail.
 pub fn thumbnail(
     source: &[u8],
     fit: BoundingBox,
     bounds: &Bounds,
     cancelled: &dyn Fn() -> bool,
 ) -> Result<Outcome, MediaError> {
-    let made = reduced(source, fit, bounds, cancelled)?;
-    if made.bytes.len() >= source.len() {
-        return Ok(Outcome::OriginalIsSmaller);
-    }
-    Ok(Outcome::Made(made))
+    let header = Header::read(&source, bounds)?;
+    let plan = Plan::new(&header, fit, bounds)?;
+    let reduced = reduce(source, &plan, cancelled)?;
+    Ok(outcome(finish(reduced, &header)?, &header))
 }
 
-/// Makes a picture of `source` that fits `fit` once upright; never enlarged, each side at least one pixel.
+/// Whether a file may be sent in the place of its own thumbnail: a few bytes may hold very many pixels.
+pub fn is_small_enough(header: &Header) -> bool {
+    header.pixels() <= OWN_THUMBNAIL_PIXELS_MAX
+}
+
+/// Chooses between a thumbnail and its original.
+pub fn outcome(made: Thumbnail, header: &Header) -> Outcome {
+    match made.bytes.len() as u64 >= header.file_bytes && is_small_enough(header) {
+        true => Outcome::OriginalIsSmaller,
+        false => Outcome::Made(made),
+    }
+}
+
+/// Decodes a picture and makes it the size that was planned.
 ///
-/// `cancelled` is asked between the steps; a decoder under way is not interrupted, `bounds` limits it.
+/// `cancelled` is asked between the steps; a decoder under way is not interrupted, the plan's bounds limit it.
 ///
 /// # Errors
-/// See [`MediaError`]. A truncated picture is [`MediaError::Corrupt`], not half a thumbnail.
-pub fn reduced(
+/// See [`MediaError`].
+pub fn reduce(
     source: &[u8],
-    fit: BoundingBox,
-    bounds: &Bounds,
+    plan: &Plan,
     cancelled: &dyn Fn() -> bool,
-) -> Result<Thumbnail, MediaError> {
-    let go_on = || {
-        if cancelled() {
-            Err(MediaError::Cancelled)
-        } else {
-            Ok(())
-        }
+) -> Result<Reduced, MediaError> {
+    let go_on = || match cancelled() {
+        true => Err(MediaError::Cancelled),
+        false => Ok(()),
     };
-    let kind = sniff(source);
-    let header = header(source, kind)?;
-    header.check(bounds.pixels_max)?;
     go_on()?;
-    let orientation = orientation(&header);
-    let (width, height) = fitted((header.width, header.height), fit, orientation);
-    let least = (width * SOURCE_PIXELS, height * SOURCE_PIXELS);
-    let pixels = decode(source, kind, &header, least)?;
+    let pixels = decode(source, plan)?;
     go_on()?;
-    let small = resize(pixels, width, height)?;
-    go_on()?;
-    let mut picture = upright(small, orientation)?;
+    Ok(Reduced {
+        pixels: resize(pixels, plan.width, plan.height)?,
+    })
+}
+
+/// Turns a picture upright and encodes it.
+///
+/// # Errors
+/// [`MediaError::Corrupt`].
+pub fn finish(reduced: Reduced, header: &Header) -> Result<Thumbnail, MediaError> {
+    let mut picture = upright(reduced.pixels, header.orientation)?;
     let content_type = if is_opaque(&picture) {
         picture = without_alpha(picture);
         "image/jpeg"
@@ -173,11 +193,39 @@ pub fn reduced(
     })
 }
 
-fn orientation(header: &Header<'_>) -> Orientation {
-    header
-        .exif
-        .and_then(Orientation::from_exif_chunk)
-        .unwrap_or(Orientation::NoTransforms)
+/// The box of the picture that a thumbnail is shrunk from, one of few: it has at least twice the thumbnail's pixels in
+/// each direction, or [`SIDE_MAX`] in the longer one.
+pub fn step(header: &Header, fit: BoundingBox) -> BoundingBox {
+    let (width, height) = fitted((header.width, header.height), fit, header.orientation);
+    let needed = width.max(height) * SOURCE_PIXELS;
+    let side = STEPS.into_iter().find(|side| *side >= needed);
+    let side = side.unwrap_or(SIDE_MAX);
+    BoundingBox {
+        width: side,
+        height: side,
+    }
+}
+
+/// Makes a thumbnail of a picture that was reduced to its [`step`] before.
+///
+/// # Errors
+/// [`MediaError::Corrupt`].
+pub fn shrink(
+    reduced: &Reduced,
+    fit: BoundingBox,
+    header: &Header,
+) -> Result<Thumbnail, MediaError> {
+    // From the original, whose proportions the reduced one has but for rounding.
+    let (width, height) = fitted((header.width, header.height), fit, header.orientation);
+    let pixels = resize_kept(&reduced.pixels, width, height)?;
+    finish(Reduced { pixels }, header)
+}
+
+impl Reduced {
+    /// Bytes in memory.
+    pub fn bytes(&self) -> u64 {
+        self.pixels.bytes.len() as u64
+    }
 }
 
 fn swaps_sides(orientation: Orientation) -> bool {
@@ -193,7 +241,7 @@ fn swaps_sides(orientation: Orientation) -> bool {
 
 /// The size to resize to, still as stored: the box is turned instead of the picture, which is turned when
 /// it is small.
-fn fitted(stored: (u32, u32), fit: BoundingBox, orientation: Orientation) -> (u32, u32) {
+pub(super) fn fitted(stored: (u32, u32), fit: BoundingBox, orientation: Orientation) -> (u32, u32) {
     let (mut box_width, mut box_height) =
         (fit.width.clamp(1, SIDE_MAX), fit.height.clamp(1, SIDE_MAX));
     if swaps_sides(orientation) {
@@ -219,41 +267,52 @@ fn fitted(stored: (u32, u32), fit: BoundingBox, orientation: Orientation) -> (u3
 /// Alpha is multiplied into the source in place and divided out of the result, so that what is transparent
 /// lends no colour to its neighbours, and no copy is made for it.
 pub(super) fn resize(pixels: Pixels, width: u32, height: u32) -> Result<Pixels, MediaError> {
-    let Pixels {
-        width: from_width,
-        height: from_height,
-        bytes,
-        layout,
-        reach,
-    } = pixels;
-    if (from_width, from_height) == (width, height) {
-        return Ok(Pixels {
-            width,
-            height,
-            bytes,
-            layout,
-            reach,
-        });
+    if (pixels.width, pixels.height) == (width, height) {
+        return Ok(pixels);
     }
-    let has_alpha = matches!(layout, PixelType::U8x2 | PixelType::U8x4);
-    let mut from =
-        Image::from_vec_u8(from_width, from_height, bytes, layout).map_err(MediaError::corrupt)?;
-    let mut to = Image::new(width, height, layout);
-    let alpha = MulDiv::new();
-    if has_alpha {
-        alpha
+    let Pixels { layout, reach, .. } = pixels;
+    let mut from = Image::from_vec_u8(pixels.width, pixels.height, pixels.bytes, layout)
+        .map_err(MediaError::corrupt)?;
+    if has_alpha(layout) {
+        MulDiv::new()
             .multiply_alpha_inplace(&mut from)
             .map_err(MediaError::corrupt)?;
     }
+    convolve(&from, layout, reach, (width, height))
+}
+
+/// Does the same to pixels that are kept. They are copied only where alpha is multiplied into them.
+fn resize_kept(pixels: &Pixels, width: u32, height: u32) -> Result<Pixels, MediaError> {
+    let Pixels { layout, reach, .. } = *pixels;
+    if has_alpha(layout) || (pixels.width, pixels.height) == (width, height) {
+        return resize(pixels.clone(), width, height);
+    }
+    let from = ImageRef::new(pixels.width, pixels.height, &pixels.bytes, layout)
+        .map_err(MediaError::corrupt)?;
+    convolve(&from, layout, reach, (width, height))
+}
+
+fn has_alpha(layout: PixelType) -> bool {
+    matches!(layout, PixelType::U8x2 | PixelType::U8x4)
+}
+
+/// `from` has alpha multiplied in; the result has not.
+fn convolve(
+    from: &impl IntoImageView,
+    layout: PixelType,
+    reach: (f64, f64),
+    (width, height): (u32, u32),
+) -> Result<Pixels, MediaError> {
+    let mut to = Image::new(width, height, layout);
     let options = ResizeOptions::new()
         .resize_alg(ResizeAlg::Convolution(FilterType::Lanczos3))
         .crop(0.0, 0.0, reach.0, reach.1)
         .use_alpha(false);
     Resizer::new()
-        .resize(&from, &mut to, &options)
+        .resize(from, &mut to, &options)
         .map_err(MediaError::corrupt)?;
-    if has_alpha {
-        alpha
+    if has_alpha(layout) {
+        MulDiv::new()
             .divide_alpha_inplace(&mut to)
             .map_err(MediaError::corrupt)?;
     }
@@ -325,9 +384,24 @@ impl fmt::Display for MediaError {
             Self::NotAnImage => f.write_str("no picture"),
             Self::UnsupportedImage => f.write_str("a picture of a kind that is not decoded"),
             Self::TooManyPixels { pixels, pixels_max } => {
-                write!(f, "{pixels} pixels, more than {pixels_max}")
+                write!(
+                    f,
+                    "{pixels} pixels, more than thumbnails.pixels_max, {pixels_max}"
+                )
             }
+            Self::TooManyScans {
+                samples,
+                samples_max,
+            } => write!(
+                f,
+                "the scans of a JPEG read {samples} samples, more than {samples_max} (ten times thumbnails.pixels_max)"
+            ),
+            Self::TooMuchMemory { bytes, bytes_max } => write!(
+                f,
+                "decoding needs {bytes} bytes of memory, more than thumbnails.decode_bytes_max, {bytes_max}"
+            ),
             Self::Corrupt(_) => f.write_str("a damaged picture"),
+            Self::Unreadable(_) => f.write_str("the picture could not be read"),
             Self::Cancelled => f.write_str("cancelled"),
         }
     }
@@ -337,6 +411,7 @@ impl std::error::Error for MediaError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Corrupt(source) => Some(&**source),
+            Self::Unreadable(source) => Some(source),
             _ => None,
         }
     }

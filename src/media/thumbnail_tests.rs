@@ -8,12 +8,24 @@ use image::{
     DynamicImage, ImageFormat, RgbaImage, codecs::jpeg::JpegEncoder, imageops::FilterType,
 };
 
-use super::thumbnail::{
-    BoundingBox, Bounds, MediaError, Outcome, Thumbnail, decode_cost_bytes, thumbnail,
+use super::{
+    cost::Plan,
+    decode::decode,
+    thumbnail::{
+        BoundingBox, Bounds, Header, MediaError, Outcome, Thumbnail, is_small_enough, reduce,
+        shrink, step, thumbnail,
+    },
 };
 
-const BOUNDS: Bounds = Bounds {
+#[path = "../../tests/it/support/scans.rs"]
+#[allow(unreachable_pub, reason = "the tests in `tests/it` share it")]
+mod scans;
+
+use scans::{HALVED, INKS, WHOLE};
+
+pub(super) const BOUNDS: Bounds = Bounds {
     pixels_max: 40_000_000,
+    memory_bytes_max: 384 << 20,
 };
 const FIT: BoundingBox = BoundingBox {
     width: 96,
@@ -26,6 +38,10 @@ fn folder() -> PathBuf {
 
 pub(super) fn fixture(name: &str) -> Vec<u8> {
     fs::read(folder().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+pub(super) fn header(source: &[u8]) -> Header {
+    Header::read(&source, &BOUNDS).unwrap()
 }
 
 pub(super) fn made(source: &[u8], fit: BoundingBox) -> Thumbnail {
@@ -187,10 +203,9 @@ fn a_large_jpeg_is_decoded_smaller_and_shows_the_same() {
                 .write_with_encoder(JpegEncoder::new_with_quality(&mut source, 85))
                 .unwrap();
             let about = format!("{width} x {height}, {:?}", picture.color());
-            let kind = super::sniff::sniff(&source);
-            let header = super::dimensions::header(&source, kind).unwrap();
             let least = (width / 9, height / 9);
-            let pixels = super::decode::decode(&source, kind, &header, least).unwrap();
+            let plan = Plan::of_least(&header(&source), least);
+            let pixels = decode(&source, &plan).unwrap();
             assert!(pixels.width <= width.div_ceil(4), "{about}");
             assert!(
                 pixels.width >= least.0 && pixels.height >= least.1,
@@ -345,11 +360,6 @@ fn a_bomb_is_refused_by_its_header() {
             matches!(result, Err(MediaError::TooManyPixels { .. })),
             "{name}: {result:?}"
         );
-        let cost = decode_cost_bytes(source, &BOUNDS);
-        assert!(
-            matches!(cost, Err(MediaError::TooManyPixels { .. })),
-            "{name}: {cost:?}"
-        );
     };
     let patched = |name: &str, patches: &[(usize, &[u8])]| {
         let mut source = fixture(name);
@@ -452,6 +462,7 @@ fn a_mutated_picture_is_a_thumbnail_or_an_error_and_never_a_panic() {
         .unwrap_or(150_u64);
     let bounds = Bounds {
         pixels_max: 500_000,
+        ..BOUNDS
     };
     let mut names: Vec<PathBuf> = fs::read_dir(folder())
         .unwrap()
@@ -466,12 +477,13 @@ fn a_mutated_picture_is_a_thumbnail_or_an_error_and_never_a_panic() {
             let mut source = original.clone();
             mutate(&mut source, seed);
             let outcome = panic::catch_unwind(|| {
-                let _ = decode_cost_bytes(
-                    &source,
-                    &Bounds {
-                        pixels_max: 64_000_000,
-                    },
-                );
+                let large = Bounds {
+                    pixels_max: 64_000_000,
+                    ..BOUNDS
+                };
+                if let Ok(header) = Header::read(&source.as_slice(), &large) {
+                    let _ = Plan::new(&header, FIT, &large);
+                }
                 let _ = thumbnail(&source, FIT, &bounds, &|| false);
             });
             assert!(
@@ -514,5 +526,199 @@ fn mutate(source: &mut Vec<u8>, seed: u64) {
         if source.len() < 20 {
             return;
         }
+    }
+}
+
+#[test]
+fn refuses_too_many_scans_of_pixels() {
+    let check = |(width, height): (u16, u16), sampling: &[u8], scans: u32, is_made: bool| {
+        let about = format!("{scans} scans of {width} × {height}, {sampling:x?}");
+        let source = scans::progressive(width, height, sampling, scans);
+        let read = Header::read(&source.as_slice(), &BOUNDS);
+        match read {
+            Ok(_) => assert!(is_made, "{about}"),
+            Err(MediaError::TooManyScans { .. }) => assert!(!is_made, "{about}"),
+            Err(error) => panic!("{about}: {error}"),
+        }
+    };
+    // 1.5 samples for a pixel in the first scan, 1 in each of the others.
+    check((8000, 5000), HALVED, 9, true);
+    check((8000, 5000), HALVED, 11, false);
+    check((8000, 5000), WHOLE, 32, false);
+    check((1000, 1000), WHOLE, 32, true);
+    // Those that the picture names again, and those of components that it has not, are no way round.
+    let mut source = scans::progressive(8000, 5000, HALVED, 9);
+    source.truncate(source.len() - 2);
+    for _ in 0..3 {
+        let again = scans::progressive(8000, 5000, HALVED, 1);
+        let scan = again.windows(2).position(|at| at == b"\xff\xda").unwrap();
+        source.extend(&again[scan..again.len() - 2]);
+    }
+    source.extend(b"\xff\xd9");
+    let read = Header::read(&source.as_slice(), &BOUNDS);
+    assert!(
+        matches!(read, Err(MediaError::TooManyScans { .. })),
+        "{read:?}"
+    );
+}
+
+#[test]
+fn many_scans_of_few_pixels_are_decoded() {
+    for source in [
+        scans::progressive(640, 480, HALVED, 32),
+        scans::progressive(640, 480, WHOLE, 10),
+        scans::baseline(640, 480, HALVED),
+        scans::baseline(640, 480, INKS),
+        scans::progressive(640, 480, INKS, 2),
+        scans::empty(640, 480),
+    ] {
+        let Ok(header) = Header::read(&source.as_slice(), &BOUNDS) else {
+            panic!("its header is refused");
+        };
+        let plan = Plan::new(&header, FIT, &BOUNDS).unwrap();
+        let thumbnail =
+            super::thumbnail::finish(reduce(&source, &plan, &|| false).unwrap(), &header);
+        let picture = pixels(&thumbnail.unwrap());
+        assert_eq!(picture.dimensions(), (96, 72));
+        let shade = picture.pixels().next().unwrap().0[0];
+        assert!(picture.pixels().all(|pixel| pixel.0[0].abs_diff(shade) < 3));
+    }
+}
+
+#[test]
+fn refuses_what_needs_more_memory_than_there_is() {
+    let tight = Bounds {
+        memory_bytes_max: 8 << 20,
+        ..BOUNDS
+    };
+    for (name, is_made) in [("baseline.jpg", true), ("rgb.png", true)] {
+        let source = fixture(name);
+        let outcome = thumbnail(&source, FIT, &tight, &|| false);
+        assert_eq!(outcome.is_ok(), is_made, "{name}");
+    }
+    let source = scans::progressive(2000, 2000, WHOLE, 3);
+    let refused = thumbnail(&source, FIT, &tight, &|| panic!("it is not decoded"));
+    let Err(MediaError::TooMuchMemory { bytes, bytes_max }) = refused else {
+        panic!("{refused:?}");
+    };
+    assert!(bytes > bytes_max && bytes_max == 8 << 20);
+    let enough = Bounds {
+        memory_bytes_max: bytes,
+        ..BOUNDS
+    };
+    assert!(thumbnail(&source, FIT, &enough, &|| false).is_ok());
+}
+
+#[test]
+fn real_photos_fit_the_default_memory() {
+    let bounds = Bounds {
+        pixels_max: 64_000_000,
+        ..BOUNDS
+    };
+    let large = BoundingBox {
+        width: 2048,
+        height: 2048,
+    };
+    for (about, source, fits) in [
+        (
+            "64 MP, as phones write them",
+            scans::baseline(8000, 8000, HALVED),
+            true,
+        ),
+        (
+            "50 MP, chroma whole",
+            scans::baseline(8160, 6120, WHOLE),
+            true,
+        ),
+        (
+            "50 MP, progressive",
+            scans::progressive(8160, 6120, HALVED, 10),
+            true,
+        ),
+        (
+            "24 MP, progressive, chroma whole",
+            scans::progressive(6000, 4000, WHOLE, 10),
+            true,
+        ),
+        (
+            "50 MP, progressive, chroma whole",
+            scans::progressive(8160, 6120, WHOLE, 9),
+            false,
+        ),
+    ] {
+        let mut source = source;
+        let end = source.len();
+        // As many bytes as an upload may have.
+        source.splice(end - 2..end - 2, vec![0; (10 << 20) - end]);
+        let header = Header::read(&source.as_slice(), &bounds).unwrap();
+        for fit in [FIT, large] {
+            let plan = Plan::new(&header, fit, &bounds);
+            assert_eq!(plan.is_ok(), fits, "{about}, {fit:?}: {plan:?}");
+        }
+    }
+}
+
+#[test]
+fn an_original_of_many_pixels_is_no_thumbnail() {
+    // Few bytes, and a thumbnail of many more.
+    let source = scans::progressive(4000, 3000, HALVED, 1);
+    assert!(!is_small_enough(&header(&source)));
+    let full = BoundingBox {
+        width: 2048,
+        height: 2048,
+    };
+    let outcome = thumbnail(&source, full, &BOUNDS, &|| false).unwrap();
+    let Outcome::Made(made) = outcome else {
+        panic!("{} bytes stand for {outcome:?}", source.len());
+    };
+    assert_eq!((made.width, made.height), (2048, 1536));
+    for (name, side) in [("baseline.jpg", 240), ("rgb.png", 1)] {
+        assert!(is_small_enough(&header(&fixture(name))), "{name}, {side}");
+    }
+}
+
+#[test]
+fn a_size_is_shrunk_from_one_of_few() {
+    let source = fixture("../photo.jpg");
+    let header = header(&source);
+    let mut steps = std::collections::BTreeSet::new();
+    for side in 1..=2048 {
+        let fit = BoundingBox {
+            width: side,
+            height: 2048,
+        };
+        let step = step(&header, fit);
+        steps.insert(step.width);
+        assert!(step.width >= side.min(header.width), "{side}");
+        assert!(step.width >= (2 * side).min(header.width), "{side}");
+    }
+    assert_eq!(steps.len(), 7, "{steps:?}");
+    for fit in [
+        (1, 1),
+        (100, 100),
+        (2048, 60),
+        (301, 2048),
+        (700, 700),
+        (1500, 1500),
+        (2048, 2048),
+    ] {
+        let fit = BoundingBox {
+            width: fit.0,
+            height: fit.1,
+        };
+        let shrunk_from = Plan::new(&header, step(&header, fit), &BOUNDS).unwrap();
+        let reduced = reduce(&source, &shrunk_from, &|| false).unwrap();
+        let shrunk = shrink(&reduced, fit, &header).unwrap();
+        let plan = Plan::new(&header, fit, &BOUNDS).unwrap();
+        let direct = reduce(&source, &plan, &|| false).unwrap();
+        let direct = super::thumbnail::finish(direct, &header).unwrap();
+        assert_eq!(
+            (shrunk.width, shrunk.height),
+            (direct.width, direct.height),
+            "{fit:?}"
+        );
+        let difference = difference(&pixels(&shrunk), &pixels(&direct));
+        assert!(difference < 2.0, "{fit:?}: {difference:.2}");
+        assert!(shrunk_from.shrink_cost_bytes(fit) > reduced.bytes());
     }
 }

@@ -189,6 +189,17 @@ impl Scrape {
             "decode_places",
             "Places to decode.",
             pools.map(|(name, pool)| ([("pool", name)], pool.places as u64)),
+        )?;
+        families.counter(
+            "decode_refusals",
+            "Calls that were refused a place to decode.",
+            pools.into_iter().flat_map(|(name, pool)| {
+                let sample = |reason, count| ([("pool", name), ("reason", reason)], count);
+                [
+                    sample("queue_full", pool.refused_full),
+                    sample("timed_out", pool.refused_late),
+                ]
+            }),
         )
     }
 

@@ -9,6 +9,8 @@ fn levels() -> Levels {
         waiting: 1,
         busy: 2,
         places: 3,
+        refused_full: 13,
+        refused_late: 14,
     };
     Levels {
         files: FileLevels {

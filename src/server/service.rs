@@ -14,7 +14,7 @@ use std::{
 };
 
 use hyper::{
-    Request, Response, StatusCode,
+    HeaderMap, Request, Response, StatusCode,
     body::{Body as _, Incoming},
     header::{self, HeaderValue},
     http::request::Parts,
@@ -169,12 +169,13 @@ impl Service {
             method: &head.method,
             target: &target,
             id: self.request_ids.fetch_add(1, Ordering::Relaxed),
+            client: self.client(connection, &head.headers),
             is_tls: connection.is_tls,
             headers: &head.headers,
             now: self.api.clock.now(),
             started,
         };
-        let client = self.client(connection, &call);
+        let client = call.client;
         if checked.is_err() {
             // Whatever follows on this connection may be somebody's idea of this request's body.
             connection.set_linger();
@@ -276,7 +277,7 @@ impl Service {
     }
 
     /// Whom the call comes from. Warns once of a proxy that the configuration does not know.
-    fn client(&self, connection: &ConnectionInfo, call: &Call<'_>) -> IpAddr {
+    fn client(&self, connection: &ConnectionInfo, headers: &HeaderMap) -> IpAddr {
         let Config {
             trusted_proxies,
             forwarded_header,
@@ -284,7 +285,7 @@ impl Service {
         } = &self.config;
         let found = client_address(
             (!connection.is_local).then(|| connection.peer.ip()),
-            call.headers,
+            headers,
             trusted_proxies,
             *forwarded_header,
         );

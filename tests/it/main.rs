@@ -35,4 +35,5 @@ mod restart;
 mod retention;
 mod shutdown;
 mod store;
+mod thumbnails;
 mod tidy;

@@ -120,13 +120,14 @@ impl View {
 
     async fn make(self, context: &Context<'_>, file: Arc<OpenFile>) -> Result<Content> {
         let files = &context.api.files;
+        let claimant = context.call.claimant(context.tenant);
         match self {
             Self::Stored => Ok(Content::Original(file)),
             Self::Thumbnail => {
-                let made = files.thumbnail(&file, None).await?;
+                let made = files.thumbnail(&file, None, claimant).await?;
                 Ok(Content::of(made, file))
             }
-            Self::Mp3(wish) => match files.voice(&file, VoiceFormat::Mp3).await {
+            Self::Mp3(wish) => match files.voice(&file, VoiceFormat::Mp3, claimant).await {
                 // It said that anything else will do, too.
                 Err(error) if error.kind() == Kind::NotConvertible && wish == Mp3Wish::Rather => {
                     Ok(Content::Original(file))

@@ -230,13 +230,14 @@ impl View {
 
     async fn make(&self, context: &Context<'_>, key: Key, file: Arc<OpenFile>) -> Result<Content> {
         let files = &context.api.files;
+        let claimant = context.call.claimant(context.tenant);
         if self.wants_picture {
-            let made = files.thumbnail(&file, self.fit).await?;
+            let made = files.thumbnail(&file, self.fit, claimant).await?;
             return Ok(Content::of(made, file));
         }
         match self.format.filter(|_| is_voice(key, &file)) {
             Some(format) => {
-                let made = files.voice(&file, format).await?;
+                let made = files.voice(&file, format, claimant).await?;
                 Ok(Content::of(made, file))
             }
             None => Ok(Content::Original(file)),

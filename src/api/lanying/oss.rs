@@ -263,6 +263,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(header::HOST, HeaderValue::from_static(host));
         let call = Call {
+            client: std::net::Ipv4Addr::LOCALHOST.into(),
             is_tls: false,
             method: &Method::POST,
             target: &Target::new(Uri::from_static("/file/oss/welovemaxim")),

@@ -1,6 +1,8 @@
-//! What was made and what could not be made, in memory. Key, bound and staleness of both: `derive.rs`.
+//! Caches in memory: what was made, what other sizes are shrunk from, and what could not be made.
+//!
+//! Key, bound and staleness of each: `derive.rs`.
 
-use std::{sync::Arc, time::Duration};
+use std::{hash::Hash, sync::Arc, time::Duration};
 
 use quick_cache::{
     DefaultHashBuilder, OptionsBuilder, Weighter,
@@ -10,7 +12,8 @@ use quick_cache::{
 use super::Derivative;
 use crate::{
     error::{Error, Kind, Result},
-    store::{DerivedName, Key, ObjectId},
+    media::thumbnail::Reduced,
+    store::{DerivedName, ObjectId},
     time::{Clock, Timestamp},
 };
 
@@ -19,13 +22,22 @@ const FAILURES_MAX: usize = 16_384;
 /// What an entry without a body weighs.
 const ENTRY_BYTES: u64 = 256;
 
-pub(super) type Made = Cache<(Key, DerivedName), Derivative, Weight>;
+/// By object, not by key: a forwarded object shares what was made of it.
+pub(super) type Made = Cache<(ObjectId, DerivedName), Derivative, Weight>;
+/// Pictures that sizes are shrunk from, by object and side of their box.
+pub(super) type Reductions = Cache<(ObjectId, u32), Arc<Reduced>, Weight>;
 
 #[derive(Clone)]
 pub(in crate::files) struct Weight;
 
-impl Weighter<(Key, DerivedName), Derivative> for Weight {
-    fn weight(&self, _: &(Key, DerivedName), derivative: &Derivative) -> u64 {
+impl Weighter<(ObjectId, u32), Arc<Reduced>> for Weight {
+    fn weight(&self, _: &(ObjectId, u32), reduced: &Arc<Reduced>) -> u64 {
+        reduced.bytes() + ENTRY_BYTES
+    }
+}
+
+impl Weighter<(ObjectId, DerivedName), Derivative> for Weight {
+    fn weight(&self, _: &(ObjectId, DerivedName), derivative: &Derivative) -> u64 {
         match derivative {
             Derivative::Made(file) => file.bytes.len() as u64 + ENTRY_BYTES,
             Derivative::Original => ENTRY_BYTES,
@@ -33,16 +45,29 @@ impl Weighter<(Key, DerivedName), Derivative> for Weight {
     }
 }
 
-/// Shards so large that a derivative of any size has a place: the map keeps nothing larger than its shard.
 pub(super) fn made(bytes_max: u64) -> Made {
     /// What a thumbnail of 170 × 170 takes, for the map's first size.
     const TYPICAL_BYTES: u64 = 8 << 10;
+    cache(bytes_max, TYPICAL_BYTES)
+}
+
+pub(super) fn reductions(bytes_max: u64) -> Reductions {
+    /// 512 × 384 pixels.
+    const TYPICAL_BYTES: u64 = 576 << 10;
+    cache(bytes_max, TYPICAL_BYTES)
+}
+
+/// Shards so large that a derivative of any size has a place: the map keeps nothing larger than its shard.
+fn cache<K: Eq + Hash, V: Clone>(bytes_max: u64, typical_bytes: u64) -> Cache<K, V, Weight>
+where
+    Weight: Weighter<K, V>,
+{
     const SHARD_BYTES: u64 = 16 << 20;
     const SHARDS_MAX: u64 = 64;
     let shards = (bytes_max / SHARD_BYTES).clamp(1, SHARDS_MAX);
-    let estimate = usize::try_from(bytes_max / TYPICAL_BYTES).unwrap_or(usize::MAX);
+    let estimate = usize::try_from(bytes_max / typical_bytes).unwrap_or(usize::MAX);
     let options = OptionsBuilder::new()
-        .estimated_items_capacity(estimate)
+        .estimated_items_capacity(estimate.max(1))
         .weight_capacity(bytes_max)
         .shards(usize::try_from(shards).unwrap_or(1))
         .build()
@@ -57,7 +82,7 @@ pub(super) fn made(bytes_max: u64) -> Made {
 
 /// What cannot be made, for a while.
 pub(super) struct Failures {
-    cache: Cache<(Key, Making), Failure>,
+    cache: Cache<(ObjectId, Making), Failure>,
     memory: Duration,
     clock: Clock,
 }
@@ -101,8 +126,8 @@ impl Failures {
 
     /// # Errors
     /// The one that is remembered.
-    pub(super) fn check(&self, key: Key, name: DerivedName) -> Result<()> {
-        let failure_key = (key, Making::of(name));
+    pub(super) fn check(&self, id: ObjectId, name: DerivedName) -> Result<()> {
+        let failure_key = (id, Making::of(name));
         match self.cache.get(&failure_key) {
             Some(failure) if self.clock.now() < failure.until => Err(failure.into()),
             Some(_) => {
@@ -113,22 +138,23 @@ impl Failures {
         }
     }
 
-    /// Remembers what is the file's fault; anything else may go well the next time.
-    pub(super) fn remember(&self, key: Key, name: DerivedName, error: &Error) {
+    /// Remembers what is the file's fault; anything else may go well the next time. The reason is logged: it names the
+    /// setting where one is too small.
+    pub(super) fn remember(&self, id: ObjectId, name: DerivedName, error: &Error) {
         if !matches!(error.kind(), Kind::NoThumbnail | Kind::NotConvertible) {
             return;
         }
-        tracing::info!(id = %key.id, %error, "no derivative can be made");
+        tracing::info!(%id, %error, "no derivative can be made");
         let failure = Failure {
             kind: error.kind(),
             text: error.public_text().map(Arc::from),
             until: self.clock.now().plus(self.memory),
         };
-        self.cache.insert((key, Making::of(name)), failure);
+        self.cache.insert((id, Making::of(name)), failure);
     }
 
     pub(super) fn forget(&self, id: ObjectId) {
-        self.cache.retain(|(failed, _), _| failed.id != id);
+        self.cache.retain(|(failed, _), _| *failed != id);
     }
 }
 
@@ -149,7 +175,7 @@ mod tests {
     use super::*;
     use crate::{
         files::derive::DerivedFile,
-        store::{BoundingBox, Class, Derived},
+        store::{BoundingBox, Derived},
     };
 
     fn derivative(len: usize) -> Derivative {
@@ -166,11 +192,8 @@ mod tests {
         })
     }
 
-    fn key(last: u8) -> Key {
-        Key::of(
-            Class::Video,
-            ObjectId::new(Timestamp::from_ms(1_795_000_123_456), &[last; 10]),
-        )
+    fn id(last: u8) -> ObjectId {
+        ObjectId::new(Timestamp::from_ms(1_795_000_123_456), &[last; 10])
     }
 
     #[test]
@@ -179,7 +202,7 @@ mod tests {
             let made = made(bytes_max);
             for side in 1..=2000 {
                 for name in [thumbnail(side), DerivedName::Frame, DerivedName::Mp3] {
-                    made.insert((key(side as u8), name), derivative(50_000));
+                    made.insert((id(side as u8), name), derivative(50_000));
                     assert!(made.weight() <= bytes_max, "{} {name}", made.weight());
                 }
             }
@@ -192,7 +215,7 @@ mod tests {
         let made = made(64 << 20);
         // As large as a voice of ten minutes, or a picture of 2048 × 2048 pixels of noise.
         for (number, len) in [2_400_000, 4_300_000, 8 << 20].into_iter().enumerate() {
-            let entry = (key(number as u8), DerivedName::Mp3);
+            let entry = (id(number as u8), DerivedName::Mp3);
             made.insert(entry, derivative(len));
             assert!(made.get(&entry).is_some(), "{len}");
         }
@@ -203,23 +226,23 @@ mod tests {
         let clock = Clock::adjustable();
         let failures = Failures::new(Duration::from_secs(60), clock.clone());
         let error = Error::new(Kind::NoThumbnail).public("broken");
-        failures.remember(key(1), thumbnail(170), &error);
+        failures.remember(id(1), thumbnail(170), &error);
         failures.remember(
-            key(2),
+            id(2),
             DerivedName::Mp3,
             &Kind::Unavailable(Duration::ZERO).into(),
         );
-        let told = failures.check(key(1), thumbnail(90)).unwrap_err();
+        let told = failures.check(id(1), thumbnail(90)).unwrap_err();
         assert_eq!(
             (told.kind(), told.public_text()),
             (Kind::NoThumbnail, Some("broken"))
         );
-        assert!(failures.check(key(1), DerivedName::Frame).is_ok());
+        assert!(failures.check(id(1), DerivedName::Frame).is_ok());
         assert!(
-            failures.check(key(2), DerivedName::Mp3).is_ok(),
+            failures.check(id(2), DerivedName::Mp3).is_ok(),
             "no fault of the file"
         );
         clock.advance(60_000);
-        assert!(failures.check(key(1), thumbnail(90)).is_ok());
+        assert!(failures.check(id(1), thumbnail(90)).is_ok());
     }
 }

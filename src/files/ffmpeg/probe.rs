@@ -17,6 +17,7 @@ use super::{
 /// Of each of the two questions. The first start after a boot reads 200 libraries from the disk.
 const LIMITS: Limits = Limits {
     timeout: Duration::from_secs(5),
+    cpu_seconds_max: 5,
     memory_bytes_max: 1 << 30,
     // The lists have 20 KB.
     output_bytes_max: 1 << 20,

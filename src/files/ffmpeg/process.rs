@@ -47,6 +47,8 @@ const ENVIRONMENT: [&str; 2] = ["PATH", "LD_LIBRARY_PATH"];
 pub(super) struct Limits {
     /// Wall time from the start to the end.
     pub(super) timeout: Duration,
+    /// Seconds of CPU. Not lower where other programs take the CPU, as the wall time is.
+    pub(super) cpu_seconds_max: u64,
     /// Address space, in bytes.
     pub(super) memory_bytes_max: u64,
     /// Bytes of standard output.
@@ -222,11 +224,9 @@ fn live(
 ///
 /// Processes are not limited: the kernel counts all threads of a user, ours too.
 fn limit(pid: Pid, limits: Limits) -> io::Result<()> {
-    // One thread cannot use more CPU than wall time; this is for a program that outlives this one.
-    let cpu_seconds_max = limits.timeout.as_secs().saturating_add(1);
     for (resource, max) in [
         (Resource::As, limits.memory_bytes_max),
-        (Resource::Cpu, cpu_seconds_max),
+        (Resource::Cpu, limits.cpu_seconds_max),
         (Resource::Fsize, 0),
         (Resource::Core, 0),
         (Resource::Nofile, OPEN_FILES_MAX),

@@ -21,6 +21,10 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// Long enough for a fake to get to its point on a busy machine.
 const FAKE_TIMEOUT: Duration = Duration::from_secs(2);
 
+fn claimant() -> Claimant {
+    Claimant::new(0, std::net::Ipv4Addr::LOCALHOST.into())
+}
+
 fn real() -> Ffmpeg {
     let ffmpeg = Ffmpeg::probe(&Config {
         timeout: Duration::from_secs(60),
@@ -156,7 +160,9 @@ fn assert_refused<T: std::fmt::Debug>(result: Result<T>, kind: Kind, text: &str)
 async fn frame_of(ffmpeg: &Ffmpeg, video: &[u8], kind: Sniffed) -> Result<Vec<u8>> {
     let file = Stored::new(video);
     let input = file.open();
-    ffmpeg.first_frame(input, file.len, kind, PIXELS_MAX).await
+    ffmpeg
+        .first_frame(input, file.len, kind, PIXELS_MAX, claimant())
+        .await
 }
 
 async fn voice_from(
@@ -166,7 +172,9 @@ async fn voice_from(
     to: VoiceFormat,
 ) -> Result<Vec<u8>> {
     let file = Stored::new(voice);
-    ffmpeg.voice(file.open(), file.len, from, to).await
+    ffmpeg
+        .voice(file.open(), file.len, from, to, claimant())
+        .await
 }
 
 #[tokio::test]
@@ -263,7 +271,7 @@ async fn what_is_no_video_or_broken_or_too_large_has_no_frame() {
     let file = Stored::new(&whole);
     for (pixels_max, is_made) in [(320 * 240, true), (320 * 239, false)] {
         let frame = ffmpeg
-            .first_frame(file.open(), file.len, Sniffed::Mp4, pixels_max)
+            .first_frame(file.open(), file.len, Sniffed::Mp4, pixels_max, claimant())
             .await;
         assert_eq!(frame.is_ok(), is_made, "{pixels_max}: {frame:?}");
     }
@@ -279,7 +287,7 @@ async fn the_file_is_read_without_its_name_and_its_offset_stays() {
     fs::remove_file(&file.path).unwrap();
     let input = ours.try_clone().unwrap();
     let frame = ffmpeg
-        .first_frame(input, file.len, Sniffed::Mp4, PIXELS_MAX)
+        .first_frame(input, file.len, Sniffed::Mp4, PIXELS_MAX, claimant())
         .await;
     assert_picture(&frame.unwrap(), 320, 240);
     assert_eq!(ours.stream_position().unwrap(), 5);
@@ -631,7 +639,7 @@ async fn a_future_dropped_at_once_leaves_no_process() {
         );
     }
     // The only place is free when the process is reaped.
-    let place = tokio::time::timeout(DEADLINE, ffmpeg.pool.enter()).await;
+    let place = tokio::time::timeout(DEADLINE, ffmpeg.pool.enter(claimant(), 0)).await;
     let _place = place.unwrap().unwrap();
     let pids = fake.pids();
     until("all are gone", || !pids.iter().any(|pid| is_alive(*pid))).await;
@@ -713,7 +721,7 @@ async fn memory_and_all_else_is_limited() {
     assert!(shown.contains("started in /.\n"), "{shown}");
     for (name, limit) in [
         ("Max address space", "1073741824"),
-        ("Max cpu time", "31"),
+        ("Max cpu time", "10"),
         ("Max file size", "0"),
         ("Max core file size", "0"),
         ("Max open files", "32"),

@@ -10,6 +10,7 @@ pub mod lanying;
 pub mod media;
 pub mod process;
 mod random;
+pub mod scans;
 mod sockets;
 
 pub use client::{Answer, Connection, head, read_answer};
