@@ -121,6 +121,10 @@ pub struct Connections {
     pub open: Gauge,
     /// Accepted, and closed before HTTP.
     refused: [Counter; ConnectionRefusal::COUNT],
+    /// Ended by the server against the client's will.
+    cut: [Counter; ConnectionCut::COUNT],
+    /// HTTP/2 streams that were reset because their client took nothing of the answer.
+    pub streams_stalled: Counter,
 }
 
 label! {
@@ -135,7 +139,38 @@ label! {
     }
 }
 
+label! {
+    /// Why the server ended a connection that spoke HTTP.
+    pub enum ConnectionCut {
+        /// No request came within the idle time-out.
+        Idle = "idle",
+        /// A request's head began and did not end in time.
+        Header = "header",
+        /// The client acknowledged too little of an answer.
+        WriteStall = "write_stall",
+        /// The client took back more requests in a second than it may.
+        Resets = "resets",
+        /// It was idle when the server stopped.
+        ExitIdle = "exit_idle",
+        /// It had a request without an answer when the grace of a stop had passed.
+        ExitRequest = "exit_request",
+        /// Its answer was on the way when the grace of a stop had passed.
+        ExitAnswer = "exit_answer",
+    }
+}
+
 impl Connections {
+    /// Counts a connection that the server ends, and returns how many it has ended for this reason so far.
+    pub fn cut(&self, why: ConnectionCut) -> u64 {
+        self.cut[why.index()].add(1);
+        self.cuts(why)
+    }
+
+    /// Connections that the server has ended for this reason.
+    pub fn cuts(&self, why: ConnectionCut) -> u64 {
+        self.cut[why.index()].get()
+    }
+
     /// Counts one that was closed.
     pub fn refuse(&self, why: ConnectionRefusal) {
         self.refused[why.index()].add(1);

@@ -11,8 +11,8 @@ use prometheus_client::{
 };
 
 use super::{
-    ConnectionRefusal, Derivations, Derived, Levels, Lookup, Metrics, Source, Synced,
-    durations::Distribution, requests::RouteNumbers,
+    ConnectionCut, ConnectionRefusal, Derivations, Derived, Levels, Lookup, Metrics, Source,
+    Synced, durations::Distribution, requests::RouteNumbers,
 };
 
 /// The media type of [`Metrics::render`]'s text.
@@ -137,6 +137,18 @@ impl Scrape {
             ConnectionRefusal::ALL
                 .iter()
                 .map(|&why| ([("reason", why.name())], connections.refused(why))),
+        )?;
+        families.counter(
+            "connections_cut",
+            "Connections that the server ended, by why.",
+            ConnectionCut::ALL
+                .iter()
+                .map(|&why| ([("reason", why.name())], connections.cuts(why))),
+        )?;
+        families.counter(
+            "http2_streams_stalled",
+            "HTTP/2 streams reset because the client took nothing of the answer.",
+            [([], connections.streams_stalled.get())],
         )?;
         families.level(
             "connections_open",

@@ -3,8 +3,10 @@
 //! It knows no route and no dialect. Malformed heads are hyper's to refuse (400, 414, 431, without a body).
 //! How long a request's body may take is the handler's to bound; the rest of the time-outs are here.
 
+mod cut;
 mod http1;
 mod http2;
+mod linger;
 
 use std::{
     future::{Future, poll_fn},
@@ -12,7 +14,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -26,6 +28,7 @@ use ipnet::IpNet;
 use tokio_rustls::server::TlsStream;
 use tracing::debug;
 
+use self::cut::{Counted, ExitCount, Unanswered};
 use super::{
     deadlines::{Progress, Watchdog},
     proxy_protocol::{self, Parsed},
@@ -36,7 +39,7 @@ use super::{
 };
 use crate::{
     files::{LendTo, Lent},
-    metrics::{ConnectionRefusal, Connections},
+    metrics::{ConnectionCut, ConnectionRefusal, Connections},
     time::Clock,
 };
 
@@ -48,9 +51,11 @@ pub struct Config {
     /// Without a request: after the last answer, or after connecting. Above a load balancer's (75 s at
     /// most in common ones), or it sends a request into a connection that is being closed.
     pub idle_timeout: Duration,
-    /// With an answer to send and no byte of it taken by the peer.
+    /// How long the client may acknowledge nothing of an answer that was sent to it. Twelve times as long where
+    /// its receive window is closed and it has taken much before (`stall.rs`).
     pub write_stall_timeout: Duration,
-    /// For reading on, without looking, after an answer that came before the end of the request.
+    /// For reading on, without looking, after an answer that came before the end of the request; from the moment
+    /// when the client has acknowledged the answer.
     pub linger_timeout: Duration,
     /// The same in bytes.
     pub linger_bytes_max: u64,
@@ -79,6 +84,7 @@ pub trait Handle: Send + Sync + 'static {
     type Body: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
         + LendTo
         + Send
+        + Unpin
         + 'static;
 
     /// Answers one request. If it answers without having read the whole body, it calls
@@ -105,6 +111,10 @@ pub struct ConnectionInfo {
     /// The client speaks TLS with us.
     pub is_tls: bool,
     linger: AtomicBool,
+    /// Requests that the handler works on.
+    unanswered: Unanswered,
+    /// Open streams of an HTTP/2 connection; `None` for HTTP/1.
+    streams: Option<AtomicUsize>,
     progress: Arc<Progress>,
     lent: Arc<Lent>,
 }
@@ -119,14 +129,12 @@ impl ConnectionInfo {
         self.linger.store(true, Ordering::Relaxed);
     }
 
-    /// Bytes received on this connection so far, heads included.
-    pub fn received_bytes(&self) -> u64 {
-        self.progress.received_bytes()
-    }
-
-    /// Bytes that the socket took so far, heads included.
-    pub fn sent_bytes(&self) -> u64 {
-        self.progress.sent_bytes()
+    /// An answer is on its way.
+    fn is_answering(&self) -> bool {
+        match &self.streams {
+            Some(open) => open.load(Ordering::Relaxed) > 0,
+            None => self.progress.is_busy(),
+        }
     }
 }
 
@@ -191,13 +199,26 @@ pub(super) async fn run<H: Handle>(
     // A client that connects early, or never speaks, costs its socket and this small future: what hyper
     // needs is made at the first byte, and boxed so that it is not part of this future's size.
     let mut first = [0; HTTP2_PREFACE.len()];
-    let spoke = tokio::select! {
-        biased;
-        () = shutdown.draining() => 0,
-        // Not `readable()`, which a new socket may answer without a byte being there: hyper was then built for
-        // every connection, and 10,000 that never spoke cost 192 MB.
-        peeked = socket.peek(&mut first) => peeked.unwrap_or(0),
-        () = poll_fn(|cx| watchdog.poll_passed(cx, Some(idle_deadline))) => 0,
+    let mut is_draining = false;
+    let spoke = loop {
+        tokio::select! {
+            biased;
+            // Not `readable()`, which a new socket may answer without a byte being there: hyper was then built for
+            // every connection, and 10,000 that never spoke cost 192 MB.
+            peeked = socket.peek(&mut first) => break peeked.unwrap_or(0),
+            () = shutdown.draining(), if !is_draining => {
+                is_draining = true;
+                // A request may be there of which the runtime has not told us yet. It is answered.
+                if !socket.queues().is_ok_and(|queues| queues.unread_bytes > 0) {
+                    entry.counts.cut(ConnectionCut::ExitIdle);
+                    break 0;
+                }
+            }
+            () = poll_fn(|cx| watchdog.poll_passed(cx, Some(idle_deadline))) => {
+                entry.counts.cut(ConnectionCut::Idle);
+                break 0;
+            }
+        }
     };
     if spoke == 0 {
         return;
@@ -229,43 +250,51 @@ pub(super) async fn run<H: Handle>(
             return;
         }
     }
-    let progress = Arc::new(Progress::new(
-        clock,
-        config.header_timeout,
-        config.write_stall_timeout,
-    ));
+    let progress = Arc::new(Progress::new(clock, config.header_timeout));
     let info = Arc::new(ConnectionInfo {
         peer,
         is_local,
         is_tls: matches!(spoken.over, Over::Tls(_)),
         linger: AtomicBool::new(false),
+        unanswered: Unanswered::default(),
+        streams: spoken.is_http2.then(AtomicUsize::default),
         progress,
         lent: Arc::default(),
     });
-    let (handler, info, config) = (handler, &info, &*config);
+    let exit = ExitCount::new(info.clone(), entry.counts.clone(), shutdown.clone());
+    let (handler, info, config, counts) = (handler, &info, &*config, &*entry.counts);
+    // Boxed one by one, so that this future is not as large as the largest of them.
     match (spoken.over, spoken.is_http2) {
         (Over::Socket(socket), false) => {
-            Box::pin(http1::serve(
-                socket, handler, info, config, watchdog, shutdown,
-            ))
+            let work = http1::serve(socket, handler, info, config, counts, watchdog, shutdown);
+            Counted {
+                exit,
+                work: Box::pin(work),
+            }
             .await;
         }
         (Over::Socket(socket), true) => {
-            Box::pin(http2::serve(
-                socket, handler, info, config, watchdog, shutdown,
-            ))
+            let work = http2::serve(socket, handler, info, config, counts, watchdog, shutdown);
+            Counted {
+                exit,
+                work: Box::pin(work),
+            }
             .await;
         }
         (Over::Tls(stream), false) => {
-            Box::pin(http1::serve(
-                *stream, handler, info, config, watchdog, shutdown,
-            ))
+            let work = http1::serve(*stream, handler, info, config, counts, watchdog, shutdown);
+            Counted {
+                exit,
+                work: Box::pin(work),
+            }
             .await;
         }
         (Over::Tls(stream), true) => {
-            Box::pin(http2::serve(
-                *stream, handler, info, config, watchdog, shutdown,
-            ))
+            let work = http2::serve(*stream, handler, info, config, counts, watchdog, shutdown);
+            Counted {
+                exit,
+                work: Box::pin(work),
+            }
             .await;
         }
     }

@@ -11,14 +11,17 @@ use std::{
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use rustix::{
-    io::Errno,
+    io::{Errno, ioctl_fionread},
     net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg},
 };
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest, ReadBuf},
     net::{TcpStream, UnixStream},
 };
 use tracing::debug;
+
+use super::send_queue::{self, SendQueue};
 
 /// Towards a proxy on this machine there is no network: pacing (BBR, where it is the system's choice) costs a
 /// timer for every few segments and gains nothing (decision 0010). Elsewhere the system's choice stands.
@@ -31,11 +34,40 @@ const LOCAL_SENDFILE_BYTES_MIN: usize = 32 << 10;
 /// and from 1 MB on the two are level (decision 0010).
 const REMOTE_SENDFILE_BYTES_MIN: usize = 512 << 10;
 
+/// Bytes that may wait in the kernel without having been sent (`TCP_NOTSENT_LOWAT`). Without a bound, a client that
+/// reads slowly or not at all holds up to 4 MB in the kernel (`tcp_wmem`), which for TLS and HTTP/2 is memory of its
+/// own. It is set on connections that write more than this, so that short ones do not pay the call; it cost nothing
+/// measurable at 1 and 9 MB (decision 0010).
+const UNSENT_BYTES_MAX: u32 = 512 << 10;
+
+/// What a reader of a Unix socket may have in hand without it showing: the kernel counts a buffer as unread until its
+/// last byte is read, and the largest has 52 KB.
+const UNIX_BUFFER_BYTES: u64 = 64 << 10;
+
 /// A connected socket. What was read ahead, to see what is spoken, is read again first.
 pub(super) struct Socket {
     io: Io,
     ahead: Bytes,
     sendfile_bytes_min: usize,
+    /// Taken by the kernel so far.
+    written_bytes: u64,
+    /// The kernel was told [`UNSENT_BYTES_MAX`], or cannot be.
+    is_unsent_limited: bool,
+}
+
+/// What a socket's kernel side holds, in both directions.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Queues {
+    /// Written so far, whether the peer has it or not.
+    pub(super) written_bytes: u64,
+    /// Of these, acknowledged by the peer. For a Unix socket an estimate, which may go down with a write.
+    pub(super) acked_bytes: u64,
+    /// Not acknowledged.
+    pub(super) unacked_bytes: u64,
+    /// Some of the latter were sent; if not, the peer's receive window is closed.
+    pub(super) is_in_flight: bool,
+    /// Received and not read by this process.
+    pub(super) unread_bytes: u64,
 }
 
 enum Io {
@@ -49,6 +81,8 @@ impl From<TcpStream> for Socket {
             io: Io::Tcp(stream),
             ahead: Bytes::new(),
             sendfile_bytes_min: LOCAL_SENDFILE_BYTES_MIN,
+            written_bytes: 0,
+            is_unsent_limited: false,
         }
     }
 }
@@ -59,6 +93,8 @@ impl From<UnixStream> for Socket {
             io: Io::Unix(stream),
             ahead: Bytes::new(),
             sendfile_bytes_min: LOCAL_SENDFILE_BYTES_MIN,
+            written_bytes: 0,
+            is_unsent_limited: false,
         }
     }
 }
@@ -134,7 +170,59 @@ impl Socket {
         self.ahead.advance(bytes);
     }
 
-    /// The peer is told nothing more and what it has not taken is thrown away, once this is dropped.
+    /// Bytes that the kernel has taken so far.
+    pub(super) fn written_bytes(&self) -> u64 {
+        self.written_bytes
+    }
+
+    /// Asks the kernel, in two or three system calls.
+    pub(super) fn queues(&self) -> io::Result<Queues> {
+        let (queue, unread_bytes, hidden_bytes) = match &self.io {
+            Io::Tcp(stream) => (send_queue::of_tcp(stream)?, ioctl_fionread(stream)?, 0),
+            Io::Unix(stream) => {
+                let queue = send_queue::of_unix(stream)?;
+                (queue, ioctl_fionread(stream)?, UNIX_BUFFER_BYTES)
+            }
+        };
+        let SendQueue {
+            unacked_bytes,
+            is_in_flight,
+        } = queue;
+        let surely_unacked_bytes = unacked_bytes.saturating_sub(hidden_bytes);
+        Ok(Queues {
+            written_bytes: self.written_bytes,
+            acked_bytes: self.written_bytes.saturating_sub(surely_unacked_bytes),
+            unacked_bytes,
+            is_in_flight,
+            unread_bytes: unread_bytes + self.ahead.len() as u64,
+        })
+    }
+
+    /// To be called before a write.
+    fn limit_unsent(&mut self, more_bytes: usize) {
+        if self.is_unsent_limited
+            || self.written_bytes + more_bytes as u64 <= u64::from(UNSENT_BYTES_MAX)
+        {
+            return;
+        }
+        self.is_unsent_limited = true;
+        // A Unix socket's buffer does not grow.
+        if let Io::Tcp(stream) = &self.io
+            && let Err(error) = SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX)
+        {
+            debug!(%error, "unsent data is limited by the send buffer only");
+        }
+    }
+
+    fn wrote(&mut self, outcome: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(bytes)) = &outcome {
+            self.written_bytes += *bytes as u64;
+        }
+        outcome
+    }
+
+    /// Makes the drop of this socket discard what the peer has not acknowledged and send a reset. A Unix socket
+    /// discards nothing: what its buffer holds is the peer's to read.
     pub(super) fn reset_on_close(&self) {
         if let Io::Tcp(stream) = &self.io {
             // Where it fails, the connection is gone.
@@ -147,13 +235,14 @@ impl Socket {
     /// # Errors
     /// `Unsupported`, and nothing was sent: the file must go by address. `UnexpectedEof` where it is shorter.
     pub(super) fn poll_send_file(
-        &self,
+        &mut self,
         cx: &mut Context<'_>,
         before: &[IoSlice<'_>],
         file: &File,
         offset: u64,
         len: usize,
     ) -> Poll<io::Result<usize>> {
+        self.limit_unsent(len);
         loop {
             let sent = match &self.io {
                 Io::Tcp(stream) => {
@@ -170,7 +259,7 @@ impl Socket {
             // An explicit EAGAIN alone says that the socket is full: a call may end early for other reasons,
             // and a readiness cleared for nothing would wait for an edge that never comes.
             if !matches!(&sent, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
-                return Poll::Ready(sent);
+                return self.wrote(Poll::Ready(sent));
             }
         }
     }
@@ -239,7 +328,9 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        each!(&mut self.io, stream => Pin::new(stream).poll_write(cx, buf))
+        self.limit_unsent(buf.len());
+        let outcome = each!(&mut self.io, stream => Pin::new(stream).poll_write(cx, buf));
+        self.wrote(outcome)
     }
 
     fn poll_write_vectored(
@@ -247,7 +338,9 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        each!(&mut self.io, stream => Pin::new(stream).poll_write_vectored(cx, bufs))
+        self.limit_unsent(bufs.iter().map(|buf| buf.len()).sum());
+        let outcome = each!(&mut self.io, stream => Pin::new(stream).poll_write_vectored(cx, bufs));
+        self.wrote(outcome)
     }
 
     fn is_write_vectored(&self) -> bool {

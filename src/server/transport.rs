@@ -5,7 +5,7 @@
 //! memory, so that its pages go out as they lie in the page cache. The bytes before it (the head of an answer,
 //! of a part) go ahead with `MSG_MORE` and so travel in the same segments. Anything else is ordinary memory.
 //!
-//! What passes is counted and timed in [`Progress`]; what it means is hyper's business.
+//! What passes is noted in [`Progress`], which also asks here what waits in the kernel.
 
 use std::{
     fs::File,
@@ -20,7 +20,10 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
 
-use super::{deadlines::Progress, socket::Socket};
+use super::{
+    deadlines::Progress,
+    socket::{Queues, Socket},
+};
 use crate::files::Lent;
 
 /// What a connection runs over.
@@ -44,7 +47,13 @@ pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {
         len: usize,
     ) -> Poll<io::Result<usize>>;
 
-    /// The peer is told nothing more and what it has not taken is thrown away, once this is dropped.
+    /// Bytes that the kernel has taken so far.
+    fn written_bytes(&self) -> u64;
+
+    /// What waits in the kernel, in both directions.
+    fn queues(&self) -> io::Result<Queues>;
+
+    /// Makes the drop of this stream discard what the peer has not acknowledged and send a reset.
     fn reset_on_close(&self);
 }
 
@@ -64,6 +73,14 @@ impl Stream for Socket {
         len: usize,
     ) -> Poll<io::Result<usize>> {
         Socket::poll_send_file(self, cx, before, file, offset, len)
+    }
+
+    fn written_bytes(&self) -> u64 {
+        Socket::written_bytes(self)
+    }
+
+    fn queues(&self) -> io::Result<Queues> {
+        Socket::queues(self)
     }
 
     fn reset_on_close(&self) {
@@ -90,6 +107,15 @@ impl Stream for TlsStream<Socket> {
         Poll::Ready(Err(io::ErrorKind::Unsupported.into()))
     }
 
+    fn written_bytes(&self) -> u64 {
+        self.get_ref().0.written_bytes()
+    }
+
+    /// Of the socket below: bytes of TLS records.
+    fn queues(&self) -> io::Result<Queues> {
+        self.get_ref().0.queues()
+    }
+
     fn reset_on_close(&self) {
         self.get_ref().0.reset_on_close();
     }
@@ -112,6 +138,14 @@ impl<S: Stream> Transport<S> {
     /// The stream itself, once hyper has done with it.
     pub(super) fn into_inner(self) -> S {
         self.io.into_inner().stream
+    }
+
+    /// Notes whether the socket took something, and answers what [`Progress`] asks.
+    fn report<T>(&self, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        let Metered { stream, progress } = self.io.inner();
+        progress.wrote(&outcome);
+        progress.answer(|| stream.queues().ok());
+        outcome
     }
 
     /// Sends up to and with the first slice that is worth it by `sendfile`; `None` where there is none, or the
@@ -156,8 +190,7 @@ impl<S: Stream> Write for Transport<S> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.io).poll_write(cx, buf);
-        self.io.inner().progress.sent(&outcome);
-        outcome
+        self.report(outcome)
     }
 
     fn poll_write_vectored(
@@ -169,8 +202,7 @@ impl<S: Stream> Write for Transport<S> {
             Some(outcome) => outcome,
             None => Pin::new(&mut self.io).poll_write_vectored(cx, bufs),
         };
-        self.io.inner().progress.sent(&outcome);
-        outcome
+        self.report(outcome)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -180,11 +212,14 @@ impl<S: Stream> Write for Transport<S> {
     /// hyper flushes when nothing is queued any more: all that was lent is written.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.lent.take_back();
-        Pin::new(&mut self.io).poll_flush(cx)
+        // TLS has records of its own that wait for the socket.
+        let outcome = Pin::new(&mut self.io).poll_flush(cx);
+        self.report(outcome)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        let outcome = Pin::new(&mut self.io).poll_shutdown(cx);
+        self.report(outcome)
     }
 }
 

@@ -13,14 +13,18 @@ use hyper::{
     server::conn::http1,
     service::service_fn,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tracing::debug;
 
-use super::{Config, ConnectionInfo, Handle};
+use super::{
+    Config, ConnectionInfo, Handle,
+    cut::cut,
+    linger::{has_unacked, linger},
+};
 use crate::{
     files::LendTo,
+    metrics::{ConnectionCut as Cut, Connections},
     server::{
-        deadlines::{Cut, HeadTimer, Watchdog},
+        deadlines::{Guard, HeadTimer, Progress, Step, Watchdog},
         shutdown::Shutdown,
         transport::{Stream, Transport},
     },
@@ -28,8 +32,6 @@ use crate::{
 
 /// hyper panics below this.
 const READ_BUFFER_BYTES_MIN: usize = 8 * 1024;
-/// What is read and thrown away at once while lingering.
-const DISCARD_BYTES: usize = 16 * 1024;
 
 /// Serves until either side ends the connection.
 ///
@@ -40,25 +42,37 @@ pub(super) async fn serve<S: Stream, H: Handle>(
     handler: Arc<H>,
     info: &Arc<ConnectionInfo>,
     config: &Config,
+    counts: &Connections,
     watchdog: Watchdog,
     shutdown: Shutdown,
 ) {
     let peer = info.peer;
-    match speak(stream, handler, info, config, watchdog, shutdown).await {
-        End::Done(stream) if info.linger.load(Ordering::Relaxed) => linger(stream, config).await,
-        End::Done(_) => {}
-        End::Refused(stream, error) => {
-            debug!(%peer, %error, "malformed request refused");
-            linger(stream, config).await;
-        }
-        End::Broken(error) => debug!(%peer, %error, "connection broken"),
-        End::Cut(stream, cut) => {
-            debug!(%peer, ?cut, "connection cut");
-            if cut == Cut::WriteStall {
-                // What the peer does not take would stay in the kernel for many minutes: reset instead.
-                stream.reset_on_close();
+    let (stream, is_lingering) =
+        match speak(stream, handler, info, config, watchdog, shutdown).await {
+            End::Done(stream) => {
+                let is_lingering = info.linger.load(Ordering::Relaxed) || has_unacked(&stream);
+                (stream, is_lingering)
             }
-        }
+            End::Drained(stream) => {
+                counts.cut(Cut::ExitIdle);
+                (stream, false)
+            }
+            End::Refused(stream, error) => {
+                debug!(%peer, %error, "malformed request refused");
+                (stream, true)
+            }
+            End::Broken(error) => return debug!(%peer, %error, "connection broken"),
+            End::Cut(stream, why) => {
+                cut(info, config, counts, why);
+                if why == Cut::WriteStall {
+                    // What the peer does not take would stay in the kernel for many minutes: reset instead.
+                    stream.reset_on_close();
+                }
+                (stream, false)
+            }
+        };
+    if is_lingering && !linger(stream, config).await {
+        cut(info, config, counts, Cut::WriteStall);
     }
 }
 
@@ -66,6 +80,8 @@ pub(super) async fn serve<S: Stream, H: Handle>(
 enum End<S> {
     /// As HTTP has it: after an answer, or between two requests.
     Done(S),
+    /// Idle when the server stopped.
+    Drained(S),
     /// hyper answered a malformed head.
     Refused(S, hyper::Error),
     /// The peer went away in the middle, or an answer's body failed.
@@ -79,13 +95,15 @@ async fn speak<S: Stream, H: Handle>(
     handler: Arc<H>,
     info: &Arc<ConnectionInfo>,
     config: &Config,
-    mut watchdog: Watchdog,
+    watchdog: Watchdog,
     shutdown: Shutdown,
 ) -> End<S> {
     let service = service_fn(|request| {
         let (handler, info, shutdown) = (handler.clone(), info.clone(), shutdown.clone());
         async move {
+            let unanswered = info.unanswered.begin();
             let mut response = handler.handle(&info, request).await;
+            drop(unanswered);
             if S::SENDS_FILES {
                 response.body_mut().lend_to(&info.lent);
             } else {
@@ -119,62 +137,115 @@ async fn speak<S: Stream, H: Handle>(
             service,
         );
 
+    let mut guard = Guard::new(
+        watchdog,
+        progress,
+        config.idle_timeout,
+        config.write_stall_timeout,
+    );
     let mut draining = pin!(shutdown.draining());
-    let (mut waiting, mut is_draining) = (false, false);
+    let mut is_waiting = false;
+    let mut drain = Drain::default();
     let outcome = poll_fn(|cx| {
-        if !is_draining {
-            // Polled once, to leave this task's waker, which stays the same; from then on the flag is enough
-            // and no connection takes the lock of the shared list of waiters at each of its wake-ups.
-            let ready = !waiting && draining.as_mut().poll(cx).is_ready();
-            waiting = true;
-            if ready || shutdown.is_draining() {
-                is_draining = true;
-                if progress.is_busy() {
-                    info.set_linger();
-                }
-                Pin::new(&mut connection).graceful_shutdown();
+        // Polled once, to leave this task's waker, which stays the same; from then on the flag is enough
+        // and no connection takes the lock of the shared list of waiters at each of its wake-ups.
+        if !is_waiting {
+            is_waiting = true;
+            let _ = draining.as_mut().poll(cx);
+        }
+        loop {
+            // Not `poll_without_shutdown`: that one is done when all is buffered, this one when all is written
+            // and the write side is shut down.
+            if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
+                return Poll::Ready(Ok(result));
             }
-        }
-        // Not `poll_without_shutdown`: that one is done when all is buffered, this one when all is written
-        // and the write side is shut down.
-        if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
-            return Poll::Ready(Ok(result));
-        }
-        let deadline = progress.deadline();
-        match (
-            watchdog.poll_passed(cx, deadline.map(|(at, _)| at)),
-            deadline,
-        ) {
-            (Poll::Ready(()), Some((_, cut))) => Poll::Ready(Err(cut)),
-            _ => Poll::Pending,
+            if shutdown.is_draining() {
+                match drain.step(info, progress) {
+                    DrainStep::Wait => {}
+                    DrainStep::Ask => continue,
+                    DrainStep::Close => {
+                        Pin::new(&mut connection).graceful_shutdown();
+                        continue;
+                    }
+                }
+            }
+            match guard.poll(cx, progress) {
+                Step::Wait => return Poll::Pending,
+                Step::Ask => {}
+                Step::Cut(why) => return Poll::Ready(Err(why)),
+            }
         }
     })
     .await;
+    let is_drained = drain == Drain::ClosedIdle;
     match outcome {
+        Ok(Ok(())) if is_drained => End::Drained(connection.into_parts().io.into_inner()),
         Ok(Ok(())) => End::Done(connection.into_parts().io.into_inner()),
         Ok(Err(error)) if error.is_parse() => {
             End::Refused(connection.into_parts().io.into_inner(), error)
         }
         Ok(Err(error)) => End::Broken(error),
-        Err(cut) => End::Cut(connection.into_parts().io.into_inner(), cut),
+        Err(why) => End::Cut(connection.into_parts().io.into_inner(), why),
     }
 }
 
-/// Half-closes, then reads and discards until the client closes too or the bounds are reached.
-async fn linger<S: Stream>(mut stream: S, config: &Config) {
-    if stream.shutdown().await.is_err() {
-        return;
-    }
-    let mut left_bytes = config.linger_bytes_max;
-    let mut buffer = vec![0; DISCARD_BYTES];
-    let discard = async {
-        while left_bytes > 0 {
-            match stream.read(&mut buffer).await {
-                Ok(0) | Err(_) => return,
-                Ok(read) => left_bytes = left_bytes.saturating_sub(read as u64),
-            }
+/// How far the end of a connection is that began when the server stopped.
+///
+/// hyper closes an idle connection at once when it is told to, and takes one for idle as long as no complete head
+/// was parsed. A request of which something has come must not be lost to that: the client could not know what became
+/// of it. So hyper is told only after a poll in which it has read what was there, and only where the kernel holds
+/// nothing more.
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Drain {
+    /// Not decided.
+    #[default]
+    Open,
+    /// The transport is to say what the kernel holds.
+    Asked,
+    /// hyper was told, and closes after the answer.
+    Closing,
+    /// hyper was told, and closes at once.
+    ClosedIdle,
+}
+
+enum DrainStep {
+    Wait,
+    /// Poll hyper, so that the transport answers.
+    Ask,
+    /// Tell hyper to shut down, and poll it.
+    Close,
+}
+
+impl Drain {
+    /// To be called after a poll of hyper.
+    fn step(&mut self, info: &ConnectionInfo, progress: &Progress) -> DrainStep {
+        if matches!(self, Self::Closing | Self::ClosedIdle) {
+            return DrainStep::Wait;
         }
-    };
-    // Either way the socket is closed now.
-    let _ = tokio::time::timeout(config.linger_timeout, discard).await;
+        let was_asked = std::mem::take(self) == Self::Asked;
+        if progress.is_busy() {
+            info.set_linger();
+            *self = Self::Closing;
+            return DrainStep::Close;
+        }
+        // Its first bytes are there, but not its first request: it had a TLS handshake to do before.
+        progress.expect_first_head();
+        if !progress.is_idle() {
+            // The head is timed. Its answer will be the last.
+            info.set_linger();
+            return DrainStep::Wait;
+        }
+        if !was_asked {
+            progress.ask();
+            *self = Self::Asked;
+            return DrainStep::Ask;
+        }
+        let queues = progress.take_answer();
+        if queues.is_some_and(|queues| queues.unread_bytes > 0) {
+            // The runtime will wake the task for it.
+            return DrainStep::Wait;
+        }
+        *self = Self::ClosedIdle;
+        DrainStep::Close
+    }
 }

@@ -3,28 +3,40 @@
 //! What answers a stream is polled by the connection's own task: nothing outlives the connection, and one
 //! connection is never more than one thread's work.
 
+mod flow;
+mod handback;
 mod streams;
 
 use std::{
     convert::Infallible,
     future::{Future, poll_fn},
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     task::Poll,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use hyper::{server::conn::http2, service::service_fn};
-use hyper_util::rt::TokioTimer;
 use tracing::debug;
 
-use self::streams::Streams;
-use super::{Config, ConnectionInfo, Handle};
+use self::{
+    flow::{FlowBody, Line},
+    handback::Handback,
+    streams::Streams,
+};
+use super::{
+    Config, ConnectionInfo, Handle,
+    cut::cut,
+    linger::{has_unacked, linger},
+};
 use crate::{
     files::LendTo,
+    metrics::{ConnectionCut as Cut, Connections},
     server::{
-        deadlines::{Cut, Watchdog},
+        deadlines::{Progress, Watchdog},
         shutdown::Shutdown,
+        socket::Queues,
+        stall::Stall,
         transport::{Stream, Transport},
     },
     time::Clock,
@@ -47,8 +59,6 @@ const SEND_BUFFER_BYTES_MAX: usize = 32 * 1024;
 const PENDING_RESETS_MAX: usize = 20;
 /// Requests in one second that the client takes back before their answer: more is an attack (CVE-2023-44487).
 const RESETS_PER_SECOND_MAX: u32 = 100;
-/// A client that does not answer a ping for so long is gone.
-const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Serves until either side ends the connection.
 ///
@@ -59,26 +69,63 @@ pub(super) async fn serve<S: Stream, H: Handle>(
     handler: Arc<H>,
     info: &Arc<ConnectionInfo>,
     config: &Config,
-    mut watchdog: Watchdog,
+    counts: &Connections,
+    watchdog: Watchdog,
     shutdown: Shutdown,
 ) {
+    let (stream, slot) = Handback::new(stream);
+    let outcome = speak(stream, handler, info, config, counts, watchdog, shutdown).await;
+    let stream = slot.take();
+    let peer = info.peer;
+    match (outcome, stream) {
+        (Ok(Ok(())), Some(stream)) if has_unacked(&stream) => {
+            if !linger(stream, config).await {
+                cut(info, config, counts, Cut::WriteStall);
+            }
+        }
+        (Ok(Ok(())), _) => {}
+        (Ok(Err(error)), _) => debug!(%peer, %error, "connection broken"),
+        (Err(why), stream) => {
+            cut(info, config, counts, why);
+            if let Some(stream) = stream
+                && why == Cut::WriteStall
+            {
+                stream.reset_on_close();
+            }
+        }
+    }
+}
+
+async fn speak<S: Stream, H: Handle>(
+    stream: S,
+    handler: Arc<H>,
+    info: &Arc<ConnectionInfo>,
+    config: &Config,
+    counts: &Connections,
+    mut watchdog: Watchdog,
+    shutdown: Shutdown,
+) -> Result<hyper::Result<()>, Cut> {
     let clock = Clock::system();
     let mut streams = Streams::new(clock.clone(), config.write_stall_timeout);
     let requests = streams.requests();
     let service = service_fn(|request| {
         let (handler, info) = (handler.clone(), info.clone());
-        let request_under_way = requests.begin();
+        let (request_under_way, flow) = requests.begin();
         // On the heap by itself: hyper keeps the place of this future, 10 KB with a handler's in it, until the client
         // has taken the last byte of the answer. The box is freed when there is an answer.
         Box::pin(async move {
+            let unanswered = info.unanswered.begin();
             let mut response = handler.handle(&info, request).await;
+            drop(unanswered);
             request_under_way.answered();
             response.body_mut().copy_out();
-            Ok::<_, Infallible>(response)
+            Ok::<_, Infallible>(response.map(|body| FlowBody { body, flow }))
         })
     });
+    // No pings: an acknowledgement would have to wait until a slow client has read all that was sent before it, so a
+    // time-out for it cuts the slow and not the dead. Whoever is gone is found by its answers, by the time-outs of
+    // bodies, or by being idle.
     let mut connection = http2::Builder::new(streams.executor())
-        .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
         .max_header_list_size(HEADER_LIST_BYTES_MAX)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -86,8 +133,6 @@ pub(super) async fn serve<S: Stream, H: Handle>(
         .max_frame_size(FRAME_BYTES_MAX)
         .max_send_buf_size(SEND_BUFFER_BYTES_MAX)
         .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
-        .keep_alive_interval(config.idle_timeout / 3)
-        .keep_alive_timeout(PING_TIMEOUT)
         .serve_connection(
             Transport::new(stream, info.progress.clone(), info.lent.clone()),
             service,
@@ -95,16 +140,15 @@ pub(super) async fn serve<S: Stream, H: Handle>(
 
     let mut triggered = pin!(shutdown.triggered());
     let mut is_waiting = false;
-    let mut life = Life::new(clock.monotonic());
-    let outcome = poll_fn(|cx| {
+    let mut life = Life::new(config, clock.monotonic());
+    let progress = &*info.progress;
+    poll_fn(|cx| {
         loop {
             let now = clock.monotonic();
             // Polled once, to leave this task's waker; from then on the flag is enough.
             let is_told = !is_waiting && triggered.as_mut().poll(cx).is_ready();
             is_waiting = true;
-            if !life.is_closing()
-                && (is_told || shutdown.is_triggered() || life.is_idle(now, config))
-            {
+            if !life.is_closing() && (is_told || shutdown.is_triggered() || life.is_done) {
                 life.close(now);
                 Pin::new(&mut connection).graceful_shutdown();
             }
@@ -115,43 +159,64 @@ pub(super) async fn serve<S: Stream, H: Handle>(
             if streams.resets_in_a_second() > RESETS_PER_SECOND_MAX {
                 return Poll::Ready(Err(Cut::Resets));
             }
-            life.look(now, streams.is_empty());
-            let (at, cut) = life.deadline(config, info.progress.deadline());
-            if watchdog.poll_passed(cx, Some(at)).is_pending() {
+            if let Some(open) = &info.streams {
+                open.store(streams.len(), Ordering::Relaxed);
+            }
+            life.set_idle(now, streams.len() == 0);
+            if std::mem::take(&mut life.is_asked) {
+                let queues = progress.take_answer();
+                if let Some(why) = life.look(now, progress, queues) {
+                    return Poll::Ready(Err(why));
+                }
+                let (resets, is_hopeless) = streams.look(life.line(now, progress, queues));
+                counts.streams_stalled.add(resets);
+                life.is_done |= is_hopeless;
+                if resets > 0 || life.is_done && !life.is_closing() {
+                    continue;
+                }
+            }
+            if watchdog
+                .poll_passed(cx, Some(life.deadline(progress)))
+                .is_pending()
+            {
                 return Poll::Pending;
             }
-            if let Some(cut) = cut {
-                return Poll::Ready(Err(cut));
-            }
-            life.looked_at_stalls(at);
-            streams.reset_stalled(at);
+            progress.ask();
+            life.is_asked = true;
         }
     })
-    .await;
-    let peer = info.peer;
-    match outcome {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => debug!(%peer, %error, "connection broken"),
-        Err(cut) => debug!(%peer, ?cut, "connection cut"),
-    }
+    .await
 }
 
-/// Which deadline a connection has next.
-struct Life {
+/// What a connection's next deadline is, and what to do then. At each of them the kernel is asked first what the client
+/// has acknowledged.
+struct Life<'a> {
+    config: &'a Config,
     /// No request is under way since then.
     idle_since: Option<Instant>,
     /// The client was told that no further request is taken.
     closing_since: Option<Instant>,
-    /// When to look for answers that the client does not take.
-    stalls_at: Instant,
+    /// It is to be told.
+    is_done: bool,
+    /// No request is under way, but the client has not acknowledged the answers.
+    is_lagging: bool,
+    /// The transport is to say what the kernel holds.
+    is_asked: bool,
+    looked_at: Instant,
+    stall: Stall,
 }
 
-impl Life {
-    fn new(now: Instant) -> Self {
+impl<'a> Life<'a> {
+    fn new(config: &'a Config, now: Instant) -> Self {
         Self {
+            config,
             idle_since: Some(now),
             closing_since: None,
-            stalls_at: now,
+            is_done: false,
+            is_lagging: false,
+            is_asked: false,
+            looked_at: now,
+            stall: Stall::new(config.write_stall_timeout, now),
         }
     }
 
@@ -159,39 +224,77 @@ impl Life {
         self.closing_since.is_some()
     }
 
-    fn is_idle(&self, now: Instant, config: &Config) -> bool {
-        self.idle_since
-            .is_some_and(|since| now >= since + config.idle_timeout)
-    }
-
     fn close(&mut self, now: Instant) {
         self.closing_since = Some(now);
     }
 
-    fn look(&mut self, now: Instant, is_idle: bool) {
+    fn set_idle(&mut self, now: Instant, is_idle: bool) {
         match is_idle {
             true => self.idle_since = self.idle_since.or(Some(now)),
-            false => self.idle_since = None,
+            false => (self.idle_since, self.is_lagging) = (None, false),
         }
     }
 
-    /// The next moment to act, and how: with a cut, or by looking again at what is idle or stalled.
-    fn deadline(&self, config: &Config, write: Option<(Instant, Cut)>) -> (Instant, Option<Cut>) {
-        let own = match (self.idle_since, self.closing_since) {
+    /// When the connection has been idle for so long that it must end.
+    fn end(&self) -> Option<Instant> {
+        let idle = self.idle_since.filter(|_| !self.is_lagging)?;
+        Some(match self.closing_since {
             // The client has to take note of the end, and then to close.
-            (Some(idle), Some(closing)) => {
-                (idle.max(closing) + config.header_timeout, Some(Cut::Idle))
-            }
-            (Some(idle), None) => (idle + config.idle_timeout, None),
-            (None, _) => (self.stalls_at + config.write_stall_timeout / 4, None),
-        };
-        match write {
-            Some((at, cut)) if at < own.0 => (at, Some(cut)),
-            _ => own,
+            Some(closing) => idle.max(closing) + self.config.header_timeout,
+            None => idle + self.config.idle_timeout,
+        })
+    }
+
+    /// The next moment to look.
+    fn deadline(&self, progress: &Progress) -> Instant {
+        let look = self.looked_at + self.stall.looks_every();
+        match self.end() {
+            Some(end) if progress.is_blocked() => end.min(look),
+            Some(end) => end,
+            None => look,
         }
     }
 
-    fn looked_at_stalls(&mut self, now: Instant) {
-        self.stalls_at = self.stalls_at.max(now);
+    /// Looks at the connection as a whole.
+    fn look(&mut self, now: Instant, progress: &Progress, queues: Option<Queues>) -> Option<Cut> {
+        self.looked_at = now;
+        let unacked_bytes = queues.map_or(0, |queues| queues.unacked_bytes);
+        let owes = progress.is_blocked() || unacked_bytes > 0;
+        if !owes {
+            self.stall.rest(now);
+        } else {
+            // Where the kernel does not say, a blocked write is cut after the time-out.
+            let (acked_bytes, is_in_flight) = queues.map_or((0, true), |queues| {
+                (queues.acked_bytes, queues.is_in_flight)
+            });
+            if self.stall.look(now, acked_bytes, is_in_flight) {
+                return Some(Cut::WriteStall);
+            }
+        }
+        let end = self.end();
+        if self.idle_since.is_some() && self.is_lagging != owes {
+            self.is_lagging = owes;
+            self.idle_since = Some(now);
+            return None;
+        }
+        if end.is_some_and(|end| now >= end) {
+            match self.is_closing() {
+                true => return Some(Cut::Idle),
+                false => self.is_done = true,
+            }
+        }
+        None
+    }
+
+    fn line(&self, now: Instant, progress: &Progress, queues: Option<Queues>) -> Line {
+        let (written_bytes, acked_bytes) =
+            queues.map_or((0, 0), |queues| (queues.written_bytes, queues.acked_bytes));
+        Line {
+            now,
+            written_bytes,
+            acked_bytes,
+            is_blocked: progress.is_blocked(),
+            waiting_streams: 0,
+        }
     }
 }

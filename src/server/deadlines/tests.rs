@@ -3,58 +3,83 @@
 use super::*;
 
 fn progress() -> Arc<Progress> {
-    Arc::new(Progress::new(
-        Clock::system(),
-        Duration::from_secs(10),
-        Duration::from_secs(30),
-    ))
+    Arc::new(Progress::new(Clock::system(), Duration::from_secs(10)))
 }
 
-fn cut(progress: &Progress) -> Option<(u64, Cut)> {
-    // Seconds from the opening, rounded: the test runs far faster than one.
-    progress
-        .deadline()
-        .map(|(at, cut)| ((at - progress.opened).as_millis() as u64 / 1000, cut))
+fn guard(progress: &Progress) -> Guard {
+    let watchdog = Watchdog::new(progress.now());
+    let (idle, stall) = (Duration::from_secs(90), Duration::from_secs(30));
+    Guard::new(watchdog, progress, idle, stall)
 }
 
-#[test]
-fn a_head_is_timed_from_its_first_byte_and_a_request_is_not_timed() {
-    let progress = progress();
-    let timer = HeadTimer(progress.clone());
-    assert_eq!(cut(&progress), None);
-    let mut wait = timer.sleep(Duration::from_secs(90));
-    assert_eq!(cut(&progress), Some((90, Cut::Idle)));
-    progress.received(0);
-    assert_eq!(cut(&progress), Some((90, Cut::Idle)));
-    progress.received(1);
-    let first = progress.deadline();
-    assert_eq!(cut(&progress), Some((10, Cut::Header)));
-    progress.received(100);
-    assert_eq!(progress.deadline(), first, "further bytes buy no time");
-    timer.reset(&mut wait, timer.now() + Duration::from_secs(90));
-    assert_eq!(cut(&progress), Some((90, Cut::Idle)));
-    drop(wait);
-    progress.received(100);
-    assert_eq!(cut(&progress), None);
-    assert_eq!(progress.received_bytes(), 201);
-}
-
-#[test]
-fn a_stall_is_timed_from_the_first_refusal_and_ends_with_the_next_byte_taken() {
-    let progress = progress();
-    progress.sent(&Poll::Ready(Ok(5)));
-    assert_eq!(cut(&progress), None);
-    progress.sent(&Poll::Pending);
-    let first = progress.deadline();
-    assert_eq!(cut(&progress), Some((30, Cut::WriteStall)));
-    progress.sent(&Poll::Pending);
-    assert_eq!(progress.deadline(), first);
-    progress.sent(&Poll::Ready(Ok(1)));
-    assert_eq!((cut(&progress), progress.sent_bytes()), (None, 6));
+fn due(guard: &Guard, progress: &Progress) -> Option<(f64, Due)> {
+    // Seconds from the opening, in tenths: the test runs far faster than one.
+    let deadline = guard.deadline(progress);
+    deadline.map(|(at, due)| {
+        let tenths = (at - progress.opened).as_millis() / 100;
+        (tenths as f64 / 10.0, due)
+    })
 }
 
 #[tokio::test]
-async fn the_watchdog_waits_for_the_deadline_of_the_moment() {
+async fn heads_are_timed_from_their_first_byte() {
+    let progress = progress();
+    let guard = guard(&progress);
+    let timer = HeadTimer(progress.clone());
+    assert_eq!(due(&guard, &progress), None);
+    let mut wait = timer.sleep(Duration::from_secs(90));
+    assert_eq!(due(&guard, &progress), Some((90.0, Due::Idle)));
+    progress.received(0);
+    assert_eq!(due(&guard, &progress), Some((90.0, Due::Idle)));
+    progress.received(1);
+    let first = progress.head_deadline();
+    assert_eq!(due(&guard, &progress), Some((10.0, Due::Header)));
+    progress.received(100);
+    assert_eq!(progress.head_deadline(), first, "further bytes buy no time");
+    timer.reset(&mut wait, timer.now() + Duration::from_secs(90));
+    assert_eq!(due(&guard, &progress), Some((90.0, Due::Idle)));
+    drop(wait);
+    progress.received(100);
+    assert_eq!(due(&guard, &progress), None);
+}
+
+#[tokio::test]
+async fn blocked_writes_are_looked_at_until_they_end() {
+    let progress = progress();
+    let guard = guard(&progress);
+    progress.wrote(&Poll::Ready(()));
+    assert_eq!(due(&guard, &progress), None);
+    progress.wrote(&Poll::<()>::Pending);
+    let first = progress.blocked_since();
+    assert_eq!(due(&guard, &progress), Some((7.5, Due::Look)));
+    progress.wrote(&Poll::<()>::Pending);
+    assert_eq!(progress.blocked_since(), first);
+    progress.wrote(&Poll::Ready(()));
+    assert_eq!(due(&guard, &progress), None);
+}
+
+#[tokio::test]
+async fn transport_answers_only_when_asked() {
+    let progress = progress();
+    let queues = Queues {
+        written_bytes: 5,
+        acked_bytes: 3,
+        unacked_bytes: 2,
+        is_in_flight: true,
+        unread_bytes: 0,
+    };
+    progress.answer(|| panic!("nothing was asked"));
+    assert!(progress.take_answer().is_none());
+    progress.ask();
+    assert!(progress.take_answer().is_none(), "hyper did not call it");
+    progress.ask();
+    progress.answer(|| Some(queues));
+    assert_eq!(progress.take_answer().unwrap().acked_bytes, 3);
+    assert!(progress.take_answer().is_none());
+}
+
+#[tokio::test]
+async fn watchdog_waits_for_the_current_deadline() {
     let start = Clock::system().monotonic();
     let at = |ms| start + Duration::from_millis(ms);
     // Set far too late, then to what comes; set too early, then to what comes.

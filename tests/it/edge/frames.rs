@@ -33,7 +33,7 @@ pub struct Frame {
 }
 
 /// A connection after its preface.
-pub struct Client(pub TcpStream);
+pub struct Client<S = TcpStream>(pub S);
 
 impl Client {
     /// Sends the preface and empty settings.
@@ -47,6 +47,13 @@ impl Client {
         let timeout = Some(Duration::from_secs(60));
         stream.set_read_timeout(timeout).expect("a time-out");
         stream.set_nodelay(true).expect("no delay");
+        Self::over(stream, settings)
+    }
+}
+
+impl<S: Read + Write> Client<S> {
+    /// The same over a stream that the test has opened itself.
+    pub fn over(stream: S, settings: &[(u16, u32)]) -> Self {
         let mut client = Self(stream);
         client.0.write_all(PREFACE).expect("sent");
         let payload: Vec<u8> = settings

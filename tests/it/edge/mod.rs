@@ -8,6 +8,7 @@ mod http2_bounds;
 mod node;
 mod proxy_protocol;
 mod signed_urls;
+mod slow_readers;
 mod sockets;
 mod tls;
 

@@ -101,3 +101,25 @@ fn one_for_each_handshake_that_fails() {
     assert!(plain.rest().starts_with(b"HTTP/1.1 400"));
     assert_eq!(refused(&server), [0, 0, 4]);
 }
+
+#[test]
+fn counts_connections_by_why_they_were_cut() {
+    let server = TestServer::with(&format!(
+        "{OPERATOR}[server]\nheader_timeout_seconds = 1\nidle_timeout_seconds = 2\n"
+    ));
+    let cuts = || {
+        let scrape = server.scrape();
+        ["header", "idle", "write_stall"]
+            .map(|reason| scrape.get("chatfiles_connections_cut_total", &[("reason", reason)]))
+    };
+    assert_eq!(cuts(), [0, 0, 0]);
+    is_closed(server.connect(), b"GET /healthz HTT");
+    assert_eq!(cuts(), [1, 0, 0]);
+    // Idle before a first request, and after one.
+    is_closed(server.connect(), b"");
+    assert_eq!(cuts(), [1, 1, 0]);
+    let mut kept = server.connect();
+    assert_eq!(kept.request("GET", "/healthz", &[], b"").status, 200);
+    assert!(kept.rest().is_empty());
+    eventually("it is counted", || cuts() == [1, 2, 0]);
+}

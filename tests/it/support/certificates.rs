@@ -65,7 +65,7 @@ pub fn configuration(certificates: &[&Certificate], more: &str) -> String {
     )
 }
 
-pub type Stream = StreamOwned<ClientConnection, TcpStream>;
+pub type Stream<S = TcpStream> = StreamOwned<ClientConnection, S>;
 
 /// A handshake for `name`, believing `root` alone.
 pub fn connect(
@@ -74,6 +74,18 @@ pub fn connect(
     root: &Certificate,
     alpn: &[&str],
 ) -> std::io::Result<Stream> {
+    let tcp = TcpStream::connect(address)?;
+    tcp.set_read_timeout(Some(Duration::from_secs(60)))?;
+    connect_over(tcp, name, root, alpn)
+}
+
+/// The same over a connection that the test has opened itself.
+pub fn connect_over<S: Read + Write>(
+    tcp: S,
+    name: &str,
+    root: &Certificate,
+    alpn: &[&str],
+) -> std::io::Result<Stream<S>> {
     let mut roots = RootCertStore::empty();
     roots.add(root.der.clone()).expect("a root");
     let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -84,8 +96,6 @@ pub fn connect(
     config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
     let name = ServerName::try_from(name.to_owned()).expect("a name");
     let connection = ClientConnection::new(Arc::new(config), name).expect("a client");
-    let tcp = TcpStream::connect(address)?;
-    tcp.set_read_timeout(Some(Duration::from_secs(60)))?;
     let mut stream = StreamOwned::new(connection, tcp);
     while stream.conn.is_handshaking() {
         stream.conn.complete_io(&mut stream.sock)?;

@@ -3,10 +3,7 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
@@ -14,18 +11,29 @@ use std::{
 use futures_util::{Stream as _, stream::FuturesUnordered};
 use hyper::rt::Executor;
 
+use super::{
+    STREAMS_MAX,
+    flow::{Flow, Line, StreamStall},
+};
 use crate::time::Clock;
+
+/// Ended requests that are kept until the next look. Above the number of streams that a client may have open: only
+/// that many can really wait.
+const ENDED_MAX: usize = 2 * STREAMS_MAX as usize;
 
 /// All requests of a connection.
 pub(super) struct Streams {
     running: FuturesUnordered<StreamTask>,
+    /// Answers that hyper has given away as a whole, while their last bytes still wait for the client's windows.
+    /// At most as many as the client may have streams open.
+    leaving: Vec<(Arc<Flow>, StreamStall)>,
     shared: Arc<Shared>,
-    stall_timeout: Duration,
 }
 
 /// What the connection's parts tell each other. All of them run in one task: the locks are never waited for.
 struct Shared {
     clock: Clock,
+    stall_timeout: Duration,
     inner: Mutex<Inner>,
 }
 
@@ -34,7 +42,9 @@ struct Inner {
     /// Handed over by hyper and not polled yet.
     new: Vec<StreamTask>,
     /// Of the request that hyper has just begun and hands over next.
-    begun: Option<Arc<AtomicBool>>,
+    begun: Option<Arc<Flow>>,
+    /// Of requests that have just ended while bytes of their answers wait.
+    ended: Vec<(Arc<Flow>, StreamStall)>,
     /// Requests taken back before their answer, and since when they are counted.
     resets: u32,
     resets_since: Option<Instant>,
@@ -44,20 +54,22 @@ struct Inner {
 struct StreamTask {
     /// None once it was given up.
     work: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    /// Its answer is on the way.
-    is_answered: Arc<AtomicBool>,
-    polled_at: Instant,
-    clock: Clock,
+    flow: Arc<Flow>,
+    stall: StreamStall,
+    shared: Weak<Shared>,
     waker: Option<Waker>,
 }
 
 impl Streams {
     pub(super) fn new(clock: Clock, stall_timeout: Duration) -> Self {
-        let inner = Mutex::default();
         Self {
             running: FuturesUnordered::new(),
-            shared: Arc::new(Shared { clock, inner }),
-            stall_timeout,
+            leaving: Vec::new(),
+            shared: Arc::new(Shared {
+                clock,
+                stall_timeout,
+                inner: Mutex::default(),
+            }),
         }
     }
 
@@ -72,8 +84,9 @@ impl Streams {
         Requests(self.shared.clone())
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.running.is_empty()
+    /// Requests that are not answered as far as hyper is concerned.
+    pub(super) fn len(&self) -> usize {
+        self.running.len()
     }
 
     /// Lets every request that can go on do so.
@@ -90,18 +103,29 @@ impl Streams {
         }
     }
 
-    /// Gives up the answers of which the client has taken nothing for too long: its streams are reset.
-    pub(super) fn reset_stalled(&mut self, now: Instant) {
+    /// Looks at all answers that wait for the client, and resets the streams of those that it does not take. Returns
+    /// how many, and whether there are some that cannot be reset, because hyper has given them away as a whole: then
+    /// the connection has to end.
+    pub(super) fn look(&mut self, mut line: Line) -> (u64, bool) {
+        self.leaving.append(&mut self.shared.lock().ended);
+        self.leaving.retain(|(flow, _)| flow.is_waiting());
+        let running = Pin::new(&mut self.running);
+        let waiting = running.iter_pin_mut().filter(|task| task.flow.is_waiting());
+        line.waiting_streams = self.leaving.len() + waiting.count();
+        let mut resets = 0;
         for task in Pin::new(&mut self.running).iter_pin_mut() {
             let task = task.get_mut();
-            let is_stalled = now.saturating_duration_since(task.polled_at) >= self.stall_timeout;
-            if is_stalled && task.is_answered.load(Ordering::Relaxed) {
-                task.work = None;
+            if task.stall.look(&task.flow, line) && task.work.take().is_some() {
+                resets += 1;
                 if let Some(waker) = task.waker.take() {
                     waker.wake();
                 }
             }
         }
+        let looks = self.leaving.iter_mut();
+        // All are looked at: no short cut.
+        let hopeless = looks.filter_map(|(flow, stall)| stall.look(flow, line).then_some(()));
+        (resets, hopeless.count() > 0)
     }
 
     /// Requests that the client took back before their answer, in the second that runs.
@@ -124,6 +148,17 @@ impl Shared {
     }
 }
 
+impl Inner {
+    /// Nearly every answer ends here while its last bytes wait for the next poll of hyper, so those that have left are
+    /// sorted out from time to time.
+    fn keep(&mut self, ended: (Arc<Flow>, StreamStall)) {
+        if self.ended.len() >= ENDED_MAX {
+            self.ended.retain(|(flow, _)| flow.is_waiting());
+        }
+        self.ended.push(ended);
+    }
+}
+
 impl Future for StreamTask {
     type Output = ();
 
@@ -132,9 +167,16 @@ impl Future for StreamTask {
         let Some(work) = &mut this.work else {
             return Poll::Ready(());
         };
-        this.polled_at = this.clock.monotonic();
         match work.as_mut().poll(cx) {
-            Poll::Ready(()) => Poll::Ready(()),
+            Poll::Ready(()) => {
+                if this.flow.is_waiting()
+                    && let Some(shared) = this.shared.upgrade()
+                {
+                    let ended = (this.flow.clone(), this.stall.clone());
+                    shared.lock().keep(ended);
+                }
+                Poll::Ready(())
+            }
             Poll::Pending => {
                 match &mut this.waker {
                     Some(waker) => waker.clone_from(cx.waker()),
@@ -156,15 +198,14 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for StreamExecutor {
         let Some(shared) = self.0.upgrade() else {
             return;
         };
-        let clock = shared.clock.clone();
-        let polled_at = clock.monotonic();
+        let stall = StreamStall::new(shared.stall_timeout, shared.clock.monotonic());
         let mut inner = shared.lock();
-        let is_answered = inner.begun.take().unwrap_or_default();
+        let flow = inner.begun.take().unwrap_or_default();
         inner.new.push(StreamTask {
             work: Some(Box::pin(work)),
-            is_answered,
-            polled_at,
-            clock,
+            flow,
+            stall,
+            shared: self.0.clone(),
             waker: None,
         });
     }
@@ -175,31 +216,32 @@ pub(super) struct Requests(Arc<Shared>);
 
 impl Requests {
     /// hyper has a request and hands it to the executor next.
-    pub(super) fn begin(&self) -> UnderWay {
-        let is_answered = Arc::<AtomicBool>::default();
-        self.0.lock().begun = Some(is_answered.clone());
-        UnderWay {
-            is_answered,
+    pub(super) fn begin(&self) -> (UnderWay, Arc<Flow>) {
+        let flow = Arc::<Flow>::default();
+        self.0.lock().begun = Some(flow.clone());
+        let under_way = UnderWay {
+            is_answered: false,
             shared: self.0.clone(),
-        }
+        };
+        (under_way, flow)
     }
 }
 
 /// A request without an answer so far. Dropping it means that the client took it back.
 pub(super) struct UnderWay {
-    is_answered: Arc<AtomicBool>,
+    is_answered: bool,
     shared: Arc<Shared>,
 }
 
 impl UnderWay {
-    pub(super) fn answered(self) {
-        self.is_answered.store(true, Ordering::Relaxed);
+    pub(super) fn answered(mut self) {
+        self.is_answered = true;
     }
 }
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        if self.is_answered.load(Ordering::Relaxed) {
+        if self.is_answered {
             return;
         }
         let now = self.shared.clock.monotonic();

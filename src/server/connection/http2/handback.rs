@@ -1,0 +1,133 @@
+//! A stream that survives hyper's HTTP/2 connection, which does not give it back.
+
+use std::{
+    fs::File,
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::server::{socket::Queues, transport::Stream};
+
+/// Where a [`Handback`] leaves its stream when it is dropped.
+pub(super) struct Slot<S>(Arc<Mutex<Option<S>>>);
+
+impl<S> Slot<S> {
+    /// The stream, if the [`Handback`] was dropped.
+    pub(super) fn take(self) -> Option<S> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// The stream, lent to hyper.
+pub(super) struct Handback<S> {
+    /// `None` only while it is dropped.
+    stream: Option<S>,
+    slot: Arc<Mutex<Option<S>>>,
+}
+
+impl<S> Handback<S> {
+    pub(super) fn new(stream: S) -> (Self, Slot<S>) {
+        let slot = Arc::new(Mutex::new(None));
+        let handback = Self {
+            stream: Some(stream),
+            slot: slot.clone(),
+        };
+        (handback, Slot(slot))
+    }
+
+    fn lent(&self) -> io::Result<&S> {
+        self.stream
+            .as_ref()
+            .ok_or(io::ErrorKind::NotConnected.into())
+    }
+
+    fn stream_mut(&mut self) -> io::Result<&mut S> {
+        self.stream
+            .as_mut()
+            .ok_or(io::ErrorKind::NotConnected.into())
+    }
+}
+
+impl<S> Drop for Handback<S> {
+    fn drop(&mut self) {
+        *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = self.stream.take();
+    }
+}
+
+impl<S: Stream> Stream for Handback<S> {
+    const SENDS_FILES: bool = S::SENDS_FILES;
+
+    fn sendfile_bytes_min(&self) -> usize {
+        self.lent().map_or(usize::MAX, S::sendfile_bytes_min)
+    }
+
+    fn poll_send_file(
+        &mut self,
+        cx: &mut Context<'_>,
+        before: &[IoSlice<'_>],
+        file: &File,
+        offset: u64,
+        len: usize,
+    ) -> Poll<io::Result<usize>> {
+        self.stream_mut()?
+            .poll_send_file(cx, before, file, offset, len)
+    }
+
+    fn written_bytes(&self) -> u64 {
+        self.lent().map_or(0, S::written_bytes)
+    }
+
+    fn queues(&self) -> io::Result<Queues> {
+        self.lent()?.queues()
+    }
+
+    fn reset_on_close(&self) {
+        if let Ok(stream) = self.lent() {
+            stream.reset_on_close();
+        }
+    }
+}
+
+impl<S: Stream> AsyncRead for Handback<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(self.stream_mut()?).poll_read(cx, buf)
+    }
+}
+
+impl<S: Stream> AsyncWrite for Handback<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(self.stream_mut()?).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(self.stream_mut()?).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.lent().is_ok_and(|stream| stream.is_write_vectored())
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(self.stream_mut()?).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(self.stream_mut()?).poll_shutdown(cx)
+    }
+}
