@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    metrics::Connections,
+    metrics::{ConnectionCut, Connections},
 };
 
 /// How long to leave accepting alone when the process or the machine has run out of something.
@@ -260,18 +260,26 @@ async fn drain(
             counts.open.set(connections.len());
         }
     };
-    tokio::select! {
+    let is_finished = tokio::select! {
         biased;
-        () = finished => return,
-        () = shutdown.aborted() => {}
-        () = tokio::time::sleep(grace) => {}
+        () = finished => true,
+        () = shutdown.aborted() => false,
+        () = tokio::time::sleep(grace) => false,
+    };
+    if !is_finished {
+        warn!(
+            connections = connections.len(),
+            "dropping connections that have not finished"
+        );
+        connections.shutdown().await;
     }
-    warn!(
-        connections = connections.len(),
-        "dropping connections that have not finished"
+    // The last word about them: the metrics of a process that has handed over are read by nobody.
+    info!(
+        closed_idle = counts.cuts(ConnectionCut::ExitIdle),
+        dropped_requests = counts.cuts(ConnectionCut::ExitRequest),
+        dropped_answers = counts.cuts(ConnectionCut::ExitAnswer),
+        "all connections are closed"
     );
-    connections.shutdown().await;
-    info!("all connections are closed");
 }
 
 fn report(ended: Result<(), JoinError>) {
