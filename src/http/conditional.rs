@@ -21,11 +21,14 @@ pub struct Validators<'a> {
     pub last_modified: Timestamp,
 }
 
-/// What the conditions of a request come to.
+/// The outcome of a request's conditions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// All hold, or there are none: do what the method says.
+    /// Do what the method says: there are no conditions, or those that must hold do.
     Proceed,
+    /// Do what the method says. The client holds something else than the current representation: its
+    /// `If-None-Match` or `If-Modified-Since` names no match.
+    HoldsAnother,
     /// 304 (RFC 9110 §15.4.5).
     NotModified,
     /// 412 (RFC 9110 §15.5.13).
@@ -53,28 +56,38 @@ pub fn evaluate(method: &Method, headers: &HeaderMap, validators: Validators<'_>
                 Outcome::PreconditionFailed
             };
         }
-    } else if reads
-        && let Some(date_secs) = single_date_secs(headers, &IF_MODIFIED_SINCE)
-        && validators.last_modified.secs() <= date_secs
-    {
-        return Outcome::NotModified;
+        return Outcome::HoldsAnother;
     }
-    Outcome::Proceed
+    match single_date_secs(headers, &IF_MODIFIED_SINCE) {
+        Some(date_secs) if reads => {
+            if validators.last_modified.secs() <= date_secs {
+                Outcome::NotModified
+            } else {
+                Outcome::HoldsAnother
+            }
+        }
+        _ => Outcome::Proceed,
+    }
 }
 
-/// Step 5: whether `Range` counts. True without `If-Range`; else the entity-tag must match strongly or the
-/// date equal `Last-Modified` (RFC 9110 §13.1.5). The date is a strong validator here whatever its age
-/// (§8.8.2.2): an object is never modified after commit, so one second never names two bodies.
+/// Step 5: whether `Range` counts.
+///
+/// With `If-Range`, its entity-tag must match strongly (RFC 9110 §13.1.5). A date never matches: every form of a file
+/// (original, thumbnail, MP3) has the same `Last-Modified` under the same URL, so the date is no strong validator
+/// (§8.8.1). Every answer with a file has an entity-tag to use instead.
+///
+/// Without `If-Range`, a range of a client that holds something else is ignored, as §14.2 allows. Chromium revalidates
+/// one form's cache entry for another form: it sends the first form's tag in `If-None-Match` and a `Range` of the bytes
+/// that it holds, and takes the 206 for the whole file.
 #[must_use]
-pub fn range_counts(headers: &HeaderMap, validators: Validators<'_>) -> bool {
+pub fn range_counts(headers: &HeaderMap, etag: &str, outcome: Outcome) -> bool {
     let mut lines = headers.get_all(IF_RANGE).iter();
-    let (Some(value), None) = (lines.next(), lines.next()) else {
-        // Two of them say nothing clear, and the full representation is always right.
-        return !headers.contains_key(IF_RANGE);
-    };
-    match parse_tag(value.as_bytes()) {
-        Some((tag, rest)) => rest.is_empty() && tag.matches(validators.etag, Comparison::Strong),
-        None => date_secs(value) == Some(validators.last_modified.secs()),
+    match (lines.next(), lines.next()) {
+        (None, _) => outcome != Outcome::HoldsAnother,
+        (Some(value), None) => parse_tag(value.as_bytes())
+            .is_some_and(|(tag, rest)| rest.is_empty() && tag.matches(etag, Comparison::Strong)),
+        // Two lines of it name nothing, and the full representation is always right.
+        (Some(_), Some(_)) => false,
     }
 }
 
@@ -226,7 +239,7 @@ mod tests {
         );
         check(
             Method::GET,
-            Outcome::Proceed,
+            Outcome::HoldsAnother,
             &[
                 &[("if-none-match", "\"a\", \"b\"")],
                 &[("if-none-match", "a,b")],
@@ -306,10 +319,14 @@ mod tests {
             Outcome::Proceed,
             &[
                 &[],
-                &[("if-modified-since", BEFORE)],
                 &[("if-unmodified-since", EXACT)],
                 &[("if-unmodified-since", AFTER)],
             ],
+        );
+        check(
+            Method::GET,
+            Outcome::HoldsAnother,
+            &[&[("if-modified-since", BEFORE)]],
         );
         check(
             Method::GET,
@@ -357,7 +374,7 @@ mod tests {
     #[test]
     fn if_none_match_takes_precedence_over_if_modified_since() {
         let changed = [("if-none-match", "\"x\""), ("if-modified-since", AFTER)];
-        check(Method::GET, Outcome::Proceed, &[&changed]);
+        check(Method::GET, Outcome::HoldsAnother, &[&changed]);
         let same = [("if-none-match", "\"a,b\""), ("if-modified-since", BEFORE)];
         check(Method::GET, Outcome::NotModified, &[&same]);
     }
@@ -386,26 +403,35 @@ mod tests {
     }
 
     #[test]
-    fn if_range_needs_a_strong_match_or_the_exact_date() {
+    fn if_range_needs_a_strong_match() {
         for (values, expected) in [
-            (&[][..], true),
-            (&["\"a,b\""], true),
-            (&[EXACT], true),
+            (&["\"a,b\""][..], true),
             (&["W/\"a,b\""], false),
             (&["\"x\""], false),
             (&["\"a,b\", \"x\""], false),
             (&["*"], false),
             (&["a,b"], false),
+            // Another form of the file has the same date.
+            (&[EXACT], false),
             (&[BEFORE], false),
             (&[AFTER], false),
             (&["\"a,b\"", "\"a,b\""], false),
         ] {
             let lines: Vec<_> = values.iter().map(|value| ("if-range", *value)).collect();
-            assert_eq!(
-                range_counts(&map(&lines), VALIDATORS),
-                expected,
-                "{values:?}"
-            );
+            for outcome in [Outcome::Proceed, Outcome::HoldsAnother] {
+                assert_eq!(
+                    range_counts(&map(&lines), VALIDATORS.etag, outcome),
+                    expected,
+                    "{values:?}"
+                );
+            }
         }
+    }
+
+    #[test]
+    fn a_range_beside_another_tag_is_ignored() {
+        let none = HeaderMap::new();
+        assert!(range_counts(&none, VALIDATORS.etag, Outcome::Proceed));
+        assert!(!range_counts(&none, VALIDATORS.etag, Outcome::HoldsAnother));
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! The order is that of RFC 9110 §13.2.2: conditions first, then `If-Range`, then `Range`. Whether the
 //! caller may see the object was decided before: a condition must not tell strangers that it exists.
+//! Several forms of a file may share one URL, so a cache may ask for one form with another form's validators:
+//! `conditional.rs` says when a range is ignored because of that.
 
 use hyper::{HeaderMap, Method, header::RANGE};
 
@@ -46,10 +48,11 @@ pub fn plan(method: &Method, headers: &HeaderMap, representation: &Representatio
         etag: representation.etag,
         last_modified: representation.last_modified,
     };
-    match conditional::evaluate(method, headers, validators) {
+    let outcome = conditional::evaluate(method, headers, validators);
+    match outcome {
         Outcome::NotModified => return Plan::NotModified,
         Outcome::PreconditionFailed => return Plan::PreconditionFailed,
-        Outcome::Proceed => {}
+        Outcome::Proceed | Outcome::HoldsAnother => {}
     }
     // RFC 9110 §14.2: no method but GET has ranges; HEAD shows the headers of the full answer.
     if method != Method::GET {
@@ -60,7 +63,7 @@ pub fn plan(method: &Method, headers: &HeaderMap, representation: &Representatio
     let (Some(value), None) = (lines.next(), lines.next()) else {
         return Plan::Full;
     };
-    if !conditional::range_counts(headers, validators) {
+    if !conditional::range_counts(headers, validators.etag, outcome) {
         return Plan::Full;
     }
     match Ranges::parse(value.as_bytes(), representation.len) {
@@ -164,13 +167,46 @@ mod tests {
             ),
             (
                 Method::GET,
-                &[("range", "bytes=0-1"), ("if-none-match", "\"v2\"")],
+                &[("range", "bytes=0-1"), ("if-unmodified-since", DATE)],
                 Plan::Single(range(0, 2)),
             ),
             (
                 Method::HEAD,
                 &[("if-modified-since", DATE)],
                 Plan::NotModified,
+            ),
+        ]);
+    }
+
+    #[test]
+    fn another_forms_tag_gives_the_whole() {
+        check(&[
+            (
+                Method::GET,
+                &[("range", "bytes=0-1"), ("if-none-match", "\"v2\"")],
+                Plan::Full,
+            ),
+            (
+                Method::GET,
+                &[("range", "bytes=100-"), ("if-none-match", "\"v2\"")],
+                Plan::Full,
+            ),
+            (
+                Method::GET,
+                &[
+                    ("range", "bytes=0-1"),
+                    ("if-none-match", "\"v2\""),
+                    ("if-range", "\"v1\""),
+                ],
+                Plan::Single(range(0, 2)),
+            ),
+            (
+                Method::GET,
+                &[
+                    ("range", "bytes=0-1"),
+                    ("if-modified-since", "Sun, 06 Nov 1994 08:49:36 GMT"),
+                ],
+                Plan::Full,
             ),
         ]);
     }
@@ -186,7 +222,7 @@ mod tests {
             (
                 Method::GET,
                 &[("range", "bytes=0-1"), ("if-range", DATE)],
-                Plan::Single(range(0, 2)),
+                Plan::Full,
             ),
             (
                 Method::GET,

@@ -2,11 +2,13 @@
 
 mod caches;
 mod cdn;
+mod chromium;
 pub mod frames;
 mod http2;
 mod http2_bounds;
 mod node;
 mod proxy_protocol;
+mod representations;
 mod signed_urls;
 mod slow_readers;
 mod sockets;

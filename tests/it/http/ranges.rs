@@ -284,7 +284,8 @@ fn a_range_counts_only_if_the_validator_is_the_current_one() {
     let other_date = "Sun, 06 Nov 1994 08:49:37 GMT";
     for (validator, expected) in [
         (etag, One(0..2)),
-        (date, One(0..2)),
+        // The same for every form of the file.
+        (date, Whole),
         ("\"another\"", Whole),
         (&format!("W/{etag}"), Whole),
         (etag.trim_matches('"'), Whole),
