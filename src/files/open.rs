@@ -12,7 +12,7 @@ use super::Config;
 use crate::{
     error::{Kind, Result},
     http::disposition::{Disposition, content_disposition},
-    media::sniff::Sniffed,
+    media::sniff::{Sniffed, served_type},
     metrics::{Lookup, Lookups},
     store::{Key, Object, ObjectId, Store},
     time::Timestamp,
@@ -26,7 +26,7 @@ pub struct OpenFile {
     pub etag: HeaderValue,
     /// Creation, to the second.
     pub last_modified: HeaderValue,
-    /// As stored.
+    /// As stored, but for active types, which older versions kept.
     pub content_type: HeaderValue,
     /// What its first bytes show, of the kinds that something is made of.
     pub kind: Option<Sniffed>,
@@ -133,7 +133,7 @@ impl OpenFile {
         Self {
             etag: etag(object.key.id),
             last_modified: header(httpdate::fmt_http_date(meta.created.system())),
-            content_type: header(meta.content_type.clone()),
+            content_type: header(served_type(&meta.content_type).to_owned()),
             kind: meta.sniffed_type.as_deref().and_then(Sniffed::of_mime),
             disposition: content_disposition(kind, meta.file_name.as_deref()),
             object,

@@ -1,19 +1,24 @@
-//! Which content type is stored: the declared one is a label, kept where the bytes do not contradict it.
+//! Chooses the content type of a file: the declared one is a label, kept where the bytes do not contradict it and no
+//! browser would run it.
 //!
 //! Whether a body is inline is not decided here but by its kind, so that a label can never make it run.
 
 use std::borrow::Cow;
 
-use super::kind::{Family, Sniffed};
+use super::{
+    active_type::is_active,
+    kind::{Family, Sniffed},
+};
 
 /// The longest declared content type that is kept, in bytes.
 pub const CONTENT_TYPE_BYTES_MAX: usize = 255;
 
 /// What a body is called of which nothing is known.
-pub const OCTET_STREAM: &str = "application/octet-stream";
+const OCTET_STREAM: &str = "application/octet-stream";
 
 /// The content type to store: the declared one where it is well-formed and of the sniffed family or the
-/// bytes say nothing; else the sniffed kind's; else [`OCTET_STREAM`]. Never `multipart/*`.
+/// bytes say nothing; else the sniffed kind's; else [`OCTET_STREAM`]. Never `multipart/*`, and never an active type
+/// (`active_type.rs`).
 ///
 /// The declared value is kept whole, parameters included (RFC 9110 §8.3.1), at most
 /// [`CONTENT_TYPE_BYTES_MAX`] bytes of visible ASCII and spaces.
@@ -22,17 +27,27 @@ pub fn content_type(declared: Option<&str>, sniffed: Sniffed) -> Cow<'_, str> {
         .map(|value| value.trim_matches([' ', '\t']))
         .filter(|value| is_media_type(value))
     {
-        let essence = declared
-            .split(';')
-            .next()
-            .unwrap_or_default()
-            .trim_end_matches([' ', '\t'])
-            .to_ascii_lowercase();
+        let essence = essence(declared);
         if !essence.starts_with("multipart/") && of_family(&essence, sniffed) {
-            return Cow::Borrowed(declared);
+            return Cow::Borrowed(served_type(declared));
         }
     }
-    Cow::Borrowed(sniffed.mime().unwrap_or(OCTET_STREAM))
+    Cow::Borrowed(sniffed.mime().map_or(OCTET_STREAM, served_type))
+}
+
+/// The content type to answer with, of a stored one: older versions kept active types.
+pub fn served_type(stored: &str) -> &str {
+    if is_active(&essence(stored)) {
+        OCTET_STREAM
+    } else {
+        stored
+    }
+}
+
+/// A type in lower case, without its parameters.
+fn essence(content_type: &str) -> String {
+    let essence = content_type.split(';').next().unwrap_or_default();
+    essence.trim_matches([' ', '\t']).to_ascii_lowercase()
 }
 
 /// Whether a declared type, in lower case and without parameters, may be true of these bytes.
@@ -49,10 +64,7 @@ fn of_family(essence: &str, sniffed: Sniffed) -> bool {
         ) || matches!(
             essence,
             "application/x-7z-compressed" | "application/vnd.rar" | "application/x-rar-compressed"
-        ) || matches!(
-            essence,
-            "application/ogg" | "application/mp4" | "application/xhtml+xml"
-        )
+        ) || matches!(essence, "application/ogg" | "application/mp4")
     };
     let is_zip = || {
         matches!(
@@ -63,11 +75,15 @@ fn of_family(essence: &str, sniffed: Sniffed) -> bool {
     let is_markup =
         || essence.ends_with("+xml") || matches!(essence, "application/xml" | "application/json");
     match sniffed.family() {
-        Family::Unknown => true,
+        // An SVG would have been found; `<img>` shows one by this label alone, whatever it holds.
+        Family::Unknown => essence != "image/svg+xml",
         Family::Text if group == "application" => {
             !distinct() && !is_zip() && essence != "application/x-ole-storage"
         }
-        Family::Text => matches!(group, "text" | "message" | "model") || essence == "image/svg+xml",
+        Family::Text => {
+            matches!(group, "text" | "message" | "model")
+                || essence == "image/svg+xml" && sniffed == Sniffed::Svg
+        }
         Family::Zip => {
             group == "application"
                 && !distinct()

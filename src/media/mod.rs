@@ -1,7 +1,7 @@
 //! Bytes in, bytes out: what a file is, and how a picture becomes a small one.
 //!
 //! `kind` lists the kinds of files and what may be done with each; [`sniff`] tells them by their first bytes;
-//! `content_type` decides which type is stored; `dimensions` reads a picture's size from its header, through
+//! `content_type` decides which type is stored, `active_type` which never is; `dimensions` reads a picture's size from its header, through
 //! the small buffer of `window`, so that a bomb is refused before anything is allocated; `cost` says how much memory its
 //! decoding takes; `decode` turns the five decodable formats into pixels;
 //! [`thumbnail`] puts these together; [`voice`] walks AMR. All of it is synchronous and bounded by what is
@@ -12,6 +12,7 @@ pub mod sniff;
 pub mod thumbnail;
 pub mod voice;
 
+mod active_type;
 mod content_type;
 mod cost;
 mod decode;

@@ -4,7 +4,7 @@
 //! type is looked at, and nothing beyond the first [`SNIFF_BYTES_MAX`] bytes.
 
 pub use super::{
-    content_type::{CONTENT_TYPE_BYTES_MAX, OCTET_STREAM, content_type},
+    content_type::{CONTENT_TYPE_BYTES_MAX, content_type, served_type},
     kind::{Family, Sniffed},
 };
 

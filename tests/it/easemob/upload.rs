@@ -384,8 +384,18 @@ fn the_declared_type_is_kept_where_the_bytes_do_not_contradict_it() {
     for (declared, bytes, expected) in [
         ("image/png", &photo[..], "image/jpeg"),
         ("text/html", &photo[..], "image/jpeg"),
-        ("text/html", b"<script>alert(1)</script>", "text/html"),
-        ("image/jpeg", b"<script>alert(1)</script>", "text/html"),
+        (
+            "text/html",
+            b"<script>alert(1)</script>",
+            "application/octet-stream",
+        ),
+        (
+            "image/jpeg",
+            b"<script>alert(1)</script>",
+            "application/octet-stream",
+        ),
+        ("text/css", b"a { color: red }", "application/octet-stream"),
+        ("text/plain", b"<script>alert(1)</script>", "text/plain"),
         (
             "application/vnd.ms-excel",
             &ole[..],

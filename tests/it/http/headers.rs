@@ -1,7 +1,9 @@
 //! The headers of an answer that carries a file, byte by byte, and the connections they come over.
 
 use super::{Random, Reader, new_seed};
-use crate::support::{Answer, BASE, Connection, Form, TestServer, head, photo, read_answer};
+use crate::support::{
+    Answer, BASE, Connection, Form, TestServer, faulty_server, head, photo, read_answer,
+};
 
 /// The headers by name, without those that differ from answer to answer.
 fn lasting(answer: &Answer) -> Vec<(&str, &str)> {
@@ -135,21 +137,23 @@ fn only_what_cannot_run_is_shown_in_place() {
             "inline",
             "image/gif",
         ),
-        (html, "text/html", "attachment", "text/html"),
-        (html, "image/png", "attachment", "text/html"),
+        (html, "text/html", "attachment", "application/octet-stream"),
+        (html, "image/png", "attachment", "application/octet-stream"),
         (
             b"\xef\xbb\xbf \n<SCRIPT>alert(1)</SCRIPT>",
             "image/jpeg",
             "attachment",
-            "text/html",
+            "application/octet-stream",
         ),
+        // Pages show it with <img>, where it runs nothing; by itself it is an attachment in a sandbox.
         (svg, "image/svg+xml", "attachment", "image/svg+xml"),
         (svg, "image/png", "attachment", "image/svg+xml"),
+        (b"alert(1)", "image/svg+xml", "attachment", "text/plain"),
         (
             b"<?xml version=\"1.0\"?><x/>",
             "image/png",
             "attachment",
-            "application/xml",
+            "application/octet-stream",
         ),
         (b"%PDF-1.7\n", "image/png", "attachment", "application/pdf"),
         (
@@ -162,7 +166,7 @@ fn only_what_cannot_run_is_shown_in_place() {
             b"alert(1)",
             "application/javascript",
             "attachment",
-            "application/javascript",
+            "application/octet-stream",
         ),
         (b"alert(1)", "image/png", "attachment", "text/plain"),
         (b"PK\x03\x04", "image/jpeg", "attachment", "application/zip"),
@@ -203,6 +207,130 @@ fn only_what_cannot_run_is_shown_in_place() {
             assert_eq!(answer.header(name), Some(value), "{about}: {name}");
         }
         assert!(answer.body == *bytes, "{about}");
+    }
+}
+
+/// What a page of any origin could load as code, style or page, if it were called so.
+#[test]
+fn active_types_are_plain_bytes() {
+    const ACTIVE: &[&str] = &[
+        "text/javascript",
+        "Text/JavaScript; charset=utf-8",
+        "text/javascript1.5",
+        "text/x-javascript",
+        "application/javascript",
+        "application/x-javascript",
+        "application/ecmascript",
+        "text/jscript",
+        "text/livescript",
+        "text/vbscript",
+        "text/css",
+        "text/css;charset=utf-8",
+        "text/xsl",
+        "application/wasm",
+        "text/cache-manifest",
+        "application/manifest+json",
+        "application/speculationrules+json",
+        "application/importmap+json",
+        "text/html",
+        "application/xhtml+xml",
+        "text/xml",
+        "application/xml",
+        "application/xslt+xml",
+        "application/rss+xml",
+        "application/vnd.google-earth.kml+xml",
+        "application/x-shockwave-flash",
+        "application/x-java-applet",
+        "application/x-java-jnlp-file",
+        "application/hta",
+        "message/rfc822",
+        "application/x-mimearchive",
+        "application/signed-exchange;v=b3",
+        "application/webbundle",
+        "application/x-xpinstall",
+        "application/x-chrome-extension",
+        "application/x-x509-ca-cert",
+        "application/x-apple-aspen-config",
+    ];
+    let server = TestServer::start();
+    for declared in ACTIVE {
+        for bytes in [
+            &b"CACHE MANIFEST\n/* alert(1) */"[..],
+            b"\0asm\x01\0\0\0",
+            b"<!doctype html><script>alert(1)</script>",
+        ] {
+            let answer = server.upload(&Form::new().file("x", declared, bytes), &[]);
+            let entity = &answer.json()["entities"][0];
+            let metadata = &entity["file-metadata"]["content-type"];
+            assert_eq!(*metadata, "application/octet-stream", "{declared}");
+            let id = entity["uuid"].as_str().unwrap();
+            for headers in [
+                &[][..],
+                &[("Range", "bytes=0-1")],
+                &[("Range", "bytes=0-0,3-4")],
+            ] {
+                let answer = server.download(id, headers);
+                let about = format!("{declared}, {headers:?}");
+                let content_type = answer.header("content-type").unwrap();
+                if content_type.starts_with("multipart/byteranges") {
+                    let text = answer.text();
+                    assert_eq!(
+                        text.matches("application/octet-stream").count(),
+                        2,
+                        "{text}"
+                    );
+                } else {
+                    assert_eq!(content_type, "application/octet-stream", "{about}");
+                }
+                let disposition = answer.header("content-disposition");
+                assert_eq!(disposition, Some("attachment; filename=\"x\""), "{about}");
+                assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
+            }
+        }
+        // Bytes of a picture are a picture, whatever they are called.
+        let id = server.store_file("x", declared, &photo());
+        assert_eq!(
+            server.download(&id, &[]).header("content-type"),
+            Some("image/jpeg")
+        );
+    }
+    // Of the same families, and harmless: as the sender calls them.
+    for declared in [
+        "text/plain",
+        "text/csv",
+        "text/vtt",
+        "text/markdown",
+        "application/json",
+        "application/ld+json",
+        "application/postscript",
+        "application/x-thing",
+        "model/obj",
+    ] {
+        let id = server.store_file("x", declared, b"a,b\n1,2\n");
+        let answer = server.download(&id, &[]);
+        assert_eq!(answer.header("content-type"), Some(declared));
+        assert_eq!(
+            answer.header("content-disposition"),
+            Some("attachment; filename=\"x\"")
+        );
+    }
+}
+
+#[test]
+fn active_types_of_older_versions_are_plain_bytes() {
+    let directory = tempfile::tempdir().unwrap();
+    let (server, faults) = faulty_server(directory.path());
+    for (stored, answered) in [
+        ("text/javascript", "application/octet-stream"),
+        ("Text/CSS; charset=utf-8", "application/octet-stream"),
+        ("text/html", "application/octet-stream"),
+        ("application/x-thing", "application/x-thing"),
+        ("image/svg+xml", "image/svg+xml"),
+    ] {
+        faults.store_as(stored);
+        let id = server.store_file("x", "application/octet-stream", b"\0\x01");
+        let answer = server.download(&id, &[]);
+        assert_eq!(answer.header("content-type"), Some(answered), "{stored}");
     }
 }
 

@@ -36,12 +36,18 @@ pub struct Faults(Arc<Mutex<State>>);
 struct State {
     fault: Option<(Step, Kind)>,
     called: Vec<Step>,
+    content_type: Option<String>,
 }
 
 impl Faults {
     /// Every call of the step fails from now on.
     pub fn set(&self, fault: Option<(Step, Kind)>) {
         self.0.lock().unwrap().fault = fault;
+    }
+
+    /// Every object is stored with this content type from now on, as an older version may have stored it.
+    pub fn store_as(&self, content_type: &str) {
+        self.0.lock().unwrap().content_type = Some(content_type.to_owned());
     }
 
     pub fn count(&self, step: Step) -> usize {
@@ -133,9 +139,12 @@ impl Upload for FaultyUpload {
         })
     }
 
-    fn commit(self: Box<Self>, meta: Meta) -> BoxFuture<'static, Result<Meta>> {
+    fn commit(self: Box<Self>, mut meta: Meta) -> BoxFuture<'static, Result<Meta>> {
         Box::pin(async move {
             self.faults.call(Step::Commit)?;
+            if let Some(content_type) = self.faults.0.lock().unwrap().content_type.clone() {
+                meta.content_type = content_type;
+            }
             self.inner.commit(meta).await
         })
     }
