@@ -1,5 +1,6 @@
 //! Clients that lie, stall, flood and send what nobody would: the right error each time, and nothing stays.
 
+mod chunks;
 mod connections;
 mod forms;
 mod seats;
