@@ -163,7 +163,7 @@ impl Service {
         body: &mut RequestBody,
         started: Instant,
     ) -> Answer {
-        let checked = framing::check(head.version, &head.uri, &head.headers);
+        let checked = framing::check(&head.method, head.version, &head.uri, &head.headers);
         let target = Target::new(head.uri);
         let call = Call {
             method: &head.method,

@@ -240,6 +240,106 @@ fn a_malformed_request_is_refused() {
 }
 
 #[test]
+fn fields_of_two_meanings_are_refused() {
+    let server = TestServer::start();
+    let request = |authority: Option<&str>, more: &[(&str, &str)]| {
+        let mut all = vec![
+            (":method", "GET"),
+            (":scheme", "http"),
+            (":path", "/healthz"),
+        ];
+        all.extend(authority.map(|authority| (":authority", authority)));
+        fields(&[&all, more].concat())
+    };
+    let path = |path| {
+        fields(&[
+            (":method", "GET"),
+            (":scheme", "http"),
+            (":path", path),
+            (":authority", "a"),
+        ])
+    };
+    let scheme = |scheme| {
+        fields(&[
+            (":method", "GET"),
+            (":scheme", scheme),
+            (":path", "/healthz"),
+            (":authority", "a"),
+        ])
+    };
+    let a = Some("a");
+    for (what, block) in [
+        ("another Host", request(a, &[("host", "b")])),
+        ("two Hosts", request(a, &[("host", "a"), ("host", "a")])),
+        (
+            "two Hosts and no authority",
+            request(None, &[("host", "a"), ("host", "b")]),
+        ),
+        ("a Host that is none", request(None, &[("host", "a/b")])),
+        ("user information", request(Some("u@a"), &[])),
+        ("a port that is none", request(Some("a:98777"), &[])),
+        ("a dot", request(Some("."), &[])),
+        ("an empty label", request(Some("a..b"), &[])),
+        ("an asterisk", path("*")),
+        ("a relative path", path("healthz")),
+        ("another scheme", scheme("ftp")),
+        (
+            "two tokens",
+            request(
+                a,
+                &[("authorization", "Bearer a"), ("authorization", "Bearer b")],
+            ),
+        ),
+        (
+            "two access tokens",
+            request(a, &[("access-token", "a"), ("access-token", "b")]),
+        ),
+        (
+            "two secrets",
+            request(a, &[("share-secret", "a"), ("share-secret", "b")]),
+        ),
+        (
+            "two types",
+            request(a, &[("content-type", "a/b"), ("content-type", "a/c")]),
+        ),
+        (
+            "two lengths",
+            request(a, &[("content-length", "0"), ("content-length", "1")]),
+        ),
+    ] {
+        let mut client = Client::open(server.address);
+        client.send(HEADERS, WHOLE, 1, &block).unwrap();
+        let end = client.until(|frame| frame.stream == 1 || frame.kind == GOAWAY);
+        let is_refused = match end.kind {
+            RST_STREAM => code_of(&end.payload) == PROTOCOL_ERROR,
+            GOAWAY => code_of(&end.payload[4..]) == PROTOCOL_ERROR,
+            // 400, which stands in HPACK's table.
+            HEADERS => end.payload[0] == 0x8c,
+            _ => false,
+        };
+        assert!(is_refused, "{what}: {end:?}");
+    }
+    for (what, block) in [
+        ("an authority", request(a, &[])),
+        ("the same Host", request(a, &[("host", "A")])),
+        ("a Host alone", request(None, &[("host", "a:80")])),
+        (
+            "lists of two lines",
+            request(a, &[("accept", "a/b"), ("accept", "*/*")]),
+        ),
+        ("TLS ended by a proxy", scheme("https")),
+    ] {
+        let mut client = Client::open(server.address);
+        client.send(HEADERS, WHOLE, 1, &block).unwrap();
+        let head = client.until(|frame| frame.stream == 1 || frame.kind == GOAWAY);
+        assert!(
+            head.kind == HEADERS && head.payload[0] == 0x88,
+            "{what}: {head:?}"
+        );
+    }
+}
+
+#[test]
 fn a_body_of_another_length_than_it_says_is_no_upload() {
     let server = TestServer::start();
     let token = format!("Bearer {}", server.token("alice"));
