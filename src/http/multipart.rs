@@ -6,6 +6,8 @@
 //! that have no delimiter in them go round it (`Source::poll_bulk`); delimiters, heads and all that is small
 //! are multer's. Nothing here knows which fields a dialect wants.
 
+mod part_head;
+
 use std::{
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -15,21 +17,19 @@ use std::{
 use bytes::Bytes;
 use futures_util::Stream;
 use hyper::{HeaderMap, header};
-use memchr::memmem::Finder;
 use multer::{Field, Multipart};
 
+use self::part_head::{PART_HEAD_BYTES_MAX, PartHeads, TooLong};
 use super::{body::RequestBody, disposition::parse_filename};
 use crate::error::{Error, Kind, Result};
 
 /// Bytes handed to multer at once.
 const PIECE_BYTES: usize = 64 * 1024;
-/// The same while it looks for a part's head: what follows the head is a file's bytes, mostly, and is copied.
+/// The same while it looks for the first boundary.
 const HEAD_PIECE_BYTES: usize = 1024;
 /// A slice of the body that is smaller goes through multer, which copies it: it may be a few bytes of a read
 /// buffer of 64 KiB, all of which stays as long as the slice does.
 const BULK_BYTES_MIN: usize = 32 * 1024;
-/// Bytes of one part's headers, and of what may stand before the first boundary.
-const PART_HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of fields that nobody asked for, in one form.
 const IGNORED_BYTES_MAX: usize = 64 * 1024;
 /// Parts of one form.
@@ -68,8 +68,8 @@ pub struct Part {
 struct Source<'r> {
     body: &'r mut RequestBody,
     rest: Bytes,
-    /// `\r\n--boundary`: the end of a part's bytes.
-    delimiter: Finder<'static>,
+    /// Where parts and their headers begin and end.
+    heads: PartHeads,
     /// Bytes of the one piece that multer may have; none, where it may have none.
     granted: usize,
     /// multer asked for more than was granted: poll it again, it has nothing to wait for.
@@ -99,22 +99,40 @@ impl Stream for Shared<'_> {
             source.exhausted = true;
             return Poll::Pending;
         }
-        if source.rest.is_empty() {
-            match ready!(source.body.poll_data(cx)) {
-                Some(Ok(data)) => source.rest = data,
-                end => return Poll::Ready(end),
-            }
-        }
-        let piece = source.rest.split_to(source.rest.len().min(source.granted));
+        let is_head = !source.heads.is_content();
+        let piece = match ready!(source.poll_piece(cx)) {
+            Some(Ok(piece)) => piece,
+            end => return Poll::Ready(end),
+        };
         source.granted = 0;
         source.given += piece.len();
-        let delimiter = source.delimiter.needle();
-        source.is_closed = piece.len() >= delimiter.len() && open_bytes(&piece, delimiter) == 0;
+        let delimiter = source.heads.delimiter().needle();
+        // After a part's headers multer holds nothing of the part. After other bytes it may hold back the last ones.
+        source.is_closed = source.heads.is_content()
+            && (is_head || piece.len() >= delimiter.len() && open_bytes(&piece, delimiter) == 0);
         Poll::Ready(Some(Ok(piece)))
     }
 }
 
 impl Source<'_> {
+    /// The next piece of the form for multer, of at most `granted` bytes where it is no part's headers.
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes>>> {
+        loop {
+            if self.rest.is_empty() {
+                match ready!(self.body.poll_data(cx)) {
+                    Some(Ok(data)) => self.rest = data,
+                    Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                    None => return Poll::Ready(self.heads.finish().map(Ok)),
+                }
+            }
+            match self.heads.next(&mut self.rest, self.granted) {
+                Ok(Some(piece)) => return Poll::Ready(Some(Ok(piece))),
+                Ok(None) => {}
+                Err(TooLong) => return Poll::Ready(Some(Err(head_too_long()))),
+            }
+        }
+    }
+
     /// Before multer is polled: how large a piece it may have.
     fn grant(&mut self, granted: usize) {
         (self.granted, self.exhausted) = (granted, false);
@@ -131,11 +149,16 @@ impl Source<'_> {
         if self.rest.len() < BULK_BYTES_MIN {
             return Poll::Ready(Ok(None));
         }
-        let bytes = match self.delimiter.find(&self.rest) {
+        let delimiter = self.heads.delimiter();
+        let bytes = match delimiter.find(&self.rest) {
             Some(at) => at,
-            None => self.rest.len() - open_bytes(&self.rest, self.delimiter.needle()),
+            None => self.rest.len() - open_bytes(&self.rest, delimiter.needle()),
         };
-        Poll::Ready(Ok((bytes > 0).then(|| self.rest.split_to(bytes))))
+        if bytes == 0 {
+            return Poll::Ready(Ok(None));
+        }
+        self.heads.passed_by();
+        Poll::Ready(Ok(Some(self.rest.split_to(bytes))))
     }
 }
 
@@ -156,11 +179,10 @@ impl<'r> Form<'r> {
     /// or longer than RFC 2046 allows.
     pub fn new(headers: &HeaderMap, body: &'r mut RequestBody) -> Result<Self> {
         let boundary = boundary(headers)?;
-        let delimiter = Finder::new(&format!("\r\n--{boundary}")).into_owned();
         let source = Arc::new(Mutex::new(Source {
             body,
             rest: Bytes::new(),
-            delimiter,
+            heads: PartHeads::new(&boundary),
             granted: 0,
             exhausted: false,
             given: 0,

@@ -32,15 +32,15 @@ impl ByteRange {
 /// What a `Range` header asks for, measured against the length of the representation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ranges {
-    /// The header does not count: another unit, malformed, or more than [`RANGES_MAX`] ranges. RFC 9110
-    /// §14.2 lets a server ignore it, and a full answer is what every client understands.
+    /// The header does not count: another unit, malformed (an empty set too), or more than [`RANGES_MAX`] ranges.
+    /// RFC 9110 §14.2 lets a server ignore it, and a full answer is what every client understands.
     Ignored,
     /// One range, after coalescing. Needs no allocation: it is what nearly every request asks for.
     One(ByteRange),
     /// Two to [`RANGES_MAX`] ranges in ascending order, none overlapping or touching another, so that
     /// their sum is below the length of the representation.
     Many(Vec<ByteRange>),
-    /// Well-formed, and no byte of it exists: 416 (RFC 9110 §15.5.17). An empty set is one of these.
+    /// Well-formed, and no byte of it exists: 416 (RFC 9110 §15.5.17).
     Unsatisfiable,
 }
 
@@ -82,6 +82,8 @@ impl Ranges {
             }
         }
         match coalesce(&mut found[..found_count]) {
+            // `bytes=` names no range: malformed (§14.1.1), and so ignored like all else that is.
+            [] if named_count == 0 => Self::Ignored,
             // A suffix is satisfiable even when there is nothing, but no Content-Range can say so.
             [] if suffix_of_nothing => Self::Ignored,
             [] => Self::Unsatisfiable,
@@ -237,11 +239,12 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_set_is_unsatisfiable() {
+    fn an_empty_set_is_ignored() {
         check(&[
-            ("bytes=", 100, "416"),
-            ("bytes= ", 100, "416"),
-            ("bytes=, ,", 100, "416"),
+            ("bytes=", 100, "-"),
+            ("bytes= ", 100, "-"),
+            ("bytes=, ,", 100, "-"),
+            ("bytes=", 0, "-"),
         ]);
     }
 

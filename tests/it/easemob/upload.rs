@@ -256,6 +256,15 @@ fn part_headers_of_every_client_are_read() {
             "Content-Disposition: form-data; name=\"file\"; filename=\"\"\r\n",
             "",
         ),
+        // Folded lines (RFC 5322 §2.2.3), as mail libraries write long names.
+        (
+            "Content-Disposition: form-data;\r\n name=\"file\";\r\n\tfilename=\"a.txt\"\r\n",
+            "filename=\"a.txt\"",
+        ),
+        (
+            "X-Long: 1\r\n 2\r\n  3\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a\r\n b.txt\"\r\n",
+            "filename=\"a b.txt\"",
+        ),
     ] {
         let id = id_of(&server.upload(&Form::new().part(part_head, b"hello"), &[]));
         let download = server.download(&id, &[]);
@@ -271,6 +280,45 @@ fn part_headers_of_every_client_are_read() {
             "{disposition}"
         );
     }
+}
+
+/// However the body is cut: a line end and what makes it a fold may come apart.
+#[test]
+fn folded_part_headers_survive_every_cut() {
+    let server = TestServer::start();
+    let form = Form::new()
+        .part("Content-Disposition: form-data;\r\n\tname=\"id\"\r\n", b"1")
+        .part(
+            "Content-Disposition: form-data; name=\"file\";\r\n filename=\"a.txt\"\r\nContent-Type:\r\n text/plain\r\n",
+            b"hello\r\n \r\n\tworld",
+        );
+    let body = form.bytes();
+    let head = server.upload_head("alice", &form, &[("Transfer-Encoding", "chunked")]);
+    for cut in 1..body.len() {
+        let mut sent = head.clone();
+        for piece in [&body[..cut], &body[cut..]] {
+            sent.extend_from_slice(format!("{:x}\r\n", piece.len()).as_bytes());
+            sent.extend_from_slice(piece);
+            sent.extend_from_slice(b"\r\n");
+        }
+        sent.extend_from_slice(b"0\r\n\r\n");
+        let mut connection = server.connect();
+        connection.send(&sent).unwrap();
+        let download = server.download(&id_of(&connection.answer("POST").unwrap()), &[]);
+        assert_eq!(download.body, b"hello\r\n \r\n\tworld", "{cut}");
+        assert_eq!(download.header("content-type"), Some("text/plain"), "{cut}");
+        let disposition = download.header("content-disposition");
+        assert_eq!(disposition, Some("attachment; filename=\"a.txt\""), "{cut}");
+    }
+    // A line that begins with a space continues none where it is the first, and the form is malformed.
+    let answer = server.upload(
+        &Form::new().part(
+            " X: y\r\nContent-Disposition: form-data; name=\"file\"\r\n",
+            b"x",
+        ),
+        &[],
+    );
+    assert_eq!(answer.status, 400, "{}", answer.text());
 }
 
 #[test]
