@@ -24,7 +24,10 @@ install_packages() {
         $sudo rm -f "$policy"
         trap - EXIT
     fi
-    if [[ " ${missing[*]} " == *" nginx "* ]] && command -v systemctl >/dev/null && [ -d /run/systemd/system ]; then
-        $sudo systemctl disable --quiet nginx
-    fi
+    local service
+    for service in nginx haproxy; do
+        if [[ " ${missing[*]} " == *" $service "* ]] && command -v systemctl >/dev/null && [ -d /run/systemd/system ]; then
+            $sudo systemctl disable --quiet "$service"
+        fi
+    done
 }
