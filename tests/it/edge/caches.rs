@@ -163,6 +163,46 @@ fn a_download_by_token_is_never_kept_for_another() {
 }
 
 #[test]
+fn a_kept_file_is_not_promised_longer_than_it_lives() {
+    const HOUR_MS: i64 = 3_600_000;
+    let server = TestServer::with("[retention]\nimage_days = 2");
+    let cache = Cache::before(
+        &server,
+        include_str!("../../../deploy/examples/nginx-cache.conf"),
+    );
+    let url = server
+        .lanying("alice")
+        .send("102", "bob", "a.jpg", &photo());
+    let path = &url[url.find("/file/").expect("a URL of this API")..];
+    let seconds = |headers: &[(&str, &str)], status, kept: &str| -> i64 {
+        let token = server.token("bob");
+        let own = [("access-token", &*token), ("app_id", APP_ID)];
+        let answer = cache.get(path, &[&own, headers].concat());
+        assert_cache(&answer, status, kept);
+        let said = answer
+            .headers
+            .iter()
+            .filter(|(name, _)| name == "cache-control");
+        let said: Vec<_> = said.map(|(_, value)| value.as_str()).collect();
+        assert_eq!(said.len(), 1, "{said:?}");
+        let seconds = said[0].strip_prefix("private, max-age=").expect(said[0]);
+        seconds
+            .trim_end_matches(", immutable")
+            .parse()
+            .expect(said[0])
+    };
+    let first = seconds(&[], 200, "MISS");
+    assert!(first > 86_400, "{first}");
+    server.clock.advance(6 * HOUR_MS);
+    // The test itself takes time.
+    let left = first - 6 * 3600 - 60..=first - 6 * 3600;
+    for (headers, status) in [(&[][..], 200), (&[("Range", "bytes=1-4")], 206)] {
+        let kept = seconds(headers, status, "HIT");
+        assert!(left.contains(&kept), "{headers:?}: {kept} of {left:?}");
+    }
+}
+
+#[test]
 fn a_cache_that_asks_first_keeps_private_files_and_gives_them_to_none_but_those_who_may() {
     let server = TestServer::start();
     let cache = Cache::before(
