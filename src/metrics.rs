@@ -19,7 +19,7 @@ use self::{
 use crate::time::Clock;
 
 pub use self::{
-    cells::{Counter, Entered, Gauge},
+    cells::{Counter, Gauge},
     families::CONTENT_TYPE,
     requests::{Answered, Refusal, Requests, Route},
 };

@@ -4,7 +4,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
 use hyper::{
-    HeaderMap, Method, Response, StatusCode,
+    HeaderMap, Response, StatusCode,
     header::{self, HeaderValue},
 };
 
@@ -218,9 +218,6 @@ pub fn deliver(call: &Call<'_>, content: &Content, keep: Keep) -> Result<Respons
             *response.status_mut() = StatusCode::PARTIAL_CONTENT;
             *response.body_mut() = several(content, layout);
         }
-    }
-    if *call.method == Method::HEAD {
-        *response.body_mut() = Body::empty();
     }
     Ok(response)
 }

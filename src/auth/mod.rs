@@ -19,7 +19,6 @@ pub mod verifier;
 use std::sync::Arc;
 
 pub use grant::{Granted, Grants};
-pub use hook::Hooks;
 pub use keyring::KeyRing;
 pub use verifier::Verifier;
 

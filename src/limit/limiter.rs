@@ -51,8 +51,7 @@ impl Interface {
 }
 
 /// The limiter's settings; the rates are the tenants'.
-#[derive(Debug, Clone, serde::Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Debug, Clone)]
 pub struct Config {
     /// Addresses remembered at once, over all tenants and interfaces; 1 to 16,777,216. Measured: 56 MB for
     /// 1,000,000.

