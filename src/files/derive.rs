@@ -5,6 +5,7 @@
 //! never changes; a failure is believed for `failure_memory`, so that a broken picture is not decoded at every
 //! request. Whoever makes something does so in the turn of its tenant and client (`fair_queue.rs`).
 
+mod live;
 mod memory;
 mod pictures;
 mod single_flight;
@@ -20,6 +21,7 @@ use hyper::{HeaderMap, header::HeaderValue};
 use sha2::{Digest, Sha256};
 
 use self::{
+    live::Live,
     memory::{Failures, Made},
     pictures::{Picture, Pictures, Size},
     single_flight::{Claims, once},
@@ -45,6 +47,8 @@ use crate::{
 /// An original of at most this many bytes is its own thumbnail (the contract's rule), unless it has more pixels than the
 /// largest thumbnail.
 const OWN_THUMBNAIL_BYTES_MAX: u64 = 10 * 1024;
+/// Bytes of derivatives in memory, cached or being sent: twice what the cache may have, and no less than this.
+const LIVE_BYTES_MIN: u64 = 64 << 20;
 /// One part in so many of the memory for derivatives is for pictures that sizes are shrunk from.
 const REDUCED_SHARE: u64 = 4;
 
@@ -74,6 +78,7 @@ pub(super) struct Derivatives {
     store: Arc<dyn Store>,
     made: Made,
     making: Claims,
+    live: Arc<Live>,
     failures: Failures,
     pictures: Pictures,
     ffmpeg: Ffmpeg,
@@ -90,6 +95,12 @@ impl Derivatives {
             store,
             made: memory::made(config.derived_bytes_max - reduced_bytes_max),
             making: Claims::default(),
+            live: Arc::new(Live::new(
+                config
+                    .derived_bytes_max
+                    .saturating_mul(2)
+                    .max(LIVE_BYTES_MIN),
+            )),
             failures: Failures::new(config.failure_memory, clock),
             pictures: Pictures::new(config, reduced_bytes_max, counts.clone()),
             ffmpeg: Ffmpeg::probe(&config.ffmpeg),
@@ -167,6 +178,7 @@ impl Derivatives {
         self.failures
             .check(id, name)
             .inspect_err(|_| self.count(name, Source::FailedBefore))?;
+        self.live.admit(claimant)?;
         let found = self.find_or_make_now(file, name, claimant).await;
         found.inspect_err(|error| {
             // Of a video, what failed is its frame, and that is remembered by itself.
@@ -193,7 +205,7 @@ impl Derivatives {
             match self.store.derived(key, name).await {
                 Ok(Some(derived)) => {
                     self.count(name, Source::Disk);
-                    return Derivative::made(derived).await;
+                    return self.hold(derived, claimant).await;
                 }
                 Ok(None) => {}
                 Err(error) => {
@@ -214,7 +226,12 @@ impl Derivatives {
         if is_kept && let Err(error) = self.store.put_derived(key, name, made.clone()).await {
             tracing::warn!(id = %key.id, %error, "a derivative could not be kept on disk");
         }
-        Derivative::made(made).await
+        self.hold(made, claimant).await
+    }
+
+    async fn hold(&self, derived: Derived, claimant: Claimant) -> Result<Derivative> {
+        let bytes = self.live.count(claimant, derived.bytes);
+        Derivative::made(Derived { bytes, ..derived }).await
     }
 
     /// `None`: the original serves better.
