@@ -279,8 +279,10 @@ impl App {
         if let Some(Err(error)) = self.inherited.map(Inherited::ready) {
             tracing::warn!(%error, "the server before has gone");
         }
+        let clients = Arc::new(self.listener.clients());
         let operator = Operator {
             metrics: self.metrics.clone(),
+            clients: clients.clone(),
             service: self.service.clone(),
             limiter: self.limiter,
             disk: Disk::new(self.store, self.free_space_min_bytes),
@@ -293,7 +295,8 @@ impl App {
         let served = async {
             let counts = self.metrics.connections;
             let (tls, config) = (self.tls, self.listener);
-            listener::serve(listeners, tls, self.service, config, counts, shutdown).await;
+            let service = self.service;
+            listener::serve(listeners, tls, service, config, counts, clients, shutdown).await;
             tasks.join(TASKS_GRACE).await;
             ended.trigger();
         };

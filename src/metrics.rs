@@ -48,6 +48,8 @@ pub struct Levels {
     pub limiter_addresses: usize,
     /// Bytes of uploads.
     pub uploads: UploadLevels,
+    /// What clients hold.
+    pub client_memory: Vec<MemoryLevels>,
     /// Bytes that the disk has left; `None` where it did not answer.
     pub disk_free_bytes: Option<u64>,
     /// Bytes that must be free for an upload.
@@ -81,6 +83,19 @@ pub struct UploadLevels {
     /// The most that they may announce together.
     pub in_flight_bytes_max: u64,
     /// Uploads that there was no room for, so far.
+    pub refusals: u64,
+}
+
+/// Memory of one kind that clients hold while they are connected.
+#[derive(Debug, Clone, Copy)]
+pub struct MemoryLevels {
+    /// What it is for: the label.
+    pub of: &'static str,
+    /// Bytes held.
+    pub held_bytes: u64,
+    /// Bytes that may be held.
+    pub held_bytes_max: u64,
+    /// How often there was too little for one client, or for all.
     pub refusals: u64,
 }
 

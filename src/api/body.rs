@@ -15,9 +15,13 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Frame, SizeHint};
 
-use super::disk::OnDisk;
+use super::{
+    copies::{Copies, Room},
+    disk::OnDisk,
+};
 use crate::{
     files::{LendTo, Lent, OpenFile},
+    limit::Client,
     store::CHUNK_BYTES,
 };
 
@@ -47,8 +51,15 @@ pub struct ObjectBody {
     /// Where the file is noted before its slices are given out.
     lent: Option<Arc<Lent>>,
     /// Read into memory of ours, instead of lent.
-    is_copied: bool,
-    reading: Option<OnDisk<Bytes>>,
+    copies: Option<Copies>,
+    reading: Option<Reading>,
+}
+
+/// A chunk on its way from the disk into memory.
+struct Reading {
+    range: Range<u64>,
+    room: Room,
+    read: OnDisk<Bytes>,
 }
 
 /// Bytes read into memory at once: two records of TLS, and what each stream of HTTP/2 may have waiting.
@@ -92,7 +103,7 @@ impl Body {
             remaining,
             warming: None,
             lent: None,
-            is_copied: false,
+            copies: None,
             reading: None,
         }))
     }
@@ -153,12 +164,12 @@ impl LendTo for Body {
         }
     }
 
-    fn copy_out(&mut self) {
+    fn copy_out(&mut self, client: &Arc<Client>) {
         if let Self::Mapped(_, file, range) = self {
             *self = Self::segments(file.clone(), [Segment::Range(range.clone())].into());
         }
         if let Self::Object(object) = self {
-            object.is_copied = true;
+            object.copies = Some(Copies::new(client.clone()));
         }
     }
 }
@@ -184,23 +195,39 @@ impl ObjectBody {
             let end = (range.start / unit + 1).saturating_mul(unit);
             range.start..end.min(range.end)
         };
-        if self.is_copied {
-            let (file, chunk) = (&self.file, up_to(COPY_BYTES));
-            let read = match &mut self.reading {
-                Some(reading) => Some(ready!(reading.poll(cx))),
-                // At once where the kernel has it in memory.
-                None => file.object.read_cached(&chunk).transpose(),
+        if let Some(copies) = &self.copies {
+            let (read, end) = match &mut self.reading {
+                Some(reading) => {
+                    let read = ready!(reading.read.poll(cx));
+                    let Some(Reading { range, room, .. }) = self.reading.take() else {
+                        return Poll::Ready(None);
+                    };
+                    (read.map(|bytes| room.keep(bytes)), range.end)
+                }
+                None => {
+                    let mut chunk = up_to(COPY_BYTES);
+                    let room = ready!(copies.poll_room(cx, chunk.end - chunk.start));
+                    chunk.end = chunk.end.min(chunk.start + room.bytes);
+                    // At once where the kernel has it in memory.
+                    match self.file.object.read_cached(&chunk).transpose() {
+                        Some(read) => (read.map(|bytes| room.keep(bytes)), chunk.end),
+                        None => {
+                            let (file, range) = (self.file.clone(), chunk.clone());
+                            self.reading = Some(Reading {
+                                range,
+                                room,
+                                read: OnDisk::begin(move || file.object.read_range(&chunk)),
+                            });
+                            return self.poll_chunk(cx);
+                        }
+                    }
+                }
             };
-            let Some(read) = read else {
-                let (file, chunk) = (file.clone(), chunk.clone());
-                self.reading = Some(OnDisk::begin(move || file.object.read_range(&chunk)));
-                return self.poll_chunk(cx);
-            };
-            self.reading = None;
             if read.is_ok() {
-                range.start = chunk.end;
-                self.remaining -= chunk.end - chunk.start;
+                self.remaining -= end - range.start;
+                range.start = end;
             }
+            let file = &self.file;
             return Poll::Ready(Some(read.inspect_err(|error| cut_off(file, error))));
         }
         // What is warm is lent in large pieces, what is cold is brought in and sent piece by piece. Both end at

@@ -4,6 +4,7 @@
 
 mod answer;
 pub mod body;
+mod copies;
 pub mod deliver;
 mod disk;
 pub mod easemob;

@@ -11,6 +11,7 @@ use std::sync::{
 };
 
 use super::OpenFile;
+use crate::limit::Client;
 
 /// The files lent to one connection. All accesses are from the polls of one task, one after another: the lock
 /// is there for `Sync` and never waited for. Bounded by what hyper queues before it flushes (16 buffers).
@@ -66,6 +67,7 @@ pub trait LendTo {
     fn lend_to(&mut self, lent: &Arc<Lent>);
 
     /// The bytes will be read by this process, as encryption and HTTP/2 do: they are given out in memory of its
-    /// own, read from the file. Where a disk fails, a slice of a map would then end the process (SIGBUS).
-    fn copy_out(&mut self);
+    /// own, read from the file. Where a disk fails, a slice of a map would then end the process (SIGBUS). What that
+    /// memory may be is the client's to hold.
+    fn copy_out(&mut self, client: &Arc<Client>);
 }

@@ -11,8 +11,8 @@ use prometheus_client::{
 };
 
 use super::{
-    ConnectionCut, ConnectionRefusal, Derivations, Derived, Levels, Lookup, Metrics, Source,
-    Synced, durations::Distribution, requests::RouteNumbers,
+    ConnectionCut, ConnectionRefusal, Derivations, Derived, Levels, Lookup, MemoryLevels, Metrics,
+    Source, Synced, durations::Distribution, requests::RouteNumbers,
 };
 
 /// The media type of [`Metrics::render`]'s text.
@@ -45,6 +45,7 @@ impl Collector for Scrape {
         families.build()?;
         self.requests(&mut families)?;
         self.connections(&mut families)?;
+        self.client_memory(&mut families)?;
         self.files(&mut families)?;
         self.store(&mut families)?;
         self.log(&mut families)
@@ -121,6 +122,28 @@ impl Scrape {
             "upload_budget_refusals",
             "Uploads that there was no room for beside those in flight.",
             [([], levels.refusals)],
+        )
+    }
+
+    fn client_memory(&self, families: &mut Families<'_>) -> fmt::Result {
+        let of_each = |number: fn(&MemoryLevels) -> u64| {
+            let levels = self.levels.client_memory.iter();
+            levels.map(move |levels| ([("of", levels.of)], number(levels)))
+        };
+        families.gauge(
+            "client_memory_bytes",
+            "Memory that clients hold while they are connected.",
+            of_each(|levels| levels.held_bytes),
+        )?;
+        families.gauge(
+            "client_memory_bytes_max",
+            "The most that they may hold together.",
+            of_each(|levels| levels.held_bytes_max),
+        )?;
+        families.counter(
+            "client_memory_refusals",
+            "How often there was too little of it, for one client or for all.",
+            of_each(|levels| levels.refusals),
         )
     }
 

@@ -25,6 +25,12 @@ fn levels() -> Levels {
             in_flight_bytes_max: 11,
             refusals: 12,
         },
+        client_memory: vec![MemoryLevels {
+            of: "http2_requests",
+            held_bytes: 15,
+            held_bytes_max: 16,
+            refusals: 17,
+        }],
         disk_free_bytes: Some(7),
         store: StoreLevels {
             is_readable: true,

@@ -20,6 +20,7 @@ use hyper::{
 
 use crate::{
     files::{LendTo, Lent},
+    limit::Client,
     metrics::Answered,
     tenant::Tenant,
     time::Clock,
@@ -126,8 +127,8 @@ impl<B: Body + LendTo> LendTo for Watched<B> {
         self.body.lend_to(lent);
     }
 
-    fn copy_out(&mut self) {
-        self.body.copy_out();
+    fn copy_out(&mut self, client: &Arc<Client>) {
+        self.body.copy_out(client);
     }
 }
 

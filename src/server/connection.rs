@@ -32,13 +32,16 @@ use self::cut::{Counted, ExitCount, Unanswered};
 use super::{
     deadlines::{Progress, Watchdog},
     proxy_protocol::{self, Parsed},
-    seats::{Seat, Seats},
     shutdown::Shutdown,
     socket::Socket,
     tls::{self, Tls},
 };
 use crate::{
     files::{LendTo, Lent},
+    limit::{
+        Client, Clients,
+        clients::{Permit, Resource},
+    },
     metrics::{ConnectionCut, ConnectionRefusal, Connections},
     time::Clock,
 };
@@ -117,6 +120,8 @@ pub struct ConnectionInfo {
     streams: Option<AtomicUsize>,
     progress: Arc<Progress>,
     lent: Arc<Lent>,
+    /// Whose connection it is, and what it may hold: the proxy's, where one is in front.
+    client: Arc<Client>,
 }
 
 impl ConnectionInfo {
@@ -145,23 +150,26 @@ pub struct Entry {
     pub proxies: Option<Arc<[IpNet]>>,
     /// TLS.
     pub tls: Option<Tls>,
-    /// How many connections an address may have; not counted where this is none.
-    pub seats: Option<Arc<Seats>>,
+    /// How many connections a client may have, and what they may hold.
+    pub clients: Arc<Clients>,
     /// Where it is counted what was closed before HTTP.
     pub counts: Arc<Connections>,
 }
 
 impl Entry {
-    fn take_seat(&self, peer: SocketAddr) -> Option<Seat> {
-        let Some(seats) = &self.seats else {
-            return Some(Seat::uncounted());
+    /// A permit for a connection; none, which is counted, where its client has too many. A peer without an address is
+    /// a process of this machine, and exempt.
+    fn permit(&self, peer: Option<SocketAddr>) -> Option<Permit> {
+        let client = match peer {
+            Some(peer) => self.clients.client(peer.ip()),
+            None => self.clients.exempt_client(),
         };
-        let seat = seats.take(peer.ip());
-        if seat.is_none() {
+        let permit = client.take(Resource::Connections, 1);
+        if permit.is_none() {
             self.counts.refuse(ConnectionRefusal::Address);
-            debug!(%peer, "connection closed: its address has too many");
+            debug!(?peer, "connection closed: its address has too many");
         }
-        seat
+        permit
     }
 }
 
@@ -183,15 +191,15 @@ pub(super) async fn run<H: Handle>(
     let is_by_file = peer.is_none();
     // Who comes behind a PROXY header is not the proxy: a forwarding header is then the client's own.
     let is_local = is_by_file && entry.proxies.is_none();
-    let mut peer = peer.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
-    let mut seat = None;
+    let mut permit = None;
     // Behind a proxy it is the client's address that counts, which is not known yet.
-    if !is_by_file && entry.proxies.is_none() {
-        seat = entry.take_seat(peer);
-        if seat.is_none() {
+    if entry.proxies.is_none() {
+        permit = entry.permit(peer);
+        if permit.is_none() {
             return;
         }
     }
+    let mut peer = peer.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
     // Only the monotonic reading is used, which is the same for every Clock.
     let clock = Clock::system();
     let idle_deadline = clock.monotonic() + config.idle_timeout;
@@ -244,12 +252,9 @@ pub(super) async fn run<H: Handle>(
             }
         }
     };
-    if seat.is_none() && !is_local {
-        seat = entry.take_seat(peer);
-        if seat.is_none() {
-            return;
-        }
-    }
+    let Some(permit) = permit.or_else(|| entry.permit(Some(peer))) else {
+        return;
+    };
     let progress = Arc::new(Progress::new(clock, config.header_timeout));
     let info = Arc::new(ConnectionInfo {
         peer,
@@ -260,6 +265,7 @@ pub(super) async fn run<H: Handle>(
         streams: spoken.is_http2.then(AtomicUsize::default),
         progress,
         lent: Arc::default(),
+        client: permit.client().clone(),
     });
     let exit = ExitCount::new(info.clone(), entry.counts.clone(), shutdown.clone());
     let (handler, info, config, counts) = (handler, &info, &*config, &*entry.counts);

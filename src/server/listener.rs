@@ -15,13 +15,13 @@ use tracing::{debug, error, info, warn};
 use super::{
     connection::{self, Entry, Handle},
     endpoint::{Endpoint, Listener},
-    seats::Seats,
     shutdown::Shutdown,
     socket::Socket,
     tls::Tls,
 };
 use crate::{
     error::{Error, Result},
+    limit::{Clients, clients},
     metrics::{ConnectionCut, Connections},
 };
 
@@ -59,6 +59,17 @@ impl Default for Config {
             shutdown_grace: Duration::from_secs(30),
             connection: connection::Config::default(),
         }
+    }
+}
+
+impl Config {
+    /// What limits the clients of these connections.
+    pub fn clients(&self) -> Clients {
+        Clients::new(clients::Config::new(
+            self.connections_max,
+            self.connections_per_address_max,
+            self.connections_exempt.clone(),
+        ))
     }
 }
 
@@ -103,7 +114,7 @@ pub fn raise_descriptors_max() -> u64 {
 
 /// Accepts and serves until the shutdown is triggered; then closes the listeners, lets running requests
 /// finish within [`Config::shutdown_grace`] (or until [`Shutdown::abort`]), and drops the rest. Returns when
-/// no connection is left. Connections are counted in `counts`. `tls` is for the listeners that speak it: without,
+/// no connection is left. Connections are counted in `counts`, and by client in `clients`. `tls` is for the listeners that speak it: without,
 /// they are closed unheard.
 ///
 /// # Cancel safety
@@ -114,15 +125,12 @@ pub async fn serve<H: Handle>(
     handler: Arc<H>,
     config: Config,
     counts: Arc<Connections>,
+    clients: Arc<Clients>,
     shutdown: Shutdown,
 ) {
     let connections_max = connections_max(config.connections_max, raise_descriptors_max());
     let connection_config = Arc::new(config.connection);
     let proxies: Arc<[IpNet]> = config.proxies.into();
-    let seats = Arc::new(Seats::new(
-        config.connections_per_address_max,
-        config.connections_exempt,
-    ));
     let (listeners, entries): (Vec<_>, Vec<_>) = listeners
         .into_iter()
         .filter_map(|listener| {
@@ -130,7 +138,7 @@ pub async fn serve<H: Handle>(
             let entry = Entry {
                 proxies: endpoint.is_proxied.then(|| proxies.clone()),
                 tls: endpoint.is_tls.then(|| tls.clone()).flatten(),
-                seats: Some(seats.clone()),
+                clients: clients.clone(),
                 counts: counts.clone(),
             };
             (endpoint.is_tls == entry.tls.is_some()).then_some((listener, Arc::new(entry)))

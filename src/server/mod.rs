@@ -13,7 +13,6 @@ pub mod listener;
 pub mod operator;
 pub mod proxy_protocol;
 pub mod router;
-pub mod seats;
 mod send_queue;
 pub mod service;
 pub mod shutdown;

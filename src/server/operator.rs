@@ -19,7 +19,7 @@ use crate::{
     api::{body::Body, ops},
     error::{Error, Kind},
     http::body::{Pace, RequestBody},
-    limit::Limiter,
+    limit::{Clients, Limiter},
     logging,
     metrics::{Levels, Metrics},
     store::local::LocalStore,
@@ -49,6 +49,8 @@ pub struct Operator {
     pub service: Arc<Service>,
     /// The same.
     pub limiter: Arc<Limiter>,
+    /// The public listener's clients.
+    pub clients: Arc<Clients>,
     /// Whose disk is asked.
     pub disk: Disk,
     /// The public listeners', where one speaks it.
@@ -93,8 +95,8 @@ pub async fn serve(
         connection,
     };
     // Nobody asks how many of these there are.
-    let counts = Arc::default();
-    listener::serve(listeners, None, Arc::new(operator), config, counts, ended).await;
+    let (counts, clients, operator) = (Arc::default(), Arc::default(), Arc::new(operator));
+    listener::serve(listeners, None, operator, config, counts, clients, ended).await;
 }
 
 impl Operator {
@@ -103,6 +105,7 @@ impl Operator {
             files: self.service.api().files.levels(),
             limiter_addresses: self.limiter.entries(),
             uploads: self.service.upload_levels(),
+            client_memory: self.clients.memory(),
             disk_free_bytes: self.disk.free_bytes().await,
             disk_free_min_bytes: self.disk.free_min_bytes,
             disk_reserved_bytes: self.disk.store.reserved_bytes(),

@@ -107,7 +107,7 @@ async fn speak<S: Stream, H: Handle>(
             if S::SENDS_FILES {
                 response.body_mut().lend_to(&info.lent);
             } else {
-                response.body_mut().copy_out();
+                response.body_mut().copy_out(&info.client);
             }
             if shutdown.is_triggered() {
                 info.set_linger();

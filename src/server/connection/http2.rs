@@ -3,23 +3,27 @@
 //! What answers a stream is polled by the connection's own task: nothing outlives the connection, and one
 //! connection is never more than one thread's work.
 
+mod answer;
 mod flow;
 mod handback;
 mod streams;
 
 use std::{
-    convert::Infallible,
-    future::{Future, poll_fn},
+    future::{Future, poll_fn, ready},
     pin::{Pin, pin},
     sync::{Arc, atomic::Ordering},
     task::Poll,
     time::Instant,
 };
 
-use hyper::{server::conn::http2, service::service_fn};
+use h2::Reason;
+use hyper::{
+    HeaderMap, Request, Response, Uri, body::Incoming, server::conn::http2, service::service_fn,
+};
 use tracing::debug;
 
 use self::{
+    answer::Answer,
     flow::{FlowBody, Line},
     handback::Handback,
     streams::Streams,
@@ -31,6 +35,10 @@ use super::{
 };
 use crate::{
     files::LendTo,
+    limit::{
+        Client,
+        clients::{Permit, Resource},
+    },
     metrics::{ConnectionCut as Cut, Connections},
     server::{
         deadlines::{Progress, Watchdog},
@@ -42,14 +50,33 @@ use crate::{
     time::Clock,
 };
 
-/// Requests at a time (RFC 9113 §5.1.2 asks for 100 at least).
-const STREAMS_MAX: u32 = 100;
+/// Requests at a time on one connection. RFC 9113 §5.1.2 recommends no fewer than 100.
+const STREAMS_MAX: u64 = 100;
+/// Where a client has very many connections, or all together are very many, each is told fewer: what they hold in sum is
+/// bounded ([`Resource::RequestBytes`]), and a request that a client holds back costs less than one that is refused. As
+/// many as a browser begins at once for one page.
+const STREAMS_MIN: u64 = 16;
+/// What a request holds while it is handled, beside its head: its handler's future, of 10 to 11 KB, hyper's and h2's state.
+const HANDLER_BYTES: u64 = 12 * 1024;
+/// An ordinary head.
+const USUAL_HEAD_BYTES: u64 = 4 * 1024;
+/// A field of a decoded head, beside its name and value.
+const FIELD_BYTES: usize = 128;
+/// What a request holds from its answer's head to the last byte of its body that is sent, beside bytes of files.
+const ANSWER_BYTES: u64 = 3 * 1024;
 /// Size of one request's fields, as RFC 9113 §6.5.2 counts them. A connection may have a hundred of them decoded at
 /// once.
 const HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
 /// Bytes that a client may send before they are read, of one stream and of all.
-const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
-const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+const WINDOWS: Windows = Windows {
+    stream_bytes: 256 * 1024,
+    connection_bytes: 1024 * 1024,
+};
+/// The same where very many connections are open: the least that RFC 9113 §6.9.2 allows for a connection.
+const LEAST_WINDOWS: Windows = Windows {
+    stream_bytes: 65_535,
+    connection_bytes: 65_535,
+};
 /// The smallest value that RFC 9113 §6.5.2 allows, and the one that clients use whatever is offered. h2 gathers up to
 /// six frames of an unfinished header block for each connection.
 const FRAME_BYTES_MAX: u32 = 16 * 1024;
@@ -106,11 +133,20 @@ async fn speak<S: Stream, H: Handle>(
     shutdown: Shutdown,
 ) -> Result<hyper::Result<()>, Cut> {
     let clock = Clock::system();
+    let client = &info.client;
+    let _counted = client.take(Resource::Http2Connections, 1);
+    let (windows, _window_permit) = Windows::of(client);
     let mut streams = Streams::new(clock.clone(), config.write_stall_timeout);
     let requests = streams.requests();
-    let service = service_fn(|request| {
+    let service = service_fn(|request: Request<Incoming>| {
         let (handler, info) = (handler.clone(), info.clone());
         let (request_under_way, flow) = requests.begin();
+        let bytes = HANDLER_BYTES + head_bytes(request.uri(), request.headers());
+        let Some(mut permit) = info.client.take(Resource::RequestBytes, bytes) else {
+            // Nothing was done, so the client may send it again at once (RFC 9113 §8.7).
+            request_under_way.answered();
+            return Box::pin(ready(Err(h2::Error::from(Reason::REFUSED_STREAM)))) as Answering<H>;
+        };
         // On the heap by itself: hyper keeps the place of this future, 10 KB with a handler's in it, until the client
         // has taken the last byte of the answer. The box is freed when there is an answer.
         Box::pin(async move {
@@ -118,18 +154,22 @@ async fn speak<S: Stream, H: Handle>(
             let mut response = handler.handle(&info, request).await;
             drop(unanswered);
             request_under_way.answered();
-            response.body_mut().copy_out();
-            Ok::<_, Infallible>(response.map(|body| FlowBody { body, flow }))
+            response.body_mut().copy_out(&info.client);
+            permit.shrink(ANSWER_BYTES);
+            Ok(response.map(|body| FlowBody {
+                body: Answer::new(body, permit),
+                flow,
+            }))
         })
     });
     // No pings: an acknowledgement would have to wait until a slow client has read all that was sent before it, so a
     // time-out for it cuts the slow and not the dead. Whoever is gone is found by its answers, by the time-outs of
     // bodies, or by being idle.
     let mut connection = http2::Builder::new(streams.executor())
-        .max_concurrent_streams(STREAMS_MAX)
+        .max_concurrent_streams(streams_max(client))
         .max_header_list_size(HEADER_LIST_BYTES_MAX)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .initial_stream_window_size(windows.stream_bytes)
+        .initial_connection_window_size(windows.connection_bytes)
         .max_frame_size(FRAME_BYTES_MAX)
         .max_send_buf_size(SEND_BUFFER_BYTES_MAX)
         .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
@@ -186,6 +226,49 @@ async fn speak<S: Stream, H: Handle>(
         }
     })
     .await
+}
+
+/// An answer on its way; an error resets its stream.
+type Answering<H> = Pin<
+    Box<
+        dyn Future<Output = Result<Response<FlowBody<Answer<<H as Handle>::Body>>>, h2::Error>>
+            + Send,
+    >,
+>;
+
+/// How many requests a connection that has just opened may have at a time: its even share of what its client and all
+/// clients may hold.
+fn streams_max(client: &Client) -> u32 {
+    let bytes = client.share(Resource::RequestBytes, Resource::Http2Connections);
+    let streams = bytes / (HANDLER_BYTES + USUAL_HEAD_BYTES);
+    streams.clamp(STREAMS_MIN, STREAMS_MAX) as u32
+}
+
+/// Memory of a request's head, decoded.
+fn head_bytes(uri: &Uri, headers: &HeaderMap) -> u64 {
+    let target = uri.path().len() + uri.query().map_or(0, str::len);
+    let fields = headers
+        .iter()
+        .map(|(name, value)| FIELD_BYTES + name.as_str().len() + value.len());
+    (target + fields.sum::<usize>()) as u64
+}
+
+/// How much a client may send ahead.
+#[derive(Debug, Clone, Copy)]
+struct Windows {
+    stream_bytes: u32,
+    connection_bytes: u32,
+}
+
+impl Windows {
+    /// The usual ones, and the permit for them, as long as the sum of all allows it.
+    fn of(client: &Arc<Client>) -> (Self, Option<Permit>) {
+        let more = WINDOWS.connection_bytes - LEAST_WINDOWS.connection_bytes;
+        match client.take(Resource::WindowBytes, more.into()) {
+            Some(permit) => (WINDOWS, Some(permit)),
+            None => (LEAST_WINDOWS, None),
+        }
+    }
 }
 
 /// What a connection's next deadline is, and what to do then. At each of them the kernel is asked first what the client

@@ -43,7 +43,11 @@ impl Client {
 
     /// The same with settings: identifier and value.
     pub fn with_settings(address: SocketAddr, settings: &[(u16, u32)]) -> Self {
-        let stream = TcpStream::connect(address).expect("a connection");
+        Self::over(TcpStream::connect(address).expect("a connection"), settings)
+    }
+
+    /// The same over a stream that is open.
+    pub fn over(stream: TcpStream, settings: &[(u16, u32)]) -> Self {
         let timeout = Some(Duration::from_secs(60));
         stream.set_read_timeout(timeout).expect("a time-out");
         stream.set_nodelay(true).expect("no delay");
@@ -97,6 +101,14 @@ impl<S: Read + Write> Client<S> {
                 Err(error) => panic!("{error} after {seen:?}"),
             }
         }
+    }
+
+    /// How many requests the server allows at a time; read from its settings, which come first.
+    #[track_caller]
+    pub fn streams_max(&mut self) -> u32 {
+        let settings = self.until(|frame| frame.kind == SETTINGS && frame.flags == 0);
+        let most = settings.payload.chunks(6).find(|one| one[..2] == [0, 3]);
+        code_of(&most.expect("a bound")[2..])
     }
 
     /// The code with which the server ends the connection: GOAWAY's, or none where it just closes.

@@ -376,13 +376,7 @@ fn streams_over_the_bound_are_refused_and_the_others_answered() {
     let token = format!("Bearer {}", server.token("alice"));
     // Nothing of an answer's body may be sent, so all of them stay open.
     let mut client = Client::with_settings(server.address, &[(4, 0)]);
-    let settings = client.until(|frame| frame.kind == SETTINGS && frame.flags == 0);
-    let most = settings
-        .payload
-        .chunks(6)
-        .find(|one| one[..2] == [0, 3])
-        .unwrap();
-    let most = code_of(&most[2..]);
+    let most = client.streams_max();
     assert_eq!(most, 100);
     client.send(SETTINGS, ACK, 0, &[]).unwrap();
     let request = get(

@@ -6,6 +6,7 @@ mod chromium;
 pub mod frames;
 mod http2;
 mod http2_bounds;
+mod http2_sum;
 mod node;
 mod proxy_protocol;
 mod representations;

@@ -24,7 +24,7 @@ pub(super) struct Toy {
 /// Made of no file.
 impl crate::files::LendTo for Pieces {
     fn lend_to(&mut self, _: &Arc<Lent>) {}
-    fn copy_out(&mut self) {}
+    fn copy_out(&mut self, _: &Arc<crate::limit::Client>) {}
 }
 
 impl Handle for Toy {
@@ -134,6 +134,7 @@ impl Server {
             None,
             toy.clone(),
             config,
+            Arc::default(),
             Arc::default(),
             shutdown.clone(),
         ));
