@@ -123,13 +123,16 @@ impl File {
         let mut listener = listeners::public(&server)?;
         let trusted_proxies = networks("limits.trusted_proxies", limits.trusted_proxies)?;
         let exempt = networks("limits.exempt", limits.exempt)?;
-        listener.connections_exempt = [&trusted_proxies[..], &exempt].concat();
+        // Proxies and the backend's own servers stand for many clients.
+        let shared = [&trusted_proxies[..], &exempt].concat();
+        listener.connections_exempt = shared.clone();
         let certificates = listeners::certificates(tls, &listener.listen)?;
         Ok(Config {
             operator: listeners::operator(operator.listen, &listener.listen)?,
             listener,
             certificates,
             service: service::Config {
+                upload_share_exempt: shared,
                 trusted_proxies,
                 forwarded_header: limits.forwarded_header.unwrap_or_default(),
                 default_rate: Rate {

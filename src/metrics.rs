@@ -84,6 +84,10 @@ pub struct UploadLevels {
     pub in_flight_bytes_max: u64,
     /// Uploads that there was no room for, so far.
     pub refusals: u64,
+    /// Uploads that were over their tenant's share.
+    pub tenant_refusals: u64,
+    /// Uploads that were over their client's share.
+    pub client_refusals: u64,
 }
 
 /// Memory of one kind that clients hold while they are connected.

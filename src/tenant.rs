@@ -167,6 +167,11 @@ impl Tenants {
         Self::default().followed_by(tenants)
     }
 
+    /// Whether there is more than one.
+    pub fn has_several(&self) -> bool {
+        self.in_order.len() > 1
+    }
+
     /// The table that takes the place of this one. A tenant of the same name keeps its index, and no other one
     /// ever gets it: what is counted or remembered under it stays its own.
     #[must_use]

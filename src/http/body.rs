@@ -25,6 +25,8 @@ const BYTES_PER_PIECE: u64 = 32;
 /// Pieces more that each second allows. A recorder that sends each frame of 20 ms as it is made sends half as many,
 /// silence in frames of a few bytes included.
 const PIECES_PER_SECOND: u64 = 100;
+/// A body that has to be waited for is looked at so often: how fast it has to come may change meanwhile.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// How fast a body has to come.
 #[derive(Debug, Clone, Copy)]
@@ -49,6 +51,8 @@ pub struct RequestBody {
     /// Bytes at the most; more end in `TooLarge`.
     bytes_max: u64,
     pace: Pace,
+    /// How many times as fast as the pace it has to come just now; as fast, where there is none.
+    urgency: Option<Urgency>,
     /// By when all of it must be there; `None` where there is no body.
     whole_by: Option<Instant>,
     /// Fires when the body is too slow or takes too long; made at the first wait.
@@ -60,18 +64,18 @@ pub struct RequestBody {
     failed: bool,
 }
 
+/// Says how many times as fast as the pace a body has to come, at least 1.
+pub type Urgency = Box<dyn Fn() -> u64 + Send + Sync>;
+
 impl Pace {
-    /// By when the byte after so many must be there.
-    fn next_by(&self, whole_by: Option<Instant>, first_by: Instant, received: u64) -> Instant {
-        let idle_by = deadline(self.idle_timeout);
-        let idle_by = whole_by.map_or(idle_by, |whole_by| idle_by.min(whole_by));
-        match received
-            .saturating_mul(1000)
-            .checked_div(self.bytes_per_second_min)
-        {
-            Some(ms) => idle_by.min(first_by + Duration::from_millis(ms)),
-            None => idle_by,
-        }
+    /// By when a body that was first waited for at `begun`, and of which so much has come, must go on to keep to the
+    /// average; `None` where any will do. The more urgent it is, the less may pass before the average counts.
+    fn average_by(&self, begun: Instant, received: u64, urgency: u64) -> Option<Instant> {
+        let urgency = urgency.max(1);
+        let rate = self.bytes_per_second_min.saturating_mul(urgency);
+        let ms = received.saturating_mul(1000).checked_div(rate)?;
+        let grace = self.idle_timeout / u32::try_from(urgency).unwrap_or(u32::MAX);
+        Some(begun + grace + Duration::from_millis(ms))
     }
 }
 
@@ -85,8 +89,10 @@ fn pieces_max(received: u64, passed: Duration) -> u64 {
 
 struct Wait {
     sleep: Pin<Box<Sleep>>,
-    /// By when the first byte must be there; each further one has the time that it may take.
-    first_by: Instant,
+    /// When the body was first waited for.
+    begun: Instant,
+    /// By when the next byte must be there, whatever the average.
+    idle_by: Instant,
 }
 
 impl RequestBody {
@@ -99,6 +105,7 @@ impl RequestBody {
             pieces: 0,
             bytes_max: u64::MAX,
             pace,
+            urgency: None,
             // Most requests have no body, and need no clock.
             whole_by: (!ended).then(|| deadline(pace.whole_timeout)),
             wait: None,
@@ -112,6 +119,11 @@ impl RequestBody {
     /// From here on, a body of more than `bytes_max` bytes in all ends in `TooLarge`.
     pub fn limit(&mut self, bytes_max: u64) {
         self.bytes_max = bytes_max;
+    }
+
+    /// From here on, the body has to come so many times as fast as the pace.
+    pub fn hurry(&mut self, urgency: Urgency) {
+        self.urgency = Some(urgency);
     }
 
     /// The length that the client announced; `None` for a chunked body.
@@ -166,10 +178,8 @@ impl RequestBody {
                     self.received += data.len() as u64;
                     self.pieces += 1;
                     if let Some(wait) = &mut self.wait {
-                        let by = self
-                            .pace
-                            .next_by(self.whole_by, wait.first_by, self.received);
-                        wait.sleep.as_mut().reset(by);
+                        // Looked at when the sleep ends: to move that for each piece would cost more.
+                        wait.idle_by = deadline(self.pace.idle_timeout);
                     }
                     if self.received > self.bytes_max {
                         return Poll::Ready(Some(Err(Kind::TooLarge.into())));
@@ -194,16 +204,7 @@ impl RequestBody {
                     return Poll::Ready(Some(Err(Error::new(kind).source(error))));
                 }
                 Poll::Pending => {
-                    let (pace, whole_by, received) = (self.pace, self.whole_by, self.received);
-                    let wait = self.wait.get_or_insert_with(|| {
-                        let first_by = deadline(pace.idle_timeout);
-                        let by = pace.next_by(whole_by, first_by, received);
-                        Wait {
-                            sleep: Box::pin(tokio::time::sleep_until(by)),
-                            first_by,
-                        }
-                    });
-                    ready!(wait.sleep.as_mut().poll(cx));
+                    ready!(self.poll_late(cx));
                     self.failed = true;
                     return Poll::Ready(Some(Err(Kind::RequestTimeout.into())));
                 }
@@ -222,6 +223,43 @@ impl RequestBody {
         });
         let passed = self.pace.whole_timeout.saturating_sub(left);
         self.pieces > pieces_max(self.received, passed)
+    }
+
+    /// Ready when the body is late: it was waited for longer than it may take.
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut wait = self.wait.take().unwrap_or_else(|| self.begin_to_wait());
+        let mut polled = wait.sleep.as_mut().poll(cx);
+        while polled.is_ready() {
+            let (now, late_at) = (wait.sleep.deadline(), self.late_at(&wait));
+            if late_at <= now {
+                break;
+            }
+            // More came meanwhile, or it was only to look again.
+            wait.sleep.as_mut().reset(late_at.min(now + LOOK_EVERY));
+            polled = wait.sleep.as_mut().poll(cx);
+        }
+        self.wait = Some(wait);
+        polled
+    }
+
+    fn begin_to_wait(&self) -> Wait {
+        let begun = deadline(Duration::ZERO);
+        let idle_by = begun + self.pace.idle_timeout;
+        let mut wait = Wait {
+            sleep: Box::pin(tokio::time::sleep_until(idle_by)),
+            begun,
+            idle_by,
+        };
+        let first = self.late_at(&wait).min(begun + LOOK_EVERY);
+        wait.sleep.as_mut().reset(first);
+        wait
+    }
+
+    fn late_at(&self, wait: &Wait) -> Instant {
+        let urgency = self.urgency.as_ref().map_or(1, |urgency| urgency());
+        let average_by = self.pace.average_by(wait.begun, self.received, urgency);
+        let by = [self.whole_by, average_by].into_iter().flatten();
+        by.fold(wait.idle_by, Instant::min)
     }
 
     /// The next bytes; `None` at the end of the body.
@@ -287,32 +325,32 @@ mod tests {
     }
 
     #[test]
-    fn the_next_byte_is_waited_for_until_the_first_of_the_bounds() {
+    fn average_counts_after_the_grace() {
         let pace = Pace {
             idle_timeout: secs(30),
             bytes_per_second_min: 1000,
             whole_timeout: secs(3600),
         };
-        let start = deadline(Duration::ZERO);
-        let first_by = start + secs(30);
-        // Seconds of the request that are left, bytes received, and how long the next one has from now on.
-        for (left, received, expected) in [
-            (3600, 0, 30),
-            (3600, 1_000_000, 30),
-            (29, 1_000_000, 29),
-            (1, 1_000_000, 1),
-            (0, 1_000_000, 0),
-            (60, 0, 30),
+        let begun = deadline(Duration::ZERO);
+        // Bytes received, urgency, and by when more must have come.
+        for (received, urgency, by) in [
+            (0, 1, secs(30)),
+            (2000, 1, secs(32)),
+            (2000, 0, secs(32)),
+            (20_000, 2, secs(15 + 10)),
+            (100_000, 10, secs(3 + 10)),
         ] {
-            let by = pace.next_by(Some(start + secs(left)), first_by, received);
-            let has = by.saturating_duration_since(start);
-            // The clock goes on between the two readings.
-            assert!(
-                (secs(expected)..secs(expected + 5)).contains(&has),
-                "{left} {received}: {has:?}"
+            let expected = Some(begun + by);
+            assert_eq!(
+                pace.average_by(begun, received, urgency),
+                expected,
+                "{received}"
             );
         }
-        let slow = pace.next_by(Some(start + secs(3600)), start, 2000);
-        assert_eq!(slow, start + secs(2));
+        let any = Pace {
+            bytes_per_second_min: 0,
+            ..pace
+        };
+        assert_eq!(any.average_by(begun, 0, 5), None);
     }
 }

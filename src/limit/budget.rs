@@ -1,18 +1,60 @@
-//! How many bytes may be on their way in at once, over all callers: one atomic word.
+//! Limits the bytes of uploads in flight: in total, and for one tenant or one client while others need room.
 //!
-//! A caller holds what it is about to bring, before it brings it. Who holds how much, and what a refusal looks
-//! like, is not decided here.
+//! An upload holds what it announces before it sends it. What a refusal looks like is not decided here.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    hash::Hash,
+    net::IpAddr,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use dashmap::{DashMap, Entry};
 
 use crate::metrics::{Counter, UploadLevels};
 
-/// So many bytes, and who holds some of them.
+/// The least that an upload holds, whatever it announces: a descriptor, and buffers of up to this size.
+pub const UPLOAD_BYTES_MIN: u64 = 1 << 20;
+
+/// A client that holds no more than one of so many parts of the budget may be as slow as any.
+const USUAL_SHARES: u64 = 64;
+
+/// Bytes of uploads in flight, and who holds them.
+///
+/// Memory: an entry for each tenant and each client with an upload in flight. A shard's lock is held for one map
+/// operation; the total is lock-free.
 #[derive(Debug)]
 pub struct Budget {
     held_bytes: AtomicU64,
     bytes_max: u64,
-    refusals: Counter,
+    by_holder: DashMap<Holder, u64>,
+    full: Counter,
+    over_share: [Counter; 2],
+}
+
+/// Whose upload it is. None where there is no share to keep to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Uploader {
+    /// The tenant's index.
+    pub tenant: Option<u32>,
+    /// The client's network.
+    pub client: Option<IpAddr>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Holder {
+    Tenant(u32),
+    Client(IpAddr),
+}
+
+/// What an upload wants of a holder's share.
+#[derive(Debug, Clone, Copy)]
+struct Claim {
+    holder: Holder,
+    /// What it holds of it already.
+    held_bytes: u64,
+    bytes: u64,
+    /// What it will want in all, `bytes` included.
+    room: u64,
 }
 
 /// Bytes of a [`Budget`], given back when dropped.
@@ -20,7 +62,11 @@ pub struct Budget {
 #[must_use]
 pub struct Held<'b> {
     budget: &'b Budget,
+    uploader: Uploader,
+    /// Of the total, and of the client.
     bytes: u64,
+    /// Of the tenant.
+    tenant_bytes: u64,
     /// Asked for and not taken yet.
     rest: u64,
 }
@@ -31,50 +77,52 @@ impl Budget {
         Self {
             held_bytes: AtomicU64::new(0),
             bytes_max,
-            refusals: Counter::default(),
+            by_holder: DashMap::new(),
+            full: Counter::default(),
+            over_share: Default::default(),
         }
     }
 
-    /// Takes so many bytes; `None` where fewer are left, which is counted.
-    pub fn hold(&self, bytes: u64) -> Option<Held<'_>> {
-        self.hold_some(bytes, bytes)
+    /// Takes the bytes of an upload; `None` where there is too little room, which is counted.
+    pub fn hold(&self, uploader: Uploader, bytes: u64) -> Option<Held<'_>> {
+        let mut held = self.nothing_of(uploader, bytes);
+        held.take_rest().then_some(held)
     }
 
-    /// Where there is room for so many bytes, takes `first` of them, and the rest by [`Held::take_rest`]: for
-    /// a caller that is nobody yet.
-    pub fn hold_some(&self, bytes: u64, first: u64) -> Option<Held<'_>> {
-        let first = first.min(bytes);
-        self.take(first, bytes).then(|| Held {
-            budget: self,
-            bytes: first,
-            rest: bytes - first,
+    /// Where there is room for so many bytes, takes `first` of them, and the rest by [`Held::take_rest`]: for a caller
+    /// whose credential has not come. Until then the tenant is one that anybody may claim to be, and nothing of its
+    /// share is taken.
+    pub fn hold_some(&self, uploader: Uploader, bytes: u64, first: u64) -> Option<Held<'_>> {
+        let mut held = self.nothing_of(uploader, bytes);
+        let first = first.min(held.rest);
+        let client = held.claim(Holder::Client, uploader.client, first, held.rest);
+        self.take(&[client], first, held.rest).then(|| {
+            held.bytes = first;
+            held.rest -= first;
+            held
         })
     }
 
-    /// Takes so many bytes where there is `room`; else counts a refusal.
-    ///
-    /// Lock-free, as `gcra.rs` is: each failed turn of the loop means that another call succeeded.
-    fn take(&self, bytes: u64, room: u64) -> bool {
-        // Relaxed: the word guards no other memory, and one atomic has one order of changes by itself.
-        let mut seen = self.held_bytes.load(Ordering::Relaxed);
-        loop {
-            let has_room = seen
-                .checked_add(room)
-                .is_some_and(|after| after <= self.bytes_max);
-            if !has_room {
-                self.refusals.add(1);
-                return false;
-            }
-            match self.held_bytes.compare_exchange_weak(
-                seen,
-                seen + bytes,
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            ) {
-                Ok(_) => return true,
-                Err(changed) => seen = changed,
-            }
+    fn nothing_of(&self, uploader: Uploader, bytes: u64) -> Held<'_> {
+        Held {
+            budget: self,
+            uploader,
+            bytes: 0,
+            tenant_bytes: 0,
+            // A budget that is smaller than the least still has room for one upload.
+            rest: bytes.max(UPLOAD_BYTES_MIN.min(self.bytes_max)),
         }
+    }
+
+    /// How much faster than the least pace this client's uploads have to come, so that to hold much costs bandwidth:
+    /// 1 while less than half of the budget is held, or little by this client.
+    pub fn urgency(&self, client: Option<IpAddr>) -> u64 {
+        let Some(client) = client.filter(|_| self.is_contended(0)) else {
+            return 1;
+        };
+        let held = self.by_holder.get(&Holder::Client(client));
+        let usual = (self.bytes_max / USUAL_SHARES).max(1);
+        held.map_or(1, |bytes| (*bytes / usual).max(1))
     }
 
     /// What is held now, of how much, and how often there was too little.
@@ -82,7 +130,84 @@ impl Budget {
         UploadLevels {
             in_flight_bytes: self.held_bytes.load(Ordering::Relaxed),
             in_flight_bytes_max: self.bytes_max,
-            refusals: self.refusals.get(),
+            refusals: self.full.get(),
+            tenant_refusals: self.over_share[0].get(),
+            client_refusals: self.over_share[1].get(),
+        }
+    }
+
+    /// With so many bytes more, more than half is held.
+    fn is_contended(&self, more: u64) -> bool {
+        let held = self.held_bytes.load(Ordering::Relaxed);
+        held.saturating_add(more) > self.bytes_max / 2
+    }
+
+    /// Takes so many bytes of the total and what is claimed of shares, where there is `room`; else nothing, and
+    /// counts a refusal.
+    fn take(&self, claims: &[Option<Claim>], bytes: u64, room: u64) -> bool {
+        let claims = || claims.iter().flatten();
+        for (taken, claim) in claims().enumerate() {
+            if !self.take_of_share(claim, self.is_contended(room)) {
+                self.over_share[claim.holder.index()].add(1);
+                claims()
+                    .take(taken)
+                    .for_each(|claim| self.give_back(claim.holder, claim.bytes));
+                return false;
+            }
+        }
+        // Relaxed: the word guards no other memory, and one atomic has one order of changes by itself.
+        let add = |held: u64| {
+            let has_room = held
+                .checked_add(room)
+                .is_some_and(|after| after <= self.bytes_max);
+            has_room.then(|| held + bytes)
+        };
+        let is_taken = self
+            .held_bytes
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, add)
+            .is_ok();
+        if !is_taken {
+            self.full.add(1);
+            claims().for_each(|claim| self.give_back(claim.holder, claim.bytes));
+        }
+        is_taken
+    }
+
+    /// A holder keeps to its share once more than half of everything would be held. One upload of it always passes.
+    fn take_of_share(&self, claim: &Claim, is_contended: bool) -> bool {
+        let share = self.bytes_max / claim.holder.shares();
+        let mut held = self.by_holder.entry(claim.holder).or_default();
+        let has_others = *held > claim.held_bytes;
+        if is_contended && has_others && held.saturating_add(claim.room) > share {
+            return false;
+        }
+        *held = held.saturating_add(claim.bytes);
+        true
+    }
+
+    fn give_back(&self, holder: Holder, bytes: u64) {
+        if let Entry::Occupied(mut held) = self.by_holder.entry(holder) {
+            *held.get_mut() -= bytes;
+            if *held.get() == 0 {
+                held.remove();
+            }
+        }
+    }
+}
+
+impl Holder {
+    /// One holder has at most one of so many parts.
+    fn shares(self) -> u64 {
+        match self {
+            Self::Tenant(_) => 2,
+            Self::Client(_) => 8,
+        }
+    }
+
+    fn index(self) -> usize {
+        match self {
+            Self::Tenant(_) => 0,
+            Self::Client(_) => 1,
         }
     }
 }
@@ -91,106 +216,60 @@ impl Held<'_> {
     /// Takes what was asked for and is not held yet, or none of it where others have it meanwhile, which is counted.
     #[must_use]
     pub fn take_rest(&mut self) -> bool {
-        let is_taken = self.rest == 0 || self.budget.take(self.rest, self.rest);
+        if self.rest == 0 {
+            return true;
+        }
+        let (rest, all) = (self.rest, self.bytes + self.rest);
+        let tenant = self.claim(Holder::Tenant, self.uploader.tenant, all, all);
+        let client = self.claim(Holder::Client, self.uploader.client, rest, rest);
+        let is_taken = self.budget.take(&[client, tenant], rest, rest);
         if is_taken {
-            self.bytes += std::mem::take(&mut self.rest);
+            (self.bytes, self.tenant_bytes, self.rest) = (all, all, 0);
         }
         is_taken
+    }
+
+    fn claim<T>(
+        &self,
+        holder: fn(T) -> Holder,
+        whose: Option<T>,
+        bytes: u64,
+        room: u64,
+    ) -> Option<Claim> {
+        let holder = holder(whose?);
+        let held_bytes = match holder {
+            Holder::Tenant(_) => self.tenant_bytes,
+            Holder::Client(_) => self.bytes,
+        };
+        Some(Claim {
+            holder,
+            held_bytes,
+            bytes,
+            room,
+        })
     }
 }
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        self.budget
-            .held_bytes
-            .fetch_sub(self.bytes, Ordering::Relaxed);
+        let Self {
+            budget,
+            uploader,
+            bytes,
+            tenant_bytes,
+            ..
+        } = *self;
+        for (holder, bytes) in [
+            (uploader.client.map(Holder::Client), bytes),
+            (uploader.tenant.map(Holder::Tenant), tenant_bytes),
+        ] {
+            if let Some(holder) = holder.filter(|_| bytes > 0) {
+                budget.give_back(holder, bytes);
+            }
+        }
+        budget.held_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Bytes held, and refusals so far.
-    fn levels(budget: &Budget) -> (u64, u64) {
-        let levels = budget.levels();
-        (levels.in_flight_bytes, levels.refusals)
-    }
-
-    #[test]
-    fn what_fits_is_held_until_its_guard_is_dropped() {
-        let budget = Budget::new(100);
-        let (first, second) = (budget.hold(60).unwrap(), budget.hold(40).unwrap());
-        assert!(budget.hold(1).is_none());
-        assert!(budget.hold(0).is_some(), "nothing always fits");
-        assert_eq!(levels(&budget), (100, 1));
-        drop(first);
-        assert!(budget.hold(61).is_none());
-        assert!(budget.hold(60).is_some());
-        drop(second);
-        assert_eq!(levels(&budget), (0, 2));
-    }
-
-    #[test]
-    fn a_part_is_held_first_where_there_is_room_for_the_whole() {
-        let budget = Budget::new(100);
-        assert!(budget.hold_some(101, 10).is_none());
-        let mut first = budget.hold_some(80, 10).unwrap();
-        let mut other = budget.hold_some(80, 10).unwrap();
-        assert_eq!(levels(&budget), (20, 1));
-        assert!(first.take_rest() && first.take_rest());
-        assert!(!other.take_rest());
-        assert_eq!(levels(&budget), (90, 2));
-        drop(first);
-        assert!(other.take_rest());
-        assert_eq!(levels(&budget), (80, 2));
-        let mut small = budget.hold_some(5, 10).unwrap();
-        assert!(small.take_rest());
-        assert_eq!(levels(&budget), (85, 2));
-        drop((other, small));
-        assert_eq!(levels(&budget), (0, 2));
-    }
-
-    #[test]
-    fn a_number_without_end_is_refused_and_holds_nothing() {
-        let budget = Budget::new(u64::MAX - 1);
-        let _one = budget.hold(1);
-        assert!(budget.hold(u64::MAX).is_none());
-        assert_eq!(levels(&budget), (1, 1));
-    }
-
-    #[test]
-    fn the_bound_holds_under_many_threads_and_all_comes_back() {
-        const BYTES_MAX: u64 = 1000;
-        let (budget, now) = (Budget::new(BYTES_MAX), AtomicU64::new(0));
-        let passed: u64 = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..8_u64)
-                .map(|thread| {
-                    let (budget, now) = (&budget, &now);
-                    scope.spawn(move || {
-                        let mut passed = 0;
-                        for round in 0..20_000 {
-                            let bytes = (thread * 131 + round * 17) % 400;
-                            let Some(held) = budget.hold(bytes) else {
-                                continue;
-                            };
-                            // Beside the budget's own word, and before the guard lets go.
-                            let sum = now.fetch_add(bytes, Ordering::SeqCst) + bytes;
-                            assert!(sum <= BYTES_MAX, "{sum}");
-                            if round % 64 == 0 {
-                                std::thread::yield_now();
-                            }
-                            now.fetch_sub(bytes, Ordering::SeqCst);
-                            drop(held);
-                            passed += 1;
-                        }
-                        passed
-                    })
-                })
-                .collect();
-            threads.into_iter().map(|t| t.join().unwrap()).sum()
-        });
-        assert_eq!(levels(&budget), (0, 160_000 - passed));
-        assert!(passed > 0);
-    }
-}
+mod tests;

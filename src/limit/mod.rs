@@ -12,7 +12,7 @@ pub mod budget;
 pub mod clients;
 pub mod quota;
 
-pub use budget::{Budget, Held};
+pub use budget::{Budget, Held, Uploader};
 pub use clients::{Client, Clients};
 pub use gcra::Rate;
 pub use limiter::{Config, Interface, Limiter};

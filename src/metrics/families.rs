@@ -122,6 +122,14 @@ impl Scrape {
             "upload_budget_refusals",
             "Uploads that there was no room for beside those in flight.",
             [([], levels.refusals)],
+        )?;
+        families.counter(
+            "upload_share_refusals",
+            "Uploads that were over their tenant's or their client's share of the bytes in flight.",
+            [
+                ([("of", "tenant")], levels.tenant_refusals),
+                ([("of", "client")], levels.client_refusals),
+            ],
         )
     }
 

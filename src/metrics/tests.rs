@@ -24,6 +24,8 @@ fn levels() -> Levels {
             in_flight_bytes: 10,
             in_flight_bytes_max: 11,
             refusals: 12,
+            tenant_refusals: 13,
+            client_refusals: 14,
         },
         client_memory: vec![MemoryLevels {
             of: "http2_requests",

@@ -4,11 +4,13 @@
 
 use std::{net::IpAddr, sync::Arc};
 
+use ipnet::IpNet;
+
 use crate::{
     api::{self, Call},
     error::{Error, Kind, Result},
     http::{body::RequestBody, multipart::FORM_OVERHEAD_BYTES},
-    limit::{Budget, Held, Interface, Limiter, Rate},
+    limit::{Budget, Held, Interface, Limiter, Rate, Uploader, clients::network},
     metrics::UploadLevels,
     tenant::Tenant,
 };
@@ -19,17 +21,35 @@ const NO_TENANT: u32 = u32::MAX;
 /// Lets calls in, or not.
 pub(super) struct Admission {
     limiter: Arc<Limiter>,
-    uploads: Budget,
+    uploads: Arc<Budget>,
     /// The rate of calls that belong to no tenant.
     default_rate: Rate,
+    /// Networks that have no share of the budget of uploads to keep to: proxies, the backend's own servers.
+    exempt: Vec<IpNet>,
+}
+
+/// Who calls, as far as that is known before the credential is looked at.
+#[derive(Clone, Copy)]
+pub(super) struct Caller<'t> {
+    /// The tenant that is named, where there is such a one.
+    pub(super) tenant: Option<&'t Arc<Tenant>>,
+    /// There are others.
+    pub(super) is_one_of_many: bool,
+    pub(super) client: IpAddr,
 }
 
 impl Admission {
-    pub(super) fn new(limiter: Arc<Limiter>, default_rate: Rate, upload_bytes_max: u64) -> Self {
+    pub(super) fn new(
+        limiter: Arc<Limiter>,
+        default_rate: Rate,
+        upload_bytes_max: u64,
+        exempt: Vec<IpNet>,
+    ) -> Self {
         Self {
             limiter,
-            uploads: Budget::new(upload_bytes_max),
+            uploads: Arc::new(Budget::new(upload_bytes_max)),
             default_rate,
+            exempt,
         }
     }
 
@@ -41,23 +61,22 @@ impl Admission {
     /// `RateLimited`; `Unavailable` where there is no room.
     pub(super) fn admit(
         &self,
-        tenant: Option<&Arc<Tenant>>,
+        caller: Caller<'_>,
         interface: Interface,
-        client: IpAddr,
         call: &Call<'_>,
-        body: &RequestBody,
+        body: &mut RequestBody,
         is_form: bool,
     ) -> Result<Option<Held<'_>>> {
-        let (index, rate) = match tenant {
+        let (index, rate) = match caller.tenant {
             Some(tenant) => (tenant.index, Rate::from(&tenant.limits)),
             None => (NO_TENANT, self.default_rate),
         };
         self.limiter
-            .check(index, interface, client, rate, call.started)
+            .check(index, interface, caller.client, rate, call.started)
             .map_err(|after| Error::new(Kind::RateLimited(after)))?;
-        match (interface, tenant) {
-            (Interface::Upload, Some(tenant)) => self.hold(tenant, body, is_form).map(Some),
-            // Nothing is received for nobody.
+        match (interface, caller.tenant) {
+            (Interface::Upload, Some(tenant)) => self.hold(tenant, caller, body, is_form).map(Some),
+            // No tenant matched, so the body will not be read: reserve nothing.
             _ => Ok(None),
         }
     }
@@ -67,17 +86,36 @@ impl Admission {
         self.uploads.levels()
     }
 
-    /// What the body announces, a chunked one the most that is taken of it; of no body is more taken than that.
-    fn hold(&self, tenant: &Tenant, body: &RequestBody, is_form: bool) -> Result<Held<'_>> {
+    /// Holds what the body announces, of a chunked one the most that is taken of it; of no body is more taken than
+    /// that. The body then has to come the faster, the more its client holds.
+    fn hold(
+        &self,
+        tenant: &Tenant,
+        caller: Caller<'_>,
+        body: &mut RequestBody,
+        is_form: bool,
+    ) -> Result<Held<'_>> {
         let bytes_max = tenant
             .limits
             .upload_bytes_max
             .saturating_add(FORM_OVERHEAD_BYTES);
         let bytes = body.announced().unwrap_or(u64::MAX).min(bytes_max);
-        let held = match is_form {
-            true => self.uploads.hold_some(bytes, FORM_OVERHEAD_BYTES),
-            false => self.uploads.hold(bytes),
+        let address = caller.client.to_canonical();
+        let is_exempt = self.exempt.iter().any(|net| net.contains(&address));
+        let client = (!is_exempt).then(|| network(address));
+        let uploader = Uploader {
+            tenant: caller.is_one_of_many.then_some(tenant.index),
+            client,
         };
-        held.ok_or_else(api::no_room)
+        let held = match is_form {
+            true => self.uploads.hold_some(uploader, bytes, FORM_OVERHEAD_BYTES),
+            false => self.uploads.hold(uploader, bytes),
+        };
+        let held = held.ok_or_else(api::no_room)?;
+        if client.is_some() {
+            let uploads = self.uploads.clone();
+            body.hurry(Box::new(move || uploads.urgency(client)));
+        }
+        Ok(held)
     }
 }

@@ -23,7 +23,7 @@ use ipnet::IpNet;
 
 use super::{
     access::{self, Access, Sample, Watched},
-    admission::Admission,
+    admission::{Admission, Caller},
     cdn::{self, CdnSecret},
     connection::{ConnectionInfo, Handle},
     router::{self, Route},
@@ -69,6 +69,8 @@ pub struct Config {
     pub default_rate: Rate,
     /// Bytes that uploads in flight may announce together.
     pub upload_bytes_in_flight_max: u64,
+    /// Networks without a share of them to keep to: proxies, the backend's own servers.
+    pub upload_share_exempt: Vec<IpNet>,
     /// Of the CDN in front; then nothing but the health check is answered without it.
     pub cdn_secret: Option<CdnSecret>,
     /// How fast bodies have to come.
@@ -103,7 +105,8 @@ impl Service {
         seed: u64,
     ) -> Self {
         let bytes_max = config.upload_bytes_in_flight_max;
-        let admission = Admission::new(limiter, config.default_rate, bytes_max);
+        let exempt = config.upload_share_exempt.clone();
+        let admission = Admission::new(limiter, config.default_rate, bytes_max, exempt);
         let (warned, request_ids) = (AtomicBool::new(false), AtomicU64::new(seed));
         Self {
             api,
@@ -197,9 +200,12 @@ impl Service {
                     .await
             }
             Err(error) => {
-                let admitted = self
-                    .admission
-                    .admit(None, interface, client, &call, body, false);
+                let caller = Caller {
+                    tenant: None,
+                    is_one_of_many: false,
+                    client,
+                };
+                let admitted = self.admission.admit(caller, interface, &call, body, false);
                 admitted.and(Err(error))
             }
         };
@@ -256,21 +262,26 @@ impl Service {
         body: &mut RequestBody,
         found: &mut Option<&'t Arc<Tenant>>,
     ) -> Result<Response<Body>> {
+        let caller = |tenant| Caller {
+            tenant,
+            is_one_of_many: tenants.has_several(),
+            client,
+        };
         match route {
             Route::Preflight => Ok(preflight()),
             Route::Health => Ok(ops::health(&self.server)),
             Route::Easemob(route) => {
                 let tenant = easemob::tenant(tenants, &route, call.target.path());
                 *found = tenant.as_ref().ok().copied();
-                let admission = &self.admission;
-                let _held = admission.admit(*found, interface, client, call, body, false)?;
+                let caller = caller(*found);
+                let _held = self.admission.admit(caller, interface, call, body, false)?;
                 easemob::handle(&self.api, call, tenant?, route.action, body).await
             }
             Route::Lanying(action) => {
                 let tenant = lanying::tenant(tenants, call, action);
                 *found = tenant.as_ref().ok().copied();
-                let admission = &self.admission;
-                let mut held = admission.admit(*found, interface, client, call, body, true)?;
+                let caller = caller(*found);
+                let mut held = self.admission.admit(caller, interface, call, body, true)?;
                 lanying::handle(&self.api, call, tenant?, action, body, held.as_mut()).await
             }
         }

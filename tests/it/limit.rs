@@ -18,7 +18,7 @@ use crate::support::{
 const OTHER: &str = "/other-org/other-app";
 /// One call, and a second for the next: two calls at once tell whether they share a bucket.
 pub(super) const ONE: &str = "[limits]\ncalls_per_second = 1\ncalls_burst = 1\n";
-const OTHER_TENANT: &str = "
+pub(super) const OTHER_TENANT: &str = "
     [[tenant]]
     org = \"easemob-demo\"
     app = \"chatdemoui\"

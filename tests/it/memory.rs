@@ -20,7 +20,9 @@ const PIECE_BYTES: usize = 64 * 1024;
 fn two_hundred_uploads_of_10_mb_at_once_stay_under_150_mb() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
-    let server = Process::start(&store, &["--durability", "none"]);
+    // One address has half of the bytes in flight, which is less than they have.
+    let flags = ["--durability", "none", "--exempt", "127.0.0.1/32"];
+    let server = Process::start(&store, &flags);
     let idle_kb = server.status_kb("VmHWM");
     let bytes: Vec<u8> = (0..FILE_BYTES).map(|at| (at / 251) as u8).collect();
     let form = Form::new().file("f.bin", "application/octet-stream", &bytes);

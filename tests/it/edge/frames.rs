@@ -43,11 +43,11 @@ impl Client {
 
     /// The same with settings: identifier and value.
     pub fn with_settings(address: SocketAddr, settings: &[(u16, u32)]) -> Self {
-        Self::over(TcpStream::connect(address).expect("a connection"), settings)
+        Self::over_socket(TcpStream::connect(address).expect("a connection"), settings)
     }
 
-    /// The same over a stream that is open.
-    pub fn over(stream: TcpStream, settings: &[(u16, u32)]) -> Self {
+    /// The same over a socket that is connected.
+    pub fn over_socket(stream: TcpStream, settings: &[(u16, u32)]) -> Self {
         let timeout = Some(Duration::from_secs(60));
         stream.set_read_timeout(timeout).expect("a time-out");
         stream.set_nodelay(true).expect("no delay");

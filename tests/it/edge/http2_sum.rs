@@ -69,7 +69,7 @@ fn requests_of_one_address_are_bounded_in_sum() {
     // Of this address, HTTP/1 goes on, and of others HTTP/2 too.
     assert_eq!(server.get("/healthz", &[]).status, 200);
     let mut other = open_from(server.address, Ipv4Addr::new(127, 0, 0, 2), None);
-    let mut other = Client::over(other.stream().try_clone().unwrap(), &[]);
+    let mut other = Client::over_socket(other.stream().try_clone().unwrap(), &[]);
     assert_eq!(other.streams_max(), 100);
     let health = get("/healthz", &[]);
     other

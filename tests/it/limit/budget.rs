@@ -1,15 +1,23 @@
-//! The bytes of uploads in flight: who finds no room is told to come again, in either dialect, and room comes back
-//! however an upload ends.
+//! The bytes of uploads in flight: who finds no room is told to come again, in either dialect, room comes back however an
+//! upload ends, and one client or tenant leaves room for others.
 
+use std::net::Ipv4Addr;
+
+use chatfiles::auth::Subject;
+
+use super::OTHER_TENANT;
 use crate::support::{
     Answer, BASE, Connection, Form, TestServer, assert_error, configuration, eventually, head,
-    lanying::ticket_form,
+    lanying::ticket_form, open_from,
 };
 
-/// A million bytes of a file and its form, and little more.
-const BYTES_MAX: u64 = 1_100_000;
-const LIMITS: &str = "[operator]\nlisten = \"127.0.0.1:0\"\n[limits]\nupload_bytes_max = 1000000\n\
-                      upload_bytes_in_flight_max = 1100000\n";
+/// Four million bytes of a file and its form, and an upload that holds the least, and little more.
+const BYTES_MAX: u64 = 5_200_000;
+const LIMITS: &str = "[operator]\nlisten = \"127.0.0.1:0\"\n[limits]\nupload_bytes_max = 4000000\n\
+                      upload_bytes_in_flight_max = 5200000\nexempt = [\"127.0.0.1\"]\n";
+/// A budget with shares: an eighth of it, 8 MiB, for one client, and half for one tenant.
+const SHARES: &str = "[operator]\nlisten = \"127.0.0.1:0\"\n[limits]\nupload_bytes_max = 4000000\n\
+                      upload_bytes_in_flight_max = 67108864\n";
 
 fn form(bytes: usize) -> Form {
     Form::new().file("a.bin", "application/octet-stream", &vec![7; bytes])
@@ -56,6 +64,114 @@ fn assert_no_room(answer: &Answer) {
     assert_eq!(answer.header("retry-after"), Some("1"));
 }
 
+/// The head of an upload of 3,600,000 bytes and little of its body, from the last byte of an address.
+fn begin_from(server: &TestServer, last: u8, org: &str, app: &str) -> Connection {
+    let form = form(3_600_000);
+    let (body, content_type) = (form.bytes(), form.content_type());
+    let token = server.token_of(org, app, Subject::User("alice".into()));
+    let authorization = format!("Bearer {token}");
+    let headers = [
+        ("Authorization", authorization.as_str()),
+        ("Content-Type", &content_type),
+    ];
+    let path = format!("/{org}/{app}/chatfiles");
+    let mut bytes = head("POST", &path, &headers, Some(body.len()));
+    bytes.extend_from_slice(&body[..1000]);
+    let mut connection = open_from(server.address, Ipv4Addr::new(127, 0, 0, last), None);
+    connection.send(&bytes).unwrap();
+    connection
+}
+
+/// Sends the rest of an upload of [`begin_from`]; the status of the answer.
+fn finish(mut begun: Connection) -> u16 {
+    // One that was cut may be closed meanwhile.
+    let _ = begun.send(&form(3_600_000).bytes()[1000..]);
+    begun.answer("POST").unwrap().status
+}
+
+/// Begins uploads one by one until one is refused; those that are under way.
+fn begin_all(server: &TestServer, last: u8, org: &str, app: &str) -> Vec<Connection> {
+    let mut begun = Vec::new();
+    loop {
+        let (held, refused) = (in_flight_of(server), share_refusals(server));
+        let mut connection = begin_from(server, last, org, app);
+        eventually("it is let in or refused", || {
+            in_flight_of(server) > held || share_refusals(server) > refused
+        });
+        if share_refusals(server) > refused {
+            assert_no_room(&connection.answer("POST").unwrap());
+            return begun;
+        }
+        begun.push(connection);
+    }
+}
+
+fn in_flight_of(server: &TestServer) -> u64 {
+    server.scrape().get("chatfiles_upload_bytes_in_flight", &[])
+}
+
+fn share_refusals(server: &TestServer) -> u64 {
+    let scrape = server.scrape();
+    let of = |of| scrape.get("chatfiles_upload_share_refusals_total", &[("of", of)]);
+    of("client") + of("tenant")
+}
+
+#[test]
+fn one_address_leaves_room_for_others() {
+    let server = TestServer::with(SHARES);
+    let (org, app) = ("easemob-demo", "chatdemoui");
+    let first = begin_all(&server, 1, org, app);
+    assert_eq!(first.len(), 9, "alone it has half");
+    // Others have an eighth each.
+    let second = begin_all(&server, 2, org, app);
+    let third = begin_all(&server, 3, org, app);
+    assert_eq!((second.len(), third.len()), (2, 2));
+    // One upload of an address always passes, while there is room.
+    assert_eq!(finish(begin_from(&server, 4, org, app)), 200);
+    drop((first, second, third));
+    eventually("nothing is held", || in_flight_of(&server) == 0);
+}
+
+#[test]
+fn one_tenant_leaves_half_for_others() {
+    let server = TestServer::with(&format!("{SHARES}{OTHER_TENANT}"));
+    let (org, app) = ("easemob-demo", "chatdemoui");
+    let mut held: Vec<Connection> = (1..=9)
+        .map(|last| begin_from(&server, last, org, app))
+        .collect();
+    eventually("all are let in", || in_flight_of(&server) > 9 * 3_600_000);
+    assert!(begin_all(&server, 10, org, app).is_empty());
+    let others = begin_all(&server, 11, "other-org", "other-app");
+    assert_eq!(others.len(), 2);
+    held.extend(others);
+    drop(held);
+    eventually("nothing is held", || in_flight_of(&server) == 0);
+}
+
+#[test]
+fn who_holds_much_has_to_be_fast() {
+    let pace = "[server]\nbody_idle_timeout_seconds = 60\nbody_bytes_per_second_min = 1000\n";
+    let server = TestServer::with(&format!("{SHARES}{pace}"));
+    let (org, app) = ("easemob-demo", "chatdemoui");
+    let slow = begin_all(&server, 1, org, app);
+    assert_eq!(slow.len(), 9);
+    // Now others want some of it as well: of the nine are cut as many as make it less than half again.
+    let others: Vec<_> = [2, 3]
+        .into_iter()
+        .flat_map(|last| begin_all(&server, last, org, app))
+        .collect();
+    eventually("less than half is held", || {
+        in_flight_of(&server) <= 67_108_864 / 2
+    });
+    for other in others {
+        assert_eq!(finish(other), 200);
+    }
+    // One more may be cut by another thread at the same moment.
+    let cut = slow.into_iter().map(finish).filter(|status| *status == 408);
+    let cut = cut.count();
+    assert!((4..9).contains(&cut), "{cut} of 9");
+}
+
 #[test]
 fn an_upload_that_finds_no_room_is_told_so_in_its_dialect_and_all_else_goes_on() {
     let server = TestServer::with(LIMITS);
@@ -69,12 +185,12 @@ fn an_upload_that_finds_no_room_is_told_so_in_its_dialect_and_all_else_goes_on()
     };
     let parts = part("POST", "", b"").json()["entities"][0]["uuid"].clone();
     let parts = format!("/{}?part_number=1", parts.as_str().unwrap());
-    let large = form(900_000);
+    let large = form(3_600_000);
     let mut first = stalled(&server, &large, 1000);
 
-    assert_no_room(&server.upload(&form(300_000), &[]));
-    assert_no_room(&part("PUT", &parts, &[1; 300_000]));
-    let posted = ticket_form(&ticket).file("a.bin", "text/plain", &[7; 300_000]);
+    assert_no_room(&server.upload(&form(1_700_000), &[]));
+    assert_no_room(&part("PUT", &parts, &[1; 1_700_000]));
+    let posted = ticket_form(&ticket).file("a.bin", "text/plain", &[7; 1_700_000]);
     let refused = alice.post(&ticket, &posted);
     assert_eq!(refused.status, 503);
     assert_eq!(refused.header("retry-after"), Some("1"));
@@ -95,9 +211,9 @@ fn an_upload_that_finds_no_room_is_told_so_in_its_dialect_and_all_else_goes_on()
     first.send(&large.bytes()[1000..]).unwrap();
     let stored = first.answer("POST").unwrap().json();
     let stored = stored["entities"][0]["uuid"].as_str().unwrap();
-    assert_eq!(server.download(stored, &[]).body, [7; 900_000]);
-    assert_eq!(server.upload(&form(300_000), &[]).status, 200);
-    assert_eq!(part("PUT", &parts, &[1; 300_000]).status, 200);
+    assert_eq!(server.download(stored, &[]).body, [7; 3_600_000]);
+    assert_eq!(server.upload(&form(1_700_000), &[]).status, 200);
+    assert_eq!(part("PUT", &parts, &[1; 1_700_000]).status, 200);
     assert_eq!(alice.post(&ticket, &posted).status, 200);
     assert_eq!((in_flight(&server), refusals(&server)), (0, 3));
 }
@@ -106,7 +222,7 @@ fn an_upload_that_finds_no_room_is_told_so_in_its_dialect_and_all_else_goes_on()
 fn room_comes_back_however_an_upload_ends() {
     let toml = format!("{LIMITS}[server]\nbody_idle_timeout_seconds = 1\n");
     let server = TestServer::with(&toml);
-    let large = form(900_000);
+    let large = form(3_600_000);
     let body = large.bytes();
     type End<'e> = &'e dyn Fn(&mut Connection) -> Option<u16>;
     let ends: [(&str, End<'_>); 4] = [
@@ -132,10 +248,10 @@ fn room_comes_back_however_an_upload_ends() {
     ];
     for ((what, end), status) in ends.iter().zip([Some(200), Some(400), Some(408), None]) {
         let mut first = stalled(&server, &large, 1000);
-        assert_no_room(&server.upload(&form(300_000), &[]));
+        assert_no_room(&server.upload(&form(1_700_000), &[]));
         assert_eq!(end(&mut first), status, "{what}");
         eventually("nothing is held", || in_flight(&server) == 0);
-        assert_eq!(server.upload(&form(300_000), &[]).status, 200, "{what}");
+        assert_eq!(server.upload(&form(1_700_000), &[]).status, 200, "{what}");
     }
     // Refused before the body is asked for: at once.
     let bad_token = [("Authorization", "Bearer x")];
@@ -144,16 +260,16 @@ fn room_comes_back_however_an_upload_ends() {
     assert_eq!(refused.status, 401);
     assert_eq!(in_flight(&server), 0);
     // Over what the tenant accepts, whatever is announced.
-    assert_eq!(server.upload(&form(2_000_000), &[]).status, 413);
+    assert_eq!(server.upload(&form(8_000_000), &[]).status, 413);
     assert_eq!(in_flight(&server), 0);
 }
 
 #[test]
 fn a_client_that_waits_for_100_continue_does_not_get_it_where_there_is_no_room() {
     let server = TestServer::with(LIMITS);
-    let _first = stalled(&server, &form(900_000), 1000);
+    let _first = stalled(&server, &form(3_600_000), 1000);
     let mut connection = server.connect();
-    let headers = [("Content-Length", "300000"), ("Expect", "100-continue")];
+    let headers = [("Content-Length", "1700000"), ("Expect", "100-continue")];
     let second = upload_head(&server, &form(0), &headers);
     connection.send(&second).unwrap();
     let text = String::from_utf8(connection.rest()).unwrap();
@@ -169,9 +285,9 @@ fn a_chunked_upload_holds_the_most_that_its_tenant_accepts() {
     let chunked = [("Transfer-Encoding", "chunked")];
     first.send(&upload_head(&server, &small, &chunked)).unwrap();
     eventually("it holds all it may bring", || {
-        in_flight(&server) == 1_000_000 + 65_536
+        in_flight(&server) == 4_000_000 + 65_536
     });
-    assert_no_room(&server.upload(&form(100_000), &[]));
+    assert_no_room(&server.upload(&form(1_700_000), &[]));
     assert_eq!(server.upload(&form(10_000), &[]).status, 200);
     let body = small.bytes();
     let mut chunk = format!("{:x}\r\n", body.len()).into_bytes();
@@ -188,7 +304,7 @@ fn a_form_holds_little_until_its_policy_is_good() {
     let server = TestServer::with(LIMITS);
     let alice = server.lanying("alice");
     let ticket = alice.ticket("100", "bob", "1");
-    let form = ticket_form(&ticket).file("a.bin", "text/plain", &[7; 900_000]);
+    let form = ticket_form(&ticket).file("a.bin", "text/plain", &[7; 3_600_000]);
     let body = form.bytes();
     let content_type = form.content_type();
     let begin = |sent: &[u8]| {
@@ -205,7 +321,7 @@ fn a_form_holds_little_until_its_policy_is_good() {
     eventually("they hold what a form's fields need", || {
         in_flight(&server) == 2 * 65_536
     });
-    assert_eq!(server.upload(&self::form(900_000), &[]).status, 200);
+    assert_eq!(server.upload(&self::form(3_600_000), &[]).status, 200);
     drop(silent);
     eventually("nothing is held", || in_flight(&server) == 0);
     // With a good one, it is all of it.
@@ -213,20 +329,20 @@ fn a_form_holds_little_until_its_policy_is_good() {
     eventually("it holds all of it", || {
         in_flight(&server) == body.len() as u64
     });
-    assert_no_room(&server.upload(&self::form(300_000), &[]));
+    assert_no_room(&server.upload(&self::form(1_700_000), &[]));
     known.send(&body[5000..]).unwrap();
     assert_eq!(known.answer("POST").unwrap().status, 200);
     // The room was there when the form began, and has gone when its policy has come.
     let ticket = alice.ticket("100", "bob", "1");
-    let form = ticket_form(&ticket).file("a.bin", "text/plain", &[7; 900_000]);
+    let form = ticket_form(&ticket).file("a.bin", "text/plain", &[7; 3_600_000]);
     let mut late = begin(b"");
     eventually("it waits for its fields", || in_flight(&server) == 65_536);
-    let large = self::form(800_000);
+    let large = self::form(3_200_000);
     let mut first = server.connect();
     let length = large.bytes().len().to_string();
     let upload = upload_head(&server, &large, &[("Content-Length", &length)]);
     first.send(&upload).unwrap();
-    eventually("another has the room", || in_flight(&server) > 800_000);
+    eventually("another has the room", || in_flight(&server) > 3_200_000);
     let _ = late.send(&form.bytes());
     let refused = late.answer("POST").unwrap();
     assert_eq!(refused.status, 503, "{}", refused.text());
@@ -245,15 +361,15 @@ fn a_reload_for_uploads_that_would_never_fit_changes_nothing() {
         let config = configuration(std::path::Path::new("/nowhere"), &text);
         server.reloader().reload(&config)
     };
-    let error = reload("upload_bytes_max = 2000000").unwrap_err();
+    let error = reload("upload_bytes_max = 8000000").unwrap_err();
     let text = error.public_text().unwrap();
     assert!(
         text.contains(
-            "1100000 (in force until the server is started anew): must be at least 2065536"
+            "5200000 (in force until the server is started anew): must be at least 8065536"
         ),
         "{text}"
     );
-    assert_eq!(server.upload(&form(1_500_000), &[]).status, 413);
-    reload("upload_bytes_max = 1030000").unwrap();
-    assert_eq!(server.upload(&form(1_020_000), &[]).status, 200);
+    assert_eq!(server.upload(&form(4_500_000), &[]).status, 413);
+    reload("upload_bytes_max = 5000000").unwrap();
+    assert_eq!(server.upload(&form(4_500_000), &[]).status, 200);
 }
