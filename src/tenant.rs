@@ -119,6 +119,8 @@ pub struct Tenant {
     pub client_id: String,
     /// The OAuth client secret; also keys the dynamic tokens.
     pub client_secret: SecretKey,
+    /// The ttls that its backend gives to dynamic tokens, in seconds; not empty. `None` = it is not said.
+    pub dynamic_ttls: Option<Vec<i64>>,
     /// What a download needs.
     pub download_auth: DownloadAuth,
     /// Bare presence of `restrict-access` restricts, as the oldest document has it; else `false` does not.

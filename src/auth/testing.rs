@@ -27,6 +27,7 @@ pub(super) fn tenant(org: &str, app: &str) -> Tenant {
         application: uuid::Uuid::nil(),
         client_id: format!("id-{app}"),
         client_secret: key(&format!("client-secret-of-{app}")),
+        dynamic_ttls: None,
         download_auth: DownloadAuth::Token,
         strict_restrict_access: false,
         hook: None,

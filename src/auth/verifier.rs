@@ -85,6 +85,7 @@ impl Weighter<Box<str>, Arc<Entry>> for ByBytes {
 pub struct Verifier {
     ring: Arc<KeyRing>,
     cache: Cache<Box<str>, Arc<Entry>, ByBytes, RandomState>,
+    dynamic_ttls: dynamic::KnownTtls,
 }
 
 impl Verifier {
@@ -101,7 +102,11 @@ impl Verifier {
             RandomState::new(),
             DefaultLifecycle::default(),
         );
-        Self { ring, cache }
+        Self {
+            ring,
+            cache,
+            dynamic_ttls: dynamic::KnownTtls::default(),
+        }
     }
 
     /// Who calls `tenant` with `token`.
@@ -127,7 +132,7 @@ impl Verifier {
         }
         let verified = match Form::of(token) {
             Form::Signed => token::verify(&self.ring, token, now)?,
-            Form::Dynamic => dynamic::verify(tenant, token, now)?,
+            Form::Dynamic => dynamic::verify(tenant, &self.dynamic_ttls, token, now)?,
         };
         let entry = Arc::new(Entry {
             tenant: verified.tenant.into(),

@@ -31,6 +31,7 @@ pub struct TenantConfig {
     pub app_id: Option<String>,
     pub client_id: Option<String>,
     pub client_secret: Option<SecretKey>,
+    pub dynamic_token_ttl_seconds: Option<Vec<i64>>,
     pub download_auth: Option<DownloadAuthKind>,
     pub strict_restrict_access: bool,
     pub calls_per_second: Option<u32>,
@@ -270,6 +271,7 @@ fn tenant(
             .clone()
             .unwrap_or_else(|| format!("{}.{}", config.org, config.app)),
         client_secret,
+        dynamic_ttls: config.dynamic_token_ttl_seconds.clone(),
         download_auth,
         strict_restrict_access: config.strict_restrict_access,
         hook: config.hook_url.clone().map(|url| Hook {

@@ -17,6 +17,8 @@ use crate::{
 const TENANTS_MAX: usize = 10_000;
 /// Bytes of an org's or app's name.
 const NAME_BYTES_MAX: usize = 64;
+/// Seconds that a dynamic token may last: up to nine digits.
+const DYNAMIC_TTL_SECS: std::ops::RangeInclusive<i64> = 1..=999_999_999;
 /// Bytes of a URL in the configuration: a request's line has room for it.
 const URL_BYTES_MAX: usize = 4096;
 /// What `api/lanying/process.rs` fills in.
@@ -96,6 +98,15 @@ impl TenantConfig {
             .is_some_and(|id| id.trim().is_empty())
         {
             return Err(bad(&self.key("client_id"), "\"\"", "a text, or left out"));
+        }
+        if let Some(ttls) = &self.dynamic_token_ttl_seconds {
+            let key = self.key("dynamic_token_ttl_seconds");
+            if ttls.is_empty() {
+                return Err(bad(&key, "[]", "at least one ttl, or left out"));
+            }
+            for ttl in ttls {
+                range(&key, Some(*ttl), 1, DYNAMIC_TTL_SECS)?;
+            }
         }
         self.check_urls()?;
         self.check_app_id()?;

@@ -162,6 +162,14 @@ fn a_bad_value_names_its_key_what_it_was_and_what_is_allowed() {
             vec!["store.path", "a directory, or left out"],
         ),
         (
+            "[[tenant]]\norg = \"a\"\napp = \"b\"\ndynamic_token_ttl_seconds = []",
+            vec!["a/b: dynamic_token_ttl_seconds", "at least one"],
+        ),
+        (
+            "[[tenant]]\norg = \"a\"\napp = \"b\"\ndynamic_token_ttl_seconds = [600, 0]",
+            vec!["a/b: dynamic_token_ttl_seconds", "0", "from 1 to 999999999"],
+        ),
+        (
             "[[tenant]]\norg = \"a\"\napp = \"b\"\nclient_id = \" \"",
             vec!["a/b: client_id", "or left out"],
         ),

@@ -409,3 +409,37 @@ fn tokens_issued_before_a_moment_are_revoked_for_the_app_or_for_one_user() {
         }
     }
 }
+
+#[test]
+fn a_dynamic_token_read_anew_opens_nothing() {
+    // bob asks for a token at a second at which its digits can be read as bob179's, 40 days later.
+    let (minted, forged) = ((1_791_795_305, "604800"), (1_795_305_604, "800"));
+    for named in ["", "dynamic_token_ttl_seconds = [604800]"] {
+        let server =
+            TestServer::with(&TENANTS.replacen("[[tenant]]", &format!("[[tenant]]\n{named}"), 1));
+        let set_clock = |secs: i64| {
+            let now_ms = server.clock.now().ms();
+            server.clock.advance(secs * MS_PER_SECOND - now_ms);
+        };
+        set_clock(minted.0);
+        let id = stored(&server);
+        let token = |user: &str, (time, ttl): (i64, &str)| {
+            let dynamic = Dynamic {
+                user: user.into(),
+                ttl: ttl.into(),
+                ..Dynamic::new(time)
+            };
+            (dynamic.signature(), dynamic.token())
+        };
+        let (signature, bobs) = token("bob", minted);
+        let (forged_signature, forged) = token("bob179", forged);
+        assert_eq!(signature, forged_signature, "the format's weakness");
+        assert_eq!(open(&server, BASE, &id, &bobs).status, 200, "{named}");
+        set_clock(1_795_305_604);
+        assert_corrupt(&open(&server, BASE, &id, &forged));
+        // Whoever has that name is let in by the backend as everybody else is.
+        set_clock(1_795_305_700);
+        let (_, honest) = token("bob179", (1_795_305_700, "604800"));
+        assert_eq!(open(&server, BASE, &id, &honest).status, 200, "{named}");
+    }
+}
