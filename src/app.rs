@@ -128,7 +128,7 @@ impl App {
             ),
             tenants: Arc::new(ArcSwap::from_pointee(tenants)),
             verifier: Verifier::new(ring.clone()),
-            grants: Grants::new(ring),
+            grants: Grants::new(ring, config.limit.exempt.clone(), clock.clone()),
             hooks: Hooks::new(config.hook, clock.clone()),
             clock: clock.clone(),
             quotas: Quotas::new(USERS_MAX),
@@ -138,6 +138,7 @@ impl App {
         let seed = random_u64()?;
         let server = store.instance().to_owned();
         let (open_objects, derivatives) = api.files.counts();
+        let logins = api.grants.counts();
         let service = Service::new(api, limiter.clone(), cors, config.service, server, seed);
         let metrics = Metrics {
             requests: service.requests(),
@@ -145,6 +146,7 @@ impl App {
             open_objects,
             derivatives,
             syncs: store.syncs(),
+            logins,
         };
         Ok(Self {
             service: Arc::new(service),

@@ -37,6 +37,8 @@ pub struct Metrics {
     pub derivatives: Arc<Derivations>,
     /// The store's.
     pub syncs: Arc<Syncs>,
+    /// Of passwords and client secrets.
+    pub logins: Arc<Logins>,
 }
 
 /// What is asked at a scrape.
@@ -197,6 +199,35 @@ impl Connections {
 
     fn refused(&self, why: ConnectionRefusal) -> u64 {
         self.refused[why.index()].get()
+    }
+}
+
+label! {
+    /// What came of a login by password or client secret.
+    pub enum Login {
+        /// A token was granted.
+        Granted = "granted",
+        /// The account, the password or the client's secret was wrong.
+        Wrong = "wrong",
+        /// It was not looked at, after too many wrong ones.
+        Slowed = "slowed",
+        /// It was not looked at, because too many passwords wait to be checked.
+        Busy = "busy",
+    }
+}
+
+/// Logins, by what came of them.
+#[derive(Debug, Default)]
+pub struct Logins([Counter; Login::COUNT]);
+
+impl Logins {
+    /// Counts one.
+    pub fn count(&self, login: Login) {
+        self.0[login.index()].add(1);
+    }
+
+    fn get(&self, login: Login) -> u64 {
+        self.0[login.index()].get()
     }
 }
 

@@ -1,16 +1,25 @@
 //! The three grants by which a client obtains a token of ours. Knows no JSON: a dialect parses the request
 //! and renders [`Granted`].
 //!
-//! No registry of users is kept: `inherit` is how a chat backend obtains a token for any user of its own.
+//! Wrong passwords and client secrets are counted ([`super::attempts`]). No registry of users is kept: `inherit` is how a chat backend obtains a token for any user of its own.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use super::{Identity, KeyRing, Subject, is_user_name, password::Passwords, token};
+use ipnet::IpNet;
+
+use super::{
+    Identity, KeyRing, Subject,
+    attempts::{Account, Attempts},
+    is_user_name,
+    password::Passwords,
+    token,
+};
 use crate::{
     error::{Error, Kind, Result},
+    metrics::{Login, Logins},
     secret::Secret,
     tenant::Tenant,
-    time::Timestamp,
+    time::{Clock, Timestamp},
 };
 
 /// The life of a token for which none was asked: 60 days, the vendor's default.
@@ -33,37 +42,82 @@ pub struct Granted {
 pub struct Grants {
     ring: Arc<KeyRing>,
     passwords: Passwords,
+    attempts: Arc<Attempts>,
+    logins: Arc<Logins>,
+    clock: Clock,
 }
 
 impl Grants {
-    /// Grants signed by `ring`.
-    pub fn new(ring: Arc<KeyRing>) -> Self {
+    /// Grants signed by `ring`. `exempt` are networks of the backend's own servers, which may log in many users.
+    pub fn new(ring: Arc<KeyRing>, exempt: Vec<IpNet>, clock: Clock) -> Self {
         Self {
             ring,
             passwords: Passwords::default(),
+            attempts: Arc::new(Attempts::new(exempt)),
+            logins: Arc::default(),
+            clock,
         }
+    }
+
+    /// What came of the logins so far.
+    pub fn counts(&self) -> Arc<Logins> {
+        self.logins.clone()
+    }
+
+    /// Counts what came of one.
+    fn count<T>(&self, result: Result<T>) -> Result<T> {
+        let outcome = match result.as_ref().map_err(Error::kind) {
+            Ok(_) => Some(Login::Granted),
+            Err(Kind::GrantClient | Kind::GrantUser | Kind::GrantPassword) => Some(Login::Wrong),
+            Err(Kind::RateLimited(_)) => Some(Login::Slowed),
+            Err(Kind::Unavailable(_)) => Some(Login::Busy),
+            Err(_) => None,
+        };
+        if let Some(outcome) = outcome {
+            self.logins.count(outcome);
+        }
+        result
     }
 
     /// `client_credentials`: a token of the backend for its id and secret. `ttl_secs`, here and below:
     /// `None` = 60 days, 0 = without end.
     ///
     /// # Errors
-    /// [`Kind::GrantClient`] when either is wrong; which of them is not told.
+    /// [`Kind::GrantClient`] when either is wrong; which of them is not told. [`Kind::RateLimited`] after too many wrong
+    /// ones.
     pub fn client_credentials(
         &self,
         tenant: &Tenant,
+        client: IpAddr,
         client_id: &str,
         client_secret: &Secret,
         ttl_secs: Option<u64>,
         now: Timestamp,
     ) -> Result<Granted> {
+        self.count(self.check_client(tenant, client, client_id, client_secret))?;
+        self.grant(tenant, Subject::App, ttl_secs, now)
+    }
+
+    fn check_client(
+        &self,
+        tenant: &Tenant,
+        client: IpAddr,
+        client_id: &str,
+        client_secret: &Secret,
+    ) -> Result<()> {
+        let caller = self.attempts.caller(tenant.index, client);
+        // Attempts at the same moment may pass together: at most one for each thread of the server.
+        let now_counted = self.clock.monotonic();
+        self.attempts.check(Account::Backend, caller, now_counted)?;
         // Both are compared whatever the first says.
         let id = crate::secret::constant_time_eq(tenant.client_id.as_bytes(), client_id.as_bytes());
         let secret = tenant.client_secret.equals(client_secret.expose());
+        self.attempts
+            .record(Account::Backend, caller, id & secret, now_counted);
         if !(id & secret) {
             return Err(Kind::GrantClient.into());
         }
-        self.grant(tenant, Subject::App, ttl_secs, now)
+        Ok(())
     }
 
     /// `inherit`: a token of any user, for the tenant's own backend.
@@ -94,25 +148,55 @@ impl Grants {
     /// # Errors
     /// [`Kind::GrantUser`] for an unknown account, [`Kind::GrantPassword`] for a wrong password,
     /// [`Kind::InvalidArgument`] for an impossible user name, [`Kind::Unavailable`] when too many passwords
-    /// wait to be checked.
+    /// wait to be checked, [`Kind::RateLimited`] after too many wrong ones.
     pub async fn password(
         &self,
         tenant: &Tenant,
+        client: IpAddr,
         user: &str,
         password: &Secret,
         ttl_secs: Option<u64>,
         now: Timestamp,
     ) -> Result<Granted> {
         check_user_name(user)?;
-        let account = tenant.accounts.get(user).ok_or(Kind::GrantUser)?;
+        self.count(self.check_password(tenant, client, user, password).await)?;
+        self.grant(tenant, Subject::User(user.into()), ttl_secs, now)
+    }
+
+    async fn check_password(
+        &self,
+        tenant: &Tenant,
+        client: IpAddr,
+        user: &str,
+        password: &Secret,
+    ) -> Result<()> {
+        let caller = self.attempts.caller(tenant.index, client);
+        let found = tenant.accounts.get(user);
+        let account = found.map_or(Account::Unknown, |_| Account::User(user));
+        let now_counted = self.clock.monotonic();
+        self.attempts.check(account, caller, now_counted)?;
+        let Some(found) = found else {
+            self.attempts.record(account, caller, false, now_counted);
+            return Err(Kind::GrantUser.into());
+        };
+        let hash = &found.password_hash;
+        let permit = self.passwords.admit(caller.claimant, hash).await?;
+        // Again: guesses that were sent together have waited for each other. Only those that are being hashed at this
+        // moment are not counted yet, one at most beside this one.
+        self.attempts
+            .check(account, caller, self.clock.monotonic())?;
+        let (attempts, clock, name) = (self.attempts.clone(), self.clock.clone(), user.to_owned());
+        let record = move |is_right| {
+            attempts.record(Account::User(&name), caller, is_right, clock.monotonic());
+        };
         if !self
             .passwords
-            .verify(password, &account.password_hash)
+            .verify(permit, password, hash, record)
             .await?
         {
             return Err(Kind::GrantPassword.into());
         }
-        self.grant(tenant, Subject::User(user.into()), ttl_secs, now)
+        Ok(())
     }
 
     fn grant(
@@ -148,18 +232,24 @@ mod tests {
     use crate::{auth::password, auth::testing, tenant::Account};
 
     const NOW: Timestamp = Timestamp::from_secs(1_795_305_599);
+    const HOME: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+    fn grants(ring: Arc<KeyRing>) -> Grants {
+        Grants::new(ring, Vec::new(), Clock::system())
+    }
 
     #[test]
     fn client_credentials_need_both_id_and_secret() {
         let (_dir, ring) = testing::ring(NOW);
-        let (grants, tenant) = (Grants::new(ring), testing::tenant("org", "app"));
+        let (grants, tenant) = (grants(ring), testing::tenant("org", "app"));
         for (id, secret, good) in [
             ("id-app", "client-secret-of-app", true),
             ("id-app", "client-secret-of-apq", false),
             ("id-apq", "client-secret-of-app", false),
             ("", "", false),
         ] {
-            let granted = grants.client_credentials(&tenant, id, &Secret::new(secret), None, NOW);
+            let granted =
+                grants.client_credentials(&tenant, HOME, id, &Secret::new(secret), None, NOW);
             match granted {
                 Ok(granted) => assert!(good && granted.subject == Subject::App, "{id} {secret}"),
                 Err(error) => assert!(!good && error.kind() == Kind::GrantClient, "{id} {secret}"),
@@ -170,7 +260,7 @@ mod tests {
     #[test]
     fn only_the_tenants_own_backend_inherits() {
         let (_dir, ring) = testing::ring(NOW);
-        let (grants, tenant) = (Grants::new(ring), testing::tenant("org", "app"));
+        let (grants, tenant) = (grants(ring), testing::tenant("org", "app"));
         let app = |tenant| Identity {
             tenant,
             subject: Subject::App,
@@ -200,7 +290,7 @@ mod tests {
     #[test]
     fn a_life_is_60_days_unless_asked_otherwise_and_ten_years_at_most() {
         let (_dir, ring) = testing::ring(NOW);
-        let grants = Grants::new(Arc::clone(&ring));
+        let grants = grants(Arc::clone(&ring));
         let (verifier, tenant) = (
             crate::auth::Verifier::new(ring),
             testing::tenant("org", "app"),
@@ -235,7 +325,7 @@ mod tests {
     #[tokio::test]
     async fn a_password_grant_tells_an_unknown_user_from_a_wrong_password() {
         let (_dir, ring) = testing::ring(NOW);
-        let (grants, mut tenant) = (Grants::new(ring), testing::tenant("org", "app"));
+        let (grants, mut tenant) = (grants(ring), testing::tenant("org", "app"));
         let account = Account {
             name: "alice".into(),
             password_hash: Secret::new(password::hash("wonder").unwrap()),
@@ -248,7 +338,7 @@ mod tests {
             ("b b", "wonder", Some(Kind::InvalidArgument)),
         ] {
             let granted = grants
-                .password(&tenant, user, &Secret::new(word), None, NOW)
+                .password(&tenant, HOME, user, &Secret::new(word), None, NOW)
                 .await;
             assert_eq!(
                 granted.err().map(|error| error.kind()),

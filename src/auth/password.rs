@@ -3,21 +3,16 @@
 //! An unknown user is not hidden by a dummy verification: the API says `user not found` openly. Which
 //! accounts there are is the configuration's.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
-};
 use std::time::Duration;
-
-use argon2::{
-    Algorithm, Argon2, Params, Version,
-    password_hash::{self, PasswordHasher, PasswordVerifier, phc::PasswordHash},
-};
-use tokio::sync::Semaphore;
 
 use crate::{
     error::{Error, Kind, Result},
+    fair_queue::{self, Claimant, FairQueue, Levels, Permit, Refused},
     secret::Secret,
+};
+use argon2::{
+    Algorithm, Argon2, Params, Version,
+    password_hash::{self, PasswordHasher, PasswordVerifier, phc::PasswordHash},
 };
 
 /// Bytes of a password.
@@ -32,9 +27,11 @@ const LANES: u32 = 1;
 const MEMORY_KIB_MAX: u32 = 64 * 1024;
 const PASSES_MAX: u32 = 16;
 /// Verifications at once: with our own parameters 38 MiB and two cores.
-const PERMITS: usize = 2;
+const PLACES: usize = 2;
 /// Verifications waiting, about 30 ms each.
 const WAITING_MAX: usize = 64;
+/// The longest wait for a place.
+const WAIT_MAX: Duration = Duration::from_secs(10);
 /// What a caller is told to wait when too many do already.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -98,79 +95,88 @@ fn parse(hash: &str) -> Result<PasswordHash> {
     Ok(hash)
 }
 
-/// Verifies passwords on the blocking pool, two at a time.
+/// Verifies passwords on the blocking pool, two at a time: by turns of the tenants, then of a tenant's clients.
 #[derive(Debug)]
 pub struct Passwords {
-    permits: Arc<Semaphore>,
-    /// Callers that wait for a permit: at most [`WAITING_MAX`].
-    waiting: AtomicUsize,
+    queue: FairQueue,
 }
 
 impl Default for Passwords {
     fn default() -> Self {
         Self {
-            permits: Arc::new(Semaphore::new(PERMITS)),
-            waiting: AtomicUsize::new(0),
+            queue: FairQueue::new(fair_queue::Config {
+                places: PLACES,
+                memory_bytes_max: PLACES as u64 * u64::from(MEMORY_KIB_MAX) * 1024,
+                waiting_max: WAITING_MAX,
+                wait_max: WAIT_MAX,
+            }),
         }
     }
 }
 
 impl Passwords {
-    /// Whether `password` is the one of `hash`. A blank one, or one of more than 1,024 bytes, is not.
+    /// Waits for a place to verify a password against `hash`.
     ///
     /// # Cancel safety
-    /// Dropping the future gives its place in the queue back; a hash that runs already runs on and keeps
-    /// its permit, so that callers who give up cannot start more than two.
+    /// Dropping the future leaves the queue.
     ///
     /// # Errors
-    /// [`Kind::Unavailable`] when 64 wait already, [`Kind::Internal`] when the hash is malformed.
-    pub async fn verify(&self, password: &Secret, hash: &Secret) -> Result<bool> {
-        if is_impossible(password.expose()) {
-            return Ok(false);
-        }
-        let permit = {
-            let _place = Place::take(&self.waiting)?;
-            let permits = Arc::clone(&self.permits);
-            permits
-                .acquire_owned()
-                .await
-                .expect("the semaphore is never closed")
-        };
+    /// [`Kind::Unavailable`] when too many wait already, or for too long; [`Kind::Internal`] when the hash is malformed.
+    pub async fn admit(&self, claimant: Claimant, hash: &Secret) -> Result<Permit> {
+        let parsed = parse(hash.expose()).map_err(Error::internal)?;
+        let params = Params::try_from(&parsed).map_err(Error::internal)?;
+        let memory_bytes = u64::from(params.m_cost()) * 1024;
+        let permit = self.queue.acquire(claimant, memory_bytes).await;
+        permit.map_err(|refused| match refused {
+            Refused::QueueFull | Refused::TimedOut => Kind::Unavailable(RETRY_AFTER).into(),
+            Refused::TooLarge => Error::internal("a hash that needs more than 64 MiB"),
+        })
+    }
+
+    /// Whether `password` is the one of `hash`. A blank one, or one of more than 1,024 bytes, is not. `record` is told,
+    /// before the permit is given back.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, a hash that runs already runs on, keeps its permit and is recorded: callers who give
+    /// up can neither start more of them nor guess uncounted.
+    ///
+    /// # Errors
+    /// [`Kind::Internal`] when the hash is malformed.
+    pub async fn verify(
+        &self,
+        permit: Permit,
+        password: &Secret,
+        hash: &Secret,
+        record: impl FnOnce(bool) + Send + 'static,
+    ) -> Result<bool> {
         let (password, hash) = (password.clone(), hash.clone());
         let verified = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            verify(password.expose(), hash.expose())
+            let verified = verify(password.expose(), hash.expose());
+            if let Ok(is_right) = &verified {
+                record(*is_right);
+            }
+            verified
         });
         verified.await.map_err(Error::internal)?
+    }
+
+    /// How many verifications run and wait.
+    pub fn levels(&self) -> Levels {
+        self.queue.levels()
     }
 }
 
 fn verify(password: &str, hash: &str) -> Result<bool> {
+    if is_impossible(password) {
+        return Ok(false);
+    }
     let hash = parse(hash).map_err(Error::internal)?;
     // The parameters are the hash's own.
     match Argon2::default().verify_password(password.as_bytes(), &hash) {
         Ok(()) => Ok(true),
         Err(password_hash::Error::PasswordInvalid) => Ok(false),
         Err(error) => Err(Error::internal(error)),
-    }
-}
-
-/// A place in the queue, given back when dropped.
-struct Place<'a>(&'a AtomicUsize);
-
-impl<'a> Place<'a> {
-    fn take(waiting: &'a AtomicUsize) -> Result<Self> {
-        let place = Self(waiting);
-        if waiting.fetch_add(1, Ordering::Relaxed) >= WAITING_MAX {
-            return Err(Kind::Unavailable(RETRY_AFTER).into());
-        }
-        Ok(place)
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -194,11 +200,16 @@ mod tests {
             ("", false),
             (longest.as_str(), false),
         ] {
+            let (told, record) = std::sync::mpsc::channel();
+            let permit = passwords.admit(client(0, 1), &made).await.unwrap();
             let verified = passwords
-                .verify(&Secret::new(password), &made)
+                .verify(permit, &Secret::new(password), &made, move |is_right| {
+                    told.send(is_right).unwrap();
+                })
                 .await
                 .unwrap();
             assert_eq!(verified, good, "{password}");
+            assert_eq!(record.recv(), Ok(good), "{password}");
         }
     }
 
@@ -220,32 +231,43 @@ mod tests {
         }
     }
 
+    fn client(tenant: u32, number: u8) -> Claimant {
+        Claimant::new(tenant, [127, 0, 0, number].into())
+    }
+
     #[tokio::test]
-    async fn the_queue_is_bounded_and_gives_places_back() {
+    async fn a_full_queue_is_shared_by_tenants() {
         let passwords = Passwords::default();
-        let held = Arc::clone(&passwords.permits)
-            .acquire_many_owned(PERMITS as u32)
-            .await
-            .unwrap();
-        let (password, hash) = (Secret::new("x"), Secret::new("malformed"));
-        {
-            let mut waiting: Vec<_> = (0..WAITING_MAX)
-                .map(|_| Box::pin(passwords.verify(&password, &hash)))
-                .collect();
-            for future in &mut waiting {
-                assert!(futures_poll(future).is_none());
-            }
-            let refused = passwords.verify(&password, &hash).await.unwrap_err();
-            assert_eq!(refused.kind(), Kind::Unavailable(RETRY_AFTER));
+        let hash = Secret::new(hash("x").unwrap());
+        let held = [(), ()].map(|()| poll(&mut Box::pin(passwords.admit(client(0, 1), &hash))));
+        assert!(held.iter().all(|permit| matches!(permit, Some(Ok(_)))));
+        let mut waiting: Vec<_> = (0..WAITING_MAX)
+            .map(|number| Box::pin(passwords.admit(client(0, number as u8), &hash)))
+            .collect();
+        for future in &mut waiting {
+            assert!(poll(future).is_none());
         }
-        assert_eq!(passwords.waiting.load(Ordering::Relaxed), 0);
+        // One more of the same tenant has no place, one of another has.
+        let refused = passwords.admit(client(0, 200), &hash).await.unwrap_err();
+        assert_eq!(refused.kind(), Kind::Unavailable(RETRY_AFTER));
+        let mut other = Box::pin(passwords.admit(client(1, 1), &hash));
+        assert!(poll(&mut other).is_none());
+        assert_eq!(passwords.levels().waiting, WAITING_MAX);
         drop(held);
-        let fault = passwords.verify(&password, &hash).await.unwrap_err();
-        assert_eq!(fault.kind(), Kind::Internal);
+        assert!(matches!(poll(&mut other), Some(Ok(_))));
+        drop((waiting, other));
+        assert_eq!(
+            (passwords.levels().waiting, passwords.levels().running),
+            (0, 0)
+        );
+        let fault = passwords
+            .admit(client(0, 1), &Secret::new("malformed"))
+            .await;
+        assert_eq!(fault.unwrap_err().kind(), Kind::Internal);
     }
 
     /// One poll, for a future that is not to be awaited to its end.
-    fn futures_poll<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+    fn poll<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
         match std::pin::Pin::new(future).poll(&mut context) {
             std::task::Poll::Ready(output) => Some(output),

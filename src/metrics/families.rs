@@ -11,8 +11,8 @@ use prometheus_client::{
 };
 
 use super::{
-    ConnectionCut, ConnectionRefusal, Derivations, Derived, Levels, Lookup, MemoryLevels, Metrics,
-    Source, Synced, durations::Distribution, requests::RouteNumbers,
+    ConnectionCut, ConnectionRefusal, Derivations, Derived, Levels, Login, Lookup, MemoryLevels,
+    Metrics, Source, Synced, durations::Distribution, requests::RouteNumbers,
 };
 
 /// The media type of [`Metrics::render`]'s text.
@@ -103,6 +103,13 @@ impl Scrape {
             "upload_quota_refusals",
             "Uploads that were over a quota of the day.",
             by_route(|route| route.over_quota),
+        )?;
+        families.counter(
+            "logins",
+            "Logins by password or client secret, by what came of them.",
+            Login::ALL
+                .iter()
+                .map(|&login| ([("result", login.name())], self.metrics.logins.get(login))),
         )
     }
 

@@ -53,6 +53,7 @@ fn metrics() -> Metrics {
         open_objects: Arc::default(),
         derivatives: Arc::default(),
         syncs: Arc::default(),
+        logins: Arc::default(),
     }
 }
 

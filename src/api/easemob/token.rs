@@ -74,6 +74,7 @@ pub(super) async fn token(context: &Context<'_>, body: &mut RequestBody) -> Resu
             ttl,
         } => api.grants.client_credentials(
             tenant,
+            call.client,
             &client_id,
             &client_secret,
             Ttl::secs(ttl)?,
@@ -90,7 +91,14 @@ pub(super) async fn token(context: &Context<'_>, body: &mut RequestBody) -> Resu
             ttl,
         } => {
             api.grants
-                .password(tenant, &username, &password, Ttl::secs(ttl)?, call.now)
+                .password(
+                    tenant,
+                    call.client,
+                    &username,
+                    &password,
+                    Ttl::secs(ttl)?,
+                    call.now,
+                )
                 .await?
         }
     };

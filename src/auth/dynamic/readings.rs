@@ -111,7 +111,7 @@ impl KnownTtls {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let ttls = known.entry(tenant.index).or_default();
         let has = |reading: &Reading| ttls.secs.contains(&reading.ttl_secs);
-        let (is_known, is_other_known) = (has(&own), others.iter().any(|other| has(other)));
+        let (is_known, is_other_known) = (has(&own), others.iter().any(has));
         if others.iter().any(|other| other.counts_against(own, now)) {
             return !ttls.are_many && is_known && !is_other_known;
         }

@@ -1,6 +1,7 @@
 //! Easemob's API, a file an endpoint.
 
 mod download;
+mod logins;
 mod media;
 mod parts;
 mod parts_bounds;

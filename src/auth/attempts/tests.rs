@@ -1,0 +1,211 @@
+//! How many guesses there are, for whom, and what they do to everybody else.
+
+use super::*;
+use crate::time::Clock;
+
+const ALICE: Account<'_> = Account::User("alice");
+
+struct Setup {
+    attempts: Attempts,
+    now: Instant,
+}
+
+fn setup() -> Setup {
+    let exempt = vec!["10.0.0.0/8".parse().unwrap()];
+    Setup {
+        attempts: Attempts::new(exempt),
+        now: Clock::system().monotonic(),
+    }
+}
+
+impl Setup {
+    fn caller(&self, client: &str) -> Caller {
+        self.attempts.caller(0, client.parse().unwrap())
+    }
+
+    /// Whether an attempt is looked at; then it is counted.
+    fn attempt(&self, account: Account<'_>, client: &str, is_right: bool) -> bool {
+        let caller = self.caller(client);
+        let is_checked = self.attempts.check(account, caller, self.now).is_ok();
+        if is_checked {
+            self.attempts.record(account, caller, is_right, self.now);
+        }
+        is_checked
+    }
+
+    /// Guesses until one is refused, and returns how many were looked at.
+    fn guess(&self, account: Account<'_>, client: &str) -> u32 {
+        let mut checked = 0;
+        while self.attempt(account, client, false) {
+            checked += 1;
+            assert!(checked < 1000, "guesses have no end");
+        }
+        checked
+    }
+
+    fn wait(&self, account: Account<'_>, client: &str) -> Duration {
+        match self.attempts.check(account, self.caller(client), self.now) {
+            Ok(()) => Duration::ZERO,
+            Err(error) => match error.kind() {
+                Kind::RateLimited(after) => after,
+                other => panic!("{other:?}"),
+            },
+        }
+    }
+}
+
+#[test]
+fn delays_double_up_to_a_bound() {
+    let mut setup = setup();
+    assert_eq!(setup.guess(ALICE, "192.0.2.1"), PAIR_FREE);
+    let mut waits = Vec::new();
+    for _ in 0..10 {
+        let wait = setup.wait(ALICE, "192.0.2.1");
+        waits.push(wait.as_secs());
+        setup.now += wait - Duration::from_nanos(1);
+        assert!(
+            !setup.attempt(ALICE, "192.0.2.1", true),
+            "a moment too early"
+        );
+        setup.now += Duration::from_nanos(1);
+        assert!(setup.attempt(ALICE, "192.0.2.1", false));
+    }
+    assert_eq!(waits, [4, 8, 16, 32, 64, 128, 256, 300, 300, 300]);
+    // Any number of refused attempts changes nothing.
+    let wait = setup.wait(ALICE, "192.0.2.1");
+    for _ in 0..1000 {
+        assert!(!setup.attempt(ALICE, "192.0.2.1", false));
+    }
+    assert_eq!(setup.wait(ALICE, "192.0.2.1"), wait);
+    // A right one forgives.
+    setup.now += wait;
+    assert!(setup.attempt(ALICE, "192.0.2.1", true));
+    assert_eq!(setup.guess(ALICE, "192.0.2.1"), PAIR_FREE);
+    // And so does a day.
+    setup.now += PAIR_MEMORY;
+    assert_eq!(setup.guess(ALICE, "192.0.2.1"), PAIR_FREE);
+}
+
+#[test]
+fn accounts_tenants_and_addresses_are_counted_apart() {
+    let setup = setup();
+    assert_eq!(setup.guess(ALICE, "192.0.2.1"), PAIR_FREE);
+    assert!(setup.attempt(ALICE, "192.0.2.2", true));
+    assert!(setup.attempt(Account::User("bob"), "192.0.2.1", true));
+    assert!(setup.attempt(Account::Backend, "192.0.2.1", true));
+    let elsewhere = setup.attempts.caller(1, "192.0.2.1".parse().unwrap());
+    assert!(setup.attempts.check(ALICE, elsewhere, setup.now).is_ok());
+    // IPv4 in IPv6 is IPv4; an IPv6 /64 is one client.
+    assert!(!setup.attempt(ALICE, "::ffff:192.0.2.1", true));
+    assert_eq!(setup.guess(ALICE, "2001:db8::1"), PAIR_FREE);
+    assert!(!setup.attempt(ALICE, "2001:db8::ffff", true));
+    assert!(setup.attempt(ALICE, "2001:db8:0:1::1", true));
+}
+
+#[test]
+fn an_account_has_a_bound_over_all_addresses() {
+    let mut setup = setup();
+    assert!(
+        setup.attempt(ALICE, "198.51.100.1", true),
+        "the owner's address"
+    );
+    let guess_everywhere = |setup: &Setup| -> u32 {
+        (1..=100)
+            .map(|number| setup.guess(ALICE, &format!("192.0.2.{number}")))
+            .sum()
+    };
+    assert_eq!(guess_everywhere(&setup), SUM_FREE);
+    // The owner is let in where they were before, and waits at an address that is new.
+    assert!(setup.attempt(ALICE, "198.51.100.1", true));
+    assert_eq!(setup.wait(ALICE, "198.51.100.2"), SUM_INTERVAL);
+    // But the owner's address is no way in for guesses.
+    assert_eq!(setup.guess(ALICE, "198.51.100.1"), PAIR_FREE);
+    // One guess a minute, from as many addresses as there may be. Those at the owner's address count.
+    setup.now += SUM_INTERVAL * PAIR_FREE;
+    for _ in 0..5 {
+        setup.now += SUM_INTERVAL;
+        assert_eq!(guess_everywhere(&setup), 1);
+    }
+    // After an hour without guesses there are fifty again.
+    setup.now += SUM_INTERVAL * (SUM_FREE + 11);
+    assert_eq!(guess_everywhere(&setup), SUM_FREE);
+    // An address is known for thirty days.
+    setup.now += KNOWN;
+    guess_everywhere(&setup);
+    assert!(setup.wait(ALICE, "198.51.100.1") > Duration::ZERO);
+}
+
+#[test]
+fn an_address_has_a_bound_over_all_accounts() {
+    let setup = setup();
+    let neighbour = Account::User("neighbour");
+    assert!(setup.attempt(neighbour, "192.0.2.1", true));
+    let guess_everybody = |client: &str| -> u32 {
+        (0..100)
+            .map(|number| setup.guess(Account::User(&format!("user{number}")), client))
+            .sum()
+    };
+    assert_eq!(guess_everybody("192.0.2.1"), SUM_FREE);
+    assert!(setup.attempt(neighbour, "192.0.2.1", true));
+    assert!(!setup.attempt(ALICE, "192.0.2.1", true));
+    // Names that are no account's count as well.
+    assert_eq!(setup.guess(Account::Unknown, "192.0.2.3"), SUM_FREE);
+    assert!(!setup.attempt(ALICE, "192.0.2.3", true));
+    // The backend's own servers have no such bound, and the one of each account.
+    assert_eq!(guess_everybody("10.1.2.3"), 100 * PAIR_FREE);
+}
+
+#[test]
+fn the_tables_are_bounded_and_keep_known_addresses() {
+    let setup = setup();
+    let address = |number: usize| {
+        format!(
+            "192.{}.{}.{}",
+            number >> 16,
+            number >> 8 & 255,
+            number & 255
+        )
+    };
+    for number in 0..100 {
+        assert!(setup.attempt(ALICE, &address(number), true));
+    }
+    // Of another account each, so that no bound but the table's is reached.
+    let all = SHARDS * SHARD_ENTRIES_MAX;
+    for number in 0..all + all / 4 {
+        let account = number.to_string();
+        setup.attempt(Account::User(&account), &address(1000 + number), false);
+    }
+    let len = |table: &Table<(AccountId, Claimant), Pair>| -> usize {
+        table
+            .shards
+            .iter()
+            .map(|shard| shard.lock().unwrap().len())
+            .sum()
+    };
+    assert!(len(&setup.attempts.pairs) <= all);
+    let sums: usize = setup
+        .attempts
+        .sums
+        .shards
+        .iter()
+        .map(|shard| shard.lock().unwrap().len())
+        .sum();
+    assert!(sums <= all);
+    for number in 0..100 {
+        let key = setup
+            .attempts
+            .pair(ALICE, setup.caller(&address(number)))
+            .unwrap();
+        let shard = setup.attempts.pairs.shard(&key);
+        assert!(
+            shard.get(&key).is_some_and(|pair| pair.is_known(setup.now)),
+            "{number}"
+        );
+    }
+}
+
+#[test]
+fn an_entry_takes_less_than_was_planned() {
+    assert!(size_of::<((AccountId, Claimant), Pair)>() <= 100);
+    assert!(size_of::<(Sum, Instant)>() <= 100);
+}
