@@ -266,6 +266,10 @@ impl App {
             "store",
             upkeep::mend_store(self.store.clone(), self.service.clone(), shutdown.clone()),
         );
+        tasks.spawn(
+            "uploads in parts",
+            upkeep::reconcile_parts(self.store.clone(), self.service.clone(), shutdown.clone()),
+        );
         let ended = Shutdown::new();
         let estate = Estate::new(&listeners, &self.operator_listeners)
             .inspect_err(|error| tracing::warn!(%error, "nothing can be handed over"))

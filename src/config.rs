@@ -185,7 +185,11 @@ impl File {
                 durability: store.durability.unwrap_or_default(),
                 free_space_min_bytes: store.free_space_min_bytes.unwrap_or(1 << 30),
             },
-            files: files_config(store.open_objects_max, &thumbnails, media)?,
+            files: limits::part_uploads(
+                files_config(store.open_objects_max, &thumbnails, media)?,
+                limits.part_uploads_max,
+                limits.user_part_uploads_max,
+            )?,
             hook: hook_config(&hook)?,
             limit: limit::Config {
                 addresses_max: range(
@@ -303,6 +307,7 @@ fn files_config(
             60,
         )?,
         ffmpeg: ffmpeg_config(media)?,
+        ..defaults
     })
 }
 

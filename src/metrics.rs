@@ -110,12 +110,43 @@ pub struct MemoryLevels {
 pub struct FileLevels {
     /// Objects kept open.
     pub open_objects: usize,
+    /// Uploads in parts.
+    pub parts: PartLevels,
     /// Bytes of derivatives in memory.
     pub derived_bytes: u64,
     /// The decoders of pictures.
     pub pictures: PoolLevels,
     /// The runs of ffmpeg.
     pub ffmpeg: PoolLevels,
+}
+
+/// Unfinished uploads in parts.
+#[derive(Debug, Clone, Default)]
+pub struct PartLevels {
+    /// How many there are.
+    pub uploads: u64,
+    /// How many there may be.
+    pub uploads_max: u64,
+    /// What their parts count for, those on their way included.
+    pub bytes: u64,
+    /// Those that made room for a new one of their user, so far.
+    pub replaced: u64,
+    /// Calls refused, so far, by whose share was full: indices are those of [`ShareRefusal`].
+    pub refusals: [u64; ShareRefusal::COUNT],
+}
+
+label! {
+    /// Whose share of a resource is full.
+    pub enum ShareRefusal {
+        /// One user's.
+        User = "user",
+        /// One address's.
+        Client = "client",
+        /// One tenant's.
+        Tenant = "tenant",
+        /// There is nothing left for anybody.
+        Server = "server",
+    }
 }
 
 /// Levels of one pool.

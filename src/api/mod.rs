@@ -78,7 +78,7 @@ impl Api {
         tenant: &Tenant,
         user: &str,
         bytes: u64,
-    ) -> Result<Reserved<'_>> {
+    ) -> Result<Reserved> {
         let user = Some(user).filter(|name| !name.is_empty());
         let quota = Quota::from(&tenant.limits);
         let reserved = self

@@ -23,6 +23,9 @@ const LIMITER_SWEEP: Duration = Duration::from_secs(1);
 /// How often the clock is looked at for a new day.
 const RETENTION_TICK: Duration = Duration::from_secs(3600);
 
+/// How often unfinished uploads in parts are compared with the disk.
+const PARTS_TICK: Duration = Duration::from_secs(600);
+
 /// Looks after the store until the end. Files that were open before it was opened again are let go: they would keep a
 /// file system busy that was unmounted, and the new one may be a copy that does not have them.
 pub(super) async fn mend_store(store: LocalStore, service: Arc<Service>, shutdown: Shutdown) {
@@ -36,6 +39,24 @@ pub(super) async fn mend_store(store: LocalStore, service: Arc<Service>, shutdow
         () = shutdown.triggered() => {}
         () = store.mend() => {}
         () = forget => {}
+    }
+}
+
+/// Compares the table of unfinished uploads in parts with the disk now and then, and when the store was opened again:
+/// another process on it may have begun, completed or swept some, and another mount may have others.
+pub(super) async fn reconcile_parts(store: LocalStore, service: Arc<Service>, shutdown: Shutdown) {
+    let mut openings = store.openings();
+    loop {
+        tokio::select! {
+            () = shutdown.triggered() => return,
+            () = tokio::time::sleep(PARTS_TICK) => {}
+            Ok(()) = openings.changed() => {}
+        }
+        let parts = service.api().files.parts().clone();
+        let compared = tokio::task::spawn_blocking(move || parts.reconcile()).await;
+        if let Err(error) = compared.map_err(Error::internal).flatten() {
+            tracing::warn!(%error, "unfinished uploads in parts cannot be compared with the disk");
+        }
     }
 }
 

@@ -137,6 +137,8 @@ pub struct LimitsSection {
     pub upload_bytes_in_flight_max: Option<u64>,
     pub upload_bytes_per_day: Option<u64>,
     pub user_upload_bytes_per_day: Option<u64>,
+    pub part_uploads_max: Option<u64>,
+    pub user_part_uploads_max: Option<u64>,
     pub calls_per_second: Option<u32>,
     pub calls_burst: Option<u32>,
     pub exempt: Option<Vec<String>>,

@@ -6,7 +6,7 @@ use super::{
     Config, TenantConfig,
     values::{bad, range},
 };
-use crate::{error::Result, http::multipart::FORM_OVERHEAD_BYTES, tenant::Limits};
+use crate::{error::Result, files, http::multipart::FORM_OVERHEAD_BYTES, tenant::Limits};
 
 /// Of all uploads in flight: up to a terabyte, 2 GiB where nothing is said.
 const IN_FLIGHT_BYTES: RangeInclusive<u64> = 1..=1 << 40;
@@ -14,9 +14,32 @@ const IN_FLIGHT_BYTES_DEFAULT: u64 = 2 << 30;
 /// Of a day: up to a petabyte; 0 = any.
 const BYTES_PER_DAY: RangeInclusive<u64> = 0..=1 << 50;
 
+/// Unfinished uploads in parts: 16 at the least, so that a client's share, a quarter, is more than one.
+const PART_UPLOADS: RangeInclusive<u64> = 16..=1_000_000;
+const USER_PART_UPLOADS: RangeInclusive<u64> = 1..=10_000;
+
 /// A quota of a day; none where nothing is said.
 pub(super) fn bytes_per_day(key: &str, value: Option<u64>) -> Result<u64> {
     range(key, value, 0, BYTES_PER_DAY)
+}
+
+/// How many uploads in parts may be unfinished, in all and of one user.
+pub(super) fn part_uploads(
+    config: files::Config,
+    all: Option<u64>,
+    of_user: Option<u64>,
+) -> Result<files::Config> {
+    let files::Config {
+        part_uploads_max,
+        user_part_uploads_max,
+        ..
+    } = config;
+    let (all_key, user_key) = ("limits.part_uploads_max", "limits.user_part_uploads_max");
+    Ok(files::Config {
+        part_uploads_max: range(all_key, all, part_uploads_max, PART_UPLOADS)?,
+        user_part_uploads_max: range(user_key, of_user, user_part_uploads_max, USER_PART_UPLOADS)?,
+        ..config
+    })
 }
 
 /// What all uploads in flight may announce together.

@@ -39,7 +39,7 @@ use crate::{
         thumbnail::{self, MediaError},
         voice::VoiceFormat,
     },
-    metrics::{self, Derivations, FileLevels, Source},
+    metrics::{self, Derivations, FileLevels, PartLevels, Source},
     store::{BoundingBox, BoxFuture, Derived, DerivedName, ObjectId, Store},
     time::Clock,
 };
@@ -109,10 +109,11 @@ impl Derivatives {
         }
     }
 
-    /// Those of the derivatives, beside the number of open objects.
-    pub(super) fn levels(&self, open_objects: usize) -> FileLevels {
+    /// Those of the derivatives, beside those that others know.
+    pub(super) fn levels(&self, open_objects: usize, parts: PartLevels) -> FileLevels {
         FileLevels {
             open_objects,
+            parts,
             derived_bytes: self.made.weight() + self.pictures.reduced_bytes(),
             pictures: self.pictures.levels(),
             ffmpeg: self.ffmpeg.levels(),

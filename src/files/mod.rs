@@ -7,6 +7,7 @@ mod derive;
 mod ffmpeg;
 mod lent;
 mod open;
+mod parts;
 mod pool;
 mod upload;
 
@@ -14,12 +15,12 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     error::{Error, Kind, Result},
-    fair_queue::Claimant,
+    fair_queue::{Claimant, FairQueue},
     media::{sniff::Sniffed, voice::VoiceFormat},
     metrics::{Derivations, FileLevels, Lookups},
     retention,
     secret::constant_time_eq,
-    store::{BoundingBox, Class, DerivedName, Dialect, Key, ObjectId, Store, local::PartUploads},
+    store::{BoundingBox, Class, DerivedName, Dialect, Key, ObjectId, Store, local::PartFolder},
     tenant::Tenant,
     time::{Clock, Timestamp},
 };
@@ -29,6 +30,7 @@ pub use self::{
     ffmpeg::{Abilities, Config as FfmpegConfig},
     lent::{LendTo, Lent},
     open::{OpenFile, etag},
+    parts::{Completion, PartUpload, PartUploads, ReceivedPart},
     upload::{Attributes, Received, Stored},
 };
 
@@ -51,6 +53,10 @@ pub struct Config {
     pub decode_pixels_max: u64,
     /// How long a failed derivation is not tried again.
     pub failure_memory: Duration,
+    /// Uploads in parts that may be unfinished.
+    pub part_uploads_max: u64,
+    /// The same of one user.
+    pub user_part_uploads_max: u64,
     /// The program that takes frames out of videos and converts voices.
     pub ffmpeg: ffmpeg::Config,
 }
@@ -66,6 +72,8 @@ impl Default for Config {
             decode_bytes_max: 384 << 20,
             decode_pixels_max: 64_000_000,
             failure_memory: Duration::from_secs(60),
+            part_uploads_max: 10_000,
+            user_part_uploads_max: 16,
             ffmpeg: ffmpeg::Config::default(),
         }
     }
@@ -89,19 +97,26 @@ pub struct Scope<'a> {
 pub struct Files {
     store: Arc<dyn Store>,
     parts: PartUploads,
+    completions: FairQueue,
     open: open::OpenFiles,
     derivatives: derive::Derivatives,
     clock: Clock,
 }
 
 impl Files {
-    /// Over a store; uploads in parts lie in `parts` until they are complete.
-    pub fn new(store: Arc<dyn Store>, parts: PartUploads, config: &Config, clock: Clock) -> Self {
+    /// Over a store; uploads in parts lie in `parts` until they are complete. Blocking.
+    pub fn new(store: Arc<dyn Store>, parts: PartFolder, config: &Config, clock: Clock) -> Self {
         Self {
             open: open::OpenFiles::new(store.clone(), config),
             derivatives: derive::Derivatives::new(store.clone(), config, clock.clone()),
             store,
-            parts,
+            parts: PartUploads::new(
+                parts,
+                config.part_uploads_max,
+                config.user_part_uploads_max,
+                clock.clone(),
+            ),
+            completions: parts::places(),
             clock,
         }
     }
@@ -118,7 +133,8 @@ impl Files {
 
     /// How much there is now.
     pub fn levels(&self) -> FileLevels {
-        self.derivatives.levels(self.open.len())
+        let parts = self.parts.levels();
+        self.derivatives.levels(self.open.len(), parts)
     }
 
     /// Uploads in parts.

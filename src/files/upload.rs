@@ -11,9 +11,7 @@ use crate::{
     limit::Reserved,
     media,
     secret::Secret,
-    store::{
-        BoundingBox, Class, Key, Meta, SECRET_HASH_BYTES, Upload, UploadSize, local::PartUpload,
-    },
+    store::{BoundingBox, BoxFuture, Key, Meta, SECRET_HASH_BYTES, Upload, UploadSize},
 };
 
 /// Bytes of a file that its type is recognised by.
@@ -79,54 +77,11 @@ impl Files {
             None => UploadSize::AtMost(bytes_max),
         };
         let upload = self.store.begin(key, size).await?;
-        let mut received = Received {
-            upload,
-            key,
-            len: 0,
-            first_bytes: Vec::new(),
-            declared_type,
-            file_name,
-        };
+        let mut received = Received::new(upload, key, file_name, declared_type);
         while let Some(chunk) = form.chunk().await? {
             received.append(chunk, bytes_max).await?;
         }
         received.check_not_empty()
-    }
-
-    /// Joins the parts of an upload into a file of at most `bytes_max` bytes.
-    ///
-    /// # Errors
-    /// `InvalidArgument` where a part is missing or damaged, `TooLarge`; the parts stay as they are.
-    pub async fn join(&self, parts: &PartUpload, class: Class, bytes_max: u64) -> Result<Received> {
-        let announced: u64 = parts.list().await?.iter().map(|part| part.bytes).sum();
-        if announced > bytes_max {
-            return Err(Kind::TooLarge.into());
-        }
-        let key = self.new_key(class)?;
-        let mut upload = self
-            .store
-            .begin(key, UploadSize::Announced(announced))
-            .await?;
-        let (mut len, mut first_bytes) = (0, Vec::new());
-        let seen = |chunk: &[u8]| {
-            len += chunk.len() as u64;
-            keep_first(&mut first_bytes, chunk);
-        };
-        parts.join(&mut *upload, seen).await?;
-        // Parts that came between the list and now count too.
-        if len > bytes_max {
-            return Err(Kind::TooLarge.into());
-        }
-        // Parts are called `blob`: neither a name nor a type comes with them.
-        Received {
-            upload,
-            key,
-            len,
-            first_bytes,
-            declared_type: None,
-            file_name: None,
-        }
-        .check_not_empty()
     }
 
     /// Makes a received file durable and visible. Its bytes count in the place of those that were reserved for it.
@@ -141,47 +96,16 @@ impl Files {
         &self,
         received: Received,
         attributes: Attributes<'_>,
-        mut reserved: Reserved<'_>,
+        mut reserved: Reserved,
     ) -> Result<Stored> {
-        let sniffed = media::sniff::sniff(&received.first_bytes);
-        let (share_secret, secret_hash) = match attributes.restricted {
-            true => new_secret().map(|(secret, hash)| (Some(secret), Some(hash)))?,
-            false => (None, None),
-        };
-        let meta = Meta {
-            // Set by the store, from the bytes it wrote.
-            len: received.len,
-            crc: 0,
-            created: received.key.id.created(),
-            tenant: attributes.scope.tenant.name(),
-            dialect: attributes.scope.dialect,
-            owner: attributes.owner.to_owned(),
-            content_type: media::sniff::content_type(received.declared_type.as_deref(), sniffed)
-                .into_owned(),
-            sniffed_type: sniffed.mime().map(str::to_owned),
-            inline: sniffed.may_be_inline(),
-            file_name: received.file_name,
-            secret_hash,
-            thumbnail: attributes.thumbnail,
-            recipient: attributes.recipient.map(str::to_owned),
-        };
-        reserved.store(received.len);
-        let key = received.key;
-        let committed = match received.upload.commit(meta).await {
-            Ok(meta) => self.refuse_taken_down(key).await.map(|()| meta),
+        let (len, key) = (received.len, received.key);
+        let commit = received.into_commit(attributes)?;
+        reserved.store(len);
+        let committed = match commit.await {
+            Ok(stored) => self.refuse_taken_down(key).await.map(|()| stored),
             refused => refused,
         };
-        match committed {
-            Ok(meta) => Ok(Stored {
-                key,
-                meta,
-                share_secret,
-            }),
-            Err(error) => {
-                reserved.give_back();
-                Err(error)
-            }
-        }
+        committed.inspect_err(|_| reserved.give_back())
     }
 }
 
@@ -199,12 +123,68 @@ impl Files {
 }
 
 impl Received {
+    /// The file of a key, of which nothing has come.
+    pub(super) fn new(
+        upload: Box<dyn Upload>,
+        key: Key,
+        file_name: Option<String>,
+        declared_type: Option<String>,
+    ) -> Self {
+        Self {
+            upload,
+            key,
+            len: 0,
+            first_bytes: Vec::new(),
+            declared_type,
+            file_name,
+        }
+    }
+
     /// Bytes received.
     pub fn bytes(&self) -> u64 {
         self.len
     }
 
-    async fn append(&mut self, chunk: Bytes, bytes_max: u64) -> Result<()> {
+    /// What makes the file durable and visible. It has begun with its first poll, and then runs to its end, or
+    /// removes every trace, even if it is dropped.
+    pub(super) fn into_commit(
+        self,
+        attributes: Attributes<'_>,
+    ) -> Result<BoxFuture<'static, Result<Stored>>> {
+        let sniffed = media::sniff::sniff(&self.first_bytes);
+        let (share_secret, secret_hash) = match attributes.restricted {
+            true => new_secret().map(|(secret, hash)| (Some(secret), Some(hash)))?,
+            false => (None, None),
+        };
+        let key = self.key;
+        let meta = Meta {
+            // Set by the store, from the bytes it wrote.
+            len: self.len,
+            crc: 0,
+            created: key.id.created(),
+            tenant: attributes.scope.tenant.name(),
+            dialect: attributes.scope.dialect,
+            owner: attributes.owner.to_owned(),
+            content_type: media::sniff::content_type(self.declared_type.as_deref(), sniffed)
+                .into_owned(),
+            sniffed_type: sniffed.mime().map(str::to_owned),
+            inline: sniffed.may_be_inline(),
+            file_name: self.file_name,
+            secret_hash,
+            thumbnail: attributes.thumbnail,
+            recipient: attributes.recipient.map(str::to_owned),
+        };
+        let commit = self.upload.commit(meta);
+        Ok(Box::pin(async move {
+            Ok(Stored {
+                key,
+                meta: commit.await?,
+                share_secret,
+            })
+        }))
+    }
+
+    pub(super) async fn append(&mut self, chunk: Bytes, bytes_max: u64) -> Result<()> {
         self.len += chunk.len() as u64;
         if self.len > bytes_max {
             return Err(Kind::TooLarge.into());
@@ -213,7 +193,7 @@ impl Received {
         self.upload.write(chunk).await
     }
 
-    fn check_not_empty(self) -> Result<Self> {
+    pub(super) fn check_not_empty(self) -> Result<Self> {
         match self.len {
             // To Android clients an empty body is a failed download, so it is a failed upload.
             0 => Err(Kind::TooSmall.into()),

@@ -11,9 +11,11 @@ pub mod limiter;
 pub mod budget;
 pub mod clients;
 pub mod quota;
+pub mod shares;
 
 pub use budget::{Budget, Held, Uploader};
 pub use clients::{Client, Clients};
 pub use gcra::Rate;
 pub use limiter::{Config, Interface, Limiter};
-pub use quota::{Quota, Quotas, Reserved};
+pub use quota::{PartsReserved, Quota, Quotas, Reserved};
+pub use shares::{Owner, Shares};

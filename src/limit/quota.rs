@@ -8,7 +8,7 @@ use std::{
     collections::HashMap,
     hash::BuildHasher,
     mem,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -63,12 +63,14 @@ pub struct Exceeded {
     pub retry_after: Duration,
 }
 
-/// What was stored today, and what is about to be.
-///
+/// What was stored today, and what is about to be. Cheap to clone; the clones are one count.
+#[derive(Debug, Clone)]
+pub struct Quotas(Arc<Counts>);
+
 /// A std Mutex for a section of a few look-ups, in which nothing is awaited: both counts are looked at before
 /// either is moved, and the day changes for all at once. Calls of tenants without a quota do not take it.
 #[derive(Debug)]
-pub struct Quotas {
+struct Counts {
     today: Mutex<Today>,
     /// Seeded at random, so that nobody can choose a name that shares a count with a victim's.
     hasher: RandomState,
@@ -96,8 +98,8 @@ struct Users {
 /// Bytes of a quota, given back when dropped, unless they were stored.
 #[derive(Debug)]
 #[must_use]
-pub struct Reserved<'q> {
-    quotas: &'q Quotas,
+pub struct Reserved {
+    quotas: Quotas,
     day: Day,
     /// Whose counts were moved.
     tenant: Option<u32>,
@@ -109,10 +111,10 @@ pub struct Reserved<'q> {
 impl Quotas {
     /// Remembers up to `users_max` users a day; see [`USERS_MAX`].
     pub fn new(users_max: usize) -> Self {
-        Self {
+        Self(Arc::new(Counts {
             today: Mutex::new(Today::new(Timestamp::from_ms(0).day(), users_max)),
             hasher: RandomState::default(),
-        }
+        }))
     }
 
     /// Takes so many bytes out of today's quota of a tenant, by its index, and of a user of it, where there is one.
@@ -126,13 +128,13 @@ impl Quotas {
         quota: Quota,
         bytes: u64,
         now: Timestamp,
-    ) -> Result<Reserved<'_>, Exceeded> {
+    ) -> Result<Reserved, Exceeded> {
         let user = user.filter(|_| quota.user_bytes > 0);
         let mut reserved = Reserved {
-            quotas: self,
+            quotas: self.clone(),
             day: now.day(),
             tenant: (quota.tenant_bytes > 0).then_some(tenant),
-            user: user.map(|name| self.hasher.hash_one((tenant, name))),
+            user: user.map(|name| self.0.hasher.hash_one((tenant, name))),
             bytes,
             is_stored: false,
         };
@@ -183,7 +185,7 @@ impl Quotas {
     }
 
     fn lock(&self) -> MutexGuard<'_, Today> {
-        self.today.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.today.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -205,7 +207,7 @@ impl Today {
     }
 
     /// Puts other bytes in the place of those that a reservation has taken, if it was made today.
-    fn change(&mut self, reserved: &Reserved<'_>, before: u64, after: u64) {
+    fn change(&mut self, reserved: &Reserved, before: u64, after: u64) {
         if reserved.day != self.day {
             return;
         }
@@ -241,7 +243,7 @@ impl Users {
     }
 }
 
-impl Reserved<'_> {
+impl Reserved {
     /// Whether any quota counts it.
     fn is_counted(&self) -> bool {
         self.tenant.is_some() || self.user.is_some()
@@ -266,6 +268,16 @@ impl Reserved<'_> {
         self.is_stored = false;
     }
 
+    /// Gives back all but so many bytes.
+    fn shrink_to(&mut self, bytes: u64) {
+        self.replace(self.bytes.min(bytes));
+    }
+
+    /// Whether both take from the same counts.
+    fn is_like(&self, other: &Self) -> bool {
+        (self.day, self.tenant, self.user) == (other.day, other.tenant, other.user)
+    }
+
     fn replace(&mut self, bytes: u64) {
         let before = mem::replace(&mut self.bytes, bytes);
         if self.is_counted() && before != bytes {
@@ -274,10 +286,62 @@ impl Reserved<'_> {
     }
 }
 
-impl Drop for Reserved<'_> {
+impl Drop for Reserved {
     fn drop(&mut self) {
         if !self.is_stored {
             self.replace(0);
+        }
+    }
+}
+
+/// The bytes of one upload in parts, reserved part by part, perhaps on several days. Given back when dropped.
+#[derive(Debug, Default)]
+pub struct PartsReserved {
+    /// One for each day and set of counts, oldest first: a few at the most.
+    reserved: Vec<Reserved>,
+    /// Bytes of parts that no count of this process has: an earlier one stored them.
+    uncounted: u64,
+}
+
+impl PartsReserved {
+    /// For parts of so many bytes that an earlier process stored: quotas begin anew with each process.
+    pub fn uncounted(bytes: u64) -> Self {
+        Self {
+            reserved: Vec::new(),
+            uncounted: bytes,
+        }
+    }
+
+    /// Takes over what was reserved for a part, of which so many bytes came.
+    pub fn add(&mut self, mut part: Reserved, bytes: u64) {
+        part.shrink_to(bytes);
+        match self.reserved.iter_mut().find(|like| like.is_like(&part)) {
+            Some(like) => {
+                like.bytes += part.bytes;
+                // Its bytes are counted, and held by the other now.
+                part.is_stored = true;
+            }
+            None => self.reserved.push(part),
+        }
+    }
+
+    /// Gives back bytes of a part that was replaced. Which part was reserved on which day is not known, so the
+    /// oldest go first: nobody gets back more of today's quota than was taken today.
+    pub fn give_back(&mut self, mut bytes: u64) {
+        let uncounted = self.uncounted.min(bytes);
+        self.uncounted -= uncounted;
+        bytes -= uncounted;
+        for reserved in &mut self.reserved {
+            let some = reserved.bytes.min(bytes);
+            reserved.shrink_to(reserved.bytes - some);
+            bytes -= some;
+        }
+    }
+
+    /// The parts are stored for good: they count for the days on which they came.
+    pub fn keep(mut self) {
+        for reserved in &mut self.reserved {
+            reserved.is_stored = true;
         }
     }
 }
@@ -424,6 +488,47 @@ mod tests {
         let right = Timestamp::from_ms(before.ms() - MS_PER_DAY);
         assert_eq!(store(&quotas, (1, "alice"), 400, right), None);
         assert_eq!(store(&quotas, (1, "alice"), 1, right), Some(Whose::User));
+    }
+
+    #[test]
+    fn parts_count_until_replaced_or_dropped() {
+        let quotas = Quotas::new(10);
+        let alice = |bytes| quotas.reserve(1, Some("alice"), QUOTA, bytes, NOON);
+        let used = || quotas.lock().used(1);
+        let mut parts = PartsReserved::default();
+        for _ in 0..3 {
+            // Chunked: less came than was reserved.
+            parts.add(alice(130).unwrap(), 100);
+        }
+        assert_eq!((used(), parts.reserved.len()), (300, 1));
+        assert!(alice(101).is_err());
+        parts.give_back(100);
+        assert_eq!(used(), 200);
+        parts.add(alice(150).unwrap(), 150);
+        drop(parts);
+        assert_eq!(used(), 0);
+        let mut parts = PartsReserved::default();
+        parts.add(alice(400).unwrap(), 400);
+        parts.keep();
+        assert!(alice(1).is_err());
+    }
+
+    #[test]
+    fn replaced_parts_of_another_day_free_nothing_today() {
+        let quotas = Quotas::new(10);
+        let tomorrow = NOON.plus_days(1);
+        let reserve = |bytes, now| quotas.reserve(1, Some("alice"), QUOTA, bytes, now);
+        let mut parts = PartsReserved::uncounted(50);
+        parts.add(reserve(300, NOON).unwrap(), 300);
+        parts.add(reserve(400, tomorrow).unwrap(), 400);
+        assert_eq!(quotas.lock().used(1), 400);
+        // What came before goes first: 50 that nobody counted, 300 of the day before.
+        parts.give_back(350);
+        assert_eq!(quotas.lock().used(1), 400);
+        parts.give_back(100);
+        assert_eq!(quotas.lock().used(1), 300);
+        parts.give_back(u64::MAX);
+        assert_eq!(quotas.lock().used(1), 0);
     }
 
     #[test]

@@ -144,7 +144,8 @@ macro_rules! label {
                 }
             }
 
-            pub(in crate::metrics) const fn index(self) -> usize {
+            /// Its place in an array of [`Self::COUNT`].
+            pub const fn index(self) -> usize {
                 self as usize
             }
         }

@@ -12,7 +12,7 @@ use prometheus_client::{
 
 use super::{
     ConnectionCut, ConnectionRefusal, Derivations, Derived, Levels, Login, Lookup, MemoryLevels,
-    Metrics, Source, Synced, durations::Distribution, requests::RouteNumbers,
+    Metrics, ShareRefusal, Source, Synced, durations::Distribution, requests::RouteNumbers,
 };
 
 /// The media type of [`Metrics::render`]'s text.
@@ -214,6 +214,7 @@ impl Scrape {
             "Objects kept open.",
             levels.open_objects as u64,
         )?;
+        self.parts(families)?;
         families.counter(
             "derivative_lookups",
             "Derivatives asked for, by where they came from.",
@@ -250,6 +251,37 @@ impl Scrape {
                     sample("timed_out", pool.refused_late),
                 ]
             }),
+        )
+    }
+
+    fn parts(&self, families: &mut Families<'_>) -> fmt::Result {
+        let levels = &self.levels.files.parts;
+        families.level(
+            "part_uploads",
+            "Uploads in parts that are not complete.",
+            levels.uploads,
+        )?;
+        families.level(
+            "part_uploads_max",
+            "The most that there may be; a tenant has half of what others leave.",
+            levels.uploads_max,
+        )?;
+        families.level(
+            "part_upload_bytes",
+            "Bytes of their parts, those on their way included.",
+            levels.bytes,
+        )?;
+        families.counter(
+            "part_uploads_replaced",
+            "Idle uploads in parts that made room for a new one of their user.",
+            [([], levels.replaced)],
+        )?;
+        families.counter(
+            "part_upload_refusals",
+            "Calls of uploads in parts that found a share full, by whose it was.",
+            ShareRefusal::ALL
+                .iter()
+                .map(|&whose| ([("share", whose.name())], levels.refusals[whose.index()])),
         )
     }
 

@@ -15,6 +15,13 @@ fn levels() -> Levels {
     Levels {
         files: FileLevels {
             open_objects: 4,
+            parts: PartLevels {
+                uploads: 14,
+                uploads_max: 15,
+                bytes: 16,
+                replaced: 17,
+                refusals: [18, 19, 20, 21],
+            },
             derived_bytes: 5,
             pictures: pool.clone(),
             ffmpeg: pool,
@@ -228,6 +235,12 @@ fn levels_are_shown_as_they_were_asked_and_an_unknown_one_is_not() {
     let known = metrics.render(levels());
     for line in [
         "chatfiles_open_objects 4",
+        "chatfiles_part_uploads 14",
+        "chatfiles_part_uploads_max 15",
+        "chatfiles_part_upload_bytes 16",
+        "chatfiles_part_uploads_replaced_total 17",
+        "chatfiles_part_upload_refusals_total{share=\"user\"} 18",
+        "chatfiles_part_upload_refusals_total{share=\"server\"} 21",
         "chatfiles_derivative_cache_bytes 5",
         "chatfiles_limiter_addresses 6",
         "chatfiles_disk_free_bytes 7",

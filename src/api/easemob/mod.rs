@@ -121,7 +121,7 @@ impl Context<'_> {
     }
 
     /// Takes so many bytes out of the day's quotas.
-    fn reserve(&self, identity: &Identity, bytes: u64) -> Result<Reserved<'_>> {
+    fn reserve(&self, identity: &Identity, bytes: u64) -> Result<Reserved> {
         let user = identity.user().unwrap_or_default();
         self.api.reserve(self.call, self.tenant, user, bytes)
     }

@@ -15,7 +15,6 @@ use crate::{
         body::RequestBody,
         multipart::{self, Form},
     },
-    limit::Reserved,
     store::{BoundingBox, Class},
 };
 
@@ -49,29 +48,26 @@ pub(super) async fn upload(
     let Upload { file, thumbnail } = read(context, form, bytes_max, announced).await?;
     multipart::finish(body).await?;
     let file = file.ok_or_else(|| Error::invalid("file must be provided."))?;
-    let restricted = is_restricted(context);
-    store(context, &identity, file, reserved, restricted, thumbnail).await
+    let attributes = attributes(context, &identity, is_restricted(context), thumbnail);
+    let stored = context.api.files.commit(file, attributes, reserved).await?;
+    context.call.log_stored(&stored);
+    Ok(wire::uploaded(context, &stored))
 }
 
-/// Commits a received file and answers as an upload is answered.
-pub(super) async fn store(
-    context: &Context<'_>,
-    identity: &Identity,
-    file: Received,
-    reserved: Reserved<'_>,
+/// What is stored with a file of the caller's.
+pub(super) fn attributes<'c>(
+    context: &'c Context<'_>,
+    identity: &'c Identity,
     restricted: bool,
     thumbnail: ThumbnailSize,
-) -> Result<Response<Body>> {
-    let attributes = Attributes {
+) -> Attributes<'c> {
+    Attributes {
         scope: context.scope(),
         owner: identity.user().unwrap_or_default(),
         restricted,
         thumbnail: thumbnail.bounding_box(),
         recipient: None,
-    };
-    let stored = context.api.files.commit(file, attributes, reserved).await?;
-    context.call.log_stored(&stored);
-    Ok(wire::uploaded(context, &stored))
+    }
 }
 
 async fn read(

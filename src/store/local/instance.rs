@@ -59,6 +59,11 @@ impl Instance {
         Ok(instance)
     }
 
+    /// Its folder's name in `tmp/`.
+    pub(super) fn name(&self) -> std::path::Display<'_> {
+        Path::new(self.directory.file_name().unwrap_or_default()).display()
+    }
+
     /// A path for an unfinished file that no other one has.
     pub(super) fn temporary(&self, stem: &str) -> PathBuf {
         self.directory.join(self.temporary_name(stem))
@@ -120,6 +125,13 @@ impl Instance {
         target.remove_if_there()?;
         result
     }
+}
+
+/// Whether the server whose folder in `tmp/` has this name still runs on the store at `root`. Blocking.
+pub(super) fn is_running(root: &Path, name: &str) -> bool {
+    File::open(root.join(TMP).join(name)).is_ok_and(|folder| {
+        rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive).is_err()
+    })
 }
 
 impl Drop for Instance {

@@ -61,8 +61,8 @@ pub use self::{
     layout::DayDirectory,
     observe::Presence,
     parts::{
-        PART_BYTES_MIN, PART_NUMBER_MAX, PartUpload, PartUploads, PartWriter, StoredPart,
-        expired_parts, sweep_parts,
+        ClaimedParts, FolderContents, FoundUpload, PART_BYTES_MIN, PART_NUMBER_MAX, PartFolder,
+        PartWriter, PartsReader, StoredPart, WrittenPart, expired_parts, sweep_parts,
     },
     removal::{remove_everywhere, remove_object},
     scrub::{Damaged, scrub},
@@ -178,9 +178,9 @@ impl LocalStore {
         &self.name
     }
 
-    /// Uploads in parts, kept beside the objects.
-    pub fn parts(&self) -> PartUploads {
-        PartUploads::new(self.layout.clone())
+    /// Unfinished uploads in parts, kept beside the objects.
+    pub fn parts(&self) -> PartFolder {
+        PartFolder::new(self.layout.clone())
     }
 }
 

@@ -1,32 +1,45 @@
-//! Uploads in parts that are not complete yet.
+//! Unfinished uploads in parts, on the disk.
 //!
 //! ```text
-//! parts/<uuid>/upload                      two lines: the tenant's name and the owner's
+//! parts/<uuid>/upload                      two lines: the tenant's name and the user's
 //! parts/<uuid>/<number>-<bytes>-<crc>      one part each; a part sent again replaces the one before
+//! parts/<uuid>.<object>.<instance>/        the same while it is being completed into <object> by a server
 //! ```
-//! Parts survive a restart and expire after a day. They are not synced: their checksums stand in their
-//! names, so that what a power cut tore is noticed at completion and asked for again.
+//! Parts survive a restart and expire after a day. They are not synced: their checksums stand in their names, so
+//! that what a power cut tore is noticed at completion and asked for again.
+//!
+//! Renaming the directory claims an upload for its completion, also against another process on this store: a
+//! second claim finds nothing to rename. The new name says what to do after a crash: where `<object>` is stored,
+//! the completion had succeeded; else the upload is given back. A directory that is not needed any more is renamed
+//! into `tmp/` before it is removed, so that nobody ever finds half of it.
+//!
+//! Who may have how many of them, and how large, is not decided here (`files/parts.rs`). Everything blocks but what is `async`.
+
+mod claimed;
+mod reader;
+mod writer;
 
 use std::{
-    fs::{self, File},
-    io::{self, Read, Write},
+    fs,
+    io::{self, Write},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use bytes::{Bytes, BytesMut};
-
+pub use self::{
+    claimed::ClaimedParts,
+    reader::PartsReader,
+    writer::{PartWriter, WrittenPart},
+};
 use super::{
-    blocking,
     health::storage_error,
-    instance::Instance,
+    instance::is_running,
     layout::{Layout, PARTS},
-    names, on_disk,
-    space::Reservation,
+    names, open_object,
 };
 use crate::{
     error::{Error, Kind, Result},
-    store::{ObjectId, Upload},
+    store::{Key, Meta, ObjectId},
     time::{MS_PER_DAY, Timestamp},
 };
 
@@ -36,21 +49,33 @@ pub const PART_NUMBER_MAX: u32 = 10_000;
 pub const PART_BYTES_MIN: u64 = 5 * 1024 * 1024;
 /// How long an upload in parts may stay unfinished.
 const LIFETIME_MS: i64 = MS_PER_DAY;
-/// Unfinished uploads at the most; over it new ones are refused.
-const UPLOADS_MAX: usize = 10_000;
-/// Bytes read at once when parts are joined.
-const COPY_BYTES: usize = 64 * 1024;
+/// The file that says whose an upload is.
+const OWNER: &str = "upload";
 
 /// The folder of unfinished uploads in parts. Cheap to clone.
 #[derive(Clone)]
-pub struct PartUploads {
+pub struct PartFolder {
     layout: Arc<Layout>,
 }
 
-/// One unfinished upload, known to belong to its caller.
-pub struct PartUpload {
-    directory: PathBuf,
-    layout: Arc<Layout>,
+/// An unfinished upload as it lies on the disk.
+#[derive(Debug)]
+pub struct FoundUpload {
+    /// The tenant's name.
+    pub tenant: String,
+    /// The user; empty for the application itself.
+    pub user: String,
+    /// Its parts, by number.
+    pub parts: Vec<StoredPart>,
+}
+
+/// What lies in the folder.
+#[derive(Default)]
+pub struct FolderContents {
+    /// Uploads that can go on.
+    pub open: Vec<ObjectId>,
+    /// Uploads that a server was completing which is gone.
+    pub orphaned: Vec<ClaimedParts>,
 }
 
 /// A part that is stored.
@@ -63,63 +88,225 @@ pub struct StoredPart {
     crc: u32,
 }
 
-impl PartUploads {
+impl PartFolder {
     pub(super) fn new(layout: Arc<Layout>) -> Self {
         Self { layout }
     }
 
-    /// Begins an upload in parts for `owner` of `tenant`.
-    ///
-    /// # Errors
-    /// `StorageFull` below the floor, `Unavailable` when too many are unfinished.
-    pub async fn begin(&self, id: ObjectId, tenant: String, owner: String) -> Result<()> {
-        on_disk(&self.layout, move |layout| {
-            let instance = layout.instance()?;
-            let _reserved = layout.reserve(0)?;
-            let parts = layout.root().join(PARTS);
-            if fs::read_dir(&parts).map_err(Error::internal)?.count() >= UPLOADS_MAX {
-                return Err(Kind::Unavailable(std::time::Duration::from_secs(60)).into());
-            }
-            // Made aside and moved in, so that no half-made one is ever seen.
-            let temporary = instance.temporary("parts");
-            let make = || {
-                names::make_dir(&temporary)?;
-                names::create_new(&temporary.join("upload"))?
-                    .write_all(format!("{tenant}\n{owner}\n").as_bytes())?;
-                fs::rename(&temporary, parts.join(id.to_string()))
-            };
-            make()
-                .inspect_err(|_| drop(fs::remove_dir_all(&temporary)))
-                .map_err(|error| layout.write_error(error))
-        })
-        .await
+    /// Whether an upload of this id has outlived its day.
+    pub fn has_expired(id: ObjectId, now: Timestamp) -> bool {
+        is_older(id, now, LIFETIME_MS)
     }
 
-    /// Finds an unfinished upload of `owner` of `tenant`.
+    /// Makes an upload of `user` of `tenant`, without any part.
     ///
     /// # Errors
-    /// `ObjectNotFound` where there is none, it is another's, or it has expired at `now`.
-    pub async fn find(
+    /// `StorageFull` below the floor.
+    pub fn create(&self, id: ObjectId, tenant: &str, user: &str) -> Result<()> {
+        let instance = self.layout.instance()?;
+        let _reserved = self.layout.reserve(0)?;
+        // Made aside and moved in, so that no half-made one is ever seen.
+        let temporary = instance.temporary("parts");
+        let make = || {
+            names::make_dir(&temporary)?;
+            names::create_new(&temporary.join(OWNER))?
+                .write_all(format!("{tenant}\n{user}\n").as_bytes())?;
+            fs::rename(&temporary, self.path(id))
+        };
+        make()
+            .inspect_err(|_| drop(fs::remove_dir_all(&temporary)))
+            .map_err(|error| self.layout.write_error(error))
+    }
+
+    /// Reads an upload; `None` where there is none.
+    ///
+    /// # Errors
+    /// `Internal` where the disk fails.
+    pub fn read(&self, id: ObjectId) -> Result<Option<FoundUpload>> {
+        let found = read(&self.path(id));
+        self.layout.unless_gone(found, Option::is_none)
+    }
+
+    /// Whether there is such an upload.
+    ///
+    /// # Errors
+    /// `Internal` where the disk fails.
+    pub fn exists(&self, id: ObjectId) -> Result<bool> {
+        let exists = self.path(id).try_exists().map_err(Error::internal);
+        self.layout.unless_gone(exists, |exists| !exists)
+    }
+
+    /// The parts of an upload, by number.
+    ///
+    /// # Errors
+    /// `ObjectNotFound` where there is no such upload.
+    pub fn list(&self, id: ObjectId) -> Result<Vec<StoredPart>> {
+        let parts = list(&self.path(id)).map_err(absent_or_internal);
+        self.layout.unless_gone(parts, |_| false)
+    }
+
+    /// Makes the file of a part of at most `bytes_max` bytes, whose space is reserved first. `admit` is told how
+    /// many bytes above the free-space floor are left then, and may refuse.
+    ///
+    /// # Errors
+    /// `StorageFull` where so many bytes, beside all that are on their way, could go below the floor; those of
+    /// `admit`.
+    pub fn create_part(
+        &self,
+        bytes_max: u64,
+        admit: impl FnOnce(u64) -> Result<()>,
+    ) -> Result<PartWriter> {
+        let instance = self.layout.instance()?;
+        let reservation = self.layout.reserve(bytes_max)?;
+        admit(reservation.room())?;
+        PartWriter::create(self.layout.clone(), instance, reservation)
+    }
+
+    /// Puts a written part in its place as `number`, from 1 to [`PART_NUMBER_MAX`]. Returns it, and those of the
+    /// same number that it replaced. The caller lets nobody else change the upload meanwhile.
+    ///
+    /// # Errors
+    /// `TooLarge` where the parts together would have more than `bytes_max`, `ObjectNotFound` where the upload is
+    /// gone.
+    pub fn put(
         &self,
         id: ObjectId,
-        tenant: String,
-        owner: String,
-        now: Timestamp,
-    ) -> Result<PartUpload> {
-        on_disk(&self.layout, move |layout| {
-            let directory = layout.root().join(PARTS).join(id.to_string());
-            let expected = format!("{tenant}\n{owner}\n");
-            match fs::read_to_string(directory.join("upload")) {
-                Ok(owners) if owners == expected && !has_expired(id, now) => Ok(PartUpload {
-                    directory,
-                    layout: layout.clone(),
-                }),
-                Ok(_) => Err(Kind::ObjectNotFound.into()),
-                Err(error) if names::is_absent(&error) => Err(Kind::ObjectNotFound.into()),
-                Err(error) => Err(Error::internal(error)),
+        written: WrittenPart,
+        number: u32,
+        bytes_max: u64,
+    ) -> Result<(StoredPart, Vec<StoredPart>)> {
+        let part = StoredPart {
+            number,
+            bytes: written.bytes(),
+            crc: written.crc(),
+        };
+        let directory = self.path(id);
+        let stored = list_all(&directory).map_err(absent_or_internal);
+        let stored = self.layout.unless_gone(stored, |_| false)?;
+        // Its file is in a directory that may have been unmounted since.
+        self.layout.check_opening(written.instance())?;
+        let (mut replaced, others): (Vec<_>, Vec<_>) =
+            stored.into_iter().partition(|old| old.number == number);
+        let others_bytes: u64 = others.iter().map(|part| part.bytes).sum();
+        if others_bytes.saturating_add(part.bytes) > bytes_max {
+            return Err(Kind::TooLarge.into());
+        }
+        written
+            .rename(&directory.join(part.file_name()))
+            .map_err(|error| self.absent_or_write_error(error))?;
+        for old in replaced.iter().filter(|old| **old != part) {
+            names::remove_if_there(&directory.join(old.file_name())).map_err(Error::internal)?;
+        }
+        replaced.sort_unstable();
+        Ok((part, replaced))
+    }
+
+    /// Takes an upload for its completion into an object. Nobody else finds it from here on.
+    ///
+    /// # Errors
+    /// `ObjectNotFound` where there is none, or somebody else was first.
+    pub fn claim(&self, id: ObjectId, object: ObjectId) -> Result<ClaimedParts> {
+        let instance = self.layout.instance()?;
+        let claimed = ClaimedParts::new(&self.layout.root().join(PARTS), id, object, instance);
+        fs::rename(self.path(id), claimed.path())
+            .map_err(|error| self.absent_or_write_error(error))?;
+        Ok(claimed)
+    }
+
+    /// Gives an upload back whose completion failed.
+    ///
+    /// # Errors
+    /// `ObjectNotFound` where it is gone, `Internal` where the disk refuses; the next start tries again.
+    pub fn give_back(&self, claimed: &ClaimedParts) -> Result<()> {
+        fs::rename(claimed.path(), self.path(claimed.id()))
+            .map_err(|error| self.absent_or_write_error(error))
+    }
+
+    /// Removes an upload with all its parts.
+    ///
+    /// # Errors
+    /// `Internal` where the disk refuses.
+    pub fn discard(&self, id: ObjectId) -> Result<()> {
+        self.discard_directory(&self.path(id))
+    }
+
+    /// Removes the parts of an upload that was completed.
+    ///
+    /// # Errors
+    /// `Internal` where the disk refuses; the next start tries again.
+    pub fn discard_claimed(&self, claimed: &ClaimedParts) -> Result<()> {
+        self.discard_directory(claimed.path())
+    }
+
+    fn discard_directory(&self, path: &Path) -> Result<()> {
+        let temporary = self.layout.instance()?.temporary("discarded");
+        let discard = || {
+            fs::rename(path, &temporary)?;
+            fs::remove_dir_all(&temporary)
+        };
+        match discard() {
+            Err(error) if !names::is_absent(&error) => Err(self.layout.write_error(error)),
+            // Not there, or all of the store is not.
+            Err(_) => self.layout.check_root(),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    fn absent_or_write_error(&self, error: io::Error) -> Error {
+        match names::is_absent(&error) {
+            true => match self.layout.check_root() {
+                Ok(()) => Kind::ObjectNotFound.into(),
+                Err(gone) => gone,
+            },
+            false => self.layout.write_error(error),
+        }
+    }
+
+    /// Reads the names in the folder.
+    ///
+    /// # Errors
+    /// `Internal` where the disk fails, `Unavailable` where the store is gone.
+    pub fn contents(&self) -> Result<FolderContents> {
+        // An empty directory may be a mount point.
+        self.layout.unless_gone(self.names(), |_| true)
+    }
+
+    fn names(&self) -> Result<FolderContents> {
+        let mut contents = FolderContents::default();
+        for entry in fs::read_dir(self.layout.root().join(PARTS)).map_err(Error::internal)? {
+            let path = entry.map_err(Error::internal)?.path();
+            let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+                continue;
+            };
+            if let Some(id) = ObjectId::parse(name) {
+                contents.open.push(id);
+            } else if let Some((claimed, instance)) = ClaimedParts::parse(&path, name)
+                && !is_running(self.layout.root(), instance)
+            {
+                contents.orphaned.push(claimed);
             }
-        })
-        .await
+        }
+        Ok(contents)
+    }
+
+    fn path(&self, id: ObjectId) -> PathBuf {
+        self.layout.root().join(PARTS).join(id.to_string())
+    }
+
+    /// What is stored of the object that orphaned parts were being joined into, and whose they were; `None` where
+    /// that completion did not succeed.
+    ///
+    /// # Errors
+    /// `Internal` where the disk fails.
+    pub fn completed(&self, claimed: &ClaimedParts) -> Result<Option<(FoundUpload, Key, Meta)>> {
+        let key = claimed.key();
+        match open_object(self.layout.root(), key)? {
+            Some(object) => {
+                let found = read(claimed.path())?;
+                Ok(found.map(|found| (found, key, object.meta.clone())))
+            }
+            None => Ok(None),
+        }
     }
 }
 
@@ -150,207 +337,24 @@ pub fn expired_parts(root: &Path, now: Timestamp) -> Result<Vec<PathBuf>> {
     };
     let mut expired = Vec::new();
     for entry in entries {
-        let entry = entry.map_err(Error::internal)?;
-        if entry
-            .file_name()
-            .to_str()
-            .and_then(ObjectId::parse)
-            .is_some_and(|id| has_expired(id, now))
-        {
-            expired.push(entry.path());
+        let path = entry.map_err(Error::internal)?.path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        let name = name.unwrap_or_default();
+        let is_expired = match ObjectId::parse(name) {
+            Some(id) => PartFolder::has_expired(id, now),
+            // One that is being completed just now began its completion in time: it has another day.
+            None => ClaimedParts::parse(&path, name)
+                .is_some_and(|(claimed, _)| is_older(claimed.id(), now, 2 * LIFETIME_MS)),
+        };
+        if is_expired {
+            expired.push(path);
         }
     }
     Ok(expired)
 }
 
-fn has_expired(id: ObjectId, now: Timestamp) -> bool {
-    now.ms().saturating_sub(id.created().ms()) > LIFETIME_MS
-}
-
-impl PartUpload {
-    /// The parts that are there, by number.
-    ///
-    /// # Errors
-    /// `ObjectNotFound` where the upload was aborted meanwhile.
-    pub async fn list(&self) -> Result<Vec<StoredPart>> {
-        let directory = self.directory.clone();
-        on_disk(&self.layout, move |_| {
-            list(&directory).map_err(absent_or_internal)
-        })
-        .await
-    }
-
-    /// Starts receiving a part of at most `bytes_max` bytes into memory-bounded writes; see [`PartWriter`].
-    ///
-    /// # Errors
-    /// `StorageFull` where so many bytes, beside all that are on their way, could go below the floor.
-    pub async fn begin_part(&self, bytes_max: u64) -> Result<PartWriter> {
-        let directory = self.directory.clone();
-        on_disk(&self.layout, move |layout| {
-            let instance = layout.instance()?;
-            let reservation = layout.reserve(bytes_max)?;
-            let path = instance.temporary("part");
-            let file = names::create_new(&path).map_err(|error| layout.write_error(error))?;
-            Ok(PartWriter {
-                layout: layout.clone(),
-                _instance: instance,
-                file: Some((file, reservation)),
-                path,
-                directory,
-                bytes: 0,
-                crc: crc32fast::Hasher::new(),
-            })
-        })
-        .await
-    }
-
-    /// Joins parts 1, 2, 3, … into `upload`, checking each part's checksum.
-    ///
-    /// # Errors
-    /// `InvalidArgument` where there is no part, one is missing in between, or one is damaged (it is removed:
-    /// sent again, the completion can be tried again).
-    pub async fn join(
-        &self,
-        upload: &mut dyn Upload,
-        mut first_bytes: impl FnMut(&[u8]),
-    ) -> Result<()> {
-        let parts = self.list().await?;
-        for (part, expected) in parts.iter().zip(1..) {
-            if part.number != expected {
-                return Err(Error::invalid(format!("part {expected} is missing.")));
-            }
-        }
-        if parts.is_empty() {
-            return Err(Error::invalid("no part has been uploaded."));
-        }
-        for part in parts {
-            let path = self.directory.join(part.file_name());
-            let mut file = Some(File::open(&path).map_err(absent_or_internal)?);
-            let mut crc = crc32fast::Hasher::new();
-            loop {
-                let mut reader = file.take().expect("put back below, every round");
-                let (reader, chunk) = blocking(move || {
-                    let mut buffer = BytesMut::zeroed(COPY_BYTES);
-                    let read = reader.read(&mut buffer).map_err(Error::internal)?;
-                    buffer.truncate(read);
-                    Ok((reader, buffer.freeze()))
-                })
-                .await?;
-                if chunk.is_empty() {
-                    break;
-                }
-                file = Some(reader);
-                crc.update(&chunk);
-                first_bytes(&chunk);
-                upload.write(chunk).await?;
-            }
-            if crc.finalize() != part.crc {
-                let _ = blocking(move || fs::remove_file(path).map_err(Error::internal)).await;
-                return Err(Error::invalid(format!(
-                    "part {} is damaged: send it again.",
-                    part.number
-                )));
-            }
-        }
-        Ok(())
-    }
-
-    /// Removes the upload with all its parts.
-    ///
-    /// # Errors
-    /// `Internal` where the disk refuses.
-    pub async fn remove(self) -> Result<()> {
-        let layout = self.layout.clone();
-        on_disk(&layout, move |layout| {
-            layout.check_root()?;
-            match fs::remove_dir_all(&self.directory) {
-                Err(error) if !names::is_absent(&error) => Err(Error::internal(error)),
-                _ => Ok(()),
-            }
-        })
-        .await
-    }
-}
-
-/// A part on its way in. Dropping it removes its file.
-pub struct PartWriter {
-    layout: Arc<Layout>,
-    /// Keeps the folder that the file is in.
-    _instance: Arc<Instance>,
-    file: Option<(File, Reservation)>,
-    path: PathBuf,
-    directory: PathBuf,
-    bytes: u64,
-    crc: crc32fast::Hasher,
-}
-
-impl PartWriter {
-    /// Appends bytes.
-    ///
-    /// # Errors
-    /// `StorageFull`, or `Internal` where the disk fails.
-    ///
-    /// # Cancel safety
-    /// Not cancel safe: after a dropped `write` the part can only be dropped.
-    pub async fn write(&mut self, chunk: Bytes) -> Result<()> {
-        let (mut file, mut reservation) = self
-            .file
-            .take()
-            .ok_or_else(|| Error::internal("a part was used after it had failed"))?;
-        self.crc.update(&chunk);
-        self.bytes += chunk.len() as u64;
-        let file = on_disk(&self.layout, move |layout| {
-            let bytes = chunk.len() as u64;
-            layout.check_floor(&reservation, bytes)?;
-            let written = file.write_all(&chunk);
-            written.map_err(|error| layout.write_error(error))?;
-            reservation.used(bytes);
-            Ok((file, reservation))
-        })
-        .await?;
-        self.file = Some(file);
-        Ok(())
-    }
-
-    /// Bytes so far.
-    pub fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    /// Puts the part in its place as `number`, from 1 to [`PART_NUMBER_MAX`]; one of the same number is
-    /// replaced. (The web SDK sends the number after the bytes.)
-    ///
-    /// # Errors
-    /// `ObjectNotFound` where the upload was aborted meanwhile.
-    pub async fn finish(self, number: u32) -> Result<StoredPart> {
-        let part = StoredPart {
-            number,
-            bytes: self.bytes,
-            crc: self.crc.clone().finalize(),
-        };
-        let layout = self.layout.clone();
-        on_disk(&layout, move |_| {
-            let before = list(&self.directory).map_err(absent_or_internal)?;
-            fs::rename(&self.path, self.directory.join(part.file_name()))
-                .map_err(absent_or_internal)?;
-            for old in before
-                .into_iter()
-                .filter(|old| old.number == part.number && *old != part)
-            {
-                names::remove_if_there(&self.directory.join(old.file_name()))
-                    .map_err(Error::internal)?;
-            }
-            Ok(part)
-        })
-        .await
-    }
-}
-
-impl Drop for PartWriter {
-    fn drop(&mut self) {
-        // Gone already after `finish`; what stays is swept at the next start.
-        let _ = names::remove_if_there(&self.path);
-    }
+fn is_older(id: ObjectId, now: Timestamp, ms: i64) -> bool {
+    now.ms().saturating_sub(id.created().ms()) > ms
 }
 
 impl StoredPart {
@@ -369,13 +373,39 @@ impl StoredPart {
     }
 }
 
-fn list(directory: &Path) -> io::Result<Vec<StoredPart>> {
+fn read(directory: &Path) -> Result<Option<FoundUpload>> {
+    let owner = match fs::read_to_string(directory.join(OWNER)) {
+        Err(error) if names::is_absent(&error) => return Ok(None),
+        owner => owner.map_err(Error::internal)?,
+    };
+    // Torn by a power cut, it is nobody's, and expires.
+    let mut lines = owner.lines();
+    let (Some(tenant), Some(user)) = (lines.next(), lines.next()) else {
+        return Ok(None);
+    };
+    let parts = match list(directory) {
+        Err(error) if names::is_absent(&error) => return Ok(None),
+        parts => parts.map_err(Error::internal)?,
+    };
+    Ok(Some(FoundUpload {
+        tenant: tenant.to_owned(),
+        user: user.to_owned(),
+        parts,
+    }))
+}
+
+fn list_all(directory: &Path) -> io::Result<Vec<StoredPart>> {
     let mut parts = Vec::new();
     for entry in fs::read_dir(directory)? {
         parts.extend(entry?.file_name().to_str().and_then(StoredPart::parse));
     }
+    Ok(parts)
+}
+
+fn list(directory: &Path) -> io::Result<Vec<StoredPart>> {
+    let mut parts = list_all(directory)?;
     parts.sort_unstable();
-    // Two at once may both have put a part of this number in its place: either is one that was sent.
+    // After a crash between the two steps of a replacement there are two of a number: either was sent.
     parts.dedup_by_key(|part| part.number);
     Ok(parts)
 }

@@ -44,6 +44,8 @@ struct Account {
 pub(super) struct Reservation {
     account: Arc<Account>,
     bytes: u64,
+    /// Bytes above the floor that were free and not reserved when this was granted.
+    room: u64,
 }
 
 impl Space {
@@ -75,19 +77,23 @@ impl Space {
         // Added before the disk is asked: two callers at once see each other, and bytes that move from a
         // reservation into a file meanwhile are counted twice rather than not at all.
         let before = account.reserved_bytes.fetch_add(bytes, Ordering::AcqRel);
-        let reservation = Reservation {
+        let mut reservation = Reservation {
             account: account.clone(),
             bytes,
+            room: 0,
         };
         let free = free_bytes()?;
         let needed = account
             .floor_bytes
             .saturating_add(before)
             .saturating_add(bytes);
-        if free < needed {
-            return Err(account.full(format!(
-                "{free} bytes free, {before} of them reserved, {bytes} needed"
-            )));
+        match free.checked_sub(needed) {
+            Some(room) => reservation.room = room,
+            None => {
+                return Err(account.full(format!(
+                    "{free} bytes free, {before} of them reserved, {bytes} needed"
+                )));
+            }
         }
         Ok(reservation)
     }
@@ -106,6 +112,11 @@ impl Account {
 }
 
 impl Reservation {
+    /// Bytes above the floor that were left beside this and all other reservations.
+    pub(super) fn room(&self) -> u64 {
+        self.room
+    }
+
     /// Notices in the middle of an upload that the disk has filled up from elsewhere. Looks once for each
     /// [`CHECK_EVERY_BYTES`] that all uploads write. Not needed for preallocated bytes. `free_bytes` asks the disk.
     ///
@@ -189,10 +200,14 @@ mod tests {
         let disk = Disk::with(3 * (1000 + OVERHEAD_BYTES));
         let (first, _second) = (disk.reserve(1000).unwrap(), disk.reserve(1000).unwrap());
         assert_full(disk.reserve(1001));
-        let _third = disk.reserve(1000).unwrap();
+        let third = disk.reserve(1000).unwrap();
+        assert_eq!(
+            (first.room(), third.room()),
+            (2 * (1000 + OVERHEAD_BYTES), 0)
+        );
         assert_full(disk.reserve(0));
         drop(first);
-        assert!(disk.reserve(1000).is_ok());
+        assert_eq!(disk.reserve(1000).unwrap().room(), 0);
     }
 
     #[test]

@@ -27,10 +27,10 @@ use crate::{
 /// Bytes gathered before they go to a writing thread: fewer cost a hand-over each, more cost memory for every
 /// slow client. One batch is gathered while one is written, so an upload holds two. They end at multiples of this:
 /// ext4 makes the pieces of its page cache as large as the alignment allows.
-const BATCH_BYTES: usize = 128 * 1024;
+pub(super) const BATCH_BYTES: usize = 128 * 1024;
 
 /// Chunks of one batch: a client that sends single bytes makes chunks of single bytes.
-const BATCH_CHUNKS_MAX: usize = 512;
+pub(super) const BATCH_CHUNKS_MAX: usize = 512;
 
 /// An upload in progress. Dropping it removes its file.
 pub(super) struct LocalUpload {

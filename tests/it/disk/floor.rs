@@ -197,6 +197,11 @@ fn uploads_at_once_stay_above_the_floor() {
         );
         let refused = answers.iter().filter(|it| matches!(it.status, 507 | 503));
         assert_eq!(stored + refused.count(), UPLOADS);
-        assert!(stored >= 3, "{stored}");
+        // Of parts, one client leaves room to others.
+        let least = match call {
+            Call::Upload => 9,
+            Call::Part => 2,
+        };
+        assert!(stored >= least, "{stored}");
     }
 }

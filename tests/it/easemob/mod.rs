@@ -5,6 +5,8 @@ mod logins;
 mod media;
 mod parts;
 mod parts_bounds;
+mod parts_once;
+mod parts_shares;
 mod quirks;
 mod thumbnail;
 mod token;

@@ -223,14 +223,17 @@ fn nothing_of_the_parts_is_left_after_completion_or_abort() {
     let id = begin(&server);
     ok(&put(&server, &id, "1", b"hello"));
     assert!(left(&server) > 0);
-    complete(&server, &id, "");
+    let file = complete(&server, &id, "")["uuid"].clone();
     assert_eq!(left(&server), 0);
-    // And a second completion does not make a second file.
-    assert_error(
-        &call(&server, "POST", &format!("/{id}")),
-        404,
-        "entity_not_found",
-    );
+    // A client that lost the answer has it again, and nobody else; it is not stored a second time.
+    assert_eq!(complete(&server, &id, "")["uuid"], file);
+    let path = format!("/{id}");
+    let other = call_as(&server, "mallory", ("POST", &path), None, b"");
+    assert_error(&other, 404, "entity_not_found");
+    for (method, path) in [("DELETE", ""), ("GET", "/parts")] {
+        let answer = call(&server, method, &format!("/{id}{path}"));
+        assert_error(&answer, 404, "entity_not_found");
+    }
     assert_eq!(server.files_in("objects").len(), 1);
 
     let id = begin(&server);

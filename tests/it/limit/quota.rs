@@ -279,34 +279,58 @@ fn a_chunked_upload_needs_room_for_the_most_that_it_may_bring() {
 }
 
 #[test]
-fn an_upload_in_parts_counts_when_it_is_complete() {
+fn parts_count_as_they_come() {
     let server = server(USER);
     let call = |method: &str, path: &str, body: &[u8]| {
         let authorization = format!("Bearer {}", server.token("alice"));
         let path = format!("{BASE}/sdk/chatfiles/part-upload{path}");
         server.request(method, &path, &[("Authorization", &authorization)], body)
     };
-    let parts = || {
+    let begin = || {
         let id = call("POST", "", b"").json()["entities"][0]["uuid"].clone();
-        let id = id.as_str().unwrap().to_owned();
-        for number in 1..=2 {
-            let path = format!("/{id}?part_number={number}");
-            assert_eq!(call("PUT", &path, &[7; 1500]).status, 200);
-        }
-        format!("/{id}")
+        format!("/{}", id.as_str().unwrap())
     };
-    let (one, other) = (parts(), parts());
+    let put = |upload: &str, number: u32, bytes: usize| {
+        let path = format!("{upload}?part_number={number}");
+        call("PUT", &path, &vec![7; bytes])
+    };
+    let (one, other) = (begin(), begin());
+    assert_stored(&put(&one, 1, 1500));
+    assert_stored(&put(&one, 2, 1500));
+    assert_over(&server, &put(&one, 3, 2500), "user", 5000);
+    assert_over(&server, &put(&other, 1, 2500), "user", 5000);
+    // Nothing of a refused part is on the disk.
+    assert_eq!(server.files_in("parts").len(), 4);
+    assert!(server.files_in("tmp").is_empty());
+    // Replaced, a part is given back; stored, the file takes the place of its parts.
+    assert_stored(&put(&one, 2, 500));
+    assert_stored(&put(&other, 1, 2500));
     assert_stored(&call("POST", &one, b""));
-    assert_over(&server, &call("POST", &other, b""), "user", 5000);
-    assert_stored(&upload(&server, "alice", 1500));
-    // The parts are still there, and the next day's quota takes them.
+    assert_over(&server, &upload(&server, "alice", 500), "user", 5000);
+    // A retry of a completion counts nothing.
+    assert_stored(&call("POST", &one, b""));
+    // Given back with an abort, and when it breaks off.
+    assert_stored(&call("DELETE", &other, b""));
+    for _ in 0..3 {
+        let upload = begin();
+        assert_stored(&put(&upload, 1, 2500));
+        assert_eq!(put(&upload, 0, 400).status, 400);
+        assert_stored(&call("DELETE", &upload, b""));
+    }
+    assert_stored(&upload(&server, "alice", 2500));
+    assert_over(&server, &upload(&server, "alice", 500), "user", 5000);
+    // Parts count for the day on which they came: completed on the next one, nothing is counted twice.
+    let last = begin();
+    assert_stored(&put(&last, 1, 300));
     server.clock.advance(13 * 3_600_000);
-    let stored: Value = call("POST", &other, b"").json();
+    assert_stored(&put(&last, 2, 4000));
+    let stored: Value = call("POST", &last, b"").json();
     assert_eq!(
-        stored["entities"][0]["file-metadata"]["content-length"], 3000,
+        stored["entities"][0]["file-metadata"]["content-length"], 4300,
         "{stored}"
     );
-    assert_over(&server, &upload(&server, "alice", 2000), "user", 5000);
+    assert_over(&server, &upload(&server, "alice", 1000), "user", 5000);
+    assert_stored(&upload(&server, "alice", 700));
 }
 
 #[test]

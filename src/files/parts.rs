@@ -1,0 +1,356 @@
+//! Uploads in parts: who may have how many, what their parts may hold, and their completion, once.
+//!
+//! Everything is claimed before it is done, since clients send four parts at once and hostile ones more: a place
+//! before the directory is made, bytes of the shares, of the day's quotas and of the disk before a part's first
+//! byte is asked for, the whole upload before its parts are joined. Each claim is held by a guard or by the
+//! blocking call that does the work, so that none is lost when the client goes away.
+//!
+//! Key: the upload's id. Bounds: `Config::part_uploads_max`, and a share of them for each tenant, client and user
+//! (`limit/shares.rs`). Staleness: another process that takes over has a table of its own for some seconds; what
+//! is not in the table is looked for on the disk, and the table is compared with the disk once an hour.
+
+mod completed;
+mod completion;
+mod table;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use self::table::{Bounds, Table, charge};
+use crate::{
+    error::{Error, Kind, Result},
+    limit::{Owner, Reserved},
+    metrics::PartLevels,
+    store::{
+        ObjectId,
+        local::{FoundUpload, PartFolder, PartWriter, StoredPart},
+    },
+    time::Clock,
+};
+
+pub use self::completion::Completion;
+pub(super) use self::completion::places;
+
+/// All unfinished uploads in parts. Cheap to clone; the clones are one table.
+#[derive(Clone)]
+pub struct PartUploads(Arc<Shared>);
+
+struct Shared {
+    folder: PartFolder,
+    table: Mutex<Table>,
+    clock: Clock,
+}
+
+/// A call on an unfinished upload of the caller's; while it lives, the upload is not idle.
+pub struct PartUpload {
+    uploads: PartUploads,
+    id: ObjectId,
+    owner: Owner,
+}
+
+/// A part that is being received. Dropping it removes what came and gives back what it had claimed.
+pub struct ReceivedPart {
+    writer: PartWriter,
+    claim: PartClaim,
+    reserved: Reserved,
+}
+
+/// What a part on its way counts for, given back when dropped.
+struct PartClaim {
+    upload: PartUpload,
+    charge: u64,
+}
+
+impl PartUploads {
+    /// Over the folder, with what lies in it. Blocking.
+    pub fn new(folder: PartFolder, uploads_max: u64, user_uploads_max: u64, clock: Clock) -> Self {
+        let bounds = Bounds {
+            uploads_max,
+            user_uploads_max,
+        };
+        let uploads = Self(Arc::new(Shared {
+            folder,
+            table: Mutex::new(Table::new(bounds)),
+            clock,
+        }));
+        if let Err(error) = uploads.reconcile() {
+            tracing::warn!(%error, "unfinished uploads in parts cannot be counted: they count from their next call on");
+        }
+        uploads
+    }
+
+    /// Begins an upload in parts.
+    ///
+    /// A user that has as many as it may loses the one that it has not used for longest, if that is idle for a
+    /// minute: a phone that begins anew at each attempt would else be shut out for a day by its own dead
+    /// uploads. With fewer idle ones the call is refused, and web clients send the file in one piece.
+    ///
+    /// # Errors
+    /// `Unavailable` where a share is full, `StorageFull` below the floor.
+    ///
+    /// # Cancel safety
+    /// A dropped call begins the upload all the same, or leaves nothing; either way it is counted.
+    pub async fn begin(&self, id: ObjectId, owner: Owner) -> Result<()> {
+        let this = self.clone();
+        blocking(move || {
+            let now = this.0.clock.monotonic();
+            let replaced = this.table().begin(id, owner.clone(), now)?;
+            for id in replaced {
+                if let Err(error) = this.0.folder.discard(id) {
+                    tracing::warn!(%id, %error, "a replaced upload in parts could not be removed");
+                }
+            }
+            let created = this.0.folder.create(id, &owner.tenant, &owner.user);
+            let mut table = this.table();
+            match &created {
+                Ok(()) => table.leave(id, now),
+                Err(_) => table.remove(id),
+            }
+            created
+        })
+        .await
+    }
+
+    /// Finds an unfinished upload of `owner`.
+    ///
+    /// # Errors
+    /// `ObjectNotFound` where there is none, it is another's, or it has expired.
+    pub async fn find(&self, id: ObjectId, owner: Owner) -> Result<PartUpload> {
+        if PartFolder::has_expired(id, self.0.clock.now()) {
+            return Err(Kind::ObjectNotFound.into());
+        }
+        if !self.table().contains(id) {
+            let this = self.clone();
+            blocking(move || this.adopt(id)).await?;
+        }
+        let mut table = self.table();
+        if table.is_of(id, &owner) != Some(true) {
+            return Err(Kind::ObjectNotFound.into());
+        }
+        table.enter(id)?;
+        Ok(PartUpload {
+            uploads: self.clone(),
+            id,
+            owner,
+        })
+    }
+
+    /// Counts an upload that lies on the disk and is not known. Blocking.
+    fn adopt(&self, id: ObjectId) -> Result<()> {
+        let found = self.0.folder.read(id)?;
+        if let Some(found) = found {
+            let parts: Vec<u64> = found.parts.iter().map(|part| part.bytes).collect();
+            let now = self.0.clock.monotonic();
+            self.table().adopt(id, owner_of(found), &parts, now);
+        }
+        Ok(())
+    }
+
+    /// Makes the table agree with the disk: after a start, and now and then, since another process may have begun,
+    /// completed or swept uploads. Settles completions that a crash has cut short. Blocking.
+    ///
+    /// # Errors
+    /// `Internal` where the disk fails.
+    pub fn reconcile(&self) -> Result<()> {
+        let idle = self.table().idle();
+        let contents = self.0.folder.contents()?;
+        for orphan in &contents.orphaned {
+            if let Err(error) = self.settle_orphan(orphan) {
+                tracing::warn!(id = %orphan.id(), %error, "a completion that was cut short cannot be settled");
+            }
+        }
+        let open = self.0.folder.contents()?.open;
+        for &id in &open {
+            if !self.table().contains(id) {
+                self.adopt(id)?;
+            }
+        }
+        let open: std::collections::HashSet<ObjectId> = open.into_iter().collect();
+        for id in idle.into_iter().filter(|id| !open.contains(id)) {
+            // Looked at once more: it may have been claimed and given back while the names were read.
+            if !self.0.folder.exists(id)? {
+                self.table().remove_idle(id);
+            }
+        }
+        Ok(())
+    }
+
+    /// How much there is, and how often a share was full.
+    pub fn levels(&self) -> PartLevels {
+        self.table().levels()
+    }
+
+    /// Held for a few look-ups, never while the disk is waited for.
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the directory of an upload, alone and while it is not being completed. Blocking.
+    fn change<T>(&self, id: ObjectId, change: impl FnOnce(&PartFolder) -> Result<T>) -> Result<T> {
+        let disk = self.table().disk(id)?;
+        let _alone = disk.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whoever held it may have claimed or removed the upload.
+        self.table().disk(id)?;
+        let changed = change(&self.0.folder);
+        if changed
+            .as_ref()
+            .is_err_and(|error| error.kind() == Kind::ObjectNotFound)
+        {
+            // Another process has completed, aborted or swept it.
+            self.table().remove(id);
+        }
+        changed
+    }
+}
+
+impl PartUpload {
+    /// Its id.
+    pub fn id(&self) -> ObjectId {
+        self.id
+    }
+
+    /// The parts that are there, by number.
+    ///
+    /// # Errors
+    /// `ObjectNotFound` where the upload is gone, `AlreadyExists` while it is being completed.
+    pub async fn list(&self) -> Result<Vec<StoredPart>> {
+        let (uploads, id) = (self.uploads.clone(), self.id);
+        blocking(move || uploads.change(id, |folder| folder.list(id))).await
+    }
+
+    /// Claims what a part of at most `bytes_max` bytes may hold, and makes its file. `upload_bytes_max` are those of
+    /// a whole upload.
+    ///
+    /// # Errors
+    /// `StorageFull` where so many bytes could go below the floor, `Unavailable` where a share is full;
+    /// `ObjectNotFound` and `AlreadyExists` as [`PartUpload::list`].
+    pub async fn receive(
+        self,
+        bytes_max: u64,
+        upload_bytes_max: u64,
+        reserved: Reserved,
+    ) -> Result<ReceivedPart> {
+        let mut claim = PartClaim {
+            upload: self,
+            charge: 0,
+        };
+        blocking(move || {
+            let (uploads, id) = (claim.upload.uploads.clone(), claim.upload.id);
+            let writer = uploads.0.folder.create_part(bytes_max, |room| {
+                let mut table = uploads.table();
+                table.charge_part(id, bytes_max, room, upload_bytes_max)?;
+                claim.charge = charge(bytes_max);
+                Ok(())
+            })?;
+            Ok(ReceivedPart {
+                writer,
+                claim,
+                reserved,
+            })
+        })
+        .await
+    }
+
+    /// Removes the upload with all its parts.
+    ///
+    /// # Errors
+    /// As [`PartUpload::list`].
+    pub async fn abort(self) -> Result<()> {
+        blocking(move || {
+            let (uploads, id) = (&self.uploads, self.id);
+            uploads.change(id, |folder| {
+                folder.discard(id)?;
+                uploads.table().remove(id);
+                Ok(())
+            })
+        })
+        .await
+    }
+}
+
+impl ReceivedPart {
+    /// Bytes so far.
+    pub fn bytes(&self) -> u64 {
+        self.writer.bytes()
+    }
+
+    /// Appends bytes.
+    ///
+    /// # Errors
+    /// `StorageFull`, or `Internal` where the disk fails.
+    ///
+    /// # Cancel safety
+    /// Not cancel safe: after a dropped `write` the part can only be dropped.
+    pub async fn write(&mut self, chunk: bytes::Bytes) -> Result<()> {
+        self.writer.write(chunk).await
+    }
+
+    /// Puts the part in its place; one of the same number is replaced. (The web SDK sends the number after the
+    /// bytes.) The parts together may have `upload_bytes_max`.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for an empty part, `TooLarge`; `ObjectNotFound` and `AlreadyExists` as
+    /// [`PartUpload::list`].
+    pub async fn finish(self, number: u32, upload_bytes_max: u64) -> Result<StoredPart> {
+        let Self {
+            writer,
+            mut claim,
+            reserved,
+        } = self;
+        if writer.bytes() == 0 {
+            return Err(Error::invalid("the part is empty."));
+        }
+        let written = writer.finish().await?;
+        blocking(move || {
+            let (uploads, id) = (claim.upload.uploads.clone(), claim.upload.id);
+            uploads.change(id, |folder| {
+                let (part, replaced) = folder.put(id, written, number, upload_bytes_max)?;
+                let mut table = uploads.table();
+                let replaced_bytes = replaced.iter().map(|old| old.bytes).sum();
+                table.keep_part(id, reserved, part.bytes, replaced_bytes);
+                // What the part counts for stays; what it had claimed beyond that, and what it replaced, goes.
+                let replaced: u64 = replaced.iter().map(|old| charge(old.bytes)).sum();
+                let claimed = std::mem::take(&mut claim.charge);
+                table.uncharge(id, claimed - charge(part.bytes).min(claimed) + replaced);
+                Ok(part)
+            })
+        })
+        .await
+    }
+}
+
+impl Drop for PartUpload {
+    fn drop(&mut self) {
+        let now = self.uploads.0.clock.monotonic();
+        self.uploads.table().leave(self.id, now);
+    }
+}
+
+impl Drop for PartClaim {
+    fn drop(&mut self) {
+        if self.charge > 0 {
+            self.upload
+                .uploads
+                .table()
+                .uncharge(self.upload.id, self.charge);
+        }
+    }
+}
+
+/// From which address it was begun is not known any more.
+fn owner_of(found: FoundUpload) -> Owner {
+    Owner {
+        tenant: found.tenant.into(),
+        user: found.user.into(),
+        client: None,
+    }
+}
+
+/// Runs blocking work off the reactor threads, to its end even if the caller goes away.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(Error::internal(error)),
+    }
+}
