@@ -2,8 +2,8 @@
 //!
 //! Reading order: [`gcra`] is one bucket, [`limiter`] is the bounded table of buckets by tenant, interface and client;
 //! [`budget`] counts the bytes that are on their way in, [`quota`] those of a day; [`clients`] counts connections and
-//! memory by client. Nothing here knows who the caller is (`auth/`), which address is the client's behind a proxy
-//! (`server/`), or how a refusal is rendered (`api/`).
+//! memory by client, [`shares`] what is held for long, by tenant, user and client. Nothing here knows who the caller is
+//! (`auth/`), which address is the client's behind a proxy (`server/`), or how a refusal is rendered (`api/`).
 
 pub mod gcra;
 pub mod limiter;
