@@ -8,7 +8,7 @@
 //!    tenant, the same holds for its clients. Jobs of one client run in the order in which they came.
 //! 2. While others wait, a tenant holds at most half of the places and of the memory, and so does a client. One job
 //!    is always allowed.
-//! 3. A job whose memory is not free yet is passed by smaller ones, but only [`state::PASSES_MAX`] times.
+//! 3. A job whose memory is not free yet is passed by smaller ones, but only `PASSES_MAX` times.
 //! 4. In a full queue, whoever has more waiting jobs than the newcomer loses its newest one.
 
 mod state;

@@ -10,7 +10,7 @@
 //! means "without end" in the vendor's token call only; here it is over at once, since the vendor calls these tokens
 //! temporary.
 //!
-//! The signed text has no separators, so one signature may be good for several readings: [`readings`] finds the one
+//! The signed text has no separators, so one signature may be good for several readings: `readings` finds the one
 //! that is meant, or refuses. Nothing is issued here, and revocation is [`super::verifier`]'s.
 
 mod readings;

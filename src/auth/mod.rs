@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`keyring`] holds the signing keys, [`token`] is the signed token, [`dynamic`] the one
 //! that an Easemob backend signs itself, [`verifier`] turns any of them into an [`Identity`], [`password`]
-//! checks passwords, [`attempts`] slows guessing down, [`grant`] issues tokens, [`hook`] asks the chat backend what a user may do. Nothing here
+//! checks passwords, `attempts` slows guessing down, [`grant`] issues tokens, [`hook`] asks the chat backend what a user may do. Nothing here
 //! decides what an identity may do to an object (`files/`), knows a dialect's JSON (`api/`) or counts calls
 //! (`limit/`).
 

@@ -17,7 +17,7 @@ pub const CONTENT_TYPE_BYTES_MAX: usize = 255;
 const OCTET_STREAM: &str = "application/octet-stream";
 
 /// The content type to store: the declared one where it is well-formed and of the sniffed family or the
-/// bytes say nothing; else the sniffed kind's; else [`OCTET_STREAM`]. Never `multipart/*`, and never an active type
+/// bytes say nothing; else the sniffed kind's; else `application/octet-stream`. Never `multipart/*`, and never an active type
 /// (`active_type.rs`).
 ///
 /// The declared value is kept whole, parameters included (RFC 9110 §8.3.1), at most
