@@ -283,7 +283,7 @@ mod tests {
         let free = Endpoint::tcp("127.0.0.1:0".parse().unwrap());
         let taken = Listener::bind(&free).unwrap();
         let error = Listener::bind(taken.endpoint()).err().unwrap();
-        let text = error.public_text().unwrap();
+        let text = error.to_string();
         assert!(
             text.contains(&taken.endpoint().to_string()) && text.contains("in use"),
             "{text}"
