@@ -312,7 +312,12 @@ fn row_503_what_cannot_be_answered_now() {
         assert_eq!(begin().status, 200);
     }
     let answer = begin();
-    check(&answer, 503, "service_unavailable", "try again in a moment");
+    check(
+        &answer,
+        503,
+        "service_unavailable",
+        "this user has too many unfinished uploads in parts: complete or abort one, or try again in a minute.",
+    );
     assert!(
         answer
             .header("retry-after")
