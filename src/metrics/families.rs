@@ -5,14 +5,16 @@ use std::fmt;
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncoder, NoLabelSet, prometheus_text},
-    metrics::MetricType,
+    encoding::{DescriptorEncoder, prometheus_text},
     registry::Registry,
 };
 
 use super::{
     ConnectionCut, ConnectionRefusal, Derivations, Derived, Levels, Login, Lookup, MemoryLevels,
-    Metrics, ShareRefusal, Source, Synced, durations::Distribution, requests::RouteNumbers,
+    Metrics, ShareRefusal, Source, Synced,
+    durations::Distribution,
+    requests::RouteNumbers,
+    writer::{Families, Label},
 };
 
 /// The media type of [`Metrics::render`]'s text.
@@ -41,7 +43,7 @@ struct Scrape {
 
 impl Collector for Scrape {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let mut families = Families(encoder);
+        let mut families = Families::new(encoder);
         families.build()?;
         self.requests(&mut families)?;
         self.connections(&mut families)?;
@@ -337,8 +339,6 @@ impl Scrape {
     }
 }
 
-type Label<'a> = (&'a str, &'a str);
-
 impl RouteNumbers {
     fn label(&self) -> Label<'static> {
         ("route", self.route.name())
@@ -355,73 +355,4 @@ fn derivatives(counts: &Derivations) -> impl Iterator<Item = ([Label<'static>; 2
             .iter()
             .map(move |&source| sample(derived, source))
     })
-}
-
-/// Writes families one after another.
-struct Families<'a>(DescriptorEncoder<'a>);
-
-impl Families<'_> {
-    fn build(&mut self) -> fmt::Result {
-        let help = "What is running: always 1.";
-        let labels = [("version", env!("CARGO_PKG_VERSION"))];
-        self.0
-            .encode_descriptor("build", help, None, MetricType::Info)?
-            .encode_info(&labels)
-    }
-
-    /// A number without labels.
-    fn level(&mut self, name: &str, help: &str, number: u64) -> fmt::Result {
-        self.gauge(name, help, [([], number)])
-    }
-
-    fn gauge<'l, const N: usize>(
-        &mut self,
-        name: &str,
-        help: &str,
-        samples: impl IntoIterator<Item = ([Label<'l>; N], u64)>,
-    ) -> fmt::Result {
-        let write = |mut encoder: MetricEncoder<'_>, number: u64| encoder.encode_gauge(&number);
-        self.family(name, help, MetricType::Gauge, samples, write)
-    }
-
-    /// The library appends `_total` to the name.
-    fn counter<'l, const N: usize>(
-        &mut self,
-        name: &str,
-        help: &str,
-        samples: impl IntoIterator<Item = ([Label<'l>; N], u64)>,
-    ) -> fmt::Result {
-        let write = |mut encoder: MetricEncoder<'_>, number: u64| {
-            encoder.encode_counter::<NoLabelSet, u64, u64>(&number, None)
-        };
-        self.family(name, help, MetricType::Counter, samples, write)
-    }
-
-    fn histogram<'l, 'd, const N: usize>(
-        &mut self,
-        name: &str,
-        help: &str,
-        samples: impl IntoIterator<Item = ([Label<'l>; N], &'d Distribution)>,
-    ) -> fmt::Result {
-        let write = |mut encoder: MetricEncoder<'_>, distribution: &Distribution| {
-            let (sum, count) = (distribution.sum_seconds(), distribution.count());
-            encoder.encode_histogram::<NoLabelSet>(sum, count, &distribution.buckets(), None)
-        };
-        self.family(name, help, MetricType::Histogram, samples, write)
-    }
-
-    fn family<L: EncodeLabelSet, V>(
-        &mut self,
-        name: &str,
-        help: &str,
-        kind: MetricType,
-        samples: impl IntoIterator<Item = (L, V)>,
-        mut write: impl FnMut(MetricEncoder<'_>, V) -> fmt::Result,
-    ) -> fmt::Result {
-        let mut encoder = self.0.encode_descriptor(name, help, None, kind)?;
-        for (labels, value) in samples {
-            write(encoder.encode_family(&labels)?, value)?;
-        }
-        Ok(())
-    }
 }

@@ -15,7 +15,7 @@ use crate::support::files_below;
 /// The files that may hold unsafe code; ARCHITECTURE.md says why for each.
 const UNSAFE: [&str; 2] = ["src/server/send_queue.rs", "src/store/object.rs"];
 /// Lines of a file, its tests not counted.
-const LINES_MAX: usize = 430;
+const LINES_MAX: usize = 420;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

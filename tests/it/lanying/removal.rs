@@ -16,7 +16,7 @@ use crate::support::{
     photo,
 };
 
-/// A file with a name in three days and a derivative on the disk; returns its object and its links.
+/// A file with a name in three days and derivatives in each; returns its object and its links.
 fn forwarded(server: &TestServer) -> (String, Vec<String>) {
     at_noon(server);
     let mut signs = vec![Stored::at(server).sign];
@@ -30,8 +30,19 @@ fn forwarded(server: &TestServer) -> (String, Vec<String>) {
     for call in calls(&signs) {
         assert_eq!(server.lanying("carol").get(&call).status, 200);
     }
-    // The three names share what is derived in memory, so it was put on the disk once.
-    assert_eq!(derived_of(&server.store, &object).len(), 1);
+    // The three names share what is derived in memory, so it is on the disk once. After restarts each name has its own.
+    let [derived] = &derived_of(&server.store, &object)[..] else {
+        panic!("one derivative")
+    };
+    let root = server.store.join("derived");
+    for name in names_of(server, &object) {
+        let copy = root.join(name.with_file_name(derived.file_name().unwrap()));
+        std::fs::create_dir_all(copy.parent().unwrap()).unwrap();
+        if !copy.exists() {
+            std::fs::copy(root.join(derived), copy).unwrap();
+        }
+    }
+    assert_eq!(derived_of(&server.store, &object).len(), 3);
     (object, signs)
 }
 

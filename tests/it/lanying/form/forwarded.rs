@@ -70,7 +70,7 @@ fn a_forward_that_the_disk_fails_is_refused_or_copied_and_never_half_done() {
         ("linkat:error=EPERM", Outcome::Copied),
         ("linkat:error=EIO", Outcome::Refused),
         ("linkat:error=ENOSPC", Outcome::Refused),
-        ("mkdirat:error=ENOSPC", Outcome::Refused),
+        ("mkdirat:error=ENOSPC:when=3", Outcome::Refused),
         // Of a directory above, and of the one that holds the name.
         ("fsync:error=EIO:when=3", Outcome::Refused),
         ("fsync:error=EIO:when=5", Outcome::Refused),

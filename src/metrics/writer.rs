@@ -1,0 +1,86 @@
+//! Writes metric families in Prometheus's text format, one after another. Which families there are is not known here.
+
+use std::fmt;
+
+use prometheus_client::{
+    encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncoder, NoLabelSet},
+    metrics::MetricType,
+};
+
+use super::durations::Distribution;
+
+/// The name of a label and its value.
+pub(super) type Label<'a> = (&'a str, &'a str);
+
+/// Writes families one after another.
+pub(super) struct Families<'a>(DescriptorEncoder<'a>);
+
+impl<'a> Families<'a> {
+    pub(super) fn new(encoder: DescriptorEncoder<'a>) -> Self {
+        Self(encoder)
+    }
+
+    pub(super) fn build(&mut self) -> fmt::Result {
+        let help = "What is running: always 1.";
+        let labels = [("version", env!("CARGO_PKG_VERSION"))];
+        self.0
+            .encode_descriptor("build", help, None, MetricType::Info)?
+            .encode_info(&labels)
+    }
+
+    /// A number without labels.
+    pub(super) fn level(&mut self, name: &str, help: &str, number: u64) -> fmt::Result {
+        self.gauge(name, help, [([], number)])
+    }
+
+    pub(super) fn gauge<'l, const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        samples: impl IntoIterator<Item = ([Label<'l>; N], u64)>,
+    ) -> fmt::Result {
+        let write = |mut encoder: MetricEncoder<'_>, number: u64| encoder.encode_gauge(&number);
+        self.family(name, help, MetricType::Gauge, samples, write)
+    }
+
+    /// The library appends `_total` to the name.
+    pub(super) fn counter<'l, const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        samples: impl IntoIterator<Item = ([Label<'l>; N], u64)>,
+    ) -> fmt::Result {
+        let write = |mut encoder: MetricEncoder<'_>, number: u64| {
+            encoder.encode_counter::<NoLabelSet, u64, u64>(&number, None)
+        };
+        self.family(name, help, MetricType::Counter, samples, write)
+    }
+
+    pub(super) fn histogram<'l, 'd, const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        samples: impl IntoIterator<Item = ([Label<'l>; N], &'d Distribution)>,
+    ) -> fmt::Result {
+        let write = |mut encoder: MetricEncoder<'_>, distribution: &Distribution| {
+            let (sum, count) = (distribution.sum_seconds(), distribution.count());
+            encoder.encode_histogram::<NoLabelSet>(sum, count, &distribution.buckets(), None)
+        };
+        self.family(name, help, MetricType::Histogram, samples, write)
+    }
+
+    fn family<L: EncodeLabelSet, V>(
+        &mut self,
+        name: &str,
+        help: &str,
+        kind: MetricType,
+        samples: impl IntoIterator<Item = (L, V)>,
+        mut write: impl FnMut(MetricEncoder<'_>, V) -> fmt::Result,
+    ) -> fmt::Result {
+        let mut encoder = self.0.encode_descriptor(name, help, None, kind)?;
+        for (labels, value) in samples {
+            write(encoder.encode_family(&labels)?, value)?;
+        }
+        Ok(())
+    }
+}
