@@ -1,7 +1,8 @@
 //! The three grants by which a client obtains a token of ours. Knows no JSON: a dialect parses the request
 //! and renders [`Granted`].
 //!
-//! Wrong passwords and client secrets are counted (`attempts.rs`). No registry of users is kept: `inherit` is how a chat backend obtains a token for any user of its own.
+//! Wrong passwords and client secrets are counted (`attempts.rs`). No registry of users is kept: `inherit` is how a
+//! chat backend obtains a token for any user of its own.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 

@@ -317,7 +317,8 @@ impl<'r> Form<'r> {
     }
 }
 
-/// Refuses a form with a file of at most `bytes_max` bytes by its announced length, before anything is stored; sets the bound for what comes unannounced.
+/// Refuses a form with a file of at most `bytes_max` bytes by its announced length, before anything is stored; sets
+/// the bound for what comes unannounced.
 ///
 /// # Errors
 /// `TooLarge`.

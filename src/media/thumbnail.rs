@@ -33,7 +33,7 @@ pub(super) const SOURCE_PIXELS: u32 = 2;
 /// Pixels of the largest thumbnail: an original with more is never sent in the place of one.
 const OWN_THUMBNAIL_PIXELS_MAX: u64 = (SIDE_MAX as u64).pow(2);
 
-/// Sides of the boxes that a picture is decoded to where any size may be asked for (decision 0016).
+/// Sides of the boxes that a picture is decoded to where any size may be asked for (decision 0017).
 const STEPS: [u32; 6] = [256, 384, 512, 768, 1024, 1536];
 
 type Source = Box<dyn std::error::Error + Send + Sync>;

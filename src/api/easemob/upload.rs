@@ -110,7 +110,8 @@ async fn read(
     Ok(upload)
 }
 
-/// A header, or a query parameter of an upload in parts. The vendor's oldest document: presence restricts. Later documents and the Java SDK: a literal `false` does not.
+/// A header, or a query parameter of an upload in parts. The vendor's oldest document: presence restricts. Later
+/// documents and the Java SDK: a literal `false` does not.
 pub(super) fn is_restricted(context: &Context<'_>) -> bool {
     let sent = context
         .call

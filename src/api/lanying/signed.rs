@@ -1,7 +1,8 @@
 //! Texts that are given out and come back: `text|signature`, hexadecimal digits of HMAC-SHA256.
 //!
 //! What is signed names dialect, purpose and tenant beside the text: nothing that was signed for one of them is
-//! good for the other, whatever the key. (Policies are signed as OSS has it, and name the tenant themselves.) What the text says is its owner's (`link.rs`, `store_token.rs`).
+//! good for the other, whatever the key. (Policies are signed as OSS has it, and name the tenant themselves.) What
+//! the text says is its owner's (`link.rs`, `store_token.rs`).
 
 use crate::{
     secret::{SecretKey, constant_time_eq},

@@ -2,7 +2,7 @@
 //!
 //! A picture's header is read first, outside of the queue and through a small buffer, so that a job enters the queue with
 //! its cost. The two usual sizes of a picture are made from the original and kept on disk. Any other size is shrunk from
-//! a picture in memory that fits one of few boxes (decision 0016): millions of sizes can be asked for, and each decode of
+//! a picture in memory that fits one of few boxes (decision 0017): millions of sizes can be asked for, and each decode of
 //! an original costs up to a second.
 
 use std::{io, sync::Arc};
