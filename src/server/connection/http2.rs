@@ -22,12 +22,7 @@ use hyper::{
 };
 use tracing::debug;
 
-use self::{
-    answer::Answer,
-    flow::{FlowBody, Line},
-    handback::Handback,
-    streams::Streams,
-};
+use self::{answer::Answer, flow::Line, handback::Handback, streams::Streams};
 use super::{
     Config, ConnectionInfo, Handle,
     cut::cut,
@@ -156,10 +151,7 @@ async fn speak<S: Stream, H: Handle>(
             request_under_way.answered();
             response.body_mut().copy_out(&info.client);
             permit.shrink(ANSWER_BYTES);
-            Ok(response.map(|body| FlowBody {
-                body: Answer::new(body, permit),
-                flow,
-            }))
+            Ok(response.map(|body| Answer::new(body, flow, permit)))
         })
     });
     // No pings: an acknowledgement would have to wait until a slow client has read all that was sent before it, so a
@@ -229,12 +221,8 @@ async fn speak<S: Stream, H: Handle>(
 }
 
 /// An answer on its way; an error resets its stream.
-type Answering<H> = Pin<
-    Box<
-        dyn Future<Output = Result<Response<FlowBody<Answer<<H as Handle>::Body>>>, h2::Error>>
-            + Send,
-    >,
->;
+type Answering<H> =
+    Pin<Box<dyn Future<Output = Result<Response<Answer<<H as Handle>::Body>>, h2::Error>> + Send>>;
 
 /// How many requests a connection that has just opened may have at a time: its even share of what its client and all
 /// clients may hold.

@@ -1,7 +1,8 @@
-//! The body of an HTTP/2 answer: its request's permit is given back when the last of its bytes has left.
+//! The body of an HTTP/2 answer, followed until its last byte has left.
 //!
-//! hyper has done with an answer when it has given h2 the last chunk; h2 may keep that for as long as the client's window
-//! is closed.
+//! hyper tells nobody how far an answer is, and has done with it when it has given h2 the last chunk, which h2 may keep
+//! for as long as the client's window is closed. But h2 sends the chunks of a body as they are, through
+//! [`bytes::Buf`]: a chunk of a type of ours sees each of its bytes leave, and holds its request's permit until then.
 
 use std::{
     pin::Pin,
@@ -9,48 +10,55 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use hyper::body::{Body, Frame, SizeHint};
 
+use super::flow::Flow;
 use crate::limit::clients::Permit;
 
-/// A body and its request's permit.
+/// A body that counts its bytes in a [`Flow`], and its request's permit.
 pub(super) struct Answer<B> {
     body: B,
+    flow: Arc<Flow>,
     permit: Arc<Permit>,
 }
 
-/// A chunk that is not sent yet.
-struct Chunk {
+/// Bytes on their way out.
+pub(super) struct Chunk {
     bytes: Bytes,
+    flow: Arc<Flow>,
     _permit: Arc<Permit>,
 }
 
 impl<B> Answer<B> {
-    pub(super) fn new(body: B, permit: Permit) -> Self {
+    pub(super) fn new(body: B, flow: Arc<Flow>, permit: Permit) -> Self {
         Self {
             body,
+            flow,
             permit: Arc::new(permit),
         }
     }
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Body for Answer<B> {
-    type Data = Bytes;
+    type Data = Chunk;
     type Error = B::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+    ) -> Poll<Option<Result<Frame<Chunk>, B::Error>>> {
         let this = &mut *self;
-        let keep = |bytes| {
-            let _permit = this.permit.clone();
-            Bytes::from_owner(Chunk { bytes, _permit })
-        };
-        Pin::new(&mut this.body)
-            .poll_frame(cx)
-            .map_ok(|frame| frame.map_data(keep))
+        Pin::new(&mut this.body).poll_frame(cx).map_ok(|frame| {
+            frame.map_data(|bytes| {
+                this.flow.given(bytes.len());
+                Chunk {
+                    bytes,
+                    flow: this.flow.clone(),
+                    _permit: this.permit.clone(),
+                }
+            })
+        })
     }
 
     fn is_end_stream(&self) -> bool {
@@ -62,8 +70,23 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Answer<B> {
     }
 }
 
-impl AsRef<[u8]> for Chunk {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
+impl Buf for Chunk {
+    fn remaining(&self) -> usize {
+        self.bytes.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.bytes.chunk()
+    }
+
+    fn advance(&mut self, bytes: usize) {
+        self.bytes.advance(bytes);
+        self.flow.taken(bytes);
+    }
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        self.flow.taken(self.bytes.len());
     }
 }

@@ -1,20 +1,9 @@
-//! How much of one HTTP/2 answer has left this process, and whether its client takes the rest.
-//!
-//! hyper tells nobody how far an answer is. But it sends the chunks of a body as they are, through [`bytes::Buf`]: a
-//! chunk of a type of ours sees each of its bytes leave.
+//! How much of one HTTP/2 answer has left this process, and whether its client takes the rest. `answer.rs` counts.
 
 use std::{
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    task::{Context, Poll},
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
-
-use bytes::{Buf, Bytes};
-use hyper::body::{Body, Frame, SizeHint};
 
 use crate::server::stall::Stall;
 
@@ -32,11 +21,11 @@ pub(super) struct Flow {
 }
 
 impl Flow {
-    fn given(&self, bytes: usize) {
+    pub(super) fn given(&self, bytes: usize) {
         self.given_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    fn taken(&self, bytes: usize) {
+    pub(super) fn taken(&self, bytes: usize) {
         self.taken_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
@@ -47,66 +36,6 @@ impl Flow {
     /// Whether hyper has bytes that it could not send so far.
     pub(super) fn is_waiting(&self) -> bool {
         self.given_bytes.load(Ordering::Relaxed) > self.taken_bytes()
-    }
-}
-
-/// A body that counts its bytes in a [`Flow`].
-pub(super) struct FlowBody<B> {
-    pub(super) body: B,
-    pub(super) flow: Arc<Flow>,
-}
-
-impl<B: Body<Data = Bytes> + Unpin> Body for FlowBody<B> {
-    type Data = Chunk;
-    type Error = B::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Chunk>, B::Error>>> {
-        let this = &mut *self;
-        Pin::new(&mut this.body).poll_frame(cx).map_ok(|frame| {
-            frame.map_data(|bytes| {
-                this.flow.given(bytes.len());
-                let flow = this.flow.clone();
-                Chunk { bytes, flow }
-            })
-        })
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-/// Bytes on their way out.
-pub(super) struct Chunk {
-    bytes: Bytes,
-    flow: Arc<Flow>,
-}
-
-impl Buf for Chunk {
-    fn remaining(&self) -> usize {
-        self.bytes.remaining()
-    }
-
-    fn chunk(&self) -> &[u8] {
-        self.bytes.chunk()
-    }
-
-    fn advance(&mut self, bytes: usize) {
-        self.bytes.advance(bytes);
-        self.flow.taken(bytes);
-    }
-}
-
-impl Drop for Chunk {
-    fn drop(&mut self) {
-        self.flow.taken(self.bytes.len());
     }
 }
 
