@@ -74,11 +74,13 @@ impl LocalStore {
         match startup::open_again(&opened, layout.durability(), &self.name) {
             Ok(again) => {
                 let is_new = !again.root.is_same_mount(&opened.root) || again.writing.is_ok();
-                match &again.writing {
-                    Ok(_) => health.write_succeeded(),
-                    Err(why) => health.still_unwritable(why.clone()),
-                }
+                let unwritable = again.writing.as_ref().err().cloned();
+                // Before the health: who is told that the store is well must find it opened.
                 layout.set_opened(again);
+                match unwritable {
+                    None => health.write_succeeded(),
+                    Some(why) => health.still_unwritable(why),
+                }
                 health.root_is_there();
                 if is_new {
                     self.openings.send_modify(|count| *count += 1);
