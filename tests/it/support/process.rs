@@ -335,11 +335,12 @@ pub fn strace(log: &Path, inject: &str) -> Command {
     command
 }
 
-/// The last call in a log before the process was killed.
+/// The last call in a log before the process was killed. strace writes `???(` for another thread that died before
+/// its call could be read.
 pub fn killed_in(log: &Path) -> String {
     read(log)
         .lines()
-        .rfind(|line| line.contains('('))
+        .rfind(|line| line.contains('(') && !line.contains("???("))
         .unwrap_or_default()
         .to_owned()
 }
