@@ -14,7 +14,7 @@
 mod state;
 
 use std::{
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -22,6 +22,7 @@ use std::{
 use tokio::sync::oneshot;
 
 use self::state::{Served, State, Waiting};
+use crate::client_network::network;
 
 /// Whose job it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -34,10 +35,7 @@ pub struct Claimant {
 impl Claimant {
     /// A client of a tenant. An IPv6 client is identified by its /64, the smallest network a provider assigns.
     pub fn new(tenant: u32, client: IpAddr) -> Self {
-        let client = match client.to_canonical() {
-            IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) >> 64 << 64).into(),
-            v4 => v4,
-        };
+        let client = network(client);
         Self { tenant, client }
     }
 }

@@ -22,6 +22,7 @@ pub mod limit;
 pub mod media;
 pub mod store;
 
+pub mod client_network;
 pub mod durable;
 pub mod error;
 pub mod fair_queue;

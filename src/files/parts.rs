@@ -21,7 +21,7 @@ use crate::{
     limit::{Owner, Reserved},
     metrics::PartLevels,
     store::{
-        ObjectId,
+        ObjectId, blocking,
         local::{FoundUpload, PartFolder, PartWriter, StoredPart},
     },
     time::Clock,
@@ -342,15 +342,5 @@ fn owner_of(found: FoundUpload) -> Owner {
         tenant: found.tenant.into(),
         user: found.user.into(),
         client: None,
-    }
-}
-
-/// Runs blocking work off the reactor threads, to its end even if the caller goes away.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => Err(Error::internal(error)),
     }
 }

@@ -7,7 +7,7 @@
 use std::{
     collections::HashMap,
     fmt,
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -16,7 +16,10 @@ use std::{
 
 use ipnet::IpNet;
 
-use crate::metrics::{Counter, MemoryLevels};
+use crate::{
+    client_network::network,
+    metrics::{Counter, MemoryLevels},
+};
 
 /// What is limited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -337,17 +340,6 @@ impl Usage {
 
     fn subtract(&self, resource: Resource, amount: u64) {
         self.0[resource as usize].fetch_sub(amount, Ordering::Relaxed);
-    }
-}
-
-/// The network that one client is identified by.
-pub fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => {
-            let bits = u128::from(address) >> 64 << 64;
-            Ipv6Addr::from(bits).into()
-        }
-        address => address,
     }
 }
 

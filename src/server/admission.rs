@@ -8,9 +8,10 @@ use ipnet::IpNet;
 
 use crate::{
     api::{self, Call},
+    client_network::network,
     error::{Error, Kind, Result},
     http::{body::RequestBody, multipart::FORM_OVERHEAD_BYTES},
-    limit::{Budget, Held, Interface, Limiter, Rate, Uploader, clients::network},
+    limit::{Budget, Held, Interface, Limiter, Rate, Uploader},
     metrics::UploadLevels,
     tenant::Tenant,
 };

@@ -14,7 +14,10 @@ use std::{future::Future, pin::Pin};
 
 use bytes::Bytes;
 
-use crate::{error::Result, time::Day};
+use crate::{
+    error::{Error, Result},
+    time::Day,
+};
 
 pub use self::{
     key::{Class, Key, ObjectId},
@@ -141,4 +144,14 @@ pub struct Derived {
     pub content_type: String,
     /// The body.
     pub bytes: Bytes,
+}
+
+/// Runs blocking work off the reactor threads, to its end even if the caller goes away.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(Error::internal(error)),
+    }
 }

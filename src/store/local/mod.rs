@@ -48,7 +48,7 @@ use self::{
 };
 use super::{
     BoundingBox, BoxFuture, Class, Derived, DerivedName, Dialect, Key, Meta, Object, ObjectId,
-    Store, Upload, UploadSize,
+    Store, Upload, UploadSize, blocking,
 };
 use crate::{
     durable,
@@ -247,17 +247,7 @@ pub fn remove_day(day: &DayDirectory) -> Result<()> {
     Ok(())
 }
 
-/// Runs blocking work off the reactor threads, to its end even if the caller goes away.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => Err(Error::internal(error)),
-    }
-}
-
-/// The same on a store's directory: what fails while all of the store is gone is `Unavailable`.
+/// Runs blocking work on a store's directory: what fails while all of the store is gone is `Unavailable`.
 async fn on_disk<T: Send + 'static>(
     layout: &Arc<Layout>,
     work: impl FnOnce(&Arc<Layout>) -> Result<T> + Send + 'static,
