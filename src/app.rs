@@ -302,7 +302,17 @@ impl App {
             let counts = self.metrics.connections;
             let (tls, config) = (self.tls, self.listener);
             let service = self.service;
-            listener::serve(listeners, tls, service, config, counts, clients, shutdown).await;
+            listener::serve(
+                listeners,
+                tls,
+                service,
+                config,
+                counts.clone(),
+                clients,
+                shutdown,
+            )
+            .await;
+            listener::report_exit(&counts);
             tasks.join(TASKS_GRACE).await;
             ended.trigger();
         };

@@ -73,6 +73,7 @@ pub struct ServerSection {
     pub request_timeout_seconds: Option<u64>,
     pub write_stall_timeout_seconds: Option<u64>,
     pub shutdown_grace_seconds: Option<u64>,
+    pub handover_grace_seconds: Option<u64>,
 }
 
 /// `[tls]`

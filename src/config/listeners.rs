@@ -58,6 +58,11 @@ pub(super) fn public(server: &ServerSection) -> Result<listener::Config> {
         server.shutdown_grace_seconds,
         30,
     )?;
+    config.handover_grace = seconds(
+        "server.handover_grace_seconds",
+        server.handover_grace_seconds,
+        300,
+    )?;
     let connection = &mut config.connection;
     connection.header_timeout = seconds(
         "server.header_timeout_seconds",

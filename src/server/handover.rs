@@ -151,7 +151,7 @@ impl Handover {
         self.estate.hand_over(heir).await?;
         tracing::info!("another process has taken over: what runs here may finish");
         self.operator.trigger();
-        self.shutdown.retire();
+        self.shutdown.hand_over();
         Ok(())
     }
 }

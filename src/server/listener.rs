@@ -3,7 +3,13 @@
 //! What happens on a connection is `connection.rs`'s.
 
 use std::{
-    future::poll_fn, io, net::SocketAddr, os::fd::OwnedFd, pin::pin, sync::Arc, task::Poll,
+    future::{Future, poll_fn},
+    io,
+    net::SocketAddr,
+    os::fd::OwnedFd,
+    pin::pin,
+    sync::Arc,
+    task::Poll,
     time::Duration,
 };
 
@@ -44,6 +50,8 @@ pub struct Config {
     pub connections_exempt: Vec<IpNet>,
     /// How long running requests may take after a shutdown was triggered.
     pub shutdown_grace: Duration,
+    /// The same after another process has taken over: nobody waits for the end of this one then.
+    pub handover_grace: Duration,
     /// The bounds of each connection.
     pub connection: connection::Config,
 }
@@ -57,6 +65,7 @@ impl Default for Config {
             connections_per_address_max: 1_000,
             connections_exempt: Vec::new(),
             shutdown_grace: Duration::from_secs(30),
+            handover_grace: Duration::from_secs(300),
             connection: connection::Config::default(),
         }
     }
@@ -113,7 +122,7 @@ pub fn raise_descriptors_max() -> u64 {
 }
 
 /// Accepts and serves until the shutdown is triggered; then closes the listeners, lets running requests
-/// finish within [`Config::shutdown_grace`] (or until [`Shutdown::abort`]), and drops the rest. Returns when
+/// finish within [`Config::shutdown_grace`] or [`Config::handover_grace`] (or until [`Shutdown::abort`]), and drops the rest. Returns when
 /// no connection is left. Connections are counted in `counts`, and by client in `clients`. `tls` is for the listeners that speak it: without,
 /// they are closed unheard.
 ///
@@ -204,7 +213,8 @@ pub async fn serve<H: Handle>(
         }
     }
     drop(listeners);
-    drain(connections, config.shutdown_grace, &counts, &shutdown).await;
+    let grace_over = shutdown.grace_over(config.shutdown_grace, config.handover_grace);
+    drain(connections, grace_over, &counts, &shutdown).await;
     counts.open.set(0);
 }
 
@@ -250,7 +260,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 
 async fn drain(
     mut connections: JoinSet<()>,
-    grace: Duration,
+    grace_over: impl Future<Output = ()>,
     counts: &Connections,
     shutdown: &Shutdown,
 ) {
@@ -272,7 +282,7 @@ async fn drain(
         biased;
         () = finished => true,
         () = shutdown.aborted() => false,
-        () = tokio::time::sleep(grace) => false,
+        () = grace_over => false,
     };
     if !is_finished {
         warn!(
@@ -281,7 +291,11 @@ async fn drain(
         );
         connections.shutdown().await;
     }
-    // The last word about them: the metrics of a process that has handed over are read by nobody.
+}
+
+/// Logs what the stop has cut. It is the only place where that is seen of a process that has handed over: nobody
+/// scrapes its metrics.
+pub fn report_exit(counts: &Connections) {
     info!(
         closed_idle = counts.cuts(ConnectionCut::ExitIdle),
         dropped_requests = counts.cuts(ConnectionCut::ExitRequest),

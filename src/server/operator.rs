@@ -92,6 +92,7 @@ pub async fn serve(
         connections_per_address_max: CONNECTIONS_MAX,
         connections_exempt: Vec::new(),
         shutdown_grace: SHUTDOWN_GRACE,
+        handover_grace: SHUTDOWN_GRACE,
         connection,
     };
     // Nobody asks how many of these there are.

@@ -8,7 +8,7 @@ use std::{
     panic::AssertUnwindSafe,
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
     time::Duration,
 };
@@ -45,6 +45,9 @@ struct Shared {
     level: AtomicU8,
     /// One for each level: who waits for a later one is not woken by those before, and so need not wait anew.
     reached: [Notify; ABORTED as usize],
+    /// Another process serves new connections: nobody waits for the end of this one.
+    is_handed_over: AtomicBool,
+    hurried: Notify,
 }
 
 impl Shutdown {
@@ -57,6 +60,36 @@ impl Shutdown {
     /// own. Idle connections stay open.
     pub fn retire(&self) {
         self.raise(RETIRING);
+    }
+
+    /// Retires because another process has taken over. Running transfers then have more time, until
+    /// [`Shutdown::hurry`].
+    pub fn hand_over(&self) {
+        self.shared.is_handed_over.store(true, Ordering::Release);
+        self.retire();
+    }
+
+    /// Ends the time that a handover gives to running transfers: they have what a stop gives them, from now on.
+    pub fn hurry(&self) {
+        self.shared.is_handed_over.store(false, Ordering::Release);
+        self.shared.hurried.notify_waiters();
+    }
+
+    /// Waits until running transfers have had their time: `handover_grace` if another process has taken over, or
+    /// `shutdown_grace`.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub(super) async fn grace_over(&self, shutdown_grace: Duration, handover_grace: Duration) {
+        // Made before the flag is read, as in `reached`.
+        let hurried = self.shared.hurried.notified();
+        if self.shared.is_handed_over.load(Ordering::Acquire) {
+            tokio::select! {
+                () = hurried => {}
+                () = tokio::time::sleep(handover_grace) => return,
+            }
+        }
+        tokio::time::sleep(shutdown_grace).await;
     }
 
     /// Asks everyone to finish what they do and to begin nothing new. Again does nothing.
@@ -149,6 +182,7 @@ pub fn on_signals(shutdown: Shutdown) -> Result<impl Future<Output = ()> + Send>
             signal = name,
             "stopping: running transfers may finish, a second signal ends them"
         );
+        shutdown.hurry();
         match name {
             TERMINATE => shutdown.retire(),
             _ => shutdown.trigger(),

@@ -14,7 +14,7 @@ use std::{
 use crate::support::{
     Answer, BASE, Connection, Form, Random,
     certificates::{Certificate, connect, healthy},
-    files_below, head,
+    files_below, head, open_from,
     process::{Process, id, poll, serve, terminate},
 };
 
@@ -303,4 +303,63 @@ fn a_socket_of_the_service_manager_that_speaks_tls_has_the_certificates_and_need
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains("tls.certificates"), "{said}");
+}
+
+/// More than sockets hold, read at 100 KB/s for so long, then as fast as it goes.
+fn slow_download(server: &Process, id: &str, seconds: u32) -> io::Result<usize> {
+    let mut connection = open_from(
+        server.address,
+        std::net::Ipv4Addr::LOCALHOST,
+        Some(16 << 10),
+    );
+    let authorization = format!("Bearer {}", server.token);
+    let path = format!("{BASE}/chatfiles/{id}");
+    connection.send(&head(
+        "GET",
+        &path,
+        &[("Authorization", &authorization)],
+        None,
+    ))?;
+    let (mut taken, mut buffer) = (0, [0; 2_000]);
+    loop {
+        // A client's pace, not a wait.
+        if taken < seconds as usize * 100_000 {
+            thread::sleep(Duration::from_millis(20));
+        }
+        match connection.stream().read(&mut buffer)? {
+            0 => return Ok(taken),
+            read => taken += read,
+        }
+    }
+}
+
+#[test]
+fn slow_download_outlives_a_handover_but_not_a_stop() {
+    const BYTES: usize = 9_000_000;
+    for is_stopped in [false, true] {
+        let directory = tempfile::tempdir().unwrap();
+        let store = directory.path().join("data");
+        let config = directory.path().join("chatfiles.toml");
+        std::fs::write(&config, "[server]\nshutdown_grace_seconds = 1\n").unwrap();
+        let flags = ["--config", config.to_str().unwrap()];
+        let mut old = Process::start(&store, &flags);
+        let stored = old.upload(&vec![7; BYTES]);
+        let address = old.address.to_string();
+        thread::scope(|scope| {
+            let seconds = if is_stopped { 60 } else { 10 };
+            let (old, stored) = (&old, &stored);
+            let download = scope.spawn(move || slow_download(old, stored, seconds));
+            let _new = heir(&store, &address);
+            if is_stopped {
+                terminate(old.pid());
+            }
+            // The answer's head counts too.
+            let taken = download.join().unwrap();
+            let is_whole = taken.as_ref().is_ok_and(|taken| *taken > BYTES);
+            assert_eq!(is_whole, !is_stopped, "{taken:?}");
+        });
+        assert!(old.wait().expect("it ends by itself").success());
+        let dropped = format!("dropped_answers={}", u8::from(is_stopped));
+        assert!(old.log().contains(&dropped), "{}", old.log());
+    }
 }

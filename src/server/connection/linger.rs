@@ -49,10 +49,14 @@ pub(super) async fn linger<S: Stream>(mut stream: S, config: &Config) -> bool {
     };
     loop {
         let wait = step.min(until.saturating_duration_since(clock.monotonic()));
-        // Cutting the work off between two steps loses nothing: it is a shutdown or a read.
+        // Interrupting the work loses nothing: it is a shutdown or a read.
         let wait = wait.max(Duration::from_millis(1));
-        if timeout(wait, state.work(&mut stream)).await.is_ok() {
-            return true;
+        match timeout(wait, state.work(&mut stream)).await {
+            Ok(Ok(Rest::Unread)) | Ok(Err(_)) => return true,
+            // It sends nothing more, and may still read: an HTTP/1.0 client closes its write side early.
+            Ok(Ok(Rest::Ended)) if has_unacked(&stream) => tokio::time::sleep(wait).await,
+            Ok(Ok(Rest::Ended)) => return true,
+            Err(_) => {}
         }
         let now = clock.monotonic();
         let queues = stream.queues().ok();
@@ -70,6 +74,14 @@ pub(super) async fn linger<S: Stream>(mut stream: S, config: &Config) -> bool {
     }
 }
 
+/// What is left to read.
+enum Rest {
+    /// Nothing.
+    Ended,
+    /// More than is read.
+    Unread,
+}
+
 struct Discarding {
     is_shut: bool,
     left_bytes: u64,
@@ -77,7 +89,7 @@ struct Discarding {
 }
 
 impl Discarding {
-    async fn work(&mut self, stream: &mut impl Stream) -> io::Result<()> {
+    async fn work(&mut self, stream: &mut impl Stream) -> io::Result<Rest> {
         if !self.is_shut {
             stream.shutdown().await?;
             self.is_shut = true;
@@ -85,10 +97,10 @@ impl Discarding {
         while self.left_bytes > 0 {
             let read = stream.read(&mut self.buffer).await?;
             if read == 0 {
-                break;
+                return Ok(Rest::Ended);
             }
             self.left_bytes = self.left_bytes.saturating_sub(read as u64);
         }
-        Ok(())
+        Ok(Rest::Unread)
     }
 }

@@ -17,9 +17,9 @@ use crate::support::{
 };
 
 /// nginx with one of our examples in its `http` block. Killed when dropped.
-struct Cache {
+pub(super) struct Cache {
     child: Child,
-    address: SocketAddr,
+    pub(super) address: SocketAddr,
     _directory: tempfile::TempDir,
 }
 
@@ -27,19 +27,30 @@ impl Cache {
     /// In front of a server; only the addresses and the directory of the example are others.
     fn before(origin: &TestServer, example: &str) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
+        let cache = format!("{}/cache", directory.path().display());
+        let addresses = [
+            ("10.0.0.5:8080", origin.address.to_string()),
+            ("/var/cache/nginx/chatfiles", cache),
+        ];
+        Self::with(directory, example, &addresses)
+    }
+
+    /// With other texts in the place of some of the example's.
+    pub(super) fn with(
+        directory: tempfile::TempDir,
+        example: &str,
+        replaced: &[(&str, String)],
+    ) -> Self {
         let at = directory.path().display().to_string();
         let address = {
             let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
             free.local_addr().expect("an address")
         };
         let mut example = example.to_owned();
-        for (theirs, ours) in [
-            ("10.0.0.5:8080", origin.address.to_string()),
-            ("listen 80;", format!("listen {address};")),
-            ("/var/cache/nginx/chatfiles", format!("{at}/cache")),
-        ] {
+        let listen = ("    listen 80", format!("    listen {address}"));
+        for (theirs, ours) in replaced.iter().chain([&listen]) {
             assert_eq!(example.matches(theirs).count(), 1, "{theirs}");
-            example = example.replace(theirs, &ours);
+            example = example.replace(theirs, ours);
         }
         let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
             .map(|name| format!("{name}_temp_path {at}/{name};\n"))

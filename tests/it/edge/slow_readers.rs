@@ -10,8 +10,10 @@ use std::{
     time::Duration,
 };
 
+use super::caches::Cache;
 use super::frames::{
-    Client, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM, WINDOW_UPDATE, code_of, get,
+    Client, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, RST_STREAM, WINDOW_UPDATE,
+    code_of, get,
 };
 use crate::support::{
     BASE, Connection, Random, TestServer,
@@ -271,6 +273,116 @@ fn answer_on_its_way_is_not_idle() {
     }
     // Then it is, and is closed.
     assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+}
+
+#[test]
+fn http2_answer_on_its_way_is_not_idle() {
+    let served = Served::with("idle_timeout_seconds = 1\n");
+    let bytes = Random::new().bytes(400_000);
+    let id = served
+        .server
+        .store_file("a", "application/octet-stream", &bytes);
+    for way in [Way::Http2, Way::TlsHttp2] {
+        // 100 KB/s.
+        let stream = served.open(way, SMALL_BUFFER, 2_000, 400_000);
+        let Asked::Http2(mut client) = served.request(way, stream, &id) else {
+            unreachable!("asked over HTTP/2");
+        };
+        let mut taken = 0;
+        while taken < bytes.len() {
+            let frame = client.frame().expect("the connection is kept");
+            match frame.kind {
+                DATA => taken += frame.payload.len(),
+                kind => assert_ne!(kind, GOAWAY, "after {taken} bytes"),
+            }
+        }
+        // Then it is, and is told.
+        client.until(|frame| frame.kind == GOAWAY);
+    }
+}
+
+#[test]
+fn stop_waits_for_slow_http2_readers() {
+    let served = Served::with("");
+    let bytes = Random::new().bytes(400_000);
+    let id = served
+        .server
+        .store_file("a", "application/octet-stream", &bytes);
+    let stream = served.open(Way::Http2, SMALL_BUFFER, 2_000, 400_000);
+    let Asked::Http2(mut client) = served.request(Way::Http2, stream, &id) else {
+        unreachable!("asked over HTTP/2");
+    };
+    let mut taken = client.until(|frame| frame.kind == DATA).payload.len();
+    served.server.shutdown().trigger();
+    while taken < bytes.len() {
+        // Frames of the client that arrive after a close would cause a reset.
+        let _ = client.send(PING, 0, 0, &[0; 8]);
+        let frame = client
+            .frame()
+            .unwrap_or_else(|error| panic!("{error} after {taken} bytes"));
+        if frame.kind == DATA {
+            taken += frame.payload.len();
+        }
+    }
+}
+
+#[test]
+fn reader_that_has_closed_its_side_gets_all() {
+    let served = Served::with("");
+    let bytes = Random::new().bytes(400_000);
+    let id = served
+        .server
+        .store_file("a", "application/octet-stream", &bytes);
+    let token = format!("Bearer {}", served.server.token("alice"));
+    let path = format!("{BASE}/chatfiles/{id}");
+    let mut connection = open_from(served.server.address, Ipv4Addr::LOCALHOST, SMALL_BUFFER);
+    connection
+        .send(&head("GET", &path, &[("Authorization", &token)], None))
+        .unwrap();
+    let stream = connection.stream();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut reader = BufReader::new(Paced {
+        stream: stream.try_clone().unwrap(),
+        bytes_per_step: 2_000,
+        slow_bytes: 400_000,
+    });
+    assert!(read_answer(&mut reader, "GET").unwrap().body == bytes);
+}
+
+#[test]
+fn slow_readers_behind_nginx_get_all_of_their_answers() {
+    let served = Served::with("");
+    let bytes = Random::new().bytes(LARGE_BYTES);
+    let id = served
+        .server
+        .store_file("a", "application/octet-stream", &bytes);
+    let nginx = Cache::with(
+        tempfile::tempdir().unwrap(),
+        include_str!("../../../deploy/examples/nginx.conf"),
+        &[("127.0.0.1:8080", served.server.address.to_string())],
+    );
+    let token = format!("Bearer {}", served.server.token("alice"));
+    let path = format!("{BASE}/chatfiles/{id}");
+    let request = head("GET", &path, &[("Authorization", &token)], None);
+    let (nginx, request, bytes) = (&nginx, &request, &bytes);
+    thread::scope(|scope| {
+        // 40, 100 and 300 KB/s for five seconds.
+        for bytes_per_step in [800, 2_000, 6_000] {
+            scope.spawn(move || {
+                let mut connection = open_from(nginx.address, Ipv4Addr::LOCALHOST, SMALL_BUFFER);
+                connection.send(request).unwrap();
+                let mut reader = BufReader::new(Paced {
+                    stream: connection.stream().try_clone().unwrap(),
+                    bytes_per_step,
+                    slow_bytes: bytes_per_step * 250,
+                });
+                let answer = read_answer(&mut reader, "GET");
+                let answer = answer.unwrap_or_else(|error| panic!("{bytes_per_step}: {error}"));
+                assert!(answer.body == *bytes);
+            });
+        }
+    });
+    assert_eq!(served.stalls(), 0);
 }
 
 #[test]
