@@ -90,8 +90,12 @@ impl Files {
             })?;
             let key = self.new_key(Class::Chatfile)?;
             let claim = upload.claim(key.id, place).await?;
-            let received = self.join(claim.parts(), key, bytes_max).await?;
-            let commit = received.into_commit(attributes)?;
+            let joined = self.join(claim.parts(), key, bytes_max).await;
+            let commit = match joined.and_then(|received| received.into_commit(attributes)) {
+                Ok(commit) => commit,
+                // Before it is answered: the client may send what is missing at once.
+                Err(error) => return blocking(move || claim.settle(Err(error))).await,
+            };
             let (claim, stored) = Settling(Some((claim, commit))).await;
             blocking(move || claim.settle(stored)).await
         };
@@ -192,9 +196,13 @@ impl Claim {
 
     /// Ends the completion as its commit ended. Blocking.
     fn settle(mut self, stored: Result<Stored>) -> Result<Arc<Stored>> {
-        let stored = Arc::new(stored?);
-        let Some(claimed) = self.0.take() else {
-            return Ok(stored);
+        let claimed = self.0.take().expect("taken by its end alone");
+        let stored = match stored {
+            Ok(stored) => Arc::new(stored),
+            Err(error) => {
+                claimed.give_back();
+                return Err(error);
+            }
         };
         let Claimed {
             upload,

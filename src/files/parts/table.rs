@@ -120,17 +120,20 @@ impl Table {
             let Some(idle) = self.longest_idle(&owner, now) else {
                 break;
             };
-            self.remove(idle);
-            replaced.push(idle);
+            replaced.extend(self.take(idle).map(|entry| (idle, entry)));
         }
-        self.replaced += replaced.len() as u64;
         let free = uploads_max.saturating_sub(self.uploads.total());
         if let Err(whose) = self.uploads.check(&owner, 1, free, user_uploads_max) {
+            // Who gets no new upload keeps the old ones.
+            for (idle, entry) in replaced {
+                self.put(idle, entry);
+            }
             return Err(self.refuse(whose));
         }
+        self.replaced += replaced.len() as u64;
         self.insert(id, owner, 0, PartsReserved::default(), now);
         self.enter(id)?;
-        Ok(replaced)
+        Ok(replaced.into_iter().map(|(idle, _)| idle).collect())
     }
 
     fn longest_idle(&self, owner: &Owner, now: Instant) -> Option<ObjectId> {
@@ -161,9 +164,6 @@ impl Table {
         reserved: PartsReserved,
         now: Instant,
     ) {
-        self.uploads.add(&owner, 1);
-        self.bytes.add(&owner, charge);
-        self.users.entry(user_key(&owner)).or_default().push(id);
         let entry = Entry {
             owner,
             state: State::Open,
@@ -173,22 +173,34 @@ impl Table {
             reserved,
             disk: Arc::default(),
         };
+        self.put(id, entry);
+    }
+
+    fn put(&mut self, id: ObjectId, entry: Entry) {
+        self.uploads.add(&entry.owner, 1);
+        self.bytes.add(&entry.owner, entry.charge);
+        let of_user = self.users.entry(user_key(&entry.owner)).or_default();
+        of_user.push(id);
         self.entries.insert(id, entry);
     }
 
     /// Forgets an upload that is gone from the disk, or about to be.
     pub(super) fn remove(&mut self, id: ObjectId) {
-        if let Some(entry) = self.entries.remove(&id) {
-            self.uploads.subtract(&entry.owner, 1);
-            self.bytes.subtract(&entry.owner, entry.charge);
-            let key = user_key(&entry.owner);
-            if let Some(of_user) = self.users.get_mut(&key) {
-                of_user.retain(|other| *other != id);
-                if of_user.is_empty() {
-                    self.users.remove(&key);
-                }
+        drop(self.take(id));
+    }
+
+    fn take(&mut self, id: ObjectId) -> Option<Entry> {
+        let entry = self.entries.remove(&id)?;
+        self.uploads.subtract(&entry.owner, 1);
+        self.bytes.subtract(&entry.owner, entry.charge);
+        let key = user_key(&entry.owner);
+        if let Some(of_user) = self.users.get_mut(&key) {
+            of_user.retain(|other| *other != id);
+            if of_user.is_empty() {
+                self.users.remove(&key);
             }
         }
+        Some(entry)
     }
 
     /// Whether a user has this upload; `None` where nobody has it.

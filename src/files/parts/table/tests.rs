@@ -74,6 +74,24 @@ fn longest_idle_upload_makes_room() {
 }
 
 #[test]
+fn a_refused_user_keeps_its_uploads() {
+    let (mut table, now) = table();
+    // A tenant that has more than its share since an earlier process, alice four of them.
+    for number in 0..40 {
+        let user = if number < 4 { "alice" } else { "others" };
+        table.adopt(id(number), owner(user), &[MIB], now);
+    }
+    let later = now + IDLE_BEFORE_REPLACED;
+    let refused = table.begin(id(50), owner("alice"), later);
+    assert_refused(refused, Kind::Unavailable(AGAIN_AFTER));
+    let levels = table.levels();
+    assert_eq!((levels.uploads, levels.replaced), (40, 0));
+    assert_eq!(levels.bytes, 40 * MIB);
+    assert_eq!(levels.refusals[ShareRefusal::Tenant.index()], 1);
+    assert!((0..4).all(|number| table.contains(id(number))));
+}
+
+#[test]
 fn uploads_of_an_earlier_process_count() {
     let (mut table, now) = table();
     for number in 0..6 {
