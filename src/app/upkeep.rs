@@ -1,4 +1,4 @@
-//! What runs beside the requests: the sweeps, the store's mending, the control socket.
+//! Background tasks: sweeps, recovery of the store, the control socket.
 
 use std::{os::fd::AsFd, sync::Arc, time::Duration};
 
@@ -26,8 +26,8 @@ const RETENTION_TICK: Duration = Duration::from_secs(3600);
 /// How often unfinished uploads in parts are compared with the disk.
 const PARTS_TICK: Duration = Duration::from_secs(600);
 
-/// Looks after the store until the end. Files that were open before it was opened again are let go: they would keep a
-/// file system busy that was unmounted, and the new one may be a copy that does not have them.
+/// Recovers the store when needed, until shutdown. After the store was opened again it closes all open files, because
+/// they would keep the unmounted file system busy, and the new one may be a copy without them.
 pub(super) async fn mend_store(store: LocalStore, service: Arc<Service>, shutdown: Shutdown) {
     let mut openings = store.openings();
     let forget = async {
@@ -60,7 +60,8 @@ pub(super) async fn reconcile_parts(store: LocalStore, service: Arc<Service>, sh
     }
 }
 
-/// Binds the control socket; none where the store is gone or cannot be written. Must be called within the runtime.
+/// Binds the control socket. Returns `None` if the store is gone or cannot be written. Must be called within the
+/// runtime.
 pub(super) fn bind_control(store: &LocalStore) -> Result<Option<control::Listener>> {
     if let Err(error) = store.check_writable() {
         tracing::warn!(%error, "no control socket: `rm` and `serve --take-over` do not reach this server yet");
@@ -69,7 +70,7 @@ pub(super) fn bind_control(store: &LocalStore) -> Result<Option<control::Listene
     control::bind(store.root()).map(Some)
 }
 
-/// What the control socket is served with.
+/// Serves the control socket.
 pub(super) struct Commands {
     pub(super) service: Arc<Service>,
     pub(super) store: LocalStore,
@@ -81,8 +82,8 @@ pub(super) struct Commands {
 }
 
 impl Commands {
-    /// Answers commands until the end. The socket lies in the store's directory: when that was opened again, a new one
-    /// is bound in it.
+    /// Answers commands until shutdown. The socket lies in the store's directory, so a new one is bound after that was
+    /// opened again.
     pub(super) async fn serve(self, control: Option<control::Listener>) {
         let mut openings = self.store.openings();
         let mut control = control;
@@ -158,7 +159,7 @@ pub(super) async fn sweep_daily(
         let is_new_day = last_day != Some(now.day());
         let (swept, policy) = (store.clone(), policy.load_full());
         let swept = tokio::task::spawn_blocking(move || {
-            // Its notes are made by path: not in a mount point.
+            // A sweep writes `last-sweep` by its path, which must not happen in an empty mount point.
             swept.check_writable()?;
             if is_new_day {
                 retention::sweep(swept.root(), &policy, now, false, false)

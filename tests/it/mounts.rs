@@ -1,9 +1,16 @@
 //! The store's file system goes away, becomes read-only, fails, and comes back: what clients and operators are told.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::Path,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use crate::support::{
-    Answer, BASE, Connection, Form, TestServer, assert_error, files_below, head,
+    Answer, BASE, Connection, Form, Random, TestServer, assert_error, files_below, head,
     lanying::{assert_code, file_sign, text, ticket_form},
     photo,
     process::{Mount, Process, Strace, id, poll},
@@ -170,7 +177,7 @@ fn a_copy_of_the_store_is_taken_for_it() {
     let Some(mount) = Mount::bind(&disk, &store) else {
         return;
     };
-    let server = Process::start(&store, &OPERATOR);
+    let mut server = Process::start(&store, &OPERATOR);
     let id = server.upload(b"backed up");
     copy(&disk, &restored);
     for left_out in ["lock", "control.sock", "tmp", "derived", "parts"] {
@@ -213,6 +220,70 @@ fn a_copy_of_the_store_is_taken_for_it() {
     assert_eq!(second.status.code(), Some(1));
     let said = String::from_utf8_lossy(&second.stderr).into_owned();
     assert!(said.contains("in use by another server"), "{said}");
+    // And is handed over, not that of the store as it was.
+    let address = server.address.to_string();
+    let heir = Process::start(&store, &["--take-over", "--listen", &address]);
+    assert!(server.wait().is_some(), "it lives");
+    assert_eq!(heir.download(&id, &[]).body, b"backed up");
+    heir.upload(b"newer");
+}
+
+/// Whatever moment a mount goes and comes in: what was answered is there, and nothing lies in the mount point.
+#[test]
+fn mounts_that_come_and_go_under_load_lose_no_upload() {
+    const ROUNDS: usize = 6;
+    const UPLOADERS: u64 = 4;
+    let directory = tempfile::tempdir().unwrap();
+    let (store, disk) = (directory.path().join("data"), directory.path().join("disk"));
+    fs::create_dir(&disk).unwrap();
+    let Some(mount) = Mount::bind(&disk, &store) else {
+        return;
+    };
+    let server = Process::start(&store, &OPERATOR);
+    let seed = Random::new().next();
+    let mut mount = Some(mount);
+    let (is_over, answered) = (AtomicBool::new(false), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for number in 0..UPLOADERS {
+            let (server, is_over, answered) = (&server, &is_over, &answered);
+            scope.spawn(move || {
+                let mut random = Random::from_seed(seed ^ number);
+                while !is_over.load(Ordering::Relaxed) {
+                    let len = 1 + random.below([300, 20_000, 400_000][number as usize % 3]);
+                    let bytes = random.bytes(len);
+                    let answer = server.try_upload(&bytes).unwrap();
+                    match answer.status {
+                        200 => answered.lock().unwrap().push((id(&answer), bytes)),
+                        _ => assert_gone(&answer),
+                    }
+                }
+            });
+        }
+        for round in 0..ROUNDS {
+            let enough = answered.lock().unwrap().len() + 30;
+            poll("uploads", || answered.lock().unwrap().len() >= enough);
+            drop(mount.take());
+            poll("the end of uploads", || {
+                server.try_upload(b"x").unwrap().status == 503
+            });
+            let left: Vec<_> = fs::read_dir(&store).unwrap().collect();
+            assert!(left.is_empty(), "round {round}: {left:?}");
+            mount = Mount::bind(&disk, &store);
+        }
+        await_ready(&server);
+        is_over.store(true, Ordering::Relaxed);
+    });
+    assert!(mount.is_some());
+    let answered = answered.into_inner().unwrap();
+    println!("{} uploads were answered", answered.len());
+    for (id, bytes) in &answered {
+        assert!(&server.download(id, &[]).body == bytes, "{id}");
+    }
+    poll("unfinished files to go", || {
+        files_below(&disk.join("tmp")).is_empty()
+    });
+    let scrub = server.command(&["scrub"]);
+    assert!(scrub.status.success(), "{scrub:?}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
-//! Whether the store can be read and written, as the last operations on its disk have shown.
+//! Records whether the store can be read and written, as the last disk operations have shown.
 //!
-//! Somebody else looks for the end of a trouble (`mend.rs`); here it is noted and told.
+//! It starts no operation itself: `mend.rs` tries again until the store works, and `observe.rs` reports the state.
 
 use std::{
     io,
@@ -18,7 +18,7 @@ use crate::{
     metrics::Counter,
 };
 
-/// What is wrong with a store: a few words for people, without its path.
+/// What is wrong with a store, in a few words for an operator. The texts do not contain the store's path.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Troubles {
     /// Why nothing can be read, and so nothing written either: the directory is gone.
@@ -27,12 +27,11 @@ pub struct Troubles {
     pub writes: Option<String>,
 }
 
-/// Cells that every operation may move.
+/// The state of the store, shared by all operations.
 #[derive(Default)]
 pub(super) struct Health {
-    /// Held to read or to set it.
     troubles: Mutex<Troubles>,
-    /// There are none. Read by every upload that has succeeded, so that it takes no lock.
+    /// `true` while there are no troubles. Each successful upload reads this instead of taking the lock.
     is_sound: AtomicBool,
     errors: Counter,
     noticed: Notify,
@@ -45,7 +44,7 @@ impl Health {
         health
     }
 
-    /// Notes that a write has failed, where the disk is the reason and not the process or the client.
+    /// Records a failed write, unless the process or the client caused the failure.
     pub(super) fn write_failed(&self, error: &io::Error) {
         if !is_of_disk(error) {
             return;
@@ -60,7 +59,7 @@ impl Health {
         self.noticed.notify_one();
     }
 
-    /// Notes why trial writes do not succeed either.
+    /// Records why a trial write failed.
     pub(super) fn still_unwritable(&self, why: String) {
         self.set(|troubles| {
             if troubles.writes.as_ref() != Some(&why) {
@@ -70,7 +69,7 @@ impl Health {
         });
     }
 
-    /// Notes that a file was written, named and synced.
+    /// Records that a file was written, named and synced.
     pub(super) fn write_succeeded(&self) {
         if self.is_sound() {
             return;
@@ -82,7 +81,7 @@ impl Health {
         });
     }
 
-    /// Notes that the directory is not where it was.
+    /// Records that the path no longer leads to the directory that was opened.
     pub(super) fn root_is_gone(&self, why: &str) {
         self.set(|troubles| {
             if troubles.reads.is_none() {
@@ -93,7 +92,7 @@ impl Health {
         self.noticed.notify_one();
     }
 
-    /// Notes why what is in its place is not taken for it.
+    /// Records why the directory that the path leads to now was not accepted.
     pub(super) fn still_gone(&self, why: String) {
         self.set(|troubles| {
             if troubles.reads.as_ref() != Some(&why) {
@@ -103,7 +102,7 @@ impl Health {
         });
     }
 
-    /// Notes that it is.
+    /// Records that the path leads to the directory again.
     pub(super) fn root_is_there(&self) {
         if self.is_sound() {
             return;
@@ -123,12 +122,12 @@ impl Health {
         self.lock().clone()
     }
 
-    /// Writes that failed so far.
+    /// Number of failed writes since the start.
     pub(super) fn errors(&self) -> u64 {
         self.errors.get()
     }
 
-    /// Waits for the next trouble that is noticed; one that was noticed since the last call is not missed.
+    /// Waits until a trouble is recorded. Returns at once if one was recorded since the last call.
     pub(super) async fn trouble(&self) {
         self.noticed.notified().await;
     }
@@ -145,8 +144,8 @@ impl Health {
     }
 }
 
-/// Whether the disk is the reason: everything but a name that is taken, and what the process itself has too few of.
-/// One that is wrongly taken for the disk's costs a trial write.
+/// Whether the disk caused an error. Excluded are a name that is taken, a file that is too large, and resources that
+/// the process has run out of. A wrong guess costs one trial write.
 fn is_of_disk(error: &io::Error) -> bool {
     !matches!(
         Errno::from_io_error(error),
@@ -154,7 +153,8 @@ fn is_of_disk(error: &io::Error) -> bool {
     )
 }
 
-/// A failure to write, told apart: a disk that takes no more is the client's to retry later, the rest is ours.
+/// Maps an error of a write to what the client is told: 507 where the disk accepts no more data, so that the client
+/// tries again later, and 500 for the rest.
 pub(super) fn storage_error(error: io::Error) -> Error {
     match Errno::from_io_error(&error) {
         Some(Errno::NOSPC | Errno::DQUOT | Errno::FBIG | Errno::ROFS) => {

@@ -1,4 +1,4 @@
-//! What a server needs to write into a store: a folder for unfinished files, and what it found out about the file system.
+//! A server's folder for unfinished files, and what it knows about the file system.
 
 use std::{
     collections::HashSet,
@@ -27,12 +27,12 @@ use super::{
 /// How the name of a trial in `objects/` begins.
 pub(super) const TRIAL: &str = ".probe-";
 
-/// What a server needs to write: a folder for unfinished uploads, and what it knows of the directory's file system.
+/// One server's folder for unfinished uploads, with its lock.
 pub(super) struct Instance {
     pub(super) root: Arc<Root>,
     directory: PathBuf,
     sequence: AtomicU64,
-    /// The folder itself, locked: nobody sweeps it as long as this lives.
+    /// The folder, locked, so that other servers do not sweep it.
     folder: File,
     pub(super) rename: RenameBy,
     /// Day and spread directories known to be there and synced, so that only the first upload into one pays
@@ -42,7 +42,7 @@ pub(super) struct Instance {
 }
 
 impl Instance {
-    /// Makes a folder of its own in `tmp/`, which is there.
+    /// Makes a new folder in `tmp/`, which must exist.
     pub(super) fn new(root: Arc<Root>) -> io::Result<Self> {
         let name = Path::new(TMP).join(Uuid::new_v4().simple().to_string());
         root.at(&name).make_dir()?;
@@ -84,7 +84,7 @@ impl Instance {
         At::new(&self.folder, Path::new(name))
     }
 
-    /// Does once what every upload does, and checks that a name is given without replacing another.
+    /// Does everything that an upload does, and checks that the rename does not replace an existing name.
     pub(super) fn try_upload(&self, durability: Durability) -> io::Result<()> {
         let objects = Path::new(OBJECTS);
         let target = objects.join(format!(

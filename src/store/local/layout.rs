@@ -33,7 +33,7 @@ pub(super) const DERIVED: &str = "derived";
 pub(super) const TMP: &str = "tmp";
 pub(super) const PARTS: &str = "parts";
 
-/// Where everything of one store lies.
+/// Paths of one store, its open directory, and its state.
 pub(super) struct Layout {
     root: PathBuf,
     config: Config,
@@ -46,7 +46,7 @@ pub(super) struct Layout {
 
 /// Directories remembered as synced at the most.
 const KNOWN_MAX: usize = 4096;
-/// When to come again while the store is gone: a new mount is looked for more often than this.
+/// `Retry-After` while the store is gone. A new mount is found within this time.
 const GONE_RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// A day of a class on disk.
@@ -87,8 +87,8 @@ impl Layout {
         self.opened.load_full()
     }
 
-    /// Puts a new opening in the place of the one before. What uses that one goes on with it, and finds at its commit
-    /// that the path leads elsewhere.
+    /// Replaces the opening. Uploads that began in the previous one keep using it; their commit fails if the path no
+    /// longer leads there.
     pub(super) fn set_opened(&self, opened: Opened) {
         self.opened.store(Arc::new(opened));
     }
@@ -101,7 +101,7 @@ impl Layout {
         check(&self.opened.load().root, &self.health)
     }
 
-    /// Checks that what an upload was begun in is still where it was opened, so that its name will be found.
+    /// Checks that the path still leads to the directory in which an upload was begun.
     ///
     /// # Errors
     /// `Unavailable`.
@@ -109,7 +109,7 @@ impl Layout {
         check(&instance.root, &self.health)
     }
 
-    /// What a write needs.
+    /// Returns what a write needs.
     ///
     /// # Errors
     /// `Unavailable` while the store is gone, `StorageFull` while nothing can be written.
@@ -122,7 +122,7 @@ impl Layout {
         }
     }
 
-    /// The error of a write that the disk refused; remembered, so that a load balancer is told.
+    /// Converts the error of a failed write, and records it for readiness.
     pub(super) fn write_error(&self, error: io::Error) -> Error {
         if let Err(gone) = self.check_root() {
             return gone;
@@ -131,7 +131,7 @@ impl Layout {
         storage_error(error)
     }
 
-    /// What was not found, or could not be read, may be so because all of the store is gone: then it is not absent.
+    /// Returns `Unavailable` instead of "absent" or an error if the whole store is gone.
     pub(super) fn unless_gone<T>(
         &self,
         result: Result<T>,
@@ -164,8 +164,7 @@ impl Layout {
 
     /// Bytes that a process without privileges may still write.
     pub(super) fn free_bytes(&self) -> io::Result<u64> {
-        let opened = self.opened.load();
-        let stat = retry_on_intr(|| rustix::fs::fstatvfs(opened.root.directory()))?;
+        let stat = retry_on_intr(|| rustix::fs::statvfs(&self.root))?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 

@@ -1,28 +1,30 @@
-//! Brings a store back that was gone or could not be written: a trial write, or its directory opened again.
+//! Recovers a store that was gone or could not be written, by a trial write or by opening its directory again.
 //!
-//! Tried by one task, on a timer, for as long as something is wrong. Nothing is made in a directory that is not known
-//! to be this store's.
+//! One task tries on a timer while something is wrong. It writes nothing into a directory before that is known to be
+//! this store.
 
 use std::time::Duration;
 
 use super::{LocalStore, startup};
 
-/// Before the first trial write, and before the next one: uploads that come meanwhile are the better trial.
+/// The pause before the first trial write and after it. An upload that arrives during the pause is a better test.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
-/// Between two trials at the most, and between two looks at a store that nothing is known to be wrong with.
+/// The longest pause between two trials. Also how often the directory is checked while nothing is wrong.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 impl LocalStore {
-    /// Looks after the store until the future is dropped: while the last write has failed, writes for a trial; while
-    /// the directory is gone or read-only, opens it again. Tries after one second, then after pauses that double up to
-    /// five; a directory that is gone is looked for at once. One at a time, so trials cost a few syncs a second at
-    /// the most, however many uploads fail.
+    /// Keeps trying to recover the store until the future is dropped. After a failed write it makes a trial write;
+    /// while the directory is gone or read-only, it opens the directory again.
+    ///
+    /// The first trial write follows after one second, the next ones after pauses that double up to five seconds. A
+    /// directory that is gone is looked for at once. Trials run one at a time, so their cost does not depend on how
+    /// many uploads fail.
     ///
     /// # Cancel safety
     /// A trial that runs goes on to its end.
     pub async fn mend(&self) {
         loop {
-            // Without a trouble that somebody met, a look at the directory now and then.
+            // The time-out makes sure that a missing directory is noticed without any request.
             let _ = tokio::time::timeout(PAUSE_MAX, self.layout.health.trouble()).await;
             let mut pause = PAUSE_MIN;
             if self.troubles().writes.is_some() {
@@ -40,7 +42,7 @@ impl LocalStore {
         }
     }
 
-    /// Returns whether all is well. Blocking.
+    /// Tries once. Returns whether the store works. Blocking.
     fn mend_once(&self) -> bool {
         let (layout, opened) = (&self.layout, self.layout.opened());
         let health = &layout.health;

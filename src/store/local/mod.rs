@@ -125,7 +125,7 @@ impl LocalStore {
         Self::open_with(config, None)
     }
 
-    /// The same with the lock of another server that hands it over, and goes on with what it has begun. Blocking.
+    /// Like [`LocalStore::open`], with the lock of another server that hands it over, and goes on with what it has begun. Blocking.
     ///
     /// # Errors
     /// As [`LocalStore::open`].
@@ -247,7 +247,7 @@ pub fn remove_day(day: &DayDirectory) -> Result<()> {
     Ok(())
 }
 
-/// Runs blocking work on a store's directory: what fails while all of the store is gone is `Unavailable`.
+/// Like [`blocking`](crate::store::blocking), but an error becomes `Unavailable` if the whole store is gone.
 async fn on_disk<T: Send + 'static>(
     layout: &Arc<Layout>,
     work: impl FnOnce(&Arc<Layout>) -> Result<T> + Send + 'static,
@@ -255,7 +255,7 @@ async fn on_disk<T: Send + 'static>(
     find_on_disk(layout, work, |_| false).await
 }
 
-/// And so is what is absent.
+/// Like [`on_disk`], but "absent" becomes `Unavailable` too.
 async fn find_on_disk<T: Send + 'static>(
     layout: &Arc<Layout>,
     work: impl FnOnce(&Arc<Layout>) -> Result<T> + Send + 'static,

@@ -1,5 +1,4 @@
-//! What an operator wants to know of the store: how long the disk takes to sync, what it has left, whether it can be
-//! read and written.
+//! Reports on the store for operators: sync times, free bytes, and whether it can be read and written.
 
 use std::{
     sync::{Arc, Weak},
@@ -12,15 +11,15 @@ use crate::{
     metrics::{StoreLevels, Syncs},
 };
 
-/// Tells whether a store's directory is where it was opened; keeps neither the store nor its lock.
+/// Checks whether a store's directory is where it was opened. Does not keep the store or its lock alive.
 #[derive(Clone)]
 pub struct Presence(Weak<Layout>);
 
 impl Presence {
-    /// Blocking.
+    /// Checks once. Blocking.
     ///
     /// # Errors
-    /// `Unavailable` where the directory is gone, or the server that had it open is.
+    /// `Unavailable` if the directory is gone, or the store was closed.
     pub fn check(&self) -> Result<()> {
         match self.0.upgrade() {
             Some(layout) => layout.check_root(),
@@ -43,7 +42,7 @@ impl LocalStore {
         self.layout.space.reserved_bytes()
     }
 
-    /// Tells whether the directory is where it was opened.
+    /// Returns a handle that checks whether the directory is where it was opened.
     pub fn presence(&self) -> Presence {
         Presence(Arc::downgrade(&self.layout))
     }
@@ -54,17 +53,17 @@ impl LocalStore {
     /// `Unavailable` where the store's directory is gone, `Internal` where the disk fails.
     pub fn free_bytes(&self) -> Result<u64> {
         self.layout.check_root()?;
-        // It may have come back by itself, and then nothing else would say so for a while.
+        // The directory may have come back by itself, for example after it was renamed and renamed back.
         self.layout.health.root_is_there();
         self.layout.free_bytes().map_err(Error::internal)
     }
 
-    /// What is known to be wrong; asks no disk.
+    /// The known troubles. Does not access the disk.
     pub fn troubles(&self) -> Troubles {
         self.layout.health.troubles()
     }
 
-    /// The same, for the metrics.
+    /// The known troubles as metrics.
     pub fn levels(&self) -> StoreLevels {
         let troubles = self.troubles();
         StoreLevels {

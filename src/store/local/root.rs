@@ -1,9 +1,8 @@
 //! The store's directory, open, and whether its path still leads to it.
 //!
-//! A directory that was unmounted, or over which another one was mounted, shows as files that are absent. So whoever
-//! finds nothing, and whoever is about to give a file its name, asks here whether the directory is still the one that
-//! was opened. What is written goes through the open directory, never through its path: nothing is ever written into
-//! a mount point whose file system is gone.
+//! After an unmount, or after another mount on the same path, files seem to be absent. So the store checks the
+//! directory's identity whenever a file is not found, and before it gives an upload its name. Uploads are written
+//! through the open directory and not through its path, so that nothing is ever written into an empty mount point.
 
 use std::{
     fs::File,
@@ -19,7 +18,7 @@ use rustix::{
 
 use super::names::At;
 
-/// The file that tells one store from another; a copy of a store has a copy of it.
+/// The file that identifies a store. A copy of a store has the same one.
 pub(super) const STORE_ID: &str = "store-id";
 /// Bytes of it.
 const ID_BYTES_MAX: u64 = 64;
@@ -31,8 +30,8 @@ pub(super) struct Root {
     identity: Identity,
 }
 
-/// What a path leads to. The mount is part of it: a directory that is mounted once more, read-only perhaps, has the
-/// same device and inode.
+/// Identifies a directory and the mount through which it is reached. Device and inode are not enough: a second mount of
+/// the same directory, for example a read-only one, has the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Identity {
     device: (u32, u32),

@@ -5,6 +5,7 @@ use std::{fs, io, path::Path};
 use super::{
     layout::{self, OBJECTS},
     names::{self, At},
+    root::Root,
     tombstones,
 };
 use crate::{
@@ -25,8 +26,10 @@ pub struct Damaged {
 /// Verifies the store at `root`; returns how many objects were read, and the bad ones. Blocking.
 ///
 /// # Errors
-/// `Internal` where a directory cannot be read. A file that cannot be read is a bad one.
+/// `Internal` where a directory cannot be read, or the store was unmounted meanwhile, which looks as if its files had
+/// expired. A file that cannot be read is a bad one.
 pub fn scrub(root: &Path) -> Result<(u64, Vec<Damaged>)> {
+    let opened = Root::open(root).map_err(Error::internal)?;
     let (mut count, mut bad) = (0, Vec::new());
     let unreadable = |path: &Path, error: std::io::Error| {
         Error::internal(format!("{}: {error}", path.display()))
@@ -69,6 +72,7 @@ pub fn scrub(root: &Path) -> Result<(u64, Vec<Damaged>)> {
             }
         }
     }
+    opened.check().map_err(Error::internal)?;
     Ok((count, bad))
 }
 

@@ -1,7 +1,7 @@
 //! Opening the store's directory: the lock, trial writes, and the sweep of `tmp/`.
 //!
-//! Everything that can be wrong with a directory is found at the start, with a message that says what to do, and not
-//! at the first upload. A directory that has a store in it and cannot be written is opened all the same, for downloads.
+//! All problems of a directory are found at start, with a message that says what to do, and not at the first upload. A
+//! store that cannot be written is opened too, for downloads only.
 
 use std::{
     fmt,
@@ -30,20 +30,20 @@ use crate::{
 
 const LOCK: &str = "lock";
 
-/// One opening of the store's directory: at the start, and again whenever it has come back. Dropped in this order: the
-/// folder of unfinished uploads goes before the lock does.
+/// The store's directory, opened at start or after it came back. The fields are in drop order: the folder of unfinished
+/// uploads is removed before the lock is released.
 pub(super) struct Opened {
-    /// What uploads need, or why there can be none.
+    /// What uploads need, or why uploads are refused.
     pub(super) writing: Result<Arc<Instance>, String>,
     pub(super) root: Arc<Root>,
-    /// Tells this store from another one; `None` where it has none and it cannot be written.
+    /// Identifies the store. `None` only if it has no id yet and cannot be written.
     id: Option<String>,
-    /// Held as long as this is; the kernel frees it when the process ends, however it ends. The directory itself where
-    /// there is no lock file and none can be made.
+    /// The locked file; the kernel releases the lock when the process ends, however it ends. If there is no lock file
+    /// and none can be made, the directory itself is locked.
     pub(super) lock: Arc<File>,
 }
 
-/// What is wrong with a directory, and what the system says to it.
+/// A problem of the directory, and the system's error if there is one.
 struct Fault {
     what: String,
     error: Option<io::Error>,
@@ -64,7 +64,8 @@ impl Fault {
         }
     }
 
-    /// Whether the file system gives no more than what it has. Other faults are the operator's to mend first.
+    /// Whether the file system can be read but not written. Other problems end the start, because an operator must fix
+    /// them: wrong permissions, for example.
     fn is_unwritable(&self) -> bool {
         let errno = self.error.as_ref().and_then(Errno::from_io_error);
         matches!(
@@ -73,7 +74,7 @@ impl Fault {
         )
     }
 
-    /// A message with the key, the path, what is wrong and what to do.
+    /// The message for the operator: the setting, the path, what is wrong and what to do.
     fn explain(&self, root: &Path) -> Error {
         let hint = match self.error.as_ref().map(io::Error::kind) {
             Some(io::ErrorKind::PermissionDenied) => {
@@ -99,8 +100,8 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Opens the directory at the start of a server called `name`, which may have been given the lock of another one that
-/// runs on it. Blocking.
+/// Opens the directory at the start of the server `name`. `inherited` is the lock of a running server that hands over.
+/// Blocking.
 pub(super) fn open(
     path: &Path,
     durability: Durability,
@@ -125,10 +126,10 @@ pub(super) fn open(
     open().map_err(|fault| fault.explain(path))
 }
 
-/// Opens it again, after it was gone or could not be written; only if it is the same store. Blocking.
+/// Opens the directory again after it was gone or could not be written, if it is the same store. Blocking.
 ///
 /// # Errors
-/// Why it cannot be, without its path.
+/// The reason, without the path.
 pub(super) fn open_again(
     before: &Opened,
     durability: Durability,
@@ -195,12 +196,12 @@ fn finish(
     })
 }
 
-/// Whether there is a store in a directory, and not an empty mount point.
+/// Whether a directory contains a store. An empty mount point does not. Blocking.
 pub fn is_store(path: &Path) -> bool {
     path.join(OBJECTS).is_dir()
 }
 
-/// Makes the directory ready for uploads, and tries one.
+/// Prepares the directory for uploads, and makes a trial upload.
 fn prepare(root: &Arc<Root>, durability: Durability) -> Result<Instance, Fault> {
     let unwritable = |error: io::Error| Fault::new("cannot be written to", error);
     for name in [OBJECTS, DERIVED, TMP, PARTS] {
@@ -213,7 +214,7 @@ fn prepare(root: &Arc<Root>, durability: Durability) -> Result<Instance, Fault> 
     }
     let (directory, shared) = tombstones::shared();
     if let Err(error) = tombstones::prepare(root.at(&directory), root.at(&shared)) {
-        // Each tombstone is then made by itself.
+        // Then each tombstone is a link of its own.
         tracing::debug!(%error, "no tombstone that can be shared");
     }
     sweep_trials(&root.path().join(OBJECTS))
@@ -257,7 +258,7 @@ fn make_id(instance: &Instance) -> Result<String, Fault> {
     Ok(id)
 }
 
-/// The lock file; the directory itself where there is none and the file system does not let one be made.
+/// Opens the lock file, or the directory itself if there is no lock file and none can be made.
 fn open_lock(root: &Root) -> Result<File, Fault> {
     let lock = root.at(Path::new(LOCK));
     match lock.open_or_create() {
@@ -314,7 +315,7 @@ fn try_lock(file: &File) -> rustix::io::Result<()> {
 /// Writes this process's id and name into the lock file: for the message of a second server, and for a
 /// probe that asks whom it reached.
 fn note_holder(root: &Root, name: &str) -> io::Result<()> {
-    // Opened once more: the locked one may have been opened when nothing could be written.
+    // A new descriptor, because the locked one may have been opened for reading only.
     let mut file = root.at(Path::new(LOCK)).open_or_create()?;
     file.set_len(0)?;
     file.write_all(format!("{}\n{name}\n", std::process::id()).as_bytes())

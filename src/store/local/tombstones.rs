@@ -1,15 +1,15 @@
-//! Tombstones: what keeps the name of a file that was taken down from being given again.
+//! Tombstones keep an upload from reusing the name of a file that was taken down.
 //!
 //! ```text
-//! objects/<class>/<day>/<xx>/<uuid> -> removed    in the place of the file: no upload can take the name
-//! tombstones/shared -> removed                    of which the others are hard links: they cost no inode
-//! tombstones/<class>.<day> -> removed             there are tombstones among that day's names
-//! tombstones/<class>.<day>.list                   the ids of older ones, a line each
+//! objects/<class>/<day>/<xx>/<uuid> -> removed    a tombstone in the place of the file
+//! tombstones/shared -> removed                    the other links are hard links to it, so they need no inode
+//! tombstones/<class>.<day> -> removed             marks a day that has tombstones
+//! tombstones/<class>.<day>.list                   ids of gathered tombstones, one per line
 //! ```
-//! Names are given by the forms of upload tickets. A ticket ends after minutes; one that somebody else signed with the
-//! tenant's key may end much later. So a tombstone lies in the file's place while uploads of its name are likely, and
-//! races with them are settled by the file system; later the sweep gathers those of a day into a list, which is
-//! looked at before a form is accepted. A list lives as long as its day.
+//! The form of an upload ticket names its object. Our tickets are valid for 20 minutes, but a policy that a backend
+//! signed itself with the tenant's key may be valid for much longer. So there are two stages. At first a tombstone
+//! lies in the place of the file, where the rename of an upload fails; the file system settles all races. Some days
+//! later the sweep moves the ids into a list, and forms are checked against the list. A list is removed with its day.
 
 use std::{
     fs,
@@ -36,11 +36,11 @@ const LIST: &str = ".list";
 const DRAFT: &str = ".draft-";
 /// Where a tombstone points: nowhere.
 const TARGET: &str = "removed";
-/// How many days after its day's end a tombstone is gathered. A ticket ends after minutes, and a clock that is up to
-/// two days ahead is believed.
+/// Days after the end of its day until a tombstone is gathered: one for the ticket, and two because the sweep accepts a
+/// clock that is up to two days wrong.
 const DAYS_IN_PLACE: u32 = 3;
 
-/// Makes what tombstones are linked to, so that there is no need for an inode when there is none left.
+/// Makes the link that tombstones share. Done at start, while there are inodes.
 pub(super) fn prepare(root: At<'_>, shared: At<'_>) -> io::Result<()> {
     root.make_dir()?;
     match shared.make_link_to(TARGET) {
@@ -61,8 +61,8 @@ pub(super) fn is_at(name: At<'_>) -> bool {
     name.is_link_to(TARGET)
 }
 
-/// Puts a tombstone in the place of an object, durably. The object is replaced in one step; where the disk has no room
-/// for one name more, it is removed first. Blocking.
+/// Replaces an object by a tombstone, durably and in one step. If the disk has no room for one more name, the object is
+/// removed first. Blocking.
 pub(super) fn put(root: &Path, key: Key) -> io::Result<()> {
     if let Err(error) = mark(root, key.class, key.day) {
         tracing::warn!(%key, %error, "a tombstone that no sweep will find, until its day is removed");
@@ -86,7 +86,7 @@ pub(super) fn put(root: &Path, key: Key) -> io::Result<()> {
     })
 }
 
-/// An upload under way may take the name first; it is taken down as well.
+/// Makes a tombstone under a name that is free. An upload may take the name first; then its file is removed too.
 fn make_in_place(root: &Path, path: &Path) -> io::Result<()> {
     loop {
         match make(root, path) {
@@ -101,7 +101,8 @@ fn make_in_place(root: &Path, path: &Path) -> io::Result<()> {
     }
 }
 
-/// A link of its own where there is nothing to share, or it has its most names (65,000 on ext4).
+/// Makes a hard link to the shared link. Makes a new symbolic link instead if there is none to share, or if it has
+/// reached its maximum number of links (65,000 on ext4).
 fn make(root: &Path, path: &Path) -> io::Result<()> {
     let shared = root.join(TOMBSTONES).join(SHARED);
     match names::link(At::path(&shared), At::path(path)) {
@@ -112,7 +113,7 @@ fn make(root: &Path, path: &Path) -> io::Result<()> {
     }
 }
 
-/// Remembers that a day has tombstones.
+/// Marks a day that has tombstones, so that the sweep finds them without reading every directory.
 fn mark(root: &Path, class: Class, day: Day) -> io::Result<()> {
     let directory = root.join(TOMBSTONES);
     names::make_dir(&directory)?;
@@ -131,7 +132,7 @@ fn parse(name: &str) -> Option<(Class, Day)> {
     Some((Class::parse(class)?, Day::parse(day)?))
 }
 
-/// Whether the name was taken down so long ago that its tombstone was gathered. Blocking.
+/// Whether a gathered tombstone has this name. Blocking.
 pub(super) fn is_listed(root: &Path, key: Key) -> io::Result<bool> {
     let name = format!("{}{LIST}", name_of(key.class, key.day));
     let list = match fs::read_to_string(root.join(TOMBSTONES).join(name)) {
@@ -142,8 +143,8 @@ pub(super) fn is_listed(root: &Path, key: Key) -> io::Result<bool> {
     Ok(list.lines().any(|line| line == id))
 }
 
-/// Gathers the tombstones of days that ended some days before `now`, and removes the lists of days that are gone.
-/// Blocking.
+/// Moves the tombstones of days that ended at least three days before `now` into lists, and removes the lists of days
+/// that no longer exist. Blocking.
 ///
 /// # Errors
 /// `Internal` where the disk refuses; what was not gathered then stays where it is.
@@ -165,7 +166,7 @@ fn gather_all(root: &Path, now: Timestamp) -> io::Result<()> {
         let list_of = name.strip_suffix(LIST);
         let Some((class, day)) = parse(list_of.unwrap_or(name)) else {
             if name.starts_with(DRAFT) {
-                // Of a process that was killed; or of one that is about to use it, which then does without.
+                // Left by a killed process. If it is in use right now, its owner falls back to a second way.
                 names::remove_if_there(&path)?;
             }
             continue;
@@ -178,14 +179,14 @@ fn gather_all(root: &Path, now: Timestamp) -> io::Result<()> {
             for spread in fs::read_dir(&day_directory)? {
                 gather_spread(&spread?.path(), &list)?;
             }
-            // Last: until here the day is found again.
+            // Removed last, so that an interrupted sweep finds the day again.
             names::remove_if_there(&path)?;
         }
     }
     Ok(())
 }
 
-/// The list first, durably, then the names: an upload that finds the name free finds it in the list.
+/// Writes and syncs the list before it removes the names: an upload that finds the name free finds it in the list.
 fn gather_spread(spread: &Path, list: &Path) -> io::Result<()> {
     let entries = match fs::read_dir(spread) {
         Err(error) if names::is_absent(&error) => return Ok(()),
@@ -194,12 +195,12 @@ fn gather_spread(spread: &Path, list: &Path) -> io::Result<()> {
     let (mut tombstones, mut ids) = (Vec::new(), String::new());
     for entry in entries {
         let entry = entry?;
-        // As the directory says it: most are files, and need no look.
+        // The type comes with the directory entry: regular files, which are most, cost no system call.
         if !entry.file_type()?.is_symlink() || !is_at(At::path(&entry.path())) {
             continue;
         }
         if let Some(id) = entry.file_name().to_str().and_then(ObjectId::parse) {
-            // A line feed before it too: what a power cut tore is a line of its own.
+            // Starts with a line feed, in case a power cut left an incomplete last line.
             ids.push_str(&format!("\n{id}\n"));
             tombstones.push(entry.path());
         }

@@ -65,7 +65,7 @@ fn a_disk_that_hangs_is_not_ready_and_is_asked_by_one_at_a_time() {
     let address = address.parse().unwrap();
     let ask = |path: &str| Connection::open(address).request("GET", path, &[], b"");
     assert_eq!(ask("/readyz").status, 200);
-    let strace = Strace::attach(&server, "fstatfs:delay_enter=60000000");
+    let strace = Strace::attach(&server, "statfs:delay_enter=60000000");
     for _ in 0..PROBES {
         let answer = ask("/readyz");
         assert_eq!(answer.status, 503);
