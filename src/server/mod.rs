@@ -20,3 +20,4 @@ mod socket;
 mod stall;
 pub mod tls;
 mod transport;
+mod unsent_limit;

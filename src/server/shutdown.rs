@@ -313,6 +313,10 @@ mod tests {
         });
         tasks.spawn("panics", async { panic!("expected by the test") });
         tasks.spawn("stuck", std::future::pending());
+        // Printing a panic with its stack can take longer than the grace below.
+        while !tasks.tasks[1].handle.is_finished() {
+            tokio::task::yield_now().await;
+        }
         shutdown.trigger();
         tasks.join(Duration::from_millis(50)).await;
         assert_eq!(ended.load(Ordering::Relaxed), 1);

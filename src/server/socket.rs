@@ -21,7 +21,10 @@ use tokio::{
 };
 use tracing::debug;
 
-use super::send_queue::{self, SendQueue};
+use super::{
+    send_queue::{self, SendQueue},
+    unsent_limit::{UnsentLimit, Write},
+};
 
 /// Towards a proxy on this machine there is no network: pacing (BBR, where it is the system's choice) costs a
 /// timer for every few segments and gains nothing (decision 0010). Elsewhere the system's choice stands.
@@ -34,12 +37,6 @@ const LOCAL_SENDFILE_BYTES_MIN: usize = 32 << 10;
 /// and from 1 MB on the two are level (decision 0010).
 const REMOTE_SENDFILE_BYTES_MIN: usize = 512 << 10;
 
-/// Bytes that may wait in the kernel without having been sent (`TCP_NOTSENT_LOWAT`). Without a bound, a client that
-/// reads slowly or not at all holds up to 4 MB in the kernel (`tcp_wmem`), which for TLS and HTTP/2 is memory of its
-/// own. It is set on connections that write more than this, so that short ones do not pay the call; it cost nothing
-/// measurable at 1 and 9 MB (decision 0010).
-const UNSENT_BYTES_MAX: u32 = 512 << 10;
-
 /// What a reader of a Unix socket may have in hand without it showing: the kernel counts a buffer as unread until its
 /// last byte is read, and the largest has 52 KB.
 const UNIX_BUFFER_BYTES: u64 = 64 << 10;
@@ -51,8 +48,7 @@ pub(super) struct Socket {
     sendfile_bytes_min: usize,
     /// Taken by the kernel so far.
     written_bytes: u64,
-    /// The kernel was told [`UNSENT_BYTES_MAX`], or cannot be.
-    is_unsent_limited: bool,
+    unsent_limit: UnsentLimit,
 }
 
 /// What a socket's kernel side holds, in both directions.
@@ -82,7 +78,7 @@ impl From<TcpStream> for Socket {
             ahead: Bytes::new(),
             sendfile_bytes_min: LOCAL_SENDFILE_BYTES_MIN,
             written_bytes: 0,
-            is_unsent_limited: false,
+            unsent_limit: UnsentLimit::default(),
         }
     }
 }
@@ -94,7 +90,7 @@ impl From<UnixStream> for Socket {
             ahead: Bytes::new(),
             sendfile_bytes_min: LOCAL_SENDFILE_BYTES_MIN,
             written_bytes: 0,
-            is_unsent_limited: false,
+            unsent_limit: UnsentLimit::default(),
         }
     }
 }
@@ -199,16 +195,11 @@ impl Socket {
     }
 
     /// To be called before a write.
-    fn limit_unsent(&mut self, more_bytes: usize) {
-        if self.is_unsent_limited
-            || self.written_bytes + more_bytes as u64 <= u64::from(UNSENT_BYTES_MAX)
-        {
-            return;
-        }
-        self.is_unsent_limited = true;
+    fn limit_unsent(&mut self, write: Write) {
         // A Unix socket's buffer does not grow.
         if let Io::Tcp(stream) = &self.io
-            && let Err(error) = SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX)
+            && let Some(bytes) = self.unsent_limit.change(write, self.written_bytes)
+            && let Err(error) = SockRef::from(stream).set_tcp_notsent_lowat(bytes)
         {
             debug!(%error, "unsent data is limited by the send buffer only");
         }
@@ -242,7 +233,7 @@ impl Socket {
         offset: u64,
         len: usize,
     ) -> Poll<io::Result<usize>> {
-        self.limit_unsent(len);
+        self.limit_unsent(Write::File(len));
         loop {
             let sent = match &self.io {
                 Io::Tcp(stream) => {
@@ -328,7 +319,7 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.limit_unsent(buf.len());
+        self.limit_unsent(Write::Copied(buf.len()));
         let outcome = each!(&mut self.io, stream => Pin::new(stream).poll_write(cx, buf));
         self.wrote(outcome)
     }
@@ -338,7 +329,7 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.limit_unsent(bufs.iter().map(|buf| buf.len()).sum());
+        self.limit_unsent(Write::Copied(bufs.iter().map(|buf| buf.len()).sum()));
         let outcome = each!(&mut self.io, stream => Pin::new(stream).poll_write_vectored(cx, bufs));
         self.wrote(outcome)
     }
