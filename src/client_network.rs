@@ -9,3 +9,12 @@ pub fn network(address: IpAddr) -> IpAddr {
         address => address,
     }
 }
+
+/// The most that may be one customer's: the address of an IPv4 client, the /48 of an IPv6 client (RFC 6177 §2). For
+/// counts that must not begin anew in each of a customer's networks.
+pub fn site(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) >> 80 << 80).into(),
+        address => address,
+    }
+}

@@ -1,17 +1,23 @@
 //! Slows down guessing of passwords and client secrets: too many wrong ones, and the next attempts are refused unseen.
 //!
-//! Three counts, all of wrong attempts:
+//! Four counts, all of wrong attempts:
 //!
 //! | of | free | then |
 //! |---|---|---|
 //! | one account from one address | 10 | refused for 4 s after the next wrong one, then twice as long each time, up to 5 minutes |
-//! | one account from all addresses | 50 | one a minute |
+//! | one account from all addresses that have guessed at it before | 50 | one a minute |
+//! | one account from all addresses that have not: their first guesses | 50 | one a minute |
 //! | all accounts of a tenant from one address | 50 | one a minute |
 //!
-//! An address from which the account was opened within 30 days is subject to the first count alone. So whoever guesses
-//! from many addresses keeps the owner out only at addresses that are new for the account, and a neighbour behind the
-//! same NAT keeps nobody out who was there before. The price: for as long as such an attack lasts, a first login from a
-//! new address, or after a restart of the server, may be refused.
+//! An address from which the account was opened within 30 days is subject to the first count alone.
+//!
+//! The second and the third are apart so that a few addresses cannot keep the owner out who comes from a new one, as
+//! every phone does. Whoever wants that needs 50 networks and a new one each minute; of IPv6, a whole /48 is one here,
+//! since a provider may assign it to one customer. The price: an account can be guessed at twice as often, 2,880 times
+//! a day, by whoever has as many networks.
+//!
+//! Client secrets have the first count alone: one of 16 bytes is not guessed at this pace from any number of addresses,
+//! and a chat backend that restarts elsewhere must not wait for somebody who tries.
 //!
 //! A right password is refused as well while attempts are: the answer must tell nothing about a guess. Refused attempts
 //! are not counted, so the time of a refusal does not grow by itself.
@@ -30,6 +36,7 @@ use foldhash::quality::RandomState;
 use ipnet::IpNet;
 
 use crate::{
+    client_network::site,
     error::{Kind, Result},
     fair_queue::Claimant,
 };
@@ -43,14 +50,18 @@ const PAIR_DELAY_MAX: Duration = Duration::from_secs(300);
 const PAIR_MEMORY: Duration = Duration::from_secs(86_400);
 /// How long an address is known from which an account was opened.
 const KNOWN: Duration = Duration::from_secs(30 * 86_400);
+/// Addresses that are remembered of an account, the last ones from which it was opened.
+const HOMES_MAX: usize = 16;
+/// How long an address is remembered that has guessed at an account.
+const SEEN: Duration = PAIR_MEMORY;
 /// Wrong attempts at an account from all addresses, or from an address at all accounts, that cost nothing.
 const SUM_FREE: u32 = 50;
 /// How soon there is another one.
 const SUM_INTERVAL: Duration = Duration::from_secs(60);
 /// Shards of a table, each with a lock of its own that is held for one operation.
 const SHARDS: usize = 64;
-/// Entries of a shard: 65,536 of both tables, at most 100 bytes each. A wrong password costs a hash, so an attacker
-/// needs a quarter of an hour of all places to fill one.
+/// Entries of a shard, so 65,536 of each table, at most 100 bytes each; those of `homes` have up to 16 addresses
+/// of 40 bytes besides. Only accounts of the configuration are in `homes`, so no client can fill it.
 const SHARD_ENTRIES_MAX: usize = 1024;
 
 /// What is guessed at.
@@ -68,6 +79,8 @@ pub(super) enum Account<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Caller {
     pub(super) claimant: Claimant,
+    /// Its address, or the /48 of an IPv6 address.
+    origin: IpAddr,
     is_exempt: bool,
 }
 
@@ -78,22 +91,29 @@ struct AccountId(u64);
 /// Whose attempts are summed up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Sum {
+    /// From addresses that have guessed at it before.
     Account(AccountId),
+    /// From addresses that have not.
+    Newcomers(AccountId),
     Client(Claimant),
 }
 
-/// One account and one address.
+/// Wrong attempts at one account from one address.
 #[derive(Debug, Clone, Copy)]
 struct Pair {
     failures: u32,
     last_failure: Instant,
-    /// The account was opened from there.
-    known_until: Option<Instant>,
 }
+
+/// From where an account was opened, and until when that counts; the latest is the last.
+type Homes = Vec<(Claimant, Instant)>;
 
 /// The counts of all tenants.
 pub(super) struct Attempts {
     pairs: Table<(AccountId, Claimant), Pair>,
+    homes: Table<AccountId, Homes>,
+    /// Until when an origin is one that has guessed at the account.
+    seen: Table<(AccountId, IpAddr), Instant>,
     /// Until when each sum's allowance is used up: every wrong attempt moves it on by [`SUM_INTERVAL`].
     sums: Table<Sum, Instant>,
     /// Networks of the backend's own servers, which may log in many users: their addresses have no sum.
@@ -105,6 +125,8 @@ impl Attempts {
     pub(super) fn new(exempt: Vec<IpNet>) -> Self {
         Self {
             pairs: Table::default(),
+            homes: Table::default(),
+            seen: Table::default(),
             sums: Table::default(),
             exempt,
             hasher: RandomState::default(),
@@ -116,6 +138,7 @@ impl Attempts {
         let client = client.to_canonical();
         Caller {
             claimant: Claimant::new(tenant, client),
+            origin: site(client),
             is_exempt: self.exempt.iter().any(|net| net.contains(&client)),
         }
     }
@@ -126,17 +149,16 @@ impl Attempts {
     /// # Errors
     /// [`Kind::RateLimited`] with the time until the next one may be.
     pub(super) fn check(&self, account: Account<'_>, caller: Caller, now: Instant) -> Result<()> {
-        let pair = self.pair(account, caller);
-        let counted = pair.and_then(|key| self.pairs.shard(&key).get(&key).copied());
-        let (wait, is_known) = counted.map_or((Duration::ZERO, false), |pair| {
-            (pair.wait(now), pair.is_known(now))
+        let of_pair = self.pair(account, caller).map_or(Duration::ZERO, |key| {
+            let counted = self.pairs.shard(&key).get(&key).copied();
+            counted.map_or(Duration::ZERO, |pair| pair.wait(now))
         });
-        let wait = match is_known {
-            true => wait,
+        let wait = match self.is_known(account, caller, now) {
+            true => of_pair,
             false => self
-                .sums(account, caller)
+                .sums(account, caller, now)
                 .map(|sum| self.sum_wait(sum, now))
-                .fold(wait, Duration::max),
+                .fold(of_pair, Duration::max),
         };
         match wait {
             Duration::ZERO => Ok(()),
@@ -159,9 +181,25 @@ impl Attempts {
     }
 
     fn failed(&self, account: Account<'_>, caller: Caller, now: Instant) {
+        for sum in self.sums(account, caller, now) {
+            let mut shard = self.sums.shard(&sum);
+            make_room(&mut shard, &sum, |used| *used <= now, |used| *used);
+            let used = shard.entry(sum).or_insert(now);
+            *used = (*used).max(now) + SUM_INTERVAL;
+        }
+        if let Some(key) = self.user(account, caller).map(|id| (id, caller.origin)) {
+            let mut shard = self.seen.shard(&key);
+            make_room(&mut shard, &key, |until| *until <= now, |until| *until);
+            shard.insert(key, now + SEEN);
+        }
         if let Some(key) = self.pair(account, caller) {
             let mut shard = self.pairs.shard(&key);
-            make_room(&mut shard, &key, |pair| pair.is_over(now), Pair::worth);
+            make_room(
+                &mut shard,
+                &key,
+                |pair| pair.is_forgotten(now),
+                |pair| pair.last_failure,
+            );
             let pair = shard.entry(key).or_insert(Pair::new(now));
             if pair.is_forgotten(now) {
                 pair.failures = 0;
@@ -182,27 +220,35 @@ impl Attempts {
                 );
             }
         }
-        for sum in self.sums(account, caller) {
-            let mut shard = self.sums.shard(&sum);
-            make_room(&mut shard, &sum, |used| *used <= now, |used| (false, *used));
-            let used = shard.entry(sum).or_insert(now);
-            *used = (*used).max(now) + SUM_INTERVAL;
-        }
     }
 
     /// From there the account is known, and its wrong attempts are forgiven.
     fn succeeded(&self, account: Account<'_>, caller: Caller, now: Instant) {
-        let Some(key) = self.pair(account, caller) else {
-            return;
-        };
-        let mut shard = self.pairs.shard(&key);
-        make_room(&mut shard, &key, |pair| pair.is_over(now), Pair::worth);
-        let known_until = Some(now + KNOWN);
-        let pair = Pair {
-            known_until,
-            ..Pair::new(now)
-        };
-        shard.insert(key, pair);
+        if let Some(key) = self.pair(account, caller) {
+            self.pairs.shard(&key).remove(&key);
+        }
+        if let Some(id) = self.user(account, caller) {
+            let mut shard = self.homes.shard(&id);
+            let until = |homes: &Homes| homes.last().map(|(_, until)| *until);
+            make_room(&mut shard, &id, |homes| until(homes) <= Some(now), until);
+            let homes = shard.entry(id).or_default();
+            homes.retain(|(home, until)| *home != caller.claimant && *until > now);
+            if homes.len() >= HOMES_MAX {
+                homes.remove(0);
+            }
+            homes.push((caller.claimant, now + KNOWN));
+        }
+    }
+
+    /// Whether the account was opened from there.
+    fn is_known(&self, account: Account<'_>, caller: Caller, now: Instant) -> bool {
+        self.user(account, caller).is_some_and(|id| {
+            let shard = self.homes.shard(&id);
+            let homes = shard.get(&id).map_or(&[][..], Vec::as_slice);
+            homes
+                .iter()
+                .any(|(home, until)| *home == caller.claimant && *until > now)
+        })
     }
 
     fn pair(&self, account: Account<'_>, caller: Caller) -> Option<(AccountId, Claimant)> {
@@ -215,10 +261,31 @@ impl Attempts {
         (account != Account::Unknown).then(|| AccountId(self.hasher.hash_one((tenant, account))))
     }
 
-    fn sums(&self, account: Account<'_>, caller: Caller) -> impl Iterator<Item = Sum> {
-        let account = self.id(account, caller).map(Sum::Account);
-        let client = (!caller.is_exempt).then_some(Sum::Client(caller.claimant));
-        account.into_iter().chain(client)
+    /// The account, where it is a user's.
+    fn user(&self, account: Account<'_>, caller: Caller) -> Option<AccountId> {
+        match account {
+            Account::User(_) => self.id(account, caller),
+            Account::Backend | Account::Unknown => None,
+        }
+    }
+
+    fn sums(
+        &self,
+        account: Account<'_>,
+        caller: Caller,
+        now: Instant,
+    ) -> impl Iterator<Item = Sum> + use<> {
+        let of_account = self.user(account, caller).map(|id| {
+            let key = (id, caller.origin);
+            let until = self.seen.shard(&key).get(&key).copied();
+            match until.is_some_and(|until| until > now) {
+                true => Sum::Account(id),
+                false => Sum::Newcomers(id),
+            }
+        });
+        let is_summed = account != Account::Backend && !caller.is_exempt;
+        let of_client = is_summed.then_some(Sum::Client(caller.claimant));
+        of_account.into_iter().chain(of_client)
     }
 
     /// As a bucket of [`SUM_FREE`] that gains one every [`SUM_INTERVAL`].
@@ -234,7 +301,6 @@ impl Pair {
         Self {
             failures: 0,
             last_failure: now,
-            known_until: None,
         }
     }
 
@@ -252,24 +318,6 @@ impl Pair {
 
     fn is_forgotten(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.last_failure) >= PAIR_MEMORY
-    }
-
-    fn is_known(&self, now: Instant) -> bool {
-        self.known_until.is_some_and(|until| now < until)
-    }
-
-    /// It says nothing any more.
-    fn is_over(&self, now: Instant) -> bool {
-        !self.is_known(now) && (self.failures == 0 || self.is_forgotten(now))
-    }
-
-    /// Where there is no room, the entry with the least goes: a known address is worth more than any count, or guesses
-    /// could make the owner unknown.
-    fn worth(&self) -> (bool, Instant) {
-        (
-            self.known_until.is_some(),
-            self.known_until.unwrap_or(self.last_failure),
-        )
     }
 }
 
