@@ -40,7 +40,7 @@ impl Secret {
 pub struct SecretKey(Secret);
 
 impl SecretKey {
-    /// The fewest bytes, white space at both ends not counted. 16 random letters and digits are 95 bits.
+    /// The fewest bytes, white space and control characters at both ends not counted. 16 random letters and digits are 95 bits.
     pub const BYTES_MIN: usize = 16;
     /// What a key that is too short is refused with.
     pub const RULE: &str =
@@ -51,7 +51,7 @@ impl SecretKey {
     /// # Errors
     /// It is empty, blank or shorter than [`SecretKey::BYTES_MIN`].
     pub fn new(secret: Secret) -> Result<Self, TooShort> {
-        if secret.expose().trim().len() < Self::BYTES_MIN {
+        if significant(secret.expose()).len() < Self::BYTES_MIN {
             return Err(TooShort);
         }
         Ok(Self(secret))
@@ -96,7 +96,7 @@ impl SecretKey {
     /// must not find the server down after an upgrade. `bytes_advised` is the length that a random key of this
     /// purpose has.
     pub fn weakness(&self, bytes_advised: usize) -> Option<&'static str> {
-        let text = self.expose().trim().as_bytes();
+        let text = significant(self.expose()).as_bytes();
         let mut seen = [false; 256];
         text.iter().for_each(|byte| seen[usize::from(*byte)] = true);
         let different = seen.into_iter().filter(|is_seen| *is_seen).count();
@@ -121,18 +121,27 @@ impl SecretKey {
 
 /// Fewer different bytes than this are a weak key: 16 random hexadecimal digits have 10 on average.
 const DIFFERENT_BYTES_ADVISED: usize = 8;
-/// Parts of keys that stand in examples, without punctuation.
-const PLACEHOLDERS: [&str; 9] = [
+/// Parts of keys that stand in examples or come to mind first, without punctuation. None is shorter than six
+/// characters: a random key has one of those once in a hundred thousand at the most.
+const PLACEHOLDERS: [&str; 11] = [
     "changeme",
     "placeholder",
     "replaceme",
     "example",
     "password",
-    "yoursecret",
-    "yourclientsecret",
+    "secret",
     "atleast32",
-    "0123456789",
+    "123456",
+    "abcdefgh",
+    "qwerty",
+    "letmein",
 ];
+
+/// What of a key's text makes it hard to guess. HMAC fills a short key up with NUL bytes (RFC 2104 §2), so a key of
+/// nothing but NULs signs as the empty one does.
+fn significant(text: &str) -> &str {
+    text.trim_matches(|c: char| c.is_whitespace() || c.is_control())
+}
 
 /// A text is too short to protect anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -245,6 +254,10 @@ mod tests {
             "fifteen bytes x",
             " fifteen bytes x ",
             "\u{a0}\u{3000}",
+            // For HMAC these are the empty key, and one of a byte.
+            &"\0".repeat(32),
+            &format!("k{}", "\0".repeat(31)),
+            "\u{7f}\u{1b}\u{1}\u{85} fifteen bytes x\u{85}\u{2028}",
         ] {
             assert!(key(text).is_none(), "{text:?}");
         }
@@ -274,6 +287,8 @@ mod tests {
             ("a                                               b", true),
             ("Change-Me! q7Jm2ZxV0pYc9TnR4sKdW6uEaHbL1fGi", true),
             ("at least 32 random characters, it says", true),
+            ("our-Secret-of-the-files-2026-11-30", true),
+            ("ABCDEFGHIJKLMNOPQRSTUVWXYZ-123456", true),
         ] {
             assert_eq!(key(text).unwrap().weakness(32).is_some(), is_weak, "{text}");
         }

@@ -308,11 +308,15 @@ pub fn load_secret(dir: &Path, name: &str) -> Result<SecretKey> {
     file::settle(dir, &path, &metadata)?;
     let key = SecretKey::new(Secret::new(text.expose().trim()))
         .map_err(|short| fault(&path, format!("{short}; remove the file to have one made")))?;
+    warn_if_weak(&path, &key);
+    Ok(key)
+}
+
+fn warn_if_weak(path: &Path, key: &SecretKey) {
     if let Some(weakness) = key.weakness(SECRET_BYTES) {
         let file = path.display();
         tracing::warn!(%file, weakness, "a secret can be guessed");
     }
-    Ok(key)
 }
 
 fn secret_path(dir: &Path, name: &str) -> Result<PathBuf> {
@@ -394,9 +398,15 @@ fn parse(path: &Path, document: Document, generation: u64) -> Result<Keys> {
         let secret = URL_SAFE_NO_PAD
             .decode(entry.secret.expose())
             .map(zeroize::Zeroizing::new);
-        let Some(secret) = secret.ok().filter(|secret| secret.len() == SECRET_BYTES) else {
-            return Err(wrong("secret is not base64url of 32 bytes"));
+        // For HMAC, nothing but zeros is the empty key.
+        let is_key = |bytes: &[u8]| bytes.len() == SECRET_BYTES && bytes.iter().any(|b| *b != 0);
+        let Some(secret) = secret.ok().filter(|secret| is_key(secret)) else {
+            return Err(wrong("secret is not base64url of 32 bytes, not all zero"));
         };
+        warn_if_weak(
+            path,
+            &SecretKey::new(entry.secret).map_err(Error::internal)?,
+        );
         if keys.last().is_some_and(|key| key.retire_after.is_none()) {
             return Err(wrong("follows the key that signs, which must be the last"));
         }

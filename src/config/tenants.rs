@@ -136,6 +136,13 @@ impl TenantConfig {
         format!("{}/{}", self.org, self.app)
     }
 
+    /// The OAuth client id, made of the names where none is given.
+    fn client_id(&self) -> String {
+        self.client_id
+            .clone()
+            .unwrap_or_else(|| format!("{}.{}", self.org, self.app))
+    }
+
     pub(super) fn key(&self, name: &str) -> String {
         format!("tenant {}: {name}", self.name())
     }
@@ -266,10 +273,7 @@ fn tenant(
             &Uuid::NAMESPACE_URL,
             format!("chatfiles:{}", config.name()).as_bytes(),
         ),
-        client_id: config
-            .client_id
-            .clone()
-            .unwrap_or_else(|| format!("{}.{}", config.org, config.app)),
+        client_id: config.client_id(),
         client_secret,
         dynamic_ttls: config.dynamic_token_ttl_seconds.clone(),
         download_auth,

@@ -228,3 +228,19 @@ fn a_generated_secret_stays_and_its_name_is_no_path() {
         assert!(load_or_create_secret(dir.path(), name).is_err(), "{name}");
     }
 }
+
+/// RFC 7518 §3.2 asks for 32 bytes. Nothing but NUL bytes are those of the empty key (RFC 2104 §2).
+#[test]
+fn a_key_of_zeros_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    KeyRing::load_or_create(dir.path(), NOW).unwrap();
+    let guessable = URL_SAFE_NO_PAD.encode([0; SECRET_BYTES]);
+    let text = format!("[[key]]\nkid = \"a\"\nsecret = \"{guessable}\"\ncreated_ms = 1\n");
+    fs::write(dir.path().join(FILE), text).unwrap();
+    let error = KeyRing::load(dir.path(), NOW).err().unwrap().causes();
+    assert!(
+        error.contains("key \"a\"") && error.contains("zero"),
+        "{error}"
+    );
+    assert!(!error.contains(&guessable), "{error}");
+}

@@ -63,7 +63,40 @@ pub(in crate::config) fn validate(tenants: Vec<TenantConfig>) -> Result<Vec<Tena
             return Err(bad("app_id", app_id, "given to one tenant only"));
         }
     }
+    check_dynamic_tokens(&tenants)?;
     Ok(tenants)
+}
+
+/// A dynamic token signs `client_id`, `org#app`, the user and two numbers without separators, with the client secret.
+/// Where two tenants have the same secret, and the first two texts of one begin with those of the other, a token for a
+/// user `2bob` of `acme#chat` would be one for `bob` of `acme#chat2`.
+fn check_dynamic_tokens(tenants: &[TenantConfig]) -> Result<()> {
+    let mut signed: Vec<(&str, String, &TenantConfig)> = tenants
+        .iter()
+        .filter_map(|tenant| {
+            let secret = tenant.client_secret.as_ref()?.expose();
+            let appkey = format!("{}#{}", tenant.org, tenant.app);
+            Some((secret, tenant.client_id() + &appkey, tenant))
+        })
+        .collect();
+    signed.sort_by(|(secret, text, _), (other, other_text, _)| {
+        (secret, text).cmp(&(other, other_text))
+    });
+    // Sorted, a text is followed at once by the ones that begin with it.
+    for pair in signed.windows(2) {
+        let [(secret, text, tenant), (next_secret, next_text, next)] = pair else {
+            continue;
+        };
+        if secret == next_secret && next_text.starts_with(text) {
+            return Err(Error::invalid(format!(
+                "tenants {} and {} have the same client_secret and client_id: a dynamic token of one would be accepted \
+                 by the other; give one of them a client_secret of its own",
+                tenant.name(),
+                next.name()
+            )));
+        }
+    }
+    Ok(())
 }
 
 impl TenantConfig {

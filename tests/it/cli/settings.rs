@@ -170,6 +170,12 @@ fn a_bad_value_names_its_key_what_it_was_and_what_is_allowed() {
             vec!["a/b: dynamic_token_ttl_seconds", "0", "from 1 to 999999999"],
         ),
         (
+            "[[tenant]]\norg = \"a\"\napp = \"b\"\nclient_id = \"x\"\nclient_secret = \"q7Jm2ZxV0pYc9TnR4sKdW6uE\"\n\
+             [[tenant]]\norg = \"a\"\napp = \"b-2\"\nclient_secret = \"q7Jm2ZxV0pYc9TnR4sKdW6uE\"\n\
+             [[tenant]]\norg = \"a\"\napp = \"b2\"\nclient_id = \"x\"\nclient_secret = \"q7Jm2ZxV0pYc9TnR4sKdW6uE\"",
+            vec!["a/b and a/b2", "same client_secret and client_id"],
+        ),
+        (
             "[[tenant]]\norg = \"a\"\napp = \"b\"\nclient_id = \" \"",
             vec!["a/b: client_id", "or left out"],
         ),
