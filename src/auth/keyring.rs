@@ -14,7 +14,6 @@
 
 use std::{
     fs,
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, RwLock,
@@ -27,7 +26,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{DecodingKey, EncodingKey};
 use serde::{Deserialize, Serialize};
 
-use self::file::{Publish, publish, read_private};
+use self::file::{Publish, Stamp, publish, read_private};
 use crate::{
     error::{Error, Result},
     secret::{Secret, SecretKey},
@@ -87,33 +86,6 @@ pub struct KeyRing {
     looked_ms: AtomicI64,
     /// What the file looked like when it was read; held while it is read again, so that one thread does.
     stamp: Mutex<Stamp>,
-}
-
-/// Tells one version of the file from another without reading it. The inode is part of it: a rename within
-/// the clock tick of the file system may leave time and size as they were.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    inode: u64,
-    bytes: u64,
-    modified_ns: i128,
-}
-
-impl Stamp {
-    /// There is no file, or its directory is gone with the store. No file has the inode 0.
-    const ABSENT: Self = Self {
-        inode: 0,
-        bytes: 0,
-        modified_ns: 0,
-    };
-
-    fn of(metadata: &fs::Metadata) -> Self {
-        Self {
-            inode: metadata.ino(),
-            bytes: metadata.size(),
-            modified_ns: i128::from(metadata.mtime()) * 1_000_000_000
-                + i128::from(metadata.mtime_nsec()),
-        }
-    }
 }
 
 #[derive(Serialize, Deserialize)]

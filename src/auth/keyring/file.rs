@@ -28,6 +28,33 @@ pub(super) enum Publish {
     Replace,
 }
 
+/// Tells one version of a file from another without reading it. The inode is part of it: a rename within
+/// the clock tick of the file system may leave time and size as they were.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp {
+    inode: u64,
+    bytes: u64,
+    modified_ns: i128,
+}
+
+impl Stamp {
+    /// There is no file, or its directory is gone with the store. No file has the inode 0.
+    pub(super) const ABSENT: Self = Self {
+        inode: 0,
+        bytes: 0,
+        modified_ns: 0,
+    };
+
+    pub(super) fn of(metadata: &fs::Metadata) -> Self {
+        Self {
+            inode: metadata.ino(),
+            bytes: metadata.size(),
+            modified_ns: i128::from(metadata.mtime()) * 1_000_000_000
+                + i128::from(metadata.mtime_nsec()),
+        }
+    }
+}
+
 /// Makes `dir` and the store's directory above it, mode 0700, where they are not there, and what is missing above
 /// them; all of it durably.
 pub(super) fn create_dir(dir: &Path) -> Result<()> {
