@@ -40,7 +40,7 @@ impl Secret {
 pub struct SecretKey(Secret);
 
 impl SecretKey {
-    /// The fewest bytes, white space and control characters at both ends not counted. 16 random letters and digits are 95 bits.
+    /// The fewest bytes, white space and NUL characters at both ends not counted. 16 random letters and digits are 95 bits.
     pub const BYTES_MIN: usize = 16;
     /// What a key that is too short is refused with.
     pub const RULE: &str =
@@ -140,7 +140,7 @@ const PLACEHOLDERS: [&str; 11] = [
 /// What of a key's text makes it hard to guess. HMAC fills a short key up with NUL bytes (RFC 2104 §2), so a key of
 /// nothing but NULs signs as the empty one does.
 fn significant(text: &str) -> &str {
-    text.trim_matches(|c: char| c.is_whitespace() || c.is_control())
+    text.trim_matches(|c: char| c.is_whitespace() || c == '\0')
 }
 
 /// A text is too short to protect anything.
@@ -257,7 +257,7 @@ mod tests {
             // For HMAC these are the empty key, and one of a byte.
             &"\0".repeat(32),
             &format!("k{}", "\0".repeat(31)),
-            "\u{7f}\u{1b}\u{1}\u{85} fifteen bytes x\u{85}\u{2028}",
+            "\0 fifteen bytes x\u{2028}\0",
         ] {
             assert!(key(text).is_none(), "{text:?}");
         }
