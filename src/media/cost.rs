@@ -178,7 +178,8 @@ fn reduced_bytes(header: &Header, jpeg: &Jpeg, eighths: u32, result: (u32, u32))
 fn with_base(header: &Header, working_bytes: u64, result: (u32, u32)) -> u64 {
     let unpacked = match header.metadata_bytes {
         0 => 0,
-        bytes => bytes + UNPACKED_METADATA_BYTES_MAX.min(bytes.saturating_mul(1024)),
+        // Kept in buffers that double, so that the old one is there as well.
+        bytes => 2 * bytes + UNPACKED_METADATA_BYTES_MAX.min(bytes.saturating_mul(1024)),
     };
     working_bytes
         .max(pixels(result) * FINISHING_PIXEL_BYTES)

@@ -12,9 +12,13 @@ use super::{
     window::{ReadAt, WINDOW_BYTES, Window},
 };
 
+mod bits;
 mod jpeg;
+mod vp8l;
+mod webp;
 
 pub(super) use jpeg::Jpeg;
+use vp8l::Stream;
 
 /// More pixels than this are refused whatever the configuration says: some decoders count bytes in 32 bits.
 const PIXELS_HARD_MAX: u64 = 1 << 28;
@@ -45,16 +49,30 @@ pub struct Header {
     /// How to turn the picture upright.
     pub(super) orientation: Orientation,
     pub(super) jpeg: Option<Jpeg>,
+    /// A lossless bitstream whose prefix codes are not among `decoder_bytes` yet.
+    unmeasured: Option<Stream>,
 }
 
 impl Header {
+    /// Bytes of memory that [`Header::measure`] takes: the window, one group of prefix codes, and what the allocator
+    /// rounds up.
+    pub const MEASURE_BYTES: u64 = 256 << 10;
+
     /// Reads the header of a picture of one of the five decodable formats. Blocking where the source is.
+    ///
+    /// # Errors
+    /// As [`Header::read_outline`] and [`Header::measure`].
+    pub fn read(source: &dyn ReadAt, bounds: &Bounds) -> Result<Self, MediaError> {
+        Self::read_outline(source, bounds)?.measure(source, bounds)
+    }
+
+    /// Reads what costs little CPU, milliseconds at most. Before a plan is made, [`Header::measure`] reads the rest.
     ///
     /// # Errors
     /// [`MediaError::NotAnImage`], [`MediaError::UnsupportedImage`] for kinds and codings that are not decoded,
     /// [`MediaError::Corrupt`] where the structure breaks off before the size or a side is zero, [`MediaError::TooManyPixels`] and
     /// [`MediaError::TooManyScans`] by the bounds, [`MediaError::Unreadable`] where the disk fails.
-    pub fn read(source: &dyn ReadAt, bounds: &Bounds) -> Result<Self, MediaError> {
+    pub fn read_outline(source: &dyn ReadAt, bounds: &Bounds) -> Result<Self, MediaError> {
         let mut file = Window::new(source);
         let kind = sniff(file.get_some(0, SNIFF_BYTES_MAX).unwrap_or_default());
         let header = parse(&mut file, kind);
@@ -66,16 +84,41 @@ impl Header {
         Ok(header)
     }
 
+    /// Whether the memory that the decoder takes is known.
+    pub fn is_measured(&self) -> bool {
+        self.unmeasured.is_none()
+    }
+
+    /// Reads what of the bitstream decides how much memory the decoder takes: the prefix codes of a lossless WebP.
+    /// Half a second of CPU in the worst case, so it belongs behind a bounded queue, with [`Header::MEASURE_BYTES`].
+    ///
+    /// # Errors
+    /// [`MediaError::Corrupt`] where the bitstream is damaged, [`MediaError::Unreadable`] where the disk fails.
+    pub fn measure(&self, source: &dyn ReadAt, bounds: &Bounds) -> Result<Self, MediaError> {
+        let Some(stream) = &self.unmeasured else {
+            return Ok(*self);
+        };
+        let mut file = Window::new(source);
+        let measured = webp::measure(&mut file, self, stream, bounds.memory_bytes_max);
+        match file.into_failure() {
+            Some(failure) => Err(MediaError::Unreadable(failure)),
+            None => measured,
+        }
+    }
+
     /// Pixels of the picture as a client would see it.
     pub fn pixels(&self) -> u64 {
         u64::from(self.width) * u64::from(self.height)
     }
 
-    /// What is known to be cut off.
+    /// Refuses what is known to be cut off, and what was not measured, so that its cost is unknown.
     pub(super) fn check_whole(&self) -> Result<(), MediaError> {
-        match self.jpeg.is_none_or(|jpeg| jpeg.is_whole) {
+        if self.jpeg.is_some_and(|jpeg| !jpeg.is_whole) {
+            return Err(truncated("JPEG"));
+        }
+        match self.is_measured() {
             true => Ok(()),
-            false => Err(truncated("JPEG")),
+            false => Err(MediaError::corrupt("a bitstream that was not measured")),
         }
     }
 
@@ -106,7 +149,7 @@ fn parse(file: &mut Window<'_>, kind: Sniffed) -> Result<Header, MediaError> {
         Sniffed::Jpeg => jpeg::header(file)?,
         Sniffed::Png => png(file).ok_or_else(|| truncated("PNG"))?,
         Sniffed::Gif => gif(file).ok_or_else(|| truncated("GIF"))?,
-        Sniffed::Webp => webp(file).ok_or_else(|| truncated("WebP"))?,
+        Sniffed::Webp => webp::header(file).ok_or_else(|| truncated("WebP"))?,
         Sniffed::Bmp => bmp(file).ok_or_else(|| truncated("BMP"))?,
         other if other.is_image() => return Err(MediaError::UnsupportedImage),
         _ => return Err(MediaError::NotAnImage),
@@ -177,8 +220,12 @@ fn png(file: &mut Window<'_>) -> Option<Header> {
         pixel_bytes,
         orientation: turned,
         jpeg: None,
+        unmeasured: None,
     })
 }
+
+/// Copies of a GIF's extensions in memory while the buffer that holds them grows.
+const EXTENSION_COPIES: u64 = 3;
 
 /// GIF89a §18–20: the canvas, and the first frame, which may be larger than it.
 fn gif(file: &mut Window<'_>) -> Option<Header> {
@@ -188,14 +235,26 @@ fn gif(file: &mut Window<'_>) -> Option<Header> {
         _ => 3_u64 << ((flags & 7) + 1),
     };
     let mut at = 13 + table_bytes(file.byte(10)?);
-    let frame_pixels = loop {
+    // Pixels of the frame, and whether its rows are whole rows of the canvas.
+    let frame = |file: &mut Window<'_>, at: u64| {
+        let (left, top) = (file.u16_le(at)?, u32::from(file.u16_le(at + 2)?));
+        let (across, down) = (
+            u32::from(file.u16_le(at + 4)?),
+            u32::from(file.u16_le(at + 6)?),
+        );
+        let fills_rows = left == 0 && across == width && top + down <= height;
+        Some((u64::from(across) * u64::from(down), fills_rows))
+    };
+    let mut extension_bytes = 0_u64;
+    let (frame_pixels, fills_rows) = loop {
         match file.byte(at)? {
-            0x2c => break u64::from(file.u16_le(at + 5)?) * u64::from(file.u16_le(at + 7)?),
+            0x2c => break frame(file, at + 1)?,
             0x21 => {
                 at += 2;
                 loop {
                     let length = u64::from(file.byte(at)?);
                     at += 1 + length;
+                    extension_bytes += 1 + length;
                     if length == 0 {
                         break;
                     }
@@ -214,110 +273,16 @@ fn gif(file: &mut Window<'_>) -> Option<Header> {
         pixels: canvas.max(frame_pixels),
         file_bytes: file.size(),
         metadata_bytes: 0,
-        // The canvas and, where the frame does not fill it, the frame; both RGBA.
-        decoder_bytes: 4 * (canvas + frame_pixels),
+        // The canvas and, where its rows are not the frame's, the frame, both RGBA; the frame's palette indices; what
+        // extensions hold, in a buffer that doubles.
+        decoder_bytes: 4 * canvas
+            + frame_pixels * if fills_rows { 1 } else { 5 }
+            + EXTENSION_COPIES * extension_bytes,
         pixel_bytes: 4,
         orientation: Orientation::NoTransforms,
         jpeg: None,
+        unmeasured: None,
     })
-}
-
-/// What the chunks of a WebP file hold.
-#[derive(Default)]
-struct Webp {
-    width: u32,
-    height: u32,
-    pixels: u64,
-    metadata_bytes: u64,
-    turned: Option<Orientation>,
-    has_alpha: bool,
-    is_lossless: bool,
-    is_animated: bool,
-}
-
-/// RIFF chunks (RFC 9649 §2.3–2.7). The bitstreams inside name sizes of their own, which the decoder
-/// allocates before it compares them with the canvas: the largest counts.
-fn webp(file: &mut Window<'_>) -> Option<Header> {
-    let mut found = Webp::default();
-    found.walk(file, 12, file.size(), false)?;
-    // Measured peaks of `image-webp`, output included, rounded up: planes of YUV, RGBA of a lossless picture, the alpha
-    // channel's own lossless picture, the frame and the canvas of an animation.
-    let per_pixel = match (found.is_animated, found.is_lossless, found.has_alpha) {
-        (true, ..) => 16,
-        (false, true, _) => 9,
-        (false, false, true) => 12,
-        (false, false, false) => 6,
-    };
-    Some(Header {
-        kind: Sniffed::Webp,
-        width: found.width,
-        height: found.height,
-        pixels: found.pixels,
-        file_bytes: file.size(),
-        metadata_bytes: found.metadata_bytes.min(file.size()),
-        decoder_bytes: found.pixels.saturating_mul(per_pixel),
-        pixel_bytes: if found.has_alpha { 4 } else { 3 },
-        orientation: found.turned.unwrap_or(Orientation::NoTransforms),
-        jpeg: None,
-    })
-}
-
-impl Webp {
-    /// `in_frame`: these are a frame's own chunks, which hold no further frames, so that this goes one level deep.
-    fn walk(&mut self, file: &mut Window<'_>, mut at: u64, end: u64, in_frame: bool) -> Option<()> {
-        while let (true, Some(kind), Some(length)) =
-            (at < end, file.array::<4>(at), file.u32_le(at + 4))
-        {
-            let body = at + 8;
-            let length = u64::from(length);
-            let next = body + length + (length & 1);
-            let size = match &kind {
-                b"VP8X" => {
-                    let flags = file.byte(body)?;
-                    self.has_alpha |= flags & 0x10 != 0;
-                    self.is_animated |= flags & 0x02 != 0;
-                    Some((file.u24_le(body + 4)? + 1, file.u24_le(body + 7)? + 1))
-                }
-                b"VP8 " => Some((
-                    u32::from(file.u16_le(body + 6)? & 0x3fff),
-                    u32::from(file.u16_le(body + 8)? & 0x3fff),
-                )),
-                b"VP8L" => {
-                    let bits = file.u32_le(body + 1)?;
-                    self.is_lossless = true;
-                    self.has_alpha |= bits >> 28 & 1 != 0;
-                    Some(((bits & 0x3fff) + 1, (bits >> 14 & 0x3fff) + 1))
-                }
-                b"ANMF" if !in_frame => {
-                    self.is_animated = true;
-                    let frame = (file.u24_le(body + 6)? + 1, file.u24_le(body + 9)? + 1);
-                    self.pixels = self.pixels.max(u64::from(frame.0) * u64::from(frame.1));
-                    self.walk(file, body + 16, next, true)?;
-                    None
-                }
-                b"EXIF" => {
-                    let chunk = file.get_some(body, usize::try_from(length).ok()?);
-                    // Some writers put the JPEG prefix before the TIFF structure.
-                    let tiff = chunk.map(|exif| exif.strip_prefix(b"Exif\0\0").unwrap_or(exif));
-                    self.turned = Some(orientation(tiff));
-                    None
-                }
-                b"ALPH" => {
-                    self.has_alpha = true;
-                    None
-                }
-                _ => None,
-            };
-            if let Some((width, height)) = size {
-                if self.width == 0 {
-                    (self.width, self.height) = (width, height);
-                }
-                self.pixels = self.pixels.max(u64::from(width) * u64::from(height));
-            }
-            at = next;
-        }
-        (self.width > 0).then_some(())
-    }
 }
 
 /// The bitmap's second header: 16-bit sides in the oldest, signed 32-bit ones (a negative height is
@@ -343,5 +308,6 @@ fn bmp(file: &mut Window<'_>) -> Option<Header> {
         pixel_bytes: 4,
         orientation: Orientation::NoTransforms,
         jpeg: None,
+        unmeasured: None,
     })
 }

@@ -1,5 +1,6 @@
 //! What thumbnails cost, and whom: shares of tenants and clients, memory, and decodes for many sizes.
 
+mod lossless;
 mod memory;
 mod shares;
 mod sizes;

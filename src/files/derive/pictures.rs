@@ -93,10 +93,10 @@ impl Pictures {
         self.reductions.retain(|(reduced, _), _| *reduced != id);
     }
 
-    /// What the picture's header says.
+    /// What the picture's header says, perhaps without what a plan needs: [`Pictures::measured`].
     ///
     /// # Errors
-    /// As [`Header::read`].
+    /// As [`Header::read_outline`].
     pub(super) async fn header(&self, picture: &Picture) -> Result<Header, MediaError> {
         let (bounds, id, picture) = (self.bounds, picture.id(), picture.clone());
         let read = async move {
@@ -104,6 +104,31 @@ impl Pictures {
             read.map_err(|error| MediaError::Unreadable(io::Error::other(error)))?
         };
         self.headers.get_or_insert_async(&id, read).await
+    }
+
+    /// What the picture's header says, and what else decides how much memory the decoder takes. Reading that may cost as
+    /// much CPU as decoding, so it happens in the claimant's turn.
+    ///
+    /// # Errors
+    /// As [`Header::measure`] and [`Pool::run`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives up the place in the queue.
+    async fn measured(&self, picture: &Picture, claimant: Claimant) -> Result<Header> {
+        let header = self.header(picture).await.map_err(media_error)?;
+        if header.is_measured() {
+            return Ok(header);
+        }
+        let id = picture.id();
+        let _claim = self.decoding.claim(id, claimant).await?;
+        if let Some(header) = self.headers.get(&id).filter(Header::is_measured) {
+            return Ok(header);
+        }
+        let (bounds, picture) = (self.bounds, picture.clone());
+        let work = move |_: &Cancel| picture.measure(&header, &bounds).map_err(media_error);
+        let measured = self.pool.run(claimant, Header::MEASURE_BYTES, work).await?;
+        self.headers.insert(id, measured);
+        Ok(measured)
     }
 
     /// Makes a thumbnail; the original where that serves better.
@@ -120,7 +145,7 @@ impl Pictures {
         size: Size,
         claimant: Claimant,
     ) -> Result<Outcome> {
-        let header = self.header(&picture).await.map_err(media_error)?;
+        let header = self.measured(&picture, claimant).await?;
         match (&picture, size) {
             (Picture::File(_), Size::Any) => self.shrink(picture, fit, header, claimant).await,
             // A frame is small enough already (`ffmpeg.rs`).
@@ -237,8 +262,16 @@ impl Picture {
     /// Blocking.
     fn read_header(&self, bounds: &Bounds) -> Result<Header, MediaError> {
         match self {
-            Self::File(file) => Header::read(&Payload(file), bounds),
-            Self::Frame(_, frame) => Header::read(&&*frame.bytes, bounds),
+            Self::File(file) => Header::read_outline(&Payload(file), bounds),
+            Self::Frame(_, frame) => Header::read_outline(&&*frame.bytes, bounds),
+        }
+    }
+
+    /// Blocking.
+    fn measure(&self, header: &Header, bounds: &Bounds) -> Result<Header, MediaError> {
+        match self {
+            Self::File(file) => header.measure(&Payload(file), bounds),
+            Self::Frame(_, frame) => header.measure(&&*frame.bytes, bounds),
         }
     }
 

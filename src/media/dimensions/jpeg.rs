@@ -82,6 +82,7 @@ pub(super) fn header(file: &mut Window<'_>) -> Result<Header, MediaError> {
             is_progressive: frame.is_progressive,
             is_whole: end.is_ok() && segments.scans > 0,
         }),
+        unmeasured: None,
     })
 }
 

@@ -7,6 +7,7 @@ mod exposition;
 mod faulty;
 mod forms;
 pub mod lanying;
+pub mod lossless;
 pub mod media;
 pub mod process;
 mod random;

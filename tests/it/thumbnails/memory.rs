@@ -7,6 +7,7 @@ use image::{DynamicImage, ImageFormat};
 
 use crate::support::{
     BASE, Form,
+    lossless::{EVERYWHERE, many_groups},
     media::made,
     process::{Process, id},
     scans,
@@ -56,6 +57,56 @@ fn webp(more: &[&str]) -> Vec<u8> {
     made("a.webp", &all)
 }
 
+/// A lossy picture of few pixels whose bitstream has 9 MB behind its end.
+fn padded_webp() -> Vec<u8> {
+    let source = ["-f", "lavfi", "-i", "testsrc=s=200x200", "-frames:v", "1"];
+    let mut file = made("a.webp", &[&source[..], &["-pix_fmt", "yuv420p"]].concat());
+    assert_eq!(&file[12..16], b"VP8 ");
+    file.resize(9 << 20, 0x55);
+    for (at, length) in [(4, file.len() - 8), (16, file.len() - 20)] {
+        file[at..at + 4].copy_from_slice(&(length as u32).to_le_bytes());
+    }
+    file
+}
+
+/// A JPEG with 9 MB of extended XMP before its picture (XMP part 3, §1.1.3.1).
+fn extended_jpeg() -> Vec<u8> {
+    let mut file = scans::baseline(200, 200, scans::WHOLE);
+    let (pieces, piece_bytes) = (144_u32, 64_000_u32);
+    let pieces = (0..pieces).flat_map(|at| {
+        let name = b"http://ns.adobe.com/xmp/extension/\0";
+        let total = (pieces * piece_bytes).to_be_bytes();
+        let text = vec![b'x'; piece_bytes as usize];
+        let offset = (at * piece_bytes).to_be_bytes();
+        let body = [&name[..], &[b'A'; 32], &total, &offset, &text].concat();
+        let length = (body.len() as u16 + 2).to_be_bytes();
+        [&[0xff, 0xe1][..], &length, &body].concat()
+    });
+    file.splice(2..2, pieces.collect::<Vec<u8>>());
+    file
+}
+
+/// A GIF with 9 MB of XMP before its picture.
+fn extended_gif() -> Vec<u8> {
+    let mut file = encoded(&DynamicImage::new_rgba8(200, 200), ImageFormat::Gif);
+    let end_of_palette = 13 + (3 << ((file[10] & 7) + 1)) * usize::from(file[10] >> 7);
+    let mut extension = b"\x21\xff\x0bXMP DataXMP".to_vec();
+    for _ in 0..9 << 12 {
+        extension.push(255);
+        extension.extend([1; 255]);
+    }
+    extension.push(0);
+    file.splice(end_of_palette..end_of_palette, extension);
+    file
+}
+
+/// A GIF whose frame is one pixel less wide than its canvas.
+fn gif_in_canvas() -> Vec<u8> {
+    let mut file = encoded(&DynamicImage::new_rgba8(3999, 4000), ImageFormat::Gif);
+    file[6..8].copy_from_slice(&4000_u16.to_le_bytes());
+    file
+}
+
 #[test]
 fn a_decoder_stays_within_its_estimate() {
     let rgb = || DynamicImage::new_rgb8(3000, 3000);
@@ -94,6 +145,18 @@ fn a_decoder_stays_within_its_estimate() {
             "lossless WebP with alpha",
             encoded(&rgba(), ImageFormat::WebP),
         ),
+        (
+            "lossless WebP of many codes",
+            many_groups(EVERYWHERE[0], 3000),
+        ),
+        (
+            "animated WebP of many codes",
+            many_groups(EVERYWHERE[3], 3000),
+        ),
+        ("lossy WebP of many bytes", padded_webp()),
+        ("JPEG of much XMP", extended_jpeg()),
+        ("GIF of many extensions", extended_gif()),
+        ("GIF in its canvas", gif_in_canvas()),
         ("lossy WebP", webp(&["-pix_fmt", "yuv420p"])),
         ("lossy WebP with alpha", webp(&["-pix_fmt", "yuva420p"])),
     ];
@@ -134,4 +197,15 @@ fn nothing_is_decoded_above_the_budget() {
     let (peak, status) = peak(&source, 170);
     assert_eq!(status, 404);
     assert!(peak < SLACK_BYTES, "{peak} bytes");
+}
+
+#[test]
+fn refuses_prefix_codes_above_the_budget() {
+    for inside in EVERYWHERE {
+        let source = many_groups(inside, 8000);
+        let (peak, status) = peak(&source, 170);
+        println!("{inside:?}: {status}, {} MB", peak / 1_000_000);
+        assert_eq!(status, 404, "{inside:?}");
+        assert!(peak < SLACK_BYTES, "{inside:?}: {peak} bytes");
+    }
 }

@@ -1,0 +1,156 @@
+//! The memory of a lossless WebP's prefix codes is known before it is decoded; nothing honest is refused for it.
+
+use std::panic;
+
+use image::{ImageDecoder, codecs::webp::WebPDecoder};
+
+use super::{
+    cost::Plan,
+    thumbnail::{BoundingBox, Header, MediaError, thumbnail},
+    thumbnail_tests::{BOUNDS, fixture},
+};
+
+#[path = "../../tests/it/support/lossless.rs"]
+#[allow(unreachable_pub, reason = "the tests in `tests/it` share it")]
+mod lossless;
+#[path = "../../tests/it/support/random.rs"]
+#[allow(unreachable_pub, reason = "the tests in `tests/it` share it")]
+mod random;
+
+use lossless::{EVERYWHERE, Inside, many_groups, unnamed_bitstream};
+use random::Random;
+
+const FIT: BoundingBox = BoundingBox {
+    width: 96,
+    height: 96,
+};
+/// Bytes that a group takes at the least: a table and a tree for the green channel, tables for red, blue and alpha.
+const GROUP_BYTES: u64 = 4096 + 2048 * 32 + 3 * 1024;
+
+#[test]
+fn counts_codes_wherever_they_are() {
+    for inside in EVERYWHERE {
+        let decoder_bytes = |groups: u32| {
+            let source = many_groups(inside, groups);
+            let header = Header::read(&source.as_slice(), &BOUNDS).unwrap();
+            header.decoder_bytes
+        };
+        let (one, many) = (decoder_bytes(1), decoder_bytes(1001));
+        let grown = many - one;
+        let exact = 1000 * GROUP_BYTES;
+        assert!(
+            (exact..exact * 5 / 4).contains(&grown),
+            "{inside:?}: {grown} of {exact}"
+        );
+    }
+}
+
+#[test]
+fn refuses_codes_above_the_budget() {
+    let check = |inside: Inside, groups: u32| {
+        let source = many_groups(inside, groups);
+        let header = Header::read(&source.as_slice(), &BOUNDS).unwrap();
+        let refused = Plan::new(&header, FIT, &BOUNDS);
+        assert!(
+            matches!(refused, Err(MediaError::TooMuchMemory { .. })),
+            "{inside:?}, {groups}: {refused:?}"
+        );
+    };
+    for inside in EVERYWHERE {
+        check(inside, 8_000);
+    }
+    // As many as there can be.
+    check(Inside::Alone, 65_536);
+}
+
+#[test]
+fn plans_only_what_was_measured() {
+    let source = many_groups(Inside::Alone, 1);
+    let outline = Header::read_outline(&source.as_slice(), &BOUNDS).unwrap();
+    assert!(!outline.is_measured());
+    assert!(Plan::new(&outline, FIT, &BOUNDS).is_err());
+    let header = outline.measure(&source.as_slice(), &BOUNDS).unwrap();
+    assert!(header.is_measured());
+    assert!(Plan::new(&header, FIT, &BOUNDS).is_ok());
+}
+
+#[test]
+fn refuses_bitstreams_under_other_names() {
+    let source = unnamed_bitstream((16_383, 16_383));
+    let refused = Header::read(&source.as_slice(), &BOUNDS);
+    assert!(
+        matches!(refused, Err(MediaError::TooManyPixels { .. })),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn reads_written_pictures_as_the_decoder_does() {
+    for inside in EVERYWHERE {
+        let source = many_groups(inside, 3);
+        assert!(is_decoded(&source), "{inside:?}");
+        assert!(
+            thumbnail(&source, FIT, &BOUNDS, &|| false).is_ok(),
+            "{inside:?}"
+        );
+    }
+}
+
+/// What the decoder takes is measured, and so is what it takes after damage: what was read of a bitstream that is not
+/// understood could be too little.
+#[test]
+fn measures_whatever_the_decoder_takes() {
+    let mut random = Random::new();
+    let cases = std::env::var("MEDIA_FUZZ_CASES")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(100);
+    let mut sources: Vec<Vec<u8>> = ["lossless.webp", "lossless_alpha.webp", "lossy_alpha.webp"]
+        .map(fixture)
+        .into();
+    sources.push(fixture("animated.webp"));
+    sources.extend(EVERYWHERE.map(|inside| many_groups(inside, 3)));
+    let mut decoded = 0;
+    for (number, original) in sources.iter().enumerate() {
+        assert!(is_decoded(original), "{number}");
+        for case in 0..cases {
+            let mut source = original.clone();
+            // The codes stand in front.
+            let reach = source
+                .len()
+                .min(if case % 2 == 0 { 400 } else { usize::MAX });
+            for _ in 0..=random.below(2) {
+                let at = random.below(reach);
+                source[at] ^= 1 << random.below(8);
+            }
+            if case % 8 == 1 {
+                source[random.below(reach)] = random.bytes(1)[0];
+            }
+            if case % 16 == 0 {
+                source.truncate(1 + random.below(source.len()));
+            }
+            let measured = panic::catch_unwind(|| Header::read(&source.as_slice(), &BOUNDS));
+            let measured = measured.unwrap_or_else(|_| panic!("{number}, {case}: panicked"));
+            if is_decoded(&source) {
+                decoded += 1;
+                let is_bounded = matches!(measured, Ok(_) | Err(MediaError::TooManyPixels { .. }));
+                assert!(is_bounded, "{number}, {case}: {measured:?}");
+            }
+        }
+    }
+    assert!(decoded > cases, "damage that still decodes: {decoded}");
+}
+
+fn is_decoded(source: &[u8]) -> bool {
+    // A bound of its own: damage may claim many pixels.
+    let decode = || {
+        let decoder = WebPDecoder::new(std::io::Cursor::new(source)).ok()?;
+        if decoder.total_bytes() > 4 << 20 {
+            return None;
+        }
+        let mut pixels = vec![0; usize::try_from(decoder.total_bytes()).ok()?];
+        decoder.read_image(&mut pixels).ok()
+    };
+    // Its arithmetic overflows on some damage, which is a panic in tests.
+    panic::catch_unwind(decode).is_ok_and(|decoded| decoded.is_some())
+}
