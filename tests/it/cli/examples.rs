@@ -263,7 +263,7 @@ fn nginx_names_each_client_over_a_socket_file() {
                 "    #server unix:/run/chatfiles/http.sock;",
                 &format!("    server unix:{socket};"),
             ),
-            ("listen 80;", &format!("listen {front};")),
+            ("    listen 80", &format!("    listen {front}")),
         ],
     );
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
