@@ -203,6 +203,8 @@ label! {
         WriteStall = "write_stall",
         /// The client took back more requests in a second than it may.
         Resets = "resets",
+        /// The client filled its table of header fields with buffers, and went on after it was told to stop.
+        Fields = "fields",
         /// It was idle when the server stopped.
         ExitIdle = "exit_idle",
         /// It had a request without an answer when the grace of a stop had passed.

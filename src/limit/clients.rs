@@ -32,11 +32,13 @@ pub enum Resource {
     RequestBytes,
     /// Bytes that HTTP/2 clients may send before they are read, beyond the least of each connection.
     WindowBytes,
+    /// Memory that the header tables of HTTP/2 connections may keep, in bytes, beyond the least of each connection.
+    TableBytes,
     /// Bytes of files that were read into memory and have not been sent.
     FileBytes,
 }
 
-const RESOURCES: usize = 5;
+const RESOURCES: usize = 6;
 
 /// How much of a resource may be held.
 #[derive(Debug, Clone, Copy)]
@@ -66,6 +68,8 @@ pub struct Config {
     pub request_bytes: Bound,
     /// Of [`Resource::WindowBytes`].
     pub window_bytes: Bound,
+    /// Of [`Resource::TableBytes`].
+    pub table_bytes: Bound,
     /// Of [`Resource::FileBytes`].
     pub file_bytes: Bound,
     /// Networks to which the bounds on one client do not apply: proxies, the backend's own servers.
@@ -81,6 +85,8 @@ impl Config {
         /// The least, whatever the connections: a few thousand requests.
         const REQUEST_BYTES_MIN: u64 = 64 << 20;
         const WINDOW_BYTES: u64 = 256 << 20;
+        /// Enough for 1,000 connections with seven uploads each, or for 60 connections with any number.
+        const TABLE_BYTES: u64 = 128 << 20;
         const FILE_BYTES: u64 = 128 << 20;
         let connections = u64::try_from(connections_max).unwrap_or(u64::MAX);
         let request_bytes = connections
@@ -95,6 +101,7 @@ impl Config {
             connections_per_client_max: per_client_max,
             request_bytes: bound(request_bytes, 4, 0),
             window_bytes: bound(WINDOW_BYTES, 8, 0),
+            table_bytes: bound(TABLE_BYTES, 8, TABLE_BYTES / 2),
             file_bytes: bound(FILE_BYTES, 8, FILE_BYTES / 2),
             exempt,
         }
@@ -147,6 +154,7 @@ impl Default for Clients {
             connections_per_client_max: usize::MAX,
             request_bytes: Bound::NONE,
             window_bytes: Bound::NONE,
+            table_bytes: Bound::NONE,
             file_bytes: Bound::NONE,
             exempt: Vec::new(),
         })
@@ -168,6 +176,7 @@ impl Clients {
                 Bound::NONE,
                 config.request_bytes,
                 config.window_bytes,
+                config.table_bytes,
                 config.file_bytes,
             ],
             refusals: Default::default(),
@@ -226,6 +235,7 @@ impl Clients {
         [
             (Resource::RequestBytes, "http2_requests"),
             (Resource::WindowBytes, "http2_windows"),
+            (Resource::TableBytes, "http2_tables"),
             (Resource::FileBytes, "file_bytes"),
         ]
         .map(levels)
@@ -283,6 +293,15 @@ impl Permit {
     /// Who holds it.
     pub fn client(&self) -> &Arc<Client> {
         &self.client
+    }
+
+    /// Takes `more`; `false`, which is counted, where that is too much.
+    pub fn grow(&mut self, more: u64) -> bool {
+        let Some(mut permit) = self.client.take(self.resource, more) else {
+            return false;
+        };
+        self.amount += std::mem::take(&mut permit.amount);
+        true
     }
 
     /// Gives back what is held above `amount`.

@@ -40,6 +40,9 @@ pub(super) fn cut(info: &ConnectionInfo, config: &Config, counts: &Connections, 
         Cut::Resets if is_logged => {
             info!(%peer, count, "connection closed: client resets HTTP/2 requests too fast");
         }
+        Cut::Fields if is_logged => {
+            info!(%peer, count, "connection closed: client makes the server keep too much of its HTTP/2 header fields");
+        }
         _ => debug!(%peer, reason = why.name(), "connection closed"),
     }
 }

@@ -6,7 +6,9 @@
 mod answer;
 mod flow;
 mod handback;
+mod head;
 mod streams;
+mod table;
 
 use std::{
     future::{Future, poll_fn, ready},
@@ -17,12 +19,16 @@ use std::{
 };
 
 use h2::Reason;
-use hyper::{
-    HeaderMap, Request, Response, Uri, body::Incoming, server::conn::http2, service::service_fn,
-};
+use hyper::{Request, Response, body::Incoming, server::conn::http2, service::service_fn};
 use tracing::debug;
 
-use self::{answer::Answer, flow::Line, handback::Handback, streams::Streams};
+use self::{
+    answer::Answer,
+    flow::Line,
+    handback::Handback,
+    streams::Streams,
+    table::{Allowance, Verdict},
+};
 use super::{
     Config, ConnectionInfo, Handle,
     cut::cut,
@@ -51,12 +57,10 @@ const STREAMS_MAX: u64 = 100;
 /// bounded ([`Resource::RequestBytes`]), and a request that a client holds back costs less than one that is refused. As
 /// many as a browser begins at once for one page.
 const STREAMS_MIN: u64 = 16;
-/// What a request holds while it is handled, beside its head: its handler's future, of 10 to 11 KB, hyper's and h2's state.
-const HANDLER_BYTES: u64 = 12 * 1024;
-/// An ordinary head.
-const USUAL_HEAD_BYTES: u64 = 4 * 1024;
-/// A field of a decoded head, beside its name and value.
-const FIELD_BYTES: usize = 128;
+/// A request that is handled, beside its handler's future: an ordinary head, hyper's and h2's state.
+const USUAL_BYTES: u64 = 4 * 1024;
+/// Of these, hyper's and h2's state.
+const STATE_BYTES: u64 = 3 * 1024;
 /// What a request holds from its answer's head to the last byte of its body that is sent, beside bytes of files.
 const ANSWER_BYTES: u64 = 3 * 1024;
 /// Size of one request's fields, as RFC 9113 §6.5.2 counts them. A connection may have a hundred of them decoded at
@@ -119,7 +123,7 @@ pub(super) async fn serve<S: Stream, H: Handle>(
 }
 
 async fn speak<S: Stream, H: Handle>(
-    stream: S,
+    stream: Handback<S>,
     handler: Arc<H>,
     info: &Arc<ConnectionInfo>,
     config: &Config,
@@ -131,19 +135,21 @@ async fn speak<S: Stream, H: Handle>(
     let client = &info.client;
     let _counted = client.take(Resource::Http2Connections, 1);
     let (windows, _window_permit) = Windows::of(client);
+    let mut allowance = Allowance::new(client.clone(), stream.table_bytes());
     let mut streams = Streams::new(clock.clone(), config.write_stall_timeout);
     let requests = streams.requests();
-    let service = service_fn(|request: Request<Incoming>| {
+    let service = service_fn(|mut request: Request<Incoming>| {
         let (handler, info) = (handler.clone(), info.clone());
         let (request_under_way, flow) = requests.begin();
-        let bytes = HANDLER_BYTES + head_bytes(request.uri(), request.headers());
+        let bytes = future_bytes::<H>() + USUAL_BYTES.max(STATE_BYTES + head::bytes(&request));
         let Some(mut permit) = info.client.take(Resource::RequestBytes, bytes) else {
             // Nothing was done, so the client may send it again at once (RFC 9113 §8.7).
             request_under_way.answered();
             return Box::pin(ready(Err(h2::Error::from(Reason::REFUSED_STREAM)))) as Answering<H>;
         };
-        // On the heap by itself: hyper keeps the place of this future, 10 KB with a handler's in it, until the client
-        // has taken the last byte of the answer. The box is freed when there is an answer.
+        head::detach(&mut request);
+        // On the heap by itself: hyper keeps the place of this future, the handler's in it, until the client has taken
+        // the last byte of the answer. The box is freed when there is an answer.
         Box::pin(async move {
             let unanswered = info.unanswered.begin();
             let mut response = handler.handle(&info, request).await;
@@ -158,7 +164,7 @@ async fn speak<S: Stream, H: Handle>(
     // time-out for it cuts the slow and not the dead. Whoever is gone is found by its answers, by the time-outs of
     // bodies, or by being idle.
     let mut connection = http2::Builder::new(streams.executor())
-        .max_concurrent_streams(streams_max(client))
+        .max_concurrent_streams(streams_max::<H>(client))
         .max_header_list_size(HEADER_LIST_BYTES_MAX)
         .initial_stream_window_size(windows.stream_bytes)
         .initial_connection_window_size(windows.connection_bytes)
@@ -190,6 +196,15 @@ async fn speak<S: Stream, H: Handle>(
             streams.poll_all(cx);
             if streams.resets_in_a_second() > RESETS_PER_SECOND_MAX {
                 return Poll::Ready(Err(Cut::Resets));
+            }
+            match allowance.look() {
+                Verdict::GoOn => {}
+                Verdict::Close if life.is_closing() => {}
+                Verdict::Close => {
+                    life.is_done = true;
+                    continue;
+                }
+                Verdict::Cut => return Poll::Ready(Err(Cut::Fields)),
             }
             if let Some(open) = &info.streams {
                 open.store(streams.len(), Ordering::Relaxed);
@@ -226,19 +241,20 @@ type Answering<H> =
 
 /// How many requests a connection that has just opened may have at a time: its even share of what its client and all
 /// clients may hold.
-fn streams_max(client: &Client) -> u32 {
+fn streams_max<H: Handle>(client: &Client) -> u32 {
     let bytes = client.share(Resource::RequestBytes, Resource::Http2Connections);
-    let streams = bytes / (HANDLER_BYTES + USUAL_HEAD_BYTES);
+    let streams = bytes / (future_bytes::<H>() + USUAL_BYTES);
     streams.clamp(STREAMS_MIN, STREAMS_MAX) as u32
 }
 
-/// Memory of a request's head, decoded.
-fn head_bytes(uri: &Uri, headers: &HeaderMap) -> u64 {
-    let target = uri.path().len() + uri.query().map_or(0, str::len);
-    let fields = headers
-        .iter()
-        .map(|(name, value)| FIELD_BYTES + name.as_str().len() + value.len());
-    (target + fields.sum::<usize>()) as u64
+/// The size of a handler's future.
+fn future_bytes<H: Handle>() -> u64 {
+    fn size_of_output<'a, H: 'a, F>(
+        _: impl Fn(&'a H, &'a Arc<ConnectionInfo>, Request<Incoming>) -> F,
+    ) -> u64 {
+        size_of::<F>() as u64
+    }
+    size_of_output(H::handle)
 }
 
 /// How much a client may send ahead.

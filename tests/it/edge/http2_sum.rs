@@ -44,7 +44,7 @@ fn requests_of_one_address_are_bounded_in_sum() {
     let mut clients: Vec<(Client, u32)> = Vec::new();
     let mut begun = 0;
     // More than there is room for: each connection begins all that it may.
-    while begun < 1500 {
+    while begun < 2500 {
         let mut client = Client::open(server.address);
         let most = client.streams_max();
         client.send(SETTINGS, ACK, 0, &[]).unwrap();

@@ -1,4 +1,4 @@
-//! A stream that survives hyper's HTTP/2 connection, which does not give it back.
+//! A stream that survives hyper's HTTP/2 connection, which does not give it back. Frames are followed on their way in.
 
 use std::{
     fs::File,
@@ -10,6 +10,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::table::{Frames, TableBytes};
 use crate::server::{socket::Queues, transport::Stream};
 
 /// Where a [`Handback`] leaves its stream when it is dropped.
@@ -27,16 +28,26 @@ pub(super) struct Handback<S> {
     /// `None` only while it is dropped.
     stream: Option<S>,
     slot: Arc<Mutex<Option<S>>>,
+    table_bytes: TableBytes,
+    frames: Frames,
 }
 
 impl<S> Handback<S> {
     pub(super) fn new(stream: S) -> (Self, Slot<S>) {
+        let table_bytes = TableBytes::default();
         let slot = Arc::new(Mutex::new(None));
         let handback = Self {
             stream: Some(stream),
             slot: slot.clone(),
+            frames: table_bytes.frames(),
+            table_bytes,
         };
         (handback, Slot(slot))
+    }
+
+    /// What the connection's table of fields may keep.
+    pub(super) fn table_bytes(&self) -> TableBytes {
+        self.table_bytes.clone()
     }
 
     fn lent(&self) -> io::Result<&S> {
@@ -98,7 +109,10 @@ impl<S: Stream> AsyncRead for Handback<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(self.stream_mut()?).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let outcome = Pin::new(self.stream_mut()?).poll_read(cx, buf);
+        self.frames.read(&buf.filled()[before..]);
+        outcome
     }
 }
 
