@@ -1,6 +1,7 @@
 //! The peak of resident memory, of the real program, under what costs the most.
 
 mod http2;
+mod sizing;
 
 use std::sync::Barrier;
 
