@@ -7,9 +7,10 @@ mod cut;
 mod http1;
 mod http2;
 mod linger;
+mod silence;
 
 use std::{
-    future::{Future, poll_fn},
+    future::Future,
     io,
     net::{Ipv4Addr, SocketAddr},
     sync::{
@@ -28,9 +29,12 @@ use ipnet::IpNet;
 use tokio_rustls::server::TlsStream;
 use tracing::debug;
 
-use self::cut::{Counted, ExitCount, Unanswered};
+use self::{
+    cut::{Counted, ExitCount, Unanswered},
+    silence::Silence,
+};
 use super::{
-    deadlines::{Progress, Watchdog},
+    deadlines::Progress,
     proxy_protocol::{self, Parsed},
     shutdown::Shutdown,
     socket::Socket,
@@ -42,7 +46,7 @@ use crate::{
         Client, Clients,
         clients::{Permit, Resource},
     },
-    metrics::{ConnectionCut, ConnectionRefusal, Connections},
+    metrics::{ConnectionRefusal, Connections},
     time::Clock,
 };
 
@@ -181,7 +185,7 @@ const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// # Cancel safety
 /// Dropping the future closes the socket; a request in it is dropped too.
 pub(super) async fn run<H: Handle>(
-    socket: Socket,
+    mut socket: Socket,
     peer: Option<SocketAddr>,
     entry: Arc<Entry>,
     handler: Arc<H>,
@@ -192,68 +196,71 @@ pub(super) async fn run<H: Handle>(
     // Who comes behind a PROXY header is not the proxy: a forwarding header is then the client's own.
     let is_local = is_by_file && entry.proxies.is_none();
     let mut permit = None;
-    // Behind a proxy it is the client's address that counts, which is not known yet.
-    if entry.proxies.is_none() {
-        permit = entry.permit(peer);
-        if permit.is_none() {
-            return;
+    match (&entry.proxies, peer) {
+        // Refused before it is waited for: nothing bounds how many connections it has here.
+        (Some(proxies), Some(peer)) if !is_trusted(proxies, peer) => {
+            entry.counts.refuse(ConnectionRefusal::Proxy);
+            return debug!(%peer, "connection closed: a PROXY header is taken from trusted networks only");
+        }
+        // The client's address is the one that counts, and is not known yet.
+        (Some(_), _) => {}
+        (None, peer) => {
+            permit = entry.permit(peer);
+            if permit.is_none() {
+                return;
+            }
         }
     }
     let mut peer = peer.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
     // Only the monotonic reading is used, which is the same for every Clock.
     let clock = Clock::system();
-    let idle_deadline = clock.monotonic() + config.idle_timeout;
-    let mut watchdog = Watchdog::new(idle_deadline);
-    // A client that connects early, or never speaks, costs its socket and this small future: what hyper
-    // needs is made at the first byte, and boxed so that it is not part of this future's size.
-    let mut first = [0; HTTP2_PREFACE.len()];
-    let mut is_draining = false;
-    let spoke = loop {
-        tokio::select! {
-            biased;
-            // Not `readable()`, which a new socket may answer without a byte being there: hyper was then built for
-            // every connection, and 10,000 that never spoke cost 192 MB.
-            peeked = socket.peek(&mut first) => break peeked.unwrap_or(0),
-            () = shutdown.draining(), if !is_draining => {
-                is_draining = true;
-                // A request may be there of which the runtime has not told us yet. It is answered.
-                if !socket.queues().is_ok_and(|queues| queues.unread_bytes > 0) {
-                    entry.counts.cut(ConnectionCut::ExitIdle);
-                    break 0;
-                }
-            }
-            () = poll_fn(|cx| watchdog.poll_passed(cx, Some(idle_deadline))) => {
-                entry.counts.cut(ConnectionCut::Idle);
-                break 0;
-            }
-        }
-    };
+    let mut silence = Silence::new(clock.monotonic() + config.idle_timeout);
+    let mut spoke = silence.end(&socket, &entry, &shutdown).await;
     if spoke == 0 {
         return;
     }
-    let is_plain = entry.proxies.is_none() && entry.tls.is_none();
-    let spoken = if is_plain && !HTTP2_PREFACE.starts_with(&first[..spoke]) {
+    if entry.proxies.is_some() {
+        let read = Box::pin(read_proxy_header(&mut socket));
+        let read = tokio::time::timeout(config.header_timeout, read).await;
+        match read.unwrap_or_else(|_| Err("out of time".into())) {
+            Ok(client) => peer = client.unwrap_or(peer),
+            Err(why) => {
+                entry.counts.refuse(ConnectionRefusal::Proxy);
+                return debug!(%peer, why, "connection closed before HTTP");
+            }
+        }
+        // Before the client is waited for once more: it may have opened many connections, and say nothing on any.
+        permit = entry.permit(Some(peer));
+        if permit.is_none() {
+            return;
+        }
+        spoke = silence.end(&socket, &entry, &shutdown).await;
+        if spoke == 0 {
+            return;
+        }
+    }
+    let Some(permit) = permit else { return };
+    let Silence {
+        watchdog, first, ..
+    } = silence;
+    let spoken = if entry.tls.is_none() && !HTTP2_PREFACE.starts_with(&first[..spoke]) {
         // As nearly all are: no timer, no further future.
         Spoken {
             is_http2: false,
             over: Over::Socket(socket),
         }
     } else {
-        let mut step = None;
-        let open = Box::pin(open(socket, &mut peer, &mut step, is_by_file, &entry));
+        let open = Box::pin(open(socket, &entry));
         let opened = tokio::time::timeout(config.header_timeout, open).await;
-        match opened.unwrap_or_else(|_| Err("out of time".into())) {
+        match opened.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
             Ok(spoken) => spoken,
-            Err(why) => {
-                if let Some(step) = step {
-                    entry.counts.refuse(step);
+            Err(error) => {
+                if entry.tls.is_some() {
+                    entry.counts.refuse(ConnectionRefusal::Tls);
                 }
-                return debug!(%peer, why, "connection closed before HTTP");
+                return debug!(%peer, %error, "connection closed before HTTP");
             }
         }
-    };
-    let Some(permit) = permit.or_else(|| entry.permit(Some(peer))) else {
-        return;
     };
     let progress = Arc::new(Progress::new(clock, config.header_timeout));
     let info = Arc::new(ConnectionInfo {
@@ -317,40 +324,24 @@ enum Over {
     Tls(Box<TlsStream<Socket>>),
 }
 
-/// All that comes before HTTP. The caller bounds the time; `step` says what a connection that ends here is refused
-/// for, where that is counted.
-async fn open(
-    mut socket: Socket,
-    peer: &mut SocketAddr,
-    step: &mut Option<ConnectionRefusal>,
-    is_by_file: bool,
-    entry: &Entry,
-) -> Result<Spoken, String> {
-    if let Some(proxies) = &entry.proxies {
-        *step = Some(ConnectionRefusal::Proxy);
-        let address = peer.ip().to_canonical();
-        if !is_by_file && !proxies.iter().any(|net| net.contains(&address)) {
-            return Err("a PROXY header is taken from trusted networks only".into());
-        }
-        let client = read_proxy_header(&mut socket).await?;
-        *peer = client.unwrap_or(*peer);
-    }
-    *step = entry.tls.as_ref().map(|_| ConnectionRefusal::Tls);
+/// Whether a peer's PROXY headers are taken.
+fn is_trusted(proxies: &[IpNet], peer: SocketAddr) -> bool {
+    let address = peer.ip().to_canonical();
+    proxies.iter().any(|net| net.contains(&address))
+}
+
+/// What comes before HTTP once the client is known. The caller bounds the time.
+async fn open(mut socket: Socket, entry: &Entry) -> io::Result<Spoken> {
     match &entry.tls {
         Some(tls) => {
-            let stream = tls
-                .accept(socket)
-                .await
-                .map_err(|error| error.to_string())?;
+            let stream = tls.accept(socket).await?;
             Ok(Spoken {
                 is_http2: tls::is_http2(&stream),
                 over: Over::Tls(Box::new(stream)),
             })
         }
         None => Ok(Spoken {
-            is_http2: has_preface(&mut socket)
-                .await
-                .map_err(|error| error.to_string())?,
+            is_http2: has_preface(&mut socket).await?,
             over: Over::Socket(socket),
         }),
     }

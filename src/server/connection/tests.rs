@@ -10,7 +10,7 @@ use tokio::{
 
 use self::toy::Server;
 use super::*;
-use crate::server::listener;
+use crate::{metrics::ConnectionCut, server::listener};
 
 /// No test waits longer than this for anything.
 const PATIENCE: Duration = Duration::from_secs(20);

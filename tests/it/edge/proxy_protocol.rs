@@ -1,7 +1,11 @@
 //! PROXY headers through the socket: who is believed, and what becomes of the rest. Every field that may be
 //! wrong: `src/server/proxy_protocol/tests.rs`.
 
-use crate::support::{BASE, Connection, TestServer, head, open_from};
+use std::io::{ErrorKind, Read};
+
+use crate::support::{
+    BASE, Connection, TestServer, certificates::Certificate, eventually, head, open_from,
+};
 
 const TRUSTED: &str = "[server]\nlisten = [\"127.0.0.1:0\", \"proxy:127.0.0.1:0\"]\n\
     proxy_protocol_from = [\"127.0.0.1\"]\nheader_timeout_seconds = 2\n\
@@ -101,4 +105,71 @@ fn a_header_that_comes_byte_by_byte_is_read_and_what_follows_is_the_clients() {
         assert_eq!(connection.answer("GET").unwrap().status, 200);
         assert_eq!(connection.request("GET", "/healthz", &[], b"").status, 200);
     }
+}
+
+/// Whether the server closes a connection on which nothing more is sent.
+fn is_closed(mut connection: Connection) -> bool {
+    // The test's own time-out is shorter than the idle time-out, which would close it as well.
+    match connection.stream().read(&mut [0; 64]) {
+        Ok(read) => read == 0,
+        Err(error) => error.kind() == ErrorKind::ConnectionReset,
+    }
+}
+
+#[test]
+fn silent_stranger_is_closed_at_once() {
+    // Its silence may last for the idle time-out, and nothing counts its connections.
+    let server = TestServer::with(TRUSTED);
+    let stranger = open_from(behind(&server), "127.0.0.2".parse().unwrap(), None);
+    assert!(is_closed(stranger));
+}
+
+#[test]
+fn silent_connections_count_for_their_client() {
+    for listener in ["proxy:127.0.0.1:0", "proxy:tls:127.0.0.1:0"] {
+        let directory = tempfile::tempdir().unwrap();
+        let shown = Certificate::write(directory.path(), "shown", &["files.test"]);
+        let tls = shown.toml();
+        let server = TestServer::with(&format!(
+            "[server]\nlisten = [\"127.0.0.1:0\", \"{listener}\"]\n\
+             proxy_protocol_from = [\"127.0.0.1\"]\nconnections_per_address_max = 2\nheader_timeout_seconds = 120\n\
+             [tls]\ncertificates = [{tls}]\n"
+        ));
+        let named = |client: &str| {
+            let mut connection = Connection::open(behind(&server));
+            let header = format!("PROXY TCP4 {client} 10.0.0.1 12345 80\r\n");
+            connection.send(header.as_bytes()).unwrap();
+            connection
+        };
+        // Closed without a word from the client: two others hold its places.
+        let mut three = [(); 3].map(|()| named("192.0.2.1"));
+        for connection in &mut three {
+            connection.stream().set_nonblocking(true).unwrap();
+        }
+        eventually("one of three is closed", || {
+            let closed = three.iter_mut().filter_map(|connection| {
+                let read = connection.stream().read(&mut [0; 64]);
+                read.ok().filter(|read| *read == 0)
+            });
+            closed.count() == 1
+        });
+        if !listener.contains("tls") {
+            let other = named("192.0.2.2").request("GET", "/healthz", &[], b"");
+            assert_eq!(other.status, 200);
+        }
+    }
+}
+
+#[test]
+fn client_behind_a_proxy_may_think_first() {
+    let server = TestServer::with(TRUSTED);
+    let mut early = Connection::open(behind(&server));
+    early
+        .send(b"PROXY TCP4 192.0.2.1 10.0.0.1 12345 80\r\n")
+        .unwrap();
+    // When this one has been cut, the time for a head has passed for the other as well, which has begun none.
+    let mut slow = Connection::open(behind(&server));
+    slow.send(b"PROXY TCP4 192.0").unwrap();
+    assert!(slow.rest().is_empty());
+    assert_eq!(early.request("GET", "/healthz", &[], b"").status, 200);
 }
