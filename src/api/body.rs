@@ -20,6 +20,7 @@ use super::{
     disk::OnDisk,
 };
 use crate::{
+    fair_queue::Claimant,
     files::{LendTo, Lent, OpenFile},
     limit::Client,
     store::CHUNK_BYTES,
@@ -37,7 +38,7 @@ pub enum Body {
     /// One piece, or none.
     Whole(Full<Bytes>),
     /// One small and warm piece of an object's map.
-    Mapped(Full<Bytes>, Arc<OpenFile>, Range<u64>),
+    Mapped(Full<Bytes>, Arc<OpenFile>, Range<u64>, Claimant),
     /// Pieces and ranges of an object, in order.
     Object(Box<ObjectBody>),
 }
@@ -45,6 +46,8 @@ pub enum Body {
 /// A body out of an object: with several ranges, part heads stand between them.
 pub struct ObjectBody {
     file: Arc<OpenFile>,
+    /// Whose turn it is where the disk has to be waited for.
+    claimant: Claimant,
     segments: VecDeque<Segment>,
     remaining: u64,
     warming: Option<OnDisk<()>>,
@@ -84,21 +87,22 @@ impl Body {
         Self::from(Bytes::new())
     }
 
-    /// An object's range.
-    pub fn range(file: Arc<OpenFile>, range: Range<u64>) -> Self {
+    /// An object's range; from the disk it is read in the claimant's turn.
+    pub fn range(file: Arc<OpenFile>, range: Range<u64>, claimant: Claimant) -> Self {
         // Small and warm: one piece of memory, which the kernel copies anyway, needs no state to be sent by.
         if range.end - range.start <= SMALL_BYTES && file.object.is_warm(&range) {
             let slice = file.object.slice(range.clone());
-            return Self::Mapped(Full::new(slice), file, range);
+            return Self::Mapped(Full::new(slice), file, range, claimant);
         }
-        Self::segments(file, VecDeque::from([Segment::Range(range)]))
+        Self::segments(file, VecDeque::from([Segment::Range(range)]), claimant)
     }
 
-    /// Several pieces of one object.
-    pub fn segments(file: Arc<OpenFile>, segments: VecDeque<Segment>) -> Self {
+    /// Several pieces of one object; from the disk they are read in the claimant's turn.
+    pub fn segments(file: Arc<OpenFile>, segments: VecDeque<Segment>, claimant: Claimant) -> Self {
         let remaining = segments.iter().map(Segment::len).sum();
         Self::Object(Box::new(ObjectBody {
             file,
+            claimant,
             segments,
             remaining,
             warming: None,
@@ -165,8 +169,9 @@ impl LendTo for Body {
     }
 
     fn copy_out(&mut self, client: &Arc<Client>) {
-        if let Self::Mapped(_, file, range) = self {
-            *self = Self::segments(file.clone(), [Segment::Range(range.clone())].into());
+        if let Self::Mapped(_, file, range, claimant) = self {
+            let segments = [Segment::Range(range.clone())].into();
+            *self = Self::segments(file.clone(), segments, *claimant);
         }
         if let Self::Object(object) = self {
             object.copies = Some(Copies::new(client.clone()));
@@ -191,6 +196,7 @@ impl ObjectBody {
                 Some(Segment::Range(range)) => break range,
             }
         };
+        let claimant = self.claimant;
         let up_to = |unit: u64| {
             let end = (range.start / unit + 1).saturating_mul(unit);
             range.start..end.min(range.end)
@@ -216,7 +222,9 @@ impl ObjectBody {
                             self.reading = Some(Reading {
                                 range,
                                 room,
-                                read: OnDisk::begin(move || file.object.read_range(&chunk)),
+                                read: OnDisk::begin(claimant, move || {
+                                    file.object.read_range(&chunk)
+                                }),
                             });
                             return self.poll_chunk(cx);
                         }
@@ -239,7 +247,7 @@ impl ObjectBody {
         while !self.file.object.is_warm(&chunk) {
             let warming = self.warming.get_or_insert_with(|| {
                 let (file, cold) = (self.file.clone(), chunk.clone());
-                OnDisk::begin(move || file.object.warm(cold))
+                OnDisk::begin(claimant, move || file.object.warm(cold))
             });
             let warmed = ready!(warming.poll(cx));
             self.warming = None;

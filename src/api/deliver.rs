@@ -14,12 +14,14 @@ use super::{
 };
 use crate::{
     error::{Error, Kind, Result},
+    fair_queue::Claimant,
     files::{Derivative, DerivedFile, OpenFile},
     http::{
         byteranges::{self, Boundary},
         plan::{Plan, Representation, plan},
         range::ByteRange,
     },
+    tenant::Tenant,
     time::Timestamp,
 };
 
@@ -96,9 +98,11 @@ impl Content {
         }
     }
 
-    fn range(&self, range: ByteRange) -> Body {
+    fn range(&self, range: ByteRange, claimant: Claimant) -> Body {
         match self {
-            Self::Original(file) => Body::range(file.clone(), range.start..range.end_exclusive),
+            Self::Original(file) => {
+                Body::range(file.clone(), range.start..range.end_exclusive, claimant)
+            }
             Self::Derived(derived, _) => Body::from(slice(&derived.bytes, range)),
         }
     }
@@ -156,11 +160,16 @@ impl Keep {
     }
 }
 
-/// Answers a GET or HEAD with the content.
+/// Answers a GET or HEAD of one of the tenant's files with the content.
 ///
 /// # Errors
 /// `PreconditionFailed`, `RangeNotSatisfiable`: for the dialect to render.
-pub fn deliver(call: &Call<'_>, content: &Content, keep: Keep) -> Result<Response<Body>> {
+pub fn deliver(
+    call: &Call<'_>,
+    tenant: &Tenant,
+    content: &Content,
+    keep: Keep,
+) -> Result<Response<Body>> {
     let representation = Representation {
         len: content.len(),
         etag: content
@@ -169,6 +178,7 @@ pub fn deliver(call: &Call<'_>, content: &Content, keep: Keep) -> Result<Respons
             .expect("made here, of visible ASCII"),
         last_modified: content.file().object.meta.created,
     };
+    let claimant = call.claimant(tenant);
     let plan = plan(call.method, call.headers, &representation);
     let mut response = Response::new(Body::empty());
     let headers = response.headers_mut();
@@ -184,10 +194,11 @@ pub fn deliver(call: &Call<'_>, content: &Content, keep: Keep) -> Result<Respons
         Plan::PreconditionFailed => return Err(Kind::PreconditionFailed.into()),
         Plan::Unsatisfiable => return Err(Kind::RangeNotSatisfiable(content.len()).into()),
         Plan::Full => {
-            *response.body_mut() = content.range(ByteRange {
+            let whole = ByteRange {
                 start: 0,
                 end_exclusive: content.len(),
-            });
+            };
+            *response.body_mut() = content.range(whole, claimant);
         }
         Plan::Single(range) => {
             body_headers(
@@ -201,7 +212,7 @@ pub fn deliver(call: &Call<'_>, content: &Content, keep: Keep) -> Result<Respons
                 byteranges::content_range(range, content.len()),
             );
             *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-            *response.body_mut() = content.range(range);
+            *response.body_mut() = content.range(range, claimant);
         }
         Plan::Multi(ranges) => {
             let mut random = [0; 16];
@@ -216,7 +227,7 @@ pub fn deliver(call: &Call<'_>, content: &Content, keep: Keep) -> Result<Respons
                 layout.content_length,
             );
             *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-            *response.body_mut() = several(content, layout);
+            *response.body_mut() = several(content, layout, claimant);
         }
     }
     Ok(response)
@@ -244,7 +255,7 @@ fn body_headers(headers: &mut HeaderMap, content: &Content, content_type: Header
     );
 }
 
-fn several(content: &Content, layout: byteranges::Layout) -> Body {
+fn several(content: &Content, layout: byteranges::Layout, claimant: Claimant) -> Body {
     let mut segments = VecDeque::with_capacity(2 * layout.parts.len() + 1);
     for part in layout.parts {
         segments.push_back(Segment::Bytes(part.head));
@@ -254,7 +265,7 @@ fn several(content: &Content, layout: byteranges::Layout) -> Body {
         });
     }
     segments.push_back(Segment::Bytes(layout.closing));
-    Body::segments(content.file().clone(), segments)
+    Body::segments(content.file().clone(), segments, claimant)
 }
 
 fn slice(bytes: &Bytes, range: ByteRange) -> Bytes {

@@ -1,18 +1,22 @@
-//! What a body waits for the disk for: so much at once, and nobody's turn is held up by another's client.
+//! Reads for answers that have to wait for the disk: a bounded number at once, in turns of the tenants and their
+//! clients.
 
 use std::{
     io,
-    sync::{Arc, LazyLock},
+    sync::LazyLock,
     task::{Context, Poll, ready},
 };
 
-use tokio::{sync::Semaphore, task::JoinSet};
+use tokio::task::JoinSet;
+
+use super::turns::Turns;
+use crate::fair_queue::Claimant;
 
 /// Chunks brought in from the disk at once. Each keeps a thread busy, and with a fast disk its core: without a
 /// bound, 64 cold downloads on one core held up the hot ones by 20 to 50 ms.
-static PLACES: LazyLock<Arc<Semaphore>> = LazyLock::new(|| {
+static PLACES: LazyLock<Turns> = LazyLock::new(|| {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    Arc::new(Semaphore::new((2 * cores).max(4)))
+    Turns::new((2 * cores).max(4))
 });
 
 /// Work that waits for its place and is then done on a blocking thread.
@@ -24,15 +28,22 @@ static PLACES: LazyLock<Arc<Semaphore>> = LazyLock::new(|| {
 pub(super) struct OnDisk<T>(JoinSet<io::Result<T>>);
 
 impl<T: Send + 'static> OnDisk<T> {
-    /// Begins to wait.
-    pub(super) fn begin(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> Self {
-        Self::at(PLACES.clone(), work)
+    /// Begins to wait for the claimant's turn.
+    pub(super) fn begin(
+        claimant: Claimant,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> Self {
+        Self::at(PLACES.clone(), claimant, work)
     }
 
-    fn at(places: Arc<Semaphore>, work: impl FnOnce() -> io::Result<T> + Send + 'static) -> Self {
+    fn at(
+        places: Turns,
+        claimant: Claimant,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> Self {
         let mut task = JoinSet::new();
         task.spawn(async move {
-            let place = places.acquire_owned().await.map_err(io::Error::other)?;
+            let place = places.acquire(claimant).await;
             let placed = move || {
                 let _place = place;
                 work()
@@ -53,45 +64,49 @@ impl<T: Send + 'static> OnDisk<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::{future::poll_fn, sync::mpsc, task::Waker};
+    use std::{future::poll_fn, net::Ipv4Addr, sync::mpsc, task::Waker};
 
     use super::*;
 
+    fn anybody() -> Claimant {
+        Claimant::new(0, Ipv4Addr::LOCALHOST.into())
+    }
+
     #[tokio::test]
     async fn a_wait_that_nobody_polls_any_longer_keeps_no_place_from_others() {
-        let places = Arc::new(Semaphore::new(1));
+        let places = Turns::new(1);
         let (go, hold) = mpsc::channel::<()>();
-        let mut first = OnDisk::at(places.clone(), move || {
+        let mut first = OnDisk::at(places.clone(), anybody(), move || {
             hold.recv().map_err(io::Error::other)
         });
-        let mut forgotten = OnDisk::at(places.clone(), || Ok(2));
+        let mut forgotten = OnDisk::at(places.clone(), anybody(), || Ok(2));
         let mut noop = Context::from_waker(Waker::noop());
         assert!(first.poll(&mut noop).is_pending() && forgotten.poll(&mut noop).is_pending());
-        let mut third = OnDisk::at(places.clone(), || Ok(3));
+        let mut third = OnDisk::at(places.clone(), anybody(), || Ok(3));
         go.send(()).unwrap();
         assert_eq!(poll_fn(|cx| third.poll(cx)).await.unwrap(), 3);
         // It was done meanwhile.
         assert_eq!(poll_fn(|cx| forgotten.poll(cx)).await.unwrap(), 2);
         poll_fn(|cx| first.poll(cx)).await.unwrap();
-        assert_eq!(places.available_permits(), 1);
+        assert_eq!(places.free(), 1);
     }
 
     #[tokio::test]
     async fn what_is_dropped_gives_up_its_turn_and_what_has_begun_its_place_at_its_end() {
-        let places = Arc::new(Semaphore::new(1));
+        let places = Turns::new(1);
         let (begun, is_begun) = tokio::sync::oneshot::channel();
         let (go, hold) = mpsc::channel::<()>();
-        let first = OnDisk::at(places.clone(), move || {
+        let first = OnDisk::at(places.clone(), anybody(), move || {
             begun.send(()).unwrap();
             hold.recv().map_err(io::Error::other)
         });
         is_begun.await.unwrap();
-        let waiting = OnDisk::at(places.clone(), || -> io::Result<()> {
+        let waiting = OnDisk::at(places.clone(), anybody(), || -> io::Result<()> {
             unreachable!("dropped before its turn")
         });
         drop((first, waiting));
-        assert_eq!(places.available_permits(), 0);
+        assert_eq!(places.free(), 0);
         go.send(()).unwrap();
-        let _place = places.acquire().await.unwrap();
+        let _place = places.acquire(anybody()).await;
     }
 }

@@ -63,7 +63,7 @@ pub(super) async fn download(context: &Context<'_>, id: &str) -> Result<Response
         }
     };
     let content = view.make(context, file).await?;
-    deliver(call, &content, keep)
+    deliver(call, tenant, &content, keep)
 }
 
 /// Either place will do: SDKs fill the other one with `undefined`.

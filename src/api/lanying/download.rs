@@ -136,7 +136,7 @@ async fn send(
     }
     let content = view.make(context, key, file).await?;
     let (until, vary) = (expires_at(context, key), VARY);
-    deliver(call, &content, Keep::Client { until, vary })
+    deliver(call, tenant, &content, Keep::Client { until, vary })
 }
 
 /// Sends what a signed URL leads to, which [`View::target`] made.
@@ -153,6 +153,7 @@ async fn send_signed(context: &Context<'_>, url_end: Timestamp) -> Result<Respon
     let content = view.make(context, key, file).await?;
     deliver(
         call,
+        context.tenant,
         &content,
         Keep::everybody(url_end, expires_at(context, key)),
     )
