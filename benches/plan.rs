@@ -5,7 +5,10 @@
 use std::hint::black_box;
 
 use chatfiles::{
-    http::plan::{Representation, plan},
+    http::{
+        conditional::Forms,
+        plan::{Representation, plan},
+    },
     time::Timestamp,
 };
 use criterion::{Criterion, criterion_group, criterion_main};
@@ -19,6 +22,7 @@ fn plans(c: &mut Criterion) {
         len: 10 << 20,
         etag: "\"019aa000-0000-7000-8000-000000000000\"",
         last_modified: Timestamp::from_secs(1_795_305_599),
+        forms: Forms::Several,
     };
     let mut group = c.benchmark_group("plan");
     for (name, lines) in [

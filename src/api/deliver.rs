@@ -18,6 +18,7 @@ use crate::{
     files::{Derivative, DerivedFile, OpenFile},
     http::{
         byteranges::{self, Boundary},
+        conditional::Forms,
         plan::{Plan, Representation, plan},
         range::ByteRange,
     },
@@ -177,6 +178,11 @@ pub fn deliver(
             .to_str()
             .expect("made here, of visible ASCII"),
         last_modified: content.file().object.meta.created,
+        // Something can be made of a file of a known kind.
+        forms: match content.file().kind {
+            Some(_) => Forms::Several,
+            None => Forms::One,
+        },
     };
     let claimant = call.claimant(tenant);
     let plan = plan(call.method, call.headers, &representation);

@@ -19,6 +19,17 @@ pub struct Validators<'a> {
     pub etag: &'a str,
     /// What `Last-Modified` says; counted in whole seconds, as the header is.
     pub last_modified: Timestamp,
+    /// Whose date that is.
+    pub forms: Forms,
+}
+
+/// How many forms of a file (original, thumbnail, MP3) may share a URL, and with it the date.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forms {
+    /// The file itself.
+    One,
+    /// Others too, so the date does not tell which of them a client holds.
+    Several,
 }
 
 /// The outcome of a request's conditions.
@@ -36,6 +47,9 @@ pub enum Outcome {
 }
 
 /// Evaluates the conditions in the order of RFC 9110 §13.2.2, steps 1 to 4.
+///
+/// With [`Forms::Several`], `If-Modified-Since` never gives 304. A cache that has lost the entity-tag on the way
+/// (proxies that compress drop it) and holds the thumbnail would take that 304 for the original (§13.1.3: SHOULD).
 #[must_use]
 pub fn evaluate(method: &Method, headers: &HeaderMap, validators: Validators<'_>) -> Outcome {
     let reads = method == Method::GET || method == Method::HEAD;
@@ -60,7 +74,8 @@ pub fn evaluate(method: &Method, headers: &HeaderMap, validators: Validators<'_>
     }
     match single_date_secs(headers, &IF_MODIFIED_SINCE) {
         Some(date_secs) if reads => {
-            if validators.last_modified.secs() <= date_secs {
+            let is_current = validators.last_modified.secs() <= date_secs;
+            if is_current && validators.forms == Forms::One {
                 Outcome::NotModified
             } else {
                 Outcome::HoldsAnother
@@ -201,6 +216,7 @@ mod tests {
     const VALIDATORS: Validators<'static> = Validators {
         etag: "\"a,b\"",
         last_modified: Timestamp::from_ms(784_111_777_500),
+        forms: Forms::One,
     };
 
     fn map(lines: &[(&str, &str)]) -> HeaderMap {
@@ -333,6 +349,28 @@ mod tests {
             Outcome::PreconditionFailed,
             &[&[("if-unmodified-since", BEFORE)]],
         );
+    }
+
+    #[test]
+    fn date_of_several_forms_matches_none() {
+        let several = Validators {
+            forms: Forms::Several,
+            ..VALIDATORS
+        };
+        for (name, value, expected) in [
+            ("if-modified-since", EXACT, Outcome::HoldsAnother),
+            ("if-modified-since", AFTER, Outcome::HoldsAnother),
+            ("if-modified-since", BEFORE, Outcome::HoldsAnother),
+            ("if-none-match", "\"a,b\"", Outcome::NotModified),
+            ("if-unmodified-since", EXACT, Outcome::Proceed),
+        ] {
+            let headers = map(&[(name, value)]);
+            assert_eq!(
+                evaluate(&Method::GET, &headers, several),
+                expected,
+                "{name}: {value}"
+            );
+        }
     }
 
     #[test]

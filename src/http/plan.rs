@@ -8,7 +8,7 @@
 use hyper::{HeaderMap, Method, header::RANGE};
 
 use super::{
-    conditional::{self, Outcome, Validators},
+    conditional::{self, Forms, Outcome, Validators},
     range::{ByteRange, Ranges},
 };
 use crate::time::Timestamp;
@@ -22,6 +22,8 @@ pub struct Representation<'a> {
     pub etag: &'a str,
     /// What `Last-Modified` says.
     pub last_modified: Timestamp,
+    /// How many forms of the file may share the URL.
+    pub forms: Forms,
 }
 
 /// The answer, decided.
@@ -47,6 +49,7 @@ pub fn plan(method: &Method, headers: &HeaderMap, representation: &Representatio
     let validators = Validators {
         etag: representation.etag,
         last_modified: representation.last_modified,
+        forms: representation.forms,
     };
     let outcome = conditional::evaluate(method, headers, validators);
     match outcome {
@@ -89,6 +92,7 @@ mod tests {
             len: 100,
             etag: "\"v1\"",
             last_modified: Timestamp::from_secs(784_111_777),
+            forms: Forms::One,
         };
         for (method, lines, expected) in cases {
             let mut headers = HeaderMap::new();

@@ -150,6 +150,16 @@ const WITH_RANGES: &[(Headers, u16)] = &[
     (&[("Range", "bytes=99999999-"), ("If-Match", "{etag}")], 416),
 ];
 
+/// What a file of several forms answers: of these, a date alone never gives 304.
+fn of_several_forms(table: &[(Headers, u16)]) -> Vec<(Headers, u16)> {
+    let answered = |(headers, status): &(Headers, u16)| {
+        let has_tag = headers.iter().any(|(name, _)| *name == "If-None-Match");
+        let by_date = *status == 304 && !has_tag;
+        (*headers, if by_date { 200 } else { *status })
+    };
+    table.iter().map(answered).collect()
+}
+
 /// Runs a table against what `chosen` asks for; `method` is GET or HEAD.
 fn check(reader: &mut Reader, method: &str, chosen: Headers, table: &[(Headers, u16)]) {
     let plain = reader.get(chosen);
@@ -203,11 +213,17 @@ fn check(reader: &mut Reader, method: &str, chosen: Headers, table: &[(Headers, 
 #[test]
 fn conditions_count_in_the_order_of_the_rfc() {
     let server = TestServer::start();
-    let id = server.store_file("a.jpg", "image/jpeg", &photo());
+    // Of a file of which nothing else is made.
+    let id = server.store_file("a.txt", "text/plain", &[b'a'; 20_000]);
     let mut reader = Reader::of(&server, &id);
     check(&mut reader, "GET", &[], TABLE);
     check(&mut reader, "HEAD", &[], TABLE);
     check(&mut reader, "GET", &[], WITH_RANGES);
+    let id = server.store_file("a.jpg", "image/jpeg", &photo());
+    let mut reader = Reader::of(&server, &id);
+    check(&mut reader, "GET", &[], &of_several_forms(TABLE));
+    check(&mut reader, "HEAD", &[], &of_several_forms(TABLE));
+    check(&mut reader, "GET", &[], &of_several_forms(WITH_RANGES));
 }
 
 #[test]
@@ -215,9 +231,10 @@ fn a_thumbnail_has_conditions_of_its_own() {
     let server = TestServer::start();
     let id = server.store_file("a.jpg", "image/jpeg", &photo());
     let mut reader = Reader::of(&server, &id);
-    check(&mut reader, "GET", &[("thumbnail", "true")], TABLE);
-    check(&mut reader, "HEAD", &[("thumbnail", "true")], TABLE);
-    check(&mut reader, "GET", &[("thumbnail", "true")], WITH_RANGES);
+    let chosen: Headers = &[("thumbnail", "true")];
+    check(&mut reader, "GET", chosen, &of_several_forms(TABLE));
+    check(&mut reader, "HEAD", chosen, &of_several_forms(TABLE));
+    check(&mut reader, "GET", chosen, &of_several_forms(WITH_RANGES));
     // What a browser has of the original must not pass for the thumbnail.
     let original = reader.get(&[]);
     let etag = original.header("etag").unwrap();
