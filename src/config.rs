@@ -149,7 +149,7 @@ impl File {
                     idle_timeout: seconds(
                         "server.body_idle_timeout_seconds",
                         server.body_idle_timeout_seconds,
-                        30,
+                        60,
                     )?,
                     bytes_per_second_min: range(
                         "server.body_bytes_per_second_min",
