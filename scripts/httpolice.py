@@ -113,7 +113,7 @@ def easemob(caller, token, secret):
 
         whole = get("a file", 200, photo_path, ORIGIN)
         etag, modified = whole.headers["etag"], whole.headers["last-modified"]
-        get("a text", 200, text_path)
+        written = get("a text", 200, text_path).headers["last-modified"]
         thumbnail = get("a thumbnail by header", 200, photo_path, {"thumbnail": "true"})
         get("a thumbnail by query", 200, photo_path + "?thumbnail=true")
         get("a thumbnail not modified", 304, photo_path,
@@ -129,7 +129,9 @@ def easemob(caller, token, secret):
         get("a range if unchanged, and it is not", 200, photo_path, {"Range": "bytes=0-9", "If-Range": '"x"'})
         get("no such range", unsatisfiable, text_path, {"Range": "bytes=5000-"})
         get("not modified by tag", 304, photo_path, {"If-None-Match": etag})
-        get("not modified since", 304, photo_path, {"If-Modified-Since": modified})
+        # The same date stands on the photo's thumbnail, so of the photo it says nothing.
+        get("a photo not modified since", 200, photo_path, {"If-Modified-Since": modified})
+        get("a text not modified since", 304, text_path, {"If-Modified-Since": written})
         get("another one by tag", 412, photo_path, {"If-Match": '"x"'})
         get("modified since", 412, photo_path, {"If-Unmodified-Since": "Thu, 01 Jan 2015 00:00:00 GMT"})
         get("without a token", 401, photo_path, {"Authorization": None})
