@@ -122,9 +122,9 @@ pub fn raise_descriptors_max() -> u64 {
 }
 
 /// Accepts and serves until the shutdown is triggered; then closes the listeners, lets running requests
-/// finish within [`Config::shutdown_grace`] or [`Config::handover_grace`] (or until [`Shutdown::abort`]), and drops the rest. Returns when
-/// no connection is left. Connections are counted in `counts`, and by client in `clients`. `tls` is for the listeners that speak it: without,
-/// they are closed unheard.
+/// finish within [`Config::shutdown_grace`] or [`Config::handover_grace`] (or until [`Shutdown::abort`]), and drops the
+/// rest. Returns when no connection is left. Connections are counted in `counts`, and by client in `clients`. `tls` is
+/// for the listeners that speak it; without it, they are closed at once.
 ///
 /// # Cancel safety
 /// Dropping the future aborts all connections.

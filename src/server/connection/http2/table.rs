@@ -3,10 +3,10 @@
 //! A client fills the table of its connection, which counts 4,096 bytes. But h2 does not copy the `:path`, `:authority`
 //! and `:scheme` of an entry: the entry keeps the whole buffer that it was read in, so 110 entries can keep 2 MB, and more
 //! with CONTINUATION frames. h2 says nothing about its table, and goes on with it where a smaller one was announced. So
-//! the frames are followed on their way to h2, by their heads alone, and the most that entries may keep is computed from
-//! the distances between header blocks, a block that has not ended among them. Usual requests are short and share buffers: theirs is less than 64 KiB. What is
-//! above [`FREE_BYTES`] is counted for the client ([`Resource::TableBytes`]); where there is no more, the connection is
-//! told to end, and the client opens another one.
+//! the heads of frames are read on their way to h2, and the most that entries may keep is computed from the distances
+//! between header blocks. A block that has not ended is included. Usual requests are short and share buffers, so they
+//! keep less than 64 KiB. What is above [`FREE_BYTES`] is counted for the client ([`Resource::TableBytes`]). If there is
+//! no more, the connection is told to end, and the client opens another one.
 
 use std::sync::{
     Arc,
