@@ -11,8 +11,9 @@
 
 use hyper::Response;
 
-use super::{Api, Call, answer, body::Body};
+use super::{Api, Call, answer};
 use crate::{
+    delivery::Body,
     error::{Error, Kind, Result},
     secret::{SecretKey, constant_time_eq},
     store::ObjectId,

@@ -5,7 +5,6 @@
 
 mod derive;
 mod ffmpeg;
-mod lent;
 mod open;
 mod parts;
 mod pool;
@@ -28,7 +27,6 @@ use crate::{
 pub use self::{
     derive::{Derivative, DerivedFile},
     ffmpeg::{Abilities, Config as FfmpegConfig},
-    lent::{LendTo, Lent},
     open::{OpenFile, etag},
     parts::{Completion, PartUpload, PartUploads, ReceivedPart},
     upload::{Attributes, Received, Stored},

@@ -19,7 +19,7 @@ use hyper::{
 };
 
 use crate::{
-    files::{LendTo, Lent},
+    delivery::{LendTo, Lent},
     limit::Client,
     metrics::Answered,
     tenant::Tenant,

@@ -41,7 +41,7 @@ use super::{
     tls::{self, Tls},
 };
 use crate::{
-    files::{LendTo, Lent},
+    delivery::{LendTo, Lent},
     limit::{
         Client, Clients,
         clients::{Permit, Resource},

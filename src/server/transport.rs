@@ -24,7 +24,7 @@ use super::{
     deadlines::Progress,
     socket::{Queues, Socket},
 };
-use crate::files::Lent;
+use crate::delivery::Lent;
 
 /// What a connection runs over.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {

@@ -9,12 +9,8 @@ use hyper::{
 
 use super::Context;
 use crate::{
-    api::{
-        Call,
-        body::Body,
-        deliver::{Content, Keep, deliver},
-        signed_url,
-    },
+    api::{Call, signed_url},
+    delivery::{Body, Content, Keep, deliver},
     error::{Error, Kind, Result},
     files::OpenFile,
     media::{sniff::Sniffed, voice::VoiceFormat},
@@ -63,7 +59,7 @@ pub(super) async fn download(context: &Context<'_>, id: &str) -> Result<Response
         }
     };
     let content = view.make(context, file).await?;
-    deliver(call, tenant, &content, keep)
+    deliver(&call.delivery(tenant), &content, keep)
 }
 
 /// Either place will do: SDKs fill the other one with `undefined`.

@@ -12,9 +12,10 @@ use std::sync::Arc;
 
 use hyper::Response;
 
-use super::{Api, Call, body::Body};
+use super::{Api, Call};
 use crate::{
     auth::{Identity, verifier::bearer},
+    delivery::Body,
     error::{Error, Kind, Result},
     files::Scope,
     http::body::RequestBody,

@@ -11,12 +11,8 @@ use super::{
     store_token::Viewer,
 };
 use crate::{
-    api::{
-        Call, answer,
-        body::Body,
-        deliver::{Content, Keep, deliver},
-        signed_url,
-    },
+    api::{Call, answer, signed_url},
+    delivery::{Body, Content, Keep, deliver},
     error::{Error, Kind, Result},
     files::OpenFile,
     media::voice::VoiceFormat,
@@ -136,7 +132,11 @@ async fn send(
     }
     let content = view.make(context, key, file).await?;
     let (until, vary) = (expires_at(context, key), VARY);
-    deliver(call, tenant, &content, Keep::Client { until, vary })
+    deliver(
+        &call.delivery(tenant),
+        &content,
+        Keep::Client { until, vary },
+    )
 }
 
 /// Sends what a signed URL leads to, which [`View::target`] made.
@@ -152,8 +152,7 @@ async fn send_signed(context: &Context<'_>, url_end: Timestamp) -> Result<Respon
         .await?;
     let content = view.make(context, key, file).await?;
     deliver(
-        call,
-        context.tenant,
+        &call.delivery(context.tenant),
         &content,
         Keep::everybody(url_end, expires_at(context, key)),
     )

@@ -11,7 +11,8 @@ use super::{
     upload::{TICKET, form_url},
 };
 use crate::{
-    api::{body::Body, no_room},
+    api::no_room,
+    delivery::Body,
     error::{Error, Kind, PolicyFault, Result},
     files::{Attributes, etag},
     http::{

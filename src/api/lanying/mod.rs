@@ -21,12 +21,13 @@ use std::{borrow::Cow, sync::Arc};
 use hyper::Response;
 
 use self::{link::ToType, store_token::Viewer};
-use super::{Api, Call, body::Body};
+use super::{Api, Call};
 use crate::{
     auth::{
         Subject,
         hook::{Action as HookAction, Question},
     },
+    delivery::Body,
     error::{Error, Kind, Result},
     files::Scope,
     http::body::RequestBody,

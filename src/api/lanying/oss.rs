@@ -11,7 +11,8 @@ use hyper::{
 
 use super::policy::Success;
 use crate::{
-    api::{Call, answer, body::Body},
+    api::{Call, answer},
+    delivery::Body,
     error::{Error, Kind, PolicyFault},
 };
 

@@ -21,7 +21,7 @@ use super::{
     linger::{has_unacked, linger},
 };
 use crate::{
-    files::LendTo,
+    delivery::LendTo,
     metrics::{ConnectionCut as Cut, Connections},
     server::{
         deadlines::{Guard, HeadTimer, Progress, Step, Watchdog},

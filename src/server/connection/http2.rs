@@ -35,7 +35,7 @@ use super::{
     linger::{has_unacked, linger},
 };
 use crate::{
-    files::LendTo,
+    delivery::LendTo,
     limit::{
         Client,
         clients::{Permit, Resource},

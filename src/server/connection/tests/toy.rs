@@ -22,7 +22,7 @@ pub(super) struct Toy {
 }
 
 /// Made of no file.
-impl crate::files::LendTo for Pieces {
+impl crate::delivery::LendTo for Pieces {
     fn lend_to(&mut self, _: &Arc<Lent>) {}
     fn copy_out(&mut self, _: &Arc<crate::limit::Client>) {}
 }

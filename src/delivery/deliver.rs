@@ -4,14 +4,11 @@ use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
 use hyper::{
-    HeaderMap, Response, StatusCode,
+    HeaderMap, Method, Response, StatusCode,
     header::{self, HeaderValue},
 };
 
-use super::{
-    Call,
-    body::{Body, Segment},
-};
+use super::body::{Body, Segment};
 use crate::{
     error::{Error, Kind, Result},
     fair_queue::Claimant,
@@ -22,7 +19,6 @@ use crate::{
         plan::{Plan, Representation, plan},
         range::ByteRange,
     },
-    tenant::Tenant,
     time::Timestamp,
 };
 
@@ -161,16 +157,23 @@ impl Keep {
     }
 }
 
+/// The parts of a request that decide how a file is delivered.
+pub struct Request<'a> {
+    /// GET or HEAD.
+    pub method: &'a Method,
+    /// For the preconditions and ranges.
+    pub headers: &'a HeaderMap,
+    /// The time of the request.
+    pub now: Timestamp,
+    /// The tenant and client in whose turn cold files are read.
+    pub claimant: Claimant,
+}
+
 /// Answers a GET or HEAD of one of the tenant's files with the content.
 ///
 /// # Errors
 /// `PreconditionFailed`, `RangeNotSatisfiable`: for the dialect to render.
-pub fn deliver(
-    call: &Call<'_>,
-    tenant: &Tenant,
-    content: &Content,
-    keep: Keep,
-) -> Result<Response<Body>> {
+pub fn deliver(request: &Request<'_>, content: &Content, keep: Keep) -> Result<Response<Body>> {
     let representation = Representation {
         len: content.len(),
         etag: content
@@ -184,8 +187,8 @@ pub fn deliver(
             None => Forms::One,
         },
     };
-    let claimant = call.claimant(tenant);
-    let plan = plan(call.method, call.headers, &representation);
+    let claimant = request.claimant;
+    let plan = plan(request.method, request.headers, &representation);
     let mut response = Response::new(Body::empty());
     let headers = response.headers_mut();
     if plan == Plan::Full {
@@ -194,7 +197,7 @@ pub fn deliver(
         headers.reserve(16);
         content.put_validators(headers);
     }
-    keep.put(headers, call.now);
+    keep.put(headers, request.now);
     match plan {
         Plan::NotModified => *response.status_mut() = StatusCode::NOT_MODIFIED,
         Plan::PreconditionFailed => return Err(Kind::PreconditionFailed.into()),

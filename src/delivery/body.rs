@@ -18,13 +18,9 @@ use hyper::body::{Frame, SizeHint};
 use super::{
     copies::{Copies, Room},
     disk::OnDisk,
+    lent::{LendTo, Lent},
 };
-use crate::{
-    fair_queue::Claimant,
-    files::{LendTo, Lent, OpenFile},
-    limit::Client,
-    store::CHUNK_BYTES,
-};
+use crate::{fair_queue::Claimant, files::OpenFile, limit::Client, store::CHUNK_BYTES};
 
 /// Bytes of a warm object that are lent at once: fewer turns through hyper, each of which ends in a segment
 /// that is not full. An answer holds a reactor thread for as long as the kernel takes to queue this much.

@@ -10,8 +10,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use super::OpenFile;
-use crate::limit::Client;
+use crate::{files::OpenFile, limit::Client};
 
 /// The files lent to one connection. All accesses are from the polls of one task, one after another: the lock
 /// is there for `Sync` and never waited for. Bounded by what hyper queues before it flushes (16 buffers).
