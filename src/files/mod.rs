@@ -27,7 +27,7 @@ use crate::{
 pub use self::{
     derive::{Derivative, DerivedFile},
     ffmpeg::{Abilities, Config as FfmpegConfig},
-    open::{OpenFile, etag},
+    open::OpenFile,
     parts::{Completion, PartUpload, PartUploads, ReceivedPart},
     upload::{Attributes, Received, Stored},
 };

@@ -24,6 +24,8 @@ use crate::{
     tenant::{Tenant, Tenants},
 };
 
+pub use self::download::view;
+
 /// A call of this API: what `server/router.rs` makes of method and path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Route<'a> {
@@ -84,7 +86,7 @@ pub async fn handle(
     let context = Context { api, call, tenant };
     match action {
         Action::Upload => upload::upload(&context, body).await,
-        Action::Download(id) => download::download(&context, id).await,
+        Action::Download(id) => download::download(&context, id, view(call, tenant)).await,
         Action::Token => token::token(&context, body).await,
         Action::PartsBegin => parts::begin(&context, body).await,
         Action::PartsPut(id) => parts::put(&context, id, body).await,

@@ -12,9 +12,9 @@ use super::{
 };
 use crate::{
     api::no_room,
-    delivery::Body,
+    delivery::{Body, etag},
     error::{Error, Kind, PolicyFault, Result},
-    files::{Attributes, etag},
+    files::Attributes,
     http::{
         body::RequestBody,
         multipart::{self, FORM_OVERHEAD_BYTES, Form},
