@@ -6,7 +6,7 @@
 //!    are rendered once and kept with the open file; the [`CachePolicy`] is added.
 //! 3. hyper polls the [`Body`]. It yields slices of the mapped file, after a blocking thread has read cold pages in
 //!    (`disk.rs`), or memory of this process where the bytes must be read here (`copies.rs`).
-//! 4. hyper passes the slices on to the connection's transport by address. [`Lent`] finds the file that a slice lies in,
+//! 4. hyper passes the slices on to the connection's transport by address. [`Loans`] finds the file that a slice lies in,
 //!    and the kernel sends it by `sendfile`.
 //!
 //! Who may see the file was decided before. Requests are parsed and errors are rendered in `api/`.
@@ -16,7 +16,7 @@ mod cache_policy;
 mod content;
 mod copies;
 mod disk;
-mod lent;
+mod loans;
 mod response;
 mod turns;
 mod view;
@@ -25,7 +25,7 @@ pub use self::{
     body::Body,
     cache_policy::CachePolicy,
     content::{Content, etag},
-    lent::{LendTo, Lent},
+    loans::{FileBody, Loans, SendFile},
     response::{Request, deliver},
     view::{NotConvertible, View},
 };
