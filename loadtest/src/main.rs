@@ -1,12 +1,9 @@
 //! `loadtest`: load, soak and comparison runs against a file server over HTTP.
 //!
 //! It shares no code with the server: what it measures and verifies is what a client sees. One engine
-//! (`client.rs`) stands under all commands; each command is a workload for it.
+//! (`client/`) stands under all commands; each command is a workload for it.
 
 mod client;
-mod closed;
-mod cpu;
-mod floor;
 mod run;
 mod versus;
 
@@ -37,17 +34,17 @@ enum Command {
     /// This server beside others, each on one core.
     Versus(versus::Args),
     /// A bare epoll and sendfile loop: what this kernel can do at best.
-    Floor(floor::Args),
+    Floor(versus::floor::Args),
     /// A closed loop of one kind of request over N connections.
-    Closed(closed::Args),
+    Closed(versus::closed::Args),
 }
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Run(args) => run::main(args),
         Command::Versus(args) => versus::main(args),
-        Command::Floor(args) => floor::main(args),
-        Command::Closed(args) => closed::main(args),
+        Command::Floor(args) => versus::floor::main(args),
+        Command::Closed(args) => versus::closed::main(args),
     };
     done.unwrap_or_else(|error| {
         // Nobody is left to tell when standard error is closed.

@@ -5,11 +5,10 @@ use std::time::Duration;
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
-use super::{Bench, process::Process};
+use super::{Bench, closed::Closed, process::Process};
 use crate::{
     Error,
     client::{Engine, Request, Settings},
-    closed::Closed,
 };
 
 /// A server that takes part, and what it is asked, in turn.

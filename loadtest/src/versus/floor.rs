@@ -23,7 +23,8 @@ use rustix::{
     net::{RecvFlags, SendFlags, SocketFlags, accept_with, recv, send, sockopt},
 };
 
-use crate::{Error, cpu};
+use super::cpu;
+use crate::Error;
 
 /// Bytes of a request's head; a client that sends more is cut off.
 const HEAD_BYTES_MAX: usize = 8 * 1024;

@@ -9,8 +9,11 @@
 
 mod aims;
 mod batch;
+pub(crate) mod closed;
 mod cold;
+mod cpu;
 mod downloads;
+pub(crate) mod floor;
 mod memory;
 mod misses;
 mod network;
@@ -39,7 +42,7 @@ use std::{
 use clap::ValueEnum;
 
 use self::{network::Network, report::Report};
-use crate::{Error, cpu};
+use crate::Error;
 
 /// Sizes of downloads, in bytes.
 const DOWNLOADS: [u64; 6] = [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 9 << 20];

@@ -13,10 +13,10 @@ use std::{
 use bytes::Bytes;
 use hdrhistogram::Histogram;
 
+use super::cpu;
 use crate::{
     Error,
     client::{Answer, Engine, Failure, Next, Outcome, Request, Settings, Workload},
-    cpu,
 };
 
 /// Longer ones count as this long.
