@@ -93,26 +93,26 @@ impl Figure {
     /// The name in the table.
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::DownloadCpuToNginx => "download, CPU ÷ nginx's best",
-            Self::DownloadRateToNginx => "download, requests/s ÷ nginx's best",
+            Self::DownloadCpuToNginx => "download, CPU ÷ best nginx",
+            Self::DownloadRateToNginx => "download, requests/s ÷ best nginx",
             Self::DownloadCpuToFloor => "download, CPU ÷ floor",
             Self::DownloadCpuToDufs => "download, CPU ÷ dufs",
             Self::DownloadCpuToMiniserve => "download, CPU ÷ miniserve",
             Self::UploadCpuToNginx => "upload, CPU ÷ nginx dav PUT",
-            Self::UploadFullCpuToNginx => "upload synced, CPU ÷ nginx dav PUT (not synced)",
-            Self::UploadFullRateToNone => "upload, 64 connections, synced/s ÷ not synced/s",
+            Self::UploadFullCpuToNginx => "upload with sync, CPU ÷ nginx dav PUT (without sync)",
+            Self::UploadFullRateToNone => "upload, 64 connections, requests/s with sync ÷ without",
             Self::ThumbnailHitToDownload => "thumbnail in memory, CPU ÷ 4 KB download",
-            Self::ThumbnailMissToVips => "thumbnail made, CPU ÷ libvips",
-            Self::OtherMissToVips => "thumbnail made of no JPEG, CPU ÷ libvips",
+            Self::ThumbnailMissToVips => "new thumbnail of a JPEG, CPU ÷ libvips",
+            Self::OtherMissToVips => "new thumbnail of another format, CPU ÷ libvips",
             Self::MemorySilentMb => "RSS, 10,000 silent connections, MB",
             Self::MemoryIdleMb => "RSS, 10,000 connections idle after a request, MB",
             Self::ObjectsManyToFew => "download, CPU, many objects ÷ few",
             Self::ColdStalls => "hot downloads over 20 ms while cold files are read",
-            Self::ColdStallsBefore => "hot downloads over 20 ms before",
+            Self::ColdStallsBefore => "hot downloads over 20 ms without cold reads",
             Self::ColdP99Us => "hot downloads while cold files are read, p99 µs",
-            Self::ColdP99BeforeUs => "hot downloads before, p99 µs",
+            Self::ColdP99BeforeUs => "hot downloads without cold reads, p99 µs",
             Self::ColdMaxUs => "hot downloads while cold files are read, slowest µs",
-            Self::ColdMaxBeforeUs => "hot downloads before, slowest µs",
+            Self::ColdMaxBeforeUs => "hot downloads without cold reads, slowest µs",
         }
     }
 
