@@ -5,7 +5,7 @@
 
 mod key;
 mod meta;
-mod object;
+mod mapped;
 mod trailer;
 
 pub mod local;
@@ -22,7 +22,7 @@ use crate::{
 pub use self::{
     key::{Class, Key, ObjectId},
     meta::{BoundingBox, Dialect, Meta, SECRET_HASH_BYTES},
-    object::{CHUNK_BYTES, Object},
+    mapped::{CHUNK_BYTES, Object},
     trailer::{FOOTER_BYTES, META_BYTES_MAX},
 };
 

@@ -221,7 +221,7 @@ pub fn visit_metas(
         for key in layout::objects_in(&spread, class, day.day).map_err(Error::internal)? {
             let meta = names::open_read(&layout::object_path(root, key)).and_then(|file| {
                 let file_len = file.metadata()?.len();
-                super::object::read_trailer(&file, file_len)
+                super::mapped::read_trailer(&file, file_len)
             });
             if let Ok(meta) = meta {
                 visit(key, meta)?;
