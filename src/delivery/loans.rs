@@ -8,11 +8,13 @@ use std::{
     fs::File,
     io::{self, IoSlice},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
 };
+
+use parking_lot::Mutex;
 
 use crate::{files::OpenFile, limit::Client};
 
@@ -30,7 +32,7 @@ pub struct Loans {
 impl Loans {
     /// Adds a file whose slices are about to be queued.
     pub(super) fn add(&self, file: &Arc<OpenFile>) {
-        let mut files = self.files();
+        let mut files = self.files.lock();
         if !files.iter().any(|lent| Arc::ptr_eq(lent, file)) {
             files.push(file.clone());
         }
@@ -40,7 +42,7 @@ impl Loans {
     /// Forgets all files. To be called when everything that was queued is written.
     pub fn clear(&self) {
         if !self.is_empty() {
-            self.files().clear();
+            self.files.lock().clear();
             self.any.store(false, Ordering::Relaxed);
         }
     }
@@ -65,7 +67,8 @@ impl Loans {
             .filter(|(_, slice)| slice.len() >= bytes_min)
             .find_map(|(index, slice)| Some((index, self.find(slice)?)))?;
         let (before, len) = (&bufs[..index], bufs[index].len());
-        match stream.poll_send_file(cx, before, file.object.file(), offset, len) {
+        let lent = file.object.mapped()?.file();
+        match stream.poll_send_file(cx, before, lent, offset, len) {
             Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Unsupported => None,
             outcome => Some(outcome),
         }
@@ -73,18 +76,14 @@ impl Loans {
 
     /// The file that the slice lies in, and its offset there.
     fn find(&self, slice: &[u8]) -> Option<(Arc<OpenFile>, u64)> {
-        self.files()
+        self.files
+            .lock()
             .iter()
-            .find_map(|file| Some((file.clone(), file.object.offset_of(slice)?)))
+            .find_map(|file| Some((file.clone(), file.object.mapped()?.offset_of(slice)?)))
     }
 
     fn is_empty(&self) -> bool {
         !self.any.load(Ordering::Relaxed)
-    }
-
-    fn files(&self) -> MutexGuard<'_, Vec<Arc<OpenFile>>> {
-        // A list is whole after every step: a panic elsewhere does not spoil it.
-        self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

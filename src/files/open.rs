@@ -13,14 +13,14 @@ use crate::{
     http::representation::RepresentationHeaders,
     media::sniff::Sniffed,
     metrics::{Lookup, Lookups},
-    store::{Key, Object, ObjectId, Store},
+    store::{Key, ObjectId, Opened, Store},
     time::Timestamp,
 };
 
 /// An open object.
 pub struct OpenFile {
     /// The object.
-    pub object: Object,
+    pub object: Opened,
     /// What its first bytes show, of the kinds that something is made of.
     pub kind: Option<Sniffed>,
     /// Where `delivery/` keeps the headers of this file.
@@ -104,7 +104,7 @@ impl OpenFiles {
 }
 
 impl OpenFile {
-    fn new(object: Object) -> Self {
+    fn new(object: Opened) -> Self {
         let sniffed = object.meta.sniffed_type.as_deref();
         Self {
             kind: sniffed.and_then(Sniffed::of_mime),
