@@ -621,3 +621,41 @@ async fn waiting_for_a_place_counts_as_time() {
     assert!(passed < TIMEOUT_SHORT * 10, "{passed:?}");
     assert_eq!(hooks.waiting.load(Ordering::Relaxed), 0);
 }
+
+#[tokio::test]
+async fn hanging_tenants_do_not_fill_the_queue() {
+    let hangs = Toy::start(|_| Reply::Never);
+    let mut toy = Toy::start(|_| json(ALLOW));
+    let config = Config {
+        timeout: TIMEOUT_SHORT * 5,
+        in_flight_max: 2,
+        waiting_max: 8,
+        ..config()
+    };
+    let hooks = hooks(config);
+    let (mut first, mut second, mut third) = (hangs.tenant(), hangs.tenant(), toy.tenant());
+    (first.index, second.index, third.index) = (0, 1, 2);
+    let users: Vec<_> = (0..5).map(|user| user.to_string()).collect();
+    let mut asks = Vec::new();
+    for tenant in [&first, &second] {
+        for user in &users {
+            let hooks = &hooks;
+            asks.push(Box::pin(async move {
+                hooks.ask(tenant, &upload_by(user)).await
+            }));
+        }
+    }
+    for ask in &mut asks {
+        assert!(poll(ask).is_none(), "it runs or waits");
+    }
+    // Both places are taken and the queue is full, of two tenants only.
+    let mut ask = Box::pin(async {
+        tokio::time::sleep(TIMEOUT_SHORT).await;
+        hooks.ask(&third, &question()).await
+    });
+    assert!(poll(&mut ask).is_none());
+    let (refused, allowed) = tokio::join!(join_all(asks), ask);
+    allowed.expect("a tenant that has no question waiting gets a place in the queue");
+    assert!(refused.iter().all(|result| result.is_err()));
+    assert_eq!(toy.count(), 1);
+}
