@@ -141,7 +141,7 @@ async fn a_tenant_never_exceeds_its_own_bound() {
     // Another tenant starts at once, though somebody waits.
     running.push(take(&queue, claimant(2, 1), 1).await);
     assert!(admitted(&mut waiting).is_none());
-    running.remove(0);
+    drop(running.remove(0));
     assert!(admitted(&mut waiting).is_some());
 }
 
