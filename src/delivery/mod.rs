@@ -18,7 +18,6 @@ mod copies;
 mod disk;
 mod loans;
 mod response;
-mod turns;
 mod view;
 
 pub use self::{
