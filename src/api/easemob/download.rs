@@ -32,7 +32,7 @@ const VOICE: &str = "voice";
 const MP3: &str = "mp3";
 const MP3_OR_STORED: &str = "mp3-or-stored";
 
-pub(super) async fn download(context: &Context<'_>, id: &str) -> Result<Response<Body>> {
+pub(crate) async fn download(context: &Context<'_>, id: &str) -> Result<Response<Body>> {
     let Context { api, call, tenant } = context;
     let url_end = signed_url::verify(call, tenant)?;
     if url_end.is_none() && !matches!(tenant.download_auth, DownloadAuth::Secret) {
@@ -182,7 +182,7 @@ fn mp3_wish(call: &Call<'_>) -> Option<Mp3Wish> {
 }
 
 /// Whether a call counts as one for something that must be made.
-pub(super) fn wants_derivative(call: &Call<'_>) -> bool {
+pub(crate) fn wants_derivative(call: &Call<'_>) -> bool {
     wants_thumbnail(call) || mp3_wish(call).is_some() || call.query(VOICE).is_some()
 }
 

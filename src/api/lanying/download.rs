@@ -48,7 +48,7 @@ struct View {
 const CHAT: &str = "/file/download/chat";
 const AVATAR: &str = "/file/download/avatar";
 
-pub(super) async fn chat(context: &Context<'_>) -> Result<Response<Body>> {
+pub(crate) async fn chat(context: &Context<'_>) -> Result<Response<Body>> {
     if let Some(end) = signed_url::verify(context.call, context.tenant)? {
         return send_signed(context, end).await;
     }
@@ -69,7 +69,7 @@ pub(super) async fn chat(context: &Context<'_>) -> Result<Response<Body>> {
     send(context, &source, &viewer, &view).await
 }
 
-pub(super) async fn avatar(context: &Context<'_>) -> Result<Response<Body>> {
+pub(crate) async fn avatar(context: &Context<'_>) -> Result<Response<Body>> {
     if let Some(end) = signed_url::verify(context.call, context.tenant)? {
         return send_signed(context, end).await;
     }
@@ -170,7 +170,7 @@ fn is_voice(key: Key, file: &OpenFile) -> bool {
 }
 
 /// Whether a call counts as one for something that must be made.
-pub(super) fn wants_derivative(call: &Call<'_>) -> bool {
+pub(crate) fn wants_derivative(call: &Call<'_>) -> bool {
     let picture = call.query("image_type");
     picture.is_some_and(|kind| matches!(&*kind, "2" | "3")) || call.query("format").is_some()
 }
