@@ -1,4 +1,5 @@
-//! `GET /file/download/chat` and `/avatar`: the file, something made of it, or where to have that made.
+//! `GET /file/download/chat` and `/avatar`: sends a file or a derivative of it, or redirects to a signed URL or an image
+//! service.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -21,9 +22,9 @@ use crate::{
     time::Timestamp,
 };
 
-/// The request headers that say who may have the body; what it is stands in the query.
+/// The request headers that authorize the request. The query alone chooses the view.
 const VARY: HeaderValue = HeaderValue::from_static("access-token, app_id, user_id");
-/// Each side of a thumbnail at the most.
+/// The longest side of a thumbnail in pixels.
 const SIDE_MAX: u16 = 2048;
 
 /// Where a viewer may be redirected to.
@@ -84,15 +85,15 @@ pub(crate) async fn avatar(context: &Context<'_>, view: Result<View>) -> Result<
     send(context, &source, &viewer, view, redirects).await
 }
 
-/// Whether a user may open what a link leads to: with `strict_recipients`, a file for one user is for that
-/// one and the sender alone; beyond that, the chat backend says, where it wants to be asked.
+/// Checks whether a user may open the file of a link. With `strict_recipients`, only the sender and the recipient may open
+/// a file for one user. Then the chat backend is asked, if it has a hook.
 ///
 /// # Errors
 /// `Forbidden`, `Denied`, `Unavailable`.
 pub(super) async fn check_rights(context: &Context<'_>, link: &Link, user: &str) -> Result<()> {
     let is_party = user == link.from || user == link.to;
     if context.lanying.strict_recipients && link.to_type == ToType::User && !is_party {
-        return Err(Error::new(Kind::Forbidden).public("the file was sent to somebody else"));
+        return Err(Error::new(Kind::Forbidden).public("the file was sent to another user"));
     }
     let (to, from) = ((link.to_type, &*link.to), Some(&*link.from));
     context
