@@ -41,7 +41,7 @@ impl Lent {
         }
         self.files()
             .iter()
-            .find_map(|file| Some((file.clone(), file.object.offset_of(slice)?)))
+            .find_map(|file| Some((file.clone(), file.object.mapped()?.offset_of(slice)?)))
     }
 
     /// Whether nothing is lent.
