@@ -60,7 +60,7 @@ struct Claim {
 /// Bytes of a [`Budget`], given back when dropped.
 #[derive(Debug)]
 #[must_use]
-pub struct Held<'b> {
+pub struct UploadPermit<'b> {
     budget: &'b Budget,
     uploader: Uploader,
     /// Of the total, and of the client.
@@ -84,15 +84,20 @@ impl Budget {
     }
 
     /// Takes the bytes of an upload; `None` where there is too little room, which is counted.
-    pub fn hold(&self, uploader: Uploader, bytes: u64) -> Option<Held<'_>> {
+    pub fn hold(&self, uploader: Uploader, bytes: u64) -> Option<UploadPermit<'_>> {
         let mut held = self.nothing_of(uploader, bytes);
         held.take_rest().then_some(held)
     }
 
-    /// Where there is room for so many bytes, takes `first` of them, and the rest by [`Held::take_rest`]: for a caller
+    /// Where there is room for so many bytes, takes `first` of them, and the rest by [`UploadPermit::take_rest`]: for a caller
     /// whose credential has not come. Until then the tenant is one that anybody may claim to be, and nothing of its
     /// share is taken.
-    pub fn hold_some(&self, uploader: Uploader, bytes: u64, first: u64) -> Option<Held<'_>> {
+    pub fn hold_some(
+        &self,
+        uploader: Uploader,
+        bytes: u64,
+        first: u64,
+    ) -> Option<UploadPermit<'_>> {
         let mut held = self.nothing_of(uploader, bytes);
         let first = first.min(held.rest);
         let client = held.claim(Holder::Client, uploader.client, first, held.rest);
@@ -103,8 +108,8 @@ impl Budget {
         })
     }
 
-    fn nothing_of(&self, uploader: Uploader, bytes: u64) -> Held<'_> {
-        Held {
+    fn nothing_of(&self, uploader: Uploader, bytes: u64) -> UploadPermit<'_> {
+        UploadPermit {
             budget: self,
             uploader,
             bytes: 0,
@@ -212,7 +217,7 @@ impl Holder {
     }
 }
 
-impl Held<'_> {
+impl UploadPermit<'_> {
     /// Takes what was asked for and is not held yet, or none of it where others have it meanwhile, which is counted.
     #[must_use]
     pub fn take_rest(&mut self) -> bool {
@@ -250,7 +255,7 @@ impl Held<'_> {
     }
 }
 
-impl Drop for Held<'_> {
+impl Drop for UploadPermit<'_> {
     fn drop(&mut self) {
         let Self {
             budget,

@@ -114,7 +114,7 @@ impl Config {
 /// Memory: one entry for each client with an open connection. Its lock is held for one map operation, when a
 /// connection opens and when it closes.
 #[derive(Debug)]
-pub struct Clients {
+pub struct ClientLimiter {
     by_network: Mutex<HashMap<IpAddr, Entry>>,
     total: Usage,
     bounds: [Bound; RESOURCES],
@@ -133,7 +133,7 @@ struct Usage([AtomicU64; RESOURCES]);
 
 /// A client with an open connection. Dropping it ends its claim to an entry.
 pub struct Client {
-    clients: Arc<Clients>,
+    clients: Arc<ClientLimiter>,
     usage: Arc<Usage>,
     /// None of an exempt client, which has no entry.
     network: Option<IpAddr>,
@@ -149,7 +149,7 @@ pub struct Permit {
 }
 
 /// Without bounds.
-impl Default for Clients {
+impl Default for ClientLimiter {
     fn default() -> Self {
         Self::new(Config {
             connections_per_client_max: usize::MAX,
@@ -162,7 +162,7 @@ impl Default for Clients {
     }
 }
 
-impl Clients {
+impl ClientLimiter {
     /// Nothing is held yet.
     pub fn new(config: Config) -> Self {
         let connections = Bound {
@@ -365,13 +365,13 @@ impl Usage {
 mod tests {
     use super::*;
 
-    fn clients(bound: Bound) -> Arc<Clients> {
+    fn clients(bound: Bound) -> Arc<ClientLimiter> {
         let mut config = Config::new(10, 2, vec!["10.0.0.0/8".parse().unwrap()]);
         config.request_bytes = bound;
-        Arc::new(Clients::new(config))
+        Arc::new(ClientLimiter::new(config))
     }
 
-    fn at(clients: &Arc<Clients>, address: &str) -> Arc<Client> {
+    fn at(clients: &Arc<ClientLimiter>, address: &str) -> Arc<Client> {
         clients.client(address.parse().unwrap())
     }
 

@@ -13,9 +13,9 @@ pub mod clients;
 pub mod quota;
 pub mod shares;
 
-pub use budget::{Budget, Held, Uploader};
-pub use clients::{Client, Clients};
+pub use budget::{Budget, UploadPermit, Uploader};
+pub use clients::{Client, ClientLimiter};
 pub use gcra::Rate;
 pub use limiter::{Config, Interface, Limiter};
-pub use quota::{PartsReserved, Quota, Quotas, Reserved};
+pub use quota::{PartsPermit, Quota, QuotaPermit, Quotas};
 pub use shares::{Owner, Shares};

@@ -40,7 +40,7 @@ impl From<&Limits> for Quota {
 
 /// Whose quota it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Whose {
+pub enum QuotaOwner {
     /// The tenant's.
     Tenant,
     /// The user's.
@@ -51,7 +51,7 @@ pub enum Whose {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exceeded {
     /// Whose.
-    pub whose: Whose,
+    pub whose: QuotaOwner,
     /// The whole of it.
     pub bytes_a_day: u64,
     /// When there is a new one.
@@ -93,7 +93,7 @@ struct Users {
 /// Bytes of a quota, given back when dropped, unless they were stored.
 #[derive(Debug)]
 #[must_use]
-pub struct Reserved {
+pub struct QuotaPermit {
     quotas: Quotas,
     day: Day,
     /// Whose counts were moved.
@@ -123,9 +123,9 @@ impl Quotas {
         quota: Quota,
         bytes: u64,
         now: Timestamp,
-    ) -> Result<Reserved, Exceeded> {
+    ) -> Result<QuotaPermit, Exceeded> {
         let user = user.filter(|_| quota.user_bytes > 0);
-        let mut reserved = Reserved {
+        let mut reserved = QuotaPermit {
             quotas: self.clone(),
             day: now.day(),
             tenant: (quota.tenant_bytes > 0).then_some(tenant),
@@ -146,11 +146,11 @@ impl Quotas {
         let fits = |used: u64, bytes_a_day: u64| used.saturating_add(bytes) <= bytes_a_day;
         let is_over = match reserved.user {
             Some(user) if !fits(today.users.used(user), quota.user_bytes) => {
-                Some(exceeded(Whose::User, quota.user_bytes))
+                Some(exceeded(QuotaOwner::User, quota.user_bytes))
             }
             _ => match reserved.tenant {
                 Some(tenant) if !fits(today.used(tenant), quota.tenant_bytes) => {
-                    Some(exceeded(Whose::Tenant, quota.tenant_bytes))
+                    Some(exceeded(QuotaOwner::Tenant, quota.tenant_bytes))
                 }
                 _ => None,
             },
@@ -202,7 +202,7 @@ impl Today {
     }
 
     /// Puts other bytes in the place of those that a reservation has taken, if it was made today.
-    fn change(&mut self, reserved: &Reserved, before: u64, after: u64) {
+    fn change(&mut self, reserved: &QuotaPermit, before: u64, after: u64) {
         if reserved.day != self.day {
             return;
         }
@@ -238,7 +238,7 @@ impl Users {
     }
 }
 
-impl Reserved {
+impl QuotaPermit {
     /// Whether any quota counts it.
     fn is_counted(&self) -> bool {
         self.tenant.is_some() || self.user.is_some()
@@ -281,7 +281,7 @@ impl Reserved {
     }
 }
 
-impl Drop for Reserved {
+impl Drop for QuotaPermit {
     fn drop(&mut self) {
         if !self.is_stored {
             self.replace(0);
@@ -291,14 +291,14 @@ impl Drop for Reserved {
 
 /// The bytes of one upload in parts, reserved part by part, perhaps on several days. Given back when dropped.
 #[derive(Debug, Default)]
-pub struct PartsReserved {
+pub struct PartsPermit {
     /// One for each day and set of counts, oldest first: a few at the most.
-    reserved: Vec<Reserved>,
+    reserved: Vec<QuotaPermit>,
     /// Bytes of parts that no count of this process has: an earlier one stored them.
     uncounted: u64,
 }
 
-impl PartsReserved {
+impl PartsPermit {
     /// For parts of so many bytes that an earlier process stored: quotas begin anew with each process.
     pub fn uncounted(bytes: u64) -> Self {
         Self {
@@ -308,7 +308,7 @@ impl PartsReserved {
     }
 
     /// Takes over what was reserved for a part, of which so many bytes came.
-    pub fn add(&mut self, mut part: Reserved, bytes: u64) {
+    pub fn add(&mut self, mut part: QuotaPermit, bytes: u64) {
         part.shrink_to(bytes);
         match self.reserved.iter_mut().find(|like| like.is_like(&part)) {
             Some(like) => {
@@ -355,7 +355,7 @@ mod tests {
     const NOON: Timestamp = Timestamp::from_ms(20_000 * MS_PER_DAY + MS_PER_DAY / 2);
 
     /// Stores a file, and says whose quota was against it.
-    fn store(quotas: &Quotas, who: (u32, &str), bytes: u64, now: Timestamp) -> Option<Whose> {
+    fn store(quotas: &Quotas, who: (u32, &str), bytes: u64, now: Timestamp) -> Option<QuotaOwner> {
         let user = Some(who.1).filter(|name| !name.is_empty());
         match quotas.reserve(who.0, user, QUOTA, bytes, now) {
             Ok(mut reserved) => {
@@ -371,20 +371,20 @@ mod tests {
         let quotas = Quotas::new(10);
         for (who, bytes, expected) in [
             ((1, "alice"), 400, None),
-            ((1, "alice"), 1, Some(Whose::User)),
+            ((1, "alice"), 1, Some(QuotaOwner::User)),
             ((1, "alice"), 0, None),
             ((1, "bob"), 399, None),
-            ((1, "bob"), 2, Some(Whose::User)),
+            ((1, "bob"), 2, Some(QuotaOwner::User)),
             ((1, "bob"), 1, None),
-            ((1, "carol"), 201, Some(Whose::Tenant)),
+            ((1, "carol"), 201, Some(QuotaOwner::Tenant)),
             ((1, "carol"), 200, None),
-            ((1, "dave"), 1, Some(Whose::Tenant)),
+            ((1, "dave"), 1, Some(QuotaOwner::Tenant)),
             // The application itself is no user.
-            ((1, ""), 1, Some(Whose::Tenant)),
+            ((1, ""), 1, Some(QuotaOwner::Tenant)),
             // A user of the same name elsewhere is somebody else.
             ((2, "alice"), 400, None),
             ((2, ""), 600, None),
-            ((2, ""), 1, Some(Whose::Tenant)),
+            ((2, ""), 1, Some(QuotaOwner::Tenant)),
         ] {
             assert_eq!(
                 store(&quotas, who, bytes, NOON),
@@ -413,7 +413,7 @@ mod tests {
         };
         assert!(quotas.reserve(1, None, only_user, 5000, NOON).is_ok());
         let over = quotas.reserve(1, Some("a"), only_user, 401, NOON);
-        assert_eq!(over.unwrap_err().whose, Whose::User);
+        assert_eq!(over.unwrap_err().whose, QuotaOwner::User);
     }
 
     #[test]
@@ -450,7 +450,7 @@ mod tests {
         assert_eq!(store(&quotas, (1, "alice"), 400, NOON), None);
         let over = quotas.reserve(1, Some("alice"), QUOTA, 1, just_before);
         let expected = Exceeded {
-            whose: Whose::User,
+            whose: QuotaOwner::User,
             bytes_a_day: 400,
             retry_after: Duration::from_millis(1500),
         };
@@ -478,11 +478,17 @@ mod tests {
         let over = quotas.reserve(1, Some("alice"), QUOTA, 1, before);
         let day_and_a_second = Duration::from_secs(86_401);
         assert_eq!(over.unwrap_err().retry_after, day_and_a_second);
-        assert_eq!(store(&quotas, (1, "alice"), 1, midnight), Some(Whose::User));
+        assert_eq!(
+            store(&quotas, (1, "alice"), 1, midnight),
+            Some(QuotaOwner::User)
+        );
         // Two days before, or years.
         let right = Timestamp::from_ms(before.ms() - MS_PER_DAY);
         assert_eq!(store(&quotas, (1, "alice"), 400, right), None);
-        assert_eq!(store(&quotas, (1, "alice"), 1, right), Some(Whose::User));
+        assert_eq!(
+            store(&quotas, (1, "alice"), 1, right),
+            Some(QuotaOwner::User)
+        );
     }
 
     #[test]
@@ -490,7 +496,7 @@ mod tests {
         let quotas = Quotas::new(10);
         let alice = |bytes| quotas.reserve(1, Some("alice"), QUOTA, bytes, NOON);
         let used = || quotas.lock().used(1);
-        let mut parts = PartsReserved::default();
+        let mut parts = PartsPermit::default();
         for _ in 0..3 {
             // Chunked: less came than was reserved.
             parts.add(alice(130).unwrap(), 100);
@@ -502,7 +508,7 @@ mod tests {
         parts.add(alice(150).unwrap(), 150);
         drop(parts);
         assert_eq!(used(), 0);
-        let mut parts = PartsReserved::default();
+        let mut parts = PartsPermit::default();
         parts.add(alice(400).unwrap(), 400);
         parts.keep();
         assert!(alice(1).is_err());
@@ -513,7 +519,7 @@ mod tests {
         let quotas = Quotas::new(10);
         let tomorrow = NOON.plus_days(1);
         let reserve = |bytes, now| quotas.reserve(1, Some("alice"), QUOTA, bytes, now);
-        let mut parts = PartsReserved::uncounted(50);
+        let mut parts = PartsPermit::uncounted(50);
         parts.add(reserve(300, NOON).unwrap(), 300);
         parts.add(reserve(400, tomorrow).unwrap(), 400);
         assert_eq!(quotas.lock().used(1), 400);

@@ -11,7 +11,7 @@ use crate::{
     client_network::network,
     error::{Error, Kind, Result},
     http::{body::RequestBody, multipart::FORM_OVERHEAD_BYTES},
-    limit::{Budget, Held, Interface, Limiter, Rate, Uploader},
+    limit::{Budget, Interface, Limiter, Rate, UploadPermit, Uploader},
     metrics::UploadLevels,
     tenant::Tenant,
 };
@@ -67,7 +67,7 @@ impl Admission {
         call: &Call<'_>,
         body: &mut RequestBody,
         is_form: bool,
-    ) -> Result<Option<Held<'_>>> {
+    ) -> Result<Option<UploadPermit<'_>>> {
         let (index, rate) = match caller.tenant {
             Some(tenant) => (tenant.index, Rate::from(&tenant.limits)),
             None => (NO_TENANT, self.default_rate),
@@ -95,7 +95,7 @@ impl Admission {
         caller: Caller<'_>,
         body: &mut RequestBody,
         is_form: bool,
-    ) -> Result<Held<'_>> {
+    ) -> Result<UploadPermit<'_>> {
         let bytes_max = tenant
             .limits
             .upload_bytes_max

@@ -18,7 +18,7 @@ use crate::{
     error::{Error, Kind, Result},
     files::Scope,
     http::body::RequestBody,
-    limit::{Interface, Reserved},
+    limit::{Interface, QuotaPermit},
     store::Dialect,
     tenant::{Tenant, Tenants},
 };
@@ -121,7 +121,7 @@ impl Context<'_> {
     }
 
     /// Takes so many bytes out of the day's quotas.
-    fn reserve(&self, identity: &Identity, bytes: u64) -> Result<Reserved> {
+    fn reserve(&self, identity: &Identity, bytes: u64) -> Result<QuotaPermit> {
         let user = identity.user().unwrap_or_default();
         self.api.reserve(self.call, self.tenant, user, bytes)
     }

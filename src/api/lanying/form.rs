@@ -18,14 +18,14 @@ use crate::{
         body::RequestBody,
         multipart::{self, FORM_OVERHEAD_BYTES, Form},
     },
-    limit::Held,
+    limit::UploadPermit,
     store::{BoundingBox, Key},
 };
 
 pub(super) async fn post(
     context: &Context<'_>,
     body: &mut RequestBody,
-    held: Option<&mut Held<'_>>,
+    held: Option<&mut UploadPermit<'_>>,
 ) -> Result<Response<Body>> {
     let Context {
         api,

@@ -30,7 +30,7 @@ use crate::{
     error::{Error, Kind, Result},
     files::Scope,
     http::body::RequestBody,
-    limit::{Held, Interface},
+    limit::{Interface, UploadPermit},
     store::{Dialect, Key},
     tenant::{Lanying, Tenant, Tenants},
 };
@@ -102,7 +102,7 @@ pub async fn handle(
     tenant: &Arc<Tenant>,
     action: Action<'_>,
     body: &mut RequestBody,
-    held: Option<&mut Held<'_>>,
+    held: Option<&mut UploadPermit<'_>>,
 ) -> Result<Response<Body>> {
     let lanying = tenant.lanying.as_ref().ok_or(Kind::TenantNotFound)?;
     let context = Context {
