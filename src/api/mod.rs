@@ -86,11 +86,11 @@ impl Api {
             .reserve(tenant.index, user, quota, bytes, call.now);
         reserved.map_err(|exceeded| {
             let Exceeded {
-                whose,
+                owner,
                 bytes_a_day,
                 retry_after,
             } = exceeded;
-            let whose = match whose {
+            let whose = match owner {
                 QuotaOwner::Tenant => "application",
                 QuotaOwner::User => "user",
             };
