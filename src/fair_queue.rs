@@ -204,13 +204,6 @@ impl Shared {
     }
 }
 
-impl Permit {
-    /// Bytes of memory that the job has claimed.
-    pub fn memory_bytes(&self) -> u64 {
-        self.memory_bytes
-    }
-}
-
 impl Drop for Permit {
     fn drop(&mut self) {
         (self.queue).change(|state| state.end(self.claimant, self.memory_bytes));

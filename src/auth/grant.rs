@@ -26,7 +26,7 @@ use crate::{
 pub const TTL_DEFAULT_SECS: u64 = 60 * 86_400;
 /// Maximum life of a token that expires: ten years. A longer one is shortened, and `expires_in` says so (RFC 6749
 /// §5.1).
-pub const TTL_MAX_SECS: u64 = 3650 * 86_400;
+const TTL_MAX_SECS: u64 = 3650 * 86_400;
 
 /// An issued token.
 pub struct Granted {

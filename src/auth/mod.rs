@@ -1,12 +1,12 @@
 //! Authentication: tokens, signing keys, passwords, and the hook that authorizes users.
 //!
-//! Reading order: [`keyring`] has the signing keys; [`token`] is our signed token and [`dynamic`] the one that an
+//! Reading order: [`keyring`] has the signing keys; [`token`] is our signed token and `dynamic` the one that an
 //! Easemob backend signs; [`verifier`] turns a token into an [`Identity`]; [`password`] checks passwords, `attempts`
 //! slows down guessing, [`grant`] issues tokens; [`hook`] asks the chat backend what a user may do. Access to objects
 //! (`files/`), JSON (`api/`) and rate limits (`limit/`) are elsewhere.
 
 mod attempts;
-pub mod dynamic;
+mod dynamic;
 pub mod grant;
 pub mod hook;
 pub mod keyring;
@@ -25,7 +25,7 @@ pub use verifier::Verifier;
 /// Maximum size of a token of any form, in bytes. Longer tokens are refused before they are parsed.
 pub const TOKEN_BYTES_MAX: usize = 4096;
 /// Maximum size of a user name in bytes.
-pub const USER_BYTES_MAX: usize = 128;
+const USER_BYTES_MAX: usize = 128;
 
 /// A caller whose credential was verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,7 +52,7 @@ impl Identity {
     }
 
     /// Whether this is the tenant's own backend.
-    pub fn is_app(&self) -> bool {
+    fn is_app(&self) -> bool {
         self.subject == Subject::App
     }
 }

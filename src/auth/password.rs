@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::{
     error::{Error, Kind, Result},
-    fair_queue::{self, Claimant, FairQueue, Levels, Permit, Refused},
+    fair_queue::{self, Claimant, FairQueue, Permit, Refused},
     secret::Secret,
 };
 use argon2::{
@@ -99,7 +99,7 @@ fn parse(hash: &str) -> Result<PasswordHash> {
 
 /// Verifies passwords on the blocking pool, two at a time, fair by tenant and client.
 #[derive(Debug)]
-pub struct Passwords {
+pub(super) struct Passwords {
     queue: FairQueue,
 }
 
@@ -125,7 +125,7 @@ impl Passwords {
     ///
     /// # Errors
     /// [`Kind::Unavailable`] if the queue is full or the wait is too long; [`Kind::Internal`] if the hash is malformed.
-    pub async fn admit(&self, claimant: Claimant, hash: &Secret) -> Result<Permit> {
+    pub(super) async fn admit(&self, claimant: Claimant, hash: &Secret) -> Result<Permit> {
         let parsed = parse(hash.expose()).map_err(Error::internal)?;
         let params = Params::try_from(&parsed).map_err(Error::internal)?;
         let memory_bytes = u64::from(params.m_cost()) * 1024;
@@ -145,7 +145,7 @@ impl Passwords {
     ///
     /// # Errors
     /// [`Kind::Internal`] if the hash is malformed.
-    pub async fn verify(
+    pub(super) async fn verify(
         &self,
         permit: Permit,
         password: &Secret,
@@ -162,11 +162,6 @@ impl Passwords {
             verified
         });
         verified.await.map_err(Error::internal)?
-    }
-
-    /// The numbers of running and waiting verifications.
-    pub fn levels(&self) -> Levels {
-        self.queue.levels()
     }
 }
 
@@ -255,12 +250,15 @@ mod tests {
         assert_eq!(refused.kind(), Kind::Unavailable(RETRY_AFTER));
         let mut other = Box::pin(passwords.admit(client(1, 1), &hash));
         assert!(poll(&mut other).is_none());
-        assert_eq!(passwords.levels().waiting, WAITING_MAX);
+        assert_eq!(passwords.queue.levels().waiting, WAITING_MAX);
         drop(held);
         assert!(matches!(poll(&mut other), Some(Ok(_))));
         drop((waiting, other));
         assert_eq!(
-            (passwords.levels().waiting, passwords.levels().running),
+            (
+                passwords.queue.levels().waiting,
+                passwords.queue.levels().running
+            ),
             (0, 0)
         );
         let fault = passwords

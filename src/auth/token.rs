@@ -17,6 +17,16 @@ use crate::{
 
 const ISSUER: &str = "chatfiles";
 
+/// Only HS256, whatever the header says. The library checks no time claims.
+static RULES: LazyLock<Validation> = LazyLock::new(|| {
+    let mut rules = Validation::new(Algorithm::HS256);
+    rules.required_spec_claims.clear();
+    rules.validate_exp = false;
+    rules.validate_nbf = false;
+    rules.leeway = 0;
+    rules
+});
+
 /// The claims of a token.
 #[derive(Serialize, Deserialize)]
 struct Claims {
@@ -100,15 +110,6 @@ pub fn issue_by_name(
 /// [`Kind::TokenExpired`] if the token or its key has expired (RFC 7519 §4.1.4: *on or after*; no leeway),
 /// [`Kind::TokenInvalid`] otherwise.
 pub(super) fn verify(ring: &KeyRing, token: &str, now: Timestamp) -> Result<Verified> {
-    // Only HS256, whatever the header says. The library checks no time claims.
-    static RULES: LazyLock<Validation> = LazyLock::new(|| {
-        let mut rules = Validation::new(Algorithm::HS256);
-        rules.required_spec_claims.clear();
-        rules.validate_exp = false;
-        rules.validate_nbf = false;
-        rules.leeway = 0;
-        rules
-    });
     if token.len() > TOKEN_BYTES_MAX {
         return Err(Kind::TokenInvalid.into());
     }

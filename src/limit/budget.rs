@@ -13,7 +13,7 @@ use dashmap::{DashMap, Entry};
 use crate::metrics::{Counter, UploadLevels};
 
 /// The least that an upload takes, whatever it announces: it needs a descriptor, and buffers of up to this size.
-pub const UPLOAD_BYTES_MIN: u64 = 1 << 20;
+const UPLOAD_BYTES_MIN: u64 = 1 << 20;
 
 /// A client that has at most this fraction (one of 64 parts) of the budget may be slow; see [`Budget::urgency`].
 const USUAL_SHARES: u64 = 64;
@@ -241,11 +241,11 @@ impl UploadPermit<'_> {
     fn claim<T>(
         &self,
         holder: fn(T) -> Holder,
-        whose: Option<T>,
+        key: Option<T>,
         bytes: u64,
         room: u64,
     ) -> Option<Claim> {
-        let holder = holder(whose?);
+        let holder = holder(key?);
         let held_bytes = match holder {
             Holder::Tenant(_) => self.tenant_bytes,
             Holder::Client(_) => self.bytes,

@@ -44,7 +44,7 @@ impl Rate {
 
 /// One bucket. A new one is full.
 #[derive(Debug, Default)]
-pub struct Bucket {
+pub(super) struct Bucket {
     /// When the bucket is full again, in nanoseconds since the caller's epoch. Now or earlier means full.
     full_at_ns: AtomicU64,
 }
@@ -57,7 +57,7 @@ impl Bucket {
     ///
     /// # Errors
     /// The time until the next call is allowed, never zero.
-    pub fn check(&self, now_ns: u64, rate: Rate) -> Result<(), Duration> {
+    pub(super) fn check(&self, now_ns: u64, rate: Rate) -> Result<(), Duration> {
         let Some(interval_ns) = rate.interval_ns() else {
             return Ok(());
         };
@@ -83,7 +83,7 @@ impl Bucket {
     }
 
     /// Whether the bucket is full at `now_ns`. A full bucket may be removed: a new one is full too.
-    pub fn is_full(&self, now_ns: u64) -> bool {
+    pub(super) fn is_full(&self, now_ns: u64) -> bool {
         self.full_at_ns.load(Ordering::Relaxed) <= now_ns
     }
 }

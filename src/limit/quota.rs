@@ -224,7 +224,7 @@ impl Users {
         match self.counts.get(&user) {
             Some(bytes) => *bytes,
             None if self.counts.len() < self.users_max => 0,
-            None => self.shared[Self::place(user)],
+            None => self.shared[Self::shared_index(user)],
         }
     }
 
@@ -233,10 +233,10 @@ impl Users {
         if has_room || self.counts.contains_key(&user) {
             return self.counts.entry(user).or_default();
         }
-        &mut self.shared[Self::place(user)]
+        &mut self.shared[Self::shared_index(user)]
     }
 
-    fn place(user: u64) -> usize {
+    fn shared_index(user: u64) -> usize {
         (user % SHARED_COUNTS as u64) as usize
     }
 }
