@@ -12,6 +12,8 @@ pub mod server;
 
 pub mod api;
 
+pub mod delivery;
+
 pub mod files;
 
 pub mod retention;
