@@ -5,8 +5,11 @@ mod floor;
 use std::path::Path;
 
 use crate::support::{
-    Answer, BASE, Connection, Form, assert_error, files_below, head, photo,
-    process::{Mount, Process, Strace, id, poll},
+    Answer, BASE, Connection, Form, assert_error, files_below, head,
+    mount::Mount,
+    photo,
+    process::{Launch, Process, command, id, poll},
+    strace::Strace,
 };
 
 /// An operator's listener on a free port.
@@ -34,7 +37,7 @@ fn upload(server: &Process, bytes: &[u8], length: Length) -> Answer {
         return server.try_upload(bytes).expect("an answer");
     }
     let form = Form::new().file("f.bin", "application/octet-stream", bytes);
-    let authorization = format!("Bearer {}", server.token);
+    let authorization = format!("Bearer {}", server.token());
     let headers = [
         ("Authorization", authorization.as_str()),
         ("Content-Type", &form.content_type()),
@@ -146,9 +149,7 @@ fn a_server_starts_on_a_full_disk_to_serve_downloads() {
     std::fs::remove_dir_all(store.join("objects")).unwrap();
     std::fs::remove_dir_all(store.join("keys")).unwrap();
     fill();
-    let started = crate::support::process::serve(&store, &[])
-        .output()
-        .unwrap();
+    let started = Launch::new(&store).command().output().unwrap();
     let said = String::from_utf8_lossy(&started.stderr).into_owned();
     assert_eq!(started.status.code(), Some(1), "{said}");
     assert!(said.contains("No space left on device"), "{said}");
@@ -231,7 +232,7 @@ fn a_file_is_taken_down_on_a_disk_without_inodes() {
         assert_eq!(server.download(&stored[0], &[]).status, 200);
         let server = is_running.then_some(server);
         for id in &stored[..4] {
-            let removed = crate::support::process::command(&store, &["rm", id]);
+            let removed = command(&store, &["rm", id]);
             assert!(removed.status.success(), "{removed:?}");
         }
         let server = server.unwrap_or_else(|| {

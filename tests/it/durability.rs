@@ -4,7 +4,9 @@
 
 use std::{collections::BTreeSet, path::Path, process::Command};
 
-use crate::support::process::{Process, command, kill, poll};
+use rustix::process::Signal;
+
+use crate::support::process::{Launch, Process, command, poll, send};
 
 const CALLS: &str = "mkdir,mkdirat,link,linkat,rename,renameat,renameat2,fsync,write,writev,sendto";
 
@@ -40,7 +42,7 @@ fn traced(log: &Path, program: &Command, until: &str) -> Vec<String> {
         .collect::<BTreeSet<u32>>()
     {
         if Path::new(&format!("/proc/{pid}")).exists() {
-            kill(pid);
+            send(pid, Signal::KILL);
         }
     }
     child.wait().expect("a child");
@@ -112,7 +114,7 @@ fn assert_synced_before(calls: &[String], above: &Path, until: &str) {
 fn a_first_start_syncs_every_new_directory() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("a/b/data");
-    let server = crate::support::process::serve(&store, &[]);
+    let server = Launch::new(&store).command();
     let calls = traced(&directory.path().join("strace"), &server, "listening on");
     assert_synced_before(&calls, directory.path(), "listening on");
 }

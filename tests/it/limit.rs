@@ -12,7 +12,7 @@ use std::{net::Ipv4Addr, time::Duration};
 use chatfiles::{config::File, time::Clock};
 
 use crate::support::{
-    Answer, BASE, Connection, Form, TestServer, assert_error, eventually, head, open_from,
+    Answer, BASE, Connection, Form, TestServer, assert_error, head, open_from, poll,
 };
 
 const OTHER: &str = "/other-org/other-app";
@@ -367,7 +367,7 @@ fn a_refused_client_is_served_again_after_a_while_and_not_faster_than_the_rate()
     let clock = Clock::system();
     let started = clock.monotonic();
     let mut passed = 0;
-    eventually("eight calls pass", || {
+    poll("eight calls pass", || {
         let (answers, _) = burst(&mut connection, &vec![get(&path); 5]);
         passed += answers.iter().filter(|answer| !is_refused(answer)).count();
         passed >= 8

@@ -28,7 +28,7 @@ fn two_hundred_uploads_of_10_mb_at_once_stay_under_150_mb() {
     let bytes: Vec<u8> = (0..FILE_BYTES).map(|at| (at / 251) as u8).collect();
     let form = Form::new().file("f.bin", "application/octet-stream", &bytes);
     let (content_type, body) = (form.content_type(), form.bytes());
-    let authorization = format!("Bearer {}", server.token);
+    let authorization = format!("Bearer {}", server.token());
     let headers = [
         ("Authorization", authorization.as_str()),
         ("Content-Type", &content_type),

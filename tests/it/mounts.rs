@@ -2,7 +2,8 @@
 
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
+    process::Command,
     sync::{
         Mutex,
         atomic::{AtomicBool, Ordering},
@@ -12,8 +13,10 @@ use std::{
 use crate::support::{
     Answer, BASE, Connection, Form, Random, TestServer, assert_error, files_below, head,
     lanying::{assert_code, file_sign, text, ticket_form},
+    mount::Mount,
     photo,
-    process::{Mount, Process, Strace, id, poll},
+    process::{Launch, Process, id, poll},
+    strace::Strace,
 };
 
 const OPERATOR: [&str; 2] = ["--operator-listen", "127.0.0.1:0"];
@@ -59,22 +62,53 @@ fn healthy(server: &Process, operation: &str) -> bool {
 
 /// Copies a store as a backup does, hard links and all.
 fn copy(from: &Path, to: &Path) {
-    let copied = std::process::Command::new("cp")
-        .arg("-a")
-        .arg(from)
-        .arg(to)
-        .status();
+    let copied = Command::new("cp").arg("-a").arg(from).arg(to).status();
     assert!(copied.unwrap().success());
+}
+
+/// A store on a file system that can be unmounted: the directory `disk`, bind-mounted at `store`.
+struct Mounted {
+    mount: Option<Mount>,
+    store: PathBuf,
+    disk: PathBuf,
+    directory: tempfile::TempDir,
+}
+
+impl Mounted {
+    /// `None` where mounting is not allowed.
+    fn new() -> Option<Self> {
+        let directory = tempfile::tempdir().unwrap();
+        let [store, disk] = ["data", "disk"].map(|name| directory.path().join(name));
+        fs::create_dir(&disk).unwrap();
+        Some(Self {
+            mount: Some(Mount::bind(&disk, &store)?),
+            store,
+            disk,
+            directory,
+        })
+    }
+
+    fn unmount(&mut self) {
+        self.mount = None;
+    }
+
+    fn mount_again(&mut self) {
+        self.mount = Mount::bind(&self.disk, &self.store);
+        assert!(self.mount.is_some());
+    }
+
+    /// No upload may leave unfinished files.
+    fn unfinished(&self) -> usize {
+        files_below(&self.disk.join("tmp")).len()
+    }
 }
 
 #[test]
 fn a_store_that_is_gone_is_answered_503_until_it_is_back() {
-    let directory = tempfile::tempdir().unwrap();
-    let (store, disk) = (directory.path().join("data"), directory.path().join("disk"));
-    fs::create_dir(&disk).unwrap();
-    let Some(mount) = Mount::bind(&disk, &store) else {
+    let Some(mut mounted) = Mounted::new() else {
         return;
     };
+    let store = mounted.store.clone();
     let server = Process::start(&store, &OPERATOR);
     let ids: Vec<_> = (0..6)
         .map(|number| server.upload(format!("file {number}").as_bytes()))
@@ -90,14 +124,10 @@ fn a_store_that_is_gone_is_answered_503_until_it_is_back() {
     await_ready(&server);
 
     // For round 0 by one mount less, then by an empty directory and by another store over it.
-    let (empty, other) = (
-        directory.path().join("empty"),
-        directory.path().join("other"),
-    );
+    let [empty, other] = ["empty", "other"].map(|name| mounted.directory.path().join(name));
     fs::create_dir(&empty).unwrap();
     drop(Process::start(&other, &[]));
     let other_files = files_below(&other);
-    let mut mount = Some(mount);
     for (round, over) in [None, Some(&empty), Some(&other)].into_iter().enumerate() {
         println!("round {round}");
         // Seen, and so open.
@@ -105,7 +135,7 @@ fn a_store_that_is_gone_is_answered_503_until_it_is_back() {
         assert_eq!(server.download(&picture, &[]).status, 200);
         let mut above = None;
         match over {
-            None => drop(mount.take()),
+            None => mounted.unmount(),
             Some(over) => above = Mount::bind(over, &store),
         }
         assert_gone(&download_unseen(&server, &ids[1 + round]));
@@ -138,8 +168,7 @@ fn a_store_that_is_gone_is_answered_503_until_it_is_back() {
         }
         drop(above);
         if over.is_none() {
-            mount = Mount::bind(&disk, &store);
-            assert!(mount.is_some());
+            mounted.mount_again();
         }
         await_ready(&server);
         assert_eq!(
@@ -163,20 +192,18 @@ fn a_store_that_is_gone_is_answered_503_until_it_is_back() {
         other_files,
         "another store is left alone"
     );
-    assert!(files_below(&disk.join("tmp")).is_empty());
+    assert_eq!(mounted.unfinished(), 0);
     let scrub = server.command(&["scrub"]);
     assert!(scrub.status.success(), "{scrub:?}");
 }
 
 #[test]
 fn a_copy_of_the_store_is_taken_for_it() {
-    let directory = tempfile::tempdir().unwrap();
-    let [store, disk, restored] =
-        ["data", "disk", "restored"].map(|name| directory.path().join(name));
-    fs::create_dir(&disk).unwrap();
-    let Some(mount) = Mount::bind(&disk, &store) else {
+    let Some(mut mounted) = Mounted::new() else {
         return;
     };
+    let (store, disk) = (mounted.store.clone(), mounted.disk.clone());
+    let restored = mounted.directory.path().join("restored");
     let mut server = Process::start(&store, &OPERATOR);
     let id = server.upload(b"backed up");
     copy(&disk, &restored);
@@ -186,7 +213,7 @@ fn a_copy_of_the_store_is_taken_for_it() {
     }
     // An upload that began in the one and ends in the other is refused: the other would not have it.
     let form = Form::new().file("f.bin", "application/octet-stream", &vec![7; 1 << 20]);
-    let (authorization, content_type) = (format!("Bearer {}", server.token), form.content_type());
+    let (authorization, content_type) = (format!("Bearer {}", server.token()), form.content_type());
     let headers = [
         ("Authorization", &*authorization),
         ("Content-Type", &*content_type),
@@ -201,29 +228,27 @@ fn a_copy_of_the_store_is_taken_for_it() {
     sent.extend_from_slice(&bytes[..1 << 19]);
     let mut under_way = Connection::open(server.address);
     under_way.send(&sent).unwrap();
-    poll("its file", || files_below(&disk.join("tmp")).len() == 1);
-    drop(mount);
+    poll("its file", || mounted.unfinished() == 1);
+    mounted.unmount();
     let _mount = Mount::bind(&restored, &store).unwrap();
     await_ready(&server);
     under_way.send(&bytes[1 << 19..]).unwrap();
     assert_gone(&under_way.answer("POST").unwrap());
-    assert!(files_below(&disk.join("tmp")).is_empty());
+    assert_eq!(mounted.unfinished(), 0);
     assert_eq!(server.download(&id, &[]).body, b"backed up");
     let before = files_below(&disk.join("objects")).len();
     server.upload(b"new");
     assert_eq!(files_below(&disk.join("objects")).len(), before);
     assert_eq!(files_below(&restored.join("objects")).len(), before + 1);
     // Its lock was taken too.
-    let second = crate::support::process::serve(&store, &[])
-        .output()
-        .unwrap();
+    let second = Launch::new(&store).command().output().unwrap();
     assert_eq!(second.status.code(), Some(1));
     let said = String::from_utf8_lossy(&second.stderr).into_owned();
     assert!(said.contains("in use by another server"), "{said}");
     // And is handed over, not that of the store as it was.
     let address = server.address.to_string();
     let heir = Process::start(&store, &["--take-over", "--listen", &address]);
-    assert!(server.wait().is_some(), "it lives");
+    server.wait();
     assert_eq!(heir.download(&id, &[]).body, b"backed up");
     heir.upload(b"newer");
 }
@@ -233,15 +258,12 @@ fn a_copy_of_the_store_is_taken_for_it() {
 fn mounts_that_come_and_go_under_load_lose_no_upload() {
     const ROUNDS: usize = 6;
     const UPLOADERS: u64 = 4;
-    let directory = tempfile::tempdir().unwrap();
-    let (store, disk) = (directory.path().join("data"), directory.path().join("disk"));
-    fs::create_dir(&disk).unwrap();
-    let Some(mount) = Mount::bind(&disk, &store) else {
+    let Some(mut mounted) = Mounted::new() else {
         return;
     };
+    let store = mounted.store.clone();
     let server = Process::start(&store, &OPERATOR);
     let seed = Random::new().next();
-    let mut mount = Some(mount);
     let (is_over, answered) = (AtomicBool::new(false), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for number in 0..UPLOADERS {
@@ -262,26 +284,23 @@ fn mounts_that_come_and_go_under_load_lose_no_upload() {
         for round in 0..ROUNDS {
             let enough = answered.lock().unwrap().len() + 30;
             poll("uploads", || answered.lock().unwrap().len() >= enough);
-            drop(mount.take());
+            mounted.unmount();
             poll("the end of uploads", || {
                 server.try_upload(b"x").unwrap().status == 503
             });
             let left: Vec<_> = fs::read_dir(&store).unwrap().collect();
             assert!(left.is_empty(), "round {round}: {left:?}");
-            mount = Mount::bind(&disk, &store);
+            mounted.mount_again();
         }
         await_ready(&server);
         is_over.store(true, Ordering::Relaxed);
     });
-    assert!(mount.is_some());
     let answered = answered.into_inner().unwrap();
     println!("{} uploads were answered", answered.len());
     for (id, bytes) in &answered {
         assert!(&server.download(id, &[]).body == bytes, "{id}");
     }
-    poll("unfinished files to go", || {
-        files_below(&disk.join("tmp")).is_empty()
-    });
+    poll("unfinished files to go", || mounted.unfinished() == 0);
     let scrub = server.command(&["scrub"]);
     assert!(scrub.status.success(), "{scrub:?}");
 }
@@ -333,9 +352,7 @@ fn a_read_only_store_serves_downloads_from_the_start() {
         server.log()
     );
     // Nobody else may have it, read-only or not.
-    let second = crate::support::process::serve(&store, &[])
-        .output()
-        .unwrap();
+    let second = Launch::new(&store).command().output().unwrap();
     assert_eq!(second.status.code(), Some(1), "{second:?}");
 
     drop(mount);
@@ -423,9 +440,7 @@ fn missing_keys_on_a_read_only_store_are_named() {
         let Some(_mount) = Mount::read_only(&store) else {
             return;
         };
-        let started = crate::support::process::serve(&store, &[])
-            .output()
-            .unwrap();
+        let started = Launch::new(&store).command().output().unwrap();
         let said = String::from_utf8_lossy(&started.stderr).into_owned();
         assert_eq!(started.status.code(), Some(1), "{said}");
         for part in [missing, "missing", "read-only", "backup"] {
@@ -537,7 +552,7 @@ fn an_ext4_that_fails_is_served_read_only_and_again_when_repaired() {
     // The server lets the old mount go once it has found the new one; the image is repaired through a copy.
     let repaired = directory.path().join("repaired");
     fs::copy(&image, &repaired).unwrap();
-    let checked = std::process::Command::new("fsck.ext4")
+    let checked = Command::new("fsck.ext4")
         .args(["-fp"])
         .arg(&repaired)
         .output()

@@ -2,9 +2,11 @@
 
 use std::path::Path;
 
+use rustix::process::Signal;
+
 use crate::support::{
     BASE, Form,
-    process::{Process, hangup, poll},
+    process::{Process, poll},
 };
 
 fn write(config: &Path, limits: &str, more: &str) {
@@ -30,23 +32,23 @@ fn tenants_are_read_anew_and_a_bad_file_changes_nothing() {
             .status
     };
     let file = format!("{BASE}/chatfiles/{stored}");
-    assert_eq!(status(&server, &server.token, &file), 200);
+    assert_eq!(status(&server, server.token(), &file), 200);
     // A smaller bound, and a second tenant.
     let second = "[[tenant]]\norg = \"other\"\napp = \"app\"\n";
     write(&config, "upload_bytes_max = 1000", second);
     assert_eq!(status(&server, "x", "/other/app/chatfiles/x"), 404);
-    hangup(server.pid());
+    server.signal(Signal::HUP);
     poll("the second tenant", || {
         status(&server, "x", "/other/app/chatfiles/x") == 401
     });
     assert_eq!(server.try_upload(&[7; 2000]).unwrap().status, 413);
     // What was verified before is verified by the new table: the first tenant's token is none of the second's.
-    assert_eq!(status(&server, &server.token, &file), 200);
+    assert_eq!(status(&server, server.token(), &file), 200);
     let other = format!("/other/app/chatfiles/{stored}");
-    assert_eq!(status(&server, &server.token, &other), 401);
+    assert_eq!(status(&server, server.token(), &other), 401);
     // No good: all of it stays.
     write(&config, "upload_bytes_max = 0", "");
-    hangup(server.pid());
+    server.signal(Signal::HUP);
     let log = || std::fs::read_to_string(store.with_extension("log")).unwrap();
     poll("the complaint", || {
         log().contains("limits.upload_bytes_max = 0")
@@ -55,9 +57,9 @@ fn tenants_are_read_anew_and_a_bad_file_changes_nothing() {
     assert_eq!(status(&server, "x", "/other/app/chatfiles/x"), 401);
     // And tokens are revoked by it.
     write(&config, "", "tokens_not_before = 2100-01-01T00:00:00Z\n");
-    hangup(server.pid());
+    server.signal(Signal::HUP);
     poll("the revocation", || {
-        status(&server, &server.token, &file) == 401
+        status(&server, server.token(), &file) == 401
     });
     let form = Form::new().file("a", "text/plain", b"x");
     let answer = server

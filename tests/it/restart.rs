@@ -11,11 +11,13 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::Signal;
+
 use crate::support::{
     Answer, BASE, Connection, Form, Random,
     certificates::{Certificate, connect, healthy},
     files_below, head, open_from,
-    process::{Process, id, poll, serve, terminate},
+    process::{Launch, Process, id, poll, send},
 };
 
 const CLIENTS: u64 = 6;
@@ -26,7 +28,9 @@ fn heir(store: &Path, address: &str) -> Process {
 
 /// A server with one socket of that name, as systemd starts it, by a shell that puts the socket where it belongs.
 fn activated(store: &Path, flags: &[&str], name: &str, listener: TcpListener) -> Command {
-    let program = serve(store, &[&["--listen", "127.0.0.1:1"], flags].concat());
+    let program = Launch::new(store)
+        .flags(&[&["--listen", "127.0.0.1:1"], flags].concat())
+        .command();
     let mut shell = Command::new("sh");
     shell
         .arg("-c")
@@ -110,7 +114,7 @@ fn processes_follow_each_other_under_load_and_no_request_fails() {
             .map(|number| {
                 let mut client = Client {
                     server: server.address,
-                    token: server.token.clone(),
+                    token: server.token().to_owned(),
                     kept: None,
                     retries: 0,
                 };
@@ -148,7 +152,7 @@ fn processes_follow_each_other_under_load_and_no_request_fails() {
             let next = heir(&store, &address);
             assert_eq!(next.address, server.address);
             let mut old = std::mem::replace(&mut server, next);
-            let status = old.wait().expect("the old one ends by itself");
+            let status = old.wait();
             assert!(status.success(), "round {round}: {status}");
             poll("clients to go on", || {
                 requests.load(Ordering::Relaxed) > before + 40
@@ -167,7 +171,8 @@ fn processes_follow_each_other_under_load_and_no_request_fails() {
     });
     // The last one has the lock, the control socket, and nothing unfinished of the ones before.
     assert!(files_below(&store.join("tmp")).is_empty());
-    let second = serve(&store, &[])
+    let second = Launch::new(&store)
+        .command()
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .status();
@@ -185,7 +190,7 @@ fn a_transfer_that_runs_is_finished_by_the_old_process_and_idle_connections_are_
     let mut old = Process::start(&store, &[]);
     let bytes = Random::new().bytes(9 << 20);
     let stored = old.upload(&bytes);
-    let authorization = format!("Bearer {}", old.token);
+    let authorization = format!("Bearer {}", old.token());
     let request = head(
         "GET",
         &format!("{BASE}/chatfiles/{stored}"),
@@ -207,7 +212,7 @@ fn a_transfer_that_runs_is_finished_by_the_old_process_and_idle_connections_are_
     assert!(kept.rest().is_empty());
     let rest = slow.rest();
     assert!(rest.ends_with(&bytes));
-    assert!(old.wait().unwrap().success());
+    assert!(old.wait().success());
     assert!(new.download(&stored, &[]).body == bytes);
 }
 
@@ -218,7 +223,9 @@ fn an_heir_that_cannot_serve_leaves_everything_as_it_was() {
     let server = Process::start(&store, &[]);
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
-    let bad = serve(&store, &["--take-over", "--listen", &taken])
+    let bad = Launch::new(&store)
+        .flags(&["--take-over", "--listen", &taken])
+        .command()
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .status()
@@ -269,7 +276,7 @@ fn the_service_managers_sockets_are_used_and_it_is_told_when_we_serve_and_when_w
     );
     assert_eq!(early.request("GET", "/healthz", &[], b"").status, 200);
     drop(early);
-    terminate(child.id());
+    send(child.id(), Signal::TERM);
     assert!(told().contains("STOPPING=1"));
     assert!(child.wait().unwrap().success());
 }
@@ -312,7 +319,7 @@ fn slow_download(server: &Process, id: &str, seconds: u32) -> io::Result<usize> 
         std::net::Ipv4Addr::LOCALHOST,
         Some(16 << 10),
     );
-    let authorization = format!("Bearer {}", server.token);
+    let authorization = format!("Bearer {}", server.token());
     let path = format!("{BASE}/chatfiles/{id}");
     connection.send(&head(
         "GET",
@@ -351,14 +358,14 @@ fn slow_download_outlives_a_handover_but_not_a_stop() {
             let download = scope.spawn(move || slow_download(old, stored, seconds));
             let _new = heir(&store, &address);
             if is_stopped {
-                terminate(old.pid());
+                old.signal(Signal::TERM);
             }
             // The answer's head counts too.
             let taken = download.join().unwrap();
             let is_whole = taken.as_ref().is_ok_and(|taken| *taken > BYTES);
             assert_eq!(is_whole, !is_stopped, "{taken:?}");
         });
-        assert!(old.wait().expect("it ends by itself").success());
+        assert!(old.wait().success());
         let dropped = format!("dropped_answers={}", u8::from(is_stopped));
         assert!(old.log().contains(&dropped), "{}", old.log());
     }

@@ -10,7 +10,7 @@ use chatfiles::{
 };
 
 use crate::support::{
-    Answer, BASE, Form, TestServer, assert_error, configuration, eventually, head, open_from, photo,
+    Answer, BASE, Form, TestServer, assert_error, configuration, head, open_from, photo, poll,
 };
 
 const ONE_DAY: &str = "[retention]\nchatfile_days = 1\n";
@@ -47,7 +47,7 @@ fn sweep(server: &TestServer, toml: &str, confirmed: bool, dry_run: bool) -> Rep
 /// The server's own sweep at its start has been done.
 fn await_first_sweep(server: &TestServer) {
     let memory = SweepMemory::of(&server.store);
-    eventually("the first sweep", || memory.read().unwrap().is_some());
+    poll("the first sweep", || memory.read().unwrap().is_some());
 }
 
 /// Lets days pass until `to_ms`, with a sweep each day, none of which may remove anything.
@@ -263,16 +263,11 @@ fn apps_of_different_lives_share_a_day_and_lose_their_own_files_alone() {
     };
     let form = Form::new().file("a.txt", "text/plain", b"hello");
     let stored = ["short", "default", "ever"].map(|org| {
-        let (authorization, content_type) = (authorization(org), form.content_type());
-        let headers = [
-            ("Authorization", authorization.as_str()),
-            ("Content-Type", &content_type),
-        ];
-        let answer = server.request(
-            "POST",
+        let authorization = authorization(org);
+        let answer = form.upload(
+            server.address,
             &format!("/{org}/app/chatfiles"),
-            &headers,
-            &form.bytes(),
+            &authorization,
         );
         (
             org,
@@ -368,7 +363,7 @@ fn a_server_sweeps_at_its_start() {
     let new = server.store_file("b.txt", "text/plain", b"new");
     server.stop();
     let server = TestServer::in_directory(directory.path(), ONE_DAY);
-    eventually("the old file is removed", || {
+    poll("the old file is removed", || {
         server.files_in("objects").len() == 1
     });
     assert_expired(&server.download(&old, &[]), &old);

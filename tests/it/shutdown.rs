@@ -9,9 +9,7 @@ use std::{
 
 use chatfiles::time::Clock;
 
-use crate::support::{
-    BASE, Connection, Form, TestServer, eventually, files_below, head, open_from,
-};
+use crate::support::{BASE, Connection, Form, TestServer, files_below, head, open_from, poll};
 
 /// More than sockets hold on both sides, whatever the system lends them.
 const LARGE_BYTES: usize = 10 << 20;
@@ -68,13 +66,13 @@ fn half_an_upload(server: &TestServer, form: &[u8], content_type: &str) -> Conne
 }
 
 fn await_closed_door(server: &TestServer) {
-    eventually("new connections are refused", || {
+    poll("new connections are refused", || {
         TcpStream::connect(server.address).is_err()
     });
 }
 
 fn await_end(server: &TestServer) {
-    eventually("the server ends", || server.has_ended());
+    poll("the server ends", || server.has_ended());
 }
 
 /// Bytes of payloads on their way in.

@@ -35,17 +35,8 @@ fn token(server: &TestServer, base: &str) -> String {
 #[track_caller]
 fn store(server: &TestServer, base: &str, bytes: &[u8]) -> String {
     let form = Form::new().file("a", "application/octet-stream", bytes);
-    let (authorization, content_type) = (token(server, base), form.content_type());
-    let headers = [
-        ("Authorization", authorization.as_str()),
-        ("Content-Type", content_type.as_str()),
-    ];
-    let answer = server.request(
-        "POST",
-        &format!("{base}/chatfiles"),
-        &headers,
-        &form.bytes(),
-    );
+    let authorization = token(server, base);
+    let answer = form.upload(server.address, &format!("{base}/chatfiles"), &authorization);
     assert_eq!(answer.status, 200, "{}", answer.text());
     let json = answer.json();
     let id = json["entities"][0]["uuid"].as_str().expect("an id");

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
+use rustix::process::Signal;
+
 use crate::support::{
-    BASE, Connection, Form,
-    command::{Served, chatfiles, run, stdout},
-    photo,
+    BASE, Connection, Form, photo,
+    process::{Process, chatfiles, command, id, run, stdout},
 };
 
 fn text(path: &Path) -> &str {
@@ -13,32 +14,20 @@ fn text(path: &Path) -> &str {
 }
 
 fn token(store: &Path) -> String {
-    stdout(&run(
-        &["token", "--user", "alice", "--store-path", text(store)],
-        "",
-    ))
+    stdout(&command(store, &["token", "--user", "alice"]))
 }
 
-fn upload(server: &Served, token: &str) -> String {
+fn upload(server: &Process, token: &str) -> String {
     let form = Form::new().file("a.jpg", "image/jpeg", &photo());
-    let headers = [
-        ("Authorization", &*format!("Bearer {token}")),
-        ("Content-Type", &*form.content_type()),
-    ];
-    let answer = Connection::open(server.address).request(
-        "POST",
+    let answer = form.upload(
+        server.address,
         &format!("{BASE}/chatfiles"),
-        &headers,
-        &form.bytes(),
+        &format!("Bearer {token}"),
     );
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    answer.json()["entities"][0]["uuid"]
-        .as_str()
-        .unwrap()
-        .to_owned()
+    id(&answer)
 }
 
-fn status(server: &Served, token: &str, id: &str, thumbnail: bool) -> u16 {
+fn status(server: &Process, token: &str, id: &str, thumbnail: bool) -> u16 {
     let authorization = format!("Bearer {token}");
     let mut headers = vec![("Authorization", authorization.as_str())];
     if thumbnail {
@@ -53,14 +42,14 @@ fn status(server: &Served, token: &str, id: &str, thumbnail: bool) -> u16 {
 fn a_removed_file_is_gone_at_once_from_disk_and_from_a_running_servers_caches() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
-    let server = Served::start(&store, &directory.path().join("log"), &[]);
+    let server = Process::start(&store, &[]);
     let token = token(&store);
     let (id, other) = (upload(&server, &token), upload(&server, &token));
     for thumbnail in [false, true] {
         assert_eq!(status(&server, &token, &id, thumbnail), 200);
         assert_eq!(status(&server, &token, &other, thumbnail), 200);
     }
-    assert!(stdout(&run(&["rm", &id, "--store-path", text(&store)], "")).contains(&id));
+    assert!(stdout(&command(&store, &["rm", &id])).contains(&id));
     for thumbnail in [false, true] {
         assert_eq!(status(&server, &token, &id, thumbnail), 404);
         assert_eq!(status(&server, &token, &other, thumbnail), 200);
@@ -72,12 +61,7 @@ fn a_removed_file_is_gone_at_once_from_disk_and_from_a_running_servers_caches() 
         "{left:?}"
     );
     // Once more: there is nothing, and the command says so.
-    assert_eq!(
-        run(&["rm", &id, "--store-path", text(&store)], "")
-            .status
-            .code(),
-        Some(2)
-    );
+    assert_eq!(command(&store, &["rm", &id]).status.code(), Some(2));
 }
 
 #[test]
@@ -85,10 +69,10 @@ fn a_file_is_removed_without_a_server_too() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
     let id = {
-        let server = Served::start(&store, &directory.path().join("log"), &[]);
+        let server = Process::start(&store, &[]);
         upload(&server, &token(&store))
     };
-    stdout(&run(&["rm", &id, "--store-path", text(&store)], ""));
+    stdout(&command(&store, &["rm", &id]));
     assert!(crate::support::files_below(&store.join("objects")).is_empty());
 }
 
@@ -96,10 +80,10 @@ fn a_file_is_removed_without_a_server_too() {
 fn scrub_reads_everything_and_lists_what_is_bad() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
-    let server = Served::start(&store, &directory.path().join("log"), &[]);
+    let server = Process::start(&store, &[]);
     let token = token(&store);
     let (good, bad) = (upload(&server, &token), upload(&server, &token));
-    let scrub = || run(&["scrub", "--store-path", text(&store)], "");
+    let scrub = || command(&store, &["scrub"]);
     assert!(stdout(&scrub()).contains("2 objects read, 0 bad"));
     let path = crate::support::files_below(&store)
         .into_iter()
@@ -128,12 +112,7 @@ fn a_password_is_hashed_from_standard_input_and_opens_its_account() {
         "[[tenant]]\norg = \"easemob-demo\"\napp = \"chatdemoui\"\n[[tenant.account]]\nname = \"u1\"\npassword_hash = \"{hash}\"\n"
     );
     std::fs::write(&config, toml).unwrap();
-    let log = directory.path().join("log");
-    let server = Served::start(
-        &directory.path().join("data"),
-        &log,
-        &["--config", text(&config)],
-    );
+    let server = Process::start(&directory.path().join("data"), &["--config", text(&config)]);
     for (password, expected) in [("hunter2", 200), ("hunter3", 400)] {
         let body =
             format!(r#"{{"grant_type":"password","username":"u1","password":"{password}"}}"#);
@@ -151,8 +130,8 @@ fn a_password_is_hashed_from_standard_input_and_opens_its_account() {
 fn a_probe_tells_this_stores_server_from_another() {
     let directory = tempfile::tempdir().unwrap();
     let [one, two] = ["one", "two"].map(|name| directory.path().join(name));
-    let server = Served::start(&one, &directory.path().join("log1"), &[]);
-    let _other = Served::start(&two, &directory.path().join("log2"), &[]);
+    let server = Process::start(&one, &[]);
+    let _other = Process::start(&two, &[]);
     let url = format!("http://{}", server.address);
     let probe = |store: &Path, url: &str| {
         let arguments = [
@@ -180,7 +159,7 @@ fn a_probe_tells_this_stores_server_from_another() {
 fn a_second_server_on_one_directory_refuses_and_says_who_has_it() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
-    let server = Served::start(&store, &directory.path().join("log"), &[]);
+    let server = Process::start(&store, &[]);
     let output = run(
         &[
             "serve",
@@ -204,10 +183,10 @@ fn a_second_server_on_one_directory_refuses_and_says_who_has_it() {
 fn a_stopped_server_exits_with_0_and_lets_the_next_one_in() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
-    for signal in ["TERM", "INT"] {
-        let mut server = Served::start(&store, &directory.path().join("log"), &[]);
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut server = Process::start(&store, &[]);
         server.signal(signal);
-        assert_eq!(server.wait().code(), Some(0), "{signal}");
+        assert_eq!(server.wait().code(), Some(0), "{signal:?}");
         assert!(crate::support::files_below(&store.join("tmp")).is_empty());
     }
 }
@@ -234,18 +213,14 @@ fn a_sweep_beside_a_server_removes_what_expired_only_when_the_clock_is_believed(
 fn rotated_keys_sign_new_tokens_and_old_ones_go_on() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
-    let server = Served::start(
-        &store,
-        &directory.path().join("log"),
-        &["--calls-per-second", "0"],
-    );
+    let server = Process::start(&store, &[]);
     let old = token(&store);
-    stdout(&run(&["rotate-keys", "--store-path", text(&store)], ""));
+    stdout(&command(&store, &["rotate-keys"]));
     let new = token(&store);
     let kid = |token: &str| token.split('.').next().unwrap().to_owned();
     assert_ne!(kid(&old), kid(&new));
     // The server looks at its key file once a second.
-    crate::support::eventually("the new key is taken up", || {
+    crate::support::poll("the new key is taken up", || {
         status(&server, &new, "x", false) != 401
     });
     assert_eq!(
@@ -296,7 +271,7 @@ fn only_serve_makes_a_store() {
 fn commands_make_no_keys_in_a_store() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
-    drop(Served::start(&store, &directory.path().join("log"), &[]));
+    drop(Process::start(&store, &[]));
     std::fs::remove_dir_all(store.join("keys")).unwrap();
     let object = "image.2026-11-25.019aa000-0000-7000-8000-000000000000";
     for arguments in [

@@ -10,8 +10,8 @@ use std::{
 use crate::support::{
     BASE, Connection, TestServer,
     certificates::Certificate,
-    command::{run, stdout},
-    eventually, head, open_from,
+    head, open_from, poll,
+    process::{run, stdout},
 };
 
 const EXAMPLE: &str = include_str!("../../../deploy/examples/chatfiles.toml");
@@ -140,7 +140,7 @@ impl Front {
             .stderr(fs::File::create(&log).expect("a log file"))
             .spawn()
             .unwrap_or_else(|error| panic!("{program} (scripts/setup installs it): {error}"));
-        eventually("it listens", || {
+        poll("it listens", || {
             let ended = child.try_wait().expect("a child");
             let said = || fs::read_to_string(&log);
             assert!(ended.is_none(), "{program}: {ended:?} {:?}", said());
@@ -230,7 +230,7 @@ fn haproxy_names_each_client_in_both_of_its_ways() {
         (http, ["127.0.0.2", "127.0.0.3"]),
         (tcp, ["127.0.0.4", "127.0.0.5"]),
     ] {
-        eventually("haproxy has seen the server", || {
+        poll("haproxy has seen the server", || {
             Connection::open(front)
                 .request("GET", "/healthz", &[], b"")
                 .status

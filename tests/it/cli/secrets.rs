@@ -7,30 +7,19 @@ use chatfiles::time::Clock;
 use sha2::{Digest, Sha256};
 
 use crate::support::{
-    BASE, Connection, Form,
-    command::{Served, run, stdout},
-    lanying, photo,
+    BASE, Connection, Form, lanying, photo,
+    process::{Process, run, stdout},
 };
 
 /// Everything that can be logged is.
 const FINEST: &[&str] = &["--log-level", "trace", "--log-access-sample", "1"];
-const UNLIMITED: &[&str] = &["--calls-per-second", "0"];
 
 #[test]
 fn no_secret_is_in_the_log_at_the_finest_level() {
     let directory = tempfile::tempdir().unwrap();
-    let (store, log) = (directory.path().join("data"), directory.path().join("log"));
-    let mut server = Served::start(&store, &log, &[FINEST, UNLIMITED].concat());
-    let token = stdout(&run(
-        &[
-            "token",
-            "--user",
-            "alice",
-            "--store-path",
-            store.to_str().unwrap(),
-        ],
-        "",
-    ));
+    let store = directory.path().join("data");
+    let mut server = Process::start(&store, FINEST);
+    let token = server.token().to_owned();
     let client_secret =
         std::fs::read_to_string(store.join("keys/client-secret.easemob-demo.chatdemoui")).unwrap();
     let keys = std::fs::read_to_string(store.join("keys/token-keys.toml")).unwrap();
@@ -122,10 +111,9 @@ fn no_secret_is_in_the_log_at_the_finest_level() {
     let whole = format!("http://alice:{share_secret}@files.test{BASE}{plain}&access_token={token}");
     let mut connection = Connection::open(server.address);
     connection.request("GET", &whole, &[("Authorization", &bearer)], b"");
-    server.signal("TERM");
-    assert!(server.wait().success());
+    server.stop();
 
-    let log = std::fs::read_to_string(log).unwrap();
+    let log = server.log();
     assert!(
         log.contains("answered") && log.contains(id) && log.contains("end_us"),
         "the log says too little to test anything: {log}"
@@ -167,7 +155,7 @@ fn dynamic_token(client_secret: &str) -> String {
 fn keys_and_generated_secrets_are_readable_by_their_owner_alone() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
-    let _server = Served::start(&store, &directory.path().join("log"), &[]);
+    let _server = Process::start(&store, &[]);
     let mode =
         |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
     assert_eq!(mode(&store), 0o700);
@@ -188,7 +176,7 @@ fn keys_and_generated_secrets_are_readable_by_their_owner_alone() {
 #[test]
 fn nothing_that_opens_a_file_of_the_lanying_api_is_in_the_log() {
     let directory = tempfile::tempdir().unwrap();
-    let (store, log) = (directory.path().join("data"), directory.path().join("log"));
+    let store = directory.path().join("data");
     let config = directory.path().join("chatfiles.toml");
     let toml = r#"
         [[tenant]]
@@ -209,8 +197,8 @@ fn nothing_that_opens_a_file_of_the_lanying_api_is_in_the_log() {
     std::fs::write(&config, toml).unwrap();
     let text = |path: &std::path::Path| path.to_str().unwrap().to_owned();
     let (config, path) = (text(&config), text(&store));
-    let flags = ["--config", &config, "--calls-per-second", "0"];
-    let mut server = Served::start(&store, &log, &[&flags[..], FINEST].concat());
+    let flags = ["--config", &config];
+    let mut server = Process::start(&store, &[&flags[..], FINEST].concat());
     let token = |tenant: &str| {
         let arguments = ["token", "--user", "alice", "--tenant", tenant];
         stdout(&run(
@@ -284,10 +272,9 @@ fn nothing_that_opens_a_file_of_the_lanying_api_is_in_the_log() {
         let meant = format!("/file/download/chat{mark}file_sign={sign}&access-token={token}");
         assert!(get(&meant, &headers).status >= 400);
     }
-    server.signal("TERM");
-    assert!(server.wait().success());
+    server.stop();
 
-    let log = std::fs::read_to_string(log).unwrap();
+    let log = server.log();
     let id = field("key")[field("key").len() - 36..].to_owned();
     assert!(
         log.contains(&id)

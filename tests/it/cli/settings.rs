@@ -1,6 +1,6 @@
 //! Keys, variables and flags; what is wrong with a value is said with the key, the value and the rule.
 
-use crate::support::command::{chatfiles, run};
+use crate::support::process::{chatfiles, run};
 
 fn stderr(output: &std::process::Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()

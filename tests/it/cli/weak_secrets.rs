@@ -1,8 +1,8 @@
 //! Secrets that protect nothing are refused, weak ones are named, and no value of one is ever shown.
 
 use crate::support::{
-    command::{Served, chatfiles, run},
     files_below,
+    process::{Process, chatfiles, run},
 };
 
 /// Every key of the configuration that holds a secret, in a file that is good but for the secret.
@@ -110,7 +110,7 @@ fn weak_secrets_are_named_at_start() {
 #[test]
 fn a_server_warns_of_weak_secrets_once() {
     let directory = tempfile::tempdir().unwrap();
-    let (store, log) = (directory.path().join("data"), directory.path().join("log"));
+    let store = directory.path().join("data");
     let file = directory.path().join("chatfiles.toml");
     let value = "changeme-changeme-0f9a8b7c6d5e4f3a2b";
     std::fs::write(
@@ -118,8 +118,8 @@ fn a_server_warns_of_weak_secrets_once() {
         toml("url_key", "download_auth = \"signed\"\n", value),
     )
     .unwrap();
-    let server = Served::start(&store, &log, &["--config", file.to_str().unwrap()]);
-    let text = std::fs::read_to_string(&log).unwrap();
+    let server = Process::start(&store, &["--config", file.to_str().unwrap()]);
+    let text = server.log();
     let warnings: Vec<_> = text
         .lines()
         .filter(|line| line.contains("url_key"))
@@ -138,11 +138,11 @@ fn a_server_warns_of_weak_secrets_once() {
 #[test]
 fn short_secrets_in_files_stop_the_start() {
     let directory = tempfile::tempdir().unwrap();
-    let (store, log) = (directory.path().join("data"), directory.path().join("log"));
+    let store = directory.path().join("data");
     let file = directory.path().join("chatfiles.toml");
     std::fs::write(&file, "[[tenant]]\norg = \"acme\"\napp = \"chat\"\napp_id = \"acme\"\ndownload_auth = \"signed\"\n").unwrap();
     let flags = ["--config", file.to_str().unwrap()];
-    drop(Served::start(&store, &log, &flags));
+    drop(Process::start(&store, &flags));
     let keys = store.join("keys");
     let secrets: Vec<_> = files_below(&keys)
         .into_iter()

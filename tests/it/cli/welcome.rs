@@ -2,7 +2,7 @@
 
 use std::{path::Path, process::Command};
 
-use crate::support::command::{Served, run, stdout};
+use crate::support::process::{Process, run, stdout};
 
 fn shell(script: &str, directory: &Path) -> String {
     let output = Command::new("bash")
@@ -53,7 +53,7 @@ fn assert_printed_commands_work(tenant: &str) {
         "" => vec![],
         _ => vec!["--config", config.to_str().unwrap()],
     };
-    let server = Served::start(&store, &directory.path().join("log"), &flags);
+    let server = Process::start(&store, &flags);
     let (_, commands) = server.welcome.split_once("TOKEN=").unwrap();
     let out = shell(&format!("TOKEN={commands}"), directory.path());
     for (copy, thumbnail) in [("copy.jpg", "thumbnail.jpg"), ("sent.jpg", "small.jpg")] {
@@ -76,17 +76,8 @@ fn assert_printed_commands_work(tenant: &str) {
 fn the_vendors_own_curl_commands_work_with_only_their_values_replaced() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
-    let server = Served::start(&store, &directory.path().join("log"), &[]);
-    let token = stdout(&run(
-        &[
-            "token",
-            "--user",
-            "stliu",
-            "--store-path",
-            store.to_str().unwrap(),
-        ],
-        "",
-    ));
+    let server = Process::start(&store, &[]);
+    let token = stdout(&server.command(&["token", "--user", "stliu"]));
     let photo = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/photo.jpg");
     // As they stand in the vendor's document.
     let upload = r#"curl --verbose --header "Authorization: Bearer YWMtz1hFWOZpEeOPpcmw1FB0RwAAAUZnAv0D7y9-i4c9_c4rcx1qJDduwylRe7Y" --header "restrict-access:true" --form file=@/Users/stliu/a.jpg https://a1.easemob.com/easemob-demo/chatdemoui/chatfiles"#;
@@ -132,7 +123,7 @@ fn assert_thumbnail_without_extension(path: &Path) {
 fn the_commands_of_the_readme_work_when_pasted() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
-    let server = Served::start(&store, &directory.path().join("log"), &[]);
+    let server = Process::start(&store, &[]);
     let root = env!("CARGO_MANIFEST_DIR");
     let readme = std::fs::read_to_string(format!("{root}/README.md")).unwrap();
     let blocks: Vec<&str> = readme

@@ -8,7 +8,8 @@ use std::{
 use super::{DISK_BYTES, Length, file};
 use crate::support::{
     Answer, BASE, Connection, Form, head,
-    process::{Mount, Process, id},
+    mount::Mount,
+    process::{Process, id},
 };
 
 const FLOOR_BYTES: u64 = DISK_BYTES / 2;
@@ -68,7 +69,7 @@ fn request(server: &Process, call: Call, length: Length, number: usize) -> Vec<u
             return sent;
         }
     };
-    let authorization = format!("Bearer {}", server.token);
+    let authorization = format!("Bearer {}", server.token());
     let mut sent = head_of(
         method,
         &path,

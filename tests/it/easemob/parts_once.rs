@@ -15,9 +15,7 @@ use chatfiles::{
 };
 
 use super::parts::{PATH, begin, call, complete, left, listed, ok, put, put_raw};
-use crate::support::{
-    Faults, FaultyStore, Random, Step, TestServer, assert_error, eventually, head,
-};
+use crate::support::{Faults, FaultyStore, Random, Step, TestServer, assert_error, head, poll};
 
 /// The ids of stored files, as their names on the disk have them.
 fn objects(server: &TestServer) -> Vec<String> {
@@ -126,7 +124,7 @@ fn a_client_that_goes_away_stores_no_second_file() {
         std::thread::sleep(std::time::Duration::from_micros(random.below(8000) as u64));
         drop(connection);
         let mut answer = call(&server, "POST", &format!("/{id}"));
-        eventually("it is completed or given back", || {
+        poll("it is completed or given back", || {
             if answer.status == 409 {
                 answer = call(&server, "POST", &format!("/{id}"));
             }
@@ -136,7 +134,7 @@ fn a_client_that_goes_away_stores_no_second_file() {
         assert!(expected.insert(file.as_str().unwrap().to_owned()));
     }
     assert_eq!(BTreeSet::from_iter(objects(&server)), expected);
-    eventually("nothing is left", || left(&server) == 0);
+    poll("nothing is left", || left(&server) == 0);
 }
 
 #[test]

@@ -160,9 +160,9 @@ fn charges_end_with_what_they_were_for() {
         .send(&head("PUT", &path, &headers, Some(300_000)))
         .unwrap();
     connection.send(&[7; 1000]).unwrap();
-    crate::support::eventually("it is on its way", || bytes(&server) == 965_536);
+    crate::support::poll("it is on its way", || bytes(&server) == 965_536);
     drop(connection);
-    crate::support::eventually("it is given back", || bytes(&server) == 665_536);
+    crate::support::poll("it is given back", || bytes(&server) == 665_536);
     let stored: Value = complete(&server, &id, "");
     assert_eq!(stored["file-metadata"]["content-length"], 600_001);
     assert_eq!(bytes(&server), 0);
@@ -173,7 +173,7 @@ fn charges_end_with_what_they_were_for() {
     connection
         .send(&head("PUT", &path, &headers, Some(300_000)))
         .unwrap();
-    crate::support::eventually("it is on its way", || bytes(&server) == 300_000);
+    crate::support::poll("it is on its way", || bytes(&server) == 300_000);
     ok(&call(&server, "DELETE", &format!("/{id}")));
     connection.send(&[7; 300_000]).unwrap();
     assert_eq!(connection.answer("PUT").unwrap().status, 404);

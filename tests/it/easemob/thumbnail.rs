@@ -10,7 +10,9 @@ use std::{
 
 use image::codecs::jpeg::JpegEncoder;
 
-use crate::support::{Answer, BASE, Form, Step, TestServer, assert_error, faulty_server, photo};
+use crate::support::{
+    Answer, BASE, Form, Step, TestServer, assert_error, faulty_server, photo, process::id,
+};
 
 const JPEG: &str = "image/jpeg";
 /// Fixtures that have none.
@@ -33,11 +35,7 @@ fn store(server: &TestServer, bytes: &[u8], size: Option<(u32, u32)>) -> String 
         form = form.field("thumbnail-height", &height.to_string());
     }
     let answer = server.upload(&form, &[]);
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    answer.json()["entities"][0]["uuid"]
-        .as_str()
-        .unwrap()
-        .to_owned()
+    id(&answer)
 }
 
 #[track_caller]

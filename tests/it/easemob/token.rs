@@ -6,7 +6,7 @@ use chatfiles::{
 };
 use serde_json::{Value, json};
 
-use crate::support::{Answer, BASE, Form, TestServer, assert_error};
+use crate::support::{Answer, BASE, Form, TestServer, assert_error, process::id};
 
 const OTHER: &str = "/other-org/other-app";
 const DAYS_60_SECS: u64 = 60 * 86_400;
@@ -71,21 +71,9 @@ fn bearer(server: &TestServer, org: &str, app: &str, subject: Subject) -> String
 fn assert_opens(server: &TestServer, token: &str) {
     let authorization = format!("Bearer {token}");
     let form = Form::new().file("a.txt", "text/plain", b"hello");
-    let content_type = form.content_type();
-    let headers = [
-        ("Authorization", authorization.as_str()),
-        ("Content-Type", &content_type),
-    ];
-    let answer = server.request(
-        "POST",
-        &format!("{BASE}/chatfiles"),
-        &headers,
-        &form.bytes(),
-    );
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    let id = answer.json()["entities"][0]["uuid"].clone();
-    let path = format!("{BASE}/chatfiles/{}", id.as_str().unwrap());
-    let download = server.get(&path, &headers[..1]);
+    let answer = form.upload(server.address, &format!("{BASE}/chatfiles"), &authorization);
+    let path = format!("{BASE}/chatfiles/{}", id(&answer));
+    let download = server.get(&path, &[("Authorization", &authorization)]);
     assert_eq!((download.status, &download.body[..]), (200, &b"hello"[..]));
 }
 

@@ -11,7 +11,7 @@ use chatfiles::{
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::support::{Answer, BASE, Form, TestServer, assert_error};
+use crate::support::{Answer, BASE, Form, TestServer, assert_error, process::id};
 
 pub(super) const TENANTS: &str = r#"
     [[tenant]]
@@ -117,32 +117,17 @@ fn a_dynamic_token_is_accepted_wherever_a_users_is() {
     let dynamic = Dynamic::new(server.clock.now().secs());
     let token = dynamic.token();
     let form = Form::new().file("a.txt", "text/plain", b"hello");
-    let (authorization, content_type) = (format!("Bearer {token}"), form.content_type());
-    let headers = [
-        ("Authorization", authorization.as_str()),
-        ("Content-Type", &content_type),
-    ];
-    let answer = server.request(
-        "POST",
-        &format!("{BASE}/chatfiles"),
-        &headers,
-        &form.bytes(),
-    );
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    let id = answer.json()["entities"][0]["uuid"]
-        .as_str()
-        .unwrap()
-        .to_owned();
+    let authorization = format!("Bearer {token}");
+    let headers = [("Authorization", authorization.as_str())];
+    let answer = form.upload(server.address, &format!("{BASE}/chatfiles"), &authorization);
+    let id = id(&answer);
     assert_eq!(open(&server, BASE, &id, &token).body, b"hello");
     let parts = format!("{BASE}/sdk/chatfiles/part-upload");
-    assert_eq!(
-        server.request("POST", &parts, &headers[..1], b"").status,
-        200
-    );
+    assert_eq!(server.request("POST", &parts, &headers, b"").status, 200);
     // As a user, it obtains no tokens for others.
     let inherit = json!({ "grant_type": "inherit", "username": "bob" }).to_string();
     let path = format!("{BASE}/token");
-    assert_corrupt(&server.request("POST", &path, &headers[..1], inherit.as_bytes()));
+    assert_corrupt(&server.request("POST", &path, &headers, inherit.as_bytes()));
     assert_corrupt(&open(&server, "/other-org/other-app", &id, &token));
 }
 

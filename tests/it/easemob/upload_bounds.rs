@@ -76,15 +76,10 @@ fn the_limit_is_a_setting_of_the_server_and_of_the_tenant() {
         let subject = chatfiles::auth::Subject::User("alice".into());
         let authorization = format!("Bearer {}", server.token_of(org, app, subject));
         let form = Form::new().file("a", "application/x-a", &vec![1; bytes]);
-        let headers = [
-            ("Authorization", &*authorization),
-            ("Content-Type", &form.content_type()),
-        ];
-        let answer = server.request(
-            "POST",
+        let answer = form.upload(
+            server.address,
             &format!("/{org}/{app}/chatfiles"),
-            &headers,
-            &form.bytes(),
+            &authorization,
         );
         assert_eq!(answer.status, status, "{org} {bytes}: {}", answer.text());
     }

@@ -10,10 +10,9 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 
 use crate::support::{
     Answer, BASE, Connection, TestServer, assert_error,
-    command::run,
-    eventually,
     lanying::{APP_ID, assert_code, file_sign},
-    photo,
+    photo, poll,
+    process::run,
 };
 
 /// nginx with one of our examples in its `http` block. Killed when dropped.
@@ -67,7 +66,7 @@ impl Cache {
             .stdout(Stdio::null())
             .spawn()
             .expect("nginx is installed");
-        eventually("nginx listens", || {
+        poll("nginx listens", || {
             let ended = child.try_wait().expect("a child");
             let said = || fs::read_to_string(format!("{at}/error.log"));
             assert!(ended.is_none(), "nginx: {ended:?} {:?}", said());

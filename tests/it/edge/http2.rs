@@ -9,7 +9,7 @@ use super::{
         ACK, Client, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PREFACE, SETTINGS, get,
     },
 };
-use crate::support::{BASE, Connection, Random, TestServer, eventually};
+use crate::support::{BASE, Connection, Random, TestServer, poll};
 
 const PRIOR: &str = "--http2-prior-knowledge";
 
@@ -144,5 +144,5 @@ fn an_idle_connection_is_told_and_closed() {
     let mut client = Client::open(server.address);
     // It does not even take note of the end.
     assert_eq!(client.end(), Some(0));
-    eventually("it is gone", || client.send(PING, 0, 0, &[0; 8]).is_err());
+    poll("it is gone", || client.send(PING, 0, 0, &[0; 8]).is_err());
 }

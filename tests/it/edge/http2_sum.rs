@@ -6,7 +6,7 @@ use super::frames::{
     ACK, Client, END_HEADERS, END_STREAM, HEADERS, RST_STREAM, SETTINGS, WINDOW_UPDATE, code_of,
     fields, get,
 };
-use crate::support::{BASE, TestServer, eventually, open_from};
+use crate::support::{BASE, TestServer, open_from, poll};
 
 /// RFC 9113 §7
 const REFUSED_STREAM: u32 = 7;
@@ -79,7 +79,7 @@ fn requests_of_one_address_are_bounded_in_sum() {
     let head = other.until(|frame| frame.kind == HEADERS);
     assert_eq!(head.payload[0], 0x88);
     drop((clients, other));
-    eventually("nothing is held", || memory(&server, "http2_requests") == 0);
+    poll("nothing is held", || memory(&server, "http2_requests") == 0);
 }
 
 #[test]
@@ -96,11 +96,11 @@ fn unsent_answer_is_held_after_its_handler() {
     for _ in 0..10 {
         client.until(|frame| frame.kind == HEADERS);
     }
-    eventually("handlers have gone, answers are held", || {
+    poll("handlers have gone, answers are held", || {
         memory(&server, "http2_requests") == 10 * 3 * 1024
     });
     drop(client);
-    eventually("nothing is held", || memory(&server, "http2_requests") == 0);
+    poll("nothing is held", || memory(&server, "http2_requests") == 0);
 }
 
 #[test]
@@ -128,5 +128,5 @@ fn windows_shrink_with_many_connections() {
     // 32 MiB for one address.
     assert_eq!((count(1 << 20), count(65_535)), (34, 6), "{windows:?}");
     drop(clients);
-    eventually("nothing is held", || memory(&server, "http2_windows") == 0);
+    poll("nothing is held", || memory(&server, "http2_windows") == 0);
 }

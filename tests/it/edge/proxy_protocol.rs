@@ -4,7 +4,7 @@
 use std::io::{ErrorKind, Read};
 
 use crate::support::{
-    BASE, Connection, TestServer, certificates::Certificate, eventually, head, open_from,
+    BASE, Connection, TestServer, certificates::Certificate, head, open_from, poll,
 };
 
 const TRUSTED: &str = "[server]\nlisten = [\"127.0.0.1:0\", \"proxy:127.0.0.1:0\"]\n\
@@ -146,7 +146,7 @@ fn silent_connections_count_for_their_client() {
         for connection in &mut three {
             connection.stream().set_nonblocking(true).unwrap();
         }
-        eventually("one of three is closed", || {
+        poll("one of three is closed", || {
             let closed = three.iter_mut().filter_map(|connection| {
                 let read = connection.stream().read(&mut [0; 64]);
                 read.ok().filter(|read| *read == 0)

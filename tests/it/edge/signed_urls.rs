@@ -260,19 +260,15 @@ fn a_tenant_may_keep_tokens_and_without_a_cdn_the_url_is_this_servers() {
                 server.token_of(org, app, Subject::User("alice".into()))
             );
             let form = Form::new().file("a.txt", "text/plain", b"text");
-            let content_type = form.content_type();
-            let headers = [("Authorization", &*token), ("Content-Type", &*content_type)];
-            let uploaded = server.request(
-                "POST",
-                &format!("/{org}/{app}/chatfiles"),
-                &headers,
-                &form.bytes(),
-            );
+            let uploaded = form.upload(server.address, &format!("/{org}/{app}/chatfiles"), &token);
             let id = uploaded.json()["entities"][0]["uuid"]
                 .as_str()
                 .expect("an id")
                 .to_owned();
-            let answer = server.get(&format!("/{org}/{app}/chatfiles/{id}"), &headers[..1]);
+            let answer = server.get(
+                &format!("/{org}/{app}/chatfiles/{id}"),
+                &[("Authorization", &*token)],
+            );
             match is_signed {
                 true => assert!(
                     answer

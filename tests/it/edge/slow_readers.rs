@@ -132,24 +132,39 @@ impl Served {
         })
     }
 
-    fn request(&self, way: Way, stream: Box<dyn Duplex>, id: &str) -> Asked {
+    /// Stores bytes and returns the id.
+    fn store(&self, bytes: &[u8]) -> String {
+        let kind = "application/octet-stream";
+        self.server.store_file("a", kind, bytes)
+    }
+
+    fn http1_request(&self, id: &str, headers: &[(&str, &str)]) -> Vec<u8> {
+        let token = format!("Bearer {}", self.server.token("alice"));
+        let headers = [&[("Authorization", &*token)], headers].concat();
+        head("GET", &format!("{BASE}/chatfiles/{id}"), &headers, None)
+    }
+
+    /// The header block of a `GET`.
+    fn http2_request(&self, id: &str) -> Vec<u8> {
         let token = format!("Bearer {}", self.server.token("alice"));
         let path = format!("{BASE}/chatfiles/{id}");
+        get(&path, &[("authorization", &token)])
+    }
+
+    fn request(&self, way: Way, mut stream: Box<dyn Duplex>, id: &str) -> Asked {
         match way {
             Way::Http2 | Way::TlsHttp2 => {
                 let mut client = Client::over(stream, &[(WINDOW, LARGE_BYTES as u32)]);
                 let window = (LARGE_BYTES as u32).to_be_bytes();
                 client.send(WINDOW_UPDATE, 0, 0, &window).unwrap();
-                let block = get(&path, &[("authorization", &token)]);
+                let block = self.http2_request(id);
                 client
                     .send(HEADERS, END_HEADERS | END_STREAM, 1, &block)
                     .unwrap();
                 Asked::Http2(client)
             }
-            _ => {
-                let mut stream = stream;
-                let request = head("GET", &path, &[("Authorization", &token)], None);
-                stream.write_all(&request).unwrap();
+            Way::Http1 | Way::Tls | Way::Unix => {
+                stream.write_all(&self.http1_request(id, &[])).unwrap();
                 Asked::Http1(BufReader::new(stream))
             }
         }
@@ -197,9 +212,7 @@ impl Asked {
 fn slow_readers_get_all_of_their_answers() {
     let served = Served::with("");
     let bytes = Random::new().bytes(LARGE_BYTES);
-    let id = served
-        .server
-        .store_file("a", "application/octet-stream", &bytes);
+    let id = served.store(&bytes);
     let (served, bytes, id) = (&served, &bytes, &id);
     thread::scope(|scope| {
         for way in WAYS {
@@ -229,9 +242,7 @@ fn slow_readers_get_all_of_their_answers() {
 #[test]
 fn clients_that_read_nothing_are_cut() {
     let served = Served::with("");
-    let id = served
-        .server
-        .store_file("a", "application/octet-stream", &vec![7; LARGE_BYTES]);
+    let id = served.store(&vec![7; LARGE_BYTES]);
     let stalled: Vec<Asked> = WAYS
         .into_iter()
         .map(|way| {
@@ -257,12 +268,8 @@ fn answer_on_its_way_is_not_idle() {
     let served = Served::with("idle_timeout_seconds = 1\n");
     // It fits into the send buffer: as far as this process is concerned, it is sent.
     let bytes = Random::new().bytes(400_000);
-    let id = served
-        .server
-        .store_file("a", "application/octet-stream", &bytes);
-    let path = format!("{BASE}/chatfiles/{id}");
-    let token = format!("Bearer {}", served.server.token("alice"));
-    let request = head("GET", &path, &[("Authorization", &token)], None);
+    let id = served.store(&bytes);
+    let request = served.http1_request(&id, &[]);
     // 100 KB/s.
     let stream = served.open(Way::Http1, SMALL_BUFFER, 2_000, 400_000);
     let mut stream = BufReader::new(stream);
@@ -279,9 +286,7 @@ fn answer_on_its_way_is_not_idle() {
 fn http2_answer_on_its_way_is_not_idle() {
     let served = Served::with("idle_timeout_seconds = 1\n");
     let bytes = Random::new().bytes(400_000);
-    let id = served
-        .server
-        .store_file("a", "application/octet-stream", &bytes);
+    let id = served.store(&bytes);
     for way in [Way::Http2, Way::TlsHttp2] {
         // 100 KB/s.
         let stream = served.open(way, SMALL_BUFFER, 2_000, 400_000);
@@ -305,9 +310,7 @@ fn http2_answer_on_its_way_is_not_idle() {
 fn stop_waits_for_slow_http2_readers() {
     let served = Served::with("");
     let bytes = Random::new().bytes(400_000);
-    let id = served
-        .server
-        .store_file("a", "application/octet-stream", &bytes);
+    let id = served.store(&bytes);
     let stream = served.open(Way::Http2, SMALL_BUFFER, 2_000, 400_000);
     let Asked::Http2(mut client) = served.request(Way::Http2, stream, &id) else {
         unreachable!("asked over HTTP/2");
@@ -330,15 +333,9 @@ fn stop_waits_for_slow_http2_readers() {
 fn reader_that_has_closed_its_side_gets_all() {
     let served = Served::with("");
     let bytes = Random::new().bytes(400_000);
-    let id = served
-        .server
-        .store_file("a", "application/octet-stream", &bytes);
-    let token = format!("Bearer {}", served.server.token("alice"));
-    let path = format!("{BASE}/chatfiles/{id}");
+    let id = served.store(&bytes);
     let mut connection = open_from(served.server.address, Ipv4Addr::LOCALHOST, SMALL_BUFFER);
-    connection
-        .send(&head("GET", &path, &[("Authorization", &token)], None))
-        .unwrap();
+    connection.send(&served.http1_request(&id, &[])).unwrap();
     let stream = connection.stream();
     stream.shutdown(std::net::Shutdown::Write).unwrap();
     let mut reader = BufReader::new(Paced {
@@ -353,17 +350,13 @@ fn reader_that_has_closed_its_side_gets_all() {
 fn slow_readers_behind_nginx_get_all_of_their_answers() {
     let served = Served::with("");
     let bytes = Random::new().bytes(LARGE_BYTES);
-    let id = served
-        .server
-        .store_file("a", "application/octet-stream", &bytes);
+    let id = served.store(&bytes);
     let nginx = Cache::with(
         tempfile::tempdir().unwrap(),
         include_str!("../../../deploy/examples/nginx.conf"),
         &[("127.0.0.1:8080", served.server.address.to_string())],
     );
-    let token = format!("Bearer {}", served.server.token("alice"));
-    let path = format!("{BASE}/chatfiles/{id}");
-    let request = head("GET", &path, &[("Authorization", &token)], None);
+    let request = served.http1_request(&id, &[]);
     let (nginx, request, bytes) = (&nginx, &request, &bytes);
     thread::scope(|scope| {
         // 40, 100 and 300 KB/s for five seconds.
@@ -389,15 +382,10 @@ fn slow_readers_behind_nginx_get_all_of_their_answers() {
 fn last_answer_is_not_lost_to_later_bytes() {
     let served = Served::with("");
     let bytes = Random::new().bytes(400_000);
-    let id = served
-        .server
-        .store_file("a", "application/octet-stream", &bytes);
-    let token = format!("Bearer {}", served.server.token("alice"));
-    let path = format!("{BASE}/chatfiles/{id}");
-    let headers = [("Authorization", token.as_str()), ("Connection", "close")];
+    let id = served.store(&bytes);
     let mut connection = open_from(served.server.address, Ipv4Addr::LOCALHOST, SMALL_BUFFER);
     connection
-        .send(&head("GET", &path, &headers, None))
+        .send(&served.http1_request(&id, &[("Connection", "close")]))
         .unwrap();
     let mut sender = connection.stream().try_clone().unwrap();
     let mut reader = BufReader::new(Paced {
@@ -423,14 +411,8 @@ fn last_answer_is_not_lost_to_later_bytes() {
 fn unread_streams_are_reset_beside_a_slow_one() {
     let served = Served::with("");
     let bytes = Random::new().bytes(300_000);
-    let id = served
-        .server
-        .store_file("a", "application/octet-stream", &bytes);
-    let token = format!("Bearer {}", served.server.token("alice"));
-    let request = get(
-        &format!("{BASE}/chatfiles/{id}"),
-        &[("authorization", &token)],
-    );
+    let id = served.store(&bytes);
+    let request = served.http2_request(&id);
     let mut client = Client::with_settings(served.server.address, &[(WINDOW, 1000)]);
     let window = (1u32 << 20).to_be_bytes();
     client.send(WINDOW_UPDATE, 0, 0, &window).unwrap();
@@ -472,14 +454,8 @@ fn unread_streams_are_reset_beside_a_slow_one() {
 fn streams_behind_a_slow_connection_are_not_reset() {
     let served = Served::with("");
     let bytes = Random::new().bytes(2 << 20);
-    let id = served
-        .server
-        .store_file("a", "application/octet-stream", &bytes);
-    let token = format!("Bearer {}", served.server.token("alice"));
-    let request = get(
-        &format!("{BASE}/chatfiles/{id}"),
-        &[("authorization", &token)],
-    );
+    let id = served.store(&bytes);
+    let request = served.http2_request(&id);
     // 300 KB/s for seven seconds: what is sent first keeps the rest waiting, whatever stream it is of.
     let stream = served.open(Way::Http2, SMALL_BUFFER, 6_000, 2 << 20);
     let mut client = Client::over(stream, &[(WINDOW, 100)]);
@@ -519,25 +495,26 @@ fn streams_behind_a_slow_connection_are_not_reset() {
 fn small_answers_left_unread_end_the_connection() {
     let served = Served::with("");
     let large = Random::new().bytes(200_000);
-    let ids = [&large[..], &large[..4000]].map(|bytes| {
-        served
-            .server
-            .store_file("a", "application/octet-stream", bytes)
-    });
-    let token = format!("Bearer {}", served.server.token("alice"));
-    let request = |id: &str| {
-        let path = format!("{BASE}/chatfiles/{id}");
-        get(&path, &[("authorization", &token)])
-    };
+    let ids = [&large[..], &large[..4000]].map(|bytes| served.store(bytes));
     // hyper has given the small ones away as a whole: no stream of them can be reset.
     let mut client = Client::with_settings(served.server.address, &[(WINDOW, 1)]);
     for stream in [3, 5, 7] {
         client
-            .send(HEADERS, END_HEADERS | END_STREAM, stream, &request(&ids[1]))
+            .send(
+                HEADERS,
+                END_HEADERS | END_STREAM,
+                stream,
+                &served.http2_request(&ids[1]),
+            )
             .unwrap();
     }
     client
-        .send(HEADERS, END_HEADERS | END_STREAM, 9, &request(&ids[0]))
+        .send(
+            HEADERS,
+            END_HEADERS | END_STREAM,
+            9,
+            &served.http2_request(&ids[0]),
+        )
         .unwrap();
     // The large one goes on all the while, and to its end.
     let (mut taken, mut is_told) = (0, false);

@@ -3,11 +3,13 @@
 use std::io::{Read, Write};
 
 use super::curl;
+use rustix::process::Signal;
+
 use crate::support::{
     BASE, Connection, Form, Random, TestServer,
     certificates::{Certificate, Stream, configuration, connect, healthy},
-    eventually,
-    process::{Process, hangup, poll},
+    poll,
+    process::Process,
 };
 
 struct Served {
@@ -127,7 +129,7 @@ fn new_certificates_are_taken_while_old_connections_go_on_and_bad_ones_are_not()
     std::fs::write(&served.certificate.key, good).unwrap();
     // A new pair, seen by itself within seconds.
     let new = Certificate::write(directory, "first", &["files.test"]);
-    eventually("the new certificate is shown", || {
+    poll("the new certificate is shown", || {
         connect(address, "files.test", &new, &[]).is_ok()
     });
     assert!(connect(address, "files.test", &served.certificate, &[]).is_err());
@@ -172,7 +174,7 @@ fn a_hangup_reads_certificates_anew_and_no_request_fails_meanwhile() {
         let old = known.last().unwrap();
         std::fs::copy(&new.chain, &old.chain).unwrap();
         std::fs::copy(&new.key, &old.key).unwrap();
-        hangup(server.pid());
+        server.signal(Signal::HUP);
         let is_known = |one: &Certificate| match connect(address, "files.test", one, &[]) {
             Ok(mut stream) => healthy(&mut stream),
             Err(_) => false,

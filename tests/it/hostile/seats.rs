@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use crate::support::{Connection, TestServer, eventually, open_from};
+use crate::support::{Connection, TestServer, open_from, poll};
 
 #[test]
 fn an_address_with_too_many_connections_is_closed_and_others_are_served() {
@@ -18,7 +18,7 @@ fn an_address_with_too_many_connections_is_closed_and_others_are_served() {
     let answer = open_from(server.address, other, None).request("GET", "/healthz", &[], b"");
     assert_eq!(answer.status, 200);
     drop(crowd);
-    eventually("the places are free again", || {
+    poll("the places are free again", || {
         let mut again = server.connect();
         let sent = again.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
         sent.is_ok() && again.answer("GET").is_ok()

@@ -8,8 +8,9 @@ use std::{
 
 use crate::support::{
     BASE, Connection, Random, files_below, head, open_from,
-    process::{Process, Strace, poll},
+    process::{Process, poll},
     read_answer,
+    strace::Strace,
 };
 
 /// Just below, at and above what is worth a `sendfile`, a cold chunk, and a loan.
@@ -36,7 +37,7 @@ fn server() -> (tempfile::TempDir, Process) {
 }
 
 fn get(server: &Process, id: &str, more: &[(&str, &str)]) -> Vec<u8> {
-    let bearer = format!("Bearer {}", server.token);
+    let bearer = format!("Bearer {}", server.token());
     let mut headers = vec![("Authorization", bearer.as_str())];
     headers.extend(more);
     head("GET", &format!("{BASE}/chatfiles/{id}"), &headers, None)

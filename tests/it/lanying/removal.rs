@@ -9,11 +9,10 @@ use super::{
     forward::{forward, names_of},
 };
 use crate::support::{
-    TestServer,
-    command::{run, stdout},
-    eventually, files_below,
+    TestServer, files_below,
     lanying::{APP_ID, assert_code, envelope, file_sign, ticket_form},
-    photo,
+    photo, poll,
+    process::{run, stdout},
 };
 
 /// A file with a name in three days and derivatives in each; returns its object and its links.
@@ -134,7 +133,7 @@ fn a_file_that_is_forwarded_into_new_days_meanwhile_is_removed_all_the_same() {
                     signs.push(file_sign(url).to_owned());
                 }
             });
-            eventually("some days have passed", || {
+            poll("some days have passed", || {
                 names_of(&server, &object).len() > 3
             });
             stdout(&remove(&server.store, &object));

@@ -14,9 +14,9 @@ use super::{
     forward::{forward, names_of},
 };
 use crate::support::{
-    TestServer, configuration, eventually,
+    TestServer, configuration,
     lanying::{Client, assert_code, file_sign, success, text},
-    photo,
+    photo, poll,
 };
 
 /// The setting that counts for each class, and how a file gets there.
@@ -36,7 +36,7 @@ const SETTINGS: [(&str, &str); 9] = [
 fn swept_server(toml: &str) -> TestServer {
     let server = TestServer::with(toml);
     let memory = SweepMemory::of(&server.store);
-    eventually("the first sweep", || memory.read().unwrap().is_some());
+    poll("the first sweep", || memory.read().unwrap().is_some());
     server
 }
 

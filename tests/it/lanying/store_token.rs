@@ -5,9 +5,9 @@ use chatfiles::time::MS_PER_SECOND;
 use super::apps::{OTHER_ID, PATHS, Stored, app, get_of, object_of, with_each_bit_wrong};
 use crate::support::{
     Answer, TestServer,
-    command::{run, stdout},
     lanying::{APP_ID, Client, assert_code, envelope, file_sign, success, text},
     photo,
+    process::{run, stdout},
 };
 
 const TICKETS: [&str; 3] = [

@@ -7,8 +7,8 @@ use chatfiles::auth::Subject;
 
 use super::OTHER_TENANT;
 use crate::support::{
-    Answer, BASE, Connection, Form, TestServer, assert_error, configuration, eventually, head,
-    lanying::ticket_form, open_from,
+    Answer, BASE, Connection, Form, TestServer, assert_error, configuration, head,
+    lanying::ticket_form, open_from, poll,
 };
 
 /// Four million bytes of a file and its form, and an upload that holds the least, and little more.
@@ -50,7 +50,7 @@ fn stalled(server: &TestServer, form: &Form, sent: usize) -> Connection {
     let mut first = upload_head(server, form, &[("Content-Length", &length)]);
     first.extend_from_slice(&body[..sent]);
     connection.send(&first).unwrap();
-    eventually("the upload holds its bytes", || {
+    poll("the upload holds its bytes", || {
         in_flight(server) == body.len() as u64
     });
     connection
@@ -95,7 +95,7 @@ fn begin_all(server: &TestServer, last: u8, org: &str, app: &str) -> Vec<Connect
     loop {
         let (held, refused) = (in_flight_of(server), share_refusals(server));
         let mut connection = begin_from(server, last, org, app);
-        eventually("it is let in or refused", || {
+        poll("it is let in or refused", || {
             in_flight_of(server) > held || share_refusals(server) > refused
         });
         if share_refusals(server) > refused {
@@ -129,7 +129,7 @@ fn one_address_leaves_room_for_others() {
     // One upload of an address always passes, while there is room.
     assert_eq!(finish(begin_from(&server, 4, org, app)), 200);
     drop((first, second, third));
-    eventually("nothing is held", || in_flight_of(&server) == 0);
+    poll("nothing is held", || in_flight_of(&server) == 0);
 }
 
 #[test]
@@ -139,13 +139,13 @@ fn one_tenant_leaves_half_for_others() {
     let mut held: Vec<Connection> = (1..=9)
         .map(|last| begin_from(&server, last, org, app))
         .collect();
-    eventually("all are let in", || in_flight_of(&server) > 9 * 3_600_000);
+    poll("all are let in", || in_flight_of(&server) > 9 * 3_600_000);
     assert!(begin_all(&server, 10, org, app).is_empty());
     let others = begin_all(&server, 11, "other-org", "other-app");
     assert_eq!(others.len(), 2);
     held.extend(others);
     drop(held);
-    eventually("nothing is held", || in_flight_of(&server) == 0);
+    poll("nothing is held", || in_flight_of(&server) == 0);
 }
 
 #[test]
@@ -160,7 +160,7 @@ fn who_holds_much_has_to_be_fast() {
         .into_iter()
         .flat_map(|last| begin_all(&server, last, org, app))
         .collect();
-    eventually("less than half is held", || {
+    poll("less than half is held", || {
         in_flight_of(&server) <= 67_108_864 / 2
     });
     for other in others {
@@ -250,7 +250,7 @@ fn room_comes_back_however_an_upload_ends() {
         let mut first = stalled(&server, &large, 1000);
         assert_no_room(&server.upload(&form(1_700_000), &[]));
         assert_eq!(end(&mut first), status, "{what}");
-        eventually("nothing is held", || in_flight(&server) == 0);
+        poll("nothing is held", || in_flight(&server) == 0);
         assert_eq!(server.upload(&form(1_700_000), &[]).status, 200, "{what}");
     }
     // Refused before the body is asked for: at once.
@@ -284,7 +284,7 @@ fn a_chunked_upload_holds_the_most_that_its_tenant_accepts() {
     let mut first = server.connect();
     let chunked = [("Transfer-Encoding", "chunked")];
     first.send(&upload_head(&server, &small, &chunked)).unwrap();
-    eventually("it holds all it may bring", || {
+    poll("it holds all it may bring", || {
         in_flight(&server) == 4_000_000 + 65_536
     });
     assert_no_room(&server.upload(&form(1_700_000), &[]));
@@ -318,15 +318,15 @@ fn a_form_holds_little_until_its_policy_is_good() {
     };
     // Whoever sends no policy may announce what he likes, and be many.
     let silent: Vec<_> = (0..2).map(|_| begin(b"")).collect();
-    eventually("they hold what a form's fields need", || {
+    poll("they hold what a form's fields need", || {
         in_flight(&server) == 2 * 65_536
     });
     assert_eq!(server.upload(&self::form(3_600_000), &[]).status, 200);
     drop(silent);
-    eventually("nothing is held", || in_flight(&server) == 0);
+    poll("nothing is held", || in_flight(&server) == 0);
     // With a good one, it is all of it.
     let mut known = begin(&body[..5000]);
-    eventually("it holds all of it", || {
+    poll("it holds all of it", || {
         in_flight(&server) == body.len() as u64
     });
     assert_no_room(&server.upload(&self::form(1_700_000), &[]));
@@ -336,13 +336,13 @@ fn a_form_holds_little_until_its_policy_is_good() {
     let ticket = alice.ticket("100", "bob", "1");
     let form = ticket_form(&ticket).file("a.bin", "text/plain", &[7; 3_600_000]);
     let mut late = begin(b"");
-    eventually("it waits for its fields", || in_flight(&server) == 65_536);
+    poll("it waits for its fields", || in_flight(&server) == 65_536);
     let large = self::form(3_200_000);
     let mut first = server.connect();
     let length = large.bytes().len().to_string();
     let upload = upload_head(&server, &large, &[("Content-Length", &length)]);
     first.send(&upload).unwrap();
-    eventually("another has the room", || in_flight(&server) > 3_200_000);
+    poll("another has the room", || in_flight(&server) > 3_200_000);
     let _ = late.send(&form.bytes());
     let refused = late.answer("POST").unwrap();
     assert_eq!(refused.status, 503, "{}", refused.text());

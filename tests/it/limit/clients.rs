@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use super::{ONE, burst, call, get, is_refused, share};
-use crate::support::{BASE, TestServer, eventually, open_from};
+use crate::support::{BASE, TestServer, open_from, poll};
 
 #[test]
 fn client_addresses_are_counted_apart_and_exempt_networks_not_at_all() {
@@ -201,7 +201,7 @@ fn more_clients_than_there_is_room_for_share_buckets_and_open_no_gate() {
     // A client that has no bucket of its own is limited all the same.
     let (answers, seconds) = burst(&mut connection, &[from(9999), from(9999), from(9999)]);
     assert!(answers.iter().filter(|answer| !is_refused(answer)).count() <= 1 || seconds > 0.9);
-    eventually("a new client is served", || {
+    poll("a new client is served", || {
         !is_refused(&burst(&mut connection, &[from(123_456)]).0[0])
     });
 }

@@ -11,8 +11,9 @@ use serde_json::Value;
 
 use crate::support::{
     Answer, BASE, Connection, Faults, FaultyStore, Form, Step, TestServer, assert_error,
-    configuration, eventually, head,
+    configuration, head,
     lanying::{success, ticket_form},
+    poll,
 };
 
 const OPERATOR: &str = "[operator]\nlisten = \"127.0.0.1:0\"\n";
@@ -186,7 +187,7 @@ fn what_is_on_its_way_counts_and_what_fails_is_given_back() {
         sent.extend_from_slice(&body[..100]);
         connection.send(&sent).unwrap();
         let uploads = "chatfiles_uploads_in_flight";
-        eventually("it is on its way", || {
+        poll("it is on its way", || {
             server.scrape().get(uploads, &[]) == 1
         });
         connection
@@ -198,7 +199,7 @@ fn what_is_on_its_way_counts_and_what_fails_is_given_back() {
     };
     for end in ["gone", "broken"] {
         let mut connection = begin();
-        eventually("it has reserved its bytes", || probe() == 429);
+        poll("it has reserved its bytes", || probe() == 429);
         assert_stored(&upload(&server, end, 2000));
         match end {
             "gone" => drop(connection),
@@ -207,7 +208,7 @@ fn what_is_on_its_way_counts_and_what_fails_is_given_back() {
                 assert_eq!(connection.answer("POST").unwrap().status, 400);
             }
         }
-        eventually("the bytes are given back", || probe() == 400);
+        poll("the bytes are given back", || probe() == 400);
     }
     for _ in 0..10 {
         assert_eq!(upload(&server, "alice", 0).status, 400);

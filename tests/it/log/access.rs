@@ -5,19 +5,12 @@ use std::{io::Read, net::Ipv4Addr};
 use serde_json::{Value, json};
 
 use super::{Logged, access_lines};
-use crate::support::{
-    BASE, Connection, Form,
-    command::{run, stdout},
-    eventually, head, open_from, photo,
-    process::{Process, poll},
-};
+use crate::support::{BASE, Connection, Form, head, open_from, photo, poll, process::Process};
 
 const ALL: &[&str] = &["--log-format", "json", "--log-access-sample", "1"];
 
 fn token(server: &Logged) -> String {
-    let store = server.store();
-    let arguments = ["token", "--user", "alice", "--store-path", &store];
-    format!("Bearer {}", stdout(&run(&arguments, "")))
+    format!("Bearer {}", server.process.token())
 }
 
 /// Uploads as `alice` and returns the id.
@@ -120,15 +113,21 @@ fn an_answer_that_nobody_takes_to_its_end_is_cut_short() {
     let id = upload(&server, &token, "a.bin", "application/octet-stream", &large);
     let path = format!("{BASE}/chatfiles/{id}");
     let request = head("GET", &path, &[("Authorization", &token)], None);
-    let mut client = open_from(server.served.address, Ipv4Addr::LOCALHOST, Some(16 << 10));
+    let mut client = open_from(server.process.address, Ipv4Addr::LOCALHOST, Some(16 << 10));
     client.send(&request).unwrap();
     client.stream().read_exact(&mut [0; 1000]).unwrap();
-    eventually("the upload's line", || {
-        !access_lines(&server.text()).is_empty()
+    poll("the upload's line", || {
+        !access_lines(&server.process.log()).is_empty()
     });
-    assert_eq!(access_lines(&server.text()).len(), 1, "it has not ended");
+    assert_eq!(
+        access_lines(&server.process.log()).len(),
+        1,
+        "it has not ended"
+    );
     drop(client);
-    eventually("its line", || access_lines(&server.text()).len() == 2);
+    poll("its line", || {
+        access_lines(&server.process.log()).len() == 2
+    });
     let line = access_lines(&server.end()).remove(1);
     assert_eq!((&line["status"], &line["cut"]), (&json!(200), &json!(true)));
     let sent = line["sent_bytes"].as_u64().unwrap();
@@ -138,7 +137,7 @@ fn an_answer_that_nobody_takes_to_its_end_is_cut_short() {
 #[test]
 fn one_in_so_many_is_logged() {
     let server = Logged::start(&["--log-format", "json", "--log-access-sample", "5"]);
-    let mut connection = Connection::open(server.served.address);
+    let mut connection = Connection::open(server.process.address);
     for _ in 0..50 {
         assert_eq!(connection.request("GET", "/healthz", &[], b"").status, 200);
     }
@@ -199,14 +198,14 @@ fn no_path_makes_a_line_or_a_field_of_its_own() {
             "/a/status\"=FORGED\\n",
             "/x/y/chatfiles/\"\u{9b}31mFORGED",
         ] {
-            let mut connection = Connection::open(server.served.address);
+            let mut connection = Connection::open(server.process.address);
             let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
             connection.send(request.as_bytes()).unwrap();
             assert!(connection.answer("GET").unwrap().status >= 400, "{path}");
         }
         // What hyper refuses is in no access log, and in no line of any other.
         for path in ["/a\u{1b}[31mFORGED", "/a\u{0}FORGED", "/a\rFORGED"] {
-            let mut connection = Connection::open(server.served.address);
+            let mut connection = Connection::open(server.process.address);
             let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
             connection.send(request.as_bytes()).unwrap();
             connection.rest();

@@ -4,9 +4,8 @@ use chatfiles::secret::hex;
 use sha2::{Digest, Sha256};
 
 use crate::support::{
-    Connection, Form,
-    command::{Served, run, stdout},
-    photo,
+    Connection, Form, photo,
+    process::{Process, id, run, stdout},
 };
 
 /// Two tenants: in the first one an id opens an unrestricted file. A line of the store names no tenant, so the ids of
@@ -23,23 +22,16 @@ const TENANTS: &str = r#"
     app = "app"
     "#;
 
-const FINEST: &[&str] = &[
-    "--log-level",
-    "trace",
-    "--log-access-sample",
-    "1",
-    "--calls-per-second",
-    "0",
-];
+const FINEST: &[&str] = &["--log-level", "trace", "--log-access-sample", "1"];
 
 #[test]
 fn ids_that_open_files_are_hashed() {
     let directory = tempfile::tempdir().unwrap();
-    let (store, log) = (directory.path().join("data"), directory.path().join("log"));
+    let store = directory.path().join("data");
     let config = directory.path().join("chatfiles.toml");
     std::fs::write(&config, TENANTS).unwrap();
     let flags = ["--config", config.to_str().unwrap()];
-    let mut server = Served::start(&store, &log, &[&flags[..], FINEST].concat());
+    let mut server = Process::start(&store, &[&flags[..], FINEST].concat());
     let get = |path: &str, headers: &[(&str, &str)]| {
         Connection::open(server.address).request("GET", path, headers, b"")
     };
@@ -51,21 +43,8 @@ fn ids_that_open_files_are_hashed() {
         let bearer = format!("Bearer {token}");
         for bytes in [&photo()[..], b"no picture"] {
             let form = Form::new().file("a.jpg", "image/jpeg", bytes);
-            let headers = [
-                ("Authorization", &*bearer),
-                ("Content-Type", &*form.content_type()),
-            ];
-            let answer = Connection::open(server.address).request(
-                "POST",
-                &format!("/{tenant}/chatfiles"),
-                &headers,
-                &form.bytes(),
-            );
-            assert_eq!(answer.status, 200, "{}", answer.text());
-            let id = answer.json()["entities"][0]["uuid"]
-                .as_str()
-                .unwrap()
-                .to_owned();
+            let answer = form.upload(server.address, &format!("/{tenant}/chatfiles"), &bearer);
+            let id = id(&answer);
             ids.push((tenant, bearer.clone(), id));
         }
     }
@@ -110,10 +89,9 @@ fn ids_that_open_files_are_hashed() {
         let headers = [("Authorization", &**bearer), ("thumbnail", "true")];
         get(&format!("/{tenant}/chatfiles/{id}"), &headers);
     }
-    server.signal("TERM");
-    assert!(server.wait().success());
+    server.stop();
 
-    let log = std::fs::read_to_string(log).unwrap();
+    let log = server.log();
     for (tenant, _, id) in &ids {
         let fingerprint = hex(&Sha256::digest(id.as_bytes())[..8]);
         let plain = log.to_lowercase().replace("%2d", "-").contains(id.as_str());

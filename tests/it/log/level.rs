@@ -6,7 +6,7 @@ use crate::support::{Answer, Connection};
 const FLAGS: &[&str] = &["--operator-listen", "127.0.0.1:0", "--log-format", "json"];
 
 fn ask(server: &Logged, method: &str, body: &[u8]) -> Answer {
-    let mut connection = Connection::open(server.operator());
+    let mut connection = Connection::open(server.process.operator());
     connection.request(method, "/log-level", &[], body)
 }
 

@@ -2,15 +2,16 @@
 
 use std::io::{self, Read};
 
-use super::operator;
-use crate::support::{Connection, Exposition, command::Served, eventually};
+use crate::support::{
+    Connection, Exposition, poll,
+    process::{Launch, Process},
+};
 
 /// A pipe holds 64 KiB, and the server two mebibytes at the most; each request here makes a line of half a kilobyte and more.
 const REQUESTS_MAX: usize = 20_000;
 
-fn dropped(server: &Served) -> u64 {
-    let answer = Connection::open(operator(server)).request("GET", "/metrics", &[], b"");
-    let text = String::from_utf8(answer.body).unwrap();
+fn dropped(server: &Process) -> u64 {
+    let text = server.ask_operator("/metrics").text();
     let scrape = Exposition::parse(&text).unwrap();
     scrape.get("chatfiles_log_lines_dropped_total", &[])
 }
@@ -24,11 +25,9 @@ fn a_log_that_nobody_reads_holds_up_no_request_and_not_the_end() {
         "127.0.0.1:0",
         "--log-access-sample",
         "1",
-        "--calls-per-second",
-        "0",
     ];
     let store = directory.path().join("data");
-    let mut server = Served::start_to(&store, writer.into(), &flags).unwrap();
+    let mut server = Launch::new(&store).flags(&flags).log_to(writer).start();
     let path = format!("/{}", "a".repeat(511));
     let mut connection = Connection::open(server.address);
     let mut call = || assert_eq!(connection.request("GET", &path, &[], b"").status, 404);
@@ -64,8 +63,7 @@ fn a_log_that_nobody_reads_holds_up_no_request_and_not_the_end() {
     while dropped(&server) == before {
         (0..200).for_each(|_| call());
     }
-    server.signal("TERM");
-    assert!(server.wait().success());
+    server.stop();
 }
 
 #[test]
@@ -79,11 +77,10 @@ fn a_log_whose_reader_is_gone_is_counted_and_harms_nothing() {
         "1",
     ];
     let store = directory.path().join("data");
-    let mut server = Served::start_to(&store, writer.into(), &flags).unwrap();
+    let mut server = Launch::new(&store).flags(&flags).log_to(writer).start();
     drop(reader);
     let answer = Connection::open(server.address).request("GET", "/healthz", &[], b"");
     assert_eq!(answer.status, 200);
-    eventually("its line is counted", || dropped(&server) > 0);
-    server.signal("TERM");
-    assert!(server.wait().success());
+    poll("its line is counted", || dropped(&server) > 0);
+    server.stop();
 }

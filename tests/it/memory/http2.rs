@@ -94,7 +94,7 @@ fn file_bytes_that_wait_are_bounded_in_sum() {
         id(&server.try_upload(&bytes).unwrap())
     );
     let before_kb = server.status_kb("VmRSS");
-    let token = format!("Bearer {}", server.token);
+    let token = format!("Bearer {}", server.token());
     let request = get(&path, &[("authorization", &token)]);
     // One byte of window: a chunk is on its way, and the next one is in hand.
     let mut clients = begin_requests(server.address, 1, END_STREAM | END_HEADERS, &request);

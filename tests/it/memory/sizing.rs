@@ -333,7 +333,7 @@ fn worst_case_is_what_the_table_says() {
         .map(|_| server.upload(&video))
         .collect();
     let address = server.address;
-    let authorization = format!("Bearer {}", server.token);
+    let authorization = format!("Bearer {}", server.token());
     let of_file = format!("{BASE}/chatfiles/{stored}");
     // What the first requests make once.
     for _ in 0..20 {

@@ -6,7 +6,7 @@ use super::OPERATOR;
 use crate::support::{
     TestServer,
     certificates::{Certificate, configuration},
-    eventually,
+    poll,
 };
 
 const ENDS: &str = "chatfiles_certificate_expiry_timestamp_seconds";
@@ -41,7 +41,7 @@ fn the_end_of_the_one_that_ends_first_is_shown_and_follows_the_files() {
     assert_eq!(ends(), 946_684_800);
     // By itself, as a renewal does it.
     write(directory.path(), "second", 2095);
-    eventually("the new end is shown", || ends() == 3_944_678_400);
+    poll("the new end is shown", || ends() == 3_944_678_400);
 }
 
 #[test]

@@ -4,9 +4,9 @@ use std::{collections::BTreeMap, io::Read};
 
 use super::OPERATOR;
 use crate::support::{
-    BASE, Exposition, Form, TestServer, eventually, head,
+    BASE, Exposition, Form, TestServer, head,
     media::{MP4, Program},
-    photo,
+    photo, poll,
 };
 
 const REQUESTS: &str = "chatfiles_http_requests_total";
@@ -291,7 +291,7 @@ fn places_and_the_queue_of_decoding_are_shown_while_they_are_taken() {
             let alice = &alice;
             scope.spawn(move || assert_eq!(alice.open(url, "&image_type=3").status, 200));
         }
-        eventually("one runs and two wait", || {
+        poll("one runs and two wait", || {
             level("queue_length", "ffmpeg") == 2
         });
         assert_eq!(level("places_busy", "ffmpeg"), 1);
@@ -355,9 +355,9 @@ fn uploads_and_connections_are_shown_while_they_last() {
     assert_eq!(levels(), (1, 2));
     // The client goes away in the middle.
     drop(other);
-    eventually("one is left", || levels() == (0, 1));
+    poll("one is left", || levels() == (0, 1));
     drop(one);
-    eventually("none is left", || levels() == (0, 0));
+    poll("none is left", || levels() == (0, 0));
     assert_eq!(server.scrape().get(ACCEPTED, &[]), 2);
     let stored = [("route", "easemob_upload"), ("status", "200")];
     assert_eq!(server.scrape().get(REQUESTS, &stored), 1);

@@ -4,10 +4,9 @@ use std::{io::Read, net::TcpStream};
 
 use super::OPERATOR;
 use crate::support::{
-    BASE, Connection, Exposition, TestServer,
-    command::{Served, run},
-    eventually, head,
-    process::{Process, Strace},
+    BASE, Connection, Exposition, TestServer, head, poll,
+    process::{Process, run},
+    strace::Strace,
 };
 
 #[test]
@@ -77,7 +76,7 @@ fn a_disk_that_hangs_is_not_ready_and_is_asked_by_one_at_a_time() {
     assert!(!scrape.samples.contains_key("chatfiles_disk_free_bytes"));
     let log = strace.detach();
     assert_eq!(log.matches("statfs(").count(), 1, "{log}");
-    eventually("the disk answers again", || ask("/readyz").status == 200);
+    poll("the disk answers again", || ask("/readyz").status == 200);
 }
 
 #[test]
@@ -100,7 +99,7 @@ fn a_stopping_server_says_that_it_drains_until_the_last_transfer_has_ended() {
     assert_eq!(kept.request("GET", "/readyz", &[], b"").status, 200);
 
     server.shutdown().trigger();
-    eventually("new clients are refused", || {
+    poll("new clients are refused", || {
         TcpStream::connect(server.address).is_err()
     });
     for _ in 0..2 {
@@ -114,7 +113,7 @@ fn a_stopping_server_says_that_it_drains_until_the_last_transfer_has_ended() {
     assert!(!server.has_ended());
 
     assert!(download.rest().len() > large.len());
-    eventually("the server ends", || server.has_ended());
+    poll("the server ends", || server.has_ended());
     assert!(kept.rest().is_empty(), "closed without a word");
     assert!(TcpStream::connect(server.operator.unwrap()).is_err());
 }
@@ -122,8 +121,8 @@ fn a_stopping_server_says_that_it_drains_until_the_last_transfer_has_ended() {
 #[test]
 fn flag_and_variable_set_the_address_which_is_printed() {
     let directory = tempfile::tempdir().unwrap();
-    let (store, log) = (directory.path().join("data"), directory.path().join("log"));
-    let server = Served::start(&store, &log, &["--operator-listen", "127.0.0.1:0"]);
+    let store = directory.path().join("data");
+    let server = Process::start(&store, &["--operator-listen", "127.0.0.1:0"]);
     let mut lines = server.welcome.lines();
     assert!(lines.next().unwrap().starts_with("listening on http://"));
     let line = lines.next().unwrap();
@@ -149,7 +148,7 @@ fn an_address_that_is_taken_is_named() {
     let address = taken.local_addr().unwrap().to_string();
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
-    let output = crate::support::command::chatfiles(&[
+    let output = crate::support::process::chatfiles(&[
         "--listen",
         "127.0.0.1:0",
         "--store-path",

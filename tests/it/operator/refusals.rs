@@ -4,7 +4,7 @@ use super::OPERATOR;
 use crate::support::{
     Connection, TestServer,
     certificates::{Certificate, configuration, connect, healthy},
-    eventually, open_from,
+    open_from, poll,
 };
 
 /// What was refused so far: for its address, its PROXY header, its handshake.
@@ -67,7 +67,7 @@ fn one_for_each_proxy_header_that_is_not_taken() {
     is_closed(Connection::open(address), &good[..20]);
     // One that its sender gives up.
     Connection::open(address).send(&good[..20]).unwrap();
-    eventually("each is counted", || refused(&server) == [0, 5, 0]);
+    poll("each is counted", || refused(&server) == [0, 5, 0]);
     // A probe that opens and closes has refused nothing, nor has a client who is served.
     drop(Connection::open(address));
     let mut served = Connection::open(address);
@@ -92,7 +92,7 @@ fn one_for_each_handshake_that_fails() {
     assert!(connect(address, "files.test", &other, &[]).is_err());
     assert!(connect(address, "files.test", &shown, &["x"]).is_err());
     is_closed(Connection::open(address), &[0x16, 3, 1]);
-    eventually("each is counted", || refused(&server) == [0, 0, 4]);
+    poll("each is counted", || refused(&server) == [0, 0, 4]);
     let mut served = connect(address, "files.test", &shown, &[]).unwrap();
     assert!(healthy(&mut served));
     // What is no HTTP, without TLS, is not this.
@@ -121,5 +121,5 @@ fn counts_connections_by_why_they_were_cut() {
     let mut kept = server.connect();
     assert_eq!(kept.request("GET", "/healthz", &[], b"").status, 200);
     assert!(kept.rest().is_empty());
-    eventually("it is counted", || cuts() == [1, 2, 0]);
+    poll("it is counted", || cuts() == [1, 2, 0]);
 }

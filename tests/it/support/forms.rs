@@ -1,5 +1,9 @@
 //! Forms as clients send them, and files to put into them.
 
+use std::net::SocketAddr;
+
+use super::{Answer, Connection};
+
 /// A `multipart/form-data` body, put together part by part.
 #[derive(Clone)]
 pub struct Form {
@@ -49,6 +53,15 @@ impl Form {
         let mut bytes = self.body.clone();
         bytes.extend_from_slice(format!("--{}--\r\n", self.boundary).as_bytes());
         bytes
+    }
+
+    /// Sends the form in one request over a new connection.
+    pub fn upload(&self, server: SocketAddr, path: &str, authorization: &str) -> Answer {
+        let headers = [
+            ("Authorization", authorization),
+            ("Content-Type", &self.content_type()),
+        ];
+        Connection::open(server).request("POST", path, &headers, &self.bytes())
     }
 }
 

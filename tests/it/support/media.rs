@@ -12,8 +12,9 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::{
-    Answer, eventually,
+    Answer,
     lanying::{APP_ID, Client, envelope},
+    poll,
 };
 
 /// H.264 and AAC, what phones record.
@@ -336,13 +337,13 @@ impl Program {
 
     #[track_caller]
     pub fn await_starts(&self, starts: usize) {
-        eventually("it is started", || self.starts() >= starts);
+        poll("it is started", || self.starts() >= starts);
     }
 
     /// Fails the test where anything that was started lives on.
     #[track_caller]
     pub fn await_end(&self) {
-        eventually("all its processes are gone", || {
+        poll("all its processes are gone", || {
             !self.pids().into_iter().any(is_alive)
         });
     }

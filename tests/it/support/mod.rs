@@ -2,24 +2,26 @@
 
 pub mod certificates;
 mod client;
-pub mod command;
 mod exposition;
 mod faulty;
 mod forms;
 pub mod lanying;
 pub mod lossless;
 pub mod media;
+pub mod mount;
 pub mod process;
 mod random;
 pub mod scans;
 mod sockets;
+pub mod strace;
 
 pub use client::{Answer, Connection, head, read_answer};
 pub use exposition::Exposition;
 pub use faulty::{Faults, FaultyStore, Step, faulty_server};
 pub use forms::{Form, photo};
+pub use process::poll;
 pub use random::Random;
-pub use sockets::{eventually, open_from};
+pub use sockets::open_from;
 
 use std::{
     net::SocketAddr,
@@ -203,11 +205,7 @@ impl TestServer {
     /// Uploads bytes as the part `file`, and returns the id; fails the test on anything but 200.
     pub fn store_file(&self, name: &str, content_type: &str, bytes: &[u8]) -> String {
         let answer = self.upload(&Form::new().file(name, content_type, bytes), &[]);
-        assert_eq!(answer.status, 200, "{}", answer.text());
-        answer.json()["entities"][0]["uuid"]
-            .as_str()
-            .expect("an id")
-            .to_owned()
+        process::id(&answer)
     }
 
     /// Downloads as `alice`; extra headers as given.

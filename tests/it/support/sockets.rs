@@ -1,11 +1,6 @@
-//! Clients from other addresses, slow clients, and waiting for a thing to happen.
+//! Connections from chosen local addresses, with a chosen receive buffer.
 
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    time::Duration,
-};
-
-use chatfiles::time::Clock;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use super::Connection;
 
@@ -27,15 +22,4 @@ pub fn open_from(address: SocketAddr, from: Ipv4Addr, receive_bytes: Option<u32>
     let stream = stream.expect("a connection");
     stream.set_nonblocking(false).expect("a blocking socket");
     Connection::over(stream)
-}
-
-/// Looks at a thing until it is so; fails the test when it is not within 20 s.
-#[track_caller]
-pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let clock = Clock::system();
-    let deadline = clock.monotonic() + Duration::from_secs(20);
-    while !is_so() {
-        assert!(clock.monotonic() < deadline, "not within 20 s: {what}");
-        std::thread::sleep(Duration::from_millis(1));
-    }
 }

@@ -4,9 +4,8 @@ use std::net::Ipv4Addr;
 
 use super::{BASE, BUSY, OTHER, WAITING, ask, ask_for, level, server, store};
 use crate::support::{
-    eventually,
     media::{AMR, MP4, Program},
-    photo, scans,
+    photo, poll, scans,
 };
 
 const QUEUE: u64 = 12;
@@ -28,7 +27,7 @@ fn check(greedy: &[Ipv4Addr], modest: (&str, Ipv4Addr)) {
     for (picture, from) in pictures.iter().zip(greedy.iter().cycle()) {
         asked.push(ask(&server, *from, picture));
     }
-    eventually("the queue is full", || {
+    poll("the queue is full", || {
         level(&server, WAITING, "picture") == QUEUE
     });
     let answer = ask(&server, modest.1, &photo).join().unwrap();
@@ -66,12 +65,12 @@ fn check_ffmpeg(mine: &[u8], wanted: (&str, &str)) {
     let mut asked = vec![ask(&server, GREEDY, &paths[0])];
     program.await_starts(1);
     asked.extend(paths[1..].iter().map(|path| ask(&server, GREEDY, path)));
-    eventually("the queue is full", || {
+    poll("the queue is full", || {
         level(&server, WAITING, "ffmpeg") == 2
     });
     let path = store(&server, OTHER, mine);
     let modest = ask_for(&server, MODEST, &path, wanted);
-    eventually("one of the others has lost its place", || {
+    poll("one of the others has lost its place", || {
         asked.iter().any(|handle| handle.is_finished())
     });
     assert_eq!(level(&server, BUSY, "ffmpeg"), 1);

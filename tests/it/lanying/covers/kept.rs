@@ -10,9 +10,10 @@ use chatfiles::{
 };
 
 use crate::support::{
-    TestServer, configuration, eventually,
+    TestServer, configuration,
     lanying::{Client, assert_code},
     media::{AMR, MP3, MP4, Program, assert_first_frame},
+    poll,
 };
 
 /// What is sent, what is asked of it, and how the name of what is kept ends.
@@ -170,7 +171,7 @@ fn the_sweep_takes_what_was_made_with_the_day_of_its_file() {
     let toml = format!("[retention]\nchatfile_days = 1\n{}", program.toml(""));
     let server = TestServer::with(&toml);
     let memory = SweepMemory::of(&server.store);
-    eventually("the first sweep", || memory.read().unwrap().is_some());
+    poll("the first sweep", || memory.read().unwrap().is_some());
     let alice = server.lanying("alice");
     for (url, more) in send(&alice) {
         assert_eq!(alice.open(&url, more).status, 200);

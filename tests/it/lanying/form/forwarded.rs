@@ -13,7 +13,8 @@ use super::{FORM_PATH, STORED, signed};
 use crate::support::{
     Answer, Form, Random, files_below,
     lanying::{APP_ID, assert_code, file_sign, success, text},
-    process::{Process, Strace},
+    process::Process,
+    strace::Strace,
 };
 
 /// What becomes of the forward that meets the fault.
@@ -28,7 +29,7 @@ enum Outcome {
 }
 
 fn get(server: &Process, path: &str) -> Answer {
-    let headers = [("access-token", server.token.as_str()), ("app_id", APP_ID)];
+    let headers = [("access-token", server.token()), ("app_id", APP_ID)];
     server.request("GET", path, &headers, b"")
 }
 

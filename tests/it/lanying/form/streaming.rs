@@ -30,7 +30,7 @@ fn fifty_forms_of_10_mb_at_once_stay_under_150_mb() {
         .bytes();
     let heads: Vec<Vec<u8>> = (0..FORMS)
         .map(|_| {
-            let headers = [("access-token", server.token.as_str()), ("app_id", APP_ID)];
+            let headers = [("access-token", server.token()), ("app_id", APP_ID)];
             let call = "/file/upload/chat?file_type=100&to_id=bob";
             let ticket = success(&server.request("GET", call, &headers, b""));
             let form = ticket_form(&ticket);
