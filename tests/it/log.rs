@@ -1,4 +1,4 @@
-//! The log of the real program: it holds nobody up, says of each request what came of it, and tells no secret.
+//! The log of the real program: it never blocks requests, describes each of them, and contains no secrets.
 
 mod access;
 mod credentials;
@@ -41,7 +41,7 @@ impl Logged {
     }
 }
 
-/// The fields of the access log's lines, in JSON.
+/// The fields of the access log lines in JSON.
 fn access_lines(log: &str) -> Vec<Value> {
     log.lines()
         .map(|line| serde_json::from_str::<Value>(line).expect(line)["fields"].take())

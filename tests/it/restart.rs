@@ -1,4 +1,4 @@
-//! A new process in the place of the old one: nobody is refused, nothing is lost, and the operator is told.
+//! Replacement of a running process: no request is refused, nothing is lost, and the service manager is notified.
 
 use std::{
     io::{self, Read},
@@ -26,7 +26,7 @@ fn heir(store: &Path, address: &str) -> Process {
     Process::start(store, &["--take-over", "--listen", address])
 }
 
-/// A server with one socket of that name, as systemd starts it, by a shell that puts the socket where it belongs.
+/// A server with one socket of that name, as systemd starts it. A shell passes the socket as descriptor 3.
 fn activated(store: &Path, flags: &[&str], name: &str, listener: TcpListener) -> Command {
     let program = Launch::new(store)
         .flags(&[&["--listen", "127.0.0.1:1"], flags].concat())
@@ -45,8 +45,8 @@ fn activated(store: &Path, flags: &[&str], name: &str, listener: TcpListener) ->
     shell
 }
 
-/// A client with a connection that it keeps as long as it may, and the rule of RFC 9112 §9.3.1: a GET on a kept
-/// connection that is closed before the first byte of its answer is sent once more on a new one.
+/// A client that keeps its connection as long as possible. By RFC 9112 §9.3.1, it repeats a GET on a new connection if
+/// a kept one is closed before the first byte of the response.
 struct Client {
     server: std::net::SocketAddr,
     token: String,
@@ -102,7 +102,7 @@ fn exchange(connection: &mut Connection, method: &str, bytes: &[u8]) -> io::Resu
 }
 
 #[test]
-fn processes_follow_each_other_under_load_and_no_request_fails() {
+fn handovers_under_load_fail_no_request() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
     let mut server = Process::start(&store, &[]);
@@ -169,7 +169,7 @@ fn processes_follow_each_other_under_load_and_no_request_fails() {
             requests.load(Ordering::Relaxed)
         );
     });
-    // The last one has the lock, the control socket, and nothing unfinished of the ones before.
+    // The last process has the lock and the control socket, and the earlier ones left nothing unfinished.
     assert!(files_below(&store.join("tmp")).is_empty());
     let second = Launch::new(&store)
         .command()
@@ -183,8 +183,7 @@ fn processes_follow_each_other_under_load_and_no_request_fails() {
 }
 
 #[test]
-fn a_transfer_that_runs_is_finished_by_the_old_process_and_idle_connections_are_answered_once_more()
-{
+fn old_process_finishes_transfer() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
     let mut old = Process::start(&store, &[]);
@@ -217,7 +216,7 @@ fn a_transfer_that_runs_is_finished_by_the_old_process_and_idle_connections_are_
 }
 
 #[test]
-fn an_heir_that_cannot_serve_leaves_everything_as_it_was() {
+fn failed_successor_changes_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
     let server = Process::start(&store, &[]);
@@ -240,14 +239,14 @@ fn an_heir_that_cannot_serve_leaves_everything_as_it_was() {
 }
 
 #[test]
-fn where_none_runs_an_heir_just_serves() {
+fn takeover_without_server_just_starts() {
     let directory = tempfile::tempdir().unwrap();
     let server = heir(&directory.path().join("data"), "127.0.0.1:0");
     assert_eq!(server.request("GET", "/healthz", &[], b"").status, 200);
 }
 
 #[test]
-fn the_service_managers_sockets_are_used_and_it_is_told_when_we_serve_and_when_we_stop() {
+fn systemd_socket_and_notifications_work() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
     let notify = directory.path().join("notify");
@@ -282,7 +281,7 @@ fn the_service_managers_sockets_are_used_and_it_is_told_when_we_serve_and_when_w
 }
 
 #[test]
-fn a_socket_of_the_service_manager_that_speaks_tls_has_the_certificates_and_needs_one() {
+fn systemd_tls_socket_needs_certificate() {
     let directory = tempfile::tempdir().unwrap();
     let certificate = Certificate::write(directory.path(), "files", &["files.test"]);
     let config = directory.path().join("chatfiles.toml");
@@ -341,7 +340,7 @@ fn slow_download(server: &Process, id: &str, seconds: u32) -> io::Result<usize> 
 }
 
 #[test]
-fn slow_download_outlives_a_handover_but_not_a_stop() {
+fn slow_download_outlives_handover() {
     const BYTES: usize = 9_000_000;
     for is_stopped in [false, true] {
         let directory = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Each command, beside a running server and without one.
+//! Each command, with and without a running server.
 
 use std::path::Path;
 
@@ -39,7 +39,7 @@ fn status(server: &Process, token: &str, id: &str, thumbnail: bool) -> u16 {
 }
 
 #[test]
-fn a_removed_file_is_gone_at_once_from_disk_and_from_a_running_servers_caches() {
+fn rm_clears_disk_and_running_caches() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
     let server = Process::start(&store, &[]);
@@ -60,12 +60,12 @@ fn a_removed_file_is_gone_at_once_from_disk_and_from_a_running_servers_caches() 
             .all(|path| !path.to_string_lossy().contains(&id)),
         "{left:?}"
     );
-    // Once more: there is nothing, and the command says so.
+    // A second removal reports that there is nothing.
     assert_eq!(command(&store, &["rm", &id]).status.code(), Some(2));
 }
 
 #[test]
-fn a_file_is_removed_without_a_server_too() {
+fn rm_works_without_server() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
     let id = {
@@ -77,7 +77,7 @@ fn a_file_is_removed_without_a_server_too() {
 }
 
 #[test]
-fn scrub_reads_everything_and_lists_what_is_bad() {
+fn scrub_lists_damaged_files() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
     let server = Process::start(&store, &[]);
@@ -102,7 +102,7 @@ fn scrub_reads_everything_and_lists_what_is_bad() {
 }
 
 #[test]
-fn a_password_is_hashed_from_standard_input_and_opens_its_account() {
+fn hashes_password_from_standard_input() {
     let hash = stdout(&run(&["hash-password"], "hunter2\n"));
     assert!(hash.starts_with("$argon2id$"));
     assert_ne!(run(&["hash-password"], "\n").status.code(), Some(0));
@@ -127,7 +127,7 @@ fn a_password_is_hashed_from_standard_input_and_opens_its_account() {
 }
 
 #[test]
-fn a_probe_tells_this_stores_server_from_another() {
+fn probe_tells_servers_apart() {
     let directory = tempfile::tempdir().unwrap();
     let [one, two] = ["one", "two"].map(|name| directory.path().join(name));
     let server = Process::start(&one, &[]);
@@ -156,7 +156,7 @@ fn a_probe_tells_this_stores_server_from_another() {
 }
 
 #[test]
-fn a_second_server_on_one_directory_refuses_and_says_who_has_it() {
+fn second_server_names_lock_owner() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
     let server = Process::start(&store, &[]);
@@ -180,7 +180,7 @@ fn a_second_server_on_one_directory_refuses_and_says_who_has_it() {
 }
 
 #[test]
-fn a_stopped_server_exits_with_0_and_lets_the_next_one_in() {
+fn stopped_server_exits_with_0() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
     for signal in [Signal::TERM, Signal::INT] {
@@ -192,7 +192,7 @@ fn a_stopped_server_exits_with_0_and_lets_the_next_one_in() {
 }
 
 #[test]
-fn a_sweep_beside_a_server_removes_what_expired_only_when_the_clock_is_believed() {
+fn sweep_waits_for_trusted_clock() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
     let old = store.join("objects/chatfile/2020-01-01/00");
@@ -210,7 +210,7 @@ fn a_sweep_beside_a_server_removes_what_expired_only_when_the_clock_is_believed(
 }
 
 #[test]
-fn rotated_keys_sign_new_tokens_and_old_ones_go_on() {
+fn rotated_keys_keep_old_tokens() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
     let server = Process::start(&store, &[]);
@@ -219,7 +219,7 @@ fn rotated_keys_sign_new_tokens_and_old_ones_go_on() {
     let new = token(&store);
     let kid = |token: &str| token.split('.').next().unwrap().to_owned();
     assert_ne!(kid(&old), kid(&new));
-    // The server looks at its key file once a second.
+    // The server checks its key file once a second.
     crate::support::poll("the new key is taken up", || {
         status(&server, &new, "x", false) != 401
     });
@@ -247,7 +247,7 @@ fn only_serve_makes_a_store() {
         &["sweep"],
         &["sweep", "--yes"],
     ] {
-        // Where nobody names a store, it is one below the working directory.
+        // Without an argument, the store is below the working directory.
         for named in [true, false] {
             let mut command = chatfiles(arguments);
             if named {
@@ -268,7 +268,7 @@ fn only_serve_makes_a_store() {
 }
 
 #[test]
-fn commands_make_no_keys_in_a_store() {
+fn commands_make_no_keys() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
     drop(Process::start(&store, &[]));
@@ -291,7 +291,7 @@ fn commands_make_no_keys_in_a_store() {
 }
 
 #[test]
-fn a_busy_port_is_not_a_bad_configuration() {
+fn busy_port_is_not_configuration_error() {
     let directory = tempfile::tempdir().unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();

@@ -1,4 +1,4 @@
-//! Nothing that opens a door is in the log, at any level; key files are ours alone.
+//! No credential appears in the log at any level, and only the owner can read key files.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -11,11 +11,11 @@ use crate::support::{
     process::{Process, run, stdout},
 };
 
-/// Everything that can be logged is.
+/// Logs everything.
 const FINEST: &[&str] = &["--log-level", "trace", "--log-access-sample", "1"];
 
 #[test]
-fn no_secret_is_in_the_log_at_the_finest_level() {
+fn log_has_no_secret_at_trace() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
     let mut server = Process::start(&store, FINEST);
@@ -59,7 +59,7 @@ fn no_secret_is_in_the_log_at_the_finest_level() {
         call("GET", &good, &[("Authorization", &bearer)], b"").status,
         200
     );
-    // Failures are what gets logged: of each kind of credential, one that is nearly right.
+    // Failures are logged: one almost valid credential of each kind.
     let wrong_bearer = format!("{bearer}x");
     assert_eq!(
         call("GET", &good, &[("Authorization", &wrong_bearer)], b"").status,
@@ -84,7 +84,7 @@ fn no_secret_is_in_the_log_at_the_finest_level() {
     );
     let password = r#"{"grant_type":"password","username":"u1","password":"hunter2-hunter2"}"#;
     assert_eq!(call("POST", "/token", &[], password.as_bytes()).status, 404);
-    // A backend's own token, in a header and where a query may be; the second one nearly right.
+    // A token signed by a backend, in a header and where a query may be; the second one is almost valid.
     let dynamic = dynamic_token(client_secret.trim());
     let by_dynamic = format!("Bearer {dynamic}");
     let plain = format!("/chatfiles/{id}?share-secret={share_secret}");
@@ -97,7 +97,7 @@ fn no_secret_is_in_the_log_at_the_finest_level() {
         call("GET", &plain, &[("Authorization", &corrupt)], b"").status,
         401
     );
-    // Queries that are none: the path is shown up to where they begin.
+    // These do not start a query: the path is shown up to them.
     for mark in ["%3F", "%3f", "&", ";"] {
         let meant = format!(
             "/chatfiles/{id}{mark}share-secret={share_secret}&access_token={token}&dt={dynamic}"
@@ -107,7 +107,7 @@ fn no_secret_is_in_the_log_at_the_finest_level() {
         let mut connection = Connection::open(server.address);
         assert!(connection.request("GET", &nowhere, &[], b"").status >= 400);
     }
-    // A whole URL as the target, with credentials in it.
+    // A complete URL with credentials as the target.
     let whole = format!("http://alice:{share_secret}@files.test{BASE}{plain}&access_token={token}");
     let mut connection = Connection::open(server.address);
     connection.request("GET", &whole, &[("Authorization", &bearer)], b"");
@@ -136,7 +136,7 @@ fn no_secret_is_in_the_log_at_the_finest_level() {
     }
 }
 
-/// As a chat backend signs its own: base64url of `dt-` and JSON.
+/// A token as a chat backend signs it: base64url of `dt-` and JSON.
 fn dynamic_token(client_secret: &str) -> String {
     let (client_id, appkey) = ("easemob-demo.chatdemoui", "easemob-demo#chatdemoui");
     let now = Clock::system().now().secs();
@@ -152,7 +152,7 @@ fn dynamic_token(client_secret: &str) -> String {
 }
 
 #[test]
-fn keys_and_generated_secrets_are_readable_by_their_owner_alone() {
+fn key_files_are_private() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
     let _server = Process::start(&store, &[]);
@@ -174,7 +174,7 @@ fn keys_and_generated_secrets_are_readable_by_their_owner_alone() {
 }
 
 #[test]
-fn nothing_that_opens_a_file_of_the_lanying_api_is_in_the_log() {
+fn log_has_no_lanying_credential() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
     let config = directory.path().join("chatfiles.toml");
@@ -235,7 +235,7 @@ fn nothing_that_opens_a_file_of_the_lanying_api_is_in_the_log() {
     let store_token = lanying::text(&ticket["store_token"]);
     let by_sign = format!("/file/download/chat?file_sign={sign}");
     assert!(get(&by_sign, &headers).body == photo());
-    // Failures are what gets logged: of each kind of credential, one that is nearly right.
+    // Failures are logged: one almost valid credential of each kind.
     for (path, code) in [
         (
             format!("{by_sign}x&access-token={token}&app_id=welovemaxim"),

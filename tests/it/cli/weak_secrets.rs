@@ -1,11 +1,11 @@
-//! Secrets that protect nothing are refused, weak ones are named, and no value of one is ever shown.
+//! Invalid secrets are refused, weak ones cause a warning, and no value is ever shown.
 
 use crate::support::{
     files_below,
     process::{Process, chatfiles, run},
 };
 
-/// Every key of the configuration that holds a secret, in a file that is good but for the secret.
+/// Every configuration key of a secret, in an otherwise valid file.
 const KEYS: [(&str, &str); 7] = [
     ("client_secret", ""),
     ("url_key", "download_auth = \"signed\"\n"),
@@ -16,7 +16,7 @@ const KEYS: [(&str, &str); 7] = [
     ("secret", ""),
 ];
 
-/// The tests' own, good one: 32 random characters.
+/// A good secret: 32 random characters.
 const GOOD: &str = "q7Jm2ZxV0pYc9TnR4sKdW6uEaHbL1fGi";
 
 fn toml(key: &str, beside: &str, value: &str) -> String {
@@ -50,7 +50,7 @@ fn check(toml: &str) -> (Option<i32>, String) {
 }
 
 #[test]
-fn empty_blank_and_short_secrets_are_refused() {
+fn rejects_empty_and_short_secrets() {
     for (key, beside) in KEYS {
         for value in [
             "",
@@ -80,7 +80,7 @@ fn empty_blank_and_short_secrets_are_refused() {
 }
 
 #[test]
-fn weak_secrets_are_named_at_start() {
+fn names_weak_secrets_at_start() {
     for (key, beside) in KEYS {
         for (value, is_weak) in [
             (GOOD, false),
@@ -98,7 +98,7 @@ fn weak_secrets_are_named_at_start() {
             assert!(!text.contains(value), "{text}");
         }
     }
-    // What the vendor's console gives out: 31 characters, of 160 random bits.
+    // The format of the vendor's console: 31 characters with 160 random bits.
     let (_, text) = check(&toml(
         "client_secret",
         "",
@@ -108,7 +108,7 @@ fn weak_secrets_are_named_at_start() {
 }
 
 #[test]
-fn a_server_warns_of_weak_secrets_once() {
+fn warns_once_of_weak_secret() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
     let file = directory.path().join("chatfiles.toml");
@@ -136,7 +136,7 @@ fn a_server_warns_of_weak_secrets_once() {
 }
 
 #[test]
-fn short_secrets_in_files_stop_the_start() {
+fn short_secret_files_stop_start() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
     let file = directory.path().join("chatfiles.toml");

@@ -66,7 +66,7 @@ fn store_restricted(server: &TestServer) -> (String, String) {
 }
 
 #[test]
-fn what_is_no_id_of_ours_is_no_file() {
+fn foreign_ids_are_not_found() {
     let server = TestServer::with(TENANTS);
     let id = server.store_file("a.jpg", "image/jpeg", &photo());
     let fresh = ObjectId::new(server.clock.now(), &[7; 10]).to_string();
@@ -126,7 +126,7 @@ fn what_is_no_id_of_ours_is_no_file() {
 }
 
 #[test]
-fn a_file_is_its_tenants_alone() {
+fn other_tenant_cannot_download() {
     let server = TestServer::with(TENANTS);
     let id = server.store_file("a.jpg", "image/jpeg", &photo());
     check(&server.download(&id, &[]), None, "its own tenant");
@@ -159,7 +159,7 @@ fn a_file_is_its_tenants_alone() {
 }
 
 #[test]
-fn an_expired_file_is_said_to_be_expired_also_after_it_was_swept() {
+fn swept_file_still_answers_expired() {
     let toml = "[retention]\nchatfile_days = 7";
     let directory = tempfile::tempdir().unwrap();
     let mut server = TestServer::in_directory(directory.path(), toml);
@@ -251,7 +251,7 @@ fn any_accept_is_good() {
 }
 
 #[test]
-fn a_head_has_the_headers_of_the_get() {
+fn head_has_headers_of_get() {
     let server = TestServer::start();
     let id = server.store_file("a.jpg", "image/jpeg", &photo());
     let (restricted, _) = store_restricted(&server);
@@ -288,7 +288,7 @@ fn a_head_has_the_headers_of_the_get() {
 }
 
 #[test]
-fn only_true_asks_for_the_thumbnail() {
+fn thumbnail_needs_value_true() {
     let server = TestServer::start();
     let id = server.store_file("a.jpg", "image/jpeg", &photo());
     let original = photo();
@@ -319,7 +319,7 @@ fn only_true_asks_for_the_thumbnail() {
 }
 
 #[test]
-fn slashes_and_unknown_parameters_change_nothing() {
+fn ignores_slashes_and_unknown_parameters() {
     let server = TestServer::start();
     let id = server.store_file("a.jpg", "image/jpeg", &photo());
     let authorization = format!("Bearer {}", server.token("alice"));

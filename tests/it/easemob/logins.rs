@@ -76,7 +76,7 @@ fn refused_secs(answer: &Answer) -> u64 {
 }
 
 #[test]
-fn guesses_at_one_account_back_off() {
+fn account_guesses_back_off() {
     let server = server();
     let mut attacker = open_from(server.address, address(1), None);
     for guess in 0..FREE {
@@ -111,7 +111,7 @@ fn guesses_at_one_account_back_off() {
 }
 
 #[test]
-fn guesses_at_a_client_secret_back_off() {
+fn client_secret_guesses_back_off() {
     let server = server();
     let good = "q7Jm2ZxV0pYc9TnR4sKdW6uEaHbL1fGa";
     let mut attacker = open_from(server.address, address(1), None);
@@ -150,7 +150,7 @@ fn guess_from(server: &TestServer, addresses: std::ops::Range<usize>) -> usize {
 }
 
 #[test]
-fn an_account_attacked_from_everywhere_stays_open_to_its_owner() {
+fn attacked_account_stays_open_to_owner() {
     let server = server();
     let login_from = |number: usize| {
         let mut connection = open_from(server.address, address(number), None);
@@ -181,7 +181,7 @@ fn an_account_attacked_from_everywhere_stays_open_to_its_owner() {
 }
 
 #[test]
-fn guesses_elsewhere_keep_no_backend_out() {
+fn guesses_elsewhere_do_not_block_backend() {
     let server = server();
     let good = "q7Jm2ZxV0pYc9TnR4sKdW6uEaHbL1fGa";
     for number in 1..=12 {
@@ -197,7 +197,7 @@ fn guesses_elsewhere_keep_no_backend_out() {
 }
 
 #[test]
-fn one_address_cannot_guess_at_all_accounts() {
+fn one_address_cannot_guess_everywhere() {
     let server = server();
     let mut neighbour = open_from(server.address, address(1), None);
     assert_eq!(
@@ -281,7 +281,7 @@ fn logins_of_b_under_attack(addresses: usize) -> usize {
 }
 
 #[test]
-fn another_tenants_logins_pass_under_attack() {
+fn attack_spares_other_tenants() {
     for addresses in [8, 16] {
         assert_eq!(logins_of_b_under_attack(addresses), ACCOUNTS, "{addresses}");
     }
@@ -289,7 +289,7 @@ fn another_tenants_logins_pass_under_attack() {
 
 /// `head` keeps the connection; what follows it must be answered on it as well.
 #[test]
-fn a_refused_guess_keeps_its_connection() {
+fn refused_guess_keeps_connection() {
     let server = server();
     let mut attacker = open_from(server.address, address(1), None);
     for _ in 0..=FREE {

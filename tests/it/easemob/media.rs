@@ -11,7 +11,7 @@ use crate::support::{
 const VARY: &str = "Authorization, share-secret, thumbnail, Accept";
 
 #[test]
-fn a_videos_thumbnail_is_its_first_frame_however_it_is_asked_for() {
+fn video_thumbnail_is_first_frame() {
     let program = Program::real();
     let server = TestServer::with(&program.toml(""));
     let token = server.token("alice");
@@ -58,7 +58,7 @@ fn a_videos_thumbnail_is_its_first_frame_however_it_is_asked_for() {
 }
 
 #[test]
-fn a_videos_thumbnail_has_the_size_that_was_given_at_its_upload() {
+fn video_thumbnail_has_upload_size() {
     let server = TestServer::start();
     let form = crate::support::Form::new()
         .file("a.mp4", "video/mp4", &MP4)
@@ -71,7 +71,7 @@ fn a_videos_thumbnail_has_the_size_that_was_given_at_its_upload() {
 }
 
 #[test]
-fn a_voice_in_amr_comes_as_mp3_where_that_is_accepted_by_name() {
+fn amr_becomes_mp3_when_accepted() {
     let server = TestServer::start();
     let accepted: &[&[&str]] = &[
         &["audio/mp3"],
@@ -122,7 +122,7 @@ fn a_voice_in_amr_comes_as_mp3_where_that_is_accepted_by_name() {
 }
 
 #[test]
-fn what_is_no_voice_in_amr_comes_as_it_is_whatever_is_accepted() {
+fn other_files_are_never_converted() {
     let program = Program::real();
     let server = TestServer::with(&program.toml(""));
     for (name, declared, bytes) in [
@@ -143,7 +143,7 @@ fn what_is_no_voice_in_amr_comes_as_it_is_whatever_is_accepted() {
 
 /// The bytes decide, and not what the sender calls them.
 #[test]
-fn a_voice_is_one_by_its_bytes() {
+fn voice_is_detected_by_bytes() {
     let server = TestServer::start();
     for declared in ["audio/amr", "application/octet-stream", "audio/mpeg", "x"] {
         let id = server.store_file("voice", declared, &AMR);
@@ -158,7 +158,7 @@ fn a_voice_is_one_by_its_bytes() {
 }
 
 #[test]
-fn ranges_and_conditions_are_about_the_mp3() {
+fn ranges_and_conditions_apply_to_mp3() {
     let server = TestServer::start();
     let id = server.store_file("a.amr", "audio/amr", &AMR);
     let mp3 = ("Accept", "audio/mp3");
@@ -176,7 +176,7 @@ fn ranges_and_conditions_are_about_the_mp3() {
 }
 
 #[test]
-fn a_hundred_that_accept_mp3_at_once_start_ffmpeg_once() {
+fn concurrent_requests_start_ffmpeg_once() {
     let program = Program::real();
     let server = TestServer::with(&program.toml(""));
     let id = server.store_file("a.amr", "audio/amr", &AMR);
@@ -187,7 +187,7 @@ fn a_hundred_that_accept_mp3_at_once_start_ffmpeg_once() {
 }
 
 #[test]
-fn whoever_takes_the_stored_voice_as_well_gets_it_where_there_is_no_mp3() {
+fn prefers_mp3_accepts_stored_voice() {
     let program = Program::fake("exit 1");
     let server = TestServer::with(&program.toml(""));
     let id = server.store_file("a.amr", "audio/amr", &AMR);

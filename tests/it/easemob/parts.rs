@@ -83,7 +83,7 @@ pub(super) fn left(server: &TestServer) -> usize {
 }
 
 #[test]
-fn the_beginning_names_an_id_and_the_limits() {
+fn start_answers_id_and_limits() {
     let server = TestServer::with("limits.upload_bytes_max = 20000000");
     let json = ok(&call(&server, "POST", ""));
     let entity = &json["entities"][0];
@@ -93,7 +93,7 @@ fn the_beginning_names_an_id_and_the_limits() {
 }
 
 #[test]
-fn parts_in_any_order_and_of_both_kinds_become_the_file() {
+fn completes_parts_of_any_order() {
     let server = TestServer::start();
     let photo = photo();
     let id = begin(&server);
@@ -140,7 +140,7 @@ fn parts_in_any_order_and_of_both_kinds_become_the_file() {
 }
 
 #[test]
-fn the_completion_answers_as_an_upload_does() {
+fn completion_answers_like_upload() {
     let server = TestServer::start();
     let photo = photo();
     let id = begin(&server);
@@ -196,7 +196,7 @@ fn the_completion_answers_as_an_upload_does() {
 }
 
 #[test]
-fn restrict_access_of_a_completion_stands_in_the_query_or_a_header_and_false_does_not_restrict() {
+fn completion_reads_restrict_access() {
     let server = TestServer::start();
     for (query, header, restricted) in [
         ("", None, false),
@@ -218,7 +218,7 @@ fn restrict_access_of_a_completion_stands_in_the_query_or_a_header_and_false_doe
 }
 
 #[test]
-fn nothing_of_the_parts_is_left_after_completion_or_abort() {
+fn completion_and_abort_leave_no_parts() {
     let server = TestServer::start();
     let id = begin(&server);
     ok(&put(&server, &id, "1", b"hello"));
@@ -250,7 +250,7 @@ fn nothing_of_the_parts_is_left_after_completion_or_abort() {
 }
 
 #[test]
-fn parts_put_in_parallel_all_arrive() {
+fn accepts_parallel_parts() {
     let server = TestServer::start();
     let part = |number: usize| vec![number as u8; 300_000 + number];
     let id = begin(&server);
@@ -272,7 +272,7 @@ fn parts_put_in_parallel_all_arrive() {
 }
 
 #[test]
-fn parts_survive_a_restart_of_the_server() {
+fn parts_survive_restart() {
     let directory = tempfile::tempdir().unwrap();
     let mut server = TestServer::in_directory(directory.path(), "");
     let id = begin(&server);
@@ -291,7 +291,7 @@ fn parts_survive_a_restart_of_the_server() {
 }
 
 #[test]
-fn an_unfinished_upload_expires_after_a_day() {
+fn unfinished_upload_expires_after_day() {
     const HOUR_MS: i64 = 3_600_000;
     let server = TestServer::start();
     let id = begin(&server);
@@ -310,7 +310,7 @@ fn an_unfinished_upload_expires_after_a_day() {
 }
 
 #[test]
-fn a_completion_damaged_on_disk_asks_for_the_part_again() {
+fn damaged_completion_asks_for_part() {
     let server = TestServer::start();
     let id = begin(&server);
     ok(&put(&server, &id, "1", b"hello"));

@@ -25,7 +25,7 @@ fn objects(server: &TestServer) -> Vec<String> {
 }
 
 #[test]
-fn completions_at_once_store_one_file() {
+fn concurrent_completions_store_one_file() {
     const CALLS: usize = 28;
     let server = TestServer::start();
     let id = begin(&server);
@@ -63,7 +63,7 @@ fn completions_at_once_store_one_file() {
 }
 
 #[test]
-fn a_restricted_file_is_answered_again_with_its_secret() {
+fn repeated_completion_returns_secret() {
     let server = TestServer::start();
     let id = begin(&server);
     ok(&put(&server, &id, "1", b"hello"));
@@ -78,7 +78,7 @@ fn a_restricted_file_is_answered_again_with_its_secret() {
 }
 
 #[test]
-fn a_failed_completion_gives_the_upload_back() {
+fn failed_completion_can_be_repeated() {
     let directory = tempfile::tempdir().unwrap();
     let faults = Faults::default();
     let moved = faults.clone();
@@ -108,7 +108,7 @@ fn a_failed_completion_gives_the_upload_back() {
 }
 
 #[test]
-fn a_client_that_goes_away_stores_no_second_file() {
+fn disconnect_stores_no_second_file() {
     let server = TestServer::start();
     let mut random = Random::new();
     let mut expected = BTreeSet::new();
@@ -138,7 +138,7 @@ fn a_client_that_goes_away_stores_no_second_file() {
 }
 
 #[test]
-fn a_completion_cut_short_by_a_crash_is_settled() {
+fn completion_is_settled_after_crash() {
     let directory = tempfile::tempdir().unwrap();
     // A file that was stored and perhaps answered, one whose secret is lost, and one that was not stored.
     for (query, is_stored) in [("", true), ("?restrict-access=true", true), ("", false)] {
@@ -183,7 +183,7 @@ fn copy_files(from: &std::path::Path, to: &std::path::Path) {
 }
 
 #[test]
-fn claimed_parts_are_nobodys_and_expire_a_day_later() {
+fn claimed_parts_expire_after_day() {
     let server = TestServer::start();
     let id = begin(&server);
     ok(&put(&server, &id, "1", b"hello"));

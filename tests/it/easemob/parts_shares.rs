@@ -59,7 +59,7 @@ fn metric(server: &TestServer, name: &str, labels: &[(&str, &str)]) -> u64 {
 }
 
 #[test]
-fn one_user_has_sixteen_unfinished_uploads() {
+fn user_has_sixteen_unfinished_uploads() {
     let server = server("part_uploads_max = 1000");
     let ids: Vec<String> = (0..16).map(|_| begin(&server)).collect();
     for _ in 0..3 {
@@ -81,7 +81,7 @@ fn one_user_has_sixteen_unfinished_uploads() {
 }
 
 #[test]
-fn one_client_leaves_places_to_others() {
+fn client_leaves_room_for_others() {
     let server = server("part_uploads_max = 64");
     assert_eq!(begin_all(&server, 1), 16);
     // The next client of the tenant, another tenant, and a user who has been there all the time.
@@ -93,7 +93,7 @@ fn one_client_leaves_places_to_others() {
 }
 
 #[test]
-fn one_tenant_leaves_places_to_others() {
+fn tenant_leaves_room_for_others() {
     let server = server("part_uploads_max = 64");
     // Each client finds half of what the one before has left.
     let begun: usize = (1..=32)
@@ -115,7 +115,7 @@ fn begin_all_or_tenant(server: &TestServer, client: u8) -> usize {
 }
 
 #[test]
-fn uploads_of_before_a_restart_count() {
+fn uploads_before_restart_count() {
     let directory = tempfile::tempdir().unwrap();
     let server = TestServer::in_directory(directory.path(), TENANTS);
     let ids: Vec<String> = (0..16).map(|_| begin(&server)).collect();
@@ -131,7 +131,7 @@ fn uploads_of_before_a_restart_count() {
 }
 
 #[test]
-fn charges_end_with_what_they_were_for() {
+fn charges_end_with_uploads() {
     let server = server("upload_bytes_max = 1000000");
     let bytes = |server: &TestServer| metric(server, "chatfiles_part_upload_bytes", &[]);
     let id = begin(&server);

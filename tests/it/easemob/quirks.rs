@@ -15,7 +15,7 @@ fn uploaded(answer: &Answer) -> (String, Option<String>) {
 }
 
 #[test]
-fn java_sends_restrict_access_false_and_downloads_without_accept_and_secret() {
+fn java_downloads_without_accept_and_secret() {
     let server = TestServer::start();
     let form = Form::new()
         .file("a.jpg", "image/jpeg", &photo())
@@ -28,7 +28,7 @@ fn java_sends_restrict_access_false_and_downloads_without_accept_and_secret() {
 }
 
 #[test]
-fn android_sends_app_id_and_file_and_a_filename_header_that_is_not_ascii() {
+fn android_sends_non_ascii_filename_header() {
     let server = TestServer::start();
     let form = Form::new()
         .field("app", "easemob-demo#chatdemoui")
@@ -49,7 +49,7 @@ fn android_sends_app_id_and_file_and_a_filename_header_that_is_not_ascii() {
 }
 
 #[test]
-fn wechat_sends_no_restrict_access_and_gets_no_secret() {
+fn wechat_gets_no_secret() {
     let server = TestServer::start();
     let form = Form::new().file("tmp_1a2b.o6zAJs.jpg", "image/jpeg", &photo());
     let (id, secret) = uploaded(&server.upload(&form, &[("content-encoding", "identity")]));
@@ -58,7 +58,7 @@ fn wechat_sends_no_restrict_access_and_gets_no_secret() {
 }
 
 #[test]
-fn php_sends_a_file_without_a_file_name() {
+fn php_sends_no_file_name() {
     let server = TestServer::start();
     let form = Form::new().part(
         "Content-Disposition: form-data; name=\"file\"\r\n",
@@ -80,7 +80,7 @@ fn php_sends_a_file_without_a_file_name() {
 }
 
 #[test]
-fn python_sends_a_spreadsheet_as_an_image() {
+fn python_sends_spreadsheet_as_image() {
     let server = TestServer::start();
     let sheet = [&b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"[..], &[0; 20_000]].concat();
     let answer = server.upload(&Form::new().file("a.xls", "image/jpeg", &sheet), &[]);
@@ -104,7 +104,7 @@ fn python_sends_a_spreadsheet_as_an_image() {
 }
 
 #[test]
-fn node_sends_a_content_type_with_a_get() {
+fn node_sends_content_type_with_get() {
     let server = TestServer::start();
     let id = server.store_file("a.jpg", "image/jpeg", &photo());
     let download = server.download(&id, &[("Content-Type", "application/json")]);
@@ -122,7 +122,7 @@ fn node_sends_a_content_type_with_a_get() {
 }
 
 #[test]
-fn lichunqiang_sends_a_space_after_a_header_name_and_may_be_refused() {
+fn space_after_header_name_is_handled() {
     let server = TestServer::start();
     let form = Form::new().file("a.txt", "text/plain", b"hello");
     let authorization = format!("Bearer {}", server.token("alice"));
@@ -152,7 +152,7 @@ fn lichunqiang_sends_a_space_after_a_header_name_and_may_be_refused() {
 }
 
 #[test]
-fn sdks_add_parameters_and_slashes_that_change_nothing() {
+fn ignores_sdk_parameters_and_slashes() {
     let server = TestServer::start();
     let authorization = format!("Bearer {}", server.token("alice"));
     let form = Form::new().file("a.txt", "text/plain", b"hello");

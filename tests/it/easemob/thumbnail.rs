@@ -45,7 +45,7 @@ fn assert_none(answer: &Answer) {
 }
 
 #[test]
-fn the_size_given_at_upload_counts() {
+fn uses_size_given_at_upload() {
     let server = TestServer::start();
     let source = fixture("baseline.jpg");
     // (headers, fields, size of a picture of 240 × 160)
@@ -102,7 +102,7 @@ fn the_size_given_at_upload_counts() {
 }
 
 #[test]
-fn the_original_serves_where_a_thumbnail_would_not_be_better() {
+fn serves_original_when_smaller() {
     let server = TestServer::start();
     let encoded = |side: u32, quality: u8| {
         let mut bytes = Vec::new();
@@ -167,7 +167,7 @@ fn the_original_serves_where_a_thumbnail_would_not_be_better() {
 }
 
 #[test]
-fn what_is_no_picture_has_no_thumbnail() {
+fn non_pictures_have_no_thumbnail() {
     let server = TestServer::start();
     let filled = |first: &[u8]| {
         let mut bytes = first.to_vec();
@@ -196,7 +196,7 @@ fn what_is_no_picture_has_no_thumbnail() {
 
 /// A bomb must not be handed to a phone, however few bytes it has; a picture that is cut off has none.
 #[test]
-fn a_bomb_or_a_broken_picture_has_no_thumbnail() {
+fn bombs_have_no_thumbnail() {
     let server = TestServer::start();
     let padded = |name: &str| {
         let mut bytes = fixture(name);
@@ -231,7 +231,7 @@ fn a_bomb_or_a_broken_picture_has_no_thumbnail() {
 }
 
 #[test]
-fn a_failure_is_remembered_for_a_minute_and_no_longer() {
+fn failure_is_remembered_one_minute() {
     let directory = tempfile::tempdir().unwrap();
     let (server, faults) = faulty_server(directory.path());
     let id = store(&server, &fixture("truncated.jpg"), None);
@@ -244,7 +244,7 @@ fn a_failure_is_remembered_for_a_minute_and_no_longer() {
 }
 
 #[test]
-fn a_thumbnail_is_made_once_however_many_ask() {
+fn concurrent_requests_decode_once() {
     let directory = tempfile::tempdir().unwrap();
     let (server, faults) = faulty_server(directory.path());
     let id = server.store_file("a.jpg", JPEG, &photo());
@@ -285,7 +285,7 @@ fn a_thumbnail_is_made_once_however_many_ask() {
 
 /// The etag is of the bytes: two files with one thumbnail share it, another size has another.
 #[test]
-fn a_thumbnail_has_a_strong_etag_of_its_own_bytes() {
+fn etag_is_hash_of_bytes() {
     let server = TestServer::start();
     let etag = |size| {
         let answer = server.download(&store(&server, &photo(), size), THUMBNAIL);
@@ -298,7 +298,7 @@ fn a_thumbnail_has_a_strong_etag_of_its_own_bytes() {
 }
 
 #[test]
-fn derivatives_may_be_lost_or_damaged_at_any_time() {
+fn survives_lost_or_damaged_derivatives() {
     let directory = tempfile::tempdir().unwrap();
     let derived = |server: &TestServer| {
         server
@@ -349,7 +349,7 @@ fn derivatives_may_be_lost_or_damaged_at_any_time() {
 }
 
 #[test]
-fn the_folder_of_derivatives_may_be_deleted_while_the_server_runs() {
+fn survives_deleted_derivatives_folder() {
     let server = TestServer::start();
     let id = server.store_file("a.jpg", JPEG, &photo());
     let first = server.download(&id, THUMBNAIL).body;
@@ -372,7 +372,7 @@ fn the_folder_of_derivatives_may_be_deleted_while_the_server_runs() {
 
 /// One decodes, one waits, the rest is told to come again; what was refused is not remembered as failed.
 #[test]
-fn a_full_queue_is_a_503_and_downloads_do_not_stand_in_it() {
+fn full_queue_is_503() {
     let server = TestServer::with("[thumbnails]\nthreads = 1\nqueue_max = 1");
     let ids: Vec<_> = (0..16)
         .map(|_| server.store_file("a.jpg", JPEG, &photo()))
@@ -410,7 +410,7 @@ fn a_full_queue_is_a_503_and_downloads_do_not_stand_in_it() {
 }
 
 #[test]
-fn the_limit_of_pixels_is_a_setting() {
+fn pixel_limit_is_configurable() {
     for (pixels_max, status) in [(1600 * 1200, 200), (1600 * 1200 - 1, 404)] {
         let server = TestServer::with(&format!("[thumbnails]\npixels_max = {pixels_max}"));
         let id = server.store_file("a.jpg", JPEG, &photo());
@@ -419,7 +419,7 @@ fn the_limit_of_pixels_is_a_setting() {
 }
 
 #[test]
-fn a_jpeg_in_a_coding_that_is_not_decoded_has_no_thumbnail_whatever_it_claims() {
+fn unsupported_jpeg_coding_has_no_thumbnail() {
     let server = TestServer::start();
     for name in ["baseline.jpg", "bomb.jpg"] {
         let mut source = fixture(name);

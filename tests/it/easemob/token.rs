@@ -91,7 +91,7 @@ fn assert_opens_nothing_of(server: &TestServer, app: &str, token: &str) {
 }
 
 #[test]
-fn client_credentials_give_the_backend_a_token_that_opens_its_app_alone() {
+fn client_credentials_open_own_app() {
     let server = server();
     let answer = granted(&ask_json(&server, &[], &client_credentials()));
     assert_eq!(answer["expires_in"], DAYS_60_SECS);
@@ -104,7 +104,7 @@ fn client_credentials_give_the_backend_a_token_that_opens_its_app_alone() {
 }
 
 #[test]
-fn the_application_is_the_one_that_uploads_name() {
+fn application_matches_uploads() {
     let server = server();
     let answer = granted(&ask_json(&server, &[], &client_credentials()));
     let upload = server.upload(&Form::new().file("a", "text/plain", b"x"), &[]);
@@ -112,7 +112,7 @@ fn the_application_is_the_one_that_uploads_name() {
 }
 
 #[test]
-fn the_backend_inherits_a_token_of_any_valid_user() {
+fn backend_inherits_user_token() {
     let server = server();
     let app = granted(&ask_json(&server, &[], &client_credentials()));
     let authorization = format!("Bearer {}", app["access_token"].as_str().unwrap());
@@ -138,7 +138,7 @@ fn the_backend_inherits_a_token_of_any_valid_user() {
 }
 
 #[test]
-fn nobody_but_the_apps_own_backend_inherits() {
+fn only_own_backend_inherits() {
     let server = server();
     let demo = |subject| bearer(&server, "easemob-demo", "chatdemoui", subject);
     let other = bearer(&server, "other-org", "other-app", Subject::App);
@@ -168,7 +168,7 @@ fn nobody_but_the_apps_own_backend_inherits() {
 }
 
 #[test]
-fn a_password_gives_an_accounts_user_a_token() {
+fn password_gives_user_token() {
     let server = server();
     let request =
         json!({ "grant_type": "password", "username": "u1", "password": "correct horse" });
@@ -198,7 +198,7 @@ fn a_password_gives_an_accounts_user_a_token() {
 }
 
 #[test]
-fn a_grant_that_does_not_hold_is_refused_with_the_vendors_words() {
+fn bad_grant_is_refused_as_documented() {
     let server = server();
     let client = |id: &str, secret: &str| json!({ "grant_type": "client_credentials", "client_id": id, "client_secret": secret });
     let login = |name: &str, password: &str| json!({ "grant_type": "password", "username": name, "password": password });
@@ -250,7 +250,7 @@ fn a_grant_that_does_not_hold_is_refused_with_the_vendors_words() {
 }
 
 #[test]
-fn the_body_is_json_whatever_its_content_type_says() {
+fn body_is_json_despite_content_type() {
     let server = server();
     let body = client_credentials().to_string();
     for content_type in [
@@ -277,7 +277,7 @@ fn the_body_is_json_whatever_its_content_type_says() {
 }
 
 #[test]
-fn a_life_is_taken_as_a_number_or_a_string_and_zero_has_no_end() {
+fn accepts_lifetime_number_or_string() {
     let server = server();
     for (ttl, expires_in) in [
         (None, DAYS_60_SECS),
@@ -301,7 +301,7 @@ fn a_life_is_taken_as_a_number_or_a_string_and_zero_has_no_end() {
 }
 
 #[test]
-fn a_life_that_is_no_number_of_seconds_is_refused() {
+fn rejects_bad_lifetime() {
     let server = server();
     for ttl in [
         json!(-1),
@@ -321,7 +321,7 @@ fn a_life_that_is_no_number_of_seconds_is_refused() {
 }
 
 #[test]
-fn unknown_fields_change_nothing() {
+fn ignores_unknown_fields() {
     let server = server();
     let mut request = client_credentials();
     request["timestamp"] = json!(1_795_305_599_999_u64);
@@ -330,7 +330,7 @@ fn unknown_fields_change_nothing() {
 }
 
 #[test]
-fn what_is_no_token_request_is_an_illegal_argument_that_repeats_nothing() {
+fn bad_request_repeats_no_input() {
     let server = server();
     let deep = format!("{}1{}", "[".repeat(5000), "]".repeat(5000));
     for body in [
@@ -359,7 +359,7 @@ fn what_is_no_token_request_is_an_illegal_argument_that_repeats_nothing() {
 }
 
 #[test]
-fn a_request_of_more_than_16_kib_is_too_large_and_the_answer_arrives() {
+fn rejects_body_over_16_kib() {
     let server = server();
     for padding_bytes in [17 << 10, 1 << 20] {
         let mut request = client_credentials();
@@ -373,7 +373,7 @@ fn a_request_of_more_than_16_kib_is_too_large_and_the_answer_arrives() {
 }
 
 #[test]
-fn the_call_exists_for_post_and_for_apps_that_exist() {
+fn only_post_for_known_apps() {
     let server = server();
     for method in ["GET", "PUT", "DELETE"] {
         let answer = server.request(method, &format!("{BASE}/token"), &[], b"");
@@ -392,7 +392,7 @@ fn the_call_exists_for_post_and_for_apps_that_exist() {
 }
 
 #[test]
-fn a_granted_token_ends_when_it_was_said_to_end_and_zero_does_not() {
+fn token_ends_at_announced_time() {
     let server = server();
     let token = |ttl: u64| {
         let mut request = client_credentials();

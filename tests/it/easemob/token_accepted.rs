@@ -112,7 +112,7 @@ pub(super) fn assert_expired(answer: &Answer) {
 }
 
 #[test]
-fn a_dynamic_token_is_accepted_wherever_a_users_is() {
+fn dynamic_token_works_everywhere() {
     let server = TestServer::with(TENANTS);
     let dynamic = Dynamic::new(server.clock.now().secs());
     let token = dynamic.token();
@@ -132,7 +132,7 @@ fn a_dynamic_token_is_accepted_wherever_a_users_is() {
 }
 
 #[test]
-fn a_dynamic_token_is_read_in_every_form_that_backends_write() {
+fn dynamic_token_accepts_all_forms() {
     let server = TestServer::with(TENANTS);
     let id = stored(&server);
     let mut dynamic = Dynamic::new(server.clock.now().secs());
@@ -157,7 +157,7 @@ fn a_dynamic_token_is_read_in_every_form_that_backends_write() {
 }
 
 #[test]
-fn a_dynamic_token_tampered_with_in_any_field_is_corrupt() {
+fn tampered_dynamic_token_is_corrupt() {
     let server = TestServer::with(TENANTS);
     let id = stored(&server);
     let now = server.clock.now().secs();
@@ -211,7 +211,7 @@ fn a_dynamic_token_tampered_with_in_any_field_is_corrupt() {
 }
 
 #[test]
-fn a_dynamic_token_is_signed_by_its_own_app_and_moves_no_digit_between_its_fields() {
+fn dynamic_token_fields_cannot_shift() {
     let server = TestServer::with(TENANTS);
     let id = stored(&server);
     let honest = Dynamic::new(server.clock.now().secs());
@@ -252,7 +252,7 @@ fn a_dynamic_token_is_signed_by_its_own_app_and_moves_no_digit_between_its_field
 }
 
 #[test]
-fn a_dynamic_token_lives_from_its_time_for_its_ttl() {
+fn dynamic_token_ends_after_ttl() {
     let server = TestServer::with(TENANTS);
     let id = stored(&server);
     let now = server.clock.now().secs();
@@ -278,7 +278,7 @@ fn a_dynamic_token_lives_from_its_time_for_its_ttl() {
 }
 
 #[test]
-fn another_apps_token_of_any_form_is_corrupt_here() {
+fn other_apps_tokens_are_corrupt() {
     let server = TestServer::with(TENANTS);
     let id = stored(&server);
     for subject in [Subject::App, Subject::User("alice".into())] {
@@ -295,7 +295,7 @@ fn another_apps_token_of_any_form_is_corrupt_here() {
 }
 
 #[test]
-fn what_is_no_bearer_token_is_either_missing_or_corrupt() {
+fn bad_bearer_is_missing_or_corrupt() {
     let server = TestServer::with(TENANTS);
     let path = format!("{BASE}/chatfiles/{}", stored(&server));
     let good = server.token("alice");
@@ -342,7 +342,7 @@ fn what_is_no_bearer_token_is_either_missing_or_corrupt() {
 }
 
 #[test]
-fn tokens_issued_before_a_moment_are_revoked_for_the_app_or_for_one_user() {
+fn revocation_by_app_and_user() {
     // An hour ahead, so that tokens of now are older and those of then are not.
     let moment = Clock::system().now().secs() + 3600;
     for (setting, revoked) in [
@@ -396,7 +396,7 @@ fn tokens_issued_before_a_moment_are_revoked_for_the_app_or_for_one_user() {
 }
 
 #[test]
-fn a_dynamic_token_read_anew_opens_nothing() {
+fn reread_dynamic_token_opens_nothing() {
     // bob asks for a token at a second at which its digits can be read as bob179's, 40 days later.
     let (minted, forged) = ((1_791_795_305, "604800"), (1_795_305_604, "800"));
     for named in ["", "dynamic_token_ttl_seconds = [604800]"] {

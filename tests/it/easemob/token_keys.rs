@@ -35,7 +35,7 @@ fn granted(server: &TestServer) -> String {
 }
 
 #[test]
-fn keys_rotate_under_a_running_server_with_an_overlap() {
+fn keys_rotate_with_overlap() {
     let server = TestServer::with(TENANTS);
     let id = stored(&server);
     let old = granted(&server);
@@ -58,7 +58,7 @@ fn keys_rotate_under_a_running_server_with_an_overlap() {
 }
 
 #[test]
-fn keys_and_tokens_outlive_a_restart() {
+fn keys_outlive_restart() {
     let directory = tempfile::tempdir().unwrap();
     let mut server = TestServer::in_directory(directory.path(), TENANTS);
     let (id, token) = (stored(&server), granted(&server));
@@ -72,7 +72,7 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[test]
-fn key_files_are_their_owners_alone_and_others_that_can_read_them_stop_the_start() {
+fn readable_key_files_stop_start() {
     let directory = tempfile::tempdir().unwrap();
     // No secret is configured: client secret, link key and upload key are made, and kept beside the keys.
     let mut server = TestServer::in_directory(directory.path(), "");

@@ -49,7 +49,7 @@ fn assert_too_large(answer: &Answer) {
 }
 
 #[test]
-fn ten_mebibytes_are_taken_and_one_byte_more_is_not() {
+fn accepts_10_mib_not_more() {
     let server = TestServer::start();
     let mut bytes: Vec<u8> = (0..LIMIT).map(|at| (at % 251) as u8).collect();
     bytes.push(7);
@@ -61,7 +61,7 @@ fn ten_mebibytes_are_taken_and_one_byte_more_is_not() {
 }
 
 #[test]
-fn the_limit_is_a_setting_of_the_server_and_of_the_tenant() {
+fn limit_is_configurable_per_tenant() {
     let server = TestServer::with(
         "limits.upload_bytes_max = 100\n\
          [[tenant]]\norg = \"easemob-demo\"\napp = \"chatdemoui\"\n\
@@ -86,7 +86,7 @@ fn the_limit_is_a_setting_of_the_server_and_of_the_tenant() {
 }
 
 #[test]
-fn a_client_that_waits_for_100_continue_is_refused_without_it() {
+fn expect_continue_gets_early_refusal() {
     let server = TestServer::start();
     let form = Form::new();
     let expect = ("Expect", "100-continue");
@@ -123,7 +123,7 @@ fn a_client_that_waits_for_100_continue_is_refused_without_it() {
 }
 
 #[test]
-fn a_refused_token_is_told_before_the_body_too() {
+fn bad_token_is_refused_before_body() {
     let server = TestServer::start();
     let headers = [
         ("Authorization", "Bearer nonsense"),
@@ -143,7 +143,7 @@ fn a_refused_token_is_told_before_the_body_too() {
 }
 
 #[test]
-fn a_good_upload_that_waits_for_100_continue_gets_it_before_its_body_and_goes_on() {
+fn expect_continue_gets_100() {
     let server = TestServer::start();
     let form = Form::new().file("a.txt", "text/plain", b"hello");
     let body = form.bytes();
@@ -166,7 +166,7 @@ fn a_good_upload_that_waits_for_100_continue_gets_it_before_its_body_and_goes_on
 }
 
 #[test]
-fn fifty_of_fifty_clients_that_write_first_and_read_after_see_the_413() {
+fn write_first_clients_see_413() {
     let server = TestServer::with("limits.upload_bytes_max = 1048576");
     // More than the sockets' buffers hold, so that the client is still writing when it is refused.
     let form = Form::new().file("a.bin", "application/x-a", &vec![3; 12 * MIB]);
@@ -191,7 +191,7 @@ fn fifty_of_fifty_clients_that_write_first_and_read_after_see_the_413() {
 }
 
 #[test]
-fn a_body_is_cut_off_at_the_limit_while_it_is_still_coming() {
+fn body_is_cut_at_limit() {
     let server = TestServer::with("limits.upload_bytes_max = 100000");
     let form = Form::new().file("a.bin", "application/x-a", &[3; 100_001]);
     let whole = form.bytes();
@@ -220,7 +220,7 @@ fn a_body_is_cut_off_at_the_limit_while_it_is_still_coming() {
 }
 
 #[test]
-fn a_form_that_is_no_upload_is_refused_with_the_reason() {
+fn bad_forms_are_refused_with_reason() {
     let server = TestServer::start();
     let file = |form: Form| form.file("a.txt", "text/plain", b"hello");
     let many = (0..64).fold(file(Form::new()), |form, _| form.field("x", "y"));
@@ -258,7 +258,7 @@ fn a_form_that_is_no_upload_is_refused_with_the_reason() {
 }
 
 #[test]
-fn a_field_as_large_as_a_file_does_not_get_round_the_limit() {
+fn large_field_counts_towards_limit() {
     let server = TestServer::with("limits.upload_bytes_max = 1000");
     let form = Form::new()
         .field("app", &"x".repeat(200_000))
@@ -274,7 +274,7 @@ fn a_field_as_large_as_a_file_does_not_get_round_the_limit() {
 }
 
 #[test]
-fn a_content_type_that_is_no_form_or_names_no_boundary_is_refused() {
+fn bad_content_type_is_refused() {
     let server = TestServer::start();
     let authorization = format!("Bearer {}", server.token("alice"));
     let long = format!("multipart/form-data; boundary={}", "b".repeat(71));
@@ -322,7 +322,7 @@ fn a_content_type_that_is_no_form_or_names_no_boundary_is_refused() {
 }
 
 #[test]
-fn a_form_that_breaks_off_is_no_upload() {
+fn truncated_form_is_refused() {
     let server = TestServer::start();
     let form = Form::new().file("a.txt", "text/plain", b"hello");
     let whole = form.bytes();
@@ -343,7 +343,7 @@ fn a_form_that_breaks_off_is_no_upload() {
 }
 
 #[test]
-fn every_refusal_of_a_large_upload_reaches_a_client_that_writes_first() {
+fn refusals_reach_write_first_clients() {
     let server = TestServer::with("limits.calls_per_second = 1\nlimits.calls_burst = 1");
     let authorization = format!("Bearer {}", server.token("alice"));
     let body = vec![3; 12 * MIB];

@@ -44,7 +44,7 @@ fn cut(random: &mut Random, most: usize) -> usize {
 }
 
 #[test]
-fn whatever_looks_like_a_boundary_and_wherever_the_stream_is_cut_the_payload_is_stored_as_it_was() {
+fn stores_payload_unchanged_at_any_cut() {
     let server = TestServer::start();
     let authorization = format!("Bearer {}", server.token("alice"));
     let mut random = Random::new();

@@ -102,7 +102,7 @@ fn assert_cache(answer: &Answer, status: u16, cache: &str) {
 }
 
 #[test]
-fn a_signed_download_is_kept_by_a_cache_that_knows_nothing_of_us() {
+fn nginx_caches_signed_download() {
     let mut server = TestServer::with("[cdn]\nurl = \"http://cdn.test\"");
     let cache = Cache::before(
         &server,
@@ -155,7 +155,7 @@ fn a_signed_download_is_kept_by_a_cache_that_knows_nothing_of_us() {
 }
 
 #[test]
-fn a_download_by_token_is_never_kept_for_another() {
+fn token_download_is_never_shared() {
     let server = TestServer::start();
     let cache = Cache::before(
         &server,
@@ -173,7 +173,7 @@ fn a_download_by_token_is_never_kept_for_another() {
 }
 
 #[test]
-fn a_kept_file_is_not_promised_longer_than_it_lives() {
+fn max_age_ends_with_file() {
     const HOUR_MS: i64 = 3_600_000;
     let server = TestServer::with("[retention]\nimage_days = 2");
     let cache = Cache::before(
@@ -213,7 +213,7 @@ fn a_kept_file_is_not_promised_longer_than_it_lives() {
 }
 
 #[test]
-fn a_cache_that_asks_first_keeps_private_files_and_gives_them_to_none_but_those_who_may() {
+fn revalidating_cache_respects_access() {
     let server = TestServer::start();
     let cache = Cache::before(
         &server,

@@ -14,7 +14,7 @@ use crate::support::{BASE, Connection, Random, TestServer, poll};
 const PRIOR: &str = "--http2-prior-knowledge";
 
 #[test]
-fn curl_uploads_downloads_and_is_refused_as_over_http_1() {
+fn curl_works_over_http2() {
     let server = TestServer::start();
     let token = format!("Authorization: Bearer {}", server.token("alice"));
     let url = format!("http://{}{BASE}/chatfiles", server.address);
@@ -50,7 +50,7 @@ fn curl_uploads_downloads_and_is_refused_as_over_http_1() {
 }
 
 #[test]
-fn a_hundred_requests_at_a_time_on_a_connection_all_succeed() {
+fn hundred_concurrent_requests_succeed() {
     let server = TestServer::start();
     let id = server.store_file("a.bin", "application/octet-stream", &[7; 100_000]);
     let output = Command::new("h2load")
@@ -68,7 +68,7 @@ fn a_hundred_requests_at_a_time_on_a_connection_all_succeed() {
 }
 
 #[test]
-fn what_begins_like_the_preface_is_told_apart_byte_by_byte() {
+fn detects_preface_byte_by_byte() {
     let server = TestServer::start();
     // A method with the same first letter.
     let mut http1 = server.connect();
@@ -97,7 +97,7 @@ fn what_begins_like_the_preface_is_told_apart_byte_by_byte() {
 }
 
 #[test]
-fn a_stop_lets_a_running_answer_end_and_tells_the_client() {
+fn stop_finishes_answer_and_tells_client() {
     let mut server = TestServer::start();
     let bytes = Random::new().bytes(1 << 20);
     let id = server.store_file("a.bin", "application/octet-stream", &bytes);
@@ -138,7 +138,7 @@ fn a_stop_lets_a_running_answer_end_and_tells_the_client() {
 }
 
 #[test]
-fn an_idle_connection_is_told_and_closed() {
+fn idle_connection_is_told_and_closed() {
     let server =
         TestServer::with("[server]\nidle_timeout_seconds = 1\nheader_timeout_seconds = 1\n");
     let mut client = Client::open(server.address);

@@ -20,7 +20,7 @@ const ENHANCE_YOUR_CALM: u32 = 11;
 const WHOLE: u8 = END_STREAM | END_HEADERS;
 
 #[test]
-fn a_frame_that_breaks_the_connections_rules_ends_the_connection_with_its_code() {
+fn protocol_error_ends_connection() {
     let server = TestServer::start();
     let health = get("/healthz", &[]);
     let begun = frame(HEADERS, END_HEADERS, 1, &health);
@@ -177,7 +177,7 @@ fn a_frame_that_breaks_the_connections_rules_ends_the_connection_with_its_code()
 }
 
 #[test]
-fn what_is_no_preface_is_closed() {
+fn bad_preface_is_closed() {
     let server = TestServer::start();
     let mut bytes = PREFACE.to_vec();
     bytes[20] = b'X';
@@ -187,7 +187,7 @@ fn what_is_no_preface_is_closed() {
 }
 
 #[test]
-fn a_malformed_request_is_refused() {
+fn malformed_request_is_refused() {
     let server = TestServer::start();
     let pseudo = [
         (":method", "GET"),
@@ -240,7 +240,7 @@ fn a_malformed_request_is_refused() {
 }
 
 #[test]
-fn fields_of_two_meanings_are_refused() {
+fn ambiguous_fields_are_refused() {
     let server = TestServer::start();
     let request = |authority: Option<&str>, more: &[(&str, &str)]| {
         let mut all = vec![
@@ -340,7 +340,7 @@ fn fields_of_two_meanings_are_refused() {
 }
 
 #[test]
-fn a_body_of_another_length_than_it_says_is_no_upload() {
+fn body_must_match_content_length() {
     let server = TestServer::start();
     let token = format!("Bearer {}", server.token("alice"));
     let form = crate::support::Form::new().file("a", "text/plain", b"hello");
@@ -370,7 +370,7 @@ fn a_body_of_another_length_than_it_says_is_no_upload() {
 }
 
 #[test]
-fn streams_over_the_bound_are_refused_and_the_others_answered() {
+fn excess_streams_are_refused() {
     let server = TestServer::start();
     let id = server.store_file("a", "application/octet-stream", &[1; 10_000]);
     let token = format!("Bearer {}", server.token("alice"));
@@ -401,7 +401,7 @@ fn streams_over_the_bound_are_refused_and_the_others_answered() {
 }
 
 #[test]
-fn requests_that_are_taken_back_at_once_end_the_connection_and_cost_the_others_nothing() {
+fn rapid_reset_ends_connection() {
     let server = TestServer::start();
     let id = server.store_file("a", "application/octet-stream", &[1; 1000]);
     let token = format!("Bearer {}", server.token("alice"));
@@ -436,7 +436,7 @@ fn requests_that_are_taken_back_at_once_end_the_connection_and_cost_the_others_n
 }
 
 #[test]
-fn header_lists_and_blocks_without_end_are_refused() {
+fn endless_headers_are_refused() {
     let server = TestServer::start();
     // A list above the bound: a response or a reset, and the connection may go on.
     let mut client = Client::open(server.address);
@@ -469,7 +469,7 @@ fn header_lists_and_blocks_without_end_are_refused() {
 }
 
 #[test]
-fn an_answer_that_the_client_does_not_take_is_reset_and_others_on_the_connection_are_not() {
+fn unread_answer_is_reset_alone() {
     let server = TestServer::with("[server]\nwrite_stall_timeout_seconds = 1\n");
     let bytes = Random::new().bytes(300_000);
     let id = server.store_file("a", "application/octet-stream", &bytes);

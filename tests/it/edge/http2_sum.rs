@@ -38,7 +38,7 @@ fn waiting_form() -> Vec<u8> {
 }
 
 #[test]
-fn requests_of_one_address_are_bounded_in_sum() {
+fn requests_per_address_are_bounded() {
     let server = TestServer::with(OPERATOR);
     let block = waiting_form();
     let mut clients: Vec<(Client, u32)> = Vec::new();
@@ -83,7 +83,7 @@ fn requests_of_one_address_are_bounded_in_sum() {
 }
 
 #[test]
-fn unsent_answer_is_held_after_its_handler() {
+fn unsent_answer_is_held_after_handler() {
     let server = TestServer::with(OPERATOR);
     let request = get(&format!("{BASE}/chatfiles/x"), &[]);
     // One byte of window: hyper gives all of a short answer away, and h2 keeps it.

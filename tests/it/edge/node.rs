@@ -58,7 +58,7 @@ impl Served {
 }
 
 #[test]
-fn node_uploads_and_downloads_by_fetch_and_https_and_ten_streams_of_http2() {
+fn node_works_over_all_protocols() {
     let served = served();
     let output = served.run(&served.certificate);
     let said = String::from_utf8_lossy(&output.stderr);
@@ -73,7 +73,7 @@ fn node_uploads_and_downloads_by_fetch_and_https_and_ten_streams_of_http2() {
 }
 
 #[test]
-fn node_does_not_speak_to_a_server_whose_certificate_it_does_not_know() {
+fn node_rejects_unknown_certificate() {
     let served = served();
     let stranger = Certificate::write(served.directory.path(), "stranger", &["localhost"]);
     let output = served.run(&stranger);

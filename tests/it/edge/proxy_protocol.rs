@@ -36,7 +36,7 @@ fn v2(source: [u8; 4]) -> Vec<u8> {
 }
 
 #[test]
-fn each_client_that_a_trusted_proxy_names_has_its_own_rate() {
+fn proxied_clients_have_own_rates() {
     let server = TestServer::with(TRUSTED);
     let text = b"PROXY TCP4 192.0.2.1 10.0.0.1 12345 80\r\n";
     assert_eq!(call(&server, text, &[]), Some(404));
@@ -54,7 +54,7 @@ fn each_client_that_a_trusted_proxy_names_has_its_own_rate() {
 }
 
 #[test]
-fn a_connection_without_a_header_or_with_a_bad_one_is_closed_without_an_answer() {
+fn bad_header_closes_without_answer() {
     let server = TestServer::with(TRUSTED);
     for first in [
         &b""[..],
@@ -73,7 +73,7 @@ fn a_connection_without_a_header_or_with_a_bad_one_is_closed_without_an_answer()
 }
 
 #[test]
-fn who_is_not_trusted_cannot_say_who_it_is() {
+fn untrusted_peer_cannot_name_client() {
     let server = TestServer::with(TRUSTED);
     let mut other = open_from(behind(&server), "127.0.0.2".parse().unwrap(), None);
     let _ = other.send(
@@ -89,7 +89,7 @@ fn who_is_not_trusted_cannot_say_who_it_is() {
 }
 
 #[test]
-fn a_header_that_comes_byte_by_byte_is_read_and_what_follows_is_the_clients() {
+fn reads_header_byte_by_byte() {
     let server = TestServer::with(TRUSTED);
     for first in [
         b"PROXY TCP6 2001:db8::7 ::1 12345 80\r\n".to_vec(),
@@ -161,7 +161,7 @@ fn silent_connections_count_for_their_client() {
 }
 
 #[test]
-fn client_behind_a_proxy_may_think_first() {
+fn proxied_client_may_be_slow() {
     let server = TestServer::with(TRUSTED);
     let mut early = Connection::open(behind(&server));
     early

@@ -104,7 +104,7 @@ fn assert_whole(answer: &Answer, form: &Form, about: &str) {
 }
 
 #[test]
-fn another_forms_validator_gets_the_whole() {
+fn other_forms_validator_gets_whole() {
     let server = TestServer::start();
     for mut file in files(&server) {
         let forms = std::mem::take(&mut file.forms);
@@ -156,7 +156,7 @@ fn another_forms_validator_gets_the_whole() {
 }
 
 #[test]
-fn a_forms_own_validator_keeps_its_ranges() {
+fn own_validator_keeps_ranges() {
     let server = TestServer::start();
     for mut file in files(&server) {
         let forms = std::mem::take(&mut file.forms);
@@ -295,7 +295,7 @@ const CONFIGURATIONS: [&str; 3] = [
 ];
 
 #[test]
-fn head_and_304_carry_the_headers_of_get() {
+fn head_and_304_carry_get_headers() {
     for toml in CONFIGURATIONS {
         let server = TestServer::with(toml);
         let mut tags = Vec::new();
@@ -332,7 +332,7 @@ fn head_and_304_carry_the_headers_of_get() {
 
 /// Whatever a client may send beside its request: where it changes the answer, `Vary` says so.
 #[test]
-fn every_header_that_chooses_is_in_vary() {
+fn vary_names_every_choosing_header() {
     const VALUES: &[(&str, &[&str])] = &[
         ("Authorization", &["Bearer x", "Basic eDp5"]),
         ("access-token", &["x"]),

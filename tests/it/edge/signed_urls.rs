@@ -42,7 +42,7 @@ fn kept_seconds(answer: &Answer) -> i64 {
 }
 
 #[test]
-fn whoever_may_have_a_file_is_sent_to_a_url_that_opens_by_itself() {
+fn redirects_to_signed_url() {
     let server = server("");
     let photo = photo();
     let id = server.store_file("a.jpg", "image/jpeg", &photo);
@@ -80,7 +80,7 @@ fn whoever_may_have_a_file_is_sent_to_a_url_that_opens_by_itself() {
 }
 
 #[test]
-fn nobody_else_is_sent_there_and_nothing_but_the_very_url_opens() {
+fn rejects_strangers_and_changed_urls() {
     let server = server("");
     let form = Form::new().file("a.jpg", "image/jpeg", &photo());
     let uploaded = server.upload(&form, &[("restrict-access", "true")]).json();
@@ -133,7 +133,7 @@ fn nobody_else_is_sent_there_and_nothing_but_the_very_url_opens() {
 }
 
 #[test]
-fn a_url_stays_the_same_until_near_its_end_and_a_cache_keeps_nothing_beyond_it() {
+fn url_is_stable_until_near_end() {
     let server = server("[retention]\nchatfile_days = 1");
     let id = server.store_file("a.bin", "application/octet-stream", b"some bytes");
     let mut urls = vec![target(&server.download(&id, &[]))];
@@ -167,7 +167,7 @@ fn a_url_stays_the_same_until_near_its_end_and_a_cache_keeps_nothing_beyond_it()
 }
 
 #[test]
-fn voices_have_urls_for_each_format_and_say_what_is_left_where_it_cannot_be_made() {
+fn voices_have_url_per_format() {
     let server = server("");
     let id = server.store_file("a.amr", "audio/amr", &media::AMR);
     let only = target(&server.download(&id, &[("Accept", "audio/mp3")]));
@@ -196,7 +196,7 @@ fn voices_have_urls_for_each_format_and_say_what_is_left_where_it_cannot_be_made
 }
 
 #[test]
-fn the_other_api_sends_all_who_may_see_an_object_to_one_url() {
+fn lanying_redirects_to_one_url() {
     let server = server("");
     let (alice, bob) = (server.lanying("alice"), server.lanying("bob"));
     let photo = photo();
@@ -247,7 +247,7 @@ fn the_other_api_sends_all_who_may_see_an_object_to_one_url() {
 }
 
 #[test]
-fn a_tenant_may_keep_tokens_and_without_a_cdn_the_url_is_this_servers() {
+fn tokens_and_own_urls_are_options() {
     let toml = "[[tenant]]\norg = \"a\"\napp = \"b\"\ndownload_auth = \"token\"\n[[tenant]]\norg = \"c\"\napp = \"d\"\ndownload_auth = \"signed\"\n";
     for (cdn, base) in [
         ("", "http://files.test"),

@@ -209,7 +209,7 @@ impl Asked {
 }
 
 #[test]
-fn slow_readers_get_all_of_their_answers() {
+fn slow_readers_get_whole_answers() {
     let served = Served::with("");
     let bytes = Random::new().bytes(LARGE_BYTES);
     let id = served.store(&bytes);
@@ -240,7 +240,7 @@ fn slow_readers_get_all_of_their_answers() {
 }
 
 #[test]
-fn clients_that_read_nothing_are_cut() {
+fn unreading_clients_are_cut() {
     let served = Served::with("");
     let id = served.store(&vec![7; LARGE_BYTES]);
     let stalled: Vec<Asked> = WAYS
@@ -264,7 +264,7 @@ fn clients_that_read_nothing_are_cut() {
 }
 
 #[test]
-fn answer_on_its_way_is_not_idle() {
+fn active_answer_is_not_idle() {
     let served = Served::with("idle_timeout_seconds = 1\n");
     // It fits into the send buffer: as far as this process is concerned, it is sent.
     let bytes = Random::new().bytes(400_000);
@@ -283,7 +283,7 @@ fn answer_on_its_way_is_not_idle() {
 }
 
 #[test]
-fn http2_answer_on_its_way_is_not_idle() {
+fn active_http2_answer_is_not_idle() {
     let served = Served::with("idle_timeout_seconds = 1\n");
     let bytes = Random::new().bytes(400_000);
     let id = served.store(&bytes);
@@ -330,7 +330,7 @@ fn stop_waits_for_slow_http2_readers() {
 }
 
 #[test]
-fn reader_that_has_closed_its_side_gets_all() {
+fn half_closed_reader_gets_whole_answer() {
     let served = Served::with("");
     let bytes = Random::new().bytes(400_000);
     let id = served.store(&bytes);
@@ -347,7 +347,7 @@ fn reader_that_has_closed_its_side_gets_all() {
 }
 
 #[test]
-fn slow_readers_behind_nginx_get_all_of_their_answers() {
+fn slow_readers_behind_nginx_get_all() {
     let served = Served::with("");
     let bytes = Random::new().bytes(LARGE_BYTES);
     let id = served.store(&bytes);
@@ -379,7 +379,7 @@ fn slow_readers_behind_nginx_get_all_of_their_answers() {
 }
 
 #[test]
-fn last_answer_is_not_lost_to_later_bytes() {
+fn later_bytes_do_not_lose_answer() {
     let served = Served::with("");
     let bytes = Random::new().bytes(400_000);
     let id = served.store(&bytes);
@@ -408,7 +408,7 @@ fn last_answer_is_not_lost_to_later_bytes() {
 }
 
 #[test]
-fn unread_streams_are_reset_beside_a_slow_one() {
+fn unread_streams_are_reset_alone() {
     let served = Served::with("");
     let bytes = Random::new().bytes(300_000);
     let id = served.store(&bytes);
@@ -451,7 +451,7 @@ fn unread_streams_are_reset_beside_a_slow_one() {
 }
 
 #[test]
-fn streams_behind_a_slow_connection_are_not_reset() {
+fn slow_connection_does_not_reset_streams() {
     let served = Served::with("");
     let bytes = Random::new().bytes(2 << 20);
     let id = served.store(&bytes);
@@ -492,7 +492,7 @@ fn streams_behind_a_slow_connection_are_not_reset() {
 }
 
 #[test]
-fn small_answers_left_unread_end_the_connection() {
+fn unread_small_answers_end_connection() {
     let served = Served::with("");
     let large = Random::new().bytes(200_000);
     let ids = [&large[..], &large[..4000]].map(|bytes| served.store(bytes));

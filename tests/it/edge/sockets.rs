@@ -9,7 +9,7 @@ use super::curl;
 use crate::support::{BASE, Random, TestServer};
 
 #[test]
-fn a_proxy_on_the_same_machine_comes_over_a_socket_file_and_says_who_the_client_is() {
+fn unix_socket_proxy_names_client() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("http");
     let toml = format!(
@@ -45,7 +45,7 @@ fn a_proxy_on_the_same_machine_comes_over_a_socket_file_and_says_who_the_client_
 }
 
 #[test]
-fn behind_a_proxy_header_over_a_socket_file_the_clients_own_header_says_nothing() {
+fn proxy_header_overrides_forwarded_header() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("http");
     let toml = format!(
@@ -73,7 +73,7 @@ fn behind_a_proxy_header_over_a_socket_file_the_clients_own_header_says_nothing(
 }
 
 #[test]
-fn files_go_over_a_socket_file_as_they_are() {
+fn unix_socket_serves_files() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("http");
     let toml = format!(

@@ -49,7 +49,7 @@ impl Served {
 }
 
 #[test]
-fn curl_uploads_and_downloads_by_every_version_of_tls_and_of_http() {
+fn curl_works_with_all_versions() {
     let served = served();
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("a.bin");
@@ -83,7 +83,7 @@ fn curl_uploads_and_downloads_by_every_version_of_tls_and_of_http() {
 }
 
 #[test]
-fn the_certificate_is_the_one_for_the_name_that_the_client_asks_for() {
+fn certificate_follows_sni() {
     let directory = tempfile::tempdir().unwrap();
     let write = |name: &str, names: &[&str]| Certificate::write(directory.path(), name, names);
     let a = write("a", &["a.test", "also-a.test"]);
@@ -110,7 +110,7 @@ fn the_certificate_is_the_one_for_the_name_that_the_client_asks_for() {
 }
 
 #[test]
-fn new_certificates_are_taken_while_old_connections_go_on_and_bad_ones_are_not() {
+fn reloads_good_certificates_only() {
     let served = served();
     let address = served.address();
     let directory = served.certificate.chain.parent().unwrap();
@@ -137,7 +137,7 @@ fn new_certificates_are_taken_while_old_connections_go_on_and_bad_ones_are_not()
 }
 
 #[test]
-fn certificates_are_not_read_where_no_listener_speaks_tls() {
+fn certificates_are_unread_without_tls() {
     let directory = tempfile::tempdir().unwrap();
     let certificate = Certificate::write(directory.path(), "gone", &["files.test"]);
     for path in [&certificate.chain, &certificate.key] {
@@ -150,7 +150,7 @@ fn certificates_are_not_read_where_no_listener_speaks_tls() {
 }
 
 #[test]
-fn a_hangup_reads_certificates_anew_and_no_request_fails_meanwhile() {
+fn hangup_reloads_without_failed_requests() {
     let directory = tempfile::tempdir().unwrap();
     let first = Certificate::write(directory.path(), "first", &["files.test"]);
     let config = directory.path().join("chatfiles.toml");
@@ -193,7 +193,7 @@ fn a_hangup_reads_certificates_anew_and_no_request_fails_meanwhile() {
 }
 
 #[test]
-fn what_is_no_tls_and_a_handshake_that_does_not_end_are_closed() {
+fn bad_handshakes_are_closed() {
     let served = served();
     let mut plain = Connection::open(served.address());
     plain
@@ -212,7 +212,7 @@ fn what_is_no_tls_and_a_handshake_that_does_not_end_are_closed() {
 }
 
 #[test]
-fn a_file_that_was_cut_by_somebody_else_ends_that_answer_and_not_the_server() {
+fn truncated_file_ends_only_its_answer() {
     let served = served();
     let bytes = Random::new().bytes(2 << 20);
     let id = served

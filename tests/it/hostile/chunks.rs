@@ -21,7 +21,7 @@ fn send(connection: &mut impl Write, body: &[u8], chunk_bytes: usize) -> io::Res
 }
 
 #[test]
-fn refuses_a_body_of_tiny_chunks() {
+fn refuses_tiny_chunks() {
     let server = TestServer::start();
     let form = Form::new().file("f", "text/plain", &[b'x'; 300_000]);
     let body = form.bytes();
@@ -55,7 +55,7 @@ fn refuses_a_body_of_tiny_chunks() {
 
 /// A recorder that sends each frame of 20 ms as it is made, and one that has a minute of them to send.
 #[test]
-fn takes_a_voice_frame_by_frame() {
+fn accepts_voice_frame_by_frame() {
     let server = TestServer::start();
     for (frame_bytes, frames) in [(32, 3000), (13, 2900)] {
         let voice = [&b"#!AMR\n"[..], &vec![0x3c; frame_bytes * frames]].concat();
@@ -70,7 +70,7 @@ fn takes_a_voice_frame_by_frame() {
 }
 
 #[test]
-fn refuses_tiny_chunks_of_every_call() {
+fn refuses_tiny_chunks_everywhere() {
     let server = TestServer::start();
     let token = format!("Bearer {}", server.token("mallory"));
     for path in ["/token".to_owned(), "/sdk/chatfiles/part-upload".to_owned()] {
@@ -90,7 +90,7 @@ fn refuses_tiny_chunks_of_every_call() {
 }
 
 #[test]
-fn refuses_a_body_of_tiny_frames() {
+fn refuses_tiny_http2_frames() {
     let server = TestServer::start();
     let form = Form::new().file("f", "text/plain", &[b'x'; 20_000]);
     let token = format!("Bearer {}", server.token("mallory"));
@@ -133,7 +133,7 @@ fn refuses_a_body_of_tiny_frames() {
 
 /// What is read on after a refusal is thrown away in large pieces.
 #[test]
-fn a_refused_body_of_tiny_chunks_leaves_nothing() {
+fn refused_chunks_leave_nothing() {
     let server = TestServer::start();
     let form = Form::new().file("f", "text/plain", &[b'x'; 100_000]);
     let mut connection = server.connect();

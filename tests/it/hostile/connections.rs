@@ -9,7 +9,7 @@ use super::{assert_alive, send_until_closed};
 use crate::support::{BASE, Connection, TestServer, head, process::poll};
 
 #[test]
-fn a_head_that_never_ends_is_cut_in_time_and_in_length() {
+fn endless_head_is_cut() {
     let server = TestServer::with("[server]\nheader_timeout_seconds = 1");
     // Slowly: a byte at once and no more.
     let mut slow = server.connect();
@@ -46,7 +46,7 @@ fn a_head_that_never_ends_is_cut_in_time_and_in_length() {
 }
 
 #[test]
-fn ids_that_look_like_paths_find_nothing() {
+fn path_like_ids_find_nothing() {
     let server = TestServer::start();
     let authorization = format!("Bearer {}", server.token("mallory"));
     let headers = [("Authorization", authorization.as_str())];
@@ -90,7 +90,7 @@ fn ids_that_look_like_paths_find_nothing() {
 }
 
 #[test]
-fn a_hundred_thousand_addresses_are_limited_in_bounded_memory() {
+fn many_addresses_need_bounded_memory() {
     const BOUND: usize = 10_000;
     // The limiter itself: what it remembers is bounded, and an address beyond it is still limited.
     let clock = Clock::system();
@@ -151,7 +151,7 @@ fn address_of(number: u32) -> std::net::IpAddr {
 }
 
 #[test]
-fn a_client_that_never_reads_its_download_is_cut_and_holds_nobody_up() {
+fn unread_download_is_cut() {
     const BYTES: usize = 48 << 20;
     let server = TestServer::with(&format!(
         "[server]\nwrite_stall_timeout_seconds = 1\n[limits]\nupload_bytes_max = {BYTES}"
@@ -181,7 +181,7 @@ fn a_client_that_never_reads_its_download_is_cut_and_holds_nobody_up() {
 }
 
 #[test]
-fn a_thousand_connections_opened_and_dropped_leave_the_server_well() {
+fn thousand_dropped_connections_do_no_harm() {
     let server = TestServer::start();
     for _ in 0..10 {
         drop(

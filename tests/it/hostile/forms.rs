@@ -38,7 +38,7 @@ fn post(server: &TestServer, content_type: &str, body: &[u8]) -> crate::support:
 const TEN_MB: usize = 10 << 20;
 
 #[test]
-fn a_form_that_is_out_of_its_bounds_is_refused() {
+fn forms_out_of_bounds_are_refused() {
     let server = TestServer::start();
     let form = Form::new();
     let boundary = &form.boundary;
@@ -115,7 +115,7 @@ fn a_form_that_is_out_of_its_bounds_is_refused() {
 }
 
 #[test]
-fn a_form_within_another_is_a_file_like_any_other() {
+fn nested_form_is_plain_file() {
     let server = TestServer::start();
     let mut inner = Form::new();
     inner.boundary = "inner".into();
@@ -139,7 +139,7 @@ fn a_form_within_another_is_a_file_like_any_other() {
 }
 
 #[test]
-fn a_file_name_that_is_a_path_stays_a_name() {
+fn path_as_file_name_is_kept() {
     let server = TestServer::start();
     for name in [
         "../../etc/passwd",
@@ -168,7 +168,7 @@ fn a_file_name_that_is_a_path_stays_a_name() {
 }
 
 #[test]
-fn pictures_that_are_traps_have_no_thumbnail_and_cost_no_more_than_a_look() {
+fn trap_pictures_have_no_thumbnail() {
     let server = TestServer::start();
     let image = |name: &str| {
         let root = env!("CARGO_MANIFEST_DIR");
@@ -216,7 +216,7 @@ fn pictures_that_are_traps_have_no_thumbnail_and_cost_no_more_than_a_look() {
 }
 
 #[test]
-fn pictures_damaged_at_random_are_never_our_fault() {
+fn damaged_pictures_never_cause_500() {
     let server = TestServer::start();
     let mut random = crate::support::Random::new();
     for name in [

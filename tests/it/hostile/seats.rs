@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use crate::support::{Connection, TestServer, open_from, poll};
 
 #[test]
-fn an_address_with_too_many_connections_is_closed_and_others_are_served() {
+fn connections_per_address_are_limited() {
     let server = TestServer::with("[server]\nconnections_per_address_max = 5\n");
     let mut crowd: Vec<Connection> = (0..20).map(|_| server.connect()).collect();
     // Whoever came first keeps its place; which those are the kernel's queue decides.
@@ -26,7 +26,7 @@ fn an_address_with_too_many_connections_is_closed_and_others_are_served() {
 }
 
 #[test]
-fn a_proxy_may_have_as_many_as_it_likes() {
+fn proxy_is_exempt() {
     let toml =
         "[server]\nconnections_per_address_max = 2\n[limits]\ntrusted_proxies = [\"127.0.0.1\"]\n";
     let server = TestServer::with(toml);

@@ -9,7 +9,7 @@ use crate::support::{BASE, Connection, Form, TestServer, head};
 const CROWD: usize = 100;
 
 #[test]
-fn a_crowd_of_silent_and_slow_clients_holds_nobody_up() {
+fn slow_clients_do_not_delay_others() {
     const BYTES: usize = 9_000_000;
     let server = TestServer::start();
     let id = server.store_file("f", "video/mp4", &vec![7; BYTES]);

@@ -208,7 +208,7 @@ fn statuses(server: &TestServer, sent: &str, then_ends: bool) -> Vec<u16> {
 }
 
 #[test]
-fn a_head_that_can_be_read_in_two_ways_is_refused_and_its_connection_closed() {
+fn ambiguous_head_is_refused_and_closed() {
     let server = TestServer::start();
     for vector in REFUSED {
         for between in ["", EMPTY_CHUNK] {
@@ -221,7 +221,7 @@ fn a_head_that_can_be_read_in_two_ways_is_refused_and_its_connection_closed() {
 }
 
 #[test]
-fn after_two_lengths_or_a_trailer_the_connection_ends() {
+fn connection_ends_after_lengths_or_trailer() {
     let server = TestServer::start();
     for vector in LAST {
         let found = statuses(&server, &format!("{vector}{HIDDEN}"), false);
@@ -230,7 +230,7 @@ fn after_two_lengths_or_a_trailer_the_connection_ends() {
 }
 
 #[test]
-fn what_is_odd_and_has_one_meaning_is_taken() {
+fn accepts_odd_but_unambiguous_heads() {
     let server = TestServer::start();
     for vector in TAKEN {
         let found = statuses(&server, &format!("{vector}{HIDDEN}"), true);
@@ -244,7 +244,7 @@ fn what_is_odd_and_has_one_meaning_is_taken() {
 }
 
 #[test]
-fn a_refused_head_is_told_in_the_words_of_the_api() {
+fn refusal_uses_error_format_of_api() {
     let server = TestServer::start();
     for host in [
         "",
@@ -284,7 +284,7 @@ fn upload_in_chunks(server: &TestServer, rest: &str) -> Vec<u16> {
 }
 
 #[test]
-fn a_chunk_that_is_none_ends_the_upload_and_the_connection() {
+fn bad_chunk_ends_upload_and_connection() {
     let server = TestServer::start();
     // Zeros and an extension are in the grammar (RFC 9112 §7.1).
     for rest in ["\r\n0\r\n\r\n", "\r\n0001\r\n\n\r\n000;a=b\r\n\r\n"] {

@@ -211,7 +211,7 @@ fn check(reader: &mut Reader, method: &str, chosen: Headers, table: &[(Headers, 
 }
 
 #[test]
-fn conditions_count_in_the_order_of_the_rfc() {
+fn conditions_follow_rfc_order() {
     let server = TestServer::start();
     // Of a file of which nothing else is made.
     let id = server.store_file("a.txt", "text/plain", &[b'a'; 20_000]);
@@ -227,7 +227,7 @@ fn conditions_count_in_the_order_of_the_rfc() {
 }
 
 #[test]
-fn a_thumbnail_has_conditions_of_its_own() {
+fn thumbnail_has_own_conditions() {
     let server = TestServer::start();
     let id = server.store_file("a.jpg", "image/jpeg", &photo());
     let mut reader = Reader::of(&server, &id);
@@ -243,7 +243,7 @@ fn a_thumbnail_has_conditions_of_its_own() {
 }
 
 #[test]
-fn a_condition_tells_strangers_nothing() {
+fn conditions_tell_strangers_nothing() {
     let server = TestServer::start();
     let restricted = server.upload(
         &crate::support::Form::new().file("a.jpg", "image/jpeg", &photo()),

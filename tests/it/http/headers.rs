@@ -28,7 +28,7 @@ fn store_part(server: &TestServer, part_head: &str, bytes: &[u8]) -> String {
 }
 
 #[test]
-fn a_file_comes_with_exactly_these_headers() {
+fn download_has_exactly_these_headers() {
     let server = TestServer::start();
     let photo = photo();
     let id = server.store_file("a.jpg", "image/jpeg", &photo);
@@ -84,7 +84,7 @@ fn a_file_comes_with_exactly_these_headers() {
 }
 
 #[test]
-fn validators_are_strong_and_survive_a_restart() {
+fn validators_survive_restart() {
     let directory = tempfile::tempdir().unwrap();
     let validators = |server: &TestServer, id: &str| {
         [&[][..], &[("thumbnail", "true")]].map(|headers| {
@@ -106,7 +106,7 @@ fn validators_are_strong_and_survive_a_restart() {
 }
 
 #[test]
-fn only_what_cannot_run_is_shown_in_place() {
+fn only_harmless_types_are_inline() {
     let server = TestServer::start();
     let photo = photo();
     let svg = b"<svg xmlns=\"http://www.w3.org/2000/svg\"><script>alert(1)</script></svg>";
@@ -212,7 +212,7 @@ fn only_what_cannot_run_is_shown_in_place() {
 
 /// What a page of any origin could load as code, style or page, if it were called so.
 #[test]
-fn active_types_are_plain_bytes() {
+fn active_types_become_octet_stream() {
     const ACTIVE: &[&str] = &[
         "text/javascript",
         "Text/JavaScript; charset=utf-8",
@@ -317,7 +317,7 @@ fn active_types_are_plain_bytes() {
 }
 
 #[test]
-fn active_types_of_older_versions_are_plain_bytes() {
+fn old_active_types_become_octet_stream() {
     let directory = tempfile::tempdir().unwrap();
     let (server, faults) = faulty_server(directory.path());
     for (stored, answered) in [
@@ -335,7 +335,7 @@ fn active_types_of_older_versions_are_plain_bytes() {
 }
 
 #[test]
-fn a_name_is_given_back_and_can_do_no_harm() {
+fn file_name_is_returned_safely() {
     let server = TestServer::start();
     let long = "x".repeat(300);
     let cut = format!("inline; filename=\"{}\"", "x".repeat(255));
@@ -402,7 +402,7 @@ fn a_name_is_given_back_and_can_do_no_harm() {
 }
 
 #[test]
-fn no_cache_keeps_a_file_longer_than_it_lives() {
+fn max_age_ends_with_file() {
     const HOUR_MS: i64 = 3_600_000;
     // (days of life, hours that passed, seconds that are left)
     for (days, hours, left) in [
@@ -436,7 +436,7 @@ fn no_cache_keeps_a_file_longer_than_it_lives() {
 }
 
 #[test]
-fn one_connection_carries_many_requests() {
+fn connection_carries_many_requests() {
     let server = TestServer::start();
     let seed = new_seed();
     let whole = Random::from_seed(seed).bytes(70_000);
@@ -468,7 +468,7 @@ fn one_connection_carries_many_requests() {
 }
 
 #[test]
-fn pipelined_requests_are_answered_in_their_order() {
+fn pipelined_requests_keep_order() {
     let server = TestServer::start();
     let seed = new_seed();
     let whole = Random::from_seed(seed).bytes(600_000);
@@ -495,7 +495,7 @@ fn pipelined_requests_are_answered_in_their_order() {
 }
 
 #[test]
-fn a_client_of_http_1_0_is_answered_and_let_go() {
+fn http_1_0_connection_is_closed() {
     let server = TestServer::start();
     let id = server.store_file("a.jpg", "image/jpeg", &photo());
     let token = server.token("alice");

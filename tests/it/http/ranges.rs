@@ -154,7 +154,7 @@ fn parts(answer: &Answer, about: &str) -> Vec<Part> {
 }
 
 #[test]
-fn a_range_is_answered_with_exactly_its_bytes() {
+fn range_has_exact_bytes() {
     let seed = new_seed();
     let whole = Random::from_seed(seed).bytes(LEN);
     let server = TestServer::start();
@@ -255,7 +255,7 @@ fn a_range_is_answered_with_exactly_its_bytes() {
 }
 
 #[test]
-fn a_head_ignores_its_range() {
+fn head_ignores_range() {
     let server = TestServer::start();
     let id = server.store_file("a.jpg", "image/jpeg", &photo());
     let mut reader = Reader::of(&server, &id);
@@ -275,7 +275,7 @@ fn a_head_ignores_its_range() {
 }
 
 #[test]
-fn a_range_counts_only_if_the_validator_is_the_current_one() {
+fn if_range_needs_current_validator() {
     let server = TestServer::start();
     let whole = photo();
     let id = server.store_file("a.jpg", "image/jpeg", &whole);
@@ -326,7 +326,7 @@ fn a_range_counts_only_if_the_validator_is_the_current_one() {
 }
 
 #[test]
-fn a_thumbnail_has_ranges_of_its_own_bytes() {
+fn thumbnail_has_own_ranges() {
     let server = TestServer::start();
     let id = server.store_file("a.jpg", "image/jpeg", &photo());
     let mut reader = Reader::of(&server, &id);
@@ -371,7 +371,7 @@ fn a_thumbnail_has_ranges_of_its_own_bytes() {
 
 /// Whatever is asked, no byte comes twice, and none that was not asked for comes at all.
 #[test]
-fn random_range_sets_are_answered_with_their_union() {
+fn random_ranges_cover_their_union() {
     const SMALL: usize = 300_007;
     let seed = new_seed();
     let mut random = Random::from_seed(seed);

@@ -44,7 +44,7 @@ fn get(server: &Process, id: &str, more: &[(&str, &str)]) -> Vec<u8> {
 }
 
 #[test]
-fn every_size_and_range_is_the_bytes_that_were_stored_also_for_a_client_that_is_slow() {
+fn sizes_and_ranges_match_stored_bytes() {
     let (_directory, server) = server();
     let mut random = Random::new();
     for &size in SIZES {
@@ -72,7 +72,7 @@ fn every_size_and_range_is_the_bytes_that_were_stored_also_for_a_client_that_is_
 }
 
 #[test]
-fn several_large_ranges_and_pipelined_answers_of_several_files_stay_apart() {
+fn pipelined_answers_stay_apart() {
     let (_directory, server) = server();
     let mut random = Random::new();
     let files: Vec<_> = (0..4)
@@ -109,7 +109,7 @@ fn several_large_ranges_and_pipelined_answers_of_several_files_stay_apart() {
 }
 
 #[test]
-fn a_large_file_leaves_by_sendfile_and_in_the_segments_of_its_head_and_a_small_one_in_one_call() {
+fn large_file_uses_sendfile() {
     let (_directory, server) = server();
     let small = server.upload(&[1; 4096]);
     let large = server.upload(&[2; 1 << 20]);
@@ -154,7 +154,7 @@ fn sent(log: &str, call: &str) -> u64 {
 }
 
 #[test]
-fn where_sendfile_is_not_to_be_had_the_bytes_go_by_address() {
+fn falls_back_without_sendfile() {
     let (_directory, server) = server();
     let bytes = Random::new().bytes(3 << 20);
     let id = server.upload(&bytes);
@@ -168,7 +168,7 @@ fn where_sendfile_is_not_to_be_had_the_bytes_go_by_address() {
 }
 
 #[test]
-fn a_disk_that_fails_in_the_middle_cuts_that_answer_and_nothing_else() {
+fn disk_error_cuts_only_its_answer() {
     let (_directory, server) = server();
     let bytes = Random::new().bytes(5 << 20);
     let id = server.upload(&bytes);
@@ -195,7 +195,7 @@ fn a_disk_that_fails_in_the_middle_cuts_that_answer_and_nothing_else() {
 }
 
 #[test]
-fn a_file_cut_by_somebody_else_ends_its_answers_and_not_the_server() {
+fn truncated_file_ends_only_its_answers() {
     let (_directory, server) = server();
     let id = server.upload(&vec![7; 4 << 20]);
     assert_eq!(server.download(&id, &[]).status, 200);
@@ -222,7 +222,7 @@ fn a_file_cut_by_somebody_else_ends_its_answers_and_not_the_server() {
 }
 
 #[test]
-fn a_file_is_given_back_when_its_answer_ends_or_its_client_goes_away() {
+fn file_is_released_after_answer() {
     let (_directory, server) = server();
     let id = server.upload(&vec![7; 9 << 20]);
     // Taken down while it is being sent: the answer ends well, and then nobody holds the file any more.

@@ -15,7 +15,7 @@ fn call(object: &str) -> String {
 }
 
 #[test]
-fn a_new_avatar_has_a_new_name_and_the_old_one_stays() {
+fn new_avatar_has_new_name() {
     let server = TestServer::start();
     let alice = server.lanying("alice");
     for ticket in ["upload/avatar/user", "upload/avatar/group?group_id=g1"] {
@@ -40,7 +40,7 @@ fn a_new_avatar_has_a_new_name_and_the_old_one_stays() {
 }
 
 #[test]
-fn every_user_of_the_app_opens_an_avatar_and_nobody_without_a_token() {
+fn app_users_open_avatar_with_token() {
     let server = TestServer::with(TWO_APPS);
     let Stored { avatar, .. } = Stored::at(&server);
     for user in ["alice", "bob", "zoe"] {
@@ -70,7 +70,7 @@ fn every_user_of_the_app_opens_an_avatar_and_nobody_without_a_token() {
 }
 
 #[test]
-fn a_name_that_is_no_avatars_is_not_found() {
+fn bad_avatar_name_is_not_found() {
     let server = TestServer::start();
     let Stored { avatar, sign } = Stored::at(&server);
     let alice = server.lanying("alice");
@@ -121,7 +121,7 @@ fn a_name_that_is_no_avatars_is_not_found() {
 }
 
 #[test]
-fn whoever_posts_with_a_ticket_cannot_put_an_avatar_under_another_name() {
+fn avatar_ticket_fixes_its_name() {
     let server = TestServer::start();
     let alice = server.lanying("alice");
     let name = store_avatar(&alice, &photo());

@@ -12,7 +12,7 @@ use crate::support::{
 };
 
 #[test]
-fn a_success_is_an_envelope_too() {
+fn success_uses_envelope() {
     let server = TestServer::start();
     let stored = Stored::at(&server);
     let alice = server.lanying("alice");
@@ -41,7 +41,7 @@ fn check(server: &TestServer, call: &str, parameter: &str) {
 }
 
 #[test]
-fn a_parameter_that_is_missing_or_wrong_is_named() {
+fn bad_parameter_is_named() {
     let server = TestServer::start();
     let Stored { sign, avatar } = Stored::at(&server);
     for value in [
@@ -156,7 +156,7 @@ fn a_parameter_that_is_missing_or_wrong_is_named() {
 }
 
 #[test]
-fn of_a_parameter_that_comes_twice_the_first_wins_and_an_unknown_one_changes_nothing() {
+fn first_of_repeated_parameters_counts() {
     let server = TestServer::start();
     let Stored { sign, avatar } = Stored::at(&server);
     let alice = server.lanying("alice");
@@ -199,7 +199,7 @@ fn of_a_parameter_that_comes_twice_the_first_wins_and_an_unknown_one_changes_not
 }
 
 #[test]
-fn optional_parameters_have_their_defaults_also_where_they_are_empty() {
+fn optional_parameters_have_defaults() {
     let server = TestServer::start();
     let Stored { sign, .. } = Stored::at(&server);
     let alice = server.lanying("alice");
@@ -225,7 +225,7 @@ fn optional_parameters_have_their_defaults_also_where_they_are_empty() {
 }
 
 #[test]
-fn what_is_no_call_is_404_and_a_wrong_method_405_with_the_right_ones() {
+fn unknown_call_404_wrong_method_405() {
     let server = TestServer::start();
     let long = format!("/file/{}", "a/".repeat(100));
     for path in [
@@ -276,7 +276,7 @@ fn what_is_no_call_is_404_and_a_wrong_method_405_with_the_right_ones() {
 }
 
 #[test]
-fn a_request_without_one_host_is_no_matter_of_business() {
+fn bad_host_is_plain_400() {
     let server = TestServer::start();
     let alice = server.lanying("alice");
     for path in PATHS {
@@ -294,7 +294,7 @@ fn a_request_without_one_host_is_no_matter_of_business() {
 }
 
 #[test]
-fn a_store_that_fails_is_10009_and_one_that_is_busy_503() {
+fn store_failure_10009_busy_503() {
     let directory = tempfile::tempdir().unwrap();
     let (server, faults) = faulty_server(directory.path());
     let stored = Stored::at(&server);

@@ -42,7 +42,7 @@ fn check(sign: &str, from: &str, to: &str, to_type: &str) {
 }
 
 #[test]
-fn a_link_needs_no_percent_encoding_whatever_the_ids() {
+fn link_needs_no_percent_encoding() {
     let mut random = Random::new();
     let server = TestServer::start();
     let token = server.token_of("easemob-demo", "chatdemoui", Subject::App);
@@ -83,7 +83,7 @@ fn a_link_needs_no_percent_encoding_whatever_the_ids() {
 }
 
 #[test]
-fn a_link_survives_what_clients_do_to_it() {
+fn link_survives_client_rewrites() {
     let server = TestServer::start();
     let Stored { sign, .. } = Stored::at(&server);
     let bob = server.lanying("bob");
@@ -129,7 +129,7 @@ fn a_link_survives_what_clients_do_to_it() {
 }
 
 #[test]
-fn the_same_file_for_the_same_two_on_the_same_day_has_the_same_link() {
+fn same_day_gives_same_link() {
     let server = TestServer::start();
     at_noon(&server);
     let alice = server.lanying("alice");

@@ -135,7 +135,7 @@ fn check_stored(server: &TestServer, what: &str, change: impl FnOnce(Fields) -> 
 }
 
 #[test]
-fn field_names_are_read_in_any_case_and_in_any_order_with_an_empty_callback_or_none() {
+fn accepts_fields_in_any_order() {
     let server = TestServer::start();
     let mut random = Random::new();
     check_stored(&server, "as issued", |fields| form_of(&fields));
@@ -185,7 +185,7 @@ fn field_names_are_read_in_any_case_and_in_any_order_with_an_empty_callback_or_n
 }
 
 #[test]
-fn headers_and_query_of_the_form_change_nothing() {
+fn ignores_other_headers_and_query() {
     let server = TestServer::start();
     for (query, headers) in [
         ("?x=y", &[][..]),
@@ -209,7 +209,7 @@ fn headers_and_query_of_the_form_change_nothing() {
 }
 
 #[test]
-fn a_file_is_read_from_the_part_of_every_client() {
+fn reads_file_part_of_all_clients() {
     let server = TestServer::start();
     for (head, file_name) in [
         (
@@ -246,7 +246,7 @@ fn a_file_is_read_from_the_part_of_every_client() {
 }
 
 #[test]
-fn the_type_is_the_forms_field_before_the_parts_and_the_bytes_before_both() {
+fn content_type_precedence() {
     let server = TestServer::start();
     let own = &b"\x01\x02\x03\x00\xfe"[..];
     let photo = photo();
@@ -300,7 +300,7 @@ fn the_type_is_the_forms_field_before_the_parts_and_the_bytes_before_both() {
 }
 
 #[test]
-fn a_submit_button_after_the_file_is_let_pass() {
+fn accepts_submit_button_after_file() {
     let server = TestServer::start();
     for name in ["submit", "Submit"] {
         let ticket = ticket(&server);
@@ -311,7 +311,7 @@ fn a_submit_button_after_the_file_is_let_pass() {
 }
 
 #[test]
-fn every_kind_of_file_has_a_ticket_whose_form_is_taken() {
+fn every_file_type_has_working_ticket() {
     let server = TestServer::start();
     let alice = server.lanying("alice");
     for file_type in [
@@ -327,7 +327,7 @@ fn every_kind_of_file_has_a_ticket_whose_form_is_taken() {
 }
 
 #[test]
-fn the_upload_url_is_the_forms_and_says_what_the_form_may_hold() {
+fn upload_url_states_limits() {
     let server = TestServer::start();
     let ticket = ticket(&server);
     let url = format!("http://files.test{FORM_PATH}");

@@ -59,7 +59,7 @@ fn inode(server: &TestServer, name: &Path) -> u64 {
 }
 
 #[test]
-fn a_forwarded_file_opens_by_its_new_link_and_the_old_one_goes_on() {
+fn forwarded_file_opens_by_new_link() {
     let server = TestServer::start();
     at_noon(&server);
     let Stored { sign, .. } = Stored::at(&server);
@@ -88,7 +88,7 @@ fn a_forwarded_file_opens_by_its_new_link_and_the_old_one_goes_on() {
 }
 
 #[test]
-fn a_thousand_forwards_of_a_file_take_no_space_and_copy_no_byte() {
+fn forwards_copy_no_bytes() {
     let server = TestServer::with(&app("strict_recipients = true"));
     at_noon(&server);
     let mut random = Random::new();
@@ -142,7 +142,7 @@ fn a_thousand_forwards_of_a_file_take_no_space_and_copy_no_byte() {
 }
 
 #[test]
-fn on_a_later_day_the_file_gets_a_name_in_that_day_once() {
+fn later_day_adds_one_name() {
     let server = TestServer::start();
     at_noon(&server);
     let Stored { sign, .. } = Stored::at(&server);
@@ -179,7 +179,7 @@ fn on_a_later_day_the_file_gets_a_name_in_that_day_once() {
 }
 
 #[test]
-fn who_forward_at_once_on_a_new_day_give_the_file_one_name_together() {
+fn concurrent_forwards_add_one_name() {
     let server = TestServer::start();
     at_noon(&server);
     let Stored { sign, .. } = Stored::at(&server);
@@ -202,7 +202,7 @@ fn who_forward_at_once_on_a_new_day_give_the_file_one_name_together() {
 }
 
 #[test]
-fn what_is_not_there_is_not_forwarded() {
+fn missing_file_is_not_forwarded() {
     let server = TestServer::with(&app("image_days = 1"));
     at_noon(&server);
     let alice = server.lanying("alice");
@@ -227,7 +227,7 @@ fn what_is_not_there_is_not_forwarded() {
 }
 
 #[test]
-fn a_file_with_as_many_names_as_a_file_can_have_is_copied() {
+fn copies_at_hard_link_limit() {
     let server = TestServer::start();
     at_noon(&server);
     let Stored { sign, .. } = Stored::at(&server);

@@ -45,7 +45,7 @@ fn download(user: &str, to_type: u8, to_id: &str) -> Value {
 }
 
 #[test]
-fn the_backend_is_asked_exactly_this() {
+fn question_has_exactly_this_form() {
     let backend = Backend::start(|_| Reply::allow());
     let server = server(&backend, "cache_seconds = 0", "");
     let Stored { sign, avatar } = Stored::at(&server);
@@ -149,7 +149,7 @@ fn the_backend_is_asked_exactly_this() {
 }
 
 #[test]
-fn a_question_is_signed_where_there_is_a_secret() {
+fn question_is_signed_with_secret() {
     let backend = Backend::start(|_| Reply::allow());
     let server = server(&backend, "", "hook_secret = \"s3cret-of-the-tests\"");
     server.lanying("alice").ticket("100", "bob", "1");
@@ -167,7 +167,7 @@ fn a_question_is_signed_where_there_is_a_secret() {
 }
 
 #[test]
-fn a_no_is_told_with_the_backends_code_or_the_one_that_fits() {
+fn refusal_uses_backends_code() {
     let (backend, reply) = changeable(Reply::allow());
     let server = server(&backend, "cache_seconds = 0", "");
     let Stored { sign, .. } = Stored::at(&server);
@@ -216,7 +216,7 @@ fn a_no_is_told_with_the_backends_code_or_the_one_that_fits() {
 }
 
 #[test]
-fn a_forward_needs_both_the_right_to_the_file_and_the_right_to_the_target() {
+fn forward_needs_two_rights() {
     let refused = Arc::new(Mutex::new(""));
     let moved = refused.clone();
     let backend = Backend::start(move |question| {
@@ -261,7 +261,7 @@ fn assert_unavailable(answer: &Answer, about: &str) {
 }
 
 #[test]
-fn whatever_goes_wrong_is_503_and_nobody_is_let_in() {
+fn any_failure_is_503() {
     let (backend, reply) = changeable(Reply::allow());
     let server = server(&backend, "timeout_seconds = 1", "");
     let Stored { sign, .. } = Stored::at(&server);
@@ -309,7 +309,7 @@ fn whatever_goes_wrong_is_503_and_nobody_is_let_in() {
 }
 
 #[test]
-fn a_backend_that_is_not_there_is_503() {
+fn absent_backend_is_503() {
     let port = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
@@ -325,7 +325,7 @@ fn a_backend_that_is_not_there_is_503() {
 }
 
 #[test]
-fn an_answer_is_believed_for_a_while_by_whom_and_for_what_it_was_given() {
+fn answer_is_cached_per_question() {
     let (backend, reply) = changeable(Reply::allow());
     let server = server(&backend, "cache_seconds = 3600", "");
     let Stored { sign, .. } = Stored::at(&server);
@@ -357,7 +357,7 @@ fn an_answer_is_believed_for_a_while_by_whom_and_for_what_it_was_given() {
 }
 
 #[test]
-fn strict_recipients_come_before_the_backend() {
+fn strict_recipients_come_first() {
     let backend = Backend::start(|_| Reply::allow());
     let server = server(&backend, "cache_seconds = 0", "strict_recipients = true");
     let Stored { sign, .. } = Stored::at(&server);

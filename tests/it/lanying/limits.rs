@@ -36,7 +36,7 @@ fn is_refused(answer: &Answer, has_body: bool) -> bool {
 }
 
 #[test]
-fn each_call_and_each_way_to_ask_for_a_picture_or_a_voice_is_limited() {
+fn every_call_is_rate_limited() {
     let server = TestServer::with("[limits]\ncalls_per_second = 1\ncalls_burst = 3\n");
     let path = |call: &str| format!("/file/{call}app_id={APP_ID}");
     for (client, target) in [
@@ -74,7 +74,7 @@ fn each_call_and_each_way_to_ask_for_a_picture_or_a_voice_is_limited() {
 }
 
 #[test]
-fn tickets_downloads_pictures_and_forms_are_counted_apart_and_each_apps_own() {
+fn rate_classes_count_apart() {
     const DOWNLOAD: &str = "GET download/chat?app_id=welovemaxim";
     const PICTURE: &str = "GET download/chat?image_type=2&app_id=welovemaxim";
     const TICKET: &str = "GET upload/chat?app_id=welovemaxim";
@@ -169,7 +169,7 @@ fn tickets_downloads_pictures_and_forms_are_counted_apart_and_each_apps_own() {
 }
 
 #[test]
-fn a_preflight_is_allowed_what_the_clients_send_and_counts_against_nothing() {
+fn preflight_is_exempt_from_rate() {
     let server = TestServer::with(ONE);
     for (path, method, headers) in [
         (
@@ -222,7 +222,7 @@ fn a_preflight_is_allowed_what_the_clients_send_and_counts_against_nothing() {
 }
 
 #[test]
-fn a_browser_may_read_every_answer() {
+fn browser_may_read_every_answer() {
     let server = TestServer::with(TWO_APPS);
     let Stored { sign, avatar } = Stored::at(&server);
     let alice = server.lanying("alice");

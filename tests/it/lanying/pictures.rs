@@ -22,7 +22,7 @@ fn noise(width: u32, height: u32, format: ImageFormat) -> Vec<u8> {
 }
 
 #[test]
-fn a_thumbnail_fits_the_box_that_was_asked_for() {
+fn thumbnail_fits_requested_box() {
     let server = TestServer::start();
     let alice = server.lanying("alice");
     let table = [
@@ -71,7 +71,7 @@ fn a_thumbnail_fits_the_box_that_was_asked_for() {
 }
 
 #[test]
-fn of_all_sizes_only_the_usual_one_is_kept_on_the_disk() {
+fn only_default_size_is_stored() {
     let server = TestServer::start();
     let alice = server.lanying("alice");
     let chat = alice.send("102", "bob", "a.jpg", &photo());
@@ -118,7 +118,7 @@ fn of_all_sizes_only_the_usual_one_is_kept_on_the_disk() {
 }
 
 #[test]
-fn what_is_no_picture_has_neither_thumbnail_nor_cover() {
+fn non_pictures_have_no_thumbnail() {
     let server = TestServer::start();
     let alice = server.lanying("alice");
     let broken = &photo()[..20_000];
@@ -164,7 +164,7 @@ fn what_is_no_picture_has_neither_thumbnail_nor_cover() {
 }
 
 #[test]
-fn a_small_picture_is_its_own_thumbnail() {
+fn small_picture_is_own_thumbnail() {
     let server = TestServer::start();
     let alice = server.lanying("alice");
     let small = noise(40, 30, ImageFormat::Png);
@@ -177,7 +177,7 @@ fn a_small_picture_is_its_own_thumbnail() {
 
 /// A picture of a kind that is not decoded here is answered whole, as in the other dialect; never to be run.
 #[test]
-fn a_picture_of_a_kind_that_is_not_decoded_is_its_own_thumbnail() {
+fn undecodable_picture_is_own_thumbnail() {
     let server = TestServer::start();
     let (alice, bob) = (server.lanying("alice"), server.lanying("bob"));
     let svg = format!(

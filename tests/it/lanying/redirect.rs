@@ -80,7 +80,7 @@ fn check(client: &Client<'_>, url: &str, more: &str, expected: &str) -> String {
 }
 
 #[test]
-fn a_picture_and_a_cover_are_asked_for_where_the_configuration_says() {
+fn redirects_pictures_and_covers() {
     let server = server(Some(IMAGE), Some(VIDEO), "");
     let (alice, bob) = (server.lanying("alice"), server.lanying("bob"));
     let picture = alice.send("102", "bob", "a.jpg", &photo());
@@ -122,7 +122,7 @@ fn a_picture_and_a_cover_are_asked_for_where_the_configuration_says() {
 }
 
 #[test]
-fn an_avatar_is_asked_for_there_too() {
+fn redirects_avatars() {
     let server = server(Some(IMAGE), None, "");
     let alice = server.lanying("alice");
     let ticket = crate::support::lanying::success(&alice.get("upload/avatar/user"));
@@ -137,7 +137,7 @@ fn an_avatar_is_asked_for_there_too() {
 }
 
 #[test]
-fn nobody_is_sent_away_who_cannot_follow_or_asks_for_something_else() {
+fn serves_clients_that_cannot_follow() {
     let server = server(Some(IMAGE), Some(VIDEO), "");
     let (alice, bob) = (server.lanying("alice"), server.lanying("bob"));
     let url = alice.send("102", "bob", "a.jpg", &photo());
@@ -178,7 +178,7 @@ fn nobody_is_sent_away_who_cannot_follow_or_asks_for_something_else() {
 }
 
 #[test]
-fn a_file_that_is_missing_or_forbidden_leads_nowhere() {
+fn missing_or_forbidden_is_no_redirect() {
     let server = server(Some(IMAGE), Some(VIDEO), "strict_recipients = true");
     let (alice, bob) = (server.lanying("alice"), server.lanying("bob"));
     let url = alice.send("102", "bob", "a.jpg", &photo());
@@ -198,7 +198,7 @@ fn a_file_that_is_missing_or_forbidden_leads_nowhere() {
 }
 
 #[test]
-fn what_is_not_configured_is_made_here() {
+fn unconfigured_kinds_are_made_here() {
     for (image, film) in [(None, None), (None, Some(VIDEO))] {
         let server = server(image, film, "");
         let url = server
@@ -223,7 +223,7 @@ fn to_half_hour(server: &TestServer) {
 }
 
 #[test]
-fn the_url_stays_the_same_for_half_an_hour_and_its_source_opens_for_an_hour_at_the_most() {
+fn source_url_is_stable_and_expires() {
     let server = server(Some(IMAGE), None, "");
     let (alice, bob) = (server.lanying("alice"), server.lanying("bob"));
     let url = alice.send("102", "bob", "a.jpg", &photo());
@@ -255,7 +255,7 @@ fn the_url_stays_the_same_for_half_an_hour_and_its_source_opens_for_an_hour_at_t
 }
 
 #[test]
-fn the_source_opens_without_a_token_and_as_a_download_does() {
+fn source_opens_without_token() {
     let server = server(Some(IMAGE), None, "strict_recipients = true");
     let url = server
         .lanying("alice")
@@ -293,7 +293,7 @@ fn the_source_opens_without_a_token_and_as_a_download_does() {
 }
 
 #[test]
-fn headers_that_a_client_carries_over_to_the_source_change_nothing() {
+fn source_ignores_client_headers() {
     let server = server(Some(IMAGE), None, "");
     let url = server
         .lanying("alice")

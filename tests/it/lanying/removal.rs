@@ -65,7 +65,7 @@ fn remove(store: &Path, name: &str) -> std::process::Output {
 }
 
 #[test]
-fn a_removed_file_is_gone_under_all_its_names_and_from_a_running_servers_memory() {
+fn removal_covers_all_names_and_memory() {
     // By its id, by its object's name, and by the name that it has in a later day.
     for by in ["id", "first day", "last day"] {
         let server = TestServer::start();
@@ -107,7 +107,7 @@ fn a_removed_file_is_gone_under_all_its_names_and_from_a_running_servers_memory(
 }
 
 #[test]
-fn a_file_that_is_forwarded_into_new_days_meanwhile_is_removed_all_the_same() {
+fn removal_beats_concurrent_forwards() {
     const DAYS_MAX: usize = 100;
     for _ in 0..5 {
         let server = TestServer::start();
@@ -152,7 +152,7 @@ fn a_file_that_is_forwarded_into_new_days_meanwhile_is_removed_all_the_same() {
 }
 
 #[test]
-fn a_file_is_removed_under_all_its_names_without_a_server_too() {
+fn removal_works_without_server() {
     let directory = tempfile::tempdir().unwrap();
     let mut server = TestServer::in_directory(directory.path(), "");
     let (object, signs) = forwarded(&server);
@@ -166,7 +166,7 @@ fn a_file_is_removed_under_all_its_names_without_a_server_too() {
 }
 
 #[test]
-fn an_avatar_is_removed_by_its_object_name() {
+fn removes_avatar_by_object_name() {
     let server = TestServer::start();
     let Stored { avatar, sign } = Stored::at(&server);
     let alice = server.lanying("alice");
@@ -190,7 +190,7 @@ fn an_avatar_is_removed_by_its_object_name() {
 }
 
 #[test]
-fn a_ticket_brings_a_file_that_was_taken_down_not_back() {
+fn ticket_does_not_restore_removed_file() {
     for is_running in [true, false] {
         let directory = tempfile::tempdir().unwrap();
         let mut server = TestServer::in_directory(directory.path(), "");
@@ -244,7 +244,7 @@ fn tombstones_below(root: &Path) -> usize {
 }
 
 #[test]
-fn tombstones_are_gathered_and_still_keep_the_names() {
+fn gathered_tombstones_keep_names() {
     use super::form::signed;
     let toml = signed::configuration("[retention]\nchatfile_days = 0\nimage_days = 0\n", "");
     let server = TestServer::with(&toml);

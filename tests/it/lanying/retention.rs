@@ -67,7 +67,7 @@ fn max_age(client: &Client<'_>, url: &str) -> i64 {
 }
 
 #[test]
-fn each_class_has_its_own_days_which_end_with_the_day() {
+fn each_class_has_own_days() {
     for (setting, file_type) in SETTINGS {
         let mut days = String::new();
         let mut others: Vec<_> = SETTINGS.iter().map(|(other, _)| *other).collect();
@@ -112,7 +112,7 @@ fn each_class_has_its_own_days_which_end_with_the_day() {
 }
 
 #[test]
-fn what_is_sent_in_a_chat_ends_with_chat_files_and_what_is_shared_with_shared_ones() {
+fn chat_and_shared_files_end_apart() {
     for (setting, ending) in [("chatfile_days", "1"), ("shared_days", "2")] {
         let server = TestServer::with(&app(&format!("{setting} = 1")));
         let alice = server.lanying("alice");
@@ -135,7 +135,7 @@ fn what_is_sent_in_a_chat_ends_with_chat_files_and_what_is_shared_with_shared_on
 }
 
 #[test]
-fn a_forwarded_file_outlives_its_first_day_and_the_sweep_of_it() {
+fn forwarded_file_outlives_first_day() {
     let everybody = "[retention]\nvoice_days = 5\nimage_days = 5".to_owned();
     let one_app = app("voice_days = 5\nimage_days = 5");
     // Where all apps have the same days, days are removed whole; else file by file.
@@ -201,7 +201,7 @@ fn a_forwarded_file_outlives_its_first_day_and_the_sweep_of_it() {
 }
 
 #[test]
-fn avatars_and_shared_files_live_on_where_chat_files_end() {
+fn avatars_and_shared_files_stay() {
     let toml = "[retention]\nchatfile_days = 1\n";
     let server = swept_server(toml);
     let alice = server.lanying("alice");
@@ -221,7 +221,7 @@ fn avatars_and_shared_files_live_on_where_chat_files_end() {
 }
 
 #[test]
-fn avatars_end_where_they_are_told_to() {
+fn avatars_end_when_configured() {
     let toml = "[retention]\navatar_days = 3\n";
     let server = swept_server(toml);
     let alice = server.lanying("alice");
@@ -256,7 +256,7 @@ fn avatars_end_where_they_are_told_to() {
 }
 
 #[test]
-fn a_ticket_that_is_used_after_midnight_is_the_day_befores() {
+fn late_ticket_belongs_to_its_day() {
     let server = TestServer::with(&app("chatfile_days = 1"));
     let midnight_ms = server.clock.now().day().end().ms();
     set_clock(&server, midnight_ms - 60 * MS_PER_SECOND);

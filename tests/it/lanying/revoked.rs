@@ -34,7 +34,7 @@ fn path_of(url: &str) -> &str {
 }
 
 #[test]
-fn store_tokens_end_with_their_users_revocation() {
+fn store_tokens_end_with_users_revocation() {
     let server = TestServer::with(&app(IMAGE));
     let (alice, bob) = (server.lanying("alice"), server.lanying("bob"));
     let stored = [&alice, &bob].map(|client| {
@@ -70,7 +70,7 @@ fn store_tokens_end_with_their_users_revocation() {
 }
 
 #[test]
-fn tickets_end_with_their_users_revocation() {
+fn tickets_end_with_users_revocation() {
     let server = TestServer::with(&app(""));
     let (alice, bob) = (server.lanying("alice"), server.lanying("bob"));
     let tickets = [&alice, &bob].map(|client| client.ticket("102", "carol", "1"));
@@ -99,7 +99,7 @@ fn tickets_end_with_their_users_revocation() {
 }
 
 #[test]
-fn picture_servers_tokens_end_with_the_applications() {
+fn picture_tokens_end_with_application() {
     let server = TestServer::with(&app(IMAGE));
     let url = server
         .lanying("alice")

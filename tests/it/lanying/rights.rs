@@ -40,7 +40,7 @@ fn check(client: &Client<'_>, user_id: Option<&str>, url: &str, may: bool) {
 }
 
 #[test]
-fn a_strict_app_opens_a_users_file_to_its_sender_and_its_recipient_alone() {
+fn strict_app_limits_to_both_parties() {
     // (strict, to_type, who, whether they may)
     let table = [
         (false, "1", "alice", true),
@@ -72,7 +72,7 @@ fn a_strict_app_opens_a_users_file_to_its_sender_and_its_recipient_alone() {
 }
 
 #[test]
-fn whoever_was_forwarded_a_file_is_its_recipient_and_nobody_else() {
+fn forward_makes_only_recipient_a_party() {
     let server = TestServer::with(&app("strict_recipients = true"));
     let [alice, bob, carol, dave] =
         ["alice", "bob", "carol", "dave"].map(|user| server.lanying(user));
@@ -94,7 +94,7 @@ fn whoever_was_forwarded_a_file_is_its_recipient_and_nobody_else() {
 }
 
 #[test]
-fn a_file_for_oneself_is_ones_own() {
+fn file_to_self_stays_private() {
     let server = TestServer::with(&app("strict_recipients = true"));
     let alice = server.lanying("alice");
     let url = alice.send("102", "alice", "a.jpg", &photo());
@@ -103,7 +103,7 @@ fn a_file_for_oneself_is_ones_own() {
 }
 
 #[test]
-fn avatars_are_for_every_user_of_a_strict_app() {
+fn avatars_are_open_in_strict_app() {
     let server = TestServer::with(&app("strict_recipients = true"));
     let Stored { avatar, .. } = Stored::at(&server);
     for user in ["alice", "bob", "zoe"] {

@@ -28,7 +28,7 @@ fn check(answer: &Answer, may: bool, about: &str) {
 }
 
 #[test]
-fn a_configured_key_has_every_download_signed_over_all_its_parameters() {
+fn key_requires_signed_downloads() {
     let server = TestServer::with(&app(&format!("sdk_sign_key = \"{KEY}\"")));
     let Stored { sign: link, avatar } = Stored::at(&server);
     let bob = server.lanying("bob");
@@ -146,7 +146,7 @@ fn a_configured_key_has_every_download_signed_over_all_its_parameters() {
 }
 
 #[test]
-fn a_store_token_is_no_way_around_it() {
+fn store_token_does_not_bypass_signature() {
     let server = TestServer::with(&app(&format!("sdk_sign_key = \"{KEY}\"")));
     let alice = server.lanying("alice");
     let ticket = success(&alice.get("upload/avatar/user"));
@@ -163,7 +163,7 @@ fn a_store_token_is_no_way_around_it() {
 }
 
 #[test]
-fn without_a_key_anything_is_accepted() {
+fn without_key_anything_is_accepted() {
     let server = TestServer::start();
     let stored = Stored::at(&server);
     let bob = server.lanying("bob");

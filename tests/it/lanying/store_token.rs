@@ -38,7 +38,7 @@ fn assert_photo(answer: &Answer) {
 }
 
 #[test]
-fn a_store_token_opens_its_object_for_an_hour_without_an_access_token() {
+fn opens_its_object_for_an_hour() {
     for call in TICKETS {
         let server = TestServer::start();
         let (path, token) = stored(&server.lanying("alice"), call);
@@ -69,7 +69,7 @@ fn a_store_token_opens_its_object_for_an_hour_without_an_access_token() {
 }
 
 #[test]
-fn a_store_token_opens_no_other_object_and_nothing_of_another_app() {
+fn opens_no_other_object() {
     let key = "upload_key = \"the same upload key for both\"";
     let server = TestServer::with(&format!(
         "{}[[tenant]]\norg = \"acme\"\napp = \"chat\"\napp_id = \"{OTHER_ID}\"\n{key}\n",
@@ -112,7 +112,7 @@ fn a_store_token_opens_no_other_object_and_nothing_of_another_app() {
 }
 
 #[test]
-fn no_store_token_with_a_wrong_bit_opens_anything() {
+fn flipped_bit_opens_nothing() {
     let server = TestServer::start();
     let (path, token) = stored(&server.lanying("alice"), TICKETS[2]);
     assert_photo(&open(&server, &path, &token));
@@ -150,7 +150,7 @@ fn no_store_token_with_a_wrong_bit_opens_anything() {
 }
 
 #[test]
-fn where_both_are_sent_one_that_is_good_is_enough_and_the_access_token_says_what_is_wrong() {
+fn one_good_token_is_enough() {
     let server = TestServer::start();
     let alice = server.lanying("alice");
     let expired = server.token("alice");
@@ -189,7 +189,7 @@ fn where_both_are_sent_one_that_is_good_is_enough_and_the_access_token_says_what
 }
 
 #[test]
-fn uploads_and_forwards_take_no_store_token() {
+fn uploads_and_forwards_refuse_store_token() {
     let server = TestServer::start();
     let (path, token) = stored(&server.lanying("alice"), TICKETS[2]);
     let sign = file_sign(&path);
@@ -208,7 +208,7 @@ fn uploads_and_forwards_take_no_store_token() {
 }
 
 #[test]
-fn the_command_line_issues_one_that_acts_for_its_user() {
+fn command_line_token_acts_for_user() {
     let directory = tempfile::tempdir().unwrap();
     let toml = "strict_recipients = true";
     let server = TestServer::in_directory(directory.path(), &app(toml));

@@ -30,7 +30,7 @@ fn members(value: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn a_ticket_has_these_members_of_these_types() {
+fn ticket_has_documented_members() {
     let server = TestServer::with(&app("upload_bytes_max = 12345"));
     for call in TICKETS {
         let before = server.clock.now().secs();
@@ -100,7 +100,7 @@ fn a_ticket_has_these_members_of_these_types() {
 }
 
 #[test]
-fn a_download_url_ends_with_its_one_parameter_which_leads_to_the_key_of_the_form() {
+fn download_url_leads_to_form_key() {
     let server = TestServer::start();
     for call in TICKETS {
         let ticket = success(&server.lanying("alice").get(call));
@@ -126,7 +126,7 @@ fn a_download_url_ends_with_its_one_parameter_which_leads_to_the_key_of_the_form
 }
 
 #[test]
-fn the_urls_begin_with_the_configured_one_else_with_the_host_that_was_asked() {
+fn urls_use_public_url_or_host() {
     let bases = [
         ("", "files.test", "http://files.test"),
         ("", "10.0.0.1:8080", "http://10.0.0.1:8080"),
@@ -162,7 +162,7 @@ fn the_urls_begin_with_the_configured_one_else_with_the_host_that_was_asked() {
 }
 
 #[test]
-fn asking_for_a_ticket_stores_nothing() {
+fn ticket_stores_nothing() {
     let server = TestServer::start();
     let alice = server.lanying("alice");
     let mut keys = std::collections::HashSet::new();
@@ -186,7 +186,7 @@ fn asking_for_a_ticket_stores_nothing() {
 }
 
 #[test]
-fn a_file_type_names_the_class_that_the_file_is_stored_under() {
+fn file_type_names_storage_class() {
     for (file_type, class) in [
         ("100", "chatfile"),
         ("101", "voice"),
@@ -218,7 +218,7 @@ fn a_file_type_names_the_class_that_the_file_is_stored_under() {
 }
 
 #[test]
-fn a_ticket_is_good_for_twenty_minutes_and_its_link_as_long_as_the_file() {
+fn ticket_and_link_expire_apart() {
     let server = TestServer::start();
     let alice = server.lanying("alice");
     for (after_secs, is_good) in [
@@ -251,7 +251,7 @@ fn a_ticket_is_good_for_twenty_minutes_and_its_link_as_long_as_the_file() {
 }
 
 #[test]
-fn a_ticket_opens_no_form_of_another_app() {
+fn ticket_opens_no_other_apps_form() {
     let server = TestServer::with(TWO_APPS);
     let token = token_of_other(&server, "alice");
     for call in TICKETS {
@@ -274,7 +274,7 @@ fn a_ticket_opens_no_form_of_another_app() {
 }
 
 #[test]
-fn the_backend_uploads_for_its_user() {
+fn backend_uploads_for_its_user() {
     let server = TestServer::start();
     let backend = backend(&server);
     let ticket = success(&backend.get_with(TICKETS[2], &[("user_id", "dave")]));
@@ -284,7 +284,7 @@ fn the_backend_uploads_for_its_user() {
 }
 
 #[test]
-fn a_ticket_is_good_for_its_own_app_alone_whatever_the_keys() {
+fn ticket_is_bound_to_its_app() {
     let server = TestServer::with(
         r#"
         [[tenant]]

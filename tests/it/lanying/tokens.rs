@@ -10,7 +10,7 @@ use crate::support::{
 use chatfiles::{auth::Subject, time::MS_PER_DAY};
 
 #[test]
-fn a_call_of_no_known_app_is_refused_before_anything_else_is_looked_at() {
+fn unknown_app_is_refused_first() {
     let server = TestServer::with(TWO_APPS);
     let good = server.token("alice");
     let apps: &[(Option<&str>, &str)] = &[
@@ -45,7 +45,7 @@ fn a_call_of_no_known_app_is_refused_before_anything_else_is_looked_at() {
 }
 
 #[test]
-fn a_token_comes_before_the_parameters_and_each_fault_has_its_code() {
+fn token_errors_have_own_codes() {
     let server = TestServer::with(TWO_APPS);
     let stored = Stored::at(&server);
     let old = server.token("alice");
@@ -91,7 +91,7 @@ fn a_token_comes_before_the_parameters_and_each_fault_has_its_code() {
 }
 
 #[test]
-fn a_tenant_whose_tokens_were_all_revoked_has_its_clients_log_in_again() {
+fn revoked_tenant_must_log_in_again() {
     let server = TestServer::with(&app("tokens_not_before = 4102444800"));
     for path in PATHS {
         assert_code(&server.lanying("alice").get(path), 402);
@@ -100,7 +100,7 @@ fn a_tenant_whose_tokens_were_all_revoked_has_its_clients_log_in_again() {
 }
 
 #[test]
-fn token_and_app_id_come_as_header_or_in_the_query_each() {
+fn credentials_in_header_or_query() {
     let server = TestServer::with(TWO_APPS);
     let stored = Stored::at(&server);
     let token = server.token("alice");
@@ -139,7 +139,7 @@ fn token_and_app_id_come_as_header_or_in_the_query_each() {
 }
 
 #[test]
-fn the_backend_says_for_whom_it_calls() {
+fn backend_names_its_user() {
     let server = TestServer::with(TWO_APPS);
     let stored = Stored::at(&server);
     let backend = backend(&server);
@@ -172,7 +172,7 @@ fn the_backend_says_for_whom_it_calls() {
 }
 
 #[test]
-fn a_user_whose_name_cannot_stand_in_a_link_has_no_part_in_this_api() {
+fn unlinkable_user_name_is_refused() {
     let server = TestServer::with(TWO_APPS);
     let stored = Stored::at(&server);
     for name in ["a|b", "日本", "a~b", "a?b", "a:b", &"a".repeat(65)] {
@@ -192,7 +192,7 @@ fn a_user_whose_name_cannot_stand_in_a_link_has_no_part_in_this_api() {
 }
 
 #[test]
-fn a_client_of_one_app_sees_nothing_of_the_other() {
+fn app_sees_nothing_of_other_app() {
     let server = TestServer::with(TWO_APPS);
     let stored = Stored::at(&server);
     let token = token_of_other(&server, "bob");

@@ -26,7 +26,7 @@ const AUDIO_AMR_WB: &str = "audio/amr-wb";
 const AUDIO_MPEG: &str = "audio/mpeg";
 
 #[test]
-fn a_voice_comes_in_the_format_asked_for_and_all_else_as_it_is() {
+fn converts_voice_to_requested_format() {
     let server = TestServer::start();
     let (alice, bob) = (server.lanying("alice"), server.lanying("bob"));
     let (as_amr, as_wide, as_mp3) = (
@@ -85,7 +85,7 @@ fn a_voice_comes_in_the_format_asked_for_and_all_else_as_it_is() {
 }
 
 #[test]
-fn a_voice_keeps_its_length_at_every_rate() {
+fn conversion_keeps_length() {
     let server = TestServer::start();
     let alice = server.lanying("alice");
     for (name, seconds, arguments, more) in [
@@ -110,7 +110,7 @@ fn a_voice_keeps_its_length_at_every_rate() {
 
 /// Phones send no speech in a pause, and a voice may end in one, or be one.
 #[test]
-fn a_voice_keeps_its_pauses() {
+fn conversion_keeps_pauses() {
     let server = TestServer::start();
     let alice = server.lanying("alice");
     let recorded = |name: &str, from: &str, to: &str, arguments: &str| {
@@ -145,7 +145,7 @@ fn a_voice_keeps_its_pauses() {
 }
 
 #[test]
-fn a_format_that_there_is_not_is_a_wrong_parameter() {
+fn unknown_format_is_bad_parameter() {
     let server = TestServer::start();
     let alice = server.lanying("alice");
     for (file_type, bytes) in [("101", &AMR), ("100", &MP4)] {
@@ -162,7 +162,7 @@ fn a_format_that_there_is_not_is_a_wrong_parameter() {
 }
 
 #[test]
-fn a_voice_that_was_forwarded_is_converted_for_whom_it_came_to() {
+fn forwarded_voice_is_converted() {
     let server = TestServer::start();
     let url = server.lanying("alice").send("101", "bob", "a.amr", &AMR);
     let bob = server.lanying("bob");
@@ -175,7 +175,7 @@ fn a_voice_that_was_forwarded_is_converted_for_whom_it_came_to() {
 }
 
 #[test]
-fn a_converted_voice_is_served_by_the_rules_for_files() {
+fn converted_voice_follows_file_rules() {
     let server = TestServer::start();
     let alice = server.lanying("alice");
     for (bytes, more) in [(&AMR, "&format=mp3"), (&MP3, "&format=amr")] {
@@ -185,7 +185,7 @@ fn a_converted_voice_is_served_by_the_rules_for_files() {
 }
 
 #[test]
-fn ffmpeg_hears_nothing_of_what_is_stored_behind_the_voice() {
+fn ffmpeg_reads_only_the_voice() {
     let program = Program::real();
     let server = TestServer::with(&program.toml(""));
     let alice = server.lanying("alice");
@@ -208,7 +208,7 @@ fn ffmpeg_hears_nothing_of_what_is_stored_behind_the_voice() {
 }
 
 #[test]
-fn a_hundred_that_ask_for_a_voice_at_once_start_ffmpeg_once() {
+fn concurrent_voices_start_ffmpeg_once() {
     let program = Program::real();
     let server = TestServer::with(&program.toml(""));
     let alice = server.lanying("alice");

@@ -149,7 +149,7 @@ fn one_tenant_leaves_half_for_others() {
 }
 
 #[test]
-fn who_holds_much_has_to_be_fast() {
+fn large_holders_must_be_fast() {
     let pace = "[server]\nbody_idle_timeout_seconds = 60\nbody_bytes_per_second_min = 1000\n";
     let server = TestServer::with(&format!("{SHARES}{pace}"));
     let (org, app) = ("easemob-demo", "chatdemoui");
@@ -173,7 +173,7 @@ fn who_holds_much_has_to_be_fast() {
 }
 
 #[test]
-fn an_upload_that_finds_no_room_is_told_so_in_its_dialect_and_all_else_goes_on() {
+fn no_room_answers_in_api_format() {
     let server = TestServer::with(LIMITS);
     let alice = server.lanying("alice");
     let id = server.store_file("a.txt", "text/plain", b"text");
@@ -219,7 +219,7 @@ fn an_upload_that_finds_no_room_is_told_so_in_its_dialect_and_all_else_goes_on()
 }
 
 #[test]
-fn room_comes_back_however_an_upload_ends() {
+fn room_returns_after_any_end() {
     let toml = format!("{LIMITS}[server]\nbody_idle_timeout_seconds = 1\n");
     let server = TestServer::with(&toml);
     let large = form(3_600_000);
@@ -265,7 +265,7 @@ fn room_comes_back_however_an_upload_ends() {
 }
 
 #[test]
-fn a_client_that_waits_for_100_continue_does_not_get_it_where_there_is_no_room() {
+fn expect_continue_is_refused_without_room() {
     let server = TestServer::with(LIMITS);
     let _first = stalled(&server, &form(3_600_000), 1000);
     let mut connection = server.connect();
@@ -278,7 +278,7 @@ fn a_client_that_waits_for_100_continue_does_not_get_it_where_there_is_no_room()
 }
 
 #[test]
-fn a_chunked_upload_holds_the_most_that_its_tenant_accepts() {
+fn chunked_upload_reserves_tenant_limit() {
     let server = TestServer::with(LIMITS);
     let small = form(20_000);
     let mut first = server.connect();
@@ -300,7 +300,7 @@ fn a_chunked_upload_holds_the_most_that_its_tenant_accepts() {
 }
 
 #[test]
-fn a_form_holds_little_until_its_policy_is_good() {
+fn form_reserves_after_policy_check() {
     let server = TestServer::with(LIMITS);
     let alice = server.lanying("alice");
     let ticket = alice.ticket("100", "bob", "1");
@@ -354,7 +354,7 @@ fn a_form_holds_little_until_its_policy_is_good() {
 }
 
 #[test]
-fn a_reload_for_uploads_that_would_never_fit_changes_nothing() {
+fn bad_reload_changes_nothing() {
     let server = TestServer::with(LIMITS);
     let reload = |limits: &str| {
         let text = format!("[limits]\nupload_bytes_in_flight_max = 9000000\n{limits}");

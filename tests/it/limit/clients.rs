@@ -6,7 +6,7 @@ use super::{ONE, burst, call, get, is_refused, share};
 use crate::support::{BASE, TestServer, open_from, poll};
 
 #[test]
-fn client_addresses_are_counted_apart_and_exempt_networks_not_at_all() {
+fn addresses_count_apart_except_exempt() {
     let server = TestServer::with(&format!("{ONE}exempt = [\"127.0.3.0/24\", \"127.0.4.4\"]"));
     let path = format!("{BASE}/chatfiles/x");
     for (from, limited) in [
@@ -33,7 +33,7 @@ fn client_addresses_are_counted_apart_and_exempt_networks_not_at_all() {
 }
 
 #[test]
-fn behind_trusted_proxies_the_right_most_untrusted_address_is_the_client() {
+fn client_is_rightmost_untrusted_address() {
     let trusted = "trusted_proxies = [\"127.0.0.1\", \"10.0.0.0/8\", \"fd00::/8\"]";
     let server = TestServer::with(&format!("{ONE}{trusted}"));
     let mut connection = server.connect();
@@ -78,7 +78,7 @@ fn behind_trusted_proxies_the_right_most_untrusted_address_is_the_client() {
 }
 
 #[test]
-fn the_standard_header_is_read_where_it_is_configured_and_the_other_is_not() {
+fn forwarded_header_when_configured() {
     let trusted = "trusted_proxies = [\"127.0.0.1\"]\nforwarded_header = \"forwarded\"";
     let server = TestServer::with(&format!("{ONE}{trusted}"));
     let mut connection = server.connect();
@@ -109,7 +109,7 @@ fn the_standard_header_is_read_where_it_is_configured_and_the_other_is_not() {
 }
 
 #[test]
-fn a_forwarding_header_of_an_untrusted_peer_changes_nothing() {
+fn untrusted_peer_headers_are_ignored() {
     let path = format!("{BASE}/chatfiles/x");
     let from = |value: &str| {
         let lines = [
@@ -155,7 +155,7 @@ fn client(number: u32) -> String {
 }
 
 #[test]
-fn many_thousand_clients_are_counted_each_by_itself() {
+fn many_clients_count_separately() {
     let server = TestServer::with(&format!("{ONE}trusted_proxies = [\"127.0.0.1\"]"));
     let path = format!("{BASE}/chatfiles/x");
     let mut connection = server.connect();
@@ -184,7 +184,7 @@ fn many_thousand_clients_are_counted_each_by_itself() {
 }
 
 #[test]
-fn more_clients_than_there_is_room_for_share_buckets_and_open_no_gate() {
+fn full_table_still_limits() {
     let settings = "trusted_proxies = [\"127.0.0.1\"]\naddresses_max = 16";
     let server = TestServer::with(&format!("{ONE}{settings}"));
     let path = format!("{BASE}/chatfiles/x");

@@ -85,7 +85,7 @@ fn server(toml: &str) -> TestServer {
 }
 
 #[test]
-fn a_user_and_a_tenant_may_store_so_much_a_day_and_all_of_it_the_next_day() {
+fn daily_quota_per_user_and_tenant() {
     let server = server(&format!("{USER}upload_bytes_per_day = 12000\n"));
     assert_stored(&upload(&server, "alice", 3000));
     assert_over(&server, &upload(&server, "alice", 3000), "user", 5000);
@@ -121,7 +121,7 @@ fn a_user_and_a_tenant_may_store_so_much_a_day_and_all_of_it_the_next_day() {
 }
 
 #[test]
-fn a_form_counts_for_the_user_whose_ticket_it_was_and_a_forward_for_nobody() {
+fn form_counts_for_ticket_owner() {
     let server = server(USER);
     let alice = server.lanying("alice");
     let url = alice.send("100", "bob", "a.bin", &[7; 3000]);
@@ -158,7 +158,7 @@ fn a_form_counts_for_the_user_whose_ticket_it_was_and_a_forward_for_nobody() {
 }
 
 #[test]
-fn the_application_itself_counts_for_its_tenant_alone() {
+fn application_counts_for_tenant_only() {
     let server = server(&format!("{USER}upload_bytes_per_day = 12000\n"));
     let token = server.token_of("easemob-demo", "chatdemoui", Subject::App);
     let upload = |bytes: usize| {
@@ -177,7 +177,7 @@ fn the_application_itself_counts_for_its_tenant_alone() {
 }
 
 #[test]
-fn what_is_on_its_way_counts_and_what_fails_is_given_back() {
+fn pending_counts_and_failed_returns() {
     let server = server(USER);
     let body = form(4000).bytes();
     let length = body.len().to_string();
@@ -218,7 +218,7 @@ fn what_is_on_its_way_counts_and_what_fails_is_given_back() {
 }
 
 #[test]
-fn a_file_that_the_disk_refuses_is_given_back() {
+fn failed_write_returns_quota() {
     let directory = tempfile::tempdir().unwrap();
     let faults = Faults::default();
     let moved = faults.clone();
@@ -241,7 +241,7 @@ fn a_file_that_the_disk_refuses_is_given_back() {
 }
 
 #[test]
-fn uploads_at_the_same_time_cannot_pass_together() {
+fn concurrent_uploads_cannot_exceed() {
     let server = server(&format!("{USER}upload_bytes_per_day = 12000\n"));
     let statuses: Vec<u16> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..16)
@@ -259,7 +259,7 @@ fn uploads_at_the_same_time_cannot_pass_together() {
 }
 
 #[test]
-fn a_chunked_upload_needs_room_for_the_most_that_it_may_bring() {
+fn chunked_upload_reserves_maximum() {
     let server = server(&format!("{USER}upload_bytes_max = 4000\n"));
     let chunked = || {
         let body = form(500).bytes();
@@ -335,7 +335,7 @@ fn parts_count_as_they_come() {
 }
 
 #[test]
-fn a_reload_changes_the_quota_and_keeps_the_counts() {
+fn reload_keeps_counts() {
     let server = server(USER);
     let reload = |toml: &str| {
         // A tenant before it in the table: the counts stay with the one that they are of.

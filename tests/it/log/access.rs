@@ -1,4 +1,4 @@
-//! The access log: one line for each request, when its answer has ended, with what really came of it.
+//! The access log: one line per request when its response has ended, with the actual result.
 
 use std::{io::Read, net::Ipv4Addr};
 
@@ -24,7 +24,7 @@ fn upload(server: &Logged, token: &str, name: &str, kind: &str, bytes: &[u8]) ->
 }
 
 #[test]
-fn a_line_says_what_came_of_a_request() {
+fn line_describes_request() {
     let server = Logged::start(ALL);
     let token = token(&server);
     let large = vec![7; 3 << 20];
@@ -40,7 +40,7 @@ fn a_line_says_what_came_of_a_request() {
     let with = |name, value| [("Authorization", &*token), (name, value)];
 
     let mut expected = vec![
-        // Of the two uploads.
+        // For both uploads.
         (json!("easemob_upload"), json!(200), None),
         (json!("easemob_upload"), json!(200), None),
     ];
@@ -105,10 +105,10 @@ fn a_line_says_what_came_of_a_request() {
 }
 
 #[test]
-fn an_answer_that_nobody_takes_to_its_end_is_cut_short() {
+fn unfinished_answer_is_cut_short() {
     let server = Logged::start(ALL);
     let token = token(&server);
-    // More than sockets hold on both sides.
+    // More than the sockets of both sides hold.
     let large = vec![7; 10 << 20];
     let id = upload(&server, &token, "a.bin", "application/octet-stream", &large);
     let path = format!("{BASE}/chatfiles/{id}");
@@ -135,7 +135,7 @@ fn an_answer_that_nobody_takes_to_its_end_is_cut_short() {
 }
 
 #[test]
-fn one_in_so_many_is_logged() {
+fn sample_logs_one_in_n() {
     let server = Logged::start(&["--log-format", "json", "--log-access-sample", "5"]);
     let mut connection = Connection::open(server.process.address);
     for _ in 0..50 {
@@ -145,17 +145,17 @@ fn one_in_so_many_is_logged() {
 }
 
 #[test]
-fn without_its_key_there_is_no_access_log() {
+fn access_log_is_off_by_default() {
     let server = Logged::start(&["--log-format", "json"]);
     assert_eq!(server.get("/healthz").status, 200);
     assert_eq!(access_lines(&server.end()), Vec::<Value>::new());
 }
 
 #[test]
-fn a_failure_of_ours_is_logged_whatever_the_sample() {
+fn server_errors_are_always_logged() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
-    // A floor that no disk has: 507.
+    // No disk satisfies this floor, so the response is 507.
     let flags = [
         "--log-format",
         "json",
@@ -181,7 +181,7 @@ fn a_failure_of_ours_is_logged_whatever_the_sample() {
 }
 
 #[test]
-fn no_path_makes_a_line_or_a_field_of_its_own() {
+fn paths_cannot_forge_lines() {
     for format in ["text", "json"] {
         let server = Logged::start(&[
             "--log-access-sample",
@@ -203,7 +203,7 @@ fn no_path_makes_a_line_or_a_field_of_its_own() {
             connection.send(request.as_bytes()).unwrap();
             assert!(connection.answer("GET").unwrap().status >= 400, "{path}");
         }
-        // What hyper refuses is in no access log, and in no line of any other.
+        // Requests that hyper refuses appear in no log line.
         for path in ["/a\u{1b}[31mFORGED", "/a\u{0}FORGED", "/a\rFORGED"] {
             let mut connection = Connection::open(server.process.address);
             let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");

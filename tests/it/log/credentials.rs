@@ -1,4 +1,4 @@
-//! An id that opens a file by itself stands in no line of the log; its fingerprint does.
+//! An id that opens a file by itself never appears in the log; its fingerprint does.
 
 use chatfiles::secret::hex;
 use sha2::{Digest, Sha256};
@@ -8,8 +8,8 @@ use crate::support::{
     process::{Process, id, run, stdout},
 };
 
-/// Two tenants: in the first one an id opens an unrestricted file. A line of the store names no tenant, so the ids of
-/// both are hashed.
+/// Two tenants: in the first one, an id opens an unrestricted file. Log lines of the store name no tenant, so the ids
+/// of both are hashed.
 const TENANTS: &str = r#"
     [retention]
     chatfile_days = 1
@@ -54,7 +54,7 @@ fn ids_that_open_files_are_hashed() {
         assert_eq!(get(&file, &[]).status, if is_open { 200 } else { 401 });
         let by_token = [("Authorization", &**bearer)];
         assert_eq!(get(&file, &by_token).status, 200);
-        // What is answered otherwise, and paths that are nearly right.
+        // Other errors, and almost correct paths.
         for path in [
             format!("{file}?thumbnail=true"),
             format!("{file}/"),
@@ -75,7 +75,7 @@ fn ids_that_open_files_are_hashed() {
         let range = [by_token[0], ("Range", "bytes=99999999-")];
         assert_eq!(get(&file, &range).status, 416);
     }
-    // A file that cannot be read: the lines of the store and of the decoders.
+    // An unreadable file, for the log lines of the store and the decoders.
     let is_of = |path: &std::path::Path, id: &str| path.to_string_lossy().contains(id);
     for (_, bearer, id) in &ids {
         let found = crate::support::files_below(&store);

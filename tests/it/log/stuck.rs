@@ -1,4 +1,4 @@
-//! Nobody reads the log: requests go on being answered, and what has no room is counted.
+//! A log that is not read: requests are still answered, and dropped lines are counted.
 
 use std::io::{self, Read};
 
@@ -7,17 +7,17 @@ use crate::support::{
     process::{Launch, Process},
 };
 
-/// A pipe holds 64 KiB, and the server two mebibytes at the most; each request here makes a line of half a kilobyte and more.
+/// A pipe holds 64 KiB and the server at most 2 MiB; each request here logs a line of at least half a kilobyte.
 const REQUESTS_MAX: usize = 20_000;
 
 fn dropped(server: &Process) -> u64 {
-    let text = server.ask_operator("/metrics").text();
+    let text = String::from_utf8(server.ask_operator("/metrics").body).unwrap();
     let scrape = Exposition::parse(&text).unwrap();
     scrape.get("chatfiles_log_lines_dropped_total", &[])
 }
 
 #[test]
-fn a_log_that_nobody_reads_holds_up_no_request_and_not_the_end() {
+fn full_log_pipe_blocks_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let (mut reader, writer) = io::pipe().unwrap();
     let flags = [
@@ -42,7 +42,7 @@ fn a_log_that_nobody_reads_holds_up_no_request_and_not_the_end() {
     let before = dropped(&server);
     assert!(before > 200, "{before}");
 
-    // Somebody reads again: nothing more is dropped, and what waited comes in whole lines.
+    // The log is read again: nothing more is dropped, and the waiting lines are complete.
     let mut read = Vec::new();
     let mut buffer = vec![0; 64 << 10];
     while read.len() < 1 << 20 {
@@ -59,7 +59,7 @@ fn a_log_that_nobody_reads_holds_up_no_request_and_not_the_end() {
     call();
     assert_eq!(dropped(&server), before);
 
-    // And nobody once more: the end does not wait for the log for ever.
+    // Not read again: the server does not wait forever for the log when it stops.
     while dropped(&server) == before {
         (0..200).for_each(|_| call());
     }
@@ -67,7 +67,7 @@ fn a_log_that_nobody_reads_holds_up_no_request_and_not_the_end() {
 }
 
 #[test]
-fn a_log_whose_reader_is_gone_is_counted_and_harms_nothing() {
+fn closed_log_pipe_is_counted() {
     let directory = tempfile::tempdir().unwrap();
     let (reader, writer) = io::pipe().unwrap();
     let flags = [

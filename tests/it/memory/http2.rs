@@ -85,7 +85,7 @@ fn request_heads_are_freed_before_draining() {
 }
 
 #[test]
-fn file_bytes_that_wait_are_bounded_in_sum() {
+fn queued_file_bytes_are_bounded() {
     let directory = tempfile::tempdir().unwrap();
     let server = Process::start(&directory.path().join("data"), &[]);
     let bytes = Random::new().bytes(1_000_000);
@@ -121,7 +121,7 @@ fn file_bytes_that_wait_are_bounded_in_sum() {
 }
 
 #[test]
-fn header_tables_are_bounded_in_sum() {
+fn header_tables_are_bounded() {
     let directory = tempfile::tempdir().unwrap();
     let server = Process::start(&directory.path().join("data"), &[]);
     let before_kb = server.status_kb("VmRSS");

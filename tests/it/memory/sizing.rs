@@ -306,7 +306,7 @@ fn leave_answers(address: SocketAddr, root: &Certificate, request: &[u8]) -> Str
 }
 
 #[test]
-fn worst_case_is_what_the_table_says() {
+fn worst_case_matches_table() {
     let directory = tempfile::tempdir().unwrap();
     let certificate = Certificate::write(directory.path(), "first", &["files.test"]);
     // Covers wait for it until the test has ended.

@@ -16,7 +16,7 @@ fn write(directory: &Path, name: &str, year: i32) -> Certificate {
 }
 
 #[test]
-fn the_end_of_the_one_that_ends_first_is_shown_and_follows_the_files() {
+fn shows_earliest_expiry() {
     let directory = tempfile::tempdir().unwrap();
     let first = write(directory.path(), "first", 2100);
     let second = write(directory.path(), "second", 2090);
@@ -45,7 +45,7 @@ fn the_end_of_the_one_that_ends_first_is_shown_and_follows_the_files() {
 }
 
 #[test]
-fn a_certificate_that_vouches_for_another_one_counts_with_it() {
+fn issuer_certificate_counts_too() {
     let directory = tempfile::tempdir().unwrap();
     let own = write(directory.path(), "own", 2100);
     let other = write(directory.path(), "other", 2090);
@@ -56,7 +56,7 @@ fn a_certificate_that_vouches_for_another_one_counts_with_it() {
 }
 
 #[test]
-fn without_tls_there_is_no_end_to_show() {
+fn without_tls_there_is_no_expiry() {
     let server = TestServer::with(OPERATOR);
     let scrape = server.scrape();
     assert!(scrape.families.contains_key(ENDS));

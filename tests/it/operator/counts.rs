@@ -73,7 +73,7 @@ fn derived(scrape: &Exposition, source: &str) -> u64 {
 }
 
 #[test]
-fn an_upload_and_its_downloads_are_counted_with_their_bytes() {
+fn transfers_are_counted_with_bytes() {
     let server = TestServer::with(OPERATOR);
     let form = Form::new().file("a.bin", "application/octet-stream", &[7; 300_000]);
     let upload = || server.upload(&form, &[]);
@@ -118,7 +118,7 @@ fn an_upload_and_its_downloads_are_counted_with_their_bytes() {
 }
 
 #[test]
-fn refusals_are_counted_by_their_status() {
+fn refusals_are_counted_by_status() {
     let server = TestServer::with(OPERATOR);
     let id = server.store_file("a.txt", "text/plain", b"text");
     let nobody = || server.get(&format!("{BASE}/chatfiles/{id}"), &[]);
@@ -171,7 +171,7 @@ fn refusals_are_counted_by_their_status() {
 }
 
 #[test]
-fn calls_over_the_rate_are_counted_where_they_were_refused() {
+fn rate_refusals_are_counted_by_class() {
     let limits = "[limits]\ncalls_per_second = 1\ncalls_burst = 1\n";
     for (status, toml) in [("503", ""), ("429", "status = 429\n")] {
         let server = TestServer::with(&format!("{OPERATOR}{limits}{toml}"));
@@ -208,7 +208,7 @@ fn calls_over_the_rate_are_counted_where_they_were_refused() {
 }
 
 #[test]
-fn a_thumbnail_is_made_then_found_in_memory_and_after_a_restart_on_disk() {
+fn thumbnail_sources_are_counted() {
     let directory = tempfile::tempdir().unwrap();
     let thumbnail = [("thumbnail", "true")];
     let mut server = TestServer::in_directory(directory.path(), OPERATOR);
@@ -241,7 +241,7 @@ fn a_thumbnail_is_made_then_found_in_memory_and_after_a_restart_on_disk() {
 }
 
 #[test]
-fn what_cannot_be_made_is_tried_once_and_what_is_small_not_at_all() {
+fn failed_and_small_pictures_are_counted() {
     let server = TestServer::with(OPERATOR);
     let fixture = |name: &str| {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/images/");
@@ -271,7 +271,7 @@ fn what_cannot_be_made_is_tried_once_and_what_is_small_not_at_all() {
 }
 
 #[test]
-fn places_and_the_queue_of_decoding_are_shown_while_they_are_taken() {
+fn decode_queue_is_shown() {
     let program = Program::held();
     let toml = program.toml("processes_max = 1\nqueue_max = 5\ntimeout_seconds = 60");
     let server = TestServer::with(&format!("{OPERATOR}{toml}[thumbnails]\nthreads = 3\n"));
@@ -320,7 +320,7 @@ fn places_and_the_queue_of_decoding_are_shown_while_they_are_taken() {
 }
 
 #[test]
-fn uploads_and_connections_are_shown_while_they_last() {
+fn uploads_and_connections_are_shown() {
     let server = TestServer::with(OPERATOR);
     let form = Form::new().file("a.bin", "application/octet-stream", &[1; 100_000]);
     let (bytes, content_type) = (form.bytes(), form.content_type());
@@ -364,7 +364,7 @@ fn uploads_and_connections_are_shown_while_they_last() {
 }
 
 #[test]
-fn every_sync_of_an_upload_is_timed_and_none_where_there_is_none() {
+fn every_sync_is_timed() {
     for (durability, is_synced) in [("full", true), ("none", false)] {
         let toml = format!("{OPERATOR}[store]\ndurability = \"{durability}\"\n");
         let server = TestServer::with(&toml);

@@ -221,7 +221,7 @@ fn in_alarms(key: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_dashboard_and_the_alarms_ask_for_what_is_shown() {
+fn dashboard_and_alarms_use_known_metrics() {
     let directory = tempfile::tempdir().unwrap();
     let server = showing_everything(directory.path());
     use_everything(&server);
@@ -256,7 +256,7 @@ fn the_dashboard_and_the_alarms_ask_for_what_is_shown() {
 }
 
 #[test]
-fn the_check_finds_what_is_not_shown() {
+fn check_finds_unknown_metrics() {
     let directory = tempfile::tempdir().unwrap();
     let server = showing_everything(directory.path());
     use_everything(&server);
@@ -302,7 +302,7 @@ fn the_check_finds_what_is_not_shown() {
 }
 
 #[test]
-fn the_document_says_of_every_alarm_what_to_do() {
+fn document_explains_every_alarm() {
     let document = document("docs/operations.md");
     for name in in_alarms("- alert: ") {
         assert!(document.contains(&format!("`{name}`")), "{name}");

@@ -10,7 +10,7 @@ use crate::support::{
 };
 
 #[test]
-fn a_server_with_room_on_its_disk_is_ready() {
+fn disk_with_room_is_ready() {
     let server = TestServer::with(OPERATOR);
     let ready = server.operator("GET", "/readyz");
     assert_eq!((ready.status, ready.text().as_str()), (200, "ready\n"));
@@ -19,7 +19,7 @@ fn a_server_with_room_on_its_disk_is_ready() {
 }
 
 #[test]
-fn a_disk_under_its_floor_is_not_ready_and_says_so() {
+fn disk_below_floor_is_not_ready() {
     const FLOOR: u64 = 1 << 60;
     let toml = format!("{OPERATOR}[store]\nfree_space_min_bytes = {FLOOR}\n");
     let server = TestServer::with(&toml);
@@ -38,7 +38,7 @@ fn a_disk_under_its_floor_is_not_ready_and_says_so() {
 }
 
 #[test]
-fn a_disk_that_does_not_answer_is_not_ready() {
+fn failing_disk_is_not_ready() {
     let directory = tempfile::tempdir().unwrap();
     let server = TestServer::in_directory(directory.path(), OPERATOR);
     assert_eq!(server.operator("GET", "/readyz").status, 200);
@@ -54,7 +54,7 @@ fn a_disk_that_does_not_answer_is_not_ready() {
 }
 
 #[test]
-fn a_disk_that_hangs_is_not_ready_and_is_asked_by_one_at_a_time() {
+fn hanging_disk_is_probed_once() {
     const PROBES: usize = 4;
     // All of 127.0.0.0/8 is this machine: no other test has this address.
     let address = "127.77.0.1:9090";
@@ -80,7 +80,7 @@ fn a_disk_that_hangs_is_not_ready_and_is_asked_by_one_at_a_time() {
 }
 
 #[test]
-fn a_stopping_server_says_that_it_drains_until_the_last_transfer_has_ended() {
+fn stopping_server_reports_draining() {
     let server = TestServer::with(OPERATOR);
     // More than sockets hold on both sides.
     let large = vec![7; 10 << 20];
@@ -119,7 +119,7 @@ fn a_stopping_server_says_that_it_drains_until_the_last_transfer_has_ended() {
 }
 
 #[test]
-fn flag_and_variable_set_the_address_which_is_printed() {
+fn flag_and_variable_set_printed_address() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
     let server = Process::start(&store, &["--operator-listen", "127.0.0.1:0"]);
@@ -143,7 +143,7 @@ fn flag_and_variable_set_the_address_which_is_printed() {
 }
 
 #[test]
-fn an_address_that_is_taken_is_named() {
+fn taken_address_is_named() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let directory = tempfile::tempdir().unwrap();

@@ -24,7 +24,7 @@ fn is_closed(mut connection: Connection, said: &[u8]) {
 }
 
 #[test]
-fn one_for_each_connection_of_an_address_that_has_too_many() {
+fn counts_connections_over_the_limit() {
     let server = TestServer::with(&format!(
         "{OPERATOR}[server]\nlisten = [\"127.0.0.1:0\", \"proxy:127.0.0.1:0\"]\n\
          proxy_protocol_from = [\"127.0.0.1\"]\nconnections_per_address_max = 2\n"
@@ -50,7 +50,7 @@ fn one_for_each_connection_of_an_address_that_has_too_many() {
 }
 
 #[test]
-fn one_for_each_proxy_header_that_is_not_taken() {
+fn counts_bad_proxy_headers() {
     let server = TestServer::with(&format!(
         "{OPERATOR}[server]\nlisten = [\"127.0.0.1:0\", \"proxy:127.0.0.1:0\"]\n\
          proxy_protocol_from = [\"127.0.0.1\"]\nheader_timeout_seconds = 1\n"
@@ -81,7 +81,7 @@ fn one_for_each_proxy_header_that_is_not_taken() {
 }
 
 #[test]
-fn one_for_each_handshake_that_fails() {
+fn counts_failed_handshakes() {
     let directory = tempfile::tempdir().unwrap();
     let write = |name: &str| Certificate::write(directory.path(), name, &["files.test"]);
     let (shown, other) = (write("shown"), write("other"));
@@ -103,7 +103,7 @@ fn one_for_each_handshake_that_fails() {
 }
 
 #[test]
-fn counts_connections_by_why_they_were_cut() {
+fn counts_cut_connections_by_reason() {
     let server = TestServer::with(&format!(
         "{OPERATOR}[server]\nheader_timeout_seconds = 1\nidle_timeout_seconds = 2\n"
     ));

@@ -239,7 +239,7 @@ fn check_histogram(name: &str, samples: &[Sample]) -> Result<(), String> {
 }
 
 #[test]
-fn the_reader_takes_what_is_right_and_nothing_else() {
+fn parser_rejects_bad_expositions() {
     let good = "# HELP a_total Some help.\n# TYPE a_total counter\na_total{b=\"c\\\"{,\",d=\"\"} 1\na_total{b=\"d\"} 2\n\
                 # HELP g Now.\n# TYPE g gauge\ng 1.5\n# HELP h_seconds H.\n# TYPE h_seconds histogram\n\
                 h_seconds_bucket{r=\"x\",le=\"0.1\"} 1\nh_seconds_bucket{r=\"x\",le=\"+Inf\"} 3\n\

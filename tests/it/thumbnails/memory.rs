@@ -108,7 +108,7 @@ fn gif_in_canvas() -> Vec<u8> {
 }
 
 #[test]
-fn a_decoder_stays_within_its_estimate() {
+fn decoder_stays_within_estimate() {
     let rgb = || DynamicImage::new_rgb8(3000, 3000);
     let rgba = || DynamicImage::new_rgba8(3000, 3000);
     let cases: Vec<(&str, Vec<u8>)> = vec![
@@ -192,7 +192,7 @@ fn a_decoder_stays_within_its_estimate() {
 }
 
 #[test]
-fn nothing_is_decoded_above_the_budget() {
+fn nothing_is_decoded_above_budget() {
     let source = scans::progressive(7000, 7000, scans::WHOLE, 2);
     let (peak, status) = peak(&source, 170);
     assert_eq!(status, 404);
@@ -200,7 +200,7 @@ fn nothing_is_decoded_above_the_budget() {
 }
 
 #[test]
-fn refuses_prefix_codes_above_the_budget() {
+fn refuses_prefix_codes_above_budget() {
     for inside in EVERYWHERE {
         let source = many_groups(inside, 8000);
         let (peak, status) = peak(&source, 170);

@@ -42,17 +42,17 @@ fn check(greedy: &[Ipv4Addr], modest: (&str, Ipv4Addr)) {
 }
 
 #[test]
-fn another_tenant_passes_a_full_queue() {
+fn another_tenant_passes_full_queue() {
     check(&[GREEDY], (OTHER, MODEST));
 }
 
 #[test]
-fn another_tenant_passes_two_greedy_clients() {
+fn another_tenant_passes_greedy_clients() {
     check(&[GREEDY, GREEDY_TOO], (OTHER, MODEST));
 }
 
 #[test]
-fn another_client_passes_a_full_queue() {
+fn another_client_passes_full_queue() {
     check(&[GREEDY], (BASE, MODEST));
 }
 
@@ -87,11 +87,11 @@ fn check_ffmpeg(mine: &[u8], wanted: (&str, &str)) {
 }
 
 #[test]
-fn another_tenants_cover_passes_a_full_queue() {
+fn another_tenants_cover_passes_queue() {
     check_ffmpeg(&MP4, ("thumbnail", "true"));
 }
 
 #[test]
-fn another_tenants_voice_passes_a_full_queue() {
+fn another_tenants_voice_passes_queue() {
     check_ffmpeg(&AMR, ("Accept", "audio/mp3"));
 }

@@ -206,7 +206,7 @@ fn tree(tokens: &[Token], mut path: Vec<String>, paths: &mut Vec<Vec<String>>) -
 }
 
 #[test]
-fn the_reader_sees_code_and_no_comment_or_text() {
+fn tokenizer_skips_comments_and_literals() {
     let source = r##"
         //! crate::a
         /* crate::b /* crate::c */ crate::d */

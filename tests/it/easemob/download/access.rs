@@ -116,7 +116,7 @@ fn secrets(secret: &str) -> Vec<(Option<String>, String, bool)> {
 }
 
 #[test]
-fn a_file_opens_by_token_and_secret() {
+fn opens_by_token_and_secret() {
     let server = TestServer::with(TENANTS);
     let open = server.store_file("a.jpg", "image/jpeg", &photo());
     let (restricted, secret) = store_restricted(&server);
@@ -146,7 +146,7 @@ fn a_file_opens_by_token_and_secret() {
 }
 
 #[test]
-fn in_the_other_mode_the_secret_alone_opens_a_file() {
+fn secret_mode_needs_no_token() {
     let server = TestServer::with(&TENANTS.replacen(
         "[[tenant]]",
         "[[tenant]]\ndownload_auth = \"secret\"",
@@ -190,7 +190,7 @@ fn in_the_other_mode_the_secret_alone_opens_a_file() {
 }
 
 #[test]
-fn a_secret_guards_the_thumbnail_as_well() {
+fn secret_guards_thumbnail() {
     let server = TestServer::start();
     let (id, secret) = store_restricted(&server);
     for refused in [

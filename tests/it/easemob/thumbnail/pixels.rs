@@ -113,7 +113,7 @@ const SHOWN: &[(&str, &str, &str, f64)] = &[
 ];
 
 #[test]
-fn every_fixture_is_in_a_table() {
+fn every_fixture_is_listed() {
     let mut expected: Vec<_> = SHOWN
         .iter()
         .map(|row| row.0)
@@ -131,7 +131,7 @@ fn every_fixture_is_in_a_table() {
 
 /// The default box, one of the client's own, and one so flat that a picture turned after it was fitted shows.
 #[test]
-fn a_thumbnail_shows_what_the_original_shows_and_fits_its_box() {
+fn thumbnail_shows_original_within_box() {
     let server = TestServer::start();
     let (mut originals, mut worst) = (Vec::new(), Vec::new());
     for (name, shown_by, content_type, bound) in SHOWN {

@@ -74,7 +74,7 @@ fn check(
 }
 
 #[test]
-fn a_full_queue_is_a_503_in_lanyings_form_and_nobody_else_stands_in_it() {
+fn full_queue_is_503_in_lanying() {
     let program = Program::held();
     let server = TestServer::with(&program.toml(ONE_RUNS_ONE_WAITS));
     let alice = server.lanying("alice");
@@ -86,7 +86,7 @@ fn a_full_queue_is_a_503_in_lanyings_form_and_nobody_else_stands_in_it() {
 }
 
 #[test]
-fn nobody_waits_for_a_run_for_longer_than_a_third_of_its_time() {
+fn wait_is_bounded_by_time_limit() {
     let program = Program::held();
     let server = TestServer::with(&program.toml("processes_max = 1\ntimeout_seconds = 3"));
     let alice = server.lanying("alice");
@@ -112,7 +112,7 @@ fn nobody_waits_for_a_run_for_longer_than_a_third_of_its_time() {
 }
 
 #[test]
-fn voices_and_covers_stand_in_one_queue() {
+fn voices_and_covers_share_queue() {
     let program = Program::held();
     let server = TestServer::with(&program.toml(ONE_RUNS_ONE_WAITS));
     let alice = server.lanying("alice");
@@ -130,7 +130,7 @@ fn voices_and_covers_stand_in_one_queue() {
 }
 
 #[test]
-fn a_full_queue_is_a_503_in_easemobs_form_and_nobody_else_stands_in_it() {
+fn full_queue_is_503_in_easemob() {
     let program = Program::held();
     let server = TestServer::with(&program.toml(ONE_RUNS_ONE_WAITS));
     let ids = [0; 4].map(|_| server.store_file("a.mp4", "video/mp4", &MP4));
@@ -143,7 +143,7 @@ fn a_full_queue_is_a_503_in_easemobs_form_and_nobody_else_stands_in_it() {
 /// A client that half-closes still wants its answer, so that one that is gone is noticed when the answer is
 /// written (`server/connection.rs`): the run ends by itself or at its time-out, and what it made is kept.
 #[test]
-fn what_was_begun_for_a_client_that_is_gone_is_made_and_kept() {
+fn abandoned_run_result_is_kept() {
     let program = Program::held();
     let server = TestServer::with(&program.toml(""));
     let alice = server.lanying("alice");
@@ -155,7 +155,7 @@ fn what_was_begun_for_a_client_that_is_gone_is_made_and_kept() {
 }
 
 #[test]
-fn what_hangs_for_a_client_that_is_gone_is_killed_at_its_time_out() {
+fn abandoned_hanging_run_is_killed() {
     let program = Program::fake("sleep 1000 & : > child.$!; wait");
     let server = TestServer::with(&program.toml("timeout_seconds = 2"));
     let clock = Clock::system();

@@ -66,7 +66,7 @@ fn check(about: &str, server: &TestServer, cover_text: &str, voice_text: &str) {
 }
 
 #[test]
-fn whatever_ffmpeg_does_is_told_and_leaves_no_process() {
+fn ffmpeg_failures_leave_no_process() {
     let hangs = format!("{FORK}; wait");
     let floods = format!("{FORK}; {JPEG}; exec cat /dev/zero");
     let complains = format!("{FORK}; echo '/var/lib/secret: no' >&2; exit 1");
@@ -99,7 +99,7 @@ fn whatever_ffmpeg_does_is_told_and_leaves_no_process() {
 }
 
 #[test]
-fn without_an_ffmpeg_all_else_is_served() {
+fn works_without_ffmpeg() {
     let directory = tempfile::tempdir().unwrap();
     let not_executable = directory.path().join("ffmpeg");
     std::fs::write(&not_executable, "#!/bin/sh\n").unwrap();
@@ -119,7 +119,7 @@ fn without_an_ffmpeg_all_else_is_served() {
 }
 
 #[test]
-fn a_failure_is_remembered_for_a_minute_and_no_longer() {
+fn failure_is_remembered_one_minute() {
     let program = Program::real();
     let server = TestServer::with(&program.toml(""));
     let alice = server.lanying("alice");
@@ -140,7 +140,7 @@ fn a_failure_is_remembered_for_a_minute_and_no_longer() {
 
 /// However often it is asked for, in whatever size: one attempt for each time that failures are remembered.
 #[test]
-fn a_failure_is_one_for_all_sizes() {
+fn failure_applies_to_all_sizes() {
     let program = Program::fake("exit 1");
     let settings = "[thumbnails]\nfailure_memory_seconds = 10\n";
     let server = TestServer::with(&format!("{settings}{}", program.toml("")));
@@ -157,7 +157,7 @@ fn a_failure_is_one_for_all_sizes() {
 }
 
 #[test]
-fn a_failure_that_has_passed_is_forgotten() {
+fn past_failure_is_forgotten() {
     let program = Program::fake("[ -e released ] || exit 1; exec ffmpeg \"$@\"");
     let server = TestServer::with(&program.toml(""));
     let alice = server.lanying("alice");
@@ -179,7 +179,7 @@ fn without_frames() -> Vec<u8> {
 }
 
 #[test]
-fn a_video_that_is_broken_or_empty_has_no_cover() {
+fn broken_video_has_no_cover() {
     let server = TestServer::start();
     let alice = server.lanying("alice");
     let sound = made("a.mp4", &["-f", "lavfi", "-i", "sine=d=1", "-c:a", "aac"]);
@@ -221,7 +221,7 @@ fn send_as_video(alice: &Client<'_>, bytes: &[u8]) -> String {
 }
 
 #[test]
-fn a_playlist_that_is_called_a_video_opens_nothing() {
+fn playlist_as_video_opens_nothing() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -267,7 +267,7 @@ fn a_playlist_that_is_called_a_video_opens_nothing() {
 
 /// The grace of a stop is for transfers that run; what was started does not outlive the server.
 #[test]
-fn a_server_that_is_cut_off_leaves_no_process() {
+fn aborted_server_leaves_no_process() {
     let program = Program::fake(&format!("{FORK}; wait"));
     let server = TestServer::with(&program.toml("timeout_seconds = 600"));
     let url = server.lanying("alice").send("103", "bob", "a.mp4", &MP4);

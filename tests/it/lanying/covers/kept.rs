@@ -38,7 +38,7 @@ fn send(alice: &Client<'_>) -> Vec<(String, &'static str)> {
 }
 
 #[test]
-fn what_was_made_is_made_once_also_for_the_server_that_comes_after() {
+fn derivatives_survive_restart() {
     let directory = tempfile::tempdir().unwrap();
     let program = Program::real();
     let toml = program.toml("");
@@ -80,7 +80,7 @@ fn what_was_made_is_made_once_also_for_the_server_that_comes_after() {
 }
 
 #[test]
-fn what_is_lost_or_damaged_on_the_disk_is_made_again() {
+fn lost_derivatives_are_made_again() {
     let directory = tempfile::tempdir().unwrap();
     let program = Program::real();
     let toml = program.toml("");
@@ -126,7 +126,7 @@ fn remove_all(server: &TestServer) -> usize {
 }
 
 #[test]
-fn what_is_taken_down_takes_with_it_what_was_made_of_it() {
+fn removal_takes_derivatives() {
     let program = Program::real();
     let server = TestServer::with(&program.toml(""));
     let alice = server.lanying("alice");
@@ -144,7 +144,7 @@ fn what_is_taken_down_takes_with_it_what_was_made_of_it() {
 }
 
 #[test]
-fn what_is_taken_down_while_something_is_made_of_it_leaves_nothing() {
+fn removal_during_run_leaves_nothing() {
     let program = Program::held();
     let server = TestServer::with(&program.toml("processes_max = 3"));
     let alice = server.lanying("alice");
@@ -166,7 +166,7 @@ fn what_is_taken_down_while_something_is_made_of_it_leaves_nothing() {
 }
 
 #[test]
-fn the_sweep_takes_what_was_made_with_the_day_of_its_file() {
+fn sweep_takes_derivatives_of_day() {
     let program = Program::real();
     let toml = format!("[retention]\nchatfile_days = 1\n{}", program.toml(""));
     let server = TestServer::with(&toml);

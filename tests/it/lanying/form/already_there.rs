@@ -22,7 +22,7 @@ fn assert_exists(answer: &Answer) {
 }
 
 #[test]
-fn the_second_of_two_forms_is_told_that_there_is_a_file_and_changes_nothing() {
+fn second_form_changes_nothing() {
     let server = TestServer::start();
     let ticket = ticket(&server);
     let first = post(&server, &file(ticket_form(&ticket)));
@@ -37,7 +37,7 @@ fn the_second_of_two_forms_is_told_that_there_is_a_file_and_changes_nothing() {
 }
 
 #[test]
-fn a_form_that_was_refused_or_broke_off_can_be_sent_again_at_once() {
+fn failed_form_can_be_sent_again() {
     let server = TestServer::start();
     let ticket = ticket(&server);
     // One is refused at its end, one breaks off, and one is on its way all the time.
@@ -66,7 +66,7 @@ fn whole_head(form: &Form) -> Vec<u8> {
 }
 
 #[test]
-fn of_twenty_forms_for_one_key_at_once_one_is_stored_as_it_was_sent() {
+fn one_of_twenty_concurrent_forms_wins() {
     let server = TestServer::start();
     for round in 0..10 {
         // Small ones have no file before they end.
@@ -124,7 +124,7 @@ fn of_twenty_forms_for_one_key_at_once_one_is_stored_as_it_was_sent() {
 }
 
 #[test]
-fn a_file_that_was_forwarded_on_the_next_day_is_there_for_a_second_form_too() {
+fn forwarded_file_blocks_second_form() {
     let server = TestServer::start();
     // Five minutes before midnight: the ticket is good on both days.
     let day_ms = 86_400_000;
@@ -147,7 +147,7 @@ fn a_file_that_was_forwarded_on_the_next_day_is_there_for_a_second_form_too() {
 }
 
 #[test]
-fn every_ticket_has_a_key_of_its_own() {
+fn tickets_have_distinct_keys() {
     let server = TestServer::start();
     let keys: BTreeSet<String> = (0..100)
         .map(|_| text(&ticket(&server)["oss_body_param"]["key"]))

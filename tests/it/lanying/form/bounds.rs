@@ -58,7 +58,7 @@ fn write_first(server: &TestServer, request: &[u8]) -> Answer {
 }
 
 #[test]
-fn ten_mebibytes_are_taken_and_one_byte_more_is_not() {
+fn accepts_10_mib_not_more() {
     let server = TestServer::start();
     let bytes: Vec<u8> = (0..=LIMIT).map(|at| (at % 251) as u8).collect();
     for length in [Announced, Chunked] {
@@ -76,7 +76,7 @@ fn ten_mebibytes_are_taken_and_one_byte_more_is_not() {
 }
 
 #[test]
-fn an_empty_file_and_one_below_or_above_its_policys_range_are_refused() {
+fn policy_range_and_empty_file() {
     let server = signed::server();
     let form = ticket_form(&ticket(&server)).file("a", "text/plain", b"");
     for length in [Announced, Chunked] {
@@ -115,7 +115,7 @@ fn an_empty_file_and_one_below_or_above_its_policys_range_are_refused() {
 }
 
 #[test]
-fn the_limit_is_the_tenants_and_stands_in_its_policy() {
+fn tenant_limit_is_in_policy() {
     let toml = signed::configuration("limits.upload_bytes_max = 100", "upload_bytes_max = 1000");
     let other = "[[tenant]]\norg = \"o\"\napp = \"a\"\napp_id = \"small\"";
     let server = TestServer::with(&(toml + other));
@@ -150,7 +150,7 @@ fn the_limit_is_the_tenants_and_stands_in_its_policy() {
 }
 
 #[test]
-fn fifty_of_fifty_clients_that_write_first_and_read_after_see_why() {
+fn write_first_clients_see_refusal() {
     let server = TestServer::with("limits.upload_bytes_max = 1048576");
     let ticket = ticket(&server);
     // More than the sockets' buffers hold, so that the client is still writing when it is refused.
@@ -166,7 +166,7 @@ fn fifty_of_fifty_clients_that_write_first_and_read_after_see_why() {
 }
 
 #[test]
-fn every_refusal_of_a_large_form_reaches_a_client_that_writes_first() {
+fn refusals_reach_write_first_clients() {
     let server = TestServer::with("limits.upload_bytes_max = 20000000");
     let fields = fields_of(&ticket(&server));
     let large = vec![3; 12 * MIB];
@@ -206,7 +206,7 @@ fn every_refusal_of_a_large_form_reaches_a_client_that_writes_first() {
 }
 
 #[test]
-fn nothing_of_a_refused_form_is_written_while_it_is_still_being_sent() {
+fn refused_form_is_never_written() {
     let server = TestServer::with("limits.upload_bytes_max = 100000");
     let fields = fields_of(&ticket(&server));
     let large = vec![3; 90_000];
@@ -240,7 +240,7 @@ fn nothing_of_a_refused_form_is_written_while_it_is_still_being_sent() {
 }
 
 #[test]
-fn a_file_is_cut_off_at_the_limit_while_it_is_still_coming() {
+fn file_is_cut_at_limit() {
     let server = TestServer::with("limits.upload_bytes_max = 100000");
     let form = ticket_form(&ticket(&server)).file("a", "application/x-a", &[3; 100_001]);
     // All but the closing boundary: the server cannot know the end, nor wait for it.
@@ -256,7 +256,7 @@ fn a_file_is_cut_off_at_the_limit_while_it_is_still_coming() {
 }
 
 #[test]
-fn a_client_that_waits_for_100_continue_gets_it_unless_its_head_says_enough() {
+fn expect_continue_unless_refused_by_head() {
     let server = TestServer::start();
     let fields = fields_of(&ticket(&server));
     let expect = ("Expect", "100-continue");
@@ -318,7 +318,7 @@ fn a_client_that_waits_for_100_continue_gets_it_unless_its_head_says_enough() {
 }
 
 #[test]
-fn a_connection_goes_on_after_a_small_form_that_was_refused() {
+fn connection_survives_small_refused_form() {
     let server = TestServer::start();
     let fields = fields_of(&ticket(&server));
     let mut connection = server.connect();

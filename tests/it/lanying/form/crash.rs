@@ -32,7 +32,7 @@ fn try_post(server: &Process, ticket: &Value, bytes: &[u8]) -> std::io::Result<A
 }
 
 #[test]
-fn a_form_that_a_kill_took_can_be_sent_again_or_is_there() {
+fn killed_form_can_be_sent_again() {
     let bytes = Random::new().bytes(3 << 20);
     for (call, number, is_named) in MOMENTS {
         println!("{call} {number}");

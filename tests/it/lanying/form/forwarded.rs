@@ -64,7 +64,7 @@ fn inodes(server: &Process) -> Vec<u64> {
 }
 
 #[test]
-fn a_forward_that_the_disk_fails_is_refused_or_copied_and_never_half_done() {
+fn failed_forward_is_never_half_done() {
     let bytes = Random::new().bytes(200_000);
     for (inject, outcome) in [
         ("linkat:error=EMLINK", Outcome::Copied),

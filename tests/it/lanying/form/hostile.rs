@@ -22,7 +22,7 @@ fn large(server: &TestServer) -> Form {
 }
 
 #[test]
-fn a_form_that_ends_before_its_end_is_malformed_and_leaves_nothing() {
+fn truncated_form_leaves_nothing() {
     let server = TestServer::start();
     let form = large(&server);
     let body = form.bytes();
@@ -41,7 +41,7 @@ fn a_form_that_ends_before_its_end_is_malformed_and_leaves_nothing() {
 }
 
 #[test]
-fn a_client_that_goes_in_the_middle_of_a_form_leaves_nothing() {
+fn disconnect_leaves_nothing() {
     let server = TestServer::start();
     let form = large(&server);
     let body = form.bytes();
@@ -65,7 +65,7 @@ fn a_client_that_goes_in_the_middle_of_a_form_leaves_nothing() {
 }
 
 #[test]
-fn a_form_that_comes_a_byte_at_a_time_is_stored() {
+fn accepts_form_byte_by_byte() {
     let server = TestServer::start();
     let ticket = ticket(&server);
     let form = ticket_form(&ticket).file("a.bin", "text/plain", b"slow but honest");
@@ -79,7 +79,7 @@ fn a_form_that_comes_a_byte_at_a_time_is_stored() {
 }
 
 #[test]
-fn a_form_that_stalls_is_given_up_and_its_connection_closed() {
+fn stalled_form_is_closed() {
     let server = TestServer::with("server.body_idle_timeout_seconds = 1");
     let form = large(&server);
     let body = form.bytes();
@@ -98,7 +98,7 @@ fn a_form_that_stalls_is_given_up_and_its_connection_closed() {
 }
 
 #[test]
-fn what_is_no_chunk_is_no_form() {
+fn bad_chunks_are_refused() {
     let server = TestServer::start();
     let form = large(&server);
     let content_type = form.content_type();

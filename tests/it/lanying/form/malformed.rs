@@ -7,7 +7,7 @@ use super::{
 use crate::support::{Form, TestServer, lanying::ticket_form};
 
 #[test]
-fn a_form_that_is_none_or_has_its_file_elsewhere_is_malformed() {
+fn malformed_forms_are_refused() {
     let watched = Watched::start();
     let server = &watched.server;
     let fields = fields_of(&ticket(server));
@@ -130,7 +130,7 @@ fn a_form_that_is_none_or_has_its_file_elsewhere_is_malformed() {
 }
 
 #[test]
-fn a_field_after_the_file_is_refused_and_the_file_goes() {
+fn field_after_file_is_refused() {
     let server = TestServer::start();
     let ticket = ticket(&server);
     for (what, form) in [

@@ -14,7 +14,7 @@ fn post_bytes(server: &TestServer, content_type: &str, body: &[u8]) -> Answer {
 }
 
 #[test]
-fn a_file_that_looks_like_the_end_of_a_form_is_stored_as_it_is() {
+fn file_like_form_end_is_stored() {
     let server = TestServer::start();
     let boundary = Form::new().boundary;
     let mut inner = Form::new();
@@ -47,7 +47,7 @@ fn a_file_that_looks_like_the_end_of_a_form_is_stored_as_it_is() {
 }
 
 #[test]
-fn a_boundary_may_be_quoted_seventy_long_and_full_of_signs() {
+fn accepts_quoted_and_long_boundary() {
     let server = TestServer::start();
     for (boundary, content_type) in [
         ("b".repeat(70), "multipart/form-data; boundary=*"),
@@ -88,7 +88,7 @@ fn a_boundary_may_be_quoted_seventy_long_and_full_of_signs() {
 }
 
 #[test]
-fn names_and_values_with_signs_that_end_lines_and_texts_change_nothing() {
+fn special_characters_change_nothing() {
     let server = TestServer::start();
     let part = |name: &str| format!("Content-Disposition: form-data; name=\"{name}\"\r\n");
     for (what, name, value) in [
@@ -130,7 +130,7 @@ fn names_and_values_with_signs_that_end_lines_and_texts_change_nothing() {
 }
 
 #[test]
-fn a_form_that_is_out_of_its_bounds_is_refused_and_leaves_nothing() {
+fn forms_out_of_bounds_are_refused() {
     let server = TestServer::start();
     let fields = fields_of(&ticket(&server));
     let good = || form_of(&fields);
@@ -231,7 +231,7 @@ fn a_form_that_is_out_of_its_bounds_is_refused_and_leaves_nothing() {
 const ROUNDS: usize = 600;
 
 #[test]
-fn a_form_damaged_at_random_is_refused_or_stored_as_it_was_sent() {
+fn damaged_form_is_refused_or_exact() {
     let server = TestServer::start();
     let mut random = Random::new();
     let (mut stored, mut refused) = (0, 0);

@@ -18,7 +18,7 @@ const FILE_BYTES: usize = 10 << 20;
 const PIECE_BYTES: usize = 64 * 1024;
 
 #[test]
-fn fifty_forms_of_10_mb_at_once_stay_under_150_mb() {
+fn fifty_forms_stay_under_150_mb() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
     let server = Process::start(&store, &["--durability", "none"]);

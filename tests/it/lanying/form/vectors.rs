@@ -72,7 +72,7 @@ fn assert_success(server: &TestServer, vector: &Value, answer: &Answer) {
 }
 
 #[test]
-fn what_the_vendors_signer_signed_is_stored_and_answered_as_its_policy_says() {
+fn accepts_forms_signed_by_vendor() {
     let server = server();
     for vector in vectors() {
         let answer = post(&server, &form(&fields(&vector)));
@@ -86,7 +86,7 @@ fn what_the_vendors_signer_signed_is_stored_and_answered_as_its_policy_says() {
 }
 
 #[test]
-fn a_changed_field_of_the_vendors_form_is_refused_and_leaves_nothing() {
+fn changed_bound_field_is_refused() {
     for vector in vectors() {
         if vector["expect"]["error"].is_string() {
             continue;
@@ -118,7 +118,7 @@ fn a_changed_field_of_the_vendors_form_is_refused_and_leaves_nothing() {
 }
 
 #[test]
-fn a_changed_field_that_no_condition_binds_changes_nothing() {
+fn changed_unbound_field_is_ignored() {
     let mut changed = 0;
     for vector in vectors() {
         let fields = fields(&vector);
@@ -134,7 +134,7 @@ fn a_changed_field_that_no_condition_binds_changes_nothing() {
 }
 
 #[test]
-fn the_range_of_the_vendors_policy_is_that_of_the_file() {
+fn vendor_policy_range_is_enforced() {
     let server = server();
     let vector = vectors()
         .into_iter()

@@ -14,7 +14,7 @@ use crate::support::{
 };
 
 #[test]
-fn the_server_that_makes_a_picture_for_a_viewer_gets_the_original_and_no_question() {
+fn picture_server_needs_no_question() {
     // The sender has left the group; the viewer is in it.
     let backend = Backend::start(|question| match question["user"].as_str() {
         Some("alice") if question["action"] == "download" => {

@@ -20,7 +20,7 @@ fn amr(frame: &[u8], frames: usize) -> Vec<u8> {
 }
 
 #[test]
-fn a_voice_that_plays_too_long_or_is_none_starts_no_ffmpeg() {
+fn too_long_or_bad_starts_no_ffmpeg() {
     let program = Program::real();
     let server = TestServer::with(&program.toml(""));
     let alice = server.lanying("alice");
@@ -62,7 +62,7 @@ fn a_voice_that_plays_too_long_or_is_none_starts_no_ffmpeg() {
 }
 
 #[test]
-fn how_long_a_voice_may_play_is_a_setting() {
+fn voice_seconds_max_is_configurable() {
     let server = TestServer::with("[media]\nvoice_seconds_max = 3");
     let alice = server.lanying("alice");
     let mp3 = |seconds: &str| voice("a.mp3", seconds, &["-ar", "16000", "-b:a", "32k"]);
@@ -90,7 +90,7 @@ fn how_long_a_voice_may_play_is_a_setting() {
 }
 
 #[test]
-fn an_ffmpeg_without_amr_says_what_to_install_and_does_all_else() {
+fn ffmpeg_without_amr_names_package() {
     let no_amr =
         "this server has no encoder for amr: install ffmpeg with libavcodec-extra".to_owned();
     let no_mp3 = "this server has no encoder for mp3: install ffmpeg with libmp3lame".to_owned();
@@ -126,7 +126,7 @@ fn an_ffmpeg_without_amr_says_what_to_install_and_does_all_else() {
 }
 
 #[test]
-fn a_voice_that_is_broken_is_told_so_and_comes_as_it_is() {
+fn broken_voice_comes_unchanged() {
     let server = TestServer::start();
     let alice = server.lanying("alice");
     for bytes in [
