@@ -202,7 +202,7 @@ fn old_process_finishes_transfer() {
     slow.send(&request).unwrap();
     slow.stream().read_exact(&mut [0; 15]).unwrap();
     let new = heir(&store, &old.address.to_string());
-    // Of before, and not closed under the client's hands: one more answer, which says that it is the last.
+    // The old process does not close the connection abruptly: it answers once more and announces the end.
     let last = kept.request("GET", "/healthz", &[], b"");
     assert_eq!(
         (last.status, last.header("connection")),
@@ -232,7 +232,7 @@ fn failed_successor_changes_nothing() {
     assert!(!bad.success());
     let stored = server.upload(b"still here");
     assert_eq!(server.download(&stored, &[]).body, b"still here");
-    // It can still be asked, and handed over.
+    // It still accepts commands and can be handed over.
     assert!(server.command(&["rm", &stored]).status.success());
     let new = heir(&store, &server.address.to_string());
     assert_eq!(new.request("GET", "/healthz", &[], b"").status, 200);
@@ -266,7 +266,7 @@ fn systemd_socket_and_notifications_work() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    // Before it serves, a connection waits in the queue and is not refused.
+    // Before the server is ready, a connection waits in the backlog and is not refused.
     let mut early = Connection::open(address);
     let ready = told();
     assert!(
@@ -294,11 +294,11 @@ fn systemd_tls_socket_needs_certificate() {
         let server = server.stderr(Stdio::piped()).spawn().unwrap();
         (server, address)
     };
-    // No listener of the configuration speaks TLS.
+    // No configured listener uses TLS.
     let certificates = format!("[tls]\ncertificates = [{}]\n", certificate.toml());
     std::fs::write(&config, certificates).unwrap();
     let (mut server, address) = start();
-    // Waits in the queue until the server serves.
+    // Waits in the backlog until the server is ready.
     let mut client = connect(address, "files.test", &certificate, &[]).unwrap();
     assert!(healthy(&mut client));
     server.kill().unwrap();
@@ -311,7 +311,7 @@ fn systemd_tls_socket_needs_certificate() {
     assert!(said.contains("tls.certificates"), "{said}");
 }
 
-/// More than sockets hold, read at 100 KB/s for so long, then as fast as it goes.
+/// More than sockets hold, read at 100 KB/s for `seconds`, then as fast as possible.
 fn slow_download(server: &Process, id: &str, seconds: u32) -> io::Result<usize> {
     let mut connection = open_from(
         server.address,
@@ -328,7 +328,7 @@ fn slow_download(server: &Process, id: &str, seconds: u32) -> io::Result<usize> 
     ))?;
     let (mut taken, mut buffer) = (0, [0; 2_000]);
     loop {
-        // A client's pace, not a wait.
+        // The pace of the client, not a wait for the server.
         if taken < seconds as usize * 100_000 {
             thread::sleep(Duration::from_millis(20));
         }
@@ -359,7 +359,7 @@ fn slow_download_outlives_handover() {
             if is_stopped {
                 old.signal(Signal::TERM);
             }
-            // The answer's head counts too.
+            // Includes the response head.
             let taken = download.join().unwrap();
             let is_whole = taken.as_ref().is_ok_and(|taken| *taken > BYTES);
             assert_eq!(is_whole, !is_stopped, "{taken:?}");

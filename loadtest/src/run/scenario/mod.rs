@@ -260,7 +260,7 @@ expect = [200]
             (
                 "path = \"/load/{id}\"",
                 "path = \"/load/{x}\"",
-                "api.download.path: {x} is not known",
+                "api.download.path: {x} is unknown",
             ),
             (
                 "path = \"/load/{id}\"",
