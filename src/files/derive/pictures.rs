@@ -238,7 +238,7 @@ impl Pictures {
     }
 }
 
-/// The payload of an object, by `pread`.
+/// The payload of an object.
 struct Payload<'a>(&'a OpenFile);
 
 impl ReadAt for Payload<'_> {
@@ -247,7 +247,7 @@ impl ReadAt for Payload<'_> {
     }
 
     fn read_exact_at(&self, at: u64, into: &mut [u8]) -> io::Result<()> {
-        std::os::unix::fs::FileExt::read_exact_at(self.0.object.file(), into, at)
+        self.0.object.read_exact_at(at, into)
     }
 }
 
@@ -279,8 +279,8 @@ impl Picture {
     fn read(&self) -> Result<Bytes> {
         match self {
             Self::File(file) => {
-                let bytes = file.object.read().map_err(Error::internal)?;
-                Ok(bytes.into())
+                let whole = 0..file.object.len();
+                file.object.read_range(whole).map_err(Error::internal)
             }
             Self::Frame(_, frame) => Ok(frame.bytes.clone()),
         }
