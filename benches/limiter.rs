@@ -1,4 +1,4 @@
-//! What a call pays for the rate limit: a client that is known, one that is refused, one among a million.
+//! Cost of a rate limit check: a known client, a refused one, and one among a million.
 
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
 
@@ -20,7 +20,7 @@ fn client(number: u32) -> IpAddr {
     std::net::Ipv4Addr::from_bits(0x0a00_0000 + number).into()
 }
 
-/// A generator that costs a nanosecond, so that addresses are met in no order.
+/// A generator that takes a nanosecond, so that addresses come in random order.
 fn next(seed: &mut u32) -> u32 {
     *seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
     *seed

@@ -1,5 +1,5 @@
-//! What a call pays for its credential: a token seen before, a signed and a dynamic one seen for the first
-//! time, and the making of one.
+//! Cost of checking a token: one seen before, and a signed and a dynamic one seen for the first time. Also the cost of
+//! issuing one.
 
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
 
@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// As a chat backend makes one (the contract, Tokens).
+/// A token as a chat backend makes it (see Tokens in the contract).
 fn dynamic(tenant: &Tenant, user: &str, now: Timestamp) -> String {
     let appkey = format!("{}#{}", tenant.org, tenant.app);
     let (time, secret) = (now.secs(), tenant.client_secret.expose());
@@ -58,7 +58,7 @@ fn tokens(c: &mut Criterion) {
         });
     });
 
-    // Every token is a new one, so the cache never has it.
+    // Every token is new, so the cache never has it.
     let mut number = 0_u64;
     group.bench_function("verify, signed, unknown", |b| {
         let fresh = || {

@@ -326,6 +326,7 @@ fn upload_until_it_is_gone(server: &Process, answered: &Mutex<Vec<Answered>>, se
     }
 }
 
+/// A completion that was interrupted can be requested again.
 #[test]
 fn parts_survive_kill() {
     let directory = tempfile::tempdir().unwrap();

@@ -365,7 +365,7 @@ fn failed_sync_is_never_retried() {
     // Without the calls of the trial write that checks whether the disk works again.
     let of_upload = |line: &&str| line.contains("fdatasync(") && !line.contains("/probe-");
     assert_eq!(log.lines().filter(of_upload).count(), 1, "{log}");
-    poll("nothing stays", || is_clean(&store));
+    poll("nothing is left", || is_clean(&store));
 }
 
 #[test]

@@ -31,7 +31,7 @@ fn traced(log: &Path, program: &Command, until: &str) -> Vec<String> {
         .stderr(std::process::Stdio::null());
     let mut child = strace.spawn().expect("strace is installed");
     let read = || String::from_utf8_lossy(&std::fs::read(log).unwrap_or_default()).into_owned();
-    poll("the line that hands something out", || {
+    poll("the line that publishes something", || {
         read().contains(until) || child.try_wait().expect("a child").is_some()
     });
     let text = read();
@@ -119,6 +119,7 @@ fn first_start_syncs_new_directories() {
     assert_synced_before(&calls, directory.path(), "listening on");
 }
 
+/// Another process has linked the key file and not yet removed its draft.
 #[test]
 fn reader_syncs_unfinished_key_file() {
     let directory = tempfile::tempdir().unwrap();

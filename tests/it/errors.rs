@@ -328,6 +328,7 @@ fn row_503_unavailable() {
     );
 }
 
+/// Downloads go on.
 #[test]
 fn row_507_free_space_floor() {
     let directory = tempfile::tempdir().unwrap();
@@ -357,6 +358,6 @@ fn row_500_shows_no_details() {
     for inside in [&*root, "objects", "trailer", "src/", ".rs", "os error"] {
         assert!(!text.contains(inside), "{inside}: {text}");
     }
-    let id = server.store_file("a.txt", "text/plain", b"the server goes on");
+    let id = server.store_file("a.txt", "text/plain", b"the server continues");
     assert_eq!(server.download(&id, &[]).status, 200);
 }

@@ -197,6 +197,7 @@ fn stalled_body_gets_408() {
     }
 }
 
+/// A body that is just fast enough is accepted.
 #[test]
 fn trickling_body_gets_408() {
     let slow = "[server]\nbody_idle_timeout_seconds = 1\nbody_bytes_per_second_min = ";

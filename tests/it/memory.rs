@@ -17,6 +17,7 @@ const CLIENTS: usize = 4;
 const FILE_BYTES: usize = 10 << 20;
 const PIECE_BYTES: usize = 64 * 1024;
 
+/// Two hundred of 10 MB at the same time.
 #[test]
 fn uploads_stay_under_150_mb() {
     let directory = tempfile::tempdir().unwrap();
@@ -57,7 +58,7 @@ fn uploads_stay_under_150_mb() {
                         halfway.wait();
                         if client == 0 {
                             let begun = files_below(&server.store.join("tmp")).len();
-                            assert_eq!(begun, UPLOADS, "are on their way");
+                            assert_eq!(begun, UPLOADS, "are in progress");
                         }
                         halfway.wait();
                     }

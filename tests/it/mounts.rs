@@ -175,8 +175,8 @@ fn absent_store_answers_503_until_back() {
             download_unseen(&server, &ids[1 + round]).body,
             format!("file {}", 1 + round).as_bytes()
         );
-        let stored = server.upload(b"it goes on");
-        assert_eq!(server.download(&stored, &[]).body, b"it goes on");
+        let stored = server.upload(b"it works again");
+        assert_eq!(server.download(&stored, &[]).body, b"it works again");
         assert!(healthy(&server, "read") && healthy(&server, "write"));
         let part = server.request("PUT", &format!("{parts}?part_number=1"), &[], b"part");
         assert_eq!(part.status, 200, "{}", part.text());
@@ -357,8 +357,8 @@ fn read_only_start_serves_downloads() {
 
     drop(mount);
     await_ready(&server);
-    let stored = server.upload(b"it goes on");
-    assert_eq!(server.download(&stored, &[]).body, b"it goes on");
+    let stored = server.upload(b"it works again");
+    assert_eq!(server.download(&stored, &[]).body, b"it works again");
     poll("the control socket", || {
         server.command(&["rm", &stored]).status.success()
     });
@@ -387,7 +387,7 @@ fn lanying_answers_without_storage() {
     assert_code(&bob.get(&forward), 10009);
     assert_eq!(bob.open(&url, "&image_type=2").status, 200);
     drop(mount);
-    poll("it can be written", || {
+    poll("the store to be writable", || {
         alice.post(&ticket, &form).status == 200
     });
     let unseen = text(&ticket["download_url"]);
@@ -424,7 +424,7 @@ fn read_only_store_refuses_uploads_only() {
     assert_not_ready(&server, "uploads: ", 200);
     drop(mount);
     await_ready(&server);
-    server.upload(b"it goes on");
+    server.upload(b"it works again");
 }
 
 #[test]
@@ -490,7 +490,7 @@ fn readiness_follows_last_write() {
         errors.is_some_and(|errors| errors.parse::<u64>().unwrap() >= 4),
         "{errors:?}"
     );
-    server.upload(b"it goes on");
+    server.upload(b"it works again");
 }
 
 #[test]
@@ -508,6 +508,7 @@ fn successful_upload_makes_ready() {
 }
 
 /// Covers what the kernel does when ext4 is damaged (`errors=remount-ro`), up to a repair and a new mount.
+/// And written again after its repair.
 #[test]
 fn failed_ext4_is_served_read_only() {
     let directory = tempfile::tempdir().unwrap();
@@ -567,8 +568,8 @@ fn failed_ext4_is_served_read_only() {
     await_ready(&server);
     assert_eq!(server.download(&files[2], &[]).body, b"file 2");
     assert_eq!(
-        server.download(&server.upload(b"it goes on"), &[]).body,
-        b"it goes on"
+        server.download(&server.upload(b"it works again"), &[]).body,
+        b"it works again"
     );
 }
 

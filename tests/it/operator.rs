@@ -157,7 +157,7 @@ fn requests_create_no_series() {
     assert_eq!(series(&one), series(&many));
     assert!(
         series(&one).len() > series(&bare).len(),
-        "the garbage was counted"
+        "invalid requests are counted"
     );
     let refused = many.get(
         "chatfiles_http_requests_total",
@@ -246,7 +246,7 @@ fn listeners_have_separate_paths() {
         "chatfiles_http_requests_total",
         &[("route", "none"), ("status", "404")],
     );
-    assert_eq!(none, 3, "what the operator asks is not counted");
+    assert_eq!(none, 3, "operator requests are not counted");
 }
 
 #[test]

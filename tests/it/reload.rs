@@ -16,6 +16,7 @@ fn write(config: &Path, limits: &str, more: &str) {
     std::fs::write(config, text).unwrap();
 }
 
+/// A bad file changes nothing.
 #[test]
 fn reload_reads_tenants() {
     let directory = tempfile::tempdir().unwrap();
@@ -50,7 +51,7 @@ fn reload_reads_tenants() {
     write(&config, "upload_bytes_max = 0", "");
     server.signal(Signal::HUP);
     let log = || std::fs::read_to_string(store.with_extension("log")).unwrap();
-    poll("the complaint", || {
+    poll("the error message", || {
         log().contains("limits.upload_bytes_max = 0")
     });
     assert_eq!(server.try_upload(&[7; 2000]).unwrap().status, 413);

@@ -182,6 +182,7 @@ fn handovers_under_load_fail_no_request() {
     assert_eq!(server.download(&stored, &[]).status, 404);
 }
 
+/// Idle connections get one more response.
 #[test]
 fn old_process_finishes_transfer() {
     let directory = tempfile::tempdir().unwrap();
@@ -339,6 +340,7 @@ fn slow_download(server: &Process, id: &str, seconds: u32) -> io::Result<usize> 
     }
 }
 
+/// But not a stop.
 #[test]
 fn slow_download_outlives_handover() {
     const BYTES: usize = 9_000_000;

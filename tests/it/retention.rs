@@ -95,7 +95,10 @@ fn cached_file_expires_to_the_millisecond() {
             break;
         }
     }
-    assert!(asked_before_the_end > 0, "the machine is too slow to tell");
+    assert!(
+        asked_before_the_end > 0,
+        "the machine is too slow for this test"
+    );
     for headers in [
         ("thumbnail", "true"),
         ("Range", "bytes=0-1"),
@@ -320,7 +323,7 @@ fn jumped_clock_removes_nothing() {
             let seen = report
                 .refused
                 .flatten()
-                .expect("a refusal that says how far");
+                .expect("a refusal that names the jump");
             assert!(
                 seen.abs_diff(jump) < 3600 * MS_PER_SECOND.unsigned_abs(),
                 "{seen} {jump}"

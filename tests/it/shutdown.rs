@@ -99,6 +99,7 @@ fn running_download_finishes() {
     await_end(&server);
 }
 
+/// The file is there after a restart.
 #[test]
 fn running_upload_finishes() {
     let directory = tempfile::tempdir().unwrap();
@@ -132,7 +133,7 @@ fn idle_connections_close_at_once() {
     assert_eq!(last.request("GET", "/healthz", &[], b"").status, 200);
     server.shutdown().trigger();
     for connection in [&mut used, &mut silent, &mut last] {
-        assert!(connection.rest().is_empty(), "closed without a word");
+        assert!(connection.rest().is_empty(), "closed without a response");
     }
     await_end(&server);
 }
@@ -155,6 +156,7 @@ fn connection_takes_no_further_request() {
     await_end(&server);
 }
 
+/// Whatever the client sends after its request.
 #[test]
 fn last_answer_arrives_whole() {
     let server = TestServer::start();
@@ -193,7 +195,7 @@ fn abort_ends_grace_period() {
     );
     assert!(
         download.rest().len() < LARGE_BYTES,
-        "cut off, not served to its end"
+        "cut off before its end"
     );
     assert_eq!(
         server.files_in("objects").len(),

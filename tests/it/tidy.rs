@@ -236,7 +236,7 @@ fn only_time_rs_reads_a_clock() {
     let time = tokens(&document("src/time.rs"));
     assert!(
         names(&time, &["SystemTime", "now"]),
-        "the check sees it there"
+        "the check finds it there"
     );
 }
 
@@ -252,7 +252,7 @@ fn only_wire_rs_renders_json() {
         .collect();
     assert_none("answers are rendered in wire.rs", found);
     let wire = tokens(&document("src/api/easemob/wire.rs"));
-    assert!(names(&wire, &["json", "!"]), "the check sees it there");
+    assert!(names(&wire, &["json", "!"]), "the check finds it there");
 }
 
 #[test]
@@ -354,7 +354,7 @@ fn architecture_names_existing_files() {
     assert_eq!(Vec::from_iter(paths_in(text)), expected);
     let architecture = document("ARCHITECTURE.md");
     let named = paths_in(&architecture);
-    assert!(!named.is_empty(), "it has a map of the code");
+    assert!(!named.is_empty(), "it contains the code map");
     let missing = named
         .into_iter()
         .filter(|path| !root().join(path).exists())

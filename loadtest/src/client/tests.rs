@@ -398,6 +398,7 @@ fn shows_refusal_and_keeps_connection() {
     assert!(!seen[1].is_new_connection && !seen[2].is_new_connection);
 }
 
+/// A response to HEAD has no body.
 #[test]
 fn sends_large_body_whole() {
     let body = pattern(5_000_000);
@@ -552,6 +553,7 @@ impl Workload for Open {
     }
 }
 
+/// None is sent early, and waiting for a connection counts.
 #[test]
 fn sends_arrivals_in_order() {
     // The server takes 30 ms per request; three arrive at once on one connection.

@@ -104,6 +104,7 @@ mod tests {
         assert!(Weighted::new(vec![0.0]).is_err());
     }
 
+    /// Half of them are below the geometric mean.
     #[test]
     fn lengths_stay_within_bounds() {
         let mut random = SmallRng::seed_from_u64(SEED);

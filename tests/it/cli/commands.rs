@@ -220,7 +220,7 @@ fn rotated_keys_keep_old_tokens() {
     let kid = |token: &str| token.split('.').next().unwrap().to_owned();
     assert_ne!(kid(&old), kid(&new));
     // The server checks its key file once a second.
-    crate::support::poll("the new key is taken up", || {
+    crate::support::poll("the server uses the new key", || {
         status(&server, &new, "x", false) != 401
     });
     assert_eq!(

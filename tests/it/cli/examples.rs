@@ -126,11 +126,11 @@ impl Front {
     /// Starts the proxy with a configuration file (`{}` in the arguments) and waits until it listens.
     fn start(program: &str, arguments: &[&str], configuration: &str, address: SocketAddr) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let at = directory.path().to_str().expect("a path of ASCII");
+        let at = directory.path().to_str().expect("an ASCII path");
         let file = directory.path().join("configuration");
         fs::write(&file, configuration.replace("{directory}", at)).expect("written");
         let arguments = arguments.iter().map(|argument| match *argument {
-            "{}" => file.to_str().expect("a path of ASCII").to_owned(),
+            "{}" => file.to_str().expect("an ASCII path").to_owned(),
             argument => argument.replace("{directory}", at),
         });
         let log = directory.path().join("log");
@@ -192,6 +192,7 @@ fn calls(server: &TestServer, front: SocketAddr, client: &str, calls: usize) -> 
 /// Two requests at once, then one per second and client.
 const RATE: &str = "calls_per_second = 1\ncalls_burst = 2\n";
 
+/// In both ways: the PROXY protocol and a header.
 #[test]
 fn haproxy_forwards_client_addresses() {
     let server = TestServer::with(&format!(
@@ -204,7 +205,7 @@ fn haproxy_forwards_client_addresses() {
     // The second way is commented out, up to the end of the file.
     let (first, second) = HAPROXY
         .split_once("#frontend files_tcp\n")
-        .expect("its place");
+        .expect("its permit");
     let second: String = second
         .lines()
         .map(|line| format!("{}\n", line.strip_prefix('#').expect("a comment")))

@@ -116,7 +116,7 @@ fn log_has_no_secret_at_trace() {
     let log = server.log();
     assert!(
         log.contains("answered") && log.contains(id) && log.contains("end_us"),
-        "the log says too little to test anything: {log}"
+        "the log contains too little for this test: {log}"
     );
     let signature = token.rsplit('.').next().unwrap();
     for secret in [
@@ -281,7 +281,7 @@ fn log_has_no_lanying_credential() {
             && log.contains("refused")
             && log.contains("127.0.0.1")
             && log.contains("route=lanying_download_chat"),
-        "the log says too little to test anything: {log}"
+        "the log contains too little for this test: {log}"
     );
     for secret in [
         &*token,

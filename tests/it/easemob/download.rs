@@ -1,6 +1,6 @@
-//! `GET /{org}/{app}/chatfiles/{uuid}`: who may have a file, and what is answered where there is none.
+//! `GET /{org}/{app}/chatfiles/{uuid}`: who may download a file, and the responses for missing files.
 //!
-//! Ranges, conditions and the headers of a file are HTTP's own and stand in `http/`.
+//! `http/` tests ranges, conditions and headers.
 
 mod access;
 
@@ -19,7 +19,7 @@ const TENANTS: &str = r#"
 
 const DAY_MS: i64 = 86_400_000;
 
-/// An error of the contract's table: status, `error`, `error_description`.
+/// A row of the contract's error table: status, `error`, `error_description`.
 type Refusal = (u16, &'static str, &'static str);
 
 const NO_TOKEN: Refusal = (401, "unauthorized", "Unable to authenticate (OAuth)");
@@ -103,7 +103,7 @@ fn foreign_ids_are_not_found() {
             check(&server.download(name, headers), Some(NO_FILE), name);
         }
     }
-    // Dots and slashes are not resolved: such a path is no path of the API.
+    // Dots and slashes are not resolved: such a path does not belong to the API.
     for path in [
         format!("../chatfiles/{id}"),
         format!("./{id}"),
@@ -185,7 +185,7 @@ fn swept_file_still_answers_expired() {
     assert_eq!(server.download(&id, &[("thumbnail", "true")]).status, 200);
     server.clock.advance(60_000);
     expired(&server, &id, "open and in the caches");
-    // Of ids that are not known, those as old may have been files.
+    // An unknown id that is old enough may have been a file.
     let old = ObjectId::new(now, &[7; 10]).to_string();
     expired(&server, &old, "unknown and old");
     let young = ObjectId::new(server.clock.now(), &[7; 10]).to_string();
@@ -194,7 +194,7 @@ fn swept_file_still_answers_expired() {
         Some(NO_FILE),
         "unknown and young",
     );
-    // Two days later its bytes are gone.
+    // Two days later its bytes are removed.
     let policy = configuration(directory.path(), toml).retention();
     let later = now.plus_days(10);
     let report = retention::sweep(&server.store, &policy, later, true, false).unwrap();
@@ -205,7 +205,7 @@ fn swept_file_still_answers_expired() {
     let server = TestServer::in_directory(directory.path(), toml);
     server.clock.advance(9 * DAY_MS);
     expired(&server, &id, "swept, and the server started anew");
-    // The rule is the setting's, not the file's.
+    // The setting decides, not the file.
     let longer = TestServer::in_directory(
         &directory.path().join("longer"),
         "[retention]\nchatfile_days = 30",
@@ -276,7 +276,7 @@ fn head_has_headers_of_get() {
                 .headers
                 .retain(|(name, _)| !matches!(name.as_str(), "date" | "x-request-id"));
             answer.headers.sort();
-            // The duration in an error's JSON may be of another length.
+            // The length of the duration in an error may differ.
             answer
                 .headers
                 .retain(|(name, _)| status < 400 || name != "content-length");

@@ -1,4 +1,4 @@
-//! What is made of videos and voices in this dialect: thumbnails that are first frames, and `Accept`.
+//! Derivatives of videos and voices in the Easemob API: thumbnails from first frames, and `Accept`.
 
 use crate::support::{
     BASE, TestServer, assert_error,
@@ -70,6 +70,7 @@ fn video_thumbnail_has_upload_size() {
     assert_eq!(assert_first_frame(&answer, "64 × 64"), (64, 48));
 }
 
+/// Only an explicit `audio/mpeg` counts, not a wildcard.
 #[test]
 fn amr_becomes_mp3_when_accepted() {
     let server = TestServer::start();
@@ -141,7 +142,7 @@ fn other_files_are_never_converted() {
     assert_eq!(program.starts(), 0);
 }
 
-/// The bytes decide, and not what the sender calls them.
+/// The bytes decide, not the sender's type.
 #[test]
 fn voice_is_detected_by_bytes() {
     let server = TestServer::start();
@@ -150,7 +151,7 @@ fn voice_is_detected_by_bytes() {
         let answer = server.download(&id, &[("Accept", "audio/mp3")]);
         assert_eq!(answer.header("content-type"), Some("audio/mpeg"));
         assert_eq!(probed(&answer.body)["codec_name"], "mp3", "{declared}");
-        // Also a thumbnail that there is not comes before the format.
+        // A missing thumbnail is reported before the format.
         let headers = [("Accept", "audio/mp3"), ("thumbnail", "true")];
         let none = assert_error(&server.download(&id, &headers), 404, "entity_not_found");
         assert_eq!(none["error_description"], "no thumbnail for this file");
@@ -168,7 +169,7 @@ fn ranges_and_conditions_apply_to_mp3() {
     assert_eq!((range.status, &range.body[..]), (206, &whole.body[10..20]));
     let same = server.download(&id, &[mp3, ("If-None-Match", etag)]);
     assert_eq!(same.status, 304);
-    // Of the AMR, it is another one.
+    // The AMR has a different one.
     let other = server.download(&id, &[("If-None-Match", etag)]);
     assert!(other.status == 200 && other.body == *AMR);
     let other = server.download(&id, &[("Range", "bytes=10-19"), ("If-Range", etag)]);

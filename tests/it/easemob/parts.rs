@@ -1,4 +1,4 @@
-//! `/{org}/{app}/sdk/chatfiles/part-upload`: begin, put, list, complete, abort. What is refused: `parts_bounds.rs`.
+//! `/{org}/{app}/sdk/chatfiles/part-upload`: start, put, list, complete, abort. `parts_bounds.rs` tests refusals.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,7 @@ use crate::support::{Answer, BASE, Form, TestServer, assert_error, photo};
 
 pub(super) const PATH: &str = "/easemob-demo/chatdemoui/sdk/chatfiles/part-upload";
 
-/// One call by a user with headers and a body.
+/// One request of a user with headers and a body.
 pub(super) fn call_as(
     server: &TestServer,
     user: &str,
@@ -20,7 +20,7 @@ pub(super) fn call_as(
     server.request(method, &format!("{PATH}{path}"), &headers, body)
 }
 
-/// One call by alice, without a body.
+/// One request of alice without a body.
 pub(super) fn call(server: &TestServer, method: &str, path: &str) -> Answer {
     call_as(server, "alice", (method, path), None, b"")
 }
@@ -55,7 +55,7 @@ pub(super) fn put(server: &TestServer, id: &str, number: &str, bytes: &[u8]) -> 
     )
 }
 
-/// A part as native clients are said to send it.
+/// A part as native clients send it.
 pub(super) fn put_raw(server: &TestServer, id: &str, number: &str, bytes: &[u8]) -> Answer {
     let path = format!("/{id}?part_number={number}");
     call_as(
@@ -77,7 +77,7 @@ pub(super) fn complete(server: &TestServer, id: &str, query: &str) -> Value {
     ok(&call(server, "POST", &format!("/{id}{query}")))["entities"][0].clone()
 }
 
-/// What is on disk of unfinished uploads, and of unfinished parts.
+/// Unfinished uploads and parts on disk.
 pub(super) fn left(server: &TestServer) -> usize {
     server.files_in("parts").len() + server.files_in("tmp").len()
 }
@@ -92,6 +92,7 @@ fn start_answers_id_and_limits() {
     assert_eq!(entity["file_upper_limit"], 20_000_000);
 }
 
+/// Parts come as raw bodies and as forms.
 #[test]
 fn completes_parts_of_any_order() {
     let server = TestServer::start();
@@ -107,7 +108,7 @@ fn completes_parts_of_any_order() {
         ok(&put_raw(&server, &id, "1", first))["entities"],
         json!([{ "part_number": 1, "part_size": 100_000 }])
     );
-    // The number may come before the bytes as well.
+    // The number may also come before the bytes.
     let form = Form::new().field("part_number", "2").part(
         "content-disposition: form-data; name=\"part_file\"; filename=\"blob\"\r\n",
         second,
@@ -195,6 +196,7 @@ fn completion_answers_like_upload() {
     assert_eq!((image.width(), image.height()), (80, 60));
 }
 
+/// From the query or a header; a literal `false` does not restrict.
 #[test]
 fn completion_reads_restrict_access() {
     let server = TestServer::start();
@@ -225,7 +227,7 @@ fn completion_and_abort_leave_no_parts() {
     assert!(left(&server) > 0);
     let file = complete(&server, &id, "")["uuid"].clone();
     assert_eq!(left(&server), 0);
-    // A client that lost the answer has it again, and nobody else; it is not stored a second time.
+    // A client that lost the response gets it again; other clients do not. The file is not stored twice.
     assert_eq!(complete(&server, &id, "")["uuid"], file);
     let path = format!("/{id}");
     let other = call_as(&server, "mallory", ("POST", &path), None, b"");

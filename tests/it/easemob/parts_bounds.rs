@@ -1,4 +1,4 @@
-//! `/{org}/{app}/sdk/chatfiles/part-upload`: whose it is, what is missing, and how much there may be.
+//! `/{org}/{app}/sdk/chatfiles/part-upload`: ownership, missing parts, and limits.
 
 use std::io::Read;
 
@@ -26,7 +26,7 @@ fn others_find_no_upload() {
         let path = format!("/{id}{path}");
         let answer = call_as(&server, "mallory", (method, &path), None, body);
         assert_error(&answer, 404, "entity_not_found");
-        // A good token of the other tenant, on its own path; then alice's id with that token on hers.
+        // A valid token of the other tenant on its own path, then alice's id with that token on hers.
         let other = server.token_of("o", "a", Subject::User("alice".into()));
         let authorization = format!("Bearer {other}");
         let headers = [("Authorization", &*authorization)];
@@ -125,7 +125,7 @@ fn concurrent_parts_count_towards_limit() {
         Some(600),
     );
     slow.send(&head).unwrap();
-    // From the interim answer on, the slow part is being received.
+    // After the interim response, the slow part is being received.
     slow.stream().read_exact(&mut [0; 25]).unwrap();
     ok(&put_raw(&server, &id, "2", &[2; 600]));
     slow.send(&[1; 600]).unwrap();

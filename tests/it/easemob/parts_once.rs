@@ -1,5 +1,5 @@
-//! `/{org}/{app}/sdk/chatfiles/part-upload/{uuid}`: an upload is completed once, however many ask for it, and
-//! whoever goes away.
+//! `/{org}/{app}/sdk/chatfiles/part-upload/{uuid}`: an upload is completed once, however many clients ask and
+//! disconnect.
 
 use std::{
     collections::BTreeSet,
@@ -17,7 +17,7 @@ use chatfiles::{
 use super::parts::{PATH, begin, call, complete, left, listed, ok, put, put_raw};
 use crate::support::{Faults, FaultyStore, Random, Step, TestServer, assert_error, head, poll};
 
-/// The ids of stored files, as their names on the disk have them.
+/// The ids of stored files, from their names on disk.
 fn objects(server: &TestServer) -> Vec<String> {
     let names = server.files_in("objects").into_iter();
     let name = |path: std::path::PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
@@ -100,7 +100,7 @@ fn failed_completion_can_be_repeated() {
         assert_eq!(listed(&server, &id).as_array().unwrap().len(), 1);
         assert_eq!(objects(&server), Vec::<String>::new());
     }
-    // Parts can be sent again, too.
+    // Parts can be sent again too.
     ok(&put(&server, &id, "2", b"more"));
     let stored = complete(&server, &id, "");
     assert_eq!(stored["file-metadata"]["content-length"], 300_004);
@@ -120,11 +120,11 @@ fn disconnect_stores_no_second_file() {
         let request = head("POST", &format!("{PATH}/{id}"), &headers, None);
         let mut connection = server.connect();
         connection.send(&request).unwrap();
-        // Between the claim and the end of the commit, wherever that is.
+        // Somewhere between the claim and the end of the commit.
         std::thread::sleep(std::time::Duration::from_micros(random.below(8000) as u64));
         drop(connection);
         let mut answer = call(&server, "POST", &format!("/{id}"));
-        poll("it is completed or given back", || {
+        poll("the upload to be completed or returned", || {
             if answer.status == 409 {
                 answer = call(&server, "POST", &format!("/{id}"));
             }
@@ -154,7 +154,7 @@ fn completion_is_settled_after_crash() {
         let file = file.as_str().unwrap();
         server.stop();
         drop(server);
-        // As it lies there when the server ends before it has removed the parts.
+        // The state on disk if the server ends before it removes the parts.
         let object = if is_stored { file } else { &id };
         let claimed = format!("{id}.{object}.0123456789abcdef0123456789abcdef");
         std::fs::rename(&copy, parts.join(claimed)).unwrap();

@@ -1,5 +1,5 @@
-//! `/{org}/{app}/sdk/chatfiles/part-upload`: what one user, client and tenant may have unfinished, so that others
-//! find a place.
+//! `/{org}/{app}/sdk/chatfiles/part-upload`: limits of unfinished uploads per user, client and tenant, so that others
+//! find room.
 
 use std::net::Ipv4Addr;
 
@@ -17,7 +17,7 @@ fn server(limits: &str) -> TestServer {
     TestServer::with(&format!("{TENANTS}[limits]\n{limits}"))
 }
 
-/// Begins an upload as a user of a tenant, from an address of this machine.
+/// Starts an upload as a user of a tenant, from a loopback address.
 fn begin_as(server: &TestServer, org: &str, app: &str, user: &str, client: u8) -> Answer {
     let token = server.token_of(org, app, Subject::User(user.into()));
     let authorization = format!("Bearer {token}");
@@ -34,7 +34,7 @@ fn begin_here(server: &TestServer, user: &str, client: u8) -> Answer {
     begin_as(server, "easemob-demo", "chatdemoui", user, client)
 }
 
-/// How many users of a client may begin one until it is refused.
+/// How many users of a client can start one until one is refused.
 fn begin_all(server: &TestServer, client: u8) -> usize {
     let begun = |number: usize| {
         let answer = begin_here(server, &format!("user{client}-{number}"), client);
@@ -68,7 +68,7 @@ fn user_has_sixteen_unfinished_uploads() {
     assert_eq!(server.files_in("parts").len(), 16);
     assert_eq!(begin_here(&server, "bob", 1).status, 200);
     assert_eq!(begin_as(&server, "other", "app", "alice", 1).status, 200);
-    // Aborted or completed, it makes room.
+    // An abort or a completion makes room.
     ok(&call(&server, "DELETE", &format!("/{}", ids[0])));
     ok(&put_raw(&server, &ids[1], "1", b"hello"));
     complete(&server, &ids[1], "");
@@ -84,7 +84,7 @@ fn user_has_sixteen_unfinished_uploads() {
 fn client_leaves_room_for_others() {
     let server = server("part_uploads_max = 64");
     assert_eq!(begin_all(&server, 1), 16);
-    // The next client of the tenant, another tenant, and a user who has been there all the time.
+    // The next client of the tenant, another tenant, and a user from before.
     assert_eq!(begin_all(&server, 2), 8);
     assert_eq!(begin_as(&server, "other", "app", "alice", 1).status, 200);
     assert_eq!(begin_here(&server, "user1-0", 3).status, 200);
@@ -95,7 +95,7 @@ fn client_leaves_room_for_others() {
 #[test]
 fn tenant_leaves_room_for_others() {
     let server = server("part_uploads_max = 64");
-    // Each client finds half of what the one before has left.
+    // Each client gets half of the remaining room.
     let begun: usize = (1..=32)
         .map(|client| begin_all_or_tenant(&server, client))
         .sum();
@@ -137,10 +137,10 @@ fn charges_end_with_uploads() {
     let id = begin(&server);
     for (number, part, expected) in [
         ("1", 500_000, 500_000),
-        // Replaced by a smaller one, and again by the same.
+        // Replaced by a smaller one, and then by one of the same size.
         ("1", 400_000, 400_000),
         ("1", 400_000, 400_000),
-        // A small one counts for 64 KiB.
+        // A small part counts as 64 KiB.
         ("2", 1, 465_536),
         ("2", 1, 465_536),
         ("3", 200_000, 665_536),
@@ -148,7 +148,7 @@ fn charges_end_with_uploads() {
         ok(&put_raw(&server, &id, number, &vec![7; part]));
         assert_eq!(bytes(&server), expected, "{number} {part}");
     }
-    // Refused for its size, for its number, and broken off.
+    // Refused for its size, refused for its number, and interrupted.
     assert_eq!(put_raw(&server, &id, "4", &[7; 500_000]).status, 413);
     assert_eq!(put_raw(&server, &id, "0", &[7; 5000]).status, 400);
     assert_eq!(put_raw(&server, &id, "1", b"").status, 400);
@@ -160,20 +160,20 @@ fn charges_end_with_uploads() {
         .send(&head("PUT", &path, &headers, Some(300_000)))
         .unwrap();
     connection.send(&[7; 1000]).unwrap();
-    crate::support::poll("it is on its way", || bytes(&server) == 965_536);
+    crate::support::poll("it to be in progress", || bytes(&server) == 965_536);
     drop(connection);
-    crate::support::poll("it is given back", || bytes(&server) == 665_536);
+    crate::support::poll("the charge to be returned", || bytes(&server) == 665_536);
     let stored: Value = complete(&server, &id, "");
     assert_eq!(stored["file-metadata"]["content-length"], 600_001);
     assert_eq!(bytes(&server), 0);
-    // Aborted with a part on its way.
+    // Aborted while a part is being received.
     let id = begin(&server);
     let path = format!("{PATH}/{id}?part_number=1");
     let mut connection = server.connect();
     connection
         .send(&head("PUT", &path, &headers, Some(300_000)))
         .unwrap();
-    crate::support::poll("it is on its way", || bytes(&server) == 300_000);
+    crate::support::poll("it to be in progress", || bytes(&server) == 300_000);
     ok(&call(&server, "DELETE", &format!("/{id}")));
     connection.send(&[7; 300_000]).unwrap();
     assert_eq!(connection.answer("PUT").unwrap().status, 404);

@@ -1,4 +1,4 @@
-//! What real clients were seen to send (the last section of the contract): a test each.
+//! Requests observed from real clients (last section of the contract), one test each.
 
 use crate::support::{Answer, BASE, Form, TestServer, assert_error, head, photo};
 
@@ -14,6 +14,7 @@ fn uploaded(answer: &Answer) -> (String, Option<String>) {
     (text("uuid").unwrap(), text("share-secret"))
 }
 
+/// Java sends `restrict-access: false`.
 #[test]
 fn java_downloads_without_accept_and_secret() {
     let server = TestServer::start();
@@ -27,6 +28,7 @@ fn java_downloads_without_accept_and_secret() {
     assert!(download.body == photo());
 }
 
+/// And the fields `app_id` and `file`.
 #[test]
 fn android_sends_non_ascii_filename_header() {
     let server = TestServer::start();
@@ -43,11 +45,12 @@ fn android_sends_non_ascii_filename_header() {
     );
     let (id, secret) = uploaded(&answer);
     let download = server.download(&id, &[("share-secret", &secret.unwrap())]);
-    // Only 200 counts as success.
+    // These clients accept only 200.
     assert_eq!(download.status, 200);
     assert_eq!(download.body, b"#!AMR\n\x3c\x00\x00");
 }
 
+/// WeChat sends no `restrict-access`.
 #[test]
 fn wechat_gets_no_secret() {
     let server = TestServer::start();
@@ -113,7 +116,7 @@ fn node_sends_content_type_with_get() {
         (200, Some("image/jpeg"))
     );
     assert!(download.body == photo());
-    // With an empty body, too.
+    // With an empty body too.
     let headers = [
         ("Content-Type", "application/json"),
         ("Content-Length", "0"),
@@ -145,7 +148,7 @@ fn space_after_header_name_is_handled() {
     assert_eq!(
         text.matches("HTTP/1.1").count(),
         1,
-        "the rest was taken for a request: {text}"
+        "the rest was parsed as a request: {text}"
     );
     assert!(server.files_in("objects").is_empty());
     uploaded(&server.upload(&form, &[]));

@@ -1,4 +1,4 @@
-//! `POST /{org}/{app}/token`: the three grants, what they are asked with, and how they refuse.
+//! `POST /{org}/{app}/token`: the three grants, their requests and their refusals.
 
 use chatfiles::{
     auth::{Subject, password},
@@ -12,7 +12,7 @@ const OTHER: &str = "/other-org/other-app";
 const DAYS_60_SECS: u64 = 60 * 86_400;
 const TEN_YEARS_SECS: u64 = 3650 * 86_400;
 
-/// Two tenants; the first has an account `u1` with the password `correct horse`.
+/// Two tenants; the first one has an account `u1` with the password `correct horse`.
 fn server() -> TestServer {
     let hash = password::hash("correct horse").unwrap();
     TestServer::with(&format!(
@@ -66,7 +66,7 @@ fn bearer(server: &TestServer, org: &str, app: &str, subject: Subject) -> String
     format!("Bearer {}", server.token_of(org, app, subject))
 }
 
-/// The token uploads a file, and downloads it again.
+/// Checks that the token can upload and download a file.
 #[track_caller]
 fn assert_opens(server: &TestServer, token: &str) {
     let authorization = format!("Bearer {token}");
@@ -77,7 +77,7 @@ fn assert_opens(server: &TestServer, token: &str) {
     assert_eq!((download.status, &download.body[..]), (200, &b"hello"[..]));
 }
 
-/// 401 as another app answers it.
+/// Checks for the 401 of another app.
 #[track_caller]
 fn assert_opens_nothing_of(server: &TestServer, app: &str, token: &str) {
     let authorization = format!("Bearer {token}");
@@ -240,7 +240,7 @@ fn bad_grant_is_refused_as_documented() {
         ),
         (BASE, login("u2", "correct horse"), 404, "user not found"),
         (BASE, login("U1", "correct horse"), 404, "user not found"),
-        // Accounts are an app's own.
+        // Accounts belong to one app.
         (OTHER, login("u1", "correct horse"), 404, "user not found"),
     ] {
         let answer = ask(&server, app, &[], &request.to_string());
@@ -268,7 +268,7 @@ fn body_is_json_despite_content_type() {
             .collect();
         granted(&ask(&server, BASE, &headers, &body));
     }
-    // Chunked, and without a length.
+    // Chunked, without a length.
     let mut connection = server.connect();
     let chunked = format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
     let headers = [("Transfer-Encoding", "chunked")];
@@ -276,6 +276,7 @@ fn body_is_json_despite_content_type() {
     granted(&connection.request("POST", &path, &headers, chunked.as_bytes()));
 }
 
+/// Zero means unlimited.
 #[test]
 fn accepts_lifetime_number_or_string() {
     let server = server();
@@ -358,6 +359,7 @@ fn bad_request_repeats_no_input() {
     }
 }
 
+/// The client must see the response.
 #[test]
 fn rejects_body_over_16_kib() {
     let server = server();
@@ -391,6 +393,7 @@ fn only_post_for_known_apps() {
     }
 }
 
+/// A lifetime of zero has no end.
 #[test]
 fn token_ends_at_announced_time() {
     let server = server();
@@ -407,7 +410,7 @@ fn token_ends_at_announced_time() {
         let path = format!("{BASE}/chatfiles/{id}");
         server.get(&path, &[("Authorization", &authorization)])
     };
-    // Half a minute for a slow machine.
+    // Half a minute of tolerance for a slow machine.
     server.clock.advance(3570 * MS_PER_SECOND);
     assert_eq!(status(&hour).status, 200);
     server.clock.advance(31 * MS_PER_SECOND);

@@ -1,4 +1,4 @@
-//! Which tokens the calls of this API accept: signed and dynamic, of which app, until when.
+//! Tokens that the API accepts: signed and dynamic, of which app, until when.
 
 use base64::{
     Engine,
@@ -26,7 +26,7 @@ pub(super) const TENANTS: &str = r#"
     client_secret = "secret-of-the-other-client"
     "#;
 
-/// What a chat backend that signs its own tokens puts into one.
+/// The contents of a token that a chat backend signs itself.
 #[derive(Clone)]
 struct Dynamic {
     client_id: &'static str,
@@ -84,7 +84,7 @@ fn encode(json: &Value) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(format!("dt-{json}"))
 }
 
-/// Downloads `id` with the token, from the app of `base`.
+/// Downloads `id` with the token from the app of `base`.
 pub(super) fn open(server: &TestServer, base: &str, id: &str, token: &str) -> Answer {
     let authorization = format!("Bearer {token}");
     server.get(
@@ -124,7 +124,7 @@ fn dynamic_token_works_everywhere() {
     assert_eq!(open(&server, BASE, &id, &token).body, b"hello");
     let parts = format!("{BASE}/sdk/chatfiles/part-upload");
     assert_eq!(server.request("POST", &parts, &headers, b"").status, 200);
-    // As a user, it obtains no tokens for others.
+    // As a user, it cannot obtain tokens for others.
     let inherit = json!({ "grant_type": "inherit", "username": "bob" }).to_string();
     let path = format!("{BASE}/token");
     assert_corrupt(&server.request("POST", &path, &headers, inherit.as_bytes()));
@@ -210,6 +210,7 @@ fn tampered_dynamic_token_is_corrupt() {
     assert_eq!(open(&server, BASE, &id, &token).status, 200);
 }
 
+/// The signature covers the app and the borders between fields.
 #[test]
 fn dynamic_token_fields_cannot_shift() {
     let server = TestServer::with(TENANTS);
@@ -231,8 +232,8 @@ fn dynamic_token_fields_cannot_shift() {
     for token in [signed_by_the_other, of_the_other, wrong_secret] {
         assert_corrupt(&open(&server, BASE, &id, &token.token()));
     }
-    // The same text is signed, cut elsewhere: the token of a user whose name ends in digits is read as one of
-    // a user whose name is the beginning of it, at an earlier time and for a longer life.
+    // The signed text is the same, but split differently: a user name that ends in digits can be read as a shorter name
+    // with an earlier time and a longer lifetime.
     let now = server.clock.now().secs();
     let time = (now / 10_000 * 10_000 - 1).to_string();
     let digits = (time[..4].parse::<u32>().unwrap() - 1).to_string();
@@ -261,7 +262,7 @@ fn dynamic_token_ends_after_ttl() {
         ttl: ttl.into(),
         ..Dynamic::new(now)
     };
-    // Clocks differ by minutes, not by hours; milliseconds are no seconds.
+    // Clocks may differ by minutes, not hours. Milliseconds are not accepted as seconds.
     assert_eq!(
         open(&server, BASE, &id, &at(now + 300, "600").token()).status,
         200
@@ -284,7 +285,7 @@ fn other_apps_tokens_are_corrupt() {
     for subject in [Subject::App, Subject::User("alice".into())] {
         let other = server.token_of("other-org", "other-app", subject);
         assert_corrupt(&open(&server, BASE, &id, &other));
-        // It is a good one at home, where there is no such file; and stays corrupt here once it is known.
+        // It is valid in its own app, which has no such file, and stays corrupt here after it was seen there.
         assert_error(
             &open(&server, "/other-org/other-app", &id, &other),
             404,
@@ -301,7 +302,7 @@ fn bad_bearer_is_missing_or_corrupt() {
     let good = server.token("alice");
     let (head, rest) = good.split_once('.').unwrap();
     let (claims, signature) = rest.split_once('.').unwrap();
-    // Signed by nobody: what a forger would send.
+    // Unsigned, as a forger would send it.
     let none = format!(
         "{}.{claims}.",
         BASE64_URL_SAFE_NO_PAD.encode(r#"{"alg":"none","typ":"JWT"}"#)
@@ -343,7 +344,7 @@ fn bad_bearer_is_missing_or_corrupt() {
 
 #[test]
 fn revocation_by_app_and_user() {
-    // An hour ahead, so that tokens of now are older and those of then are not.
+    // One hour ahead, so that tokens issued now are older and later ones are not.
     let moment = Clock::system().now().secs() + 3600;
     for (setting, revoked) in [
         (
@@ -377,7 +378,7 @@ fn revocation_by_app_and_user() {
                     assert_expired(&answer);
                 }
             }
-            // A name in another app is another user.
+            // The same name in another app is a different user.
             let elsewhere = open(&server, "/other-org/other-app", id, &other);
             assert_eq!(elsewhere.status, 404, "{setting} {when}");
         };
@@ -397,7 +398,7 @@ fn revocation_by_app_and_user() {
 
 #[test]
 fn reread_dynamic_token_opens_nothing() {
-    // bob asks for a token at a second at which its digits can be read as bob179's, 40 days later.
+    // bob requests a token in a second in which its digits can be read as those of bob179, 40 days later.
     let (minted, forged) = ((1_791_795_305, "604800"), (1_795_305_604, "800"));
     for named in ["", "dynamic_token_ttl_seconds = [604800]"] {
         let server =
@@ -418,11 +419,14 @@ fn reread_dynamic_token_opens_nothing() {
         };
         let (signature, bobs) = token("bob", minted);
         let (forged_signature, forged) = token("bob179", forged);
-        assert_eq!(signature, forged_signature, "the format's weakness");
+        assert_eq!(
+            signature, forged_signature,
+            "the known weakness of the format"
+        );
         assert_eq!(open(&server, BASE, &id, &bobs).status, 200, "{named}");
         set_clock(1_795_305_604);
         assert_corrupt(&open(&server, BASE, &id, &forged));
-        // Whoever has that name is let in by the backend as everybody else is.
+        // The backend accepts a user of that name like any other.
         set_clock(1_795_305_700);
         let (_, honest) = token("bob179", (1_795_305_700, "604800"));
         assert_eq!(open(&server, BASE, &id, &honest).status, 200, "{named}");

@@ -1,4 +1,4 @@
-//! `POST /{org}/{app}/chatfiles`: what is asked, what is answered. How much may be sent: `upload_bounds.rs`.
+//! `POST /{org}/{app}/chatfiles`: requests and responses. `upload_bounds.rs` tests the limits.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ fn small() -> Form {
     Form::new().file("a.txt", "text/plain", b"hello")
 }
 
-/// The one entity of an answer that must be a success.
+/// The only entity of a successful response.
 #[track_caller]
 fn entity(answer: &Answer) -> Value {
     assert_eq!(answer.status, 200, "{}", answer.text());
@@ -124,7 +124,7 @@ fn uri_uses_public_url_or_host() {
     for (host, expected) in [
         ("chat.example:8443", "http://chat.example:8443"),
         ("[::1]:8080", "http://[::1]:8080"),
-        // What could not stand in a URL is not repeated.
+        // Characters that are not allowed in a URL are not repeated.
         ("a!b'(c)", "http://localhost"),
         ("", "http://localhost"),
     ] {
@@ -282,7 +282,7 @@ fn reads_part_headers_of_clients() {
     }
 }
 
-/// However the body is cut: a line end and what makes it a fold may come apart.
+/// For any split of the body: a line end may be separated from the space that makes it a fold.
 #[test]
 fn reads_folded_headers_at_any_cut() {
     let server = TestServer::start();
@@ -310,7 +310,7 @@ fn reads_folded_headers_at_any_cut() {
         let disposition = download.header("content-disposition");
         assert_eq!(disposition, Some("attachment; filename=\"a.txt\""), "{cut}");
     }
-    // A line that begins with a space continues none where it is the first, and the form is malformed.
+    // A leading space on the first line continues nothing, so the form is malformed.
     let answer = server.upload(
         &Form::new().part(
             " X: y\r\nContent-Disposition: form-data; name=\"file\"\r\n",
@@ -355,7 +355,7 @@ fn accepts_any_chunking() {
     let server = TestServer::start();
     let authorization = format!("Bearer {}", server.token("alice"));
     let form = Form::new().file("a.jpg", "image/jpeg", &photo()[..5000]);
-    // A client that sends many more one-byte chunks than this is refused (hostile/chunks.rs).
+    // More one-byte chunks than this are refused (hostile/chunks.rs).
     let small = Form::new().file("a.jpg", "image/jpeg", &photo()[..1000]);
     for (chunk_bytes, form, len) in [
         (1, &small, 1000),
@@ -399,7 +399,7 @@ fn thumbnail_size_from_header_or_field() {
             .field("thumbnail-height", "90")
     };
     type Headers = &'static [(&'static str, &'static str)];
-    // The photo is 1600 × 1200.
+    // The photo has 1600 × 1200 pixels.
     let cases: [(Form, Headers, (u32, u32)); 7] = [
         (file(Form::new()), &[], (170, 128)),
         (

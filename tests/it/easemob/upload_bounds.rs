@@ -1,18 +1,18 @@
-//! `POST /{org}/{app}/chatfiles`: the limits, and what is no upload. Whatever is refused leaves nothing.
+//! `POST /{org}/{app}/chatfiles`: limits and invalid forms. A refused upload leaves nothing.
 
 use std::{io::Read, path::PathBuf, time::Duration};
 
 use crate::support::{Answer, BASE, Connection, Form, TestServer, assert_error, head};
 
 const MIB: usize = 1 << 20;
-/// 10 MB of the contract.
+/// The contract's 10 MB.
 const LIMIT: usize = 10 * MIB;
 
 fn stored(server: &TestServer) -> Vec<PathBuf> {
     [server.files_in("tmp"), server.files_in("objects")].concat()
 }
 
-/// Waits for the last file of `tmp/` to go: a dropped upload is removed off the reactor threads.
+/// Waits until `tmp/` is empty: a dropped upload is removed in the background.
 #[track_caller]
 fn assert_nothing_is_left(server: &TestServer) {
     let deadline = server.clock.monotonic() + Duration::from_secs(10);
@@ -109,7 +109,7 @@ fn expect_continue_gets_early_refusal() {
         };
         let mut connection = server.connect();
         connection.send(&head).unwrap();
-        // The server cannot know whether the body will come: the connection ends after the answer.
+        // The server cannot know whether the body will come, so it closes after the response.
         let text = String::from_utf8(connection.rest()).unwrap();
         assert!(text.starts_with(&format!("HTTP/1.1 {status} ")), "{text}");
         assert!(
@@ -168,7 +168,7 @@ fn expect_continue_gets_100() {
 #[test]
 fn write_first_clients_see_413() {
     let server = TestServer::with("limits.upload_bytes_max = 1048576");
-    // More than the sockets' buffers hold, so that the client is still writing when it is refused.
+    // More than the socket buffers hold, so that the client is still writing when it is refused.
     let form = Form::new().file("a.bin", "application/x-a", &vec![3; 12 * MIB]);
     let body = form.bytes();
     let announced = upload_head(&server, &form, &[], Some(body.len()));
@@ -195,7 +195,7 @@ fn body_is_cut_at_limit() {
     let server = TestServer::with("limits.upload_bytes_max = 100000");
     let form = Form::new().file("a.bin", "application/x-a", &[3; 100_001]);
     let whole = form.bytes();
-    // All but the closing boundary: the server cannot know the end, nor wait for it.
+    // Everything but the closing boundary: the server cannot wait for the end.
     let coming = &whole[..whole.len() - form.boundary.len() - 8];
     let chunked = [
         upload_head(&server, &form, &[("Transfer-Encoding", "chunked")], None),
@@ -204,7 +204,7 @@ fn body_is_cut_at_limit() {
         b"\r\n".to_vec(),
     ]
     .concat();
-    // A length that the form's overhead allows, of which the end never comes.
+    // An announced length that is within the form's overhead, but whose end never comes.
     let announced = [
         upload_head(&server, &form, &[], Some(100_000 + 60_000)),
         coming.to_vec(),
@@ -309,7 +309,7 @@ fn bad_content_type_is_refused() {
         let mut headers = vec![("Authorization", &*authorization)];
         headers.extend(content_type.map(|value| ("Content-Type", value)));
         let mut connection: Connection = server.connect();
-        // Twice: a refusal of a small body leaves the connection usable.
+        // Twice: refusing a small body keeps the connection usable.
         for _ in 0..2 {
             let answer =
                 connection.request("POST", &format!("{BASE}/chatfiles"), &headers, b"--a--\r\n");
@@ -332,7 +332,7 @@ fn truncated_form_is_refused() {
         whole.len() / 2,
         whole.len() - form.boundary.len() - 8,
     ] {
-        // The body ends where Content-Length says, before its form does.
+        // The body ends at Content-Length, before the form ends.
         let mut bytes = upload_head(&server, &form, &[], Some(length));
         bytes.extend_from_slice(&whole[..length]);
         let mut connection = server.connect();
@@ -365,7 +365,7 @@ fn refusals_reach_write_first_clients() {
             assert!(written.is_ok(), "{method} {path}: {written:?}");
             connection.answer(method).unwrap()
         };
-        // On a slow machine the bucket may have filled again since the call before.
+        // On a slow machine, the bucket may have refilled since the previous request.
         let answer = (0..20)
             .map(|_| refused())
             .find(|answer| answer.status == status);

@@ -1,4 +1,4 @@
-//! nginx as a cache in front, with the configurations of `deploy/examples/`: what it keeps and for whom.
+//! nginx as a cache with the configurations of `deploy/examples/`: what it stores and for whom.
 
 use std::{
     fs,
@@ -15,7 +15,7 @@ use crate::support::{
     process::run,
 };
 
-/// nginx with one of our examples in its `http` block. Killed when dropped.
+/// nginx with one example in its `http` block. Killed on drop.
 pub(super) struct Cache {
     child: Child,
     pub(super) address: SocketAddr,
@@ -23,7 +23,7 @@ pub(super) struct Cache {
 }
 
 impl Cache {
-    /// In front of a server; only the addresses and the directory of the example are others.
+    /// In front of a server; only the addresses and the directory of the example are replaced.
     fn before(origin: &TestServer, example: &str) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let cache = format!("{}/cache", directory.path().display());
@@ -34,7 +34,7 @@ impl Cache {
         Self::with(directory, example, &addresses)
     }
 
-    /// With other texts in the place of some of the example's.
+    /// Replaces some texts of the example.
     pub(super) fn with(
         directory: tempfile::TempDir,
         example: &str,
@@ -119,7 +119,7 @@ fn nginx_caches_signed_download() {
     };
     let (whole, thumbnail) = (location(&[]), location(&[("thumbnail", "true")]));
 
-    // A range is the first to come: the cache fetches the whole.
+    // The first request is for a range: the cache fetches the whole file.
     let first = cache.get(&whole, &[("Range", "bytes=10-19")]);
     assert_cache(&first, 206, "MISS");
     let second = cache.get(&whole, &[]);
@@ -129,14 +129,14 @@ fn nginx_caches_signed_download() {
     let small = cache.get(&thumbnail, &[]);
     assert_cache(&small, 200, "HIT");
     assert!(small.body.len() < photo.len());
-    // Another URL than was given out is refused there and not kept.
+    // A changed URL is refused and not stored.
     let forged = format!("{whole}0");
     for _ in 0..2 {
         let answer = cache.get(&forged, &[]);
         assert_cache(&answer, 403, "MISS");
         assert_error(&answer, 403, "forbidden_op");
     }
-    // A redirect is nobody else's either.
+    // A redirect is not shared either.
     let path = format!("{BASE}/chatfiles/{id}");
     let alice = format!("Bearer {}", server.token("alice"));
     for _ in 0..2 {
@@ -144,7 +144,7 @@ fn nginx_caches_signed_download() {
     }
     assert_cache(&cache.get(&path, &[]), 401, "MISS");
 
-    // What is kept needs no server.
+    // A cached response needs no server.
     server.stop();
     let part = cache.get(&whole, &[("Range", "bytes=1-4")]);
     assert_cache(&part, 206, "HIT");
@@ -234,11 +234,11 @@ fn revalidating_cache_respects_access() {
     let part = get("bob", &[("Range", "bytes=1-4")]);
     assert_cache(&part, 206, "HIT");
     assert_eq!(part.body, &photo[1..5]);
-    // Nobody without a token, though it is there.
+    // Without a token, the cached file is not served.
     let answer = cache.get(path, &[("app_id", APP_ID)]);
     assert_code(&answer, 10003);
     assert_ne!(answer.header("x-cache"), Some("HIT"));
-    // And nobody at all once it is taken down.
+    // After its removal, the file is served to nobody.
     let link = BASE64_STANDARD.decode(file_sign(&url)).expect("base64");
     let link = String::from_utf8(link).expect("text");
     let object = link.split('|').nth(2).expect("an object");

@@ -1,4 +1,4 @@
-//! An origin that answers its CDN alone.
+//! An origin that answers only its CDN.
 
 use crate::support::{BASE, TestServer, assert_error};
 
@@ -24,7 +24,7 @@ fn only_health_check_without_cdn_header() {
         );
     }
     assert_eq!(get(&[]).status, 403);
-    // The other API says it in its own way.
+    // The Lanying API has its own error format.
     let answer = server.get(
         "/file/download/chat?file_sign=x",
         &[("app_id", "welovemaxim")],

@@ -1,4 +1,4 @@
-//! What one HTTP/2 connection may ask of the server, and the rules of RFC 9113 that matter, frame by frame.
+//! Limits of one HTTP/2 connection, and the relevant rules of RFC 9113, frame by frame.
 
 use super::frames::{
     ACK, CONTINUATION, Client, DATA, END_HEADERS, END_STREAM, Frame, GOAWAY, HEADERS, PING,
@@ -167,7 +167,7 @@ fn protocol_error_ends_connection() {
         let mut client = Client::open(server.address);
         let _ = std::io::Write::write_all(&mut client.0, &bytes);
         let code = client.end();
-        // The general code may stand for any other.
+        // The general code may replace any other.
         assert!(
             code.is_some_and(|code| code == PROTOCOL_ERROR || codes.contains(&code)),
             "{what}: {code:?}"
@@ -225,12 +225,13 @@ fn malformed_request_is_refused() {
     ] {
         let mut client = Client::open(server.address);
         client.send(HEADERS, WHOLE, 1, &block).unwrap();
-        // A stream's error may be taken for the connection's (RFC 9113 §5.4).
+        // A stream error may be treated as a connection error (RFC 9113 §5.4).
         let end = client.until(|frame| frame.stream == 1 || frame.kind == GOAWAY);
         let is_refused = match end.kind {
             RST_STREAM => code_of(&end.payload) == PROTOCOL_ERROR,
             GOAWAY => code_of(&end.payload[4..]) == PROTOCOL_ERROR,
-            // 400 and 404, which stand in HPACK's table: no path is taken for the root, where nothing is.
+            // 400 and 404 from the static table of HPACK; without a path, the request is for the root, which does not
+            // exist.
             HEADERS => [0x8c, 0x8d].contains(&end.payload[0]),
             _ => false,
         };
@@ -313,7 +314,7 @@ fn ambiguous_fields_are_refused() {
         let is_refused = match end.kind {
             RST_STREAM => code_of(&end.payload) == PROTOCOL_ERROR,
             GOAWAY => code_of(&end.payload[4..]) == PROTOCOL_ERROR,
-            // 400, which stands in HPACK's table.
+            // 400 from the static table of HPACK.
             HEADERS => end.payload[0] == 0x8c,
             _ => false,
         };
@@ -374,7 +375,7 @@ fn excess_streams_are_refused() {
     let server = TestServer::start();
     let id = server.store_file("a", "application/octet-stream", &[1; 10_000]);
     let token = format!("Bearer {}", server.token("alice"));
-    // Nothing of an answer's body may be sent, so all of them stay open.
+    // No byte of a response body may be sent, so all streams stay open.
     let mut client = Client::with_settings(server.address, &[(4, 0)]);
     let most = client.streams_max();
     assert_eq!(most, 100);
@@ -400,6 +401,7 @@ fn excess_streams_are_refused() {
     assert_eq!((data.stream, data.payload[0]), (1, 1));
 }
 
+/// Other connections are not affected.
 #[test]
 fn rapid_reset_ends_connection() {
     let server = TestServer::start();
@@ -423,7 +425,7 @@ fn rapid_reset_ends_connection() {
         }
         sent += 1;
     }
-    // Whether by GOAWAY or by a cut: it did not get far.
+    // By GOAWAY or by closing: few requests got through.
     let code = client.end();
     assert!(
         code.is_none_or(|code| code == ENHANCE_YOUR_CALM),
@@ -438,7 +440,7 @@ fn rapid_reset_ends_connection() {
 #[test]
 fn endless_headers_are_refused() {
     let server = TestServer::start();
-    // A list above the bound: a response or a reset, and the connection may go on.
+    // A list above the limit: an error response or a reset; the connection may continue.
     let mut client = Client::open(server.address);
     let long = "v".repeat(10_000);
     let many: Vec<(&str, &str)> = (0..4).map(|_| ("x-long", long.as_str())).collect();
@@ -456,14 +458,14 @@ fn endless_headers_are_refused() {
     }
     let end = client.until(|frame| frame.stream == 1 || frame.kind == GOAWAY);
     assert!(end.kind != HEADERS || end.payload[0] != 0x88, "{end:?}");
-    // One that never ends (CVE-2024-27316).
+    // A block that never ends (CVE-2024-27316).
     let mut client = Client::open(server.address);
     let _ = client.send(HEADERS, END_STREAM, 1, &get("/healthz", &[]));
     let filler = fields(&[("x", &long[..1000])]);
     let mut sent = 0;
     while client.send(CONTINUATION, 0, 1, &filler).is_ok() {
         sent += 1;
-        assert!(sent < 100_000, "a block without end is read for ever");
+        assert!(sent < 100_000, "the server reads an endless header block");
     }
     assert_eq!(server.get("/healthz", &[]).status, 200);
 }

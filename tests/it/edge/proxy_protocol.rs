@@ -1,5 +1,5 @@
-//! PROXY headers through the socket: who is believed, and what becomes of the rest. Every field that may be
-//! wrong: `src/server/proxy_protocol/tests.rs`.
+//! PROXY headers through the socket: which peers are trusted, and how others are treated.
+//! `src/server/proxy_protocol/tests.rs` tests every invalid field.
 
 use std::io::{ErrorKind, Read};
 
@@ -15,7 +15,7 @@ fn behind(server: &TestServer) -> std::net::SocketAddr {
     server.endpoints[1].address().unwrap()
 }
 
-/// A connection that begins with `first`, and one call on it: its status, or none where it is closed.
+/// Opens a connection that starts with `first` and makes one request: the status, or `None` if it is closed.
 fn call(server: &TestServer, first: &[u8], headers: &[(&str, &str)]) -> Option<u16> {
     let token = format!("Bearer {}", server.token("alice"));
     let path = format!("{BASE}/chatfiles/00000000-0000-7000-8000-000000000000");
@@ -23,7 +23,7 @@ fn call(server: &TestServer, first: &[u8], headers: &[(&str, &str)]) -> Option<u
     all.extend_from_slice(headers);
     let mut connection = Connection::open(behind(server));
     let bytes = [first, &head("GET", &path, &all, None)].concat();
-    // Closed at once, the write may fail.
+    // If the server closes at once, the write may fail.
     let _ = connection.send(&bytes);
     connection.answer("GET").ok().map(|answer| answer.status)
 }
@@ -40,16 +40,16 @@ fn proxied_clients_have_own_rates() {
     let server = TestServer::with(TRUSTED);
     let text = b"PROXY TCP4 192.0.2.1 10.0.0.1 12345 80\r\n";
     assert_eq!(call(&server, text, &[]), Some(404));
-    // The same client, said otherwise.
+    // The same client in another notation.
     assert_eq!(call(&server, &v2([192, 0, 2, 1]), &[]), Some(404));
     assert_eq!(call(&server, text, &[]), Some(503));
-    // A client's own header says nothing, since it is no trusted proxy.
+    // The client is not a trusted proxy, so its own header is ignored.
     assert_eq!(
         call(&server, text, &[("X-Forwarded-For", "192.0.2.9")]),
         Some(503)
     );
     assert_eq!(call(&server, &v2([192, 0, 2, 2]), &[]), Some(404));
-    // The proxy for itself, which is one client like any other.
+    // The proxy itself, as an ordinary client.
     assert_eq!(call(&server, b"PROXY UNKNOWN\r\n", &[]), Some(404));
 }
 
@@ -65,7 +65,7 @@ fn bad_header_closes_without_answer() {
     ] {
         assert_eq!(call(&server, first, &[]), None, "{first:?}");
     }
-    // One that does not end in time.
+    // A header that does not end in time.
     let mut slow = Connection::open(behind(&server));
     slow.send(b"PROXY TCP4 192.0").unwrap();
     assert!(slow.rest().is_empty());
@@ -80,7 +80,7 @@ fn untrusted_peer_cannot_name_client() {
         b"PROXY TCP4 192.0.2.1 10.0.0.1 12345 80\r\nGET /healthz HTTP/1.1\r\nHost: x\r\n\r\n",
     );
     assert!(other.rest().is_empty());
-    // On a listener that does not say so, it is no HTTP.
+    // On a listener without PROXY protocol, it is invalid HTTP.
     let mut plain = server.connect();
     plain
         .send(b"PROXY TCP4 192.0.2.1 10.0.0.1 12345 80\r\n\r\n")
@@ -109,7 +109,7 @@ fn reads_header_byte_by_byte() {
 
 /// Whether the server closes a connection on which nothing more is sent.
 fn is_closed(mut connection: Connection) -> bool {
-    // The test's own time-out is shorter than the idle time-out, which would close it as well.
+    // The test's timeout is shorter than the idle timeout, which would also close the connection.
     match connection.stream().read(&mut [0; 64]) {
         Ok(read) => read == 0,
         Err(error) => error.kind() == ErrorKind::ConnectionReset,
@@ -118,7 +118,7 @@ fn is_closed(mut connection: Connection) -> bool {
 
 #[test]
 fn silent_stranger_is_closed_at_once() {
-    // Its silence may last for the idle time-out, and nothing counts its connections.
+    // A proxy may be silent for the idle timeout, and its connections are not counted.
     let server = TestServer::with(TRUSTED);
     let stranger = open_from(behind(&server), "127.0.0.2".parse().unwrap(), None);
     assert!(is_closed(stranger));
@@ -141,7 +141,7 @@ fn silent_connections_count_for_their_client() {
             connection.send(header.as_bytes()).unwrap();
             connection
         };
-        // Closed without a word from the client: two others hold its places.
+        // Closed without a word from the client: two others use its permits.
         let mut three = [(); 3].map(|()| named("192.0.2.1"));
         for connection in &mut three {
             connection.stream().set_nonblocking(true).unwrap();
@@ -167,7 +167,7 @@ fn proxied_client_may_be_slow() {
     early
         .send(b"PROXY TCP4 192.0.2.1 10.0.0.1 12345 80\r\n")
         .unwrap();
-    // When this one has been cut, the time for a head has passed for the other as well, which has begun none.
+    // When this one is closed, the header timeout has passed for the other one too, which has sent nothing.
     let mut slow = Connection::open(behind(&server));
     slow.send(b"PROXY TCP4 192.0").unwrap();
     assert!(slow.rest().is_empty());

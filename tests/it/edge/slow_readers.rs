@@ -1,5 +1,6 @@
-//! Clients that read slowly get all of their answers, and clients that read nothing are cut, over every way to the
-//! server. The time-out is short and the paces are fast in proportion: 20 KB/s with 1 s is like 700 B/s with 30 s.
+//! Clients that read slowly get complete responses, and clients that read nothing are cut, over every kind of
+//! connection. The timeout is short and the rates are high in proportion: 20 KB/s with 1 s corresponds to 700 B/s with
+//! 30 s.
 
 use std::{
     io::{self, BufReader, Read, Write},
@@ -35,7 +36,7 @@ const WINDOW: u16 = 4;
 trait Duplex: Read + Write + Send {}
 impl<S: Read + Write + Send> Duplex for S {}
 
-/// A stream that is read slowly at first, then as fast as it goes.
+/// A stream that is read slowly at first, then as fast as possible.
 struct Paced<S> {
     stream: S,
     bytes_per_step: usize,
@@ -178,7 +179,7 @@ impl Served {
     }
 }
 
-/// A client that waits for its answer.
+/// A client that waits for its response.
 enum Asked {
     Http1(BufReader<Box<dyn Duplex>>),
     Http2(Client<Box<dyn Duplex>>),
@@ -228,7 +229,7 @@ fn slow_readers_get_whole_answers() {
                     assert!(body == *bytes, "{way:?}");
                 });
             }
-            // With the buffers that the system lends: 1 MB/s.
+            // With the default buffers of the system: 1 MB/s.
             scope.spawn(move || {
                 let stream = served.open(way, None, 20_000, 5_000_000);
                 let body = served.request(way, stream, id).body();
@@ -250,23 +251,25 @@ fn unreading_clients_are_cut() {
             served.request(way, stream, &id)
         })
         .collect();
-    poll("all of them to be cut", || {
+    poll("all connections to be cut", || {
         served.stalls() == WAYS.len() as u64
     });
     for (asked, way) in stalled.into_iter().zip(WAYS) {
         assert!(asked.body().is_err(), "{way:?}");
     }
-    // So is one whose system has taken a first part.
+    // So is one whose kernel has received a first part.
     let stream = served.open(Way::Http1, None, 1 << 20, 0);
     let asked = served.request(Way::Http1, stream, &id);
-    poll("it to be cut", || served.stalls() == WAYS.len() as u64 + 1);
+    poll("the connection to be cut", || {
+        served.stalls() == WAYS.len() as u64 + 1
+    });
     drop(asked);
 }
 
 #[test]
 fn active_answer_is_not_idle() {
     let served = Served::with("idle_timeout_seconds = 1\n");
-    // It fits into the send buffer: as far as this process is concerned, it is sent.
+    // It fits into the send buffer: for the server process, it has been sent.
     let bytes = Random::new().bytes(400_000);
     let id = served.store(&bytes);
     let request = served.http1_request(&id, &[]);
@@ -278,7 +281,7 @@ fn active_answer_is_not_idle() {
         let answer = read_answer(&mut stream, "GET").expect("the connection is kept");
         assert!(answer.body == bytes);
     }
-    // Then it is, and is closed.
+    // Then it is idle and is closed.
     assert_eq!(stream.read(&mut [0]).unwrap(), 0);
 }
 
@@ -301,7 +304,7 @@ fn active_http2_answer_is_not_idle() {
                 kind => assert_ne!(kind, GOAWAY, "after {taken} bytes"),
             }
         }
-        // Then it is, and is told.
+        // Then it is idle and gets GOAWAY.
         client.until(|frame| frame.kind == GOAWAY);
     }
 }
@@ -395,7 +398,7 @@ fn later_bytes_do_not_lose_answer() {
     });
     let (stop, stopped) = std::sync::mpsc::channel::<()>();
     thread::scope(|scope| {
-        // Bytes that arrive after a close are answered with a reset, which takes the rest of the answer with it.
+        // Bytes that arrive after a close cause a reset, which loses the rest of the response.
         scope.spawn(move || {
             while stopped.recv_timeout(STEP).is_err() {
                 let _ = sender.write_all(b"x");
@@ -421,7 +424,7 @@ fn unread_streams_are_reset_alone() {
             .send(HEADERS, END_HEADERS | END_STREAM, stream, &request)
             .unwrap();
     }
-    // The first answer is taken at 50 KB/s, of the others nothing more.
+    // The first response is read at 50 KB/s, the others not at all.
     let (mut body, mut resets) = (Vec::new(), Vec::new());
     loop {
         let frame = client.frame().unwrap();
@@ -456,7 +459,7 @@ fn slow_connection_does_not_reset_streams() {
     let bytes = Random::new().bytes(2 << 20);
     let id = served.store(&bytes);
     let request = served.http2_request(&id);
-    // 300 KB/s for seven seconds: what is sent first keeps the rest waiting, whatever stream it is of.
+    // 300 KB/s for seven seconds: bytes sent first delay the rest, on any stream.
     let stream = served.open(Way::Http2, SMALL_BUFFER, 6_000, 2 << 20);
     let mut client = Client::over(stream, &[(WINDOW, 100)]);
     let window = (64u32 << 20).to_be_bytes();
@@ -469,7 +472,7 @@ fn slow_connection_does_not_reset_streams() {
         let window = (4u32 << 20).to_be_bytes();
         client.send(WINDOW_UPDATE, 0, stream, &window).unwrap();
     }
-    // And one of which the client takes nothing more, while the others keep the connection busy.
+    // The client stops reading this one, while the others keep the connection busy.
     client
         .send(HEADERS, END_HEADERS | END_STREAM, 13, &request)
         .unwrap();
@@ -496,7 +499,7 @@ fn unread_small_answers_end_connection() {
     let served = Served::with("");
     let large = Random::new().bytes(200_000);
     let ids = [&large[..], &large[..4000]].map(|bytes| served.store(bytes));
-    // hyper has given the small ones away as a whole: no stream of them can be reset.
+    // hyper has already passed the small responses on completely, so their streams cannot be reset.
     let mut client = Client::with_settings(served.server.address, &[(WINDOW, 1)]);
     for stream in [3, 5, 7] {
         client
@@ -516,7 +519,7 @@ fn unread_small_answers_end_connection() {
             &served.http2_request(&ids[0]),
         )
         .unwrap();
-    // The large one goes on all the while, and to its end.
+    // The large response continues to its end.
     let (mut taken, mut is_told) = (0, false);
     while taken < large.len() {
         let frame = client.frame().unwrap();

@@ -1,4 +1,4 @@
-//! A socket file as a listener, for a proxy on the same machine.
+//! A Unix socket as a listener for a proxy on the same machine.
 
 use std::{
     io::{Read, Write},
@@ -65,7 +65,7 @@ fn proxy_header_overrides_forwarded_header() {
         stream.read_to_string(&mut answer).unwrap();
         answer[9..12].to_owned()
     };
-    // Another address each time, as it says itself: it is one client all the same.
+    // The forwarded header changes each time, but it is one client.
     let calls =
         ["198.51.100.1", "198.51.100.2", "198.51.100.3"].map(|own| status("192.0.2.1", own));
     assert_eq!(calls, ["404", "404", "503"]);
@@ -87,7 +87,7 @@ fn unix_socket_serves_files() {
         "GET {BASE}/chatfiles/{id} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nConnection: close\r\n\r\n",
         server.token("alice")
     );
-    // A byte at a time at first, as nobody sends it and everybody may.
+    // The first bytes one at a time, which is allowed.
     let mut stream = UnixStream::connect(&path).unwrap();
     for byte in &request.as_bytes()[..10] {
         stream.write_all(&[*byte]).unwrap();

@@ -1,4 +1,4 @@
-//! TLS: real clients, several certificates, and new ones while clients are served.
+//! TLS: real clients, several certificates, and reloads while clients are served.
 
 use std::io::{Read, Write};
 
@@ -34,7 +34,7 @@ impl Served {
         self.server.endpoints[1].address().unwrap()
     }
 
-    /// curl over TLS with these options, to a path.
+    /// Runs curl over TLS with these options.
     fn curl(&self, options: &[&str], path: &str) -> Vec<u8> {
         let port = self.address().port();
         let resolve = format!("files.test:{port}:127.0.0.1");
@@ -101,7 +101,7 @@ fn certificate_follows_sni() {
         assert!(healthy(&mut stream), "{name}");
         assert!(connect(address, name, wrong, &[]).is_err(), "{name}");
     }
-    // One label alone; and another name is shown the first certificate, which is not for it.
+    // A wildcard covers one label only. Other names get the first certificate, which is not valid for them.
     for name in ["x.y.b.test", "c.test"] {
         for root in [&a, &b] {
             assert!(connect(address, name, root, &[]).is_err(), "{name}");
@@ -109,6 +109,7 @@ fn certificate_follows_sni() {
     }
 }
 
+/// Old connections go on.
 #[test]
 fn reloads_good_certificates_only() {
     let served = served();
@@ -116,7 +117,7 @@ fn reloads_good_certificates_only() {
     let directory = served.certificate.chain.parent().unwrap();
     let mut kept = connect(address, "files.test", &served.certificate, &[]).unwrap();
     assert!(healthy(&mut kept));
-    // A key that belongs to another certificate: the old ones stay.
+    // A key that belongs to another certificate: the old pair stays.
     let good = std::fs::read(&served.certificate.key).unwrap();
     let other = Certificate::write(directory, "other", &["files.test"]);
     std::fs::copy(&other.key, &served.certificate.key).unwrap();
@@ -127,13 +128,13 @@ fn reloads_good_certificates_only() {
     );
     assert!(connect(address, "files.test", &served.certificate, &[]).is_ok());
     std::fs::write(&served.certificate.key, good).unwrap();
-    // A new pair, seen by itself within seconds.
+    // A new pair is detected automatically within seconds.
     let new = Certificate::write(directory, "first", &["files.test"]);
     poll("the new certificate is shown", || {
         connect(address, "files.test", &new, &[]).is_ok()
     });
     assert!(connect(address, "files.test", &served.certificate, &[]).is_err());
-    assert!(healthy(&mut kept), "a connection of before goes on");
+    assert!(healthy(&mut kept), "an existing connection continues");
 }
 
 #[test]
@@ -169,7 +170,7 @@ fn hangup_reloads_without_failed_requests() {
     let address = server.listening("https://");
     let mut known = vec![first];
     for round in 0..5 {
-        // Clients that connect all the time meet the old one or the new one, and never an error.
+        // Clients that connect meanwhile get the old or the new certificate, and never an error.
         let new = Certificate::write(directory.path(), "new", &["files.test"]);
         let old = known.last().unwrap();
         std::fs::copy(&new.chain, &old.chain).unwrap();
@@ -201,7 +202,7 @@ fn bad_handshakes_are_closed() {
         .unwrap();
     let answer = plain.rest();
     assert!(!answer.starts_with(b"HTTP/"), "{answer:?}");
-    // Within `header_timeout_seconds`, and not a moment longer than it takes.
+    // Closed after `header_timeout_seconds`.
     let mut silent = Connection::open(served.address());
     silent.send(&[0x16, 3, 1]).unwrap();
     assert!(silent.rest().is_empty());

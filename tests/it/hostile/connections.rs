@@ -1,4 +1,4 @@
-//! Heads without end, paths that are none, crowds of addresses, and clients that never read.
+//! Endless heads, invalid paths, crowds of addresses, and clients that never read.
 
 use chatfiles::{
     limit::{self, Interface, Limiter, Rate},
@@ -8,15 +8,16 @@ use chatfiles::{
 use super::{assert_alive, send_until_closed};
 use crate::support::{BASE, Connection, TestServer, head, process::poll};
 
+/// By time and by length.
 #[test]
 fn endless_head_is_cut() {
     let server = TestServer::with("[server]\nheader_timeout_seconds = 1");
-    // Slowly: a byte at once and no more.
+    // Slow: one byte and no more.
     let mut slow = server.connect();
     slow.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-A: ")
         .unwrap();
-    assert!(slow.rest().is_empty(), "nobody to answer");
-    // Quickly: too many headers, too long a one, too long a path, and one without end.
+    assert!(slow.rest().is_empty(), "no client to answer");
+    // Fast: too many headers, too long a header, too long a path, and an endless head.
     let many: String = (0..500).map(|n| format!("X-{n}: y\r\n")).collect();
     let long = format!("X-Long: {}\r\n", "y".repeat(1 << 20));
     for (what, line, headers) in [
@@ -77,7 +78,7 @@ fn path_like_ids_find_nothing() {
             for path in ["chatfiles", "sdk/chatfiles/part-upload"] {
                 let path = format!("{BASE}/{path}/{id}{suffix}");
                 let answer = server.get(&path, &headers);
-                // A dot segment may lead to another route; never to a file, nor into the code's inside.
+                // A dot segment may lead to another route, but never to a file or to internals.
                 assert!(
                     matches!(answer.status, 404 | 405),
                     "{path}: {}",
@@ -92,7 +93,7 @@ fn path_like_ids_find_nothing() {
 #[test]
 fn many_addresses_need_bounded_memory() {
     const BOUND: usize = 10_000;
-    // The limiter itself: what it remembers is bounded, and an address beyond it is still limited.
+    // The limiter itself: its memory is bounded, and an address beyond it is still limited.
     let clock = Clock::system();
     let (now, rate) = (
         clock.monotonic(),
@@ -115,7 +116,7 @@ fn many_addresses_need_bounded_memory() {
         assert!(call(address).is_err(), "{address}");
     }
 
-    // And through the socket, a new address with each call, pipelined.
+    // Through the socket, with a new address per pipelined request.
     let server = TestServer::with(&format!(
         "[limits]\ncalls_per_second = 1000\ncalls_burst = 1000\naddresses_max = {BOUND}\ntrusted_proxies = [\"127.0.0.0/8\"]"
     ));
@@ -171,7 +172,7 @@ fn unread_download_is_cut() {
     let ranged = server.download(&id, &[("Range", "bytes=-5")]);
     assert_eq!((ranged.status, ranged.body.len()), (206, 5));
     for connection in &mut stalled {
-        // Reset, so that neither side keeps what was never read.
+        // Reset, so that neither side keeps unread bytes.
         poll("the reset", || {
             connection.stream().take_error().unwrap().is_some()
         });

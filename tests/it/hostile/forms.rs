@@ -1,4 +1,4 @@
-//! Forms that are none, or far too much of one, and files that are not what they say.
+//! Invalid and excessive forms, and files that are not what they claim.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use chatfiles::time::Clock;
 use super::assert_nothing_stays;
 use crate::support::{Form, TestServer, assert_error};
 
-/// Far above what a linear scan of 10 MB takes on a busy machine, far below what a quadratic one does.
+/// Much more than a linear scan of 10 MB takes on a busy machine, much less than a quadratic one.
 const SCAN_MAX: Duration = Duration::from_secs(30);
 
-/// A body that is no good form is refused with 400 and leaves nothing.
+/// Checks that an invalid form gets 400 and leaves nothing.
 fn check_refused(server: &TestServer, what: &str, body: &[u8]) {
     println!("{what}");
     let clock = Clock::system();
@@ -161,12 +161,13 @@ fn path_as_file_name_is_kept() {
         );
         assert_eq!(download.header("x-injected"), None);
     }
-    // Everything lies where ids say it does.
+    // All files are at the path of their id.
     for path in server.files_in("objects") {
         assert_eq!(path.components().count(), 4, "{}", path.display());
     }
 }
 
+/// And cost no more than a look at the header.
 #[test]
 fn trap_pictures_have_no_thumbnail() {
     let server = TestServer::start();
@@ -203,7 +204,7 @@ fn trap_pictures_have_no_thumbnail() {
         }
         assert!(server.download(&id, &[]).body == bytes, "{name}");
     }
-    // Broken ones: a picture or a 404, and never our fault.
+    // Broken pictures: a picture or 404, never 500.
     for name in ["truncated.jpg", "truncated.png"] {
         let id = server.store_file(name, "image/png", &image(name));
         let answer = server.download(&id, &[("thumbnail", "true")]);
@@ -232,7 +233,7 @@ fn damaged_pictures_never_cause_500() {
         for _ in 0..8 {
             let mut bytes = original.clone();
             for _ in 0..1 + random.below(20) {
-                // Mostly in the headers, where sizes and counts are.
+                // Mostly in the headers, which contain sizes and counts.
                 let end = [64, 700, bytes.len()][random.below(3)];
                 let at = random.below(end);
                 bytes[at] = random.next() as u8;

@@ -1,4 +1,4 @@
-//! One address that opens all the connections it can: the others are served.
+//! One address opens as many connections as it can: others are still served.
 
 use std::net::Ipv4Addr;
 
@@ -8,7 +8,7 @@ use crate::support::{Connection, TestServer, open_from, poll};
 fn connections_per_address_are_limited() {
     let server = TestServer::with("[server]\nconnections_per_address_max = 5\n");
     let mut crowd: Vec<Connection> = (0..20).map(|_| server.connect()).collect();
-    // Whoever came first keeps its place; which those are the kernel's queue decides.
+    // The first connections keep their permits; the kernel's queue decides which those are.
     let answered = crowd.iter_mut().filter_map(|one| {
         one.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").ok()?;
         one.answer("GET").ok()
@@ -18,7 +18,7 @@ fn connections_per_address_are_limited() {
     let answer = open_from(server.address, other, None).request("GET", "/healthz", &[], b"");
     assert_eq!(answer.status, 200);
     drop(crowd);
-    poll("the places are free again", || {
+    poll("the permits are free again", || {
         let mut again = server.connect();
         let sent = again.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
         sent.is_ok() && again.answer("GET").is_ok()

@@ -1,4 +1,4 @@
-//! Zero copy: what leaves by `sendfile`, that it is the same bytes, and what happens where it cannot.
+//! Zero copy: what is sent by `sendfile`, that the bytes are the same, and the fallback.
 
 use std::{
     fs,
@@ -13,7 +13,7 @@ use crate::support::{
     strace::Strace,
 };
 
-/// Just below, at and above what is worth a `sendfile`, a cold chunk, and a loan.
+/// Around the thresholds of `sendfile`, of a cold chunk, and of a loan.
 const SIZES: &[usize] = &[
     1,
     4096,
@@ -50,7 +50,7 @@ fn sizes_and_ranges_match_stored_bytes() {
     for &size in SIZES {
         let bytes = random.bytes(size);
         let id = server.upload(&bytes);
-        // A window of a few kilobytes: the socket is full again and again, in heads as well as in files.
+        // A window of a few kilobytes: the socket fills up again and again, in heads and in files.
         for receive_bytes in [None, Some(4096)] {
             let mut client = open_from(server.address, Ipv4Addr::LOCALHOST, receive_bytes);
             for _ in 0..4 {
@@ -103,25 +103,26 @@ fn pipelined_answers_stay_apart() {
                 .body
                 .windows(wanted.len())
                 .any(|window| window == wanted),
-            "a part is missing or wrong"
+            "a part is missing or damaged"
         );
     }
 }
 
+/// Its head shares the first segment; a small file leaves in one call.
 #[test]
 fn large_file_uses_sendfile() {
     let (_directory, server) = server();
     let small = server.upload(&[1; 4096]);
     let large = server.upload(&[2; 1 << 20]);
-    // Both are opened and warm before anything is counted.
+    // Both are open and warm before calls are counted.
     for id in [&small, &large] {
         assert_eq!(server.download(id, &[]).status, 200);
     }
-    // Calls that the server makes for sockets alone: no line needs more than its name and its result.
+    // Calls for sockets only: no line needs more than its name and result.
     let strace = Strace::attach(&server, "sendfile,sendmsg,writev:delay_enter=1");
     assert_eq!(server.download(&small, &[]).body, [1; 4096]);
     assert_eq!(server.download(&large, &[]).body, [2; 1 << 20]);
-    // The client has the last byte before the call that sent it has returned.
+    // The client gets the last byte before the call that sent it returns.
     let log = strace.detach_when(|log| sent(log, "sendfile") >= 1 << 20);
     let sent = |call| sent(&log, call);
     assert_eq!(sent("sendfile"), 1 << 20, "{log}");
@@ -137,7 +138,7 @@ fn large_file_uses_sendfile() {
     );
 }
 
-/// What the ended calls of this name returned, in sum. A call may have two lines: unfinished, and resumed.
+/// The sum of the results of all ended calls of this name. A call may have two lines: unfinished and resumed.
 fn sent(log: &str, call: &str) -> u64 {
     let (whole, resumed) = (format!(" {call}("), format!("<... {call} resumed>"));
     log.lines()
@@ -177,7 +178,7 @@ fn disk_error_cuts_only_its_answer() {
     let mut client = Connection::open(server.address);
     client.send(&get(&server, &id, &[])).unwrap();
     let mut received = Vec::new();
-    // Ends early, as an end of file or as a reset; never with other bytes.
+    // Ends early, by end of stream or reset, but never with other bytes.
     let _ = client.stream().read_to_end(&mut received);
     let log = strace.detach();
     assert!(log.contains("INJECTED"), "{log}");
@@ -190,7 +191,7 @@ fn disk_error_cuts_only_its_answer() {
     let answer = server.download(&id, &[]);
     assert!(
         answer.status == 200 && answer.body == bytes,
-        "the server goes on"
+        "the server continues"
     );
 }
 
@@ -225,7 +226,7 @@ fn truncated_file_ends_only_its_answers() {
 fn file_is_released_after_answer() {
     let (_directory, server) = server();
     let id = server.upload(&vec![7; 9 << 20]);
-    // Taken down while it is being sent: the answer ends well, and then nobody holds the file any more.
+    // Removed while it is being sent: the response completes, and then the file is released.
     let mut client = open_from(server.address, Ipv4Addr::LOCALHOST, Some(4096));
     client.send(&get(&server, &id, &[])).unwrap();
     let mut start = [0; 1024];

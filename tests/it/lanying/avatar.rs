@@ -1,4 +1,4 @@
-//! Avatars: a new name for each, open to every user of the app and to nobody else.
+//! Avatars: a new name for each, open to every user of the app and to no one else.
 
 use super::apps::{
     OTHER_ID, Stored, TWO_APPS, backend, get_of, id_of, object_name, object_of, store_avatar,
@@ -74,7 +74,7 @@ fn bad_avatar_name_is_not_found() {
     let server = TestServer::start();
     let Stored { avatar, sign } = Stored::at(&server);
     let alice = server.lanying("alice");
-    // Open, so that no cache answers for another name.
+    // Requested first, so that it is cached. The cache must not answer for another name.
     assert!(alice.get(&call(&avatar)).body == photo());
     let chat = object_of(&sign);
     let (id, day) = (id_of(&avatar), avatar.split('.').nth(1).unwrap());
@@ -115,7 +115,7 @@ fn bad_avatar_name_is_not_found() {
             assert_code(&alice.get(&format!("{}{more}", call(name))), 20022);
         }
     }
-    // Encoded, it is the same name.
+    // The encoded name is the same name.
     let encoded = avatar.replace('-', "%2D").replace('.', "%2e");
     assert!(alice.get(&call(&encoded)).body == photo());
 }

@@ -1,4 +1,4 @@
-//! The way of a file from ticket to download, as a client goes it.
+//! A file on its way from ticket to download, as a client does it.
 
 use crate::support::{
     TestServer,

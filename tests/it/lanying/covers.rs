@@ -1,4 +1,4 @@
-//! Covers of videos: what they show, which box they fit, and for what ffmpeg is started.
+//! Covers of videos: content, size, and when ffmpeg is started.
 
 mod bounds;
 mod failures;
@@ -13,7 +13,7 @@ use crate::support::{
 
 type Size = (u32, u32);
 
-/// What phones, cameras and browsers record, and the size of it upright.
+/// Formats of phones, cameras and browsers, and their upright size.
 fn videos() -> Vec<(&'static str, Vec<u8>, Size)> {
     let faststart = [H264, &["-movflags", "+faststart"]].concat();
     let fragmented = [H264, &["-movflags", "+frag_keyframe+empty_moov"]].concat();
@@ -43,7 +43,7 @@ fn videos() -> Vec<(&'static str, Vec<u8>, Size)> {
     ]
 }
 
-/// Whether the size is what is left of a picture when it was made to fit, and never enlarged.
+/// Whether a picture of this size was scaled down to fit, and not enlarged.
 fn fits((width, height): Size, (source_width, source_height): Size, fit: Size) -> bool {
     let ratio = |fit: u32, source: u32| f64::from(fit) / f64::from(source);
     let scale = ratio(fit.0, source_width)
@@ -84,7 +84,7 @@ fn cover_is_first_frame_of_video() {
     }
 }
 
-/// An avatar that moves: the first frame stands for it as well.
+/// The cover of an animated avatar is its first frame as well.
 #[test]
 fn video_avatar_has_cover() {
     let server = TestServer::start();
@@ -137,7 +137,7 @@ fn concurrent_covers_start_ffmpeg_once() {
     assert_eq!(program.starts(), 1);
 }
 
-/// The frame is made once for all of them.
+/// The frame is extracted once for all sizes.
 #[test]
 fn concurrent_sizes_start_ffmpeg_once() {
     let program = Program::real();

@@ -1,4 +1,4 @@
-//! A file on its way to the client: ranges, conditions, HEAD, and headers that keep it from doing harm.
+//! Downloads: ranges, conditions, HEAD, and headers that prevent harm.
 
 use super::apps::Stored;
 use crate::support::{
@@ -7,7 +7,7 @@ use crate::support::{
     photo,
 };
 
-/// Downloads by both calls, with headers.
+/// Downloads through both calls, with further headers.
 fn both(client: &Client<'_>, stored: &Stored, more: &str, headers: &[(&str, &str)]) -> [Answer; 2] {
     let Stored { sign, avatar } = stored;
     [
@@ -17,7 +17,7 @@ fn both(client: &Client<'_>, stored: &Stored, more: &str, headers: &[(&str, &str
     .map(|call| client.get_with(&call, headers))
 }
 
-/// The headers, without those that differ from answer to answer.
+/// The headers without those that differ in every response.
 fn lasting(answer: &Answer) -> Vec<(String, String)> {
     let mut headers = answer.headers.clone();
     headers.retain(|(name, _)| !matches!(name.as_str(), "date" | "x-request-id"));
@@ -227,7 +227,7 @@ fn head_has_headers_of_get() {
     }
 }
 
-/// Sends bytes as a file of this name and declared type; returns the answer to its download, and to a range.
+/// Sends bytes as a file with this name and type; returns the responses to a download and to a range.
 fn sent_as(
     client: &Client<'_>,
     name: &str,

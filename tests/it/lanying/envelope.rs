@@ -1,4 +1,4 @@
-//! The envelope, its codes, the parameters that lead to them, and what is no call at all.
+//! The response envelope, its error codes, the parameters that cause them, and unknown calls.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ fn success_uses_envelope() {
     }
 }
 
-/// A call that must be refused for one of its parameters.
+/// Checks that a call is refused because of one parameter.
 #[track_caller]
 fn check(server: &TestServer, call: &str, parameter: &str) {
     let message = assert_code(&server.lanying("alice").get(call), 10002);
@@ -155,6 +155,7 @@ fn bad_parameter_is_named() {
     }
 }
 
+/// Unknown parameters are ignored.
 #[test]
 fn first_of_repeated_parameters_counts() {
     let server = TestServer::start();
@@ -198,6 +199,7 @@ fn first_of_repeated_parameters_counts() {
     );
 }
 
+/// Also if they are present but empty.
 #[test]
 fn optional_parameters_have_defaults() {
     let server = TestServer::start();
@@ -259,7 +261,7 @@ fn unknown_call_404_wrong_method_405() {
         } else {
             "GET, OPTIONS"
         };
-        // Before the application is looked for, and whatever the body.
+        // Checked before the application, and with any body.
         for method in ["POST", "PUT", "DELETE", "PATCH", "TRACE", "get"] {
             let answer = server.request(method, &format!("/file/{path}?a=b"), &[], b"a=b");
             assert_eq!(envelope(&answer, 405)["code"], 405, "{method} {path}");
@@ -269,7 +271,7 @@ fn unknown_call_404_wrong_method_405() {
             let answer = server.request("HEAD", &format!("/file/{path}"), &[], b"");
             assert_eq!((answer.status, answer.header("allow")), (405, Some(allow)));
         }
-        // A slash more is none.
+        // An additional slash is ignored.
         let doubled = format!("//file//{}/", path.replace('/', "//"));
         assert_code(&server.get(&doubled, &[]), 40000);
     }
@@ -299,11 +301,11 @@ fn store_failure_10009_busy_503() {
     let (server, faults) = faulty_server(directory.path());
     let stored = Stored::at(&server);
     let [.., forward, avatar, chat] = stored.calls();
-    // A new day, on which a forward has something to do.
+    // A new day, on which a forward has to add a name.
     server.clock.advance(MS_PER_DAY);
     let alice = server.lanying("alice");
     let busy = Kind::Unavailable(Duration::from_millis(1500));
-    // The files are not open yet: one that is needs no store.
+    // The files are not open yet; an open file needs no store.
     for (step, call) in [
         (Step::Open, &forward),
         (Step::Open, &avatar),

@@ -1,4 +1,4 @@
-//! `POST /file/oss/{app_id}`: what a form may look like, and what its success says.
+//! `POST /file/oss/{app_id}`: valid forms and the successful response.
 
 mod already_there;
 mod bounds;
@@ -26,19 +26,19 @@ use crate::support::{
 
 /// Where the default tenant's forms go.
 const FORM_PATH: &str = "/file/oss/welovemaxim";
-/// What a success says, byte for byte.
+/// The exact successful response.
 const STORED: &str = r#"{"code":200,"data":true,"Status":"OK","message":null}"#;
 
 /// Names and values, in the order of the form.
 type Fields = Vec<(String, String)>;
 
-/// A ticket for a file that alice sends to bob.
+/// A ticket for a file from alice to bob.
 #[track_caller]
 fn ticket(server: &TestServer) -> Value {
     server.lanying("alice").ticket("100", "bob", "1")
 }
 
-/// The fields of a ticket as clients were seen to send them.
+/// The fields of a ticket as observed from clients.
 fn fields_of(ticket: &Value) -> Fields {
     let fields = &ticket["oss_body_param"];
     ["OSSAccessKeyId", "policy", "signature", "callback", "key"]
@@ -52,7 +52,7 @@ fn form_of(fields: &Fields) -> Form {
         .fold(Form::new(), |form, (name, value)| form.field(name, value))
 }
 
-/// The same with one value changed.
+/// The fields with one value changed.
 fn with(fields: &Fields, name: &str, value: &str) -> Fields {
     let mut fields = fields.clone();
     let field = fields.iter_mut().find(|(given, _)| given == name);
@@ -60,19 +60,19 @@ fn with(fields: &Fields, name: &str, value: &str) -> Fields {
     fields
 }
 
-/// The file of most of these tests.
+/// The file of most tests.
 fn file(form: Form) -> Form {
     form.file("a.bin", "application/octet-stream", b"hello")
 }
 
-/// Posts a form and nothing beside it: no token, no `app_id`.
+/// Posts a form without any further headers: no token, no `app_id`.
 fn post(server: &TestServer, form: &Form) -> Answer {
     let content_type = form.content_type();
     let headers = [("Content-Type", content_type.as_str())];
     server.request("POST", FORM_PATH, &headers, &form.bytes())
 }
 
-/// Checks a success, and that bob opens by the ticket's link what was sent; returns that download.
+/// Checks a success, and that bob can open the sent file with the ticket's link; returns that download.
 #[track_caller]
 fn assert_stored(server: &TestServer, ticket: &Value, answer: &Answer, bytes: &[u8]) -> Answer {
     assert_eq!(answer.status, 200, "{}", answer.text());
@@ -94,7 +94,7 @@ fn assert_stored(server: &TestServer, ticket: &Value, answer: &Answer, bytes: &[
     download
 }
 
-/// Checks an error: status, code, the shape of the XML and its headers; returns the message.
+/// Checks an error: status, code, XML and headers; returns the message.
 #[track_caller]
 fn assert_xml(answer: &Answer, status: u16, code: &str) -> String {
     let body = answer.text();
@@ -117,7 +117,7 @@ fn assert_xml(answer: &Answer, status: u16, code: &str) -> String {
     message.to_owned()
 }
 
-/// Waits for the last file of `tmp/` to go: a dropped upload is removed off the reactor threads.
+/// Waits until `tmp/` is empty: a dropped upload is removed in the background.
 #[track_caller]
 fn assert_nothing_stays(server: &TestServer) {
     poll("tmp/ to be empty", || server.files_in("tmp").is_empty());
@@ -125,7 +125,7 @@ fn assert_nothing_stays(server: &TestServer) {
     assert!(objects.is_empty(), "{objects:?}");
 }
 
-/// A form is stored, and opens as it was sent.
+/// Checks that a form is stored and opens as it was sent.
 #[track_caller]
 fn check_stored(server: &TestServer, what: &str, change: impl FnOnce(Fields) -> Form) {
     println!("{what}");
@@ -134,6 +134,7 @@ fn check_stored(server: &TestServer, what: &str, change: impl FnOnce(Fields) -> 
     assert_stored(server, &ticket, &answer, b"hello");
 }
 
+/// In any case too, with an empty callback or none.
 #[test]
 fn accepts_fields_in_any_order() {
     let server = TestServer::start();
@@ -245,6 +246,7 @@ fn reads_file_part_of_all_clients() {
     }
 }
 
+/// The form's field, then the part's; the bytes overrule both.
 #[test]
 fn content_type_precedence() {
     let server = TestServer::start();
@@ -265,7 +267,7 @@ fn content_type_precedence() {
             "application/x-field",
         ),
         (None, None, own, "application/octet-stream"),
-        // Clients tell a file from an error by this type: no file is sent as it.
+        // Clients recognise an error by this type, so no file is sent with it.
         (
             Some("application/json"),
             None,

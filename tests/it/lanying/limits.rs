@@ -1,4 +1,4 @@
-//! The rate limit in this API's words, and the headers that let a browser read an answer.
+//! The rate limit in this API's error format, and CORS headers.
 
 use std::net::Ipv4Addr;
 
@@ -14,7 +14,7 @@ use crate::{
 
 const ORIGIN: (&str, &str) = ("Origin", "https://chat.example");
 
-/// Whether the limiter refused a call; if so, in the contract's words.
+/// Whether the rate limit refused a call. A refusal must follow the contract.
 #[track_caller]
 fn is_refused(answer: &Answer, has_body: bool) -> bool {
     if answer.status != 503 {
@@ -49,7 +49,7 @@ fn every_call_is_rate_limited() {
         path("download/chat?image_type=2&"),
         path("download/avatar?image_type=3&"),
         path("download/chat?format=mp3&"),
-        // Who belongs to no application, and what is no call.
+        // Unknown applications and unknown calls.
         "/file/upload/chat".into(),
         "/file/download/chat?app_id=nobody".into(),
         "/file/nothing".into(),
@@ -63,7 +63,7 @@ fn every_call_is_rate_limited() {
         let (answers, seconds) = burst(&mut connection, &vec![call("GET", target, &[], b""); 4]);
         assert!(
             seconds < 0.9,
-            "the machine is too slow to tell: {seconds} s"
+            "the machine is too slow for this test: {seconds} s"
         );
         let refused: Vec<_> = answers
             .iter()
@@ -140,7 +140,7 @@ fn rate_classes_count_apart() {
         let (answers, seconds) = burst(&mut connection, &calls);
         assert!(
             seconds < 0.9,
-            "the machine is too slow to tell: {seconds} s"
+            "the machine is too slow for this test: {seconds} s"
         );
         assert_ne!(answers[0].status, 503, "{first}");
         let is_ours = second.starts_with("GET");
@@ -150,7 +150,7 @@ fn rate_classes_count_apart() {
             "{first} · {second}"
         );
     }
-    // The header names the same application as the query does.
+    // The header and the query name the same application.
     let mut connection = open_from(server.address, Ipv4Addr::new(127, 0, 3, 1), None);
     let calls = [
         call("GET", "/file/upload/chat", &[("app_id", OTHER_ID)], b""),
@@ -159,7 +159,7 @@ fn rate_classes_count_apart() {
     let (answers, seconds) = burst(&mut connection, &calls);
     assert!(
         seconds < 0.9,
-        "the machine is too slow to tell: {seconds} s"
+        "the machine is too slow for this test: {seconds} s"
     );
     let refused: Vec<_> = answers
         .iter()
@@ -216,7 +216,7 @@ fn preflight_is_exempt_from_rate() {
             }
         }
     }
-    // The one call that a second has is still there.
+    // The single request of this second is still available.
     let path = format!("/file/upload/chat?app_id={APP_ID}");
     assert_ne!(server.get(&path, &[]).status, 503);
 }

@@ -1,4 +1,4 @@
-//! Thumbnails: their sizes, what of them is kept on the disk, and what has none.
+//! Thumbnails: sizes, storage, and files without one.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use crate::support::{
     photo,
 };
 
-/// A picture of noise: large, whatever the format.
+/// A picture of noise, which is large in every format.
 fn noise(width: u32, height: u32, format: ImageFormat) -> Vec<u8> {
     let pixels = Random::new().bytes((width * height * 3) as usize + 8);
     let pixels = pixels[..(width * height * 3) as usize].to_vec();
@@ -65,7 +65,7 @@ fn thumbnail_fits_requested_box() {
                 }
             }
         }
-        // Without image_type a size says nothing.
+        // Without image_type, a size has no effect.
         assert!(alice.open(&chat, "&w=20&h=20").body == original);
     }
 }
@@ -92,7 +92,7 @@ fn only_default_size_is_stored() {
         }
     }
     for url in [&chat, &avatar] {
-        // One side is another box, though the picture is the same.
+        // A single side is a different box, although the picture is the same.
         assert_eq!(alice.open(url, "&image_type=2&w=170").status, 200);
     }
     assert_eq!(server.files_in("derived"), Vec::<PathBuf>::new());
@@ -124,7 +124,7 @@ fn non_pictures_have_no_thumbnail() {
     let broken = &photo()[..20_000];
     for (file_type, bytes) in [
         ("100", &b"hello"[..]),
-        // Whatever it was said to be.
+        // Whatever type it was sent with.
         ("102", b"hello"),
         ("103", b"hello"),
         ("101", b"#!AMR\n\x3c\x91\x17\x16"),
@@ -147,7 +147,7 @@ fn non_pictures_have_no_thumbnail() {
         }
         assert!(alice.open(&url, "").body == bytes);
     }
-    // One that is cut shows as much as there is of it, or nothing; it is no error of ours.
+    // A truncated picture shows its readable part or nothing, without an internal error.
     let url = alice.send("102", "bob", "a.jpg", broken);
     let answer = alice.open(&url, "&image_type=2");
     assert_eq!(answer.status, 200);
@@ -175,7 +175,7 @@ fn small_picture_is_own_thumbnail() {
     }
 }
 
-/// A picture of a kind that is not decoded here is answered whole, as in the other dialect; never to be run.
+/// An undecodable format is served whole, as in the Easemob API, and never as active content.
 #[test]
 fn undecodable_picture_is_own_thumbnail() {
     let server = TestServer::start();

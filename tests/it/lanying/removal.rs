@@ -1,4 +1,4 @@
-//! `chatfiles rm` of a file of this API: all its names go, and what was made of it, and what is in memory.
+//! `chatfiles rm` for a file of this API: removes all names, derivatives and cached copies.
 
 use std::path::{Path, PathBuf};
 
@@ -29,7 +29,7 @@ fn forwarded(server: &TestServer) -> (String, Vec<String>) {
     for call in calls(&signs) {
         assert_eq!(server.lanying("carol").get(&call).status, 200);
     }
-    // The three names share what is derived in memory, so it is on the disk once. After restarts each name has its own.
+    // The three names share the derivative in memory, so it is stored once. After a restart, each name has its own.
     let [derived] = &derived_of(&server.store, &object)[..] else {
         panic!("one derivative")
     };
@@ -45,7 +45,7 @@ fn forwarded(server: &TestServer) -> (String, Vec<String>) {
     (object, signs)
 }
 
-/// Originals and thumbnails, kept on disk and not.
+/// Originals and thumbnails, stored and not stored.
 fn calls(signs: &[String]) -> Vec<String> {
     let of = |sign: &String| {
         ["", "&image_type=2", "&image_type=2&w=99"]
@@ -66,7 +66,7 @@ fn remove(store: &Path, name: &str) -> std::process::Output {
 
 #[test]
 fn removal_covers_all_names_and_memory() {
-    // By its id, by its object's name, and by the name that it has in a later day.
+    // By its id, by its object name, and by its name in a later day.
     for by in ["id", "first day", "last day"] {
         let server = TestServer::start();
         let (object, signs) = forwarded(&server);
@@ -93,7 +93,7 @@ fn removal_covers_all_names_and_memory() {
         let left = files_below(&server.store);
         let is_left = |path: &&PathBuf| path.to_string_lossy().contains(id_of(&object));
         assert_eq!(left.iter().find(is_left), None, "{by}");
-        // And nothing else.
+        // Other files stay.
         assert_eq!(names_of(&server, &other).len(), 1);
         for call in calls(&other_signs) {
             assert_eq!(carol.get(&call).status, 200);
@@ -117,8 +117,8 @@ fn removal_beats_concurrent_forwards() {
         let signs = std::thread::scope(|scope| {
             let forwarding = scope.spawn(|| {
                 let mut signs = vec![sign.clone()];
-                // Each link is made by the one before, until that leads nowhere. Not for ever on new days: a
-                // day that passes faster than they can be walked through is never caught up with.
+                // Each link is made from the previous one until that fails. Not on new days forever: a day that passes
+                // faster than the removal can visit it would never end.
                 loop {
                     if signs.len() < DAYS_MAX {
                         server.clock.advance(MS_PER_DAY);
@@ -133,7 +133,7 @@ fn removal_beats_concurrent_forwards() {
                     signs.push(file_sign(url).to_owned());
                 }
             });
-            poll("some days have passed", || {
+            poll("several days to pass", || {
                 names_of(&server, &object).len() > 3
             });
             stdout(&remove(&server.store, &object));
@@ -161,7 +161,7 @@ fn removal_works_without_server() {
     assert_eq!(names_of(&server, &object), Vec::<PathBuf>::new());
     assert_eq!(derived_of(&server.store, &object), Vec::<PathBuf>::new());
     assert_eq!(remove(&server.store, &object).status.code(), Some(2));
-    // The avatar is another file.
+    // The avatar is a different file.
     assert_eq!(server.files_in("objects").len(), 1);
 }
 
@@ -213,7 +213,7 @@ fn ticket_does_not_restore_removed_file() {
             assert!(answer.text().contains("FileAlreadyExists"));
             assert_code(&alice.open(&url, ""), 20022);
         }
-        // What bars the name is no object: nothing to verify, nothing to remove, nothing to forward.
+        // A tombstone is not an object: nothing to verify, remove or forward.
         let (count, bad) = chatfiles::store::local::scrub(&server.store).unwrap();
         assert_eq!((count, bad.len()), (0, 0));
         assert!(!remove(&server.store, &object).status.success());
@@ -226,7 +226,7 @@ fn ticket_does_not_restore_removed_file() {
     }
 }
 
-/// Everything below a directory that has a tombstone's form.
+/// All files below a directory in the form of tombstones.
 fn tombstones_below(root: &Path) -> usize {
     let mut count = 0;
     let mut waiting = vec![root.to_owned()];
@@ -250,7 +250,7 @@ fn gathered_tombstones_keep_names() {
     let server = TestServer::with(&toml);
     at_noon(&server);
     let alice = server.lanying("alice");
-    // A policy that somebody else has signed lives as long as they like.
+    // A policy signed by a third party may be valid for any time.
     let keys: Vec<_> = (0..20)
         .map(|_| signed::new_key(&server).to_string())
         .collect();
@@ -289,11 +289,11 @@ fn gathered_tombstones_keep_names() {
     for key in &keys {
         stdout(&remove(&server.store, key));
     }
-    // One more name each, and no inode.
+    // One more name each, without an inode.
     let objects = server.store.join("objects");
     assert_eq!(tombstones_below(&objects), keys.len());
     assert_eq!(inodes(), before - keys.len());
-    // Twice, as they are in place, and as they are gathered.
+    // Before and after tombstones are gathered into lists.
     for days in [0, 4] {
         for _ in 0..days {
             server.clock.advance(MS_PER_DAY);
@@ -312,11 +312,11 @@ fn gathered_tombstones_keep_names() {
         }
         assert_eq!(server.files_in("objects").len(), 1);
     }
-    // A list for the day, and nothing else.
+    // One list per day, and nothing else.
     assert_eq!(inodes(), before - keys.len() + 1);
     let (count, bad) = chatfiles::store::local::scrub(&server.store).unwrap();
     assert_eq!((count, bad.len()), (1, 0));
-    // What is taken down late is gathered too, into the same lists, and a list goes with its day.
+    // Later removals are gathered into the same lists, and a list is removed with its day.
     stdout(&remove(&server.store, &kept));
     let forget = crate::support::configuration(
         Path::new("unused"),

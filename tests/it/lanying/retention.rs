@@ -1,5 +1,5 @@
-//! How long a link leads to its file: to the end of its class's days, counted from the end of the day that
-//! stands in it; and the sweep that takes the days away.
+//! Validity of links: to the end of the class's retention, counted from the end of the day in the link; and the sweep
+//! that removes days.
 
 use std::path::Path;
 
@@ -19,7 +19,7 @@ use crate::support::{
     photo, poll,
 };
 
-/// The setting that counts for each class, and how a file gets there.
+/// The setting of each class, and how a file gets there.
 const SETTINGS: [(&str, &str); 9] = [
     ("chatfile_days", "100"),
     ("voice_days", "101"),
@@ -32,7 +32,7 @@ const SETTINGS: [(&str, &str); 9] = [
     ("shared_video_days", "203"),
 ];
 
-/// A server whose own sweep at its start has been done.
+/// A server whose first sweep has ended.
 fn swept_server(toml: &str) -> TestServer {
     let server = TestServer::with(toml);
     let memory = SweepMemory::of(&server.store);
@@ -49,12 +49,12 @@ fn set_clock(server: &TestServer, to_ms: i64) {
     server.clock.advance(to_ms - server.clock.now().ms());
 }
 
-/// The day that stands in an object's name.
+/// The day in an object's name.
 fn day_of(object: &str) -> Day {
     Day::parse(object.split('.').nth(1).unwrap()).unwrap()
 }
 
-/// The age that caches are allowed, in seconds.
+/// The `max-age` in seconds.
 #[track_caller]
 fn max_age(client: &Client<'_>, url: &str) -> i64 {
     let answer = client.open(url, "");
@@ -138,7 +138,7 @@ fn chat_and_shared_files_end_apart() {
 fn forwarded_file_outlives_first_day() {
     let everybody = "[retention]\nvoice_days = 5\nimage_days = 5".to_owned();
     let one_app = app("voice_days = 5\nimage_days = 5");
-    // Where all apps have the same days, days are removed whole; else file by file.
+    // If all apps have the same retention, days are removed whole, otherwise file by file.
     for (toml, file_type, is_whole) in [
         (&everybody, "101", true),
         (&everybody, "102", true),
@@ -158,13 +158,13 @@ fn forwarded_file_outlives_first_day() {
         assert!(bob.open(&first, "").body == photo() && bob.open(&second, "").body == photo());
         assert!((86_400 - 60..86_400).contains(&max_age(&bob, &first)));
         assert!((6 * 86_400 - 60..6 * 86_400).contains(&max_age(&bob, &second)));
-        // The first link ends, the file does not.
+        // The first link expires, the file does not.
         set_clock(&server, start.end().ms() + 5 * MS_PER_DAY);
         let carol = server.lanying("carol");
         assert_code(&carol.open(&first, ""), 20022);
         assert!(carol.open(&second, "").body == photo());
         assert_eq!(sweep(&server, toml), Report::default());
-        // Two days later the first day goes.
+        // Two days later, the first day is removed.
         set_clock(&server, start.end().ms() + 7 * MS_PER_DAY);
         let report = sweep(&server, toml);
         let class = object.split('.').next().unwrap();
@@ -182,10 +182,10 @@ fn forwarded_file_outlives_first_day() {
         if file_type == "102" {
             assert_eq!(carol.open(&second, "&image_type=2&w=90").status, 200);
         }
-        // And it can be passed on from there.
+        // It can still be forwarded from there.
         let third = forward(&carol, file_sign(&second), "dave", "1");
         assert!(server.lanying("dave").open(&third, "").body == photo());
-        // The last link ends, and then the file.
+        // The last link expires, and then the file.
         set_clock(
             &server,
             day_of(&object_of(file_sign(&third))).end().ms() + 7 * MS_PER_DAY,
@@ -270,7 +270,7 @@ fn late_ticket_belongs_to_its_day() {
     assert_eq!(bob.open(&url, "").body, b"hello");
     let left = 86_400 - max_age(&bob, &url);
     assert!((0..=120).contains(&left), "{left}");
-    // Forwarded now, it is today's.
+    // Forwarded now, it belongs to today.
     let new = forward(&bob, file_sign(&url), "carol", "1");
     assert_eq!(
         day_of(&object_of(file_sign(&new))),

@@ -1,4 +1,4 @@
-//! `sdk_sign`: asked for where the app has a key, and nobody's business where it has none.
+//! `sdk_sign`: required if the app has a key, ignored otherwise.
 
 use super::apps::{PATHS, Stored, app, assert_success};
 use crate::support::{
@@ -9,7 +9,7 @@ use crate::support::{
 
 const KEY: &str = "a key that the SDK has";
 
-/// As the documents describe it: over the path, `?`, and the sorted parameters without itself.
+/// As documented: over the path, `?`, and the sorted other parameters.
 fn sign(key: &str, path: &str, query: &str) -> String {
     let mut pairs: Vec<_> = query.split('&').collect();
     pairs.sort_unstable();
@@ -123,7 +123,7 @@ fn key_requires_signed_downloads() {
         ] {
             check(&bob.get(&format!("{path}?{query}")), may, about);
         }
-        // The token is the first that is looked at, and is covered where it stands in the query.
+        // The token is checked first, and is signed if it is in the query.
         let query = format!("{target}&access-token={}&app_id={APP_ID}", bob.token);
         let signed = format!("/file/{path}?{query}&sdk_sign={}", sign(KEY, path, &query));
         check(&server.get(&signed, &[]), true, "token in the query");

@@ -1,4 +1,4 @@
-//! The tickets of the three upload calls: what is in them, how long they are good, and that they cost nothing.
+//! The tickets of the three upload calls: contents, validity, and that they store nothing.
 
 use std::path::PathBuf;
 
@@ -70,7 +70,7 @@ fn ticket_has_documented_members() {
             text(&ticket["upload_url"]),
             format!("http://files.test/file/oss/{APP_ID}")
         );
-        // The policy allows the one key, for as long, and the size.
+        // The policy allows only this key, this time and this size.
         let policy = BASE64_STANDARD
             .decode(text(&fields["policy"]))
             .expect("base64");
@@ -89,7 +89,7 @@ fn ticket_has_documented_members() {
             conditions.contains(r#"["content-length-range",1,12345]"#),
             "{conditions}"
         );
-        // Nothing of it can break a URL or a form.
+        // No value can break a URL or a form.
         for name in ["key", "policy", "signature"] {
             assert!(
                 text(&fields[name]).is_ascii()
@@ -113,7 +113,7 @@ fn download_url_leads_to_form_key() {
         if call.starts_with("upload/chat") {
             assert_eq!(path, "http://files.test/file/download/chat");
             assert_eq!(query, format!("file_sign={}", file_sign(&url)));
-            // Cut as the clients cut it.
+            // Extracted as clients do.
             assert_eq!(url.split("sign=").count(), 2);
             assert_eq!(object_of(file_sign(&url)), key);
         } else {
@@ -212,11 +212,12 @@ fn file_type_names_storage_class() {
             file.starts_with(format!("{class}/{}", parts[1])) && file.ends_with(parts[2]),
             "{file:?}"
         );
-        // What it is said to be, it need not be.
+        // The declared type does not have to be true.
         assert_eq!(server.lanying("bob").open(&url, "").body, b"whatever it is");
     }
 }
 
+/// The ticket after twenty minutes, its link with the file.
 #[test]
 fn ticket_and_link_expire_apart() {
     let server = TestServer::start();
@@ -283,6 +284,7 @@ fn backend_uploads_for_its_user() {
     assert_eq!(server.lanying("bob").open(&url, "").body, b"hello");
 }
 
+/// Even if both apps have the same keys.
 #[test]
 fn ticket_is_bound_to_its_app() {
     let server = TestServer::with(

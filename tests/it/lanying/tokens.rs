@@ -1,4 +1,4 @@
-//! Who calls: `app_id`, `access-token` and `user_id`, in this order, in each of the six calls.
+//! Authentication: `app_id`, `access-token` and `user_id`, checked in this order in each of the six calls.
 
 use super::apps::{
     PATHS, Stored, TWO_APPS, app, assert_success, backend, fields, get_of, token_of_other,
@@ -21,7 +21,7 @@ fn unknown_app_is_refused_first() {
         (Some("WELOVEMAXIM"), ""),
         (Some("easemob-demo"), ""),
         (Some("easemob-demo/chatdemoui"), ""),
-        // A tenant, but none of this API.
+        // A tenant that does not use this API.
         (Some("plain"), ""),
         (None, "app_id="),
         (None, "app_id"),
@@ -69,7 +69,7 @@ fn token_errors_have_own_codes() {
         (Some(&old), 402),
         (Some(&revoked), 402),
     ];
-    // With good parameters, and with none: the token is the first that is looked at.
+    // With valid parameters and without any: the token is checked first.
     let bare = PATHS.map(|path| format!("{path}?image_type=x"));
     for call in stored.calls().iter().chain(&bare) {
         for (token, code) in tokens {
@@ -108,7 +108,7 @@ fn credentials_in_header_or_query() {
         for (token_in_header, app_in_header) in
             [(true, true), (true, false), (false, true), (false, false)]
         {
-            // Before the others, since a link is the last parameter of its URL, and behind it.
+            // Before and after the others, because a link is the last parameter of its URL.
             for first in [true, false] {
                 let mut headers = Vec::new();
                 let mut query = String::new();
@@ -131,7 +131,7 @@ fn credentials_in_header_or_query() {
                 assert_success(&server.get(&path, &headers), &call);
             }
         }
-        // An empty header is none.
+        // An empty header counts as absent.
         let path = format!("/file/{call}&app_id={APP_ID}&access-token={token}");
         let empty = [("app_id", ""), ("access-token", "")];
         assert_success(&server.get(&path, &empty), &call);
@@ -157,7 +157,7 @@ fn backend_names_its_user() {
         let answer = backend.get_with(&call, &[("user_id", "dave")]);
         assert_success(&answer, &call);
     }
-    // What it asks for is that user's.
+    // The request is for that user.
     let dave = [("user_id", "dave")];
     let ticket = success(&backend.get_with("upload/chat?file_type=100&to_id=bob", &dave));
     let url = text(&ticket["download_url"]);
@@ -165,7 +165,7 @@ fn backend_names_its_user() {
     let forward = format!("upload/forward?to_id=carol&file_sign={}", stored.sign);
     let url = text(&success(&backend.get_with(&forward, &dave)));
     assert_eq!(fields(file_sign(&url))[..2], ["dave", "carol"]);
-    // A user says nothing of the kind.
+    // Ignored for a user's own token.
     let alice = server.lanying("alice");
     let url = text(&success(&alice.get_with(&forward, &dave)));
     assert_eq!(fields(file_sign(&url))[..2], ["alice", "carol"]);

@@ -1,4 +1,4 @@
-//! Who is one client: addresses, proxies that are trusted and those that are not, and very many of them.
+//! Identification of clients: addresses, trusted and untrusted proxies, and large numbers of clients.
 
 use std::net::Ipv4Addr;
 
@@ -25,7 +25,7 @@ fn addresses_count_apart_except_exempt() {
             "{from:?}"
         );
     }
-    // Another connection from the same address is the same client.
+    // Another connection from the same address belongs to the same client.
     let mut connection = open_from(server.address, [127, 0, 0, 9].into(), None);
     let mut another = open_from(server.address, [127, 0, 0, 9].into(), None);
     assert!(!is_refused(&burst(&mut connection, &[get(&path)]).0[0]));
@@ -48,11 +48,11 @@ fn client_is_rightmost_untrusted_address() {
     for (first, second, expected) in [
         ("192.0.2.1", "192.0.2.1", true),
         ("192.0.2.2", "192.0.2.3", false),
-        // Whatever the client wrote stands further left.
+        // Values from the client are further left.
         ("192.0.2.4", "6.6.6.6, 192.0.2.4", true),
         ("7.7.7.7, 192.0.2.5", "8.8.8.8, 192.0.2.5", true),
         ("9.9.9.9, 192.0.2.6", "9.9.9.9, 192.0.2.7", false),
-        // Further trusted proxies are passed over.
+        // Further trusted proxies are skipped.
         (
             "192.0.2.8, 10.1.2.3",
             "192.0.2.8, 10.3.2.1, 127.0.0.1",
@@ -60,9 +60,9 @@ fn client_is_rightmost_untrusted_address() {
         ),
         ("192.0.2.9, fd00::1", "192.0.2.9", true),
         ("192.0.2.10, 11.0.0.1", "192.0.2.11, 11.0.0.1", true),
-        // Several lines are one list.
+        // Several header lines form one list.
         ("1.1.1.1|192.0.2.12", "2.2.2.2|192.0.2.12", true),
-        // One subscriber has a whole /64.
+        // A subscriber has a whole /64.
         ("2001:db8:1:1::1", "2001:db8:1:1:ffff:ffff:ffff:ffff", true),
         ("2001:db8:1:2::1", "2001:db8:1:3::1", false),
         ("::ffff:192.0.2.13", "192.0.2.13", true),
@@ -129,7 +129,7 @@ fn untrusted_peer_headers_are_ignored() {
             "{trusted}"
         );
     }
-    // Nor does it make anybody exempt.
+    // Nor does it exempt anybody.
     let server = TestServer::with(&format!("{ONE}exempt = [\"192.0.2.0/24\"]"));
     assert!(share(
         &mut server.connect(),
@@ -145,7 +145,7 @@ fn untrusted_peer_headers_are_ignored() {
     ));
 }
 
-/// The `number`-th of many clients, every third with IPv6.
+/// The address of the `number`-th client; every third one has IPv6.
 fn client(number: u32) -> String {
     if number.is_multiple_of(3) {
         format!("2001:db8:{:x}:{:x}::1", number >> 16, number & 0xffff)
@@ -168,7 +168,7 @@ fn many_clients_count_separately() {
             })
             .collect();
         let (answers, seconds) = burst(&mut connection, &calls);
-        // On a machine this slow the buckets fill again in between.
+        // On a machine this slow, the buckets refill in between.
         if seconds > 0.9 {
             continue;
         }
@@ -196,9 +196,9 @@ fn full_table_still_limits() {
         let (answers, _) = burst(&mut connection, &calls);
         passed += answers.iter().filter(|answer| !is_refused(answer)).count();
     }
-    // Some are refused for others, many are not.
+    // Some clients share a bucket, most do not.
     assert!((1000..6000).contains(&passed), "{passed}");
-    // A client that has no bucket of its own is limited all the same.
+    // A client without its own bucket is still limited.
     let (answers, seconds) = burst(&mut connection, &[from(9999), from(9999), from(9999)]);
     assert!(answers.iter().filter(|answer| !is_refused(answer)).count() <= 1 || seconds > 0.9);
     poll("a new client is served", || {

@@ -223,7 +223,7 @@ fn paths_cannot_forge_lines() {
             }
             assert!(
                 line.starts_with("20"),
-                "a line begins with its moment: {line}"
+                "a line starts with its time: {line}"
             );
             assert!(
                 !line.contains("status\"") && !line.contains(" FORGED"),

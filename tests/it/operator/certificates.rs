@@ -1,4 +1,4 @@
-//! When the certificates in force end.
+//! The metric for the expiry of certificates.
 
 use std::{fs, path::Path};
 
@@ -15,6 +15,7 @@ fn write(directory: &Path, name: &str, year: i32) -> Certificate {
     Certificate::write_until(directory, name, &[&format!("{name}.test")], year)
 }
 
+/// It follows the files after a reload.
 #[test]
 fn shows_earliest_expiry() {
     let directory = tempfile::tempdir().unwrap();
@@ -24,24 +25,24 @@ fn shows_earliest_expiry() {
     let ends = || server.scrape().get(ENDS, &[]);
     // `date -u -d 2090-01-01 +%s`, and so on.
     assert_eq!(ends(), 3_786_912_000);
-    // A year before 2050 is written in another form (RFC 5280 §4.1.2.5).
+    // Years before 2050 have another encoding (RFC 5280 §4.1.2.5).
     write(directory.path(), "second", 2040);
     server.reloader().certificates().unwrap();
     assert_eq!(ends(), 2_208_988_800);
     write(directory.path(), "second", 2110);
     server.reloader().certificates().unwrap();
     assert_eq!(ends(), 4_102_444_800);
-    // One that is over is shown as well.
+    // An expired one is shown as well.
     write(directory.path(), "second", 2000);
     server.reloader().certificates().unwrap();
     assert_eq!(ends(), 946_684_800);
-    // What is no good is not in force.
+    // An invalid one is not loaded.
     fs::write(&second.chain, "").unwrap();
     assert!(server.reloader().certificates().is_err());
     assert_eq!(ends(), 946_684_800);
-    // By itself, as a renewal does it.
+    // Detected automatically, as after a renewal.
     write(directory.path(), "second", 2095);
-    poll("the new end is shown", || ends() == 3_944_678_400);
+    poll("the new expiry is shown", || ends() == 3_944_678_400);
 }
 
 #[test]

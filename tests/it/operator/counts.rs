@@ -1,4 +1,4 @@
-//! Counts move by exactly what was done, and by nothing else.
+//! Counters grow by exactly what was done, and others do not change.
 
 use std::{collections::BTreeMap, io::Read};
 
@@ -20,7 +20,7 @@ const ACCEPTED: &str = "chatfiles_connections_accepted_total";
 const UPLOADS: &str = "chatfiles_uploads_in_flight";
 const SYNCS: &str = "chatfiles_fsync_duration_seconds_count";
 
-/// What is expected to grow, by series.
+/// Expected growth by series.
 #[derive(Default)]
 struct Growth(BTreeMap<String, u64>);
 
@@ -38,7 +38,7 @@ impl Growth {
         self
     }
 
-    /// So many requests of a route, each on a connection of its own, answered with this status.
+    /// `count` requests of a route, each over a new connection, with this status.
     fn requests(self, route: &str, status: &str, times: usize) -> Self {
         self.more(REQUESTS, &[("route", route), ("status", status)], times)
             .more(DURATIONS, &[("route", route)], times)
@@ -54,7 +54,7 @@ impl Growth {
     }
 }
 
-/// Does it, and fails the test unless exactly this grew.
+/// Runs `action` and fails the test unless exactly this grew.
 #[track_caller]
 fn check<T>(
     server: &TestServer,
@@ -110,7 +110,7 @@ fn transfers_are_counted_with_bytes() {
     let head = || server.request("HEAD", &path, &[("Authorization", &token)], b"");
     check(&server, head, |answer| {
         assert_eq!(answer.header("content-length"), Some("300000"));
-        // None of them is sent.
+        // None of these is an HTTP request.
         Growth::default()
             .requests("easemob_download", "200", 1)
             .more(OPENED, &[("result", "hit")], 1)
@@ -157,7 +157,7 @@ fn refusals_are_counted_by_status() {
             }
         });
     }
-    // Without a Host, it is no request to anything.
+    // Without a Host, it counts for no route.
     let no_host = || {
         let mut connection = server.connect();
         connection.send(b"GET /healthz HTTP/1.1\r\n\r\n").unwrap();
@@ -202,11 +202,12 @@ fn rate_refusals_are_counted_by_class() {
                 .more(REFUSALS, &[route], refused)
         });
         let refused = answers.iter().filter(|answer| answer.status != 401);
-        assert!(refused.count() > 0, "the machine is too slow to tell");
+        assert!(refused.count() > 0, "the machine is too slow for this test");
         assert_eq!(server.scrape().get("chatfiles_limiter_addresses", &[]), 1);
     }
 }
 
+/// Made, from memory, and after a restart from disk.
 #[test]
 fn thumbnail_sources_are_counted() {
     let directory = tempfile::tempdir().unwrap();
@@ -353,7 +354,7 @@ fn uploads_and_connections_are_shown() {
     one.send(&bytes[1000..]).unwrap();
     assert_eq!(one.answer("POST").unwrap().status, 200);
     assert_eq!(levels(), (1, 2));
-    // The client goes away in the middle.
+    // The client disconnects in the middle.
     drop(other);
     poll("one is left", || levels() == (0, 1));
     drop(one);

@@ -1,4 +1,4 @@
-//! Alive, ready, and why not; the end of the server, which the operator's listener sees to the last.
+//! Liveness and readiness with reasons, and the operator listener until the server's end.
 
 use std::{io::Read, net::TcpStream};
 
@@ -32,7 +32,7 @@ fn disk_below_floor_is_not_ready() {
     let text = answer.text();
     assert!(text.starts_with("disk: "), "{text}");
     assert!(text.ends_with(&format!("the floor is {FLOOR}\n")), "{text}");
-    // Such a server lives, and still serves what it has.
+    // The server is alive and still serves files.
     assert_eq!(server.operator("GET", "/livez").status, 200);
     assert_eq!(server.get("/healthz", &[]).status, 200);
 }
@@ -53,10 +53,11 @@ fn failing_disk_is_not_ready() {
     assert_eq!(server.operator("GET", "/readyz").status, 200);
 }
 
+/// Further probes do not wait for it.
 #[test]
 fn hanging_disk_is_probed_once() {
     const PROBES: usize = 4;
-    // All of 127.0.0.0/8 is this machine: no other test has this address.
+    // No other test uses this loopback address.
     let address = "127.77.0.1:9090";
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
@@ -82,7 +83,7 @@ fn hanging_disk_is_probed_once() {
 #[test]
 fn stopping_server_reports_draining() {
     let server = TestServer::with(OPERATOR);
-    // More than sockets hold on both sides.
+    // More than the sockets of both sides hold.
     let large = vec![7; 10 << 20];
     let id = server.store_file("large.bin", "application/octet-stream", &large);
     let mut download = crate::support::open_from(
@@ -114,7 +115,7 @@ fn stopping_server_reports_draining() {
 
     assert!(download.rest().len() > large.len());
     poll("the server ends", || server.has_ended());
-    assert!(kept.rest().is_empty(), "closed without a word");
+    assert!(kept.rest().is_empty(), "closed without a response");
     assert!(TcpStream::connect(server.operator.unwrap()).is_err());
 }
 
@@ -158,7 +159,7 @@ fn taken_address_is_named() {
     .output()
     .unwrap();
     let error = String::from_utf8_lossy(&output.stderr);
-    // Not 2: the unit would never try again, and the other process may end.
+    // Not 2: systemd would not restart it, but the other process may end.
     assert_eq!(output.status.code(), Some(1), "{error}");
     assert!(
         error.contains(&address) && error.contains("in use"),

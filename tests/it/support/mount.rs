@@ -8,30 +8,30 @@ use std::{
     process::Command,
 };
 
-/// A mount that is taken away with this.
+/// A mount, removed on drop.
 pub struct Mount(PathBuf);
 
 impl Mount {
-    /// A file system of a few bytes, in memory. `None`, said aloud, where mounting is not allowed.
+    /// Mounts a tmpfs of `bytes` bytes. Prints a note and returns `None` where mounting is not allowed.
     pub fn tmpfs(path: &Path, bytes: u64) -> Option<Self> {
         Self::tmpfs_of(path, &format!("size={bytes}"))
     }
 
-    /// The same with options of its own.
+    /// Mounts a tmpfs with mount options.
     pub fn tmpfs_of(path: &Path, options: &str) -> Option<Self> {
-        std::fs::create_dir_all(path).expect("a place to mount at");
+        std::fs::create_dir_all(path).expect("a mount point");
         Self::new(path, &["-t", "tmpfs", "-o", options, "tmpfs"])
     }
 
-    /// Another directory.
+    /// Mounts another directory.
     pub fn bind(from: &Path, path: &Path) -> Option<Self> {
-        std::fs::create_dir_all(path).expect("a place to mount at");
+        std::fs::create_dir_all(path).expect("a mount point");
         Self::new(path, &["--bind", &from.display().to_string()])
     }
 
-    /// An ext4 file system in a file, which it makes if it is not there.
+    /// Mounts an ext4 file system in a file, which is created if it does not exist.
     pub fn ext4(image: &Path, path: &Path, options: &str) -> Option<Self> {
-        std::fs::create_dir_all(path).expect("a place to mount at");
+        std::fs::create_dir_all(path).expect("a mount point");
         if !image.exists() {
             let file = File::create(image).expect("a file for the file system");
             file.set_len(16 << 20).expect("room for it");
@@ -48,7 +48,7 @@ impl Mount {
         Self::new(path, &["-o", &options, &image.display().to_string()])
     }
 
-    /// The same directory, read-only.
+    /// Mounts a directory read-only over itself.
     pub fn read_only(path: &Path) -> Option<Self> {
         let mount = Self::new(path, &["--bind", &path.display().to_string()])?;
         let again = Command::new("mount")
@@ -73,7 +73,7 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        // Lazily: a test that failed may still have files open in it.
+        // Lazily, because a failed test may still have files open in it.
         let _ = Command::new("umount").arg("-l").arg(&self.0).status();
     }
 }

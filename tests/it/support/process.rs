@@ -133,7 +133,7 @@ impl<'a> Launch<'a> {
         }
         let server = Process {
             child,
-            address: listening(&welcome, "http://").expect("an address of http"),
+            address: listening(&welcome, "http://").expect("an HTTP address"),
             welcome,
             store: self.store.to_owned(),
             token: OnceLock::new(),

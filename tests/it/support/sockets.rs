@@ -4,8 +4,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use super::Connection;
 
-/// A connection from an address of this machine (all of 127.0.0.0/8 is), with a receive buffer of so many
-/// bytes: a small one makes a client whom the server must wait for.
+/// Opens a connection from a loopback address (any of 127.0.0.0/8), with a receive buffer of `receive_bytes`. A small
+/// buffer makes the server wait for the client.
 pub fn open_from(address: SocketAddr, from: Ipv4Addr, receive_bytes: Option<u32>) -> Connection {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()

@@ -13,15 +13,15 @@ use super::process::{Process, lines, poll, send};
 /// Time in which strace must attach.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// strace on a running process: changes what its system calls do.
+/// strace on a running process: injects results into its system calls.
 pub struct Strace {
     child: Child,
     log: PathBuf,
 }
 
 impl Strace {
-    /// Attaches to every thread of a process. `inject` is strace's own, such as
-    /// `fdatasync:error=EIO:when=1`; calls are counted for each thread.
+    /// Attaches to every thread of a process. `inject` has strace's syntax, for example `fdatasync:error=EIO:when=1`.
+    /// Calls are counted per thread.
     #[track_caller]
     pub fn attach(process: &Process, inject: &str) -> Self {
         let log = process.store.with_extension("strace");
@@ -37,31 +37,33 @@ impl Strace {
         Self { child, log }
     }
 
-    /// Lets the process go; returns the log of the calls.
+    /// Detaches from the process and returns the log.
     pub fn detach(mut self) -> String {
         send(self.child.id(), Signal::INT);
         self.child.wait().expect("a child");
         read(&self.log)
     }
 
-    /// As [`Strace::detach`], once the log is so: what a client sees may come before the call that did it has
-    /// returned, and a call that has not is logged without its result.
+    /// As [`Strace::detach`], once the log satisfies `is_so`. A client may see the effect of a call before it returns,
+    /// and a call that has not returned is logged without its result.
     #[track_caller]
     pub fn detach_when(self, is_so: impl Fn(&str) -> bool) -> String {
         poll("the traced calls", || is_so(&read(&self.log)));
         self.detach()
     }
 
-    /// Waits for the end of a traced process, and returns the line of the call that it was killed in.
+    /// Waits for the end of the traced process and returns the line of the call in which it was killed.
     pub fn last_call(mut self) -> String {
         self.child.wait().expect("a child");
         killed_in(&self.log)
     }
 }
 
-/// strace with a log, not started yet: it wants a process or a program.
+/// An strace command with a log, not started; the caller adds a process or a program.
 pub fn strace(log: &Path, inject: &str) -> Command {
-    let (calls, _) = inject.split_once(':').expect("calls, a colon, what to do");
+    let (calls, _) = inject
+        .split_once(':')
+        .expect("calls, a colon, and an action");
     let mut command = Command::new("strace");
     command
         .args(["-f", "-y", "-s", "1024", "-o"])
@@ -71,8 +73,8 @@ pub fn strace(log: &Path, inject: &str) -> Command {
     command
 }
 
-/// The last call in a log before the process was killed. strace writes `???(` for another thread that died before
-/// its call could be read.
+/// The last call before the process was killed. strace writes `???(` for a thread that died before its call could be
+/// read.
 pub fn killed_in(log: &Path) -> String {
     read(log)
         .lines()

@@ -1,4 +1,4 @@
-//! Any size can be asked for, and few of them decode the original.
+//! Any size can be requested, and few of them decode the original.
 
 use super::{Ipv4Addr, server};
 use crate::support::{
@@ -25,7 +25,7 @@ fn many_sizes_need_few_decodes() {
     let link = format!("/file/download/chat?file_sign={}", file_sign(&url));
     // Two for each box.
     let sides = [60, 128, 150, 192, 200, 256, 300, 384, 420, 500];
-    // All at once, so that nobody finds what another has made.
+    // All at once, so that none finds another's result.
     let asked: Vec<_> = sides
         .iter()
         .map(|side| {
@@ -55,11 +55,11 @@ fn many_sizes_need_few_decodes() {
     assert_eq!(
         (made, shared),
         (5, 5),
-        "decodes, and sizes that shared them"
+        "number of decodes and of sizes that share them"
     );
 }
 
-/// The contract's rule is about bytes. A phone would have to hold all the pixels.
+/// The contract's rule is about bytes, but a phone would have to hold all pixels.
 #[test]
 fn small_original_with_many_pixels_shrinks() {
     let server = server("");

@@ -1,4 +1,4 @@
-//! One ffmpeg at a time, one that waits: who is refused, who is not, and who goes away.
+//! One ffmpeg runs and one request waits: refusals, and clients that disconnect.
 
 use std::{sync::mpsc, time::Duration};
 
@@ -13,8 +13,8 @@ use crate::support::{
 
 const ONE_RUNS_ONE_WAITS: &str = "processes_max = 1\nqueue_max = 1\ntimeout_seconds = 60";
 
-/// Runs four calls for something that ffmpeg makes: one runs, one waits, two are refused and looked at; then
-/// all else is served; then what was refused is asked for again.
+/// Makes four requests that need ffmpeg: one runs, one waits, two are refused. Then other requests succeed, and the
+/// refused ones are repeated.
 #[track_caller]
 fn check(
     server: &TestServer,
@@ -36,7 +36,7 @@ fn check(
         for which in 1..4 {
             start(which);
         }
-        // The one that came first of the three waits; it cannot be told which.
+        // The first of the three others waits; the test cannot know which one that is.
         let mut again = Vec::new();
         for _ in 0..2 {
             let (which, answer) = answers.recv().unwrap();
@@ -85,6 +85,7 @@ fn full_queue_is_503_in_lanying() {
     });
 }
 
+/// A request waits for at most a third of the time limit of a run.
 #[test]
 fn wait_is_bounded_by_time_limit() {
     let program = Program::held();
@@ -103,7 +104,7 @@ fn wait_is_bounded_by_time_limit() {
             assert_eq!(envelope(&answer, 503)["code"], 503);
             assert_eq!(answer.header("retry-after"), Some("1"));
         }
-        // It had its whole time, and was the only one that ran.
+        // It used its whole time limit, and no other program ran.
         let message = assert_code(&first.join().unwrap(), 20022);
         assert!(message.contains("longer than 3 seconds"), "{message}");
     });
@@ -140,8 +141,8 @@ fn full_queue_is_503_in_easemob() {
     });
 }
 
-/// A client that half-closes still wants its answer, so that one that is gone is noticed when the answer is
-/// written (`server/connection.rs`): the run ends by itself or at its time-out, and what it made is kept.
+/// A half-closed client still expects its response, so a disconnect is noticed only when the response is written
+/// (`server/connection.rs`). The run ends by itself or at its time limit, and its result is kept.
 #[test]
 fn abandoned_run_result_is_kept() {
     let program = Program::held();
@@ -169,11 +170,11 @@ fn abandoned_hanging_run_is_killed() {
     assert!(bounds.contains(&lived), "{lived:?}");
     assert!(
         server.get(&format!("{BASE}/nothing"), &[]).status > 0,
-        "it goes on"
+        "it works again"
     );
 }
 
-/// Asks for a cover, and breaks the connection when ffmpeg was started.
+/// Requests a cover and disconnects when ffmpeg has started.
 fn leave_when_started(server: &TestServer, program: &Program, url: &str) {
     let token = server.token("alice");
     let headers = [("access-token", token.as_str()), ("app_id", APP_ID)];

@@ -1,5 +1,4 @@
-//! A program that misbehaves, and videos that are none: each is told as it is, within its bound, and harms
-//! nobody else.
+//! An ffmpeg that misbehaves, and invalid videos: each failure has its own error, is bounded, and affects nothing else.
 
 use std::{net::TcpListener, time::Duration};
 
@@ -16,15 +15,15 @@ const NO_FRAME: &str = "the first frame of this video cannot be decoded";
 const NO_VOICE: &str = "this voice cannot be decoded";
 const NO_PICTURE: &str = "the file has no picture";
 const OFF: &str = "this server has no ffmpeg: covers of videos and voices in other formats need it";
-/// The longest that any of these may take on a busy machine.
+/// Maximum duration of each case on a busy machine.
 const BOUND: Duration = Duration::from_secs(20);
 
-/// Sends a video and voices, asks for what needs ffmpeg, in both dialects, and for what does not.
+/// Sends a video and voices, and requests everything that needs ffmpeg in both APIs, and something that does not.
 #[track_caller]
 fn check(about: &str, server: &TestServer, cover_text: &str, voice_text: &str) {
     let clock = Clock::system();
     let alice = server.lanying("alice");
-    // That nothing can be made of it fails no upload.
+    // An impossible derivative does not fail the upload.
     let video = alice.send("103", "bob", "a.mp4", &MP4);
     let (amr, mp3) = (
         alice.send("101", "bob", "a.amr", &AMR),
@@ -72,7 +71,7 @@ fn ffmpeg_failures_leave_no_process() {
     let complains = format!("{FORK}; echo '/var/lib/secret: no' >&2; exit 1");
     let late = "ffmpeg took longer than 1 seconds";
     let much = "ffmpeg wrote more than 16777216 bytes";
-    // (what it does, settings, what is said of a cover, and of a voice)
+    // (behaviour, settings, message for a cover, message for a voice)
     let table = [
         (&*hangs, "timeout_seconds = 1", late, late),
         ("exec cat /dev/zero >&2", "timeout_seconds = 1", late, late),
@@ -90,8 +89,8 @@ fn ffmpeg_failures_leave_no_process() {
         let program = Program::fake(body);
         let server = TestServer::with(&program.toml(settings));
         check(body, &server, cover_text, voice_text);
-        // Two covers, two voices in one dialect, one of each in the other; the second cover of one video is
-        // a failure that is remembered.
+        // Two covers, two voices in one API, one of each in the other. The second cover of a video is a remembered
+        // failure.
         assert_eq!(program.starts(), 5, "{body}");
         assert!(program.pids().len() >= 5, "{body}");
         program.await_end();
@@ -113,7 +112,7 @@ fn works_without_ffmpeg() {
         let server = TestServer::with(&format!("[media]\nffmpeg = {program:?}"));
         check(program, &server, OFF, OFF);
     }
-    // One that says nothing of what it can do is none.
+    // A program that lists no capabilities does not count as ffmpeg.
     let server = TestServer::with("[media]\nffmpeg = \"/bin/false\"");
     check("/bin/false", &server, OFF, OFF);
 }
@@ -127,7 +126,7 @@ fn failure_is_remembered_one_minute() {
     let voice = alice.send("104", "bob", "a.mp3", b"ID3\x04\0\0\0\0\0\0");
     for (later_ms, attempts) in [(0, 1), (0, 1), (59_000, 1), (2_000, 2), (0, 2), (61_000, 3)] {
         server.clock.advance(later_ms);
-        // What is said is remembered, too.
+        // The message is remembered too.
         for (url, more, text) in [
             (&broken, "&image_type=3", NO_FRAME),
             (&voice, "&format=amr", NO_VOICE),
@@ -138,7 +137,7 @@ fn failure_is_remembered_one_minute() {
     }
 }
 
-/// However often it is asked for, in whatever size: one attempt for each time that failures are remembered.
+/// Any number of requests for any sizes cause one attempt per minute.
 #[test]
 fn failure_applies_to_all_sizes() {
     let program = Program::fake("exit 1");
@@ -148,7 +147,7 @@ fn failure_applies_to_all_sizes() {
     let url = alice.send("103", "bob", "a.mp4", &MP4);
     for (later_ms, attempts) in [(0, 1), (9_000, 1), (2_000, 2)] {
         server.clock.advance(later_ms);
-        // Sizes that were never asked for, and one that always is.
+        // Sizes that were not requested before, and one that always is.
         for side in [attempts * 100 + later_ms / 1000, 170] {
             assert_code(&alice.open(&url, &format!("&image_type=3&w={side}")), 20022);
         }
@@ -212,7 +211,7 @@ fn broken_video_has_no_cover() {
     assert!(server.files_in("derived").is_empty());
 }
 
-/// Sends a file that its sender calls a video.
+/// Sends a file with the type of a video.
 fn send_as_video(alice: &Client<'_>, bytes: &[u8]) -> String {
     let ticket = alice.ticket("103", "bob", "1");
     let form = ticket_form(&ticket).file("a.mp4", "video/mp4", bytes);
@@ -237,12 +236,12 @@ fn playlist_as_video_opens_nothing() {
         &format!("http://127.0.0.1:{port}/a.ts"),
     ] {
         for text in playlists(target) {
-            // As it is, it is text to this server, and ffmpeg is not even started.
+            // By its bytes it is text, so ffmpeg is not started.
             let url = send_as_video(&alice, text.as_bytes());
             let message = assert_code(&alice.open(&url, "&image_type=3"), 20022);
             assert_eq!(message, NO_PICTURE, "{text}");
             assert_eq!(program.starts(), tried);
-            // Behind the first bytes of a video or a voice, a decoder must see it.
+            // Behind the magic bytes of a video or a voice, a decoder has to reject it.
             for (start, more, text_of) in [
                 (type_box, "&image_type=3", NO_FRAME),
                 (&webm[..64], "&image_type=3", NO_FRAME),
@@ -265,7 +264,7 @@ fn playlist_as_video_opens_nothing() {
     assert_eq!(nobody.kind(), std::io::ErrorKind::WouldBlock);
 }
 
-/// The grace of a stop is for transfers that run; what was started does not outlive the server.
+/// The grace period is for running transfers; started programs do not outlive the server.
 #[test]
 fn aborted_server_leaves_no_process() {
     let program = Program::fake(&format!("{FORK}; wait"));

@@ -1,4 +1,4 @@
-//! What was made of videos and voices is kept, and goes with its file.
+//! Derivatives of videos and voices are stored, and removed with their file.
 
 use std::{fs, path::Path};
 
@@ -16,7 +16,7 @@ use crate::support::{
     poll,
 };
 
-/// What is sent, what is asked of it, and how the name of what is kept ends.
+/// Files, requests for derivatives, and the suffix of each stored derivative.
 fn files() -> [(
     &'static str,
     &'static [u8],
@@ -30,7 +30,7 @@ fn files() -> [(
     ]
 }
 
-/// Sends all of them; returns their URLs with what to ask for.
+/// Sends all files; returns their URLs with the requests.
 fn send(alice: &Client<'_>) -> Vec<(String, &'static str)> {
     files()
         .map(|(file_type, bytes, more, _)| (alice.send(file_type, "bob", "file", bytes), more))
@@ -61,11 +61,11 @@ fn derivatives_survive_restart() {
                 }
             }
         }
-        // Another size at each: it is made of the frame that was kept, also of one on the disk.
+        // A different size each time, made from the stored frame.
         let more = format!("&image_type=3&w={0}&h={0}", 40 + round);
         let size = assert_first_frame(&alice.open(&sent[0].0, &more), &more);
         assert_eq!(size.0, 40 + round);
-        assert_eq!(program.starts(), 3, "each was made once");
+        assert_eq!(program.starts(), 3, "each derivative was made once");
         server.stop();
         server = TestServer::in_directory(directory.path(), &toml);
     }
@@ -76,7 +76,7 @@ fn derivatives_survive_restart() {
             assert_eq!(kept.extract_if(.., is_it).count(), 1, "{ending}");
         }
     }
-    assert!(kept.is_empty(), "two sizes alone are kept: {kept:?}");
+    assert!(kept.is_empty(), "only two sizes are stored: {kept:?}");
 }
 
 #[test]
@@ -183,7 +183,7 @@ fn sweep_takes_derivatives_of_day() {
     sweep();
     assert_eq!(server.files_in("derived").len(), 4);
     server.clock.advance(4 * MS_PER_DAY);
-    assert_eq!(sweep().days.len(), 2, "of voices and of videos");
+    assert_eq!(sweep().days.len(), 2, "for voices and for videos");
     assert!(server.files_in("derived").is_empty());
     assert!(server.files_in("objects").is_empty());
 }

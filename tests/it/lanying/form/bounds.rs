@@ -1,4 +1,4 @@
-//! How much a form may hold, and that nothing is written of what is refused, while it is still being sent too.
+//! Size limits of a form, and that refused forms are not written, even while they are being sent.
 
 use std::io::Read;
 
@@ -16,10 +16,10 @@ use crate::support::{
 };
 
 const MIB: usize = 1 << 20;
-/// 10 MB of the contract.
+/// The contract's 10 MB.
 const LIMIT: usize = 10 * MIB;
 
-/// How a form says its length.
+/// How a form announces its length.
 #[derive(Debug, Clone, Copy)]
 enum Length {
     Announced,
@@ -27,7 +27,7 @@ enum Length {
 }
 use Length::{Announced, Chunked};
 
-/// A form on the wire.
+/// A form as bytes on the wire.
 fn request(form: &Form, length: Length, more: &[(&str, &str)]) -> Vec<u8> {
     let (content_type, body) = (form.content_type(), form.bytes());
     let mut headers = vec![("Content-Type", content_type.as_str())];
@@ -48,7 +48,7 @@ fn request(form: &Form, length: Length, more: &[(&str, &str)]) -> Vec<u8> {
     }
 }
 
-/// Sends all of a form before it reads, and fails where that is cut short.
+/// Sends a complete form before reading; fails if the connection closes early.
 #[track_caller]
 fn write_first(server: &TestServer, request: &[u8]) -> Answer {
     let mut connection = server.connect();
@@ -90,7 +90,7 @@ fn policy_range_and_empty_file() {
         (0, 20, 0, "EntityTooSmall"),
         (0, 0, 1, "EntityTooLarge"),
         (10, 20, 200_000, "EntityTooLarge"),
-        // No policy allows more than the server.
+        // A policy cannot allow more than the server.
         (0, u64::MAX, LIMIT + 1, "EntityTooLarge"),
         (20 << 20, 30 << 20, 1000, "EntityTooSmall"),
     ] {
@@ -153,7 +153,7 @@ fn tenant_limit_is_in_policy() {
 fn write_first_clients_see_refusal() {
     let server = TestServer::with("limits.upload_bytes_max = 1048576");
     let ticket = ticket(&server);
-    // More than the sockets' buffers hold, so that the client is still writing when it is refused.
+    // More than the socket buffers hold, so that the client is still writing when it is refused.
     let large = vec![3; 12 * MIB];
     let form = ticket_form(&ticket).file("a", "application/x-a", &large);
     for length in [Announced, Chunked] {
@@ -231,7 +231,7 @@ fn refused_form_is_never_written() {
         let (most, rest) = request.split_at(request.len() - 20_000);
         let mut connection = server.connect();
         connection.send(most).unwrap();
-        // The answer is there before the end of what it refuses.
+        // The response comes before the end of the refused form.
         assert_xml(&connection.answer("POST").unwrap(), status, code);
         assert!(server.files_in("tmp").is_empty() && server.files_in("objects").is_empty());
         let _ = connection.send(rest);
@@ -243,7 +243,7 @@ fn refused_form_is_never_written() {
 fn file_is_cut_at_limit() {
     let server = TestServer::with("limits.upload_bytes_max = 100000");
     let form = ticket_form(&ticket(&server)).file("a", "application/x-a", &[3; 100_001]);
-    // All but the closing boundary: the server cannot know the end, nor wait for it.
+    // Everything but the closing boundary: the server cannot wait for the end.
     for length in [Announced, Chunked] {
         let whole = request(&form, length, &[]);
         let last_chunk = if let Chunked = length { 7 } else { 0 };
@@ -301,7 +301,7 @@ fn expect_continue_unless_refused_by_head() {
         assert_eq!(text.matches("HTTP/1.1").count(), 1, "{text}");
         assert_nothing_stays(&server);
     }
-    // The policy is in the body: a bad one is asked for, and then refused.
+    // The policy is in the body: with a bad one, the body is requested and then refused.
     for (fields, status) in [(with(&fields, "signature", "x"), 403), (fields, 200)] {
         let form = file(form_of(&fields));
         let whole = request(&form, Announced, &[expect]);

@@ -1,5 +1,5 @@
-//! SIGKILL in the middle of a form, and after its commit. The steps themselves are those of any upload
-//! (`crash.rs` of all tests); here it is what a client finds that sends its form again.
+//! SIGKILL during a form and after its commit, as seen by a client that sends the form again. `crash.rs` tests the
+//! steps of a commit.
 
 use serde_json::Value;
 
@@ -11,7 +11,7 @@ use crate::support::{
     strace::Strace,
 };
 
-/// When it is killed: the n-th call of a kind in one thread, and whether the file has its name by then.
+/// When the server is killed: the n-th call of a kind in one thread, and whether the file has its name by then.
 const MOMENTS: [(&str, u32, bool); 5] = [
     ("pwritev", 3, false),
     ("fdatasync", 1, false),

@@ -1,11 +1,11 @@
-//! Clients that break off, stall and dawdle in the middle of a form.
+//! Clients that disconnect, stall and send slowly in the middle of a form.
 
 use std::net::Shutdown;
 
 use super::{FORM_PATH, assert_nothing_stays, assert_stored, assert_xml, post, ticket};
 use crate::support::{Connection, Form, TestServer, head, lanying::ticket_form, process::poll};
 
-/// A connection that has sent the head of a form which says to be so long.
+/// A connection that has sent the head of a form with this length.
 fn begin(server: &TestServer, form: &Form, length: usize) -> Connection {
     let content_type = form.content_type();
     let headers = [("Content-Type", content_type.as_str())];
@@ -16,7 +16,7 @@ fn begin(server: &TestServer, form: &Form, length: usize) -> Connection {
     connection
 }
 
-/// A form whose file is most of it.
+/// A form that consists mostly of its file.
 fn large(server: &TestServer) -> Form {
     ticket_form(&ticket(server)).file("a.bin", "application/x-own", &[b'x'; 400_000])
 }
@@ -34,7 +34,7 @@ fn truncated_form_leaves_nothing() {
         assert_xml(&answer, 400, "MalformedPOSTRequest");
         assert_nothing_stays(&server);
     }
-    // The line end behind the last boundary is nothing that a form needs.
+    // A form does not need the line end after its last boundary.
     let mut connection = begin(&server, &form, body.len() - 2);
     connection.send(&body[..body.len() - 2]).unwrap();
     assert_eq!(connection.answer("POST").unwrap().status, 200);
@@ -83,7 +83,7 @@ fn stalled_form_is_closed() {
     let server = TestServer::with("server.body_idle_timeout_seconds = 1");
     let form = large(&server);
     let body = form.bytes();
-    // Before the fields, within them, within the file, and before the very end.
+    // Before the fields, within them, within the file, and just before the end.
     for sent in [0, 300, 200_000, body.len() - 1] {
         let mut connection = begin(&server, &form, body.len());
         connection.send(&body[..sent]).unwrap();
@@ -106,7 +106,7 @@ fn bad_chunks_are_refused() {
         ("Content-Type", content_type.as_str()),
         ("Transfer-Encoding", "chunked"),
     ];
-    // More than is gathered before there is a file.
+    // More than the server buffers before it creates a file.
     let first = &form.bytes()[..200_000];
     let mut bytes = head("POST", FORM_PATH, &headers, None);
     bytes.extend_from_slice(format!("{:x}\r\n", first.len()).as_bytes());

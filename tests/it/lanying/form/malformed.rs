@@ -1,4 +1,4 @@
-//! What is no form, and forms whose file is not where it must be.
+//! Invalid forms, and forms whose file is in the wrong place.
 
 use super::{
     FORM_PATH, assert_nothing_stays, assert_xml, fields_of, file, form_of, post, ticket,
@@ -116,7 +116,7 @@ fn malformed_forms_are_refused() {
             "MalformedPOSTRequest",
         );
     }
-    // 64 parts are allowed, and nearly 32 KiB.
+    // 64 parts and nearly 32 KiB are allowed.
     assert_eq!(post(server, &file(parts(63))).status, 200);
     let fields = fields_of(&ticket(server));
     assert_eq!(
@@ -152,6 +152,6 @@ fn field_after_file_is_refused() {
         assert_xml(&post(&server, &form), 400, "MalformedPOSTRequest");
         assert_nothing_stays(&server);
     }
-    // The ticket is as good as before.
+    // The ticket is still valid.
     assert_eq!(post(&server, &file(ticket_form(&ticket))).status, 200);
 }

@@ -1,4 +1,4 @@
-//! Forms put together as nobody would: what is in them changes nothing but the file.
+//! Unusual but valid forms: their details do not change the stored file.
 
 use super::{
     FORM_PATH, assert_nothing_stays, assert_stored, assert_xml, fields_of, file, form_of, post,
@@ -106,7 +106,7 @@ fn special_characters_change_nothing() {
         assert_stored(&server, &ticket, &answer, b"hello");
         assert_eq!(answer.header("x-a"), None);
     }
-    // A NUL is in no header, and a line end in a name ends one: what follows is another, or none.
+    // A header cannot contain NUL, and a line end in a name starts another header or none.
     for name in [
         "ke\0y",
         "key\0",
@@ -227,7 +227,7 @@ fn forms_out_of_bounds_are_refused() {
     assert_eq!(post(&server, &file(good())).status, 200);
 }
 
-/// Rounds of the mutations below.
+/// Number of mutations.
 const ROUNDS: usize = 600;
 
 #[test]
@@ -253,12 +253,12 @@ fn damaged_form_is_refused_or_exact() {
         let download = server.lanying("bob").open(&url, "");
         assert_eq!(download.status, 200, "round {round}: {}", download.text());
         assert!(!download.body.is_empty());
-        // What is stored stood in the body, from the end of a head to a boundary.
+        // The stored bytes appear in the body between a part head and a boundary.
         let ends = format!("\r\n--{}", form.boundary);
         let framed = [b"\r\n\r\n", &download.body[..], ends.as_bytes()].concat();
         assert!(
             body.windows(framed.len()).any(|part| part == framed),
-            "round {round}: {} bytes are stored, of {len}",
+            "round {round}: stored {} of {len} bytes",
             download.body.len()
         );
         ticket = super::ticket(&server);

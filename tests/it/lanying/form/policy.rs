@@ -1,4 +1,4 @@
-//! Policies that are well signed and good for nothing.
+//! Policies with a valid signature and invalid content.
 
 use chatfiles::store::{Class, Key, ObjectId};
 use serde_json::json;

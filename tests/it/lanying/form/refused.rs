@@ -1,4 +1,4 @@
-//! Who is refused, in OSS's words, before the store was asked for anything.
+//! Refusals in OSS's format before any access to the store.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Forms of the vendor's own signer, through the socket. `tests/data/oss/make.mjs` makes them.
+//! Forms signed by the vendor's own signer; `tests/data/oss/make.mjs` generates them.
 
 use serde_json::Value;
 
@@ -9,10 +9,10 @@ use super::{
 use crate::support::{Answer, Form, TestServer, lanying::APP_ID};
 
 const VECTORS: &str = include_str!("../../../data/oss/vectors.json");
-/// Of a length that every policy among them allows.
+/// A length that every policy allows.
 const FILE: &[u8] = b"a file of some thirty bytes ...";
 
-/// Their files are of one day of 2026, and live for ever.
+/// The files are of a day of 2026 and have unlimited retention.
 fn server() -> TestServer {
     TestServer::with(&signed::configuration("", "chatfile_days = 0"))
 }
@@ -43,7 +43,7 @@ fn form(fields: &Fields) -> Form {
     form_of(fields).file("a.bin", "application/octet-stream", FILE)
 }
 
-/// Checks the success that a vector expects, and that the file opens by a link signed here.
+/// Checks the expected success of a vector, and that the file opens with a link signed here.
 #[track_caller]
 fn assert_success(server: &TestServer, vector: &Value, answer: &Answer) {
     let (name, status) = (&vector["name"], &vector["expect"]["success"]);

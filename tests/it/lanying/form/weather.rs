@@ -1,4 +1,4 @@
-//! A rate that is over, a disk that is full, a store that fails.
+//! Forms when the rate limit is reached, the disk is full, or the store fails.
 
 use chatfiles::error::Kind;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::support::{Step, TestServer, faulty_server, lanying::ticket_form};
 fn rate_limit_is_503_with_retry_after() {
     let server = TestServer::with("limits.calls_per_second = 1\nlimits.calls_burst = 1");
     let form = file(ticket_form(&ticket(&server)));
-    // On a slow machine the bucket may have filled again since the call before.
+    // On a slow machine, the bucket may have refilled since the previous request.
     let refused = (0..20)
         .map(|_| post(&server, &form))
         .find(|answer| answer.status == 503)
