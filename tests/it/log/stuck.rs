@@ -10,6 +10,13 @@ use crate::support::{
 /// A pipe holds 64 KiB and the server at most 2 MiB; each request here logs a line of at least half a kilobyte.
 const REQUESTS_MAX: usize = 20_000;
 
+const FLAGS: [&str; 4] = [
+    "--operator-listen",
+    "127.0.0.1:0",
+    "--log-access-sample",
+    "1",
+];
+
 fn dropped(server: &Process) -> u64 {
     let text = String::from_utf8(server.ask_operator("/metrics").body).unwrap();
     let scrape = Exposition::parse(&text).unwrap();
@@ -20,14 +27,8 @@ fn dropped(server: &Process) -> u64 {
 fn full_log_pipe_blocks_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let (mut reader, writer) = io::pipe().unwrap();
-    let flags = [
-        "--operator-listen",
-        "127.0.0.1:0",
-        "--log-access-sample",
-        "1",
-    ];
     let store = directory.path().join("data");
-    let mut server = Launch::new(&store).flags(&flags).log_to(writer).start();
+    let mut server = Launch::new(&store).flags(&FLAGS).log_to(writer).start();
     let path = format!("/{}", "a".repeat(511));
     let mut connection = Connection::open(server.address);
     let mut call = || assert_eq!(connection.request("GET", &path, &[], b"").status, 404);
@@ -70,14 +71,8 @@ fn full_log_pipe_blocks_nothing() {
 fn closed_log_pipe_is_counted() {
     let directory = tempfile::tempdir().unwrap();
     let (reader, writer) = io::pipe().unwrap();
-    let flags = [
-        "--operator-listen",
-        "127.0.0.1:0",
-        "--log-access-sample",
-        "1",
-    ];
     let store = directory.path().join("data");
-    let mut server = Launch::new(&store).flags(&flags).log_to(writer).start();
+    let mut server = Launch::new(&store).flags(&FLAGS).log_to(writer).start();
     drop(reader);
     let answer = Connection::open(server.address).request("GET", "/healthz", &[], b"");
     assert_eq!(answer.status, 200);

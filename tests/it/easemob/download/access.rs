@@ -115,34 +115,41 @@ fn secrets(secret: &str) -> Vec<(Option<String>, String, bool)> {
     all
 }
 
-#[test]
-fn opens_by_token_and_secret() {
-    let server = TestServer::with(TENANTS);
+/// Requests an open and a restricted file with every token and every secret. `expected` gets the refusal of the token and
+/// whether the secret is missing. Returns the id of the open file.
+fn check_all(
+    server: &TestServer,
+    expected: impl Fn(Option<Refusal>, bool) -> Option<Refusal>,
+) -> String {
     let open = server.store_file("a.jpg", "image/jpeg", &photo());
-    let (restricted, secret) = store_restricted(&server);
+    let (restricted, secret) = store_restricted(server);
     let mut connection = server.connect();
-    for (token, authorization, refusal) in authorizations(&server) {
+    for (token, authorization, refusal) in authorizations(server) {
         for (id, is_restricted) in [(&open, false), (&restricted, true)] {
             for (header, query, opens) in secrets(&secret) {
+                let authorization = authorization.as_deref();
                 let mut headers = Vec::new();
-                headers.extend(
-                    authorization
-                        .as_deref()
-                        .map(|value| ("Authorization", value)),
-                );
+                headers.extend(authorization.map(|value| ("Authorization", value)));
                 headers.extend(header.as_deref().map(|value| ("share-secret", value)));
                 let path = format!("{BASE}/chatfiles/{id}{query}");
                 let answer = connection.request("GET", &path, &headers, b"");
-                // The token is checked first: a secret does not replace it, and an app token does not replace a secret.
-                let expected = refusal.or((is_restricted && !opens).then_some(NO_PERMISSION));
                 check(
                     &answer,
-                    expected,
+                    expected(refusal, is_restricted && !opens),
                     &format!("token: {token}, secret: {header:?} {path}"),
                 );
             }
         }
     }
+    open
+}
+
+#[test]
+fn opens_by_token_and_secret() {
+    // The token is checked first: a secret does not replace it, and an app token does not replace a secret.
+    check_all(&TestServer::with(TENANTS), |token, lacks_secret| {
+        token.or(lacks_secret.then_some(NO_PERMISSION))
+    });
 }
 
 #[test]
@@ -152,30 +159,9 @@ fn secret_mode_needs_no_token() {
         "[[tenant]]\ndownload_auth = \"secret\"",
         1,
     ));
-    let open = server.store_file("a.jpg", "image/jpeg", &photo());
-    let (restricted, secret) = store_restricted(&server);
-    let mut connection = server.connect();
-    for (token, authorization, _) in authorizations(&server) {
-        for (id, is_restricted) in [(&open, false), (&restricted, true)] {
-            for (header, query, opens) in secrets(&secret) {
-                let mut headers = Vec::new();
-                headers.extend(
-                    authorization
-                        .as_deref()
-                        .map(|value| ("Authorization", value)),
-                );
-                headers.extend(header.as_deref().map(|value| ("share-secret", value)));
-                let path = format!("{BASE}/chatfiles/{id}{query}");
-                let answer = connection.request("GET", &path, &headers, b"");
-                let expected = (is_restricted && !opens).then_some(NO_PERMISSION);
-                check(
-                    &answer,
-                    expected,
-                    &format!("token: {token}, secret: {header:?} {path}"),
-                );
-            }
-        }
-    }
+    let open = check_all(&server, |_, lacks_secret| {
+        lacks_secret.then_some(NO_PERMISSION)
+    });
     // The setting applies to one tenant and to downloads only.
     let other = server.get(&format!("/acme/chat/chatfiles/{open}"), &[]);
     check(&other, Some(NO_TOKEN), "another tenant");
