@@ -10,9 +10,12 @@ mod memory;
 mod pictures;
 mod single_flight;
 
-use std::sync::{
-    Arc, OnceLock,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    fs::File,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -40,7 +43,7 @@ use crate::{
         voice::VoiceFormat,
     },
     metrics::{self, Derivations, FileLevels, PartLevels, Source},
-    store::{BoundingBox, BoxFuture, Derived, DerivedName, ObjectId, Store},
+    store::{BoundingBox, BoxFuture, Derived, DerivedName, ObjectId, Store, blocking},
     time::Clock,
 };
 
@@ -307,9 +310,9 @@ impl Derivatives {
         Box::pin(self.get(file, DerivedName::Frame, claimant))
     }
 
-    async fn frame(&self, file: &OpenFile, claimant: Claimant) -> Result<Vec<u8>> {
+    async fn frame(&self, file: &Arc<OpenFile>, claimant: Claimant) -> Result<Vec<u8>> {
         let kind = file.kind.ok_or(Kind::NoThumbnail)?;
-        let input = file.object.file().try_clone().map_err(Error::internal)?;
+        let input = input_of(file).await?;
         self.ffmpeg
             .first_frame(input, file.object.len(), kind, self.pixels_max, claimant)
             .await
@@ -317,12 +320,12 @@ impl Derivatives {
 
     async fn voice(
         &self,
-        file: &OpenFile,
+        file: &Arc<OpenFile>,
         format: VoiceFormat,
         claimant: Claimant,
     ) -> Result<Vec<u8>> {
         let kind = file.kind.ok_or(Kind::NotConvertible)?;
-        let input = file.object.file().try_clone().map_err(Error::internal)?;
+        let input = input_of(file).await?;
         self.ffmpeg
             .voice(input, file.object.len(), kind, format, claimant)
             .await
@@ -343,6 +346,12 @@ impl Derivatives {
             Err(error) => Err(media_error(error)),
         }
     }
+}
+
+/// Opens the payload for ffmpeg. Only a payload that is no file has to be copied.
+async fn input_of(file: &Arc<OpenFile>) -> Result<File> {
+    let file = file.clone();
+    blocking(move || file.object.to_file().map_err(Error::internal)).await
 }
 
 /// An image of a type that is not decoded here is answered with the original, as the vendor does. One of
