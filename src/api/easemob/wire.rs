@@ -12,7 +12,7 @@ use crate::{
     auth::{Granted, Subject},
     error::{Error, Kind},
     files::Stored,
-    store::{ObjectId, local::StoredPart},
+    store::{ObjectId, StoredPart},
 };
 
 /// The answer to an upload, in one piece or in parts.

@@ -8,15 +8,12 @@ use std::{
 
 use chatfiles::{
     error::Kind,
-    store::{
-        Store,
-        local::{LocalStore, sweep_parts},
-    },
+    store::{Store, local::LocalStore},
 };
 
 use super::parts::{PATH, begin, call, complete, left, listed, ok, put, put_raw};
 use crate::support::{
-    Faults, FaultyStore, Random, Step, TestServer, assert_error, eventually, head,
+    Faults, FaultyStore, Random, Step, TestServer, assert_error, eventually, expire_parts, head,
 };
 
 /// The ids of stored files, as their names on the disk have them.
@@ -198,6 +195,6 @@ fn claimed_parts_are_nobodys_and_expire_a_day_later() {
     for (hours, swept) in [(25, 0), (24, 1)] {
         server.clock.advance(hours * 3_600_000);
         let now = server.clock.now();
-        assert_eq!(sweep_parts(&server.store, now).unwrap(), swept);
+        assert_eq!(expire_parts(&server.store, now), swept);
     }
 }

@@ -89,7 +89,7 @@ fn key_files_are_their_owners_alone_and_others_that_can_read_them_stop_the_start
     for name in &names {
         assert_eq!(mode(&keys.join(name)), 0o600, "{}", name.display());
     }
-    let build = || App::build(configuration(directory.path(), ""), Clock::system());
+    let build = || App::build(configuration(directory.path(), ""), Clock::system(), None);
     for name in secrets {
         let path = keys.join(name);
         for open in [0o640, 0o604, 0o660, 0o602] {

@@ -308,7 +308,7 @@ fn a_store_that_fails_is_10009_and_one_that_is_busy_503() {
         (Step::Open, &forward),
         (Step::Open, &avatar),
         (Step::Open, &chat),
-        (Step::KeepUntil, &forward),
+        (Step::ExtendLife, &forward),
     ] {
         for kind in [Kind::Internal, Kind::StorageFull, busy] {
             faults.set(Some((step, kind)));

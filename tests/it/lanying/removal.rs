@@ -215,8 +215,8 @@ fn a_ticket_brings_a_file_that_was_taken_down_not_back() {
             assert_code(&alice.open(&url, ""), 20022);
         }
         // What bars the name is no object: nothing to verify, nothing to remove, nothing to forward.
-        let (count, bad) = chatfiles::store::local::scrub(&server.store).unwrap();
-        assert_eq!((count, bad.len()), (0, 0));
+        let found = crate::support::verify(&server.store);
+        assert_eq!((found.objects, found.damaged.len()), (0, 0));
         assert!(!remove(&server.store, &object).status.success());
         server.clock.advance(MS_PER_DAY);
         let sign = file_sign(&url);
@@ -300,8 +300,12 @@ fn tombstones_are_gathered_and_still_keep_the_names() {
             server.clock.advance(MS_PER_DAY);
             let policy = crate::support::configuration(Path::new("unused"), &toml).retention();
             let now = server.clock.now();
-            let swept =
-                chatfiles::retention::sweep(&server.store, &policy, now, true, false).unwrap();
+            let swept = crate::support::sweep(
+                &server.store,
+                &policy,
+                now,
+                chatfiles::retention::SweepMode::RemoveConfirmed,
+            );
             assert!(swept.is_empty(), "{swept:?}");
         }
         let expected = if days == 0 { keys.len() } else { 0 };
@@ -315,8 +319,8 @@ fn tombstones_are_gathered_and_still_keep_the_names() {
     }
     // A list for the day, and nothing else.
     assert_eq!(inodes(), before - keys.len() + 1);
-    let (count, bad) = chatfiles::store::local::scrub(&server.store).unwrap();
-    assert_eq!((count, bad.len()), (1, 0));
+    let found = crate::support::verify(&server.store);
+    assert_eq!((found.objects, found.damaged.len()), (1, 0));
     // What is taken down late is gathered too, into the same lists, and a list goes with its day.
     stdout(&remove(&server.store, &kept));
     let forget = crate::support::configuration(
@@ -333,7 +337,12 @@ fn tombstones_are_gathered_and_still_keep_the_names() {
             usize::from(policy.days_default.image == 0)
         );
         let now = server.clock.now();
-        chatfiles::retention::sweep(&server.store, &policy, now, true, false).unwrap();
+        crate::support::sweep(
+            &server.store,
+            &policy,
+            now,
+            chatfiles::retention::SweepMode::RemoveConfirmed,
+        );
         assert_eq!(tombstones_below(&objects), 0);
     }
     let left: Vec<_> = std::fs::read_dir(server.store.join("tombstones"))

@@ -20,15 +20,15 @@ fn check(rule: impl AsyncFn(&dyn Store)) {
     for durability in [Durability::Full, Durability::None] {
         println!("the local store, durability {durability:?}");
         let directory = tempfile::tempdir().unwrap();
-        let store = LocalStore::open(&config(directory.path(), durability)).unwrap();
+        let store = LocalStore::open(&config(directory.path(), durability), None).unwrap();
         // The runtime ends with its last blocking work, so what a dropped upload leaves to do is done.
         run(rule(&store));
         assert_eq!(
             files_below(&directory.path().join("tmp")),
             Vec::<std::path::PathBuf>::new()
         );
-        let (_, bad) = chatfiles::store::local::scrub(directory.path()).unwrap();
-        assert!(bad.is_empty(), "{bad:?}");
+        let verified = run(store.maintenance().verify()).unwrap();
+        assert!(verified.damaged.is_empty(), "{verified:?}");
     }
 }
 
@@ -320,7 +320,7 @@ fn an_object_that_is_kept_longer_is_found_under_each_of_its_days_and_is_one_file
         put(store, key, b"forwarded").await;
         let later = |days| key.day.start().plus_days(days).day();
         for day in [later(3), later(3), later(400), key.day] {
-            assert!(store.keep_until(key, day).await.unwrap(), "{day}");
+            assert!(store.extend_life(key, day).await.unwrap(), "{day}");
             let object = store.open(Key { day, ..key }).await.unwrap().unwrap();
             assert_eq!(read(&object).await, b"forwarded");
             read_checked(&object).await;
@@ -330,7 +330,7 @@ fn an_object_that_is_kept_longer_is_found_under_each_of_its_days_and_is_one_file
             day: later(3),
             ..key
         };
-        assert!(store.keep_until(third, later(5)).await.unwrap());
+        assert!(store.extend_life(third, later(5)).await.unwrap());
         assert!(store.remove(key.id).await.unwrap());
         for days in [0, 3, 5, 400] {
             let key = Key {
@@ -348,11 +348,11 @@ fn what_is_not_there_cannot_be_kept_longer() {
     check(async |store| {
         let key = new_key();
         let day = key.day.start().plus_days(1).day();
-        assert!(!store.keep_until(key, day).await.unwrap());
+        assert!(!store.extend_life(key, day).await.unwrap());
         assert!(store.open(Key { day, ..key }).await.unwrap().is_none());
         // The day of another name counts, not the id alone.
         put(store, key, b"x").await;
-        assert!(!store.keep_until(Key { day, ..key }, day).await.unwrap());
+        assert!(!store.extend_life(Key { day, ..key }, day).await.unwrap());
     });
 }
 
@@ -364,7 +364,7 @@ fn an_object_taken_down_while_it_is_kept_longer_leaves_no_name_behind() {
             put(store, key, b"raced").await;
             let days = (1..=8).map(|days| key.day.start().plus_days(days).day());
             let keep =
-                futures_util::future::join_all(days.clone().map(|day| store.keep_until(key, day)));
+                futures_util::future::join_all(days.clone().map(|day| store.extend_life(key, day)));
             let (kept, removed) = futures_util::future::join(keep, store.remove(key.id)).await;
             assert!(removed.unwrap());
             for (day, kept) in days.zip(kept) {

@@ -9,7 +9,8 @@ use bytes::Bytes;
 use chatfiles::{
     error::{Kind, Result},
     store::{
-        BoxFuture, Derived, DerivedName, Key, Meta, ObjectId, Opened, Store, Upload, UploadSize,
+        BoxFuture, Derived, DerivedName, Key, Maintenance, Meta, ObjectId, Opened, PartStore,
+        Store, Upload, UploadSize,
     },
     time::Day,
 };
@@ -23,7 +24,7 @@ pub enum Step {
     Write,
     Commit,
     Open,
-    KeepUntil,
+    ExtendLife,
     Derived,
     PutDerived,
 }
@@ -100,11 +101,19 @@ impl<S: Store> Store for FaultyStore<S> {
         })
     }
 
-    fn keep_until(&self, key: Key, day: Day) -> BoxFuture<'_, Result<bool>> {
+    fn extend_life(&self, key: Key, day: Day) -> BoxFuture<'_, Result<bool>> {
         Box::pin(async move {
-            self.faults.call(Step::KeepUntil)?;
-            self.inner.keep_until(key, day).await
+            self.faults.call(Step::ExtendLife)?;
+            self.inner.extend_life(key, day).await
         })
+    }
+
+    fn is_taken(&self, key: Key) -> BoxFuture<'_, Result<bool>> {
+        self.inner.is_taken(key)
+    }
+
+    fn is_taken_down(&self, key: Key) -> BoxFuture<'_, Result<bool>> {
+        self.inner.is_taken_down(key)
     }
 
     fn remove(&self, id: ObjectId) -> BoxFuture<'_, Result<bool>> {
@@ -128,6 +137,14 @@ impl<S: Store> Store for FaultyStore<S> {
             self.faults.call(Step::PutDerived)?;
             self.inner.put_derived(key, name, derived).await
         })
+    }
+
+    fn parts(&self) -> &dyn PartStore {
+        self.inner.parts()
+    }
+
+    fn maintenance(&self) -> &dyn Maintenance {
+        self.inner.maintenance()
     }
 }
 
