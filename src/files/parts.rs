@@ -26,8 +26,8 @@ use crate::{
     limit::{Owner, Reserved},
     metrics::PartLevels,
     store::{
-        ObjectId, PartStore, PartWriter, Store, StoredPart, UnfinishedUpload, parts_have_expired,
-        to_end,
+        ObjectId, PartStore, PartWriter, PartsOwner, PutPart, Store, StoredPart,
+        parts_have_expired, to_end,
     },
     time::Clock,
 };
@@ -106,7 +106,11 @@ impl PartUploads {
                     tracing::warn!(%id, %error, "a replaced upload in parts could not be removed");
                 }
             }
-            let begun = this.stored().begin(id, &owner.tenant, &owner.user).await;
+            let stored_owner = PartsOwner {
+                tenant: owner.tenant.to_string(),
+                user: owner.user.to_string(),
+            };
+            let begun = this.stored().begin(id, stored_owner).await;
             let mut table = this.table();
             match &begun {
                 Ok(()) => table.leave(id, now),
@@ -145,7 +149,7 @@ impl PartUploads {
         if let Some(found) = self.stored().find(id).await? {
             let parts: Vec<u64> = found.parts.iter().map(|part| part.bytes).collect();
             let now = self.0.clock.monotonic();
-            self.table().adopt(id, owner_of(found), &parts, now);
+            self.table().adopt(id, owner_of(found.owner), &parts, now);
         }
         Ok(())
     }
@@ -158,7 +162,7 @@ impl PartUploads {
     pub async fn reconcile(&self) -> Result<()> {
         let idle = self.table().idle();
         for orphan in self.stored().list().await?.orphaned {
-            let id = orphan.id();
+            let id = orphan.id;
             if let Err(error) = self.settle_orphan(orphan).await {
                 tracing::warn!(%id, %error, "a completion that was cut short cannot be settled");
             }
@@ -314,7 +318,7 @@ impl ReceivedPart {
             let (uploads, id) = (claim.upload.uploads.clone(), claim.upload.id);
             let _alone = uploads.lock(id).await?;
             let put = writer.put(id, number, upload_bytes_max).await;
-            let (part, replaced) = uploads.forget_if_gone(id, put)?;
+            let PutPart { part, replaced } = uploads.forget_if_gone(id, put)?;
             let mut table = uploads.table();
             let replaced_bytes = replaced.iter().map(|old| old.bytes).sum();
             table.keep_part(id, reserved, part.bytes, replaced_bytes);
@@ -348,7 +352,7 @@ impl Drop for PartClaim {
 }
 
 /// From which address it was begun is not known any more.
-fn owner_of(found: UnfinishedUpload) -> Owner {
+fn owner_of(found: PartsOwner) -> Owner {
     Owner {
         tenant: found.tenant.into(),
         user: found.user.into(),

@@ -1,70 +1,80 @@
 //! The operations side of a store: its state, its recovery, the removal of expired objects, verification.
 
-use std::{collections::HashMap, os::fd::OwnedFd, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    future::{pending, ready},
+    os::fd::OwnedFd,
+    sync::{Arc, LazyLock},
+};
 
 use tokio::sync::watch;
 
-use super::{BoxFuture, key::Class};
+use super::{BoxFuture, StoreFuture, key::Class};
 use crate::{
     error::Result,
     metrics::Syncs,
     time::{Day, Timestamp},
 };
 
-/// What the background tasks, the operator's listener and the command line need of a store.
+/// What the background tasks, the operator's listener and the command line need of a store. The default methods are for
+/// an engine that cannot fail, has no limit, and is never opened again.
 pub trait Maintenance: Send + Sync {
     /// The known state. Does not access the storage.
-    fn health(&self) -> Health;
+    fn health(&self) -> Health {
+        Health::default()
+    }
 
     /// Checks that the store can serve now. May block for one system call.
     ///
     /// # Errors
     /// `Unavailable` if the store is gone, `StorageFull` if writes are refused.
-    fn check(&self, access: Access) -> Result<()>;
+    fn check(&self, _access: Access) -> Result<()> {
+        Ok(())
+    }
 
     /// Bytes that the storage has left; `u64::MAX` if the engine knows no limit.
     ///
     /// # Errors
     /// `Unavailable` if the store is gone, `Internal` if the storage fails.
-    fn free_bytes(&self) -> BoxFuture<'_, Result<u64>>;
+    fn free_bytes(&self) -> StoreFuture<'_, u64> {
+        Box::pin(ready(Ok(u64::MAX)))
+    }
 
     /// Removes what has ended of a class: objects, their derivatives, and what the engine keeps about days that have
     /// ended.
     ///
     /// # Errors
     /// `Unavailable`, `StorageFull` or `Internal` if the storage fails. What was removed until then stays removed.
-    fn expire(
-        &self,
-        class: Class,
-        cutoffs: Cutoffs,
-        mode: ExpireMode,
-    ) -> BoxFuture<'_, Result<Expired>>;
+    fn expire(&self, class: Class, cutoffs: Cutoffs, mode: ExpireMode) -> StoreFuture<'_, Expired>;
 
     /// When [`Maintenance::record_sweep`] was last called, kept across restarts; `None` before the first call.
     ///
     /// # Errors
     /// `Internal` if the storage fails or the record is damaged.
-    fn last_sweep(&self) -> BoxFuture<'_, Result<Option<Timestamp>>>;
+    fn last_sweep(&self) -> StoreFuture<'_, Option<Timestamp>>;
 
     /// Records the time, so that a sweep notices a jump of the clock. Also frees what the engine no longer needs at
     /// that time.
     ///
     /// # Errors
     /// `Unavailable`, `StorageFull` or `Internal` if the storage fails.
-    fn record_sweep(&self, now: Timestamp) -> BoxFuture<'_, Result<()>>;
+    fn record_sweep(&self, now: Timestamp) -> StoreFuture<'_, ()>;
 
     /// Reads every byte of every object and compares checksums.
     ///
     /// # Errors
     /// `Internal` if the objects cannot be listed. An object that cannot be read is a damaged one.
-    fn verify(&self) -> BoxFuture<'_, Result<Verified>>;
+    fn verify(&self) -> StoreFuture<'_, Verified>;
 
     /// Changes each time the store was opened again. Open objects belong to the previous opening then.
-    fn openings(&self) -> watch::Receiver<u64>;
+    fn openings(&self) -> watch::Receiver<u64> {
+        static NEVER: LazyLock<watch::Sender<u64>> = LazyLock::new(Default::default);
+        NEVER.subscribe()
+    }
 
     /// Keeps trying to recover the store, until the future is dropped.
     fn mend(&self) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::pending())
+        Box::pin(pending())
     }
 
     /// How long syncs to the storage took.
@@ -147,7 +157,7 @@ impl Cutoffs {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Expired {
     /// Days removed whole.
-    pub days: Vec<Day>,
+    pub days: BTreeSet<Day>,
     /// Single objects removed, of days in which other objects are kept.
     pub objects: u64,
 }

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::TryStreamExt;
 use tokio::runtime::Handle;
 
 use super::{PartUpload, PartUploads, owner_of};
@@ -17,7 +18,7 @@ use crate::{
     fair_queue::{self, Claimant, FairQueue, Permit},
     files::{Attributes, Files, Received, Stored},
     limit::{Owner, PartsReserved},
-    store::{BoxFuture, ClaimedParts, Class, Key, ObjectId, StoredPart, UploadSize, to_end},
+    store::{BoxFuture, ClaimedUpload, Class, Key, ObjectId, StoredPart, UploadSize, to_end},
 };
 
 /// Completions at once, and waiting. Each reads and writes up to `upload_bytes_max` bytes without bringing any, so
@@ -41,7 +42,7 @@ struct Claim(Option<Claimed>);
 
 struct Claimed {
     upload: PartUpload,
-    parts: Box<dyn ClaimedParts>,
+    parts: ClaimedUpload,
     reserved: PartsReserved,
     /// Held as long as the work goes on, also where the client has gone.
     place: Permit,
@@ -115,8 +116,8 @@ impl Files {
         }
     }
 
-    async fn join(&self, parts: &dyn ClaimedParts, key: Key, bytes_max: u64) -> Result<Received> {
-        let stored = without_gap(parts).await?;
+    async fn join(&self, claimed: &ClaimedUpload, key: Key, bytes_max: u64) -> Result<Received> {
+        let stored = without_gap(claimed)?;
         let bytes: u64 = stored.iter().map(|part| part.bytes).sum();
         if bytes > bytes_max {
             return Err(Kind::TooLarge.into());
@@ -125,14 +126,14 @@ impl Files {
         // Parts are called `blob`: neither a name nor a type comes with them.
         let mut received = Received::new(upload, key, None, None);
         for part in stored {
-            let (mut reader, mut crc) = (parts.read(part), crc32fast::Hasher::new());
-            while let Some(chunk) = reader.chunk().await? {
+            let (mut bytes, mut crc) = (claimed.parts.read(part), crc32fast::Hasher::new());
+            while let Some(chunk) = bytes.try_next().await? {
                 crc.update(&chunk);
                 received.append(chunk, bytes_max).await?;
             }
             if crc.finalize() != part.crc {
                 // Removed, so that the completion can be tried again once the part was sent again.
-                parts.remove(part).await?;
+                claimed.parts.remove(part).await?;
                 let text = format!("part {} is damaged: send it again.", part.number);
                 return Err(Error::invalid(text));
             }
@@ -153,10 +154,15 @@ impl PartUploads {
     /// Where its object was stored, the client may have its answer or not; it is answered if it asks again. Only the
     /// secret of a restricted file is gone, so the upload is given back for another completion: a second file
     /// rather than one that nobody can open.
-    pub(super) async fn settle_orphan(&self, orphan: Box<dyn ClaimedParts>) -> Result<()> {
-        let (id, key) = (orphan.id(), orphan.key());
+    pub(super) async fn settle_orphan(&self, orphan: ClaimedUpload) -> Result<()> {
+        let ClaimedUpload {
+            id,
+            key,
+            found,
+            parts,
+        } = orphan;
         let meta = self.0.store.open(key).await?.map(|opened| opened.meta);
-        match (meta, orphan.find().await?) {
+        match (meta, found) {
             (Some(meta), Some(found)) if meta.secret_hash.is_none() => {
                 let stored = Arc::new(Stored {
                     key,
@@ -164,10 +170,11 @@ impl PartUploads {
                     share_secret: None,
                 });
                 let now = self.0.clock.monotonic();
-                self.table().complete(id, owner_of(found), stored, now);
-                orphan.discard().await
+                self.table()
+                    .complete(id, owner_of(found.owner), stored, now);
+                parts.discard().await
             }
-            _ => orphan.give_back().await,
+            _ => parts.give_back().await,
         }
     }
 }
@@ -176,8 +183,8 @@ impl PartUploads {
 ///
 /// # Errors
 /// `InvalidArgument` if there is no part, or one is missing in between.
-async fn without_gap(parts: &dyn ClaimedParts) -> Result<Vec<StoredPart>> {
-    let found = parts.find().await?.ok_or(Kind::ObjectNotFound)?;
+fn without_gap(claimed: &ClaimedUpload) -> Result<Vec<StoredPart>> {
+    let found = claimed.found.as_ref().ok_or(Kind::ObjectNotFound)?;
     for (part, expected) in found.parts.iter().zip(1..) {
         if part.number != expected {
             return Err(Error::invalid(format!("part {expected} is missing.")));
@@ -185,7 +192,7 @@ async fn without_gap(parts: &dyn ClaimedParts) -> Result<Vec<StoredPart>> {
     }
     match found.parts.is_empty() {
         true => Err(Error::invalid("no part has been uploaded.")),
-        false => Ok(found.parts),
+        false => Ok(found.parts.clone()),
     }
 }
 
@@ -215,8 +222,8 @@ impl PartUpload {
 }
 
 impl Claim {
-    fn parts(&self) -> &dyn ClaimedParts {
-        &*self.0.as_ref().expect("taken by its end alone").parts
+    fn parts(&self) -> &ClaimedUpload {
+        &self.0.as_ref().expect("taken by its end alone").parts
     }
 
     /// Ends the completion as its commit ended.
@@ -241,7 +248,7 @@ impl Claim {
         let now = uploads.0.clock.monotonic();
         let owner = upload.owner.clone();
         uploads.table().complete(id, owner, stored.clone(), now);
-        if let Err(error) = parts.discard().await {
+        if let Err(error) = parts.parts.discard().await {
             // The file is stored; the next start removes its parts.
             tracing::warn!(%id, %error, "the parts of a completed upload could not be removed");
         }
@@ -252,7 +259,7 @@ impl Claim {
 impl Claimed {
     async fn give_back(self) {
         let (uploads, id) = (&self.upload.uploads, self.upload.id);
-        match self.parts.give_back().await {
+        match self.parts.parts.give_back().await {
             Ok(()) => {
                 let now = uploads.0.clock.monotonic();
                 uploads.table().give_back(id, self.reserved, now);

@@ -37,7 +37,7 @@ pub(super) fn expire(
             if mode == ExpireMode::Remove {
                 remove_day(&day)?;
             }
-            expired.days.push(day.day);
+            expired.days.insert(day.day);
         } else if cutoffs.any_has_ended(day.day) {
             expired.objects += expire_single(root, class, &day, cutoffs, mode)?;
         }

@@ -47,8 +47,8 @@ use self::{
 };
 use super::{
     Access, BoundingBox, BoxFuture, Class, Cutoffs, Derived, DerivedName, Dialect, ExpireMode,
-    Expired, Health, Key, Maintenance, Meta, ObjectId, Opened, PartStore, Store, Upload,
-    UploadSize, Verified, blocking,
+    Expired, Health, Key, Maintenance, Meta, ObjectId, Opened, PartStore, Sink, Store, StoreFuture,
+    Upload, UploadSize, Verified, blocking,
 };
 use crate::{
     error::{Error, Result},
@@ -190,7 +190,7 @@ async fn find_on_disk<T: Send + 'static>(
 }
 
 impl Store for LocalStore {
-    fn begin(&self, key: Key, size: UploadSize) -> BoxFuture<'_, Result<Box<dyn Upload>>> {
+    fn begin(&self, key: Key, size: UploadSize) -> StoreFuture<'_, Box<dyn Upload>> {
         let new = upload::NewFile {
             layout: self.layout.clone(),
             key,
@@ -202,12 +202,12 @@ impl Store for LocalStore {
         })
     }
 
-    fn open(&self, key: Key) -> BoxFuture<'_, Result<Option<Opened>>> {
+    fn open(&self, key: Key) -> StoreFuture<'_, Option<Opened>> {
         let open = move |layout: &Arc<Layout>| open_object(layout.root(), key);
         Box::pin(find_on_disk(&self.layout, open, Option::is_none))
     }
 
-    fn is_taken(&self, key: Key) -> BoxFuture<'_, Result<bool>> {
+    fn is_taken(&self, key: Key) -> StoreFuture<'_, bool> {
         let find = move |layout: &Arc<Layout>| {
             let path = layout::object_path(layout.root(), key);
             Ok(open_object(layout.root(), key)?.is_some()
@@ -217,14 +217,14 @@ impl Store for LocalStore {
         Box::pin(find_on_disk(&self.layout, find, |is_taken| !is_taken))
     }
 
-    fn is_taken_down(&self, key: Key) -> BoxFuture<'_, Result<bool>> {
+    fn is_taken_down(&self, key: Key) -> StoreFuture<'_, bool> {
         let find = move |layout: &Arc<Layout>| {
             tombstones::is_listed(layout.root(), key).map_err(Error::internal)
         };
         Box::pin(on_disk(&self.layout, find))
     }
 
-    fn extend_life(&self, key: Key, day: Day) -> BoxFuture<'_, Result<bool>> {
+    fn extend_life(&self, key: Key, day: Day) -> StoreFuture<'_, bool> {
         let link = move |layout: &Arc<Layout>| {
             let instance = layout.instance()?;
             let (from, to) = (key, Key { day, ..key });
@@ -239,12 +239,12 @@ impl Store for LocalStore {
         Box::pin(find_on_disk(&self.layout, link, |is_there| !is_there))
     }
 
-    fn remove(&self, id: ObjectId) -> BoxFuture<'_, Result<bool>> {
+    fn remove(&self, id: ObjectId) -> StoreFuture<'_, bool> {
         let remove = move |layout: &Arc<Layout>| removal::remove_everywhere(layout.root(), id);
         Box::pin(find_on_disk(&self.layout, remove, |was_there| !was_there))
     }
 
-    fn derived(&self, key: Key, name: DerivedName) -> BoxFuture<'_, Result<Option<Derived>>> {
+    fn derived(&self, key: Key, name: DerivedName) -> StoreFuture<'_, Option<Derived>> {
         let layout = self.layout.clone();
         Box::pin(blocking(move || {
             let path = layout.root().join(layout::derived_name(key, name));
@@ -252,12 +252,7 @@ impl Store for LocalStore {
         }))
     }
 
-    fn put_derived(
-        &self,
-        key: Key,
-        name: DerivedName,
-        derived: Derived,
-    ) -> BoxFuture<'_, Result<()>> {
+    fn put_derived(&self, key: Key, name: DerivedName, derived: Derived) -> StoreFuture<'_, ()> {
         let put = move |layout: &Arc<Layout>| {
             write_derived(layout, &layout::derived_name(key, name), key, derived)
         };
@@ -292,7 +287,7 @@ impl Maintenance for LocalStore {
         }
     }
 
-    fn free_bytes(&self) -> BoxFuture<'_, Result<u64>> {
+    fn free_bytes(&self) -> StoreFuture<'_, u64> {
         let layout = self.layout.clone();
         Box::pin(blocking(move || {
             layout.check_root()?;
@@ -302,12 +297,7 @@ impl Maintenance for LocalStore {
         }))
     }
 
-    fn expire(
-        &self,
-        class: Class,
-        cutoffs: Cutoffs,
-        mode: ExpireMode,
-    ) -> BoxFuture<'_, Result<Expired>> {
+    fn expire(&self, class: Class, cutoffs: Cutoffs, mode: ExpireMode) -> StoreFuture<'_, Expired> {
         let expire = move |root: &Path| expire::expire(root, class, &cutoffs, mode);
         match mode {
             ExpireMode::Report => {
@@ -318,16 +308,16 @@ impl Maintenance for LocalStore {
         }
     }
 
-    fn last_sweep(&self) -> BoxFuture<'_, Result<Option<Timestamp>>> {
+    fn last_sweep(&self) -> StoreFuture<'_, Option<Timestamp>> {
         let read = |layout: &Arc<Layout>| expire::last_sweep(layout.root());
         Box::pin(find_on_disk(&self.layout, read, Option::is_none))
     }
 
-    fn record_sweep(&self, now: Timestamp) -> BoxFuture<'_, Result<()>> {
+    fn record_sweep(&self, now: Timestamp) -> StoreFuture<'_, ()> {
         Box::pin(self.write_by_path(move |root| expire::record_sweep(root, now)))
     }
 
-    fn verify(&self) -> BoxFuture<'_, Result<Verified>> {
+    fn verify(&self) -> StoreFuture<'_, Verified> {
         let verify = |layout: &Arc<Layout>| scrub::verify(layout.root());
         Box::pin(on_disk(&self.layout, verify))
     }

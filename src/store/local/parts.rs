@@ -21,6 +21,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
+use futures_util::stream::{self, BoxStream};
 
 use super::{
     blocking,
@@ -34,8 +35,8 @@ use super::{
 use crate::{
     error::{Error, Kind, Result},
     store::{
-        BoxFuture, ClaimedParts, ExpireMode, Key, ObjectId, PartReader, PartStore, PartWriter,
-        StoredPart, UnfinishedUpload, UnfinishedUploads,
+        ClaimedParts, ClaimedUpload, ExpireMode, Key, ObjectId, PartStore, PartWriter, PartsOwner,
+        PutPart, Sink, StoreFuture, StoredPart, UnfinishedUpload, UnfinishedUploads,
         key::Class,
         parts::{PARTS_LIFETIME_MS, parts_have_expired},
     },
@@ -54,24 +55,18 @@ pub(super) struct PartFolder {
 }
 
 impl PartStore for PartFolder {
-    fn begin<'a>(
-        &'a self,
-        id: ObjectId,
-        tenant: &'a str,
-        user: &'a str,
-    ) -> BoxFuture<'a, Result<()>> {
-        let owner = format!("{tenant}\n{user}\n");
+    fn begin(&self, id: ObjectId, owner: PartsOwner) -> StoreFuture<'_, ()> {
         self.run(move |folder| folder.create(id, &owner))
     }
 
-    fn find(&self, id: ObjectId) -> BoxFuture<'_, Result<Option<UnfinishedUpload>>> {
+    fn find(&self, id: ObjectId) -> StoreFuture<'_, Option<UnfinishedUpload>> {
         self.run(move |folder| {
             let found = read(&folder.path(id));
             folder.layout.unless_gone(found, Option::is_none)
         })
     }
 
-    fn begin_part(&self, bytes_max: u64) -> BoxFuture<'_, Result<Box<dyn PartWriter>>> {
+    fn begin_part(&self, bytes_max: u64) -> StoreFuture<'_, Box<dyn PartWriter>> {
         self.run(move |folder| {
             let instance = folder.layout.instance()?;
             let reservation = folder.layout.reserve(bytes_max)?;
@@ -80,29 +75,24 @@ impl PartStore for PartFolder {
         })
     }
 
-    fn claim(&self, id: ObjectId, key: Key) -> BoxFuture<'_, Result<Box<dyn ClaimedParts>>> {
+    fn claim(&self, id: ObjectId, key: Key) -> StoreFuture<'_, ClaimedUpload> {
         self.run(move |folder| {
             let instance = folder.layout.instance()?;
             let name = format!("{id}.{}.{}", key.id, instance.name());
-            let claimed = Claimed {
-                path: folder.layout.root().join(PARTS).join(name),
-                folder,
-                id,
-                key,
-                _instance: Some(instance),
-            };
-            let folder = &claimed.folder;
-            fs::rename(folder.path(id), &claimed.path)
+            let path = folder.layout.root().join(PARTS).join(name);
+            fs::rename(folder.path(id), &path)
                 .map_err(|error| folder.absent_or_write_error(error))?;
-            Ok(Box::new(claimed) as Box<dyn ClaimedParts>)
+            let claimed = folder.claimed(id, key, path.clone(), Some(instance));
+            // If this fails too, the next start gives the upload back.
+            claimed.inspect_err(|_| drop(fs::rename(&path, folder.path(id))))
         })
     }
 
-    fn abort(&self, id: ObjectId) -> BoxFuture<'_, Result<()>> {
+    fn abort(&self, id: ObjectId) -> StoreFuture<'_, ()> {
         self.run(move |folder| folder.discard(&folder.path(id)))
     }
 
-    fn list(&self) -> BoxFuture<'_, Result<UnfinishedUploads>> {
+    fn list(&self) -> StoreFuture<'_, UnfinishedUploads> {
         self.run(|folder| {
             // An empty directory may be a mount point.
             let layout = folder.layout.clone();
@@ -110,7 +100,7 @@ impl PartStore for PartFolder {
         })
     }
 
-    fn expire(&self, now: Timestamp, mode: ExpireMode) -> BoxFuture<'_, Result<u64>> {
+    fn expire(&self, now: Timestamp, mode: ExpireMode) -> StoreFuture<'_, u64> {
         self.run(move |folder| {
             let expired = expired(folder.layout.root(), now)?;
             for path in expired.iter().filter(|_| mode == ExpireMode::Remove) {
@@ -133,19 +123,38 @@ impl PartFolder {
     fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(Self) -> Result<T> + Send + 'static,
-    ) -> BoxFuture<'static, Result<T>> {
+    ) -> StoreFuture<'static, T> {
         let folder = self.clone();
         Box::pin(blocking(move || work(folder)))
     }
 
-    fn create(&self, id: ObjectId, owner: &str) -> Result<()> {
+    fn claimed(
+        &self,
+        id: ObjectId,
+        key: Key,
+        path: PathBuf,
+        instance: Option<Arc<Instance>>,
+    ) -> Result<ClaimedUpload> {
+        let found = read(&path)?;
+        let parts = Claimed {
+            folder: self.clone(),
+            id,
+            path,
+            _instance: instance,
+        };
+        Ok(ClaimedUpload::new(id, key, found, Box::new(parts)))
+    }
+
+    fn create(&self, id: ObjectId, owner: &PartsOwner) -> Result<()> {
         let instance = self.layout.instance()?;
         let _reserved = self.layout.reserve(0)?;
         // Made aside and moved in, so that nobody sees a half-made one.
         let temporary = instance.temporary("parts");
         let make = || {
             names::make_dir(&temporary)?;
-            names::create_new(&temporary.join(OWNER))?.write_all(owner.as_bytes())?;
+            let PartsOwner { tenant, user } = owner;
+            names::create_new(&temporary.join(OWNER))?
+                .write_all(format!("{tenant}\n{user}\n").as_bytes())?;
             fs::rename(&temporary, self.path(id))
         };
         make()
@@ -159,27 +168,24 @@ impl PartFolder {
         part: StoredPart,
         temporary: Temporary,
         upload_bytes_max: u64,
-    ) -> Result<(StoredPart, Vec<StoredPart>)> {
+    ) -> Result<PutPart> {
         let directory = self.path(id);
         let stored = list_all(&directory).map_err(absent_or_internal);
         let stored = self.layout.unless_gone(stored, |_| false)?;
         // The file is in a directory that may have been unmounted since.
         self.layout.check_opening(&temporary.instance)?;
-        let (mut replaced, others): (Vec<_>, Vec<_>) = stored
-            .into_iter()
-            .partition(|old| old.number == part.number);
-        let others_bytes: u64 = others.iter().map(|part| part.bytes).sum();
-        if others_bytes.saturating_add(part.bytes) > upload_bytes_max {
-            return Err(Kind::TooLarge.into());
-        }
+        let mut upload = UnfinishedUpload {
+            owner: PartsOwner::default(),
+            parts: stored,
+        };
+        let put = upload.put(part, upload_bytes_max)?;
         temporary
             .rename(&directory.join(file_name(part)))
             .map_err(|error| self.absent_or_write_error(error))?;
-        for old in replaced.iter().filter(|old| **old != part) {
+        for old in put.replaced.iter().filter(|old| **old != part) {
             names::remove_if_there(&directory.join(file_name(*old))).map_err(Error::internal)?;
         }
-        replaced.sort_unstable();
-        Ok((part, replaced))
+        Ok(put)
     }
 
     fn discard(&self, path: &Path) -> Result<()> {
@@ -217,13 +223,7 @@ impl PartFolder {
             } else if let Some((id, key, instance)) = parse_claimed(name)
                 && !is_running(self.layout.root(), instance)
             {
-                found.orphaned.push(Box::new(Claimed {
-                    path,
-                    folder: self.clone(),
-                    id,
-                    key,
-                    _instance: None,
-                }));
+                found.orphaned.push(self.claimed(id, key, path, None)?);
             }
         }
         Ok(found)
@@ -309,12 +309,8 @@ impl NewPart {
     }
 }
 
-impl PartWriter for NewPart {
-    fn free_bytes(&self) -> u64 {
-        self.free_bytes
-    }
-
-    fn write(&mut self, chunk: Bytes) -> BoxFuture<'_, Result<()>> {
+impl Sink for NewPart {
+    fn write(&mut self, chunk: Bytes) -> StoreFuture<'_, ()> {
         self.crc.update(&chunk);
         self.bytes += chunk.len() as u64;
         self.batch_bytes += chunk.len() as u64;
@@ -328,13 +324,19 @@ impl PartWriter for NewPart {
             }
         })
     }
+}
+
+impl PartWriter for NewPart {
+    fn free_bytes(&self) -> u64 {
+        self.free_bytes
+    }
 
     fn put(
         mut self: Box<Self>,
         id: ObjectId,
         number: u32,
         upload_bytes_max: u64,
-    ) -> BoxFuture<'static, Result<(StoredPart, Vec<StoredPart>)>> {
+    ) -> StoreFuture<'static, PutPart> {
         Box::pin(async move {
             self.flush().await?;
             let Self {
@@ -382,34 +384,29 @@ impl Drop for Temporary {
 struct Claimed {
     folder: PartFolder,
     id: ObjectId,
-    key: Key,
     path: PathBuf,
     /// Keeps the claim of this process alive; `None` for an orphaned claim.
     _instance: Option<Arc<Instance>>,
 }
 
 impl ClaimedParts for Claimed {
-    fn id(&self) -> ObjectId {
-        self.id
+    fn read(&self, part: StoredPart) -> BoxStream<'static, Result<Bytes>> {
+        let path = self.path.join(file_name(part));
+        let read = move |file: Option<File>| {
+            let path = path.clone();
+            blocking(move || {
+                let file = match file {
+                    Some(file) => file,
+                    None => File::open(path).map_err(absent_or_internal)?,
+                };
+                let chunk = read_chunk(&file).map_err(Error::internal)?;
+                Ok((!chunk.is_empty()).then_some((chunk, Some(file))))
+            })
+        };
+        Box::pin(stream::try_unfold(None, read))
     }
 
-    fn key(&self) -> Key {
-        self.key
-    }
-
-    fn find(&self) -> BoxFuture<'_, Result<Option<UnfinishedUpload>>> {
-        let path = self.path.clone();
-        Box::pin(blocking(move || read(&path)))
-    }
-
-    fn read(&self, part: StoredPart) -> Box<dyn PartReader> {
-        Box::new(Reader {
-            path: self.path.join(file_name(part)),
-            file: None,
-        })
-    }
-
-    fn remove(&self, part: StoredPart) -> BoxFuture<'_, Result<()>> {
+    fn remove(&self, part: StoredPart) -> StoreFuture<'_, ()> {
         let path = self.path.join(file_name(part));
         Box::pin(blocking(move || {
             names::remove_if_there(&path).map_err(Error::internal)?;
@@ -417,7 +414,7 @@ impl ClaimedParts for Claimed {
         }))
     }
 
-    fn give_back(self: Box<Self>) -> BoxFuture<'static, Result<()>> {
+    fn give_back(self: Box<Self>) -> StoreFuture<'static, ()> {
         Box::pin(blocking(move || {
             let folder = &self.folder;
             fs::rename(&self.path, folder.path(self.id))
@@ -425,33 +422,8 @@ impl ClaimedParts for Claimed {
         }))
     }
 
-    fn discard(self: Box<Self>) -> BoxFuture<'static, Result<()>> {
+    fn discard(self: Box<Self>) -> StoreFuture<'static, ()> {
         Box::pin(blocking(move || self.folder.discard(&self.path)))
-    }
-}
-
-struct Reader {
-    path: PathBuf,
-    /// `None` before the first chunk, and while a chunk is being read.
-    file: Option<File>,
-}
-
-impl PartReader for Reader {
-    fn chunk(&mut self) -> BoxFuture<'_, Result<Option<Bytes>>> {
-        let (path, file) = (self.path.clone(), self.file.take());
-        Box::pin(async move {
-            let (file, chunk) = blocking(move || {
-                let file = match file {
-                    Some(file) => file,
-                    None => File::open(path).map_err(absent_or_internal)?,
-                };
-                let chunk = read_chunk(&file).map_err(Error::internal)?;
-                Ok((file, chunk))
-            })
-            .await?;
-            self.file = Some(file);
-            Ok((!chunk.is_empty()).then_some(chunk))
-        })
     }
 }
 
@@ -537,8 +509,10 @@ fn read(directory: &Path) -> Result<Option<UnfinishedUpload>> {
         parts => parts.map_err(Error::internal)?,
     };
     Ok(Some(UnfinishedUpload {
-        tenant: tenant.to_owned(),
-        user: user.to_owned(),
+        owner: PartsOwner {
+            tenant: tenant.to_owned(),
+            user: user.to_owned(),
+        },
         parts,
     }))
 }

@@ -2,6 +2,8 @@
 
 mod contract;
 mod faults;
+mod in_memory;
+mod served;
 
 use std::{ops::Range, path::Path};
 
