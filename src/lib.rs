@@ -12,6 +12,8 @@ pub mod server;
 
 pub mod api;
 
+pub mod delivery;
+
 pub mod files;
 
 pub mod retention;
@@ -26,6 +28,7 @@ pub mod client_network;
 pub mod durable;
 pub mod error;
 pub mod fair_queue;
+pub mod http_client;
 pub mod logging;
 pub mod metrics;
 pub mod secret;

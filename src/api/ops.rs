@@ -7,7 +7,8 @@ use hyper::{
     header::{self, HeaderValue},
 };
 
-use super::{answer, body::Body};
+use super::answer;
+use crate::delivery::Body;
 use crate::{error::Kind, metrics};
 
 /// Answers as long as the process can answer at all. `server` names this run of it, so that a probe knows

@@ -13,11 +13,9 @@ mod completed;
 mod completion;
 mod table;
 
-use std::{
-    collections::HashSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::HashSet, sync::Arc};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::OwnedMutexGuard;
 
 use self::table::{Bounds, Table, charge};
@@ -194,7 +192,7 @@ impl PartUploads {
 
     /// Held for a few look-ups, never while the store is waited for.
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.table.lock()
     }
 
     /// Waits until this caller alone changes an upload that is not being completed.

@@ -29,7 +29,8 @@ use super::{
     router::{self, Route},
 };
 use crate::{
-    api::{Api, Call, body::Body, easemob, lanying, ops},
+    api::{Api, Call, easemob, lanying, ops},
+    delivery::Body,
     error::{Error, Kind, Result},
     http::{
         body::{Pace, RequestBody},

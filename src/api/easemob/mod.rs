@@ -12,9 +12,10 @@ use std::sync::Arc;
 
 use hyper::Response;
 
-use super::{Api, Call, body::Body};
+use super::{Api, Call};
 use crate::{
     auth::{Identity, verifier::bearer},
+    delivery::Body,
     error::{Error, Kind, Result},
     files::Scope,
     http::body::RequestBody,
@@ -22,6 +23,8 @@ use crate::{
     store::Dialect,
     tenant::{Tenant, Tenants},
 };
+
+pub use self::download::view;
 
 /// A call of this API: what `server/router.rs` makes of method and path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,7 +86,7 @@ pub async fn handle(
     let context = Context { api, call, tenant };
     match action {
         Action::Upload => upload::upload(&context, body).await,
-        Action::Download(id) => download::download(&context, id).await,
+        Action::Download(id) => download::download(&context, id, view(call, tenant)).await,
         Action::Token => token::token(&context, body).await,
         Action::PartsBegin => parts::begin(&context, body).await,
         Action::PartsPut(id) => parts::put(&context, id, body).await,

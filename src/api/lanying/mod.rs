@@ -21,12 +21,13 @@ use std::{borrow::Cow, sync::Arc};
 use hyper::Response;
 
 use self::{link::ToType, store_token::Viewer};
-use super::{Api, Call, body::Body};
+use super::{Api, Call};
 use crate::{
     auth::{
         Subject,
         hook::{Action as HookAction, Question},
     },
+    delivery::Body,
     error::{Error, Kind, Result},
     files::Scope,
     http::body::RequestBody,
@@ -35,7 +36,7 @@ use crate::{
     tenant::{Lanying, Tenant, Tenants},
 };
 
-pub use oss::error as form_error;
+pub use self::{download::Parameters as DownloadParameters, oss::error as form_error};
 
 /// A call of this API: what `server/router.rs` makes of method and path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,10 +62,10 @@ impl Action<'_> {
     pub fn interface(self, call: &Call<'_>) -> Interface {
         match self {
             Self::Form(_) => Interface::Upload,
-            Self::DownloadAvatar | Self::DownloadChat if download::wants_derivative(call) => {
-                Interface::Thumbnail
-            }
-            Self::DownloadAvatar | Self::DownloadChat => Interface::Download,
+            Self::DownloadAvatar | Self::DownloadChat => match DownloadParameters::parse(call) {
+                Ok(parameters) if !parameters.view.is_derivative() => Interface::Download,
+                _ => Interface::Thumbnail,
+            },
             Self::UploadUserAvatar | Self::UploadGroupAvatar | Self::UploadChat | Self::Forward => {
                 Interface::Other
             }
@@ -116,8 +117,8 @@ pub async fn handle(
         Action::UploadGroupAvatar => upload::group_avatar(&context).await,
         Action::UploadChat => upload::chat(&context).await,
         Action::Forward => forward::forward(&context).await,
-        Action::DownloadAvatar => download::avatar(&context).await,
-        Action::DownloadChat => download::chat(&context).await,
+        Action::DownloadAvatar => download::avatar(&context, DownloadParameters::parse(call)).await,
+        Action::DownloadChat => download::chat(&context, DownloadParameters::parse(call)).await,
         Action::Form(_) => form::post(&context, body, held).await,
     }
 }

@@ -9,6 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::sync::Mutex;
+
 use super::completed::Completed;
 use crate::{
     error::{Error, Kind, Result},
@@ -63,7 +65,7 @@ struct Entry {
     charge: u64,
     reserved: PartsReserved,
     /// Held while the stored upload is changed.
-    lock: Arc<tokio::sync::Mutex<()>>,
+    lock: Arc<Mutex<()>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -231,7 +233,7 @@ impl Table {
     ///
     /// # Errors
     /// `ObjectNotFound`; `AlreadyExists` while it is being completed.
-    pub(super) fn lock(&self, id: ObjectId) -> Result<Arc<tokio::sync::Mutex<()>>> {
+    pub(super) fn lock(&self, id: ObjectId) -> Result<Arc<Mutex<()>>> {
         let entry = self.entries.get(&id).ok_or(Kind::ObjectNotFound)?;
         entry.check_open()?;
         Ok(entry.lock.clone())
