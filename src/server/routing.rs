@@ -18,7 +18,8 @@ use crate::{
 pub(super) struct Routed<'r> {
     /// The action to run, or the error to answer if the rate limit admits the request.
     pub(super) action: Result<(Action, Params<'r>)>,
-    /// What of a file a download asks for. An error is answered after those of the caller.
+    /// What of a file a download asks for. Parsed once: it decides the rate limit and the label, and the action gets it,
+    /// which answers an invalid parameter only to an authorized caller.
     pub(super) view: Result<View>,
     /// The tenant that the request names; `None` if it names none or an unknown one.
     pub(super) tenant: Option<&'r Arc<Tenant>>,
@@ -34,7 +35,7 @@ impl<'r> Routed<'r> {
         let tenant = tenant(&found, call, tenants);
         let known = tenant.as_ref().ok().copied().flatten();
         let view = match found.action {
-            Action::EasemobDownload => Ok(easemob::view(call, known.map(|tenant| &**tenant))),
+            Action::EasemobDownload => Ok(easemob::view(call, known.map(AsRef::as_ref))),
             Action::LanyingDownloadAvatar | Action::LanyingDownloadChat => lanying::view(call),
             _ => Ok(View::Original),
         };

@@ -1,9 +1,9 @@
-//! Easemob's API, a file an endpoint.
+//! The Easemob API, one file per endpoint.
 
 mod download;
 mod logins;
 mod media;
-mod parts;
+pub(crate) mod parts;
 mod parts_bounds;
 mod parts_once;
 mod parts_shares;
