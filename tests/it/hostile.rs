@@ -3,7 +3,7 @@
 mod chunks;
 mod connections;
 mod forms;
-mod seats;
+mod per_address;
 mod slow;
 mod smuggling;
 
