@@ -15,7 +15,7 @@ use super::{
 use crate::{
     error::{Error, Kind, Result},
     fair_queue::Claimant,
-    files::{Derivative, DerivedFile, OpenFile},
+    files::{DerivedFile, OpenFile, Rendition},
     http::{
         byteranges::{self, Boundary},
         conditional::Forms,
@@ -39,10 +39,10 @@ pub enum Content {
 
 impl Content {
     /// What was made of a file, or the file itself.
-    pub fn of(made: Derivative, file: Arc<OpenFile>) -> Self {
+    pub fn of(made: Rendition, file: Arc<OpenFile>) -> Self {
         match made {
-            Derivative::Made(derived) => Self::Derived(derived, file),
-            Derivative::Original => Self::Original(file),
+            Rendition::Made(derived) => Self::Derived(derived, file),
+            Rendition::Original => Self::Original(file),
         }
     }
 
@@ -179,9 +179,9 @@ pub fn deliver(
             .expect("made here, of visible ASCII"),
         last_modified: content.file().object.meta.created,
         // Something can be made of a file of a known kind.
-        forms: match content.file().kind {
-            Some(_) => Forms::Several,
-            None => Forms::One,
+        forms: match content.file().kind.has_derivatives() {
+            true => Forms::Several,
+            false => Forms::One,
         },
     };
     let claimant = call.claimant(tenant);

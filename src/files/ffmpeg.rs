@@ -21,13 +21,12 @@ use self::{
 };
 use super::pool::{Pool, RETRY_AFTER};
 use crate::{
+    derivative::VoiceFormat,
     error::{Error, Kind, Result},
     fair_queue::{self, Claimant},
     media::{
         sniff::Sniffed,
-        voice::{
-            AMR_FRAME_BYTES_MAX, AMR_FRAME_MS, AMR_MAGIC_BYTES_MAX, VoiceFormat, amr_duration_ms,
-        },
+        voice::{AMR_FRAME_BYTES_MAX, AMR_FRAME_MS, AMR_MAGIC_BYTES_MAX, amr_duration_ms},
     },
     metrics::PoolLevels,
 };
@@ -91,7 +90,7 @@ impl Default for Config {
 
 /// What the ffmpeg that was found can do.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Abilities {
+pub struct Capabilities {
     /// First frames of videos as JPEG.
     pub frames: bool,
     /// Voices as MP3.
@@ -104,7 +103,7 @@ pub struct Abilities {
 pub(super) struct Ffmpeg {
     /// An absolute path; `None` where there is none, or where it is switched off.
     program: Option<PathBuf>,
-    abilities: Abilities,
+    capabilities: Capabilities,
     pool: Pool,
     limits: Limits,
     voice_duration_max: Duration,
@@ -114,10 +113,10 @@ impl Ffmpeg {
     /// Looks for the program and asks it for its encoders and decoders, for at most ten seconds. What is
     /// missing is told to the log once, and refused at each call. Blocking.
     pub(super) fn probe(config: &Config) -> Self {
-        let (program, abilities) = probe::probe(&config.program);
+        let (program, capabilities) = probe::probe(&config.program);
         Self {
             program,
-            abilities,
+            capabilities,
             pool: Pool::new(fair_queue::Config {
                 places: config.processes_max,
                 // Memory is bounded for each process instead.
@@ -142,8 +141,8 @@ impl Ffmpeg {
     }
 
     /// What this ffmpeg can do.
-    pub(super) fn abilities(&self) -> Abilities {
-        self.abilities
+    pub(super) fn capabilities(&self) -> Capabilities {
+        self.capabilities
     }
 
     /// The first frame of a video as JPEG: turned upright, fitted into 2048 × 2048 pixels, never enlarged, of
@@ -167,7 +166,7 @@ impl Ffmpeg {
         let arguments =
             arguments::first_frame(kind, len, pixels_max).ok_or_else(|| refuse(NO_VIDEO))?;
         let program = self.program.as_ref().ok_or_else(|| refuse(OFF))?;
-        if !self.abilities.frames {
+        if !self.capabilities.frames {
             return Err(refuse(NO_FRAMES));
         }
         // To subfile an end of 0 is the end of the file, trailer and all.
@@ -211,8 +210,8 @@ impl Ffmpeg {
         let conversion = Conversion::of(from, to).ok_or_else(|| refuse(OTHER_VOICE))?;
         let program = self.program.as_ref().ok_or_else(|| refuse(OFF))?;
         match to {
-            VoiceFormat::Mp3 if !self.abilities.to_mp3 => return Err(refuse(NO_MP3)),
-            VoiceFormat::Amr if !self.abilities.to_amr => return Err(refuse(NO_AMR)),
+            VoiceFormat::Mp3 if !self.capabilities.to_mp3 => return Err(refuse(NO_MP3)),
+            VoiceFormat::Amr if !self.capabilities.to_amr => return Err(refuse(NO_AMR)),
             VoiceFormat::Mp3 | VoiceFormat::Amr => {}
         }
         if len == 0 {

@@ -28,8 +28,8 @@ pub struct OpenFile {
     pub last_modified: HeaderValue,
     /// As stored, but for active types, which older versions kept.
     pub content_type: HeaderValue,
-    /// What its first bytes show, of the kinds that something is made of.
-    pub kind: Option<Sniffed>,
+    /// Its kind, found by its first bytes when it was uploaded.
+    pub kind: Sniffed,
     /// Original name; in place only for types that a browser may show.
     pub disposition: HeaderValue,
     /// The headers of an answer with all of it, made at the first: to copy them is cheaper than to hash a dozen
@@ -134,7 +134,10 @@ impl OpenFile {
             etag: etag(object.key.id),
             last_modified: header(httpdate::fmt_http_date(meta.created.system())),
             content_type: header(served_type(&meta.content_type).to_owned()),
-            kind: meta.sniffed_type.as_deref().and_then(Sniffed::of_mime),
+            kind: meta
+                .sniffed_type
+                .as_deref()
+                .map_or(Sniffed::Unknown, Sniffed::of_media_type),
             disposition: content_disposition(kind, meta.file_name.as_deref()),
             object,
             head: OnceLock::new(),

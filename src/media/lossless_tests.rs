@@ -6,9 +6,11 @@ use image::{ImageDecoder, codecs::webp::WebPDecoder};
 
 use super::{
     cost::Plan,
-    thumbnail::{BoundingBox, Header, MediaError, thumbnail},
-    thumbnail_tests::{BOUNDS, fixture},
+    sniff::Sniffed,
+    thumbnail::{Header, MediaError, thumbnail},
+    thumbnail_tests::{LIMITS, fixture},
 };
+use crate::derivative::BoundingBox;
 
 #[path = "../../tests/it/support/lossless.rs"]
 #[allow(unreachable_pub, reason = "the tests in `tests/it` share it")]
@@ -20,10 +22,7 @@ mod random;
 use lossless::{EVERYWHERE, Inside, many_groups, unnamed_bitstream};
 use random::Random;
 
-const FIT: BoundingBox = BoundingBox {
-    width: 96,
-    height: 96,
-};
+const FIT: BoundingBox = BoundingBox::square(96);
 /// Bytes that a group takes at the least: a table and a tree for the green channel, tables for red, blue and alpha.
 const GROUP_BYTES: u64 = 4096 + 2048 * 32 + 3 * 1024;
 
@@ -32,7 +31,7 @@ fn counts_codes_wherever_they_are() {
     for inside in EVERYWHERE {
         let decoder_bytes = |groups: u32| {
             let source = many_groups(inside, groups);
-            let header = Header::read(&source.as_slice(), &BOUNDS).unwrap();
+            let header = Header::read(&source.as_slice(), &LIMITS).unwrap();
             header.decoder_bytes
         };
         let (one, many) = (decoder_bytes(1), decoder_bytes(1001));
@@ -49,8 +48,8 @@ fn counts_codes_wherever_they_are() {
 fn refuses_codes_above_the_budget() {
     let check = |inside: Inside, groups: u32| {
         let source = many_groups(inside, groups);
-        let header = Header::read(&source.as_slice(), &BOUNDS).unwrap();
-        let refused = Plan::new(&header, FIT, &BOUNDS);
+        let header = Header::read(&source.as_slice(), &LIMITS).unwrap();
+        let refused = Plan::new(&header, FIT, &LIMITS);
         assert!(
             matches!(refused, Err(MediaError::TooMuchMemory { .. })),
             "{inside:?}, {groups}: {refused:?}"
@@ -66,18 +65,18 @@ fn refuses_codes_above_the_budget() {
 #[test]
 fn plans_only_what_was_measured() {
     let source = many_groups(Inside::Alone, 1);
-    let outline = Header::read_outline(&source.as_slice(), &BOUNDS).unwrap();
+    let outline = Header::read_outline(&source.as_slice(), Sniffed::Webp, &LIMITS).unwrap();
     assert!(!outline.is_measured());
-    assert!(Plan::new(&outline, FIT, &BOUNDS).is_err());
-    let header = outline.measure(&source.as_slice(), &BOUNDS).unwrap();
+    assert!(Plan::new(&outline, FIT, &LIMITS).is_err());
+    let header = outline.measure(&source.as_slice(), &LIMITS).unwrap();
     assert!(header.is_measured());
-    assert!(Plan::new(&header, FIT, &BOUNDS).is_ok());
+    assert!(Plan::new(&header, FIT, &LIMITS).is_ok());
 }
 
 #[test]
 fn refuses_bitstreams_under_other_names() {
     let source = unnamed_bitstream((16_383, 16_383));
-    let refused = Header::read(&source.as_slice(), &BOUNDS);
+    let refused = Header::read(&source.as_slice(), &LIMITS);
     assert!(
         matches!(refused, Err(MediaError::TooManyPixels { .. })),
         "{refused:?}"
@@ -90,7 +89,7 @@ fn reads_written_pictures_as_the_decoder_does() {
         let source = many_groups(inside, 3);
         assert!(is_decoded(&source), "{inside:?}");
         assert!(
-            thumbnail(&source, FIT, &BOUNDS, &|| false).is_ok(),
+            thumbnail(&source, FIT, &LIMITS, &|| false).is_ok(),
             "{inside:?}"
         );
     }
@@ -129,7 +128,7 @@ fn measures_whatever_the_decoder_takes() {
             if case % 16 == 0 {
                 source.truncate(1 + random.below(source.len()));
             }
-            let measured = panic::catch_unwind(|| Header::read(&source.as_slice(), &BOUNDS));
+            let measured = panic::catch_unwind(|| Header::read(&source.as_slice(), &LIMITS));
             let measured = measured.unwrap_or_else(|_| panic!("{number}, {case}: panicked"));
             if is_decoded(&source) {
                 decoded += 1;

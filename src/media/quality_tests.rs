@@ -10,23 +10,25 @@ use image_compare::{Algorithm, gray_similarity_structure};
 use super::{
     cost::Plan,
     decode::decode,
-    thumbnail::{BoundingBox, SOURCE_PIXELS, resize},
+    limits::SOURCE_PIXELS_MIN,
+    thumbnail::resize,
     thumbnail_tests::{drawn, fixture, header, made, pixels, reference},
 };
+use crate::derivative::BoundingBox;
 
 /// A picture, and the box that its thumbnail fits.
 struct Case {
     name: &'static str,
     source: Vec<u8>,
     /// Of the box.
-    side: u32,
+    side: u16,
     /// Source pixels in each direction for one that is decoded.
     divisor: u32,
     /// SSIM before the thumbnail is encoded, and as it is served: what was measured, less a little.
     least: (f64, f64),
 }
 
-fn case(name: &'static str, source: &[u8], side: u32, divisor: u32, least: (f64, f64)) -> Case {
+fn case(name: &'static str, source: &[u8], side: u16, divisor: u32, least: (f64, f64)) -> Case {
     Case {
         name,
         source: source.to_vec(),
@@ -157,7 +159,7 @@ fn best(source: &[u8], (width, height): (u32, u32)) -> DynamicImage {
 /// What is encoded where the decoder keeps so many source pixels for one, and by how much it made them fewer.
 fn before_encoding(source: &[u8], (width, height): (u32, u32), kept: u32) -> (DynamicImage, u32) {
     let header = header(source);
-    let plan = Plan::of_least(&header, (width * kept, height * kept));
+    let plan = Plan::of_decoded_min(&header, (width * kept, height * kept));
     let decoded = decode(source, &plan).unwrap();
     let divisor = header.width.div_ceil(decoded.width).next_power_of_two();
     let small = resize(decoded, width, height).unwrap();
@@ -179,16 +181,10 @@ fn a_thumbnail_is_near_the_best_whatever_it_is_decoded_at() {
         least,
     } in cases()
     {
-        let thumbnail = made(
-            &source,
-            BoundingBox {
-                width: side,
-                height: side,
-            },
-        );
+        let thumbnail = made(&source, BoundingBox::square(side));
         let size = (thumbnail.width, thumbnail.height);
         let best = best(&source, size);
-        let (before, decoded_at) = before_encoding(&source, size, SOURCE_PIXELS);
+        let (before, decoded_at) = before_encoding(&source, size, SOURCE_PIXELS_MIN);
         assert_eq!(decoded_at, divisor, "{name} in {side}");
         let found = (
             ssim(&before, &best),
@@ -203,7 +199,7 @@ fn a_thumbnail_is_near_the_best_whatever_it_is_decoded_at() {
             "{name} in {side}: {found:.4?}, not {least:?}"
         );
         // The bound tells the next coarser scale from this one.
-        let (coarse, coarse_at) = before_encoding(&source, size, SOURCE_PIXELS / 2);
+        let (coarse, coarse_at) = before_encoding(&source, size, SOURCE_PIXELS_MIN / 2);
         let coarse = ssim(&coarse, &best);
         assert!(
             coarse_at == divisor || coarse < least.0,
@@ -218,7 +214,7 @@ fn a_thumbnail_is_near_the_best_whatever_it_is_decoded_at() {
 #[expect(clippy::print_stdout, reason = "the figures, with --nocapture")]
 fn what_vipsthumbnail_makes_of_the_same() {
     let directory = tempfile::tempdir().unwrap();
-    let vips = |side: u32, name: &str| {
+    let vips = |side: u16, name: &str| {
         let done = Command::new("vipsthumbnail")
             .args([
                 "--size",

@@ -2,7 +2,11 @@
 
 use std::fs;
 
-use super::sniff::{CONTENT_TYPE_BYTES_MAX, Family, Sniffed, content_type, sniff};
+use super::{
+    content_type::CONTENT_TYPE_BYTES_MAX,
+    kind::Family,
+    sniff::{Sniffed, content_type, sniff},
+};
 
 #[test]
 fn a_kind_is_told_by_its_first_bytes() {
@@ -115,7 +119,7 @@ fn only_what_cannot_run_may_be_inline() {
         ] {
             assert_eq!(
                 content_type(Some(declared), kind),
-                kind.mime().unwrap(),
+                kind.media_type().unwrap(),
                 "{kind:?} as {declared}"
             );
         }

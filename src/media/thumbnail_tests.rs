@@ -12,10 +12,11 @@ use super::{
     cost::Plan,
     decode::decode,
     thumbnail::{
-        BoundingBox, Bounds, Header, MediaError, Outcome, Thumbnail, is_small_enough, reduce,
-        shrink, step, thumbnail,
+        Header, MediaError, Outcome, PictureLimits, Thumbnail, is_small_enough, reduce,
+        reduced_box, shrink, thumbnail,
     },
 };
+use crate::derivative::BoundingBox;
 
 #[path = "../../tests/it/support/scans.rs"]
 #[allow(unreachable_pub, reason = "the tests in `tests/it` share it")]
@@ -23,14 +24,11 @@ mod scans;
 
 use scans::{HALVED, INKS, WHOLE};
 
-pub(super) const BOUNDS: Bounds = Bounds {
+pub(super) const LIMITS: PictureLimits = PictureLimits {
     pixels_max: 40_000_000,
-    memory_bytes_max: 384 << 20,
+    decode_bytes_max: 384 << 20,
 };
-const FIT: BoundingBox = BoundingBox {
-    width: 96,
-    height: 96,
-};
+const FIT: BoundingBox = BoundingBox::square(96);
 
 fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/images")
@@ -41,11 +39,11 @@ pub(super) fn fixture(name: &str) -> Vec<u8> {
 }
 
 pub(super) fn header(source: &[u8]) -> Header {
-    Header::read(&source, &BOUNDS).unwrap()
+    Header::read(&source, &LIMITS).unwrap()
 }
 
 pub(super) fn made(source: &[u8], fit: BoundingBox) -> Thumbnail {
-    match thumbnail(source, fit, &BOUNDS, &|| false) {
+    match thumbnail(source, fit, &LIMITS, &|| false) {
         Ok(Outcome::Made(thumbnail)) => thumbnail,
         other => panic!("no thumbnail: {other:?}"),
     }
@@ -204,7 +202,7 @@ fn a_large_jpeg_is_decoded_smaller_and_shows_the_same() {
                 .unwrap();
             let about = format!("{width} x {height}, {:?}", picture.color());
             let least = (width / 9, height / 9);
-            let plan = Plan::of_least(&header(&source), least);
+            let plan = Plan::of_decoded_min(&header(&source), least);
             let pixels = decode(&source, &plan).unwrap();
             assert!(pixels.width <= width.div_ceil(4), "{about}");
             assert!(
@@ -224,10 +222,7 @@ fn a_large_jpeg_is_decoded_smaller_and_shows_the_same() {
 fn a_picture_is_turned_upright_before_it_is_fitted() {
     let shown = image::load_from_memory(&fixture("orientation_1.jpg")).unwrap();
     // A box that is not square: turned after fitting, a portrait would come out too small.
-    let fit = BoundingBox {
-        width: 90,
-        height: 30,
-    };
+    let fit = BoundingBox::new(90, 30);
     for value in 1..=8 {
         let thumbnail = made(&fixture(&format!("orientation_{value}.jpg")), fit);
         let difference = difference(&pixels(&thumbnail), &reference_jpeg(&shown, 45, 30));
@@ -247,10 +242,7 @@ fn a_picture_is_turned_upright_before_it_is_fitted() {
 
 #[test]
 fn sixteen_bits_are_rounded_to_eight() {
-    let fit = BoundingBox {
-        width: 48,
-        height: 48,
-    };
+    let fit = BoundingBox::square(48);
     for (name, mime) in [("rgb16.png", "image/jpeg"), ("rgba16.png", "image/png")] {
         let thumbnail = made(&fixture(name), fit);
         assert_eq!(
@@ -277,27 +269,12 @@ fn a_thumbnail_fits_its_box_and_is_never_enlarged() {
         ((1, 1), (1, 1)),
         ((2, 2048), (2, 1)),
         ((0, 0), (1, 1)),
-        ((u32::MAX, 80), (120, 80)),
+        ((u16::MAX, 80), (120, 80)),
     ] {
-        let thumbnail = made(
-            &source,
-            BoundingBox {
-                width: fit.0,
-                height: fit.1,
-            },
-        );
+        let thumbnail = made(&source, BoundingBox::new(fit.0, fit.1));
         assert_eq!((thumbnail.width, thumbnail.height), size, "{fit:?}");
     }
-    let whole = thumbnail(
-        &source,
-        BoundingBox {
-            width: 2048,
-            height: 2048,
-        },
-        &BOUNDS,
-        &|| false,
-    )
-    .unwrap();
+    let whole = thumbnail(&source, BoundingBox::square(2048), &LIMITS, &|| false).unwrap();
     if let Outcome::Made(thumbnail) = whole {
         assert_eq!((thumbnail.width, thumbnail.height), (240, 160));
     }
@@ -312,7 +289,7 @@ fn a_thumbnail_no_smaller_than_its_original_is_not_made() {
     picture
         .write_with_encoder(JpegEncoder::new_with_quality(&mut rough, 20))
         .unwrap();
-    let outcome = thumbnail(&rough, FIT, &BOUNDS, &|| false).unwrap();
+    let outcome = thumbnail(&rough, FIT, &LIMITS, &|| false).unwrap();
     assert!(matches!(outcome, Outcome::OriginalIsSmaller));
 }
 
@@ -325,7 +302,7 @@ fn a_thumbnail_carries_no_metadata() {
 #[test]
 fn a_truncated_picture_is_corrupt() {
     let check = |name: &str, source: &[u8]| {
-        let result = thumbnail(source, FIT, &BOUNDS, &|| false);
+        let result = thumbnail(source, FIT, &LIMITS, &|| false);
         assert!(
             matches!(result, Err(MediaError::Corrupt(_))),
             "{name}, {} bytes: {result:?}",
@@ -353,7 +330,7 @@ fn a_truncated_picture_is_corrupt() {
 #[test]
 fn a_bomb_is_refused_by_its_header() {
     let check = |name: &str, source: &[u8]| {
-        let result = thumbnail(source, FIT, &BOUNDS, &|| {
+        let result = thumbnail(source, FIT, &LIMITS, &|| {
             panic!("{name} came past the header")
         });
         assert!(
@@ -422,7 +399,7 @@ fn what_is_no_picture_is_told_from_what_is_not_decoded() {
         b"#!AMR\n",
     ] {
         assert!(matches!(
-            thumbnail(source, FIT, &BOUNDS, &|| false),
+            thumbnail(source, FIT, &LIMITS, &|| false),
             Err(MediaError::NotAnImage)
         ));
     }
@@ -431,7 +408,7 @@ fn what_is_no_picture_is_told_from_what_is_not_decoded() {
         b"II*\0\x08\0\0\0",
     ] {
         assert!(matches!(
-            thumbnail(source, FIT, &BOUNDS, &|| false),
+            thumbnail(source, FIT, &LIMITS, &|| false),
             Err(MediaError::UnsupportedImage)
         ));
     }
@@ -442,14 +419,14 @@ fn what_is_no_picture_is_told_from_what_is_not_decoded() {
         .unwrap();
     arithmetic[frame + 1] = 0xc9;
     assert!(matches!(
-        thumbnail(&arithmetic, FIT, &BOUNDS, &|| false),
+        thumbnail(&arithmetic, FIT, &LIMITS, &|| false),
         Err(MediaError::UnsupportedImage)
     ));
 }
 
 #[test]
 fn a_cancelled_thumbnail_is_not_made() {
-    let result = thumbnail(&fixture("baseline.jpg"), FIT, &BOUNDS, &|| true);
+    let result = thumbnail(&fixture("baseline.jpg"), FIT, &LIMITS, &|| true);
     assert!(matches!(result, Err(MediaError::Cancelled)));
 }
 
@@ -460,9 +437,9 @@ fn a_mutated_picture_is_a_thumbnail_or_an_error_and_never_a_panic() {
         .ok()
         .and_then(|text| text.parse().ok())
         .unwrap_or(150_u64);
-    let bounds = Bounds {
+    let bounds = PictureLimits {
         pixels_max: 500_000,
-        ..BOUNDS
+        ..LIMITS
     };
     let mut names: Vec<PathBuf> = fs::read_dir(folder())
         .unwrap()
@@ -477,9 +454,9 @@ fn a_mutated_picture_is_a_thumbnail_or_an_error_and_never_a_panic() {
             let mut source = original.clone();
             mutate(&mut source, seed);
             let outcome = panic::catch_unwind(|| {
-                let large = Bounds {
+                let large = PictureLimits {
                     pixels_max: 64_000_000,
-                    ..BOUNDS
+                    ..LIMITS
                 };
                 if let Ok(header) = Header::read(&source.as_slice(), &large) {
                     let _ = Plan::new(&header, FIT, &large);
@@ -534,7 +511,7 @@ fn refuses_too_many_scans_of_pixels() {
     let check = |(width, height): (u16, u16), sampling: &[u8], scans: u32, is_made: bool| {
         let about = format!("{scans} scans of {width} × {height}, {sampling:x?}");
         let source = scans::progressive(width, height, sampling, scans);
-        let read = Header::read(&source.as_slice(), &BOUNDS);
+        let read = Header::read(&source.as_slice(), &LIMITS);
         match read {
             Ok(_) => assert!(is_made, "{about}"),
             Err(MediaError::TooManyScans { .. }) => assert!(!is_made, "{about}"),
@@ -555,7 +532,7 @@ fn refuses_too_many_scans_of_pixels() {
         source.extend(&again[scan..again.len() - 2]);
     }
     source.extend(b"\xff\xd9");
-    let read = Header::read(&source.as_slice(), &BOUNDS);
+    let read = Header::read(&source.as_slice(), &LIMITS);
     assert!(
         matches!(read, Err(MediaError::TooManyScans { .. })),
         "{read:?}"
@@ -572,10 +549,10 @@ fn many_scans_of_few_pixels_are_decoded() {
         scans::progressive(640, 480, INKS, 2),
         scans::empty(640, 480),
     ] {
-        let Ok(header) = Header::read(&source.as_slice(), &BOUNDS) else {
+        let Ok(header) = Header::read(&source.as_slice(), &LIMITS) else {
             panic!("its header is refused");
         };
-        let plan = Plan::new(&header, FIT, &BOUNDS).unwrap();
+        let plan = Plan::new(&header, FIT, &LIMITS).unwrap();
         let thumbnail =
             super::thumbnail::finish(reduce(&source, &plan, &|| false).unwrap(), &header);
         let picture = pixels(&thumbnail.unwrap());
@@ -587,9 +564,9 @@ fn many_scans_of_few_pixels_are_decoded() {
 
 #[test]
 fn refuses_what_needs_more_memory_than_there_is() {
-    let tight = Bounds {
-        memory_bytes_max: 8 << 20,
-        ..BOUNDS
+    let tight = PictureLimits {
+        decode_bytes_max: 8 << 20,
+        ..LIMITS
     };
     for (name, is_made) in [("baseline.jpg", true), ("rgb.png", true)] {
         let source = fixture(name);
@@ -602,23 +579,20 @@ fn refuses_what_needs_more_memory_than_there_is() {
         panic!("{refused:?}");
     };
     assert!(bytes > bytes_max && bytes_max == 8 << 20);
-    let enough = Bounds {
-        memory_bytes_max: bytes,
-        ..BOUNDS
+    let enough = PictureLimits {
+        decode_bytes_max: bytes,
+        ..LIMITS
     };
     assert!(thumbnail(&source, FIT, &enough, &|| false).is_ok());
 }
 
 #[test]
 fn real_photos_fit_the_default_memory() {
-    let bounds = Bounds {
+    let bounds = PictureLimits {
         pixels_max: 64_000_000,
-        ..BOUNDS
+        ..LIMITS
     };
-    let large = BoundingBox {
-        width: 2048,
-        height: 2048,
-    };
+    let large = BoundingBox::square(2048);
     for (about, source, fits) in [
         (
             "64 MP, as phones write them",
@@ -663,11 +637,8 @@ fn an_original_of_many_pixels_is_no_thumbnail() {
     // Few bytes, and a thumbnail of many more.
     let source = scans::progressive(4000, 3000, HALVED, 1);
     assert!(!is_small_enough(&header(&source)));
-    let full = BoundingBox {
-        width: 2048,
-        height: 2048,
-    };
-    let outcome = thumbnail(&source, full, &BOUNDS, &|| false).unwrap();
+    let full = BoundingBox::square(2048);
+    let outcome = thumbnail(&source, full, &LIMITS, &|| false).unwrap();
     let Outcome::Made(made) = outcome else {
         panic!("{} bytes stand for {outcome:?}", source.len());
     };
@@ -683,14 +654,11 @@ fn a_size_is_shrunk_from_one_of_few() {
     let header = header(&source);
     let mut steps = std::collections::BTreeSet::new();
     for side in 1..=2048 {
-        let fit = BoundingBox {
-            width: side,
-            height: 2048,
-        };
-        let step = step(&header, fit);
-        steps.insert(step.width);
-        assert!(step.width >= side.min(header.width), "{side}");
-        assert!(step.width >= (2 * side).min(header.width), "{side}");
+        let fit = BoundingBox::new(side, 2048);
+        let step = reduced_box(&header, fit);
+        steps.insert(step.width());
+        let width = u32::from(step.width());
+        assert!(width >= (2 * u32::from(side)).min(header.width), "{side}");
     }
     assert_eq!(steps.len(), 7, "{steps:?}");
     for fit in [
@@ -702,14 +670,11 @@ fn a_size_is_shrunk_from_one_of_few() {
         (1500, 1500),
         (2048, 2048),
     ] {
-        let fit = BoundingBox {
-            width: fit.0,
-            height: fit.1,
-        };
-        let shrunk_from = Plan::new(&header, step(&header, fit), &BOUNDS).unwrap();
+        let fit = BoundingBox::new(fit.0, fit.1);
+        let shrunk_from = Plan::new(&header, reduced_box(&header, fit), &LIMITS).unwrap();
         let reduced = reduce(&source, &shrunk_from, &|| false).unwrap();
         let shrunk = shrink(&reduced, fit, &header).unwrap();
-        let plan = Plan::new(&header, fit, &BOUNDS).unwrap();
+        let plan = Plan::new(&header, fit, &LIMITS).unwrap();
         let direct = reduce(&source, &plan, &|| false).unwrap();
         let direct = super::thumbnail::finish(direct, &header).unwrap();
         assert_eq!(

@@ -98,9 +98,7 @@ fn all_threads_counts_are_shown_together() {
                         .requests
                         .record(&answered(Route::LanyingForm, 507, took));
                     metrics.open_objects.count(Lookup::Miss);
-                    metrics
-                        .derivatives
-                        .count(Derived::Amr, Source::FailedBefore);
+                    metrics.derivatives.add(Derived::Amr, Source::FailedBefore);
                 }
             });
         }
@@ -215,7 +213,7 @@ fn labels_are_told_apart() {
     for (at, &derived) in Derived::ALL.iter().enumerate() {
         for (beside, &source) in Source::ALL.iter().enumerate() {
             for _ in 0..=at * 10 + beside {
-                derivations.count(derived, source);
+                derivations.add(derived, source);
             }
         }
     }

@@ -15,13 +15,14 @@ use std::{future::Future, pin::Pin};
 use bytes::Bytes;
 
 use crate::{
+    derivative::Derivative,
     error::{Error, Result},
     time::Day,
 };
 
 pub use self::{
     key::{Class, Key, ObjectId},
-    meta::{BoundingBox, Dialect, Meta, SECRET_HASH_BYTES},
+    meta::{Dialect, Meta, SECRET_HASH_BYTES},
     object::{CHUNK_BYTES, Object},
     trailer::{FOOTER_BYTES, META_BYTES_MAX},
 };
@@ -71,13 +72,13 @@ pub trait Store: Send + Sync + 'static {
     fn remove(&self, id: ObjectId) -> BoxFuture<'_, Result<bool>>;
 
     /// Reads a derivative that [`Store::put_derived`] kept; damaged ones count as absent.
-    fn derived(&self, key: Key, name: DerivedName) -> BoxFuture<'_, Result<Option<Derived>>>;
+    fn derived(&self, key: Key, derivative: Derivative) -> BoxFuture<'_, Result<Option<Derived>>>;
 
     /// Keeps a derivative. It may vanish at any time and is not made durable: it can be computed again.
     fn put_derived(
         &self,
         key: Key,
-        name: DerivedName,
+        derivative: Derivative,
         derived: Derived,
     ) -> BoxFuture<'_, Result<()>>;
 }
@@ -113,31 +114,7 @@ pub trait Upload: Send {
     fn commit(self: Box<Self>, meta: Meta) -> BoxFuture<'static, Result<Meta>>;
 }
 
-/// Which derivative of an object: part of its file name, so a closed set of short ASCII forms.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum DerivedName {
-    /// A thumbnail that fits the box.
-    Thumbnail(BoundingBox),
-    /// A video's first frame, as large as thumbnails are made from it.
-    Frame,
-    /// A voice as MP3.
-    Mp3,
-    /// A voice as AMR.
-    Amr,
-}
-
-impl std::fmt::Display for DerivedName {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Thumbnail(fit) => write!(f, "t{}x{}", fit.width, fit.height),
-            Self::Frame => f.write_str("frame"),
-            Self::Mp3 => f.write_str("mp3"),
-            Self::Amr => f.write_str("amr"),
-        }
-    }
-}
-
-/// A derivative: small enough to be held in memory whole.
+/// The contents of a derivative, small enough to be in memory as a whole.
 #[derive(Debug, Clone)]
 pub struct Derived {
     /// The media type of `bytes`.

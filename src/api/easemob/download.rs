@@ -15,9 +15,9 @@ use crate::{
         deliver::{Content, Keep, deliver},
         signed_url,
     },
+    derivative::VoiceFormat,
     error::{Error, Kind, Result},
     files::OpenFile,
-    media::{sniff::Sniffed, voice::VoiceFormat},
     retention,
     store::{Class, Dialect, Key, ObjectId},
     tenant::{DownloadAuth, Tenant},
@@ -88,9 +88,7 @@ impl View {
             return Self::Thumbnail;
         }
         match mp3_wish(call) {
-            Some(wish) if matches!(file.kind, Some(Sniffed::AmrNb | Sniffed::AmrWb)) => {
-                Self::Mp3(wish)
-            }
+            Some(wish) if file.kind.is_amr() => Self::Mp3(wish),
             _ => Self::Stored,
         }
     }

@@ -17,18 +17,16 @@ use crate::{
         deliver::{Content, Keep, deliver},
         signed_url,
     },
+    derivative::{BoundingBox, VoiceFormat},
     error::{Error, Kind, Result},
     files::OpenFile,
-    media::voice::VoiceFormat,
     retention,
-    store::{BoundingBox, Class, Dialect, Key},
+    store::{Class, Dialect, Key},
     time::Timestamp,
 };
 
 /// The request headers that say who may have the body; what it is stands in the query.
 const VARY: HeaderValue = HeaderValue::from_static("access-token, app_id, user_id");
-/// Each side of a thumbnail at the most.
-const SIDE_MAX: u16 = 2048;
 
 /// What of a file is asked for.
 #[derive(Debug, PartialEq, Eq)]
@@ -165,8 +163,7 @@ fn expires_at(context: &Context<'_>, key: Key) -> Option<Timestamp> {
 
 /// A voice by its type, and one that can be converted by its bytes; another is sent as it is.
 fn is_voice(key: Key, file: &OpenFile) -> bool {
-    matches!(key.class, Class::Voice | Class::SharedVoice)
-        && file.kind.is_some_and(|kind| kind.is_voice())
+    matches!(key.class, Class::Voice | Class::SharedVoice) && file.kind.is_voice()
 }
 
 /// Whether a call counts as one for something that must be made.
@@ -197,10 +194,10 @@ impl View {
         let is_miniprogram = context.query("source").as_deref() == Some("miniprogram");
         let fit = match (side(context, "w")?, side(context, "h")?) {
             (None, None) => None,
-            (width, height) => Some(BoundingBox {
-                width: width.unwrap_or(SIDE_MAX),
-                height: height.unwrap_or(SIDE_MAX),
-            }),
+            (width, height) => Some(BoundingBox::new(
+                width.unwrap_or(BoundingBox::SIDE_MAX),
+                height.unwrap_or(BoundingBox::SIDE_MAX),
+            )),
         };
         Ok(Self {
             wants_picture,
@@ -218,8 +215,8 @@ impl View {
         if self.wants_picture {
             target.push_str("&image_type=2");
         }
-        if let Some(BoundingBox { width, height }) = self.fit.filter(|_| self.wants_picture) {
-            target.push_str(&format!("&w={width}&h={height}"));
+        if let Some(fit) = self.fit.filter(|_| self.wants_picture) {
+            target.push_str(&format!("&w={}&h={}", fit.width(), fit.height()));
         }
         match self.format.filter(|_| !self.wants_picture) {
             Some(VoiceFormat::Amr) => target.push_str("&format=amr"),
@@ -250,9 +247,10 @@ fn side(context: &Context<'_>, name: &str) -> Result<Option<u16>> {
     let Some(text) = context.query(name) else {
         return Ok(None);
     };
+    let side_max = BoundingBox::SIDE_MAX;
     let pixels = text.parse().ok();
     pixels
-        .filter(|pixels| (1..=SIDE_MAX).contains(pixels))
+        .filter(|pixels| (1..=side_max).contains(pixels))
         .map(Some)
-        .ok_or_else(|| Error::invalid(format!("{name} must be a number from 1 to {SIDE_MAX}")))
+        .ok_or_else(|| Error::invalid(format!("{name} must be a number from 1 to {side_max}")))
 }

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     api::{body::Body, no_room},
+    derivative::BoundingBox,
     error::{Error, Kind, PolicyFault, Result},
     files::{Attributes, etag},
     http::{
@@ -19,7 +20,7 @@ use crate::{
         multipart::{self, FORM_OVERHEAD_BYTES, Form},
     },
     limit::Held,
-    store::{BoundingBox, Key},
+    store::Key,
 };
 
 pub(super) async fn post(
@@ -99,7 +100,7 @@ pub(super) async fn post(
         scope: context.scope(),
         owner,
         restricted: false,
-        thumbnail: BoundingBox::USUAL,
+        thumbnail: BoundingBox::DEFAULT,
         recipient: accepted.recipient.as_deref(),
     };
     let stored = api.files.commit(received, attributes, reserved).await?;

@@ -11,10 +11,13 @@
 //! - Only the decoders named are used, only the stream asked for, with one thread; nothing is copied from the
 //!   metadata.
 
-use crate::media::{sniff::Sniffed, voice::VoiceFormat};
+use crate::{
+    derivative::{BoundingBox, VoiceFormat},
+    media::sniff::Sniffed,
+};
 
-/// A frame is fitted into a square with sides of this many pixels.
-pub(super) const FRAME_SIDE_MAX: u32 = 2048;
+/// A frame is fitted into a square with sides of this many pixels: the largest thumbnail.
+pub(super) const FRAME_SIDE_MAX: u16 = BoundingBox::SIDE_MAX;
 /// What an MP3 is encoded with: 16 kHz, mono, 32 kbit/s (4 KB for a second). AMR-WB has this rate, twice that of
 /// AMR. At AMR's own 8 kHz it would be MPEG 2.5, which not every browser plays; 16 kHz is MPEG 2.
 const MP3_HERTZ: &str = "16000";

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    Abilities,
+    Capabilities,
     process::{self, Failure, Limits},
 };
 
@@ -24,8 +24,8 @@ const LIMITS: Limits = Limits {
 };
 
 /// The program's absolute path, where it answers, and what it can do. Blocking.
-pub(super) fn probe(program: &Path) -> (Option<PathBuf>, Abilities) {
-    let nothing = (None, Abilities::default());
+pub(super) fn probe(program: &Path) -> (Option<PathBuf>, Capabilities) {
+    let nothing = (None, Capabilities::default());
     if program.as_os_str().is_empty() {
         tracing::info!("ffmpeg is switched off: videos have no covers, voices are not converted");
         return nothing;
@@ -39,9 +39,9 @@ pub(super) fn probe(program: &Path) -> (Option<PathBuf>, Abilities) {
     };
     match ask(&found) {
         Ok((encoders, decoders)) => {
-            let abilities = abilities(&names(&encoders), &names(&decoders));
-            warn_of_what_is_missing(&found, abilities);
-            (Some(found), abilities)
+            let capabilities = capabilities(&names(&encoders), &names(&decoders));
+            warn_of_what_is_missing(&found, capabilities);
+            (Some(found), capabilities)
         }
         Err(error) => {
             tracing::warn!(
@@ -105,9 +105,9 @@ fn names(list: &str) -> BTreeSet<&str> {
         .collect()
 }
 
-fn abilities(encoders: &BTreeSet<&str>, decoders: &BTreeSet<&str>) -> Abilities {
+fn capabilities(encoders: &BTreeSet<&str>, decoders: &BTreeSet<&str>) -> Capabilities {
     let decodes = |names: &[&str]| names.iter().any(|name| decoders.contains(name));
-    Abilities {
+    Capabilities {
         // Phones record H.264, or what they can record it instead of.
         frames: encoders.contains("mjpeg") && decodes(&["h264"]),
         to_mp3: encoders.contains("libmp3lame") && decodes(&["amrnb", "libopencore_amrnb"]),
@@ -115,12 +115,12 @@ fn abilities(encoders: &BTreeSet<&str>, decoders: &BTreeSet<&str>) -> Abilities 
     }
 }
 
-fn warn_of_what_is_missing(program: &Path, abilities: Abilities) {
-    let Abilities {
+fn warn_of_what_is_missing(program: &Path, capabilities: Capabilities) {
+    let Capabilities {
         frames,
         to_mp3,
         to_amr,
-    } = abilities;
+    } = capabilities;
     for (is_there, what) in [
         (frames, "no covers of videos: it has no mjpeg, or no h264"),
         (

@@ -30,12 +30,12 @@ fn real() -> Ffmpeg {
         timeout: Duration::from_secs(60),
         ..Config::default()
     });
-    let all = Abilities {
+    let all = Capabilities {
         frames: true,
         to_mp3: true,
         to_amr: true,
     };
-    assert_eq!(ffmpeg.abilities(), all, "ffmpeg with libavcodec-extra");
+    assert_eq!(ffmpeg.capabilities(), all, "ffmpeg with libavcodec-extra");
     ffmpeg
 }
 
@@ -536,7 +536,7 @@ impl Fake {
 
     fn ffmpeg(&self) -> Ffmpeg {
         let ffmpeg = Ffmpeg::probe(&self.config);
-        assert!(ffmpeg.abilities().frames, "the fake answers");
+        assert!(ffmpeg.capabilities().frames, "the fake answers");
         ffmpeg
     }
 
@@ -752,7 +752,7 @@ async fn a_program_that_is_missing_or_fails_says_so() {
             program: program.into(),
             ..Config::default()
         });
-        assert_eq!(ffmpeg.abilities(), Abilities::default());
+        assert_eq!(ffmpeg.capabilities(), Capabilities::default());
         assert_refused(fake_frame(&ffmpeg).await, Kind::NoThumbnail, OFF);
         let refused = voice_from(&ffmpeg, b"#!AMR\n", Sniffed::AmrNb, VoiceFormat::Mp3).await;
         assert_refused(refused, Kind::NotConvertible, OFF);
@@ -788,7 +788,7 @@ async fn a_program_that_is_missing_or_fails_says_so() {
 #[tokio::test]
 async fn a_program_that_lacks_an_encoder_is_refused_by_name() {
     let mut ffmpeg = Fake::new("exit 1").ffmpeg();
-    ffmpeg.abilities = Abilities::default();
+    ffmpeg.capabilities = Capabilities::default();
     assert_refused(fake_frame(&ffmpeg).await, Kind::NoThumbnail, NO_FRAMES);
     for (from, to, text) in [
         (Sniffed::AmrNb, VoiceFormat::Mp3, NO_MP3),

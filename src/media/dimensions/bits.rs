@@ -1,6 +1,6 @@
 //! Reads single bits of a part of a file, through the window.
 
-use super::Window;
+use crate::media::window::Window;
 
 /// Bits of a part of a file, the lowest of each byte first.
 pub(super) struct Bits<'w, 'f> {

@@ -11,7 +11,8 @@
 //!
 //! `image-webp` is the decoder whose memory is counted, so where it differs from the RFC, this module does as it does.
 
-use super::{Window, bits::Bits};
+use super::bits::Bits;
+use crate::media::window::Window;
 
 /// Symbols of the green channel (with the lengths of copies), red, blue, alpha, and distances.
 const ALPHABETS: [u16; 5] = [256 + 24, 256, 256, 256, 40];

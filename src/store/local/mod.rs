@@ -47,10 +47,10 @@ use self::{
     writers::Writers,
 };
 use super::{
-    BoundingBox, BoxFuture, Class, Derived, DerivedName, Dialect, Key, Meta, Object, ObjectId,
-    Store, Upload, UploadSize, blocking,
+    BoxFuture, Class, Derived, Key, Meta, Object, ObjectId, Store, Upload, UploadSize, blocking,
 };
 use crate::{
+    derivative::Derivative,
     durable,
     error::{Error, Result},
     time::{Day, Timestamp},
@@ -320,22 +320,27 @@ impl Store for LocalStore {
         Box::pin(find_on_disk(&self.layout, remove, |was_there| !was_there))
     }
 
-    fn derived(&self, key: Key, name: DerivedName) -> BoxFuture<'_, Result<Option<Derived>>> {
+    fn derived(&self, key: Key, derivative: Derivative) -> BoxFuture<'_, Result<Option<Derived>>> {
         let layout = self.layout.clone();
         Box::pin(blocking(move || {
-            let path = layout.root().join(layout::derived_name(key, name));
-            Ok(read_derived(&path, key))
+            let path = layout.root().join(layout::derived_name(key, derivative));
+            Ok(read_derived(&path))
         }))
     }
 
     fn put_derived(
         &self,
         key: Key,
-        name: DerivedName,
+        derivative: Derivative,
         derived: Derived,
     ) -> BoxFuture<'_, Result<()>> {
         let put = move |layout: &Arc<Layout>| {
-            write_derived(layout, &layout::derived_name(key, name), key, derived)
+            write_derived(
+                layout,
+                &layout::derived_name(key, derivative),
+                key,
+                &derived,
+            )
         };
         Box::pin(on_disk(&self.layout, put))
     }

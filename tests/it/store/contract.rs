@@ -2,9 +2,10 @@
 
 use bytes::Bytes;
 use chatfiles::{
+    derivative::{BoundingBox, Derivative},
     error::Kind,
     store::{
-        BoundingBox, Derived, DerivedName, Key, META_BYTES_MAX, Meta, Store, UploadSize,
+        Derived, Key, META_BYTES_MAX, Meta, Store, UploadSize,
         local::{Durability, LocalStore},
     },
 };
@@ -299,11 +300,8 @@ fn many_uploads_at_once_are_kept_apart() {
     });
 }
 
-fn thumbnail(side: u16) -> DerivedName {
-    DerivedName::Thumbnail(BoundingBox {
-        width: side,
-        height: side,
-    })
+fn thumbnail(side: u16) -> Derivative {
+    Derivative::Thumbnail(BoundingBox::square(side))
 }
 
 fn derived(bytes: &'static [u8]) -> Derived {

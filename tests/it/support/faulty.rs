@@ -7,10 +7,9 @@ use std::{
 
 use bytes::Bytes;
 use chatfiles::{
+    derivative::Derivative,
     error::{Kind, Result},
-    store::{
-        BoxFuture, Derived, DerivedName, Key, Meta, Object, ObjectId, Store, Upload, UploadSize,
-    },
+    store::{BoxFuture, Derived, Key, Meta, Object, ObjectId, Store, Upload, UploadSize},
     time::Day,
 };
 
@@ -111,22 +110,22 @@ impl<S: Store> Store for FaultyStore<S> {
         self.inner.remove(id)
     }
 
-    fn derived(&self, key: Key, name: DerivedName) -> BoxFuture<'_, Result<Option<Derived>>> {
+    fn derived(&self, key: Key, derivative: Derivative) -> BoxFuture<'_, Result<Option<Derived>>> {
         Box::pin(async move {
             self.faults.call(Step::Derived)?;
-            self.inner.derived(key, name).await
+            self.inner.derived(key, derivative).await
         })
     }
 
     fn put_derived(
         &self,
         key: Key,
-        name: DerivedName,
+        derivative: Derivative,
         derived: Derived,
     ) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
             self.faults.call(Step::PutDerived)?;
-            self.inner.put_derived(key, name, derived).await
+            self.inner.put_derived(key, derivative, derived).await
         })
     }
 }

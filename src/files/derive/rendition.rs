@@ -1,0 +1,64 @@
+//! The result of asking for a derivative of a file: new bytes, or the original.
+
+use std::sync::{Arc, OnceLock};
+
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use bytes::Bytes;
+use hyper::{HeaderMap, header::HeaderValue};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    error::{Error, Result},
+    store::Derived,
+};
+
+/// The body to send for a derivative.
+#[derive(Clone)]
+pub enum Rendition {
+    /// Made from the original.
+    Made(Arc<DerivedFile>),
+    /// The original itself. It is small enough, no larger than the derivative, of a kind that is not decoded, or in the
+    /// right format already.
+    Original,
+}
+
+/// A derivative in memory.
+pub struct DerivedFile {
+    /// The body.
+    pub bytes: Bytes,
+    /// Its media type.
+    pub content_type: HeaderValue,
+    /// A strong entity tag: a hash of the bytes.
+    pub etag: HeaderValue,
+    /// The headers of a full answer, built for the first one.
+    pub head: OnceLock<HeaderMap>,
+}
+
+impl Rendition {
+    /// Hashes large derivatives on a blocking thread: at 1 GB/s, 64 KiB take as long as a thread hop or two.
+    pub(super) async fn made(derived: Derived) -> Result<Self> {
+        const INLINE_BYTES_MAX: usize = 64 << 10;
+        let file = if derived.bytes.len() <= INLINE_BYTES_MAX {
+            DerivedFile::new(derived)
+        } else {
+            tokio::task::spawn_blocking(|| DerivedFile::new(derived))
+                .await
+                .map_err(Error::internal)?
+        };
+        Ok(Self::Made(Arc::new(file)))
+    }
+}
+
+impl DerivedFile {
+    pub(super) fn new(derived: Derived) -> Self {
+        let hash = Sha256::digest(&derived.bytes);
+        let etag = format!("\"{}\"", BASE64_URL_SAFE_NO_PAD.encode(&hash[..16]));
+        Self {
+            etag: HeaderValue::try_from(etag).expect("base64 between quotes is a header value"),
+            content_type: HeaderValue::try_from(derived.content_type)
+                .unwrap_or(HeaderValue::from_static("application/octet-stream")),
+            bytes: derived.bytes,
+            head: OnceLock::new(),
+        }
+    }
+}
