@@ -1,4 +1,5 @@
-//! The memory of a lossless WebP's prefix codes is known before it is decoded; nothing honest is refused for it.
+//! Tests that the memory for the prefix codes of a lossless WebP is known before decoding, and that no ordinary picture is
+//! refused for it.
 
 use std::panic;
 
@@ -23,11 +24,11 @@ use lossless::{EVERYWHERE, Inside, many_groups, unnamed_bitstream};
 use random::Random;
 
 const FIT: BoundingBox = BoundingBox::square(96);
-/// Bytes that a group takes at the least: a table and a tree for the green channel, tables for red, blue and alpha.
+/// The least bytes of a group: a table and a tree for the green channel, and tables for red, blue and alpha.
 const GROUP_BYTES: u64 = 4096 + 2048 * 32 + 3 * 1024;
 
 #[test]
-fn counts_codes_wherever_they_are() {
+fn counts_codes_everywhere() {
     for inside in EVERYWHERE {
         let decoder_bytes = |groups: u32| {
             let source = many_groups(inside, groups);
@@ -45,7 +46,7 @@ fn counts_codes_wherever_they_are() {
 }
 
 #[test]
-fn refuses_codes_above_the_budget() {
+fn rejects_codes_above_limit() {
     let check = |inside: Inside, groups: u32| {
         let source = many_groups(inside, groups);
         let header = Header::read(&source.as_slice(), &LIMITS).unwrap();
@@ -58,12 +59,12 @@ fn refuses_codes_above_the_budget() {
     for inside in EVERYWHERE {
         check(inside, 8_000);
     }
-    // As many as there can be.
+    // The largest number of groups.
     check(Inside::Alone, 65_536);
 }
 
 #[test]
-fn plans_only_what_was_measured() {
+fn plans_only_measured_pictures() {
     let source = many_groups(Inside::Alone, 1);
     let outline = Header::read_outline(&source.as_slice(), Sniffed::Webp, &LIMITS).unwrap();
     assert!(!outline.is_measured());
@@ -74,7 +75,7 @@ fn plans_only_what_was_measured() {
 }
 
 #[test]
-fn refuses_bitstreams_under_other_names() {
+fn rejects_bitstreams_under_other_names() {
     let source = unnamed_bitstream((16_383, 16_383));
     let refused = Header::read(&source.as_slice(), &LIMITS);
     assert!(
@@ -84,7 +85,7 @@ fn refuses_bitstreams_under_other_names() {
 }
 
 #[test]
-fn reads_written_pictures_as_the_decoder_does() {
+fn accepts_written_pictures() {
     for inside in EVERYWHERE {
         let source = many_groups(inside, 3);
         assert!(is_decoded(&source), "{inside:?}");
@@ -95,10 +96,10 @@ fn reads_written_pictures_as_the_decoder_does() {
     }
 }
 
-/// What the decoder takes is measured, and so is what it takes after damage: what was read of a bitstream that is not
-/// understood could be too little.
+/// Every bitstream that the decoder accepts can be measured, also after damage: if a bitstream is not understood, the
+/// count could be too low.
 #[test]
-fn measures_whatever_the_decoder_takes() {
+fn measures_whatever_the_decoder_accepts() {
     let mut random = Random::new();
     let cases = std::env::var("MEDIA_FUZZ_CASES")
         .ok()
@@ -114,7 +115,7 @@ fn measures_whatever_the_decoder_takes() {
         assert!(is_decoded(original), "{number}");
         for case in 0..cases {
             let mut source = original.clone();
-            // The codes stand in front.
+            // The codes are at the beginning.
             let reach = source
                 .len()
                 .min(if case % 2 == 0 { 400 } else { usize::MAX });
@@ -141,7 +142,7 @@ fn measures_whatever_the_decoder_takes() {
 }
 
 fn is_decoded(source: &[u8]) -> bool {
-    // A bound of its own: damage may claim many pixels.
+    // A limit of its own: a damaged header may claim many pixels.
     let decode = || {
         let decoder = WebPDecoder::new(std::io::Cursor::new(source)).ok()?;
         if decoder.total_bytes() > 4 << 20 {
@@ -150,6 +151,6 @@ fn is_decoded(source: &[u8]) -> bool {
         let mut pixels = vec![0; usize::try_from(decoder.total_bytes()).ok()?];
         decoder.read_image(&mut pixels).ok()
     };
-    // Its arithmetic overflows on some damage, which is a panic in tests.
+    // The decoder's arithmetic overflows on some damage, which is a panic in tests.
     panic::catch_unwind(decode).is_ok_and(|decoded| decoded.is_some())
 }

@@ -1,4 +1,4 @@
-//! Thumbnails compared in pixels with a reference; headers that lie; mutated files.
+//! Compares thumbnails with reference pictures, and tests headers with wrong sizes and mutated files.
 //!
 //! The fixtures and the script that makes them lie in `tests/data/images/`.
 
@@ -58,7 +58,7 @@ pub(super) fn pixels(thumbnail: &Thumbnail) -> RgbaImage {
     picture
 }
 
-/// The mean absolute difference of a channel, both with colour weighed by alpha.
+/// The mean absolute difference of the channels, with the colours of both pictures multiplied by alpha.
 fn difference(a: &RgbaImage, b: &RgbaImage) -> f64 {
     assert_eq!(a.dimensions(), b.dimensions());
     let weighed = |pixel: &image::Rgba<u8>| {
@@ -77,7 +77,7 @@ fn difference(a: &RgbaImage, b: &RgbaImage) -> f64 {
     sum / f64::from(a.width() * a.height() * 4)
 }
 
-/// What the `image` crate makes of a full decode. Colour is multiplied by alpha first, as it is not there.
+/// A full decode, resized by the `image` crate. Colours are multiplied by alpha first, since `image` does not do that.
 pub(super) fn reference(picture: &DynamicImage, width: u32, height: u32) -> RgbaImage {
     let mut source = picture.to_rgba32f();
     for pixel in source.pixels_mut() {
@@ -93,7 +93,7 @@ pub(super) fn reference(picture: &DynamicImage, width: u32, height: u32) -> Rgba
     DynamicImage::ImageRgba32F(small).into_rgba8()
 }
 
-/// The same after the loss of JPEG, which is larger on this noise than what is to be shown.
+/// The reference after encoding as JPEG, whose loss is larger on this noise than the difference to be measured.
 fn reference_jpeg(picture: &DynamicImage, width: u32, height: u32) -> RgbaImage {
     let mut bytes = Vec::new();
     let small = DynamicImage::from(reference(picture, width, height)).into_rgb8();
@@ -104,8 +104,8 @@ fn reference_jpeg(picture: &DynamicImage, width: u32, height: u32) -> RgbaImage 
 }
 
 #[test]
-fn a_thumbnail_shows_what_the_reference_shows() {
-    // (file, the picture it shows, size, type, bound of the mean difference)
+fn matches_reference_pictures() {
+    // (file, the picture in it, size, type, limit of the mean difference)
     let check = |name: &str, shown: &str, size: (u32, u32), mime: &str, bound: f64| {
         let source = fixture(name);
         let thumbnail = made(&source, FIT);
@@ -137,7 +137,7 @@ fn a_thumbnail_shows_what_the_reference_shows() {
     ] {
         check(name, shown, (96, 64), jpeg, 2.5);
     }
-    // Compared with the picture that the ink was made of.
+    // Compared with the picture from which the ink was computed.
     for name in ["cmyk_adobe.jpg", "cmyk_plain.jpg", "ycck_adobe.jpg"] {
         check(name, "baseline.jpg", (96, 64), jpeg, 3.0);
     }
@@ -169,7 +169,7 @@ fn a_thumbnail_shows_what_the_reference_shows() {
     );
 }
 
-/// Waves, edges and a text-like pattern, from a formula.
+/// Draws waves, edges and a pattern like text, by a formula.
 pub(super) fn drawn(width: u32, height: u32) -> DynamicImage {
     image::RgbImage::from_fn(width, height, |x, y| {
         let wave = 127.0 + 90.0 * (f64::from(x) / 37.0).sin() * (f64::from(y) / 53.0).cos();
@@ -186,7 +186,7 @@ pub(super) fn drawn(width: u32, height: u32) -> DynamicImage {
 }
 
 #[test]
-fn a_large_jpeg_is_decoded_smaller_and_shows_the_same() {
+fn reduced_jpeg_matches_full_decode() {
     for (width, height) in [
         (1601, 1203),
         (999, 2001),
@@ -219,9 +219,9 @@ fn a_large_jpeg_is_decoded_smaller_and_shows_the_same() {
 }
 
 #[test]
-fn a_picture_is_turned_upright_before_it_is_fitted() {
+fn turns_upright_before_fitting() {
     let shown = image::load_from_memory(&fixture("orientation_1.jpg")).unwrap();
-    // A box that is not square: turned after fitting, a portrait would come out too small.
+    // The box is not square: if the picture were turned after it is fitted, a portrait would be too small.
     let fit = BoundingBox::new(90, 30);
     for value in 1..=8 {
         let thumbnail = made(&fixture(&format!("orientation_{value}.jpg")), fit);
@@ -241,7 +241,7 @@ fn a_picture_is_turned_upright_before_it_is_fitted() {
 }
 
 #[test]
-fn sixteen_bits_are_rounded_to_eight() {
+fn rounds_16_bits_to_8() {
     let fit = BoundingBox::square(48);
     for (name, mime) in [("rgb16.png", "image/jpeg"), ("rgba16.png", "image/png")] {
         let thumbnail = made(&fixture(name), fit);
@@ -261,7 +261,7 @@ fn sixteen_bits_are_rounded_to_eight() {
 }
 
 #[test]
-fn a_thumbnail_fits_its_box_and_is_never_enlarged() {
+fn fits_box_without_enlarging() {
     let source = fixture("baseline.jpg");
     for (fit, size) in [
         ((170, 170), (170, 113)),
@@ -281,7 +281,7 @@ fn a_thumbnail_fits_its_box_and_is_never_enlarged() {
 }
 
 #[test]
-fn a_thumbnail_no_smaller_than_its_original_is_not_made() {
+fn prefers_smaller_original() {
     let mut rough = Vec::new();
     let picture = image::load_from_memory(&fixture("baseline.jpg"))
         .unwrap()
@@ -294,13 +294,13 @@ fn a_thumbnail_no_smaller_than_its_original_is_not_made() {
 }
 
 #[test]
-fn a_thumbnail_carries_no_metadata() {
+fn drops_metadata() {
     let thumbnail = made(&fixture("orientation_6.jpg"), FIT);
     assert!(!thumbnail.bytes.windows(4).any(|window| window == b"Exif"));
 }
 
 #[test]
-fn a_truncated_picture_is_corrupt() {
+fn rejects_truncated_pictures() {
     let check = |name: &str, source: &[u8]| {
         let result = thumbnail(source, FIT, &LIMITS, &|| false);
         assert!(
@@ -328,7 +328,7 @@ fn a_truncated_picture_is_corrupt() {
 }
 
 #[test]
-fn a_bomb_is_refused_by_its_header() {
+fn rejects_bombs_by_header() {
     let check = |name: &str, source: &[u8]| {
         let result = thumbnail(source, FIT, &LIMITS, &|| {
             panic!("{name} came past the header")
@@ -386,12 +386,12 @@ fn a_bomb_is_refused_by_its_header() {
         "jpeg",
         &patched("baseline.jpg", &[(frame + 5, b"\xff\xff\xff\xff")]),
     );
-    // Cut off as well: the header counts before the missing end.
+    // Also truncated: the size in the header counts before the missing end.
     check("cut jpeg", &fixture("bomb.jpg"));
 }
 
 #[test]
-fn what_is_no_picture_is_told_from_what_is_not_decoded() {
+fn distinguishes_unsupported_from_no_image() {
     for source in [
         b"".as_slice(),
         b"<svg xmlns='http://www.w3.org/2000/svg'/>",
@@ -425,14 +425,14 @@ fn what_is_no_picture_is_told_from_what_is_not_decoded() {
 }
 
 #[test]
-fn a_cancelled_thumbnail_is_not_made() {
+fn stops_when_cancelled() {
     let result = thumbnail(&fixture("baseline.jpg"), FIT, &LIMITS, &|| true);
     assert!(matches!(result, Err(MediaError::Cancelled)));
 }
 
-/// Mutates every fixture; each case's seed stands in the message of a failure.
+/// Mutates every fixture. The message of a failure has the seed of the case.
 #[test]
-fn a_mutated_picture_is_a_thumbnail_or_an_error_and_never_a_panic() {
+fn mutated_pictures_never_panic() {
     let cases = std::env::var("MEDIA_FUZZ_CASES")
         .ok()
         .and_then(|text| text.parse().ok())
@@ -481,7 +481,7 @@ fn mutate(source: &mut Vec<u8>, seed: u64) {
         usize::try_from(state >> 33).unwrap() % bound.max(1)
     };
     for _ in 0..=below(8) {
-        // The structure stands in front: half of all changes go there.
+        // Half of all changes go to the structure at the beginning.
         let reach = if below(2) == 0 {
             source.len().min(700)
         } else {
@@ -507,7 +507,7 @@ fn mutate(source: &mut Vec<u8>, seed: u64) {
 }
 
 #[test]
-fn refuses_too_many_scans_of_pixels() {
+fn rejects_too_many_scans() {
     let check = |(width, height): (u16, u16), sampling: &[u8], scans: u32, is_made: bool| {
         let about = format!("{scans} scans of {width} × {height}, {sampling:x?}");
         let source = scans::progressive(width, height, sampling, scans);
@@ -518,12 +518,12 @@ fn refuses_too_many_scans_of_pixels() {
             Err(error) => panic!("{about}: {error}"),
         }
     };
-    // 1.5 samples for a pixel in the first scan, 1 in each of the others.
+    // 1.5 samples per pixel in the first scan, 1 in each of the others.
     check((8000, 5000), HALVED, 9, true);
     check((8000, 5000), HALVED, 11, false);
     check((8000, 5000), WHOLE, 32, false);
     check((1000, 1000), WHOLE, 32, true);
-    // Those that the picture names again, and those of components that it has not, are no way round.
+    // Repeated components, and components that the picture has not, do not evade the limit.
     let mut source = scans::progressive(8000, 5000, HALVED, 9);
     source.truncate(source.len() - 2);
     for _ in 0..3 {
@@ -540,7 +540,7 @@ fn refuses_too_many_scans_of_pixels() {
 }
 
 #[test]
-fn many_scans_of_few_pixels_are_decoded() {
+fn decodes_many_scans_of_few_pixels() {
     for source in [
         scans::progressive(640, 480, HALVED, 32),
         scans::progressive(640, 480, WHOLE, 10),
@@ -563,7 +563,7 @@ fn many_scans_of_few_pixels_are_decoded() {
 }
 
 #[test]
-fn refuses_what_needs_more_memory_than_there_is() {
+fn rejects_pictures_above_memory_limit() {
     let tight = PictureLimits {
         decode_bytes_max: 8 << 20,
         ..LIMITS
@@ -587,7 +587,7 @@ fn refuses_what_needs_more_memory_than_there_is() {
 }
 
 #[test]
-fn real_photos_fit_the_default_memory() {
+fn photos_fit_default_memory() {
     let bounds = PictureLimits {
         pixels_max: 64_000_000,
         ..LIMITS
@@ -622,7 +622,7 @@ fn real_photos_fit_the_default_memory() {
     ] {
         let mut source = source;
         let end = source.len();
-        // As many bytes as an upload may have.
+        // The largest upload.
         source.splice(end - 2..end - 2, vec![0; (10 << 20) - end]);
         let header = Header::read(&source.as_slice(), &bounds).unwrap();
         for fit in [FIT, large] {
@@ -633,8 +633,8 @@ fn real_photos_fit_the_default_memory() {
 }
 
 #[test]
-fn an_original_of_many_pixels_is_no_thumbnail() {
-    // Few bytes, and a thumbnail of many more.
+fn large_original_is_no_thumbnail() {
+    // The file has few bytes, and its thumbnail has many more.
     let source = scans::progressive(4000, 3000, HALVED, 1);
     assert!(!is_small_enough(&header(&source)));
     let full = BoundingBox::square(2048);
@@ -649,7 +649,7 @@ fn an_original_of_many_pixels_is_no_thumbnail() {
 }
 
 #[test]
-fn a_size_is_shrunk_from_one_of_few() {
+fn shrinks_from_seven_boxes() {
     let source = fixture("../photo.jpg");
     let header = header(&source);
     let mut steps = std::collections::BTreeSet::new();

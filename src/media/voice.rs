@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn every_frame_is_twenty_milliseconds_whatever_its_size() {
+    fn counts_20_ms_per_frame() {
         let nb = [13, 14, 16, 18, 20, 21, 27, 32, 6];
         let wb = [18, 24, 33, 37, 41, 47, 51, 59, 61, 6];
         for (magic, sizes, empty) in [(NB, &nb[..], &[15][..]), (WB, &wb[..], &[14, 15][..])] {
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bits_that_are_padding_are_not_looked_at() {
+    fn ignores_padding_bits() {
         let mut bytes = file(NB, &[(7, 32)]);
         for header in [7 << 3, 7 << 3 | 0x87] {
             bytes[NB.len()] = header;
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn a_last_frame_cut_short_does_not_count() {
+    fn ignores_incomplete_last_frame() {
         let whole = file(NB, &[(7, 32), (7, 32), (8, 6)]);
         for (cut, expected) in [(0, 60), (1, 40), (5, 40), (6, 40), (7, 20)] {
             let bytes = &whole[..whole.len() - cut];
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_structure_has_no_duration() {
+    fn broken_structure_has_no_duration() {
         for kind in 9..15 {
             let bytes = file(NB, &[(7, 32), (kind, 7), (7, 32)]);
             assert_eq!(amr_duration_ms(&bytes), None, "AMR {kind}");
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn ten_megabytes_of_nothing_play_for_two_days() {
+    fn silence_plays_for_days() {
         let mut bytes = NB.to_vec();
         bytes.resize(NB.len() + 10_485_760, 15 << 3);
         let duration_ms = amr_duration_ms(&bytes).unwrap();
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn no_frame_is_longer_than_the_bound_says() {
+    fn no_frame_exceeds_the_maximum() {
         for bytes in NB_FRAME_BYTES.iter().chain(&WB_FRAME_BYTES) {
             assert!(*bytes as u64 <= AMR_FRAME_BYTES_MAX);
         }

@@ -31,9 +31,9 @@ fn a_voice_that_plays_too_long_or_is_none_starts_no_ffmpeg() {
     let four_hours = amr(&frame, 4 * 3600 * 50);
     let nothing = amr(&[NO_DATA], LIMIT - 6);
     assert!(four_hours.len() <= LIMIT && nothing.len() == LIMIT);
-    let long = "the voice is longer than 600 seconds";
-    let broken = "this voice is not amr from its first byte to its last";
-    let empty = "this voice cannot be decoded";
+    let long = "the voice message is longer than 600 s";
+    let broken = "this voice message is not a valid amr file";
+    let empty = "this voice message cannot be decoded";
     for (bytes, text) in [
         (four_hours, long),
         (nothing, long),
@@ -66,7 +66,7 @@ fn how_long_a_voice_may_play_is_a_setting() {
     let server = TestServer::with("[media]\nvoice_seconds_max = 3");
     let alice = server.lanying("alice");
     let mp3 = |seconds: &str| voice("a.mp3", seconds, &["-ar", "16000", "-b:a", "32k"]);
-    let long = Some("the voice is longer than 3 seconds");
+    let long = Some("the voice message is longer than 3 s");
     for (bytes, more, refused) in [
         (amr(&[NO_DATA], 150), "&format=mp3", None),
         (amr(&[NO_DATA], 151), "&format=mp3", long),
@@ -94,7 +94,7 @@ fn an_ffmpeg_without_amr_says_what_to_install_and_does_all_else() {
     let no_amr =
         "this server has no encoder for amr: install ffmpeg with libavcodec-extra".to_owned();
     let no_mp3 = "this server has no encoder for mp3: install ffmpeg with libmp3lame".to_owned();
-    let no_pictures = "this server's ffmpeg can make no pictures of videos".to_owned();
+    let no_pictures = "the ffmpeg of this server cannot make video covers".to_owned();
     for (encoder, refused, text) in [
         ("libopencore_amrnb", "&format=amr", no_amr),
         ("libmp3lame", "&format=mp3", no_mp3),
@@ -136,7 +136,7 @@ fn a_voice_that_is_broken_is_told_so_and_comes_as_it_is() {
     ] {
         let url = alice.send("104", "bob", "a.mp3", &bytes);
         let message = assert_code(&alice.open(&url, "&format=amr"), 20022);
-        assert_eq!(message, "this voice cannot be decoded");
+        assert_eq!(message, "this voice message cannot be decoded");
         assert!(alice.open(&url, "&format=mp3").body == bytes);
     }
     // Phones stop in the middle of a frame; what is there is heard.
