@@ -28,12 +28,12 @@ use std::{
     collections::HashMap,
     hash::{BuildHasher, Hash},
     net::IpAddr,
-    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use foldhash::quality::RandomState;
 use ipnet::IpNet;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::{
     client_network::site,
@@ -342,9 +342,7 @@ impl<K: Hash, V> Table<K, V> {
     fn shard(&self, key: &K) -> Shard<'_, K, V> {
         let index = self.hasher.hash_one(key) % SHARDS as u64;
         // Whole after every step: a panic elsewhere does not spoil it.
-        self.shards[index as usize]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.shards[index as usize].lock()
     }
 }
 

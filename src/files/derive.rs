@@ -12,9 +12,12 @@ mod pictures;
 mod rendition;
 mod single_flight;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    fs::File,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -39,7 +42,7 @@ use crate::{
         thumbnail::{self, MediaError, OWN_THUMBNAIL_BYTES_MAX},
     },
     metrics::{Derivations, FileLevels, PartLevels, Source},
-    store::{BoxFuture, Derived, ObjectId, Store},
+    store::{BoxFuture, Derived, ObjectId, Store, blocking},
     time::Clock,
 };
 
@@ -262,8 +265,8 @@ impl Derivatives {
         Box::pin(self.get(file, Derivative::VideoFrame, claimant))
     }
 
-    async fn video_frame(&self, file: &OpenFile, claimant: Claimant) -> Result<Vec<u8>> {
-        let input = file.object.file().try_clone().map_err(Error::internal)?;
+    async fn video_frame(&self, file: &Arc<OpenFile>, claimant: Claimant) -> Result<Vec<u8>> {
+        let input = input(file).await?;
         let (len, kind) = (file.object.len(), file.kind);
         self.ffmpeg
             .first_frame(input, len, kind, self.pixels_max, claimant)
@@ -272,11 +275,11 @@ impl Derivatives {
 
     async fn voice(
         &self,
-        file: &OpenFile,
+        file: &Arc<OpenFile>,
         format: VoiceFormat,
         claimant: Claimant,
     ) -> Result<Vec<u8>> {
-        let input = file.object.file().try_clone().map_err(Error::internal)?;
+        let input = input(file).await?;
         let (len, kind) = (file.object.len(), file.kind);
         self.ffmpeg.voice(input, len, kind, format, claimant).await
     }
@@ -296,6 +299,12 @@ impl Derivatives {
             Err(error) => Err(media_error(error)),
         }
     }
+}
+
+/// Opens the payload as a file for ffmpeg. Only a payload that is not a file is copied.
+async fn input(file: &Arc<OpenFile>) -> Result<File> {
+    let file = file.clone();
+    blocking(move || file.object.to_file().map_err(Error::internal)).await
 }
 
 /// For an image of a kind that is not decoded, the original is sent, as the vendor does. An image of a decodable kind in a

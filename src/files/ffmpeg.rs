@@ -293,10 +293,9 @@ fn failed(kind: Kind, undecodable: &'static str, failure: Failure) -> Error {
             tracing::error!(%failure, "running ffmpeg failed");
             Error::new(Kind::Unavailable(RETRY_AFTER))
         }
-        Failure::TimedOut(after) => error.public(format!(
-            "ffmpeg took longer than {} s",
-            after.as_secs_f64()
-        )),
+        Failure::TimedOut(after) => {
+            error.public(format!("ffmpeg took longer than {} s", after.as_secs_f64()))
+        }
         Failure::TooMuchOutput(bytes) => {
             error.public(format!("ffmpeg wrote more than {bytes} bytes"))
         }

@@ -6,9 +6,11 @@
 //! memory like any other.
 
 use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
+    Arc,
     atomic::{AtomicBool, Ordering},
 };
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::OpenFile;
 use crate::limit::Client;
@@ -39,7 +41,7 @@ impl Lent {
         }
         self.files()
             .iter()
-            .find_map(|file| Some((file.clone(), file.object.offset_of(slice)?)))
+            .find_map(|file| Some((file.clone(), file.object.mapped()?.offset_of(slice)?)))
     }
 
     /// Whether nothing is lent.
@@ -57,7 +59,7 @@ impl Lent {
 
     fn files(&self) -> MutexGuard<'_, Vec<Arc<OpenFile>>> {
         // A list is whole after every step: a panic elsewhere does not spoil it.
-        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+        self.files.lock()
     }
 }
 

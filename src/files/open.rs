@@ -14,14 +14,14 @@ use crate::{
     http::disposition::{Disposition, content_disposition},
     media::sniff::{Sniffed, served_type},
     metrics::{Lookup, Lookups},
-    store::{Key, Object, ObjectId, Store},
+    store::{Key, ObjectId, Opened, Store},
     time::Timestamp,
 };
 
 /// An open object with the headers that every download of it repeats.
 pub struct OpenFile {
     /// The object.
-    pub object: Object,
+    pub object: Opened,
     /// Strong; see [`etag`].
     pub etag: HeaderValue,
     /// Creation, to the second.
@@ -119,7 +119,7 @@ pub fn etag(id: ObjectId) -> HeaderValue {
 }
 
 impl OpenFile {
-    fn new(object: Object) -> Self {
+    fn new(object: Opened) -> Self {
         let meta = &object.meta;
         let kind = if meta.inline {
             Disposition::Inline

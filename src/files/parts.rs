@@ -13,7 +13,9 @@ mod completed;
 mod completion;
 mod table;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use self::table::{Bounds, Table, charge};
 use crate::{
@@ -181,13 +183,13 @@ impl PartUploads {
 
     /// Held for a few look-ups, never while the disk is waited for.
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.table.lock()
     }
 
     /// Changes the directory of an upload, alone and while it is not being completed. Blocking.
     fn change<T>(&self, id: ObjectId, change: impl FnOnce(&PartFolder) -> Result<T>) -> Result<T> {
         let disk = self.table().disk(id)?;
-        let _alone = disk.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = disk.lock();
         // Whoever held it may have claimed or removed the upload.
         self.table().disk(id)?;
         let changed = change(&self.0.folder);

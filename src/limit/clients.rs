@@ -9,12 +9,13 @@ use std::{
     fmt,
     net::IpAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
 };
 
 use ipnet::IpNet;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::{
     client_network::network,
@@ -248,9 +249,7 @@ impl Clients {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, Entry>> {
-        self.by_network
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.by_network.lock()
     }
 }
 

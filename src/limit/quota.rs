@@ -4,15 +4,10 @@
 //! what it stores takes the place of that, and what fails is given back. The counts are in memory: a new process
 //! begins the day anew. Who a user is, and what a refusal looks like, is not decided here.
 
-use std::{
-    collections::HashMap,
-    hash::BuildHasher,
-    mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, hash::BuildHasher, mem, sync::Arc, time::Duration};
 
 use foldhash::quality::RandomState;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::{
     tenant::Limits,
@@ -67,7 +62,7 @@ pub struct Exceeded {
 #[derive(Debug, Clone)]
 pub struct Quotas(Arc<Counts>);
 
-/// A std Mutex for a section of a few look-ups, in which nothing is awaited: both counts are looked at before
+/// A synchronous Mutex for a section of a few look-ups, in which nothing is awaited: both counts are looked at before
 /// either is moved, and the day changes for all at once. Calls of tenants without a quota do not take it.
 #[derive(Debug)]
 struct Counts {
@@ -185,7 +180,7 @@ impl Quotas {
     }
 
     fn lock(&self) -> MutexGuard<'_, Today> {
-        self.0.today.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.today.lock()
     }
 }
 

@@ -166,7 +166,8 @@ impl<S: Stream> Transport<S> {
             .find_map(|(index, slice)| Some((index, self.lent.find(slice)?)))?;
         let (before, len) = (&bufs[..index], bufs[index].len());
         let stream = &mut self.io.inner_mut().stream;
-        match stream.poll_send_file(cx, before, file.object.file(), offset, len) {
+        let lent = file.object.mapped()?.file();
+        match stream.poll_send_file(cx, before, lent, offset, len) {
             Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Unsupported => None,
             outcome => Some(outcome),
         }

@@ -22,7 +22,8 @@
 //! first one's is.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 use super::{AHEAD_SECS_MAX, TIME_DIGITS, TTL_DIGITS_MAX};
 use crate::{auth::USER_BYTES_MAX, tenant::Tenant, time::Timestamp};
@@ -108,7 +109,7 @@ impl KnownTtls {
             let is_given = |reading: &Reading| ttls.contains(&reading.ttl_secs);
             return is_given(&own) && !others.iter().any(is_given);
         }
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.lock();
         let ttls = known.entry(tenant.index).or_default();
         let has = |reading: &Reading| ttls.secs.contains(&reading.ttl_secs);
         let (is_known, is_other_known) = (has(&own), others.iter().any(has));

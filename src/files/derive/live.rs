@@ -4,12 +4,10 @@
 //! megabytes each, so a client that reads slowly could make the server hold any number of them. So no derivative is made
 //! for a client or tenant that holds most of the limit.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::{
     error::{Error, Kind, Result},
@@ -77,7 +75,7 @@ impl Live {
     }
 
     fn lock(&self) -> MutexGuard<'_, Held> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        self.held.lock()
     }
 }
 

@@ -5,9 +5,8 @@
 //! shrunk from a reduced picture in memory (decision 0017): clients can ask for millions of sizes, and each decode of an
 //! original costs up to a second.
 
-use std::{io, os::unix::fs::FileExt, sync::Arc};
+use std::{io, sync::Arc};
 
-use bytes::Bytes;
 use quick_cache::sync::Cache;
 
 use super::{
@@ -252,14 +251,17 @@ impl Picture {
     /// Decodes the picture as planned. Blocking.
     fn reduce(&self, plan: &Plan, cancel: &Cancel) -> Result<Reduced> {
         let source = match self {
-            Self::File(file) => Bytes::from(file.object.read().map_err(Error::internal)?),
+            Self::File(file) => file
+                .object
+                .read_range(0..file.object.len())
+                .map_err(Error::internal)?,
             Self::Frame(_, frame) => frame.bytes.clone(),
         };
         thumbnail::reduce(&source, plan, &|| cancel.is_cancelled()).map_err(media_error)
     }
 }
 
-/// Reads a file with `pread`. Blocking.
+/// Blocking.
 impl ReadAt for Picture {
     fn size(&self) -> u64 {
         match self {
@@ -270,7 +272,7 @@ impl ReadAt for Picture {
 
     fn read_exact_at(&self, at: u64, into: &mut [u8]) -> io::Result<()> {
         match self {
-            Self::File(file) => file.object.file().read_exact_at(into, at),
+            Self::File(file) => file.object.read_exact_at(at, into),
             Self::Frame(_, frame) => (&*frame.bytes).read_exact_at(at, into),
         }
     }

@@ -8,12 +8,13 @@ use std::{
     hash::Hash,
     pin::pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use quick_cache::{Weighter, sync::Cache};
 use tokio::sync::OwnedMutexGuard;
 
@@ -116,13 +117,14 @@ impl Claims {
         };
         let held = tokio::time::timeout(wait_max, lock.lock_owned()).await;
         claim.held = Some(held.map_err(|_| {
-            Error::from(Kind::Unavailable(RETRY_AFTER)).source("another request works on the same file for too long")
+            Error::from(Kind::Unavailable(RETRY_AFTER))
+                .source("another request works on the same file for too long")
         })?);
         Ok(claim)
     }
 
     fn entries(&self) -> MutexGuard<'_, HashMap<Key, Lock>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

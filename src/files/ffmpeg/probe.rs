@@ -28,7 +28,9 @@ const LIMITS: Limits = Limits {
 pub(super) fn probe(program: &Path) -> (Option<PathBuf>, Capabilities) {
     let nothing = (None, Capabilities::default());
     if program.as_os_str().is_empty() {
-        tracing::info!("ffmpeg is switched off (media.ffmpeg is empty): no video covers, no voice conversion");
+        tracing::info!(
+            "ffmpeg is switched off (media.ffmpeg is empty): no video covers, no voice conversion"
+        );
         return nothing;
     }
     let Some(found) = find(program, std::env::var_os("PATH").as_deref()) else {
@@ -124,7 +126,10 @@ fn warn_of_missing(program: &Path, capabilities: Capabilities) {
         to_amr,
     } = capabilities;
     for (is_there, what) in [
-        (frames, "video covers: it lacks the encoder mjpeg or the decoder h264"),
+        (
+            frames,
+            "video covers: it lacks the encoder mjpeg or the decoder h264",
+        ),
         (
             to_mp3,
             "voice conversion to mp3: it lacks the encoder libmp3lame or the decoder amrnb",

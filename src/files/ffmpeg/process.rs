@@ -21,10 +21,11 @@ use std::{
     os::unix::process::CommandExt,
     path::Path,
     process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use rustix::process::{
     Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, getrlimit, kill_process_group, prlimit,
     waitid,
@@ -153,7 +154,10 @@ async fn run_to_end<P: Send + 'static>(
         return Err(Failure::Failed { status, log });
     }
     if !log.is_empty() {
-        tracing::debug!(?log, "the program succeeded but wrote to its standard error");
+        tracing::debug!(
+            ?log,
+            "the program succeeded but wrote to its standard error"
+        );
     }
     Ok(output)
 }
@@ -246,7 +250,7 @@ fn limit(pid: Pid, limits: Limits) -> io::Result<()> {
 /// The process group of one program.
 #[derive(Default)]
 struct Group {
-    // A std Mutex: nothing is awaited while it is held, and a kill or a reap takes microseconds.
+    // A synchronous Mutex: nothing is awaited while it is held, and a kill or a reap takes microseconds.
     state: Mutex<State>,
 }
 
@@ -263,7 +267,7 @@ enum State {
 
 impl Group {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     fn is_given_up(&self) -> bool {

@@ -590,11 +590,7 @@ async fn kills_hanging_program_with_children() {
     let ffmpeg = fake.ffmpeg();
     let start = Clock::system().monotonic();
     let refused = fake_frame(&ffmpeg).await;
-    assert_refused(
-        refused,
-        Kind::NoThumbnail,
-        "ffmpeg took longer than 2 s",
-    );
+    assert_refused(refused, Kind::NoThumbnail, "ffmpeg took longer than 2 s");
     assert!((FAKE_TIMEOUT..FAKE_TIMEOUT * 4).contains(&start.elapsed()));
     let pids = fake.pids();
     assert_eq!(pids.len(), 2, "it has forked");
@@ -683,11 +679,7 @@ async fn limits_output() {
 async fn keeps_start_of_stderr() {
     let fake = Fake::new("exec cat /dev/zero >&2").with(|config| config.timeout = FAKE_TIMEOUT);
     let refused = fake_frame(&fake.ffmpeg()).await;
-    assert_refused(
-        refused,
-        Kind::NoThumbnail,
-        "ffmpeg took longer than 2 s",
-    );
+    assert_refused(refused, Kind::NoThumbnail, "ffmpeg took longer than 2 s");
 
     let fake = Fake::new(&format!("head -c 10000000 /dev/zero >&2; {JPEG}"));
     fake_frame(&fake.ffmpeg()).await.unwrap();

@@ -16,8 +16,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bytes::Bytes;
-
 use super::{
     Derived, Key,
     layout::{self, Layout},

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use chatfiles::{
     derivative::Derivative,
     error::{Kind, Result},
-    store::{BoxFuture, Derived, Key, Meta, Object, ObjectId, Store, Upload, UploadSize},
+    store::{BoxFuture, Derived, Key, Meta, ObjectId, Opened, Store, Upload, UploadSize},
     time::Day,
 };
 
@@ -92,7 +92,7 @@ impl<S: Store> Store for FaultyStore<S> {
         })
     }
 
-    fn open(&self, key: Key) -> BoxFuture<'_, Result<Option<Object>>> {
+    fn open(&self, key: Key) -> BoxFuture<'_, Result<Option<Opened>>> {
         Box::pin(async move {
             self.faults.call(Step::Open)?;
             self.inner.open(key).await

@@ -4,10 +4,11 @@ use std::{
     fs::File,
     io::{self, IoSlice},
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     task::{Context, Poll},
 };
 
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::table::{Frames, TableBytes};
@@ -19,7 +20,7 @@ pub(super) struct Slot<S>(Arc<Mutex<Option<S>>>);
 impl<S> Slot<S> {
     /// The stream, if the [`Handback`] was dropped.
     pub(super) fn take(self) -> Option<S> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.0.lock().take()
     }
 }
 
@@ -65,7 +66,7 @@ impl<S> Handback<S> {
 
 impl<S> Drop for Handback<S> {
     fn drop(&mut self) {
-        *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = self.stream.take();
+        *self.slot.lock() = self.stream.take();
     }
 }
 

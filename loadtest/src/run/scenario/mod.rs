@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::api::Api;
 
 /// The scenario that is built in.
-pub(crate) const CHAT: &str = include_str!("../../scenarios/chat.toml");
+pub(crate) const CHAT: &str = include_str!("../../../scenarios/chat.toml");
 
 /// A scenario that has been checked.
 #[derive(Debug, Clone)]
