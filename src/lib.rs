@@ -27,6 +27,7 @@ pub mod derivative;
 pub mod durable;
 pub mod error;
 pub mod fair_queue;
+pub mod http_client;
 pub mod logging;
 pub mod metrics;
 pub mod secret;

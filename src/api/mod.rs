@@ -12,7 +12,6 @@ pub mod lanying;
 pub mod ops;
 pub mod query;
 mod signed_url;
-mod turns;
 
 use std::{
     net::IpAddr,

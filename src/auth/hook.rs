@@ -6,21 +6,17 @@
 mod backend;
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    net::Ipv6Addr,
     time::{Duration, Instant},
 };
 
-use dashmap::DashMap;
 use quick_cache::{Weighter, sync::Cache};
 use serde::Serialize;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::backend::{Answer, Backend};
 use crate::{
     error::{Error, Kind, Result},
+    fair_queue::{self, Claimant, FairQueue},
     tenant::{Hook, Tenant},
     time::Clock,
 };
@@ -43,8 +39,8 @@ pub struct Config {
     pub cache: Duration,
     /// Answers kept; 512 bytes each at the most, so 32 MiB by default.
     pub cache_entries_max: usize,
-    /// Questions on their way at once, over all tenants; a blocking thread and a connection each. One tenant has
-    /// half of them at the most: a backend that hangs leaves the others theirs.
+    /// Questions on their way at once, over all tenants, with a connection each. One tenant has half of them at the
+    /// most: a backend that hangs leaves the others theirs.
     pub in_flight_max: usize,
     /// Questions that wait for one of those places; one more is refused at once. Callers who wait for another's
     /// answer to the same question are not counted: they hold nothing but their own connection.
@@ -163,11 +159,9 @@ pub struct Hooks {
     clock: Clock,
     backend: Backend,
     answers: Cache<Key, Entry, Weight>,
-    in_flight: Arc<Semaphore>,
-    /// By tenant, its share of `in_flight`; as many as there are tenants with hooks that were asked.
-    shares: DashMap<u32, Arc<Semaphore>>,
-    /// Questions that wait for a permit of `in_flight`: at most `waiting_max`.
-    waiting: AtomicUsize,
+    /// Questions that run and wait, shared by tenants: a tenant has half of the running ones at most, and the places of
+    /// the others in the queue are not its own.
+    questions: FairQueue,
 }
 
 impl Hooks {
@@ -175,14 +169,16 @@ impl Hooks {
     pub fn new(mut config: Config, clock: Clock) -> Self {
         config.timeout = config.timeout.min(DURATION_MAX);
         config.cache = config.cache.min(DURATION_MAX);
-        config.in_flight_max = config.in_flight_max.clamp(1, Semaphore::MAX_PERMITS);
         let entries_max = config.cache_entries_max;
         Self {
-            backend: Backend::new(config.in_flight_max, clock.clone()),
+            backend: Backend::new(config.in_flight_max, config.timeout, clock.clone()),
             answers: Cache::with_weighter(entries_max, entries_max as u64, Weight),
-            in_flight: Arc::new(Semaphore::new(config.in_flight_max)),
-            shares: DashMap::new(),
-            waiting: AtomicUsize::new(0),
+            questions: FairQueue::new(fair_queue::Config {
+                jobs_max: config.in_flight_max,
+                tenant_jobs_max: config.in_flight_max.div_ceil(2),
+                waiting_max: config.waiting_max,
+                ..fair_queue::Config::default()
+            }),
             config,
             clock,
         }
@@ -256,11 +252,15 @@ impl Hooks {
         deadline: Instant,
     ) -> Result<Verdict> {
         let body = body(tenant, question);
-        let permit = self.permit(tenant, hook).await?;
+        // Of all clients of a tenant together: what is asked depends on the user, whatever the client.
+        let claimant = Claimant::new(tenant.index, Ipv6Addr::UNSPECIFIED.into());
+        let permit = self.questions.acquire(claimant, 0).await;
+        let permit = permit.map_err(|_| unavailable(hook, "too many questions wait"))?;
         let (backend, moved) = (self.backend.clone(), hook.clone());
-        let exchange = tokio::task::spawn_blocking(move || {
+        // A task of its own, which ends by the deadline: a caller that gives up does not free the permit.
+        let exchange = tokio::spawn(async move {
             let _permit = permit;
-            backend.exchange(&moved, &body, deadline)
+            backend.exchange(&moved, &body, deadline).await
         });
         // A panic's message is not taken over: it might show what it choked on.
         let answered = exchange
@@ -272,40 +272,6 @@ impl Hooks {
                 code: code.unwrap_or(question.default_code()),
             }),
         }
-    }
-
-    /// Of the tenant's share first, so that nobody waits among the others who could not go on anyway.
-    async fn permit(&self, tenant: &Tenant, hook: &Hook) -> Result<[OwnedSemaphorePermit; 2]> {
-        let half = self.config.in_flight_max.div_ceil(2);
-        let share = self.shares.entry(tenant.index);
-        let share = share.or_insert_with(|| Arc::new(Semaphore::new(half)));
-        let both = [share.value().clone(), self.in_flight.clone()];
-        drop(share);
-        // Semaphores are fair: where anybody waits, this finds none.
-        if let [Ok(own), Ok(permit)] = both.clone().map(Semaphore::try_acquire_owned) {
-            return Ok([own, permit]);
-        }
-        let _place = Place::take(&self.waiting, self.config.waiting_max)
-            .ok_or_else(|| unavailable(hook, "too many questions wait"))?;
-        let [own, in_flight] = both.map(Semaphore::acquire_owned);
-        let closed = "the semaphores are never closed";
-        Ok([own.await.expect(closed), in_flight.await.expect(closed)])
-    }
-}
-
-/// A place in the queue, given back when dropped.
-struct Place<'a>(&'a AtomicUsize);
-
-impl<'a> Place<'a> {
-    fn take(waiting: &'a AtomicUsize, waiting_max: usize) -> Option<Self> {
-        let place = Self(waiting);
-        (waiting.fetch_add(1, Ordering::Relaxed) < waiting_max).then_some(place)
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -105,10 +105,11 @@ impl Default for Passwords {
     fn default() -> Self {
         Self {
             queue: FairQueue::new(fair_queue::Config {
-                places: PLACES,
+                jobs_max: PLACES,
                 memory_bytes_max: PLACES as u64 * u64::from(MEMORY_KIB_MAX) * 1024,
                 waiting_max: WAITING_MAX,
                 wait_max: WAIT_MAX,
+                ..fair_queue::Config::default()
             }),
         }
     }

@@ -13,12 +13,13 @@ type Acquire = Pin<Box<dyn Future<Output = Result<Permit, Refused>> + Send>>;
 
 const LONG: Duration = Duration::from_secs(3600);
 
-fn queue(places: usize, memory_bytes_max: u64, waiting_max: usize) -> FairQueue {
+fn queue(jobs_max: usize, memory_bytes_max: u64, waiting_max: usize) -> FairQueue {
     FairQueue::new(Config {
-        places,
+        jobs_max,
         memory_bytes_max,
         waiting_max,
         wait_max: LONG,
+        ..Config::default()
     })
 }
 
@@ -107,6 +108,41 @@ async fn many_clients_do_not_enlarge_a_tenants_share() {
     waiting.push((2, begin(&queue, claimant(2, 1), 1)));
     waiting.push((2, begin(&queue, claimant(2, 1), 1)));
     assert_eq!(order(running, waiting), [2, 1, 2, 1, 1, 1]);
+}
+
+#[tokio::test]
+async fn tenants_then_clients_take_turns() {
+    let queue = queue(1, 100, 200);
+    let running = take(&queue, claimant(9, 9), 1).await;
+    // One tenant with a hundred jobs of one client and one of another, then another tenant with two.
+    let mut claimants = vec![(1, 1); 100];
+    claimants.extend([(1, 2), (2, 3), (2, 3)]);
+    let waiting = claimants
+        .into_iter()
+        .map(|(tenant, client)| ((tenant, client), begin(&queue, claimant(tenant, client), 1)))
+        .collect();
+    let order = order(running, waiting);
+    assert_eq!(order[..6], [(1, 1), (2, 3), (1, 2), (2, 3), (1, 1), (1, 1)]);
+    assert!(queue.0.state.lock().is_empty());
+}
+
+#[tokio::test]
+async fn a_tenant_never_exceeds_its_own_bound() {
+    let queue = FairQueue::new(Config {
+        jobs_max: 4,
+        tenant_jobs_max: 2,
+        ..Config::default()
+    });
+    let mut running = vec![
+        take(&queue, claimant(1, 1), 1).await,
+        take(&queue, claimant(1, 2), 1).await,
+    ];
+    let mut waiting = vec![(1, begin(&queue, claimant(1, 3), 1))];
+    // Another tenant starts at once, though somebody waits.
+    running.push(take(&queue, claimant(2, 1), 1).await);
+    assert!(admitted(&mut waiting).is_none());
+    drop(running.remove(0));
+    assert!(admitted(&mut waiting).is_some());
 }
 
 #[tokio::test]
@@ -227,10 +263,8 @@ async fn a_full_queue_drops_the_newest_of_the_largest_share() {
 #[tokio::test]
 async fn a_job_waits_only_so_long() {
     let queue = FairQueue::new(Config {
-        places: 1,
-        memory_bytes_max: 100,
-        waiting_max: 10,
         wait_max: Duration::from_millis(10),
+        ..Config::default()
     });
     let running = take(&queue, claimant(1, 1), 1).await;
     assert_eq!(
@@ -262,8 +296,26 @@ async fn a_dropped_wait_gives_its_permit_on() {
             memory_bytes: 0
         }
     );
-    let state = queue.0.lock();
-    assert!(state.served_tenants.is_empty() && state.served_clients.is_empty());
+    assert!(queue.0.state.lock().is_empty());
+}
+
+#[tokio::test]
+async fn jobs_that_have_left_are_forgotten() {
+    let queue = queue(2, 100, 10);
+    let _running = (
+        take(&queue, claimant(1, 1), 1).await,
+        take(&queue, claimant(1, 1), 1).await,
+    );
+    for _ in 0..1000 {
+        let waiting = (
+            begin(&queue, claimant(1, 1), 1),
+            begin(&queue, claimant(1, 2), 1),
+        );
+        drop(waiting.1);
+        drop(waiting.0);
+    }
+    let levels = queue.levels();
+    assert_eq!((levels.waiting, levels.running), (0, 2));
 }
 
 #[test]

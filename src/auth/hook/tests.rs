@@ -311,12 +311,13 @@ async fn a_slow_answer_ends_with_the_timeout() {
         };
         let (result, toy) = ask_once(slow(), respond).await;
         assert_unavailable(result, "127.0.0.1: ");
-        // And the thread is free then, not only the caller.
+        // And the question has ended then, not only the caller.
         let clock = Clock::system();
         let deadline = clock.monotonic() + TIMEOUT_SHORT;
         let hook = toy.tenant().hook.unwrap();
-        let exchanged = Backend::new(1, clock).exchange(&hook, "{}", deadline);
-        assert_eq!(exchanged.unwrap_err(), "timeout: global");
+        let backend = Backend::new(1, TIMEOUT_LONG, clock);
+        let exchanged = backend.exchange(&hook, "{}", deadline).await;
+        assert_eq!(exchanged.unwrap_err(), "no answer in time");
     }
 }
 
@@ -568,7 +569,7 @@ async fn one_more_than_may_wait_is_refused_at_once() {
     for result in join_all(asks).await {
         result.unwrap();
     }
-    assert_eq!(hooks.waiting.load(Ordering::Relaxed), 0);
+    assert_eq!(hooks.questions.levels().waiting, 0);
     assert_eq!(toy.count(), 2);
 }
 
@@ -586,8 +587,8 @@ async fn callers_who_give_up_cannot_start_more() {
         assert!(poll(&mut ask).is_none());
     }
     assert_eq!(toy.next().await.body.matches("\"a\"").count(), 1);
-    assert_eq!(hooks.in_flight.available_permits(), 0);
-    assert_eq!(hooks.waiting.load(Ordering::Relaxed), 0);
+    assert_eq!(hooks.questions.levels().running, 1);
+    assert_eq!(hooks.questions.levels().waiting, 0);
     // The next one gets the place when the abandoned question ends.
     let last = upload_by("d");
     let mut ask = Box::pin(hooks.ask(&tenant, &last));
@@ -619,5 +620,43 @@ async fn waiting_for_a_place_counts_as_time() {
     }
     let passed = hooks.clock.monotonic() - started;
     assert!(passed < TIMEOUT_SHORT * 10, "{passed:?}");
-    assert_eq!(hooks.waiting.load(Ordering::Relaxed), 0);
+    assert_eq!(hooks.questions.levels().waiting, 0);
+}
+
+#[tokio::test]
+async fn hanging_tenants_do_not_fill_the_queue() {
+    let hangs = Toy::start(|_| Reply::Never);
+    let mut toy = Toy::start(|_| json(ALLOW));
+    let config = Config {
+        timeout: TIMEOUT_SHORT * 5,
+        in_flight_max: 2,
+        waiting_max: 8,
+        ..config()
+    };
+    let hooks = hooks(config);
+    let (mut first, mut second, mut third) = (hangs.tenant(), hangs.tenant(), toy.tenant());
+    (first.index, second.index, third.index) = (0, 1, 2);
+    let users: Vec<_> = (0..5).map(|user| user.to_string()).collect();
+    let mut asks = Vec::new();
+    for tenant in [&first, &second] {
+        for user in &users {
+            let hooks = &hooks;
+            asks.push(Box::pin(async move {
+                hooks.ask(tenant, &upload_by(user)).await
+            }));
+        }
+    }
+    for ask in &mut asks {
+        assert!(poll(ask).is_none(), "it runs or waits");
+    }
+    // Both places are taken and the queue is full, of two tenants only.
+    let mut ask = Box::pin(async {
+        tokio::time::sleep(TIMEOUT_SHORT).await;
+        hooks.ask(&third, &question()).await
+    });
+    assert!(poll(&mut ask).is_none());
+    let (refused, allowed) = tokio::join!(join_all(asks), ask);
+    allowed.expect("a tenant that has no question waiting gets a place in the queue");
+    assert!(refused.iter().all(|result| result.is_err()));
+    assert_eq!(toy.count(), 1);
 }

@@ -67,10 +67,11 @@ impl Pictures {
     pub(super) fn new(config: &Config, reduced_bytes_max: u64, counts: Arc<Derivations>) -> Self {
         Self {
             pool: Pool::new(fair_queue::Config {
-                places: config.decode_threads,
+                jobs_max: config.decode_threads,
                 memory_bytes_max: config.decode_bytes_max,
                 waiting_max: config.decode_queue_max,
                 wait_max: WAIT_MAX,
+                ..fair_queue::Config::default()
             }),
             limits: PictureLimits {
                 pixels_max: config.decode_pixels_max,

@@ -55,10 +55,10 @@ type Commit = BoxFuture<'static, Result<Stored>>;
 /// The places of completions.
 pub(in crate::files) fn places() -> FairQueue {
     FairQueue::new(fair_queue::Config {
-        places: AT_ONCE,
-        memory_bytes_max: u64::MAX,
+        jobs_max: AT_ONCE,
         waiting_max: WAITING_MAX,
         wait_max: WAIT_MAX,
+        ..fair_queue::Config::default()
     })
 }
 

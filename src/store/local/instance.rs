@@ -37,8 +37,8 @@ pub(super) struct Instance {
     folder: File,
     pub(super) rename: RenameBy,
     /// Day and spread directories known to be there and synced, so that only the first upload into one pays
-    /// for it. A synchronous Mutex: held for a look-up. At most 257 entries per class and day in use; cleared when there are
-    /// too many.
+    /// for it. A synchronous Mutex: held for a look-up. At most 257 entries per class and day in use; cleared when
+    /// there are too many.
     known: Mutex<HashSet<PathBuf>>,
 }
 
