@@ -16,6 +16,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use bytes::Bytes;
+
 use super::{
     Derived, Key,
     layout::{self, Layout},
