@@ -5,7 +5,7 @@
 use std::{hint::black_box, net::IpAddr, time::Duration};
 
 use chatfiles::{
-    limit::{Config, Interface, Limiter, Rate},
+    limit::{Config, Limiter, Rate, RateClass},
     time::Clock,
 };
 use criterion::{Criterion, criterion_group, criterion_main};
@@ -34,7 +34,7 @@ fn limiter(c: &mut Criterion) {
         ..Config::default()
     };
     let limiter = Limiter::new(config, epoch);
-    let check = |client, now| limiter.check(0, Interface::Download, client, RATE, now);
+    let check = |client, now| limiter.check(0, RateClass::Download, client, RATE, now);
     let mut group = c.benchmark_group("limiter");
 
     let mut now = epoch;

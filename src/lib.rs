@@ -10,7 +10,11 @@ pub mod config;
 
 pub mod server;
 
+pub mod routes;
+
 pub mod api;
+
+pub mod delivery;
 
 pub mod files;
 

@@ -25,7 +25,7 @@ use crate::{
 pub use self::{
     cells::{Counter, Gauge},
     families::CONTENT_TYPE,
-    requests::{Answered, Refusal, Requests, Route},
+    requests::{Answered, Refusal, Requests, RouteLabel},
 };
 
 /// Every cell of a server. Cheap to clone; the clones are the same cells.

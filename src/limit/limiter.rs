@@ -1,4 +1,4 @@
-//! The table of buckets by tenant, interface and client, bounded in number.
+//! The table of buckets by tenant, rate class and client, bounded in number.
 //!
 //! Does not find out which address is the client's (`server/` does, from trusted proxies alone), keeps no
 //! task of its own (the owner calls [`Limiter::sweep`]) and does not survive a restart.
@@ -19,14 +19,14 @@ use super::gcra::{Bucket, Rate};
 /// Shards of the table. Many, because a sweep holds one shard's write lock at a time: at 1,000,000
 /// addresses a shard has 4,000 entries, so that callers wait for tens of microseconds.
 const SHARDS: usize = 256;
-/// Buckets shared by the addresses that found the table full, for each interface.
+/// Buckets shared by the addresses that found the table full, for each rate class.
 const SHARED_BUCKETS: usize = 4096;
 /// The most that `addresses_max` may be: about 1 GB.
 const ADDRESSES_LIMIT: usize = 1 << 24;
 
-/// What is called, each with buckets of its own.
+/// A class of calls with a rate limit of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Interface {
+pub enum RateClass {
     /// Uploads, their parts, and form POSTs.
     Upload,
     /// Downloads.
@@ -37,7 +37,7 @@ pub enum Interface {
     Other,
 }
 
-impl Interface {
+impl RateClass {
     const COUNT: usize = 4;
 
     const fn index(self) -> u8 {
@@ -53,7 +53,7 @@ impl Interface {
 /// The limiter's settings; the rates are the tenants'.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Addresses remembered at once, over all tenants and interfaces; 1 to 16,777,216. Measured: 56 MB for
+    /// Addresses remembered at once, over all tenants and rate classes; 1 to 16,777,216. Measured: 56 MB for
     /// 1,000,000.
     pub addresses_max: usize,
     /// Networks that are never limited: the backend's own servers. Searched in order, so keep it short.
@@ -72,7 +72,7 @@ impl Default for Config {
 /// Who is counted together, in 16 bytes:
 /// ```text
 /// client  u64   the IPv4 address, or the first 64 bits of the IPv6 address
-/// rest    u64   tenant << 8 | interface << 1 | 1 if IPv6
+/// rest    u64   tenant << 8 | rate class << 1 | 1 if IPv6
 /// ```
 /// An IPv6 /64 is one client: it is what one subscriber is given, and has 2^64 addresses to hide behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -83,12 +83,12 @@ struct Key {
 
 impl Key {
     /// `client` in its canonical form: IPv4-mapped addresses are IPv4 already.
-    fn new(tenant: u32, interface: Interface, client: IpAddr) -> Self {
+    fn new(tenant: u32, rate_class: RateClass, client: IpAddr) -> Self {
         let (client, v6) = match client {
             IpAddr::V4(address) => (u64::from(address.to_bits()), 0),
             IpAddr::V6(address) => ((address.to_bits() >> 64) as u64, 1),
         };
-        let rest = u64::from(tenant) << 8 | u64::from(interface.index()) << 1 | v6;
+        let rest = u64::from(tenant) << 8 | u64::from(rate_class.index()) << 1 | v6;
         Self { client, rest }
     }
 }
@@ -104,7 +104,7 @@ pub struct Limiter {
     /// Entries of `buckets` and those about to be made: `DashMap::len` locks every shard.
     entries: AtomicUsize,
     addresses_max: usize,
-    /// For clients that found the table full: `SHARED_BUCKETS` for each interface, chosen by hash. They may
+    /// For clients that found the table full: `SHARED_BUCKETS` for each rate class, chosen by hash. They may
     /// be refused for each other's calls, and are never let through for lack of memory.
     shared: Box<[Bucket]>,
     exempt: Vec<IpNet>,
@@ -118,7 +118,7 @@ impl Limiter {
             buckets: DashMap::with_hasher_and_shard_amount(RandomState::default(), SHARDS),
             entries: AtomicUsize::new(0),
             addresses_max: config.addresses_max.clamp(1, ADDRESSES_LIMIT),
-            shared: (0..SHARED_BUCKETS * Interface::COUNT)
+            shared: (0..SHARED_BUCKETS * RateClass::COUNT)
                 .map(|_| Bucket::default())
                 .collect(),
             exempt: config.exempt,
@@ -133,7 +133,7 @@ impl Limiter {
     pub fn check(
         &self,
         tenant: u32,
-        interface: Interface,
+        rate_class: RateClass,
         client: IpAddr,
         rate: Rate,
         now: Instant,
@@ -145,12 +145,12 @@ impl Limiter {
         if self.exempt.iter().any(|net| net.contains(&client)) {
             return Ok(());
         }
-        let key = Key::new(tenant, interface, client);
+        let key = Key::new(tenant, rate_class, client);
         let now_ns = self.since_epoch_ns(now);
         if let Some(bucket) = self.buckets.get(&key) {
             return bucket.check(now_ns, rate);
         }
-        self.check_new(key, interface, now_ns, rate)
+        self.check_new(key, rate_class, now_ns, rate)
     }
 
     /// Forgets the buckets that are full again, and returns how many. One shard is locked at a time, and
@@ -176,14 +176,14 @@ impl Limiter {
     fn check_new(
         &self,
         key: Key,
-        interface: Interface,
+        rate_class: RateClass,
         now_ns: u64,
         rate: Rate,
     ) -> Result<(), Duration> {
         // The place is taken before the entry is made, so that the bound holds under any concurrency.
         if self.entries.fetch_add(1, Ordering::Relaxed) >= self.addresses_max {
             self.entries.fetch_sub(1, Ordering::Relaxed);
-            return self.shared_bucket(key, interface).check(now_ns, rate);
+            return self.shared_bucket(key, rate_class).check(now_ns, rate);
         }
         match self.buckets.entry(key) {
             Entry::Occupied(entry) => {
@@ -195,10 +195,10 @@ impl Limiter {
         }
     }
 
-    fn shared_bucket(&self, key: Key, interface: Interface) -> &Bucket {
+    fn shared_bucket(&self, key: Key, rate_class: RateClass) -> &Bucket {
         let hash = self.buckets.hasher().hash_one(key);
         let place = (hash % SHARED_BUCKETS as u64) as usize;
-        &self.shared[usize::from(interface.index()) * SHARED_BUCKETS + place]
+        &self.shared[usize::from(rate_class.index()) * SHARED_BUCKETS + place]
     }
 
     fn since_epoch_ns(&self, now: Instant) -> u64 {
@@ -233,7 +233,7 @@ mod tests {
         IpAddr::V4(Ipv4Addr::from_bits(number))
     }
 
-    fn pass(limiter: &Limiter, who: (u32, Interface, IpAddr), calls: usize, now: Instant) -> usize {
+    fn pass(limiter: &Limiter, who: (u32, RateClass, IpAddr), calls: usize, now: Instant) -> usize {
         (0..calls)
             .filter(|_| limiter.check(who.0, who.1, who.2, RATE, now).is_ok())
             .count()
@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     fn who_shares_a_bucket_and_who_does_not() {
-        use Interface::{Download, Other, Thumbnail, Upload};
+        use RateClass::{Download, Other, Thumbnail, Upload};
         let same = [
             ("10.0.0.1", "::ffff:10.0.0.1"),
             ("2001:db8:0:1::1", "2001:db8:0:1:ffff:ffff:ffff:ffff"),
@@ -264,7 +264,7 @@ mod tests {
             );
         }
         let (limiter, now) = limiter(1000, &[]);
-        for (tenant, interface, client) in [
+        for (tenant, rate_class, client) in [
             (0, Upload, "10.0.0.1"),
             (0, Upload, "10.0.0.2"),
             (0, Download, "10.0.0.1"),
@@ -276,7 +276,7 @@ mod tests {
             (0, Upload, "::10.0.0.1"),
             (u32::MAX, Other, "ffff:ffff:ffff:ffff::"),
         ] {
-            let who = (tenant, interface, client.parse().unwrap());
+            let who = (tenant, rate_class, client.parse().unwrap());
             assert_eq!(pass(&limiter, who, 31, now), 30, "{who:?}");
         }
     }
@@ -285,13 +285,13 @@ mod tests {
     fn exempt_networks_and_a_rate_of_zero_are_not_counted() {
         let (limiter, now) = limiter(1000, &["10.1.0.0/16", "2001:db8::/32"]);
         for client in ["10.1.2.3", "::ffff:10.1.2.3", "2001:db8:9::1"] {
-            let who = (0, Interface::Upload, client.parse().unwrap());
+            let who = (0, RateClass::Upload, client.parse().unwrap());
             assert_eq!(pass(&limiter, who, 100, now), 100, "{client}");
         }
         assert_eq!(
             pass(
                 &limiter,
-                (0, Interface::Upload, "10.2.0.1".parse().unwrap()),
+                (0, RateClass::Upload, "10.2.0.1".parse().unwrap()),
                 100,
                 now
             ),
@@ -303,7 +303,7 @@ mod tests {
         };
         assert!((0..100).all(|_| {
             limiter
-                .check(0, Interface::Upload, v4(9), free, now)
+                .check(0, RateClass::Upload, v4(9), free, now)
                 .is_ok()
         }));
         assert_eq!(limiter.entries(), 1);
@@ -314,16 +314,16 @@ mod tests {
         let (limiter, now) = limiter(100_000, &[]);
         let mut refused = 0;
         for number in 0..250_000 {
-            refused += 1 - pass(&limiter, (0, Interface::Download, v4(number)), 1, now);
+            refused += 1 - pass(&limiter, (0, RateClass::Download, v4(number)), 1, now);
         }
         assert_eq!(limiter.entries(), 100_000);
         assert_eq!(limiter.buckets.len(), 100_000);
         // 150,000 calls into 4,096 buckets of 30.
         assert!(refused >= 150_000 - 30 * SHARED_BUCKETS, "{refused}");
-        // A known address keeps its own bucket; the other interfaces' shared buckets are untouched.
-        assert_eq!(pass(&limiter, (0, Interface::Download, v4(5)), 40, now), 29);
+        // A known address keeps its own bucket; the other rate classes' shared buckets are untouched.
+        assert_eq!(pass(&limiter, (0, RateClass::Download, v4(5)), 40, now), 29);
         assert_eq!(
-            pass(&limiter, (0, Interface::Upload, v4(400_000)), 40, now),
+            pass(&limiter, (0, RateClass::Upload, v4(400_000)), 40, now),
             30
         );
     }
@@ -332,15 +332,15 @@ mod tests {
     fn a_sweep_forgets_full_buckets_and_only_those() {
         let (limiter, now) = limiter(1000, &[]);
         for number in 0..500 {
-            pass(&limiter, (0, Interface::Download, v4(number)), 1, now);
+            pass(&limiter, (0, RateClass::Download, v4(number)), 1, now);
         }
-        pass(&limiter, (0, Interface::Download, v4(7)), 30, now);
+        pass(&limiter, (0, RateClass::Download, v4(7)), 30, now);
         assert_eq!(limiter.sweep(now), 0);
         let later = now + Duration::from_millis(50);
         assert_eq!(limiter.sweep(later), 499);
         assert_eq!(limiter.entries(), 1);
         assert_eq!(
-            pass(&limiter, (0, Interface::Download, v4(7)), 30, later),
+            pass(&limiter, (0, RateClass::Download, v4(7)), 30, later),
             1
         );
         assert_eq!(limiter.sweep(now + Duration::from_secs(10)), 1);
@@ -354,7 +354,7 @@ mod tests {
         let passed: usize = std::thread::scope(|scope| {
             scope.spawn(|| (0..200).for_each(|_| assert_eq!(limiter.sweep(now), 0)));
             let threads: Vec<_> = (0..8)
-                .map(|_| scope.spawn(|| pass(&limiter, (0, Interface::Upload, client), 1000, now)))
+                .map(|_| scope.spawn(|| pass(&limiter, (0, RateClass::Upload, client), 1000, now)))
                 .collect();
             threads.into_iter().map(|t| t.join().unwrap()).sum()
         });
@@ -376,7 +376,7 @@ mod tests {
                         } else {
                             thread << 16 | number
                         };
-                        pass(limiter, (0, Interface::Upload, v4(number)), 1, now);
+                        pass(limiter, (0, RateClass::Upload, v4(number)), 1, now);
                     }
                 });
             }

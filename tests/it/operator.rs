@@ -11,7 +11,7 @@ use std::{
     path::Path,
 };
 
-use chatfiles::metrics::Route;
+use chatfiles::routes;
 
 use crate::support::{
     BASE, Connection, Form, TestServer,
@@ -110,11 +110,8 @@ fn the_document_names_every_family_with_its_type_and_labels_and_no_other() {
 #[test]
 fn the_document_names_every_route() {
     let document = include_str!("../../docs/metrics.md");
-    for route in Route::ALL {
-        assert!(
-            document.contains(&format!("`{}`", route.name())),
-            "{route:?}"
-        );
+    for route in routes::labels() {
+        assert!(document.contains(&format!("`{route}`")), "{route}");
     }
 }
 
@@ -165,7 +162,7 @@ fn whatever_comes_in_makes_no_series_of_its_own() {
     );
     // `/1`, `BREW /1/x`, `/file/upload/x1` and `/metrics`, of each round.
     assert_eq!(refused, 4 * 19);
-    let routes: BTreeSet<&str> = Route::ALL.iter().map(|route| route.name()).collect();
+    let routes: BTreeSet<&str> = routes::labels().collect();
     for series in many.samples.keys() {
         if let Some((_, rest)) = series.split_once("route=\"") {
             let route = rest.split('"').next().unwrap();

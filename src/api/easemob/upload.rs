@@ -7,8 +7,8 @@ use hyper::{Response, header::HeaderValue};
 
 use super::{Context, wire};
 use crate::{
-    api::body::Body,
     auth::Identity,
+    delivery::Body,
     derivative::BoundingBox,
     error::{Error, Result},
     files::{Attributes, Received},
@@ -35,7 +35,7 @@ pub(super) struct ThumbnailSize {
     height: Option<u16>,
 }
 
-pub(super) async fn upload(
+pub(crate) async fn upload(
     context: &Context<'_>,
     body: &mut RequestBody,
 ) -> Result<Response<Body>> {

@@ -4,11 +4,11 @@ use std::sync::{Arc, OnceLock};
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;
-use hyper::{HeaderMap, header::HeaderValue};
 use sha2::{Digest, Sha256};
 
 use crate::{
     error::{Error, Result},
+    http::representation::RepresentationHeaders,
     store::Derived,
 };
 
@@ -27,11 +27,11 @@ pub struct DerivedFile {
     /// The body.
     pub bytes: Bytes,
     /// Its media type.
-    pub content_type: HeaderValue,
-    /// A strong entity tag: a hash of the bytes.
-    pub etag: HeaderValue,
-    /// The headers of a full answer, built for the first one.
-    pub head: OnceLock<HeaderMap>,
+    pub content_type: String,
+    /// A strong entity tag in double quotes: a hash of the bytes.
+    pub etag: String,
+    /// The response headers, which `delivery/` renders at the first response.
+    pub headers: OnceLock<RepresentationHeaders>,
 }
 
 impl Rendition {
@@ -52,13 +52,11 @@ impl Rendition {
 impl DerivedFile {
     pub(super) fn new(derived: Derived) -> Self {
         let hash = Sha256::digest(&derived.bytes);
-        let etag = format!("\"{}\"", BASE64_URL_SAFE_NO_PAD.encode(&hash[..16]));
         Self {
-            etag: HeaderValue::try_from(etag).expect("base64 between quotes is a header value"),
-            content_type: HeaderValue::try_from(derived.content_type)
-                .unwrap_or(HeaderValue::from_static("application/octet-stream")),
+            etag: format!("\"{}\"", BASE64_URL_SAFE_NO_PAD.encode(&hash[..16])),
+            content_type: derived.content_type,
             bytes: derived.bytes,
-            head: OnceLock::new(),
+            headers: OnceLock::new(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Heads without end, paths that are none, crowds of addresses, and clients that never read.
 
 use chatfiles::{
-    limit::{self, Interface, Limiter, Rate},
+    limit::{self, Limiter, Rate, RateClass},
     time::Clock,
 };
 
@@ -106,7 +106,7 @@ fn a_hundred_thousand_addresses_are_limited_in_bounded_memory() {
         ..limit::Config::default()
     };
     let limiter = Limiter::new(config, now);
-    let call = |address: u32| limiter.check(0, Interface::Download, address_of(address), rate, now);
+    let call = |address: u32| limiter.check(0, RateClass::Download, address_of(address), rate, now);
     for address in 0..100_000 {
         let _ = call(address);
     }

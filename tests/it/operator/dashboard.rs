@@ -8,7 +8,7 @@ use std::{
     path::Path,
 };
 
-use chatfiles::metrics::Route;
+use chatfiles::routes;
 use serde_json::Value;
 
 use super::{showing_everything, use_everything};
@@ -53,7 +53,7 @@ fn shown(scrape: &Exposition) -> Shown {
     for labels in shown.values_mut() {
         if let Some(routes) = labels.get_mut("route") {
             // Shown from their first request on.
-            routes.extend(Route::ALL.iter().map(|route| route.name().to_owned()));
+            routes.extend(routes::labels().map(str::to_owned));
         }
     }
     shown
