@@ -1,4 +1,4 @@
-//! Thumbnails: made from each format, found in memory, and asked for over a socket.
+//! Thumbnails: made from each format, read from memory, and requested over a socket.
 
 #![allow(
     missing_docs,
@@ -26,7 +26,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 
 use support::{BASE, TestServer, configuration, photo};
 
-/// One thread, from the bytes of the file to the bytes of the thumbnail.
+/// One thread, from the file's bytes to the thumbnail's bytes.
 fn miss(c: &mut Criterion) {
     let mut group = c.benchmark_group("thumbnail miss");
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
@@ -54,7 +54,7 @@ fn miss(c: &mut Criterion) {
     group.finish();
 }
 
-/// In memory: through the use cases alone, and as a whole call on a connection that is kept.
+/// From memory: through the use cases only, and as a request on a kept connection.
 fn hit(c: &mut Criterion) {
     let mut group = c.benchmark_group("thumbnail hit");
     let directory = tempfile::tempdir().unwrap();

@@ -9,7 +9,7 @@ use crate::{
     derivative::BoundingBox,
     error::{Error, Kind, Result},
     http::multipart::Form,
-    limit::Reserved,
+    limit::QuotaPermit,
     media::sniff::{SNIFF_BYTES_MAX, content_type, sniff},
     secret::Secret,
     store::{BoxFuture, Key, Meta, SECRET_HASH_BYTES, Upload, UploadSize},
@@ -95,7 +95,7 @@ impl Files {
         &self,
         received: Received,
         attributes: Attributes<'_>,
-        mut reserved: Reserved,
+        mut reserved: QuotaPermit,
     ) -> Result<Stored> {
         let (len, key) = (received.len, received.key);
         let commit = received.into_commit(attributes)?;

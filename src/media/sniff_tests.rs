@@ -129,7 +129,7 @@ fn only_safe_kinds_are_inline() {
 }
 
 #[test]
-fn keeps_plausible_declared_type() {
+fn keeps_declared_type_unless_contradicted() {
     use Sniffed::*;
     let docx = "application/vnd.openxmlformats-officedocument.wordprocessingml.document";
     let long = format!("text/{}", "x".repeat(CONTENT_TYPE_BYTES_MAX));
