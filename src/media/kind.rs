@@ -159,7 +159,7 @@ impl Sniffed {
     }
 
     /// Whether it is a voice message in a format that is converted on demand.
-    pub fn is_voice(self) -> bool {
+    fn is_voice(self) -> bool {
         self.is_amr() || self == Self::Mp3
     }
 

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     derivative::BoundingBox,
     error::{Error, Kind, Result},
-    fair_queue::{self, Claimant},
+    fair_queue::{self, Claimant, Permit},
     files::{
         Config,
         open::OpenFile,
@@ -203,18 +203,14 @@ impl Pictures {
             drop(claim.take());
             let permit = self.pool.enter(claimant, shrink_bytes).await?;
             if let Some(reduced) = self.reductions.get(&key) {
-                self.counts.count_reduced(Source::Memory);
-                let work = move |_: &Cancel| shrunk(&reduced, fit, &header);
-                return Pool::run_with(permit, work).await;
+                return self.shrink_reduced(permit, reduced, fit, header).await;
             }
             // The reduced picture was evicted during the wait.
         }
         let decode_bytes = plan.cost_bytes().max(shrink_bytes);
         let permit = self.pool.enter(claimant, decode_bytes).await?;
         if let Some(reduced) = self.reductions.get(&key) {
-            self.counts.count_reduced(Source::Memory);
-            let work = move |_: &Cancel| shrunk(&reduced, fit, &header);
-            return Pool::run_with(permit, work).await;
+            return self.shrink_reduced(permit, reduced, fit, header).await;
         }
         self.counts.count_reduced(Source::Made);
         let work = move |cancel: &Cancel| {
@@ -225,6 +221,18 @@ impl Pictures {
         self.reductions.insert(key, Arc::new(reduced));
         drop(claim);
         Ok(outcome)
+    }
+
+    async fn shrink_reduced(
+        &self,
+        permit: Permit,
+        reduced: Arc<Reduced>,
+        fit: BoundingBox,
+        header: Header,
+    ) -> Result<Outcome> {
+        self.counts.count_reduced(Source::Memory);
+        let work = move |_: &Cancel| shrunk(&reduced, fit, &header);
+        Pool::run_with(permit, work).await
     }
 }
 

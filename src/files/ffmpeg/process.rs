@@ -137,19 +137,8 @@ async fn run_to_end<P: Send + 'static>(
         let status = life.await.map_err(io::Error::other);
         status.flatten().map_err(Failure::Start)
     };
-    let outputs = async {
-        // Without pipes the program was not started, and `ended` has the cause.
-        let Ok((stdout, stderr)) = pipes.await else {
-            return Ok((Vec::new(), String::new()));
-        };
-        let stdout = tokio::process::ChildStdout::from_std(stdout).map_err(Failure::Pipe)?;
-        let stderr = tokio::process::ChildStderr::from_std(stderr).map_err(Failure::Pipe)?;
-        tokio::try_join!(
-            read_bounded(stdout, limits.output_bytes_max),
-            read_start(stderr)
-        )
-    };
-    let (status, (output, log)) = tokio::try_join!(ended, outputs)?;
+    let (status, (output, log)) =
+        tokio::try_join!(ended, read_outputs(pipes, limits.output_bytes_max))?;
     if !status.success() {
         return Err(Failure::Failed { status, log });
     }
@@ -160,6 +149,20 @@ async fn run_to_end<P: Send + 'static>(
         );
     }
     Ok(output)
+}
+
+/// Reads standard output, and the start of standard error.
+async fn read_outputs(
+    pipes: oneshot::Receiver<Pipes>,
+    bytes_max: u64,
+) -> Result<(Vec<u8>, String), Failure> {
+    // Without pipes the program was not started, and its end has the cause.
+    let Ok((stdout, stderr)) = pipes.await else {
+        return Ok((Vec::new(), String::new()));
+    };
+    let stdout = tokio::process::ChildStdout::from_std(stdout).map_err(Failure::Pipe)?;
+    let stderr = tokio::process::ChildStderr::from_std(stderr).map_err(Failure::Pipe)?;
+    tokio::try_join!(read_bounded(stdout, bytes_max), read_start(stderr))
 }
 
 /// Reads everything. An error at the first byte above the limit.

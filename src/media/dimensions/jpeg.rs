@@ -170,21 +170,11 @@ fn start_of_frame(body: &[u8], is_progressive: bool) -> Result<Frame, MediaError
     if components.len() != usize::from(count) {
         return Err(broken());
     }
-    let factors =
-        |component: &[u8; 3]| (u64::from(component[1] >> 4), u64::from(component[1] & 15));
-    // T.81 also allows factors of 3 and ratios like 3:2. No camera uses them, and the decoder's upsampling was not
-    // written for them, so everything but powers of two is refused here.
-    if components
-        .iter()
-        .map(factors)
-        .any(|(h, v)| !matches!(h, 1 | 2 | 4) || !matches!(v, 1 | 2 | 4))
-    {
-        return Err(MediaError::UnsupportedImage);
+    let (mut h_max, mut v_max) = (1, 1);
+    for component in components {
+        let (h, v) = sampling_factors(component)?;
+        (h_max, v_max) = (h_max.max(h), v_max.max(v));
     }
-    let (h_max, v_max) = components
-        .iter()
-        .map(factors)
-        .fold((1, 1), |(h, v), (h2, v2)| (h.max(h2), v.max(v2)));
     let (width, height) = (
         u32::from(u16::from_be_bytes([w1, w0])),
         u32::from(u16::from_be_bytes([h1, h0])),
@@ -194,7 +184,7 @@ fn start_of_frame(body: &[u8], is_progressive: bool) -> Result<Frame, MediaError
     let rows = u64::from(height).div_ceil(8 * v_max) * 8;
     let mut samples = [(0, 0); 4];
     for (into, component) in samples.iter_mut().zip(components) {
-        let (h, v) = factors(component);
+        let (h, v) = sampling_factors(component)?;
         *into = (component[0], columns * h * rows * v);
     }
     Ok(Frame {
@@ -204,6 +194,18 @@ fn start_of_frame(body: &[u8], is_progressive: bool) -> Result<Frame, MediaError
         samples,
         is_progressive,
     })
+}
+
+/// The horizontal and the vertical sampling factor of a component.
+///
+/// T.81 also allows factors of 3 and ratios like 3:2. No camera uses them, and the decoder's upsampling was not written
+/// for them, so everything but powers of two is refused here.
+fn sampling_factors(component: &[u8; 3]) -> Result<(u64, u64), MediaError> {
+    let (h, v) = (u64::from(component[1] >> 4), u64::from(component[1] & 15));
+    match (h, v) {
+        (1 | 2 | 4, 1 | 2 | 4) => Ok((h, v)),
+        _ => Err(MediaError::UnsupportedImage),
+    }
 }
 
 const _: () = assert!(

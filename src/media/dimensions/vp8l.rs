@@ -297,13 +297,19 @@ impl Reader<'_, '_> {
         })
     }
 
-    fn read_lengths(&mut self, alphabet: u16) -> Option<()> {
-        let mut of_lengths = [0; CODE_LENGTH_ORDER.len()];
+    /// Reads the code for code lengths (§3.7.2.1.2).
+    fn length_code(&mut self) -> Option<LengthTable> {
+        let mut lengths = [0; CODE_LENGTH_ORDER.len()];
         let count = 4 + self.bits.read(4)? as usize;
         for at in CODE_LENGTH_ORDER.iter().take(count) {
-            of_lengths[*at] = self.bits.read(3)? as u8;
+            lengths[*at] = self.bits.read(3)? as u8;
         }
-        let table = length_table(&of_lengths)?;
+        length_table(&lengths)
+    }
+
+    /// Reads the code lengths of a prefix code into [`Reader::lengths`].
+    fn read_lengths(&mut self, alphabet: u16) -> Option<()> {
+        let table = self.length_code()?;
         let alphabet = usize::from(alphabet);
         let mut left = alphabet;
         if self.bits.read(1)? == 1 {
@@ -383,10 +389,10 @@ fn counts(lengths: &[u8]) -> Option<Counts> {
     (filled == 1 << LENGTH_MAX || counts.iter().sum::<u16>() == 1).then_some(counts)
 }
 
-/// Returns a table for the code of code lengths: for each value of the next bits, the symbol and the bits of its code.
-fn length_table(
-    lengths: &[u8; CODE_LENGTH_ORDER.len()],
-) -> Option<[(u8, u8); 1 << LENGTH_CODE_MAX]> {
+/// The symbol and the bits of its code, for each value of the next bits.
+type LengthTable = [(u8, u8); 1 << LENGTH_CODE_MAX];
+
+fn length_table(lengths: &[u8; CODE_LENGTH_ORDER.len()]) -> Option<LengthTable> {
     let mut table = [(0, 0); 1 << LENGTH_CODE_MAX];
     let symbols = match Code::new(lengths)? {
         Code::Single(symbol) => return Some([(symbol as u8, 0); 1 << LENGTH_CODE_MAX]),
