@@ -69,21 +69,11 @@ impl Store for InMemory {
         state.taken_down.extend(was_there.then_some(id));
         ok(was_there)
     }
-    fn derived(&self, key: Key, derivative: Derivative) -> StoreFuture<'_, Option<Derived>> {
-        ok(self
-            .0
-            .lock()
-            .unwrap()
-            .derived
-            .get(&(key, derivative))
-            .cloned())
+    fn derived(&self, key: Key, name: Derivative) -> StoreFuture<'_, Option<Derived>> {
+        ok(self.0.lock().unwrap().derived.get(&(key, name)).cloned())
     }
-    fn put_derived(&self, key: Key, derivative: Derivative, new: Derived) -> StoreFuture<'_, ()> {
-        self.0
-            .lock()
-            .unwrap()
-            .derived
-            .insert((key, derivative), new);
+    fn put_derived(&self, key: Key, name: Derivative, new: Derived) -> StoreFuture<'_, ()> {
+        self.0.lock().unwrap().derived.insert((key, name), new);
         ok(())
     }
     fn parts(&self) -> &dyn PartStore {
