@@ -1,6 +1,6 @@
 //! Reads single bits from a part of a file.
 
-use crate::media::window::Window;
+use super::Window;
 
 /// The bits of a part of a file, the lowest bit of each byte first.
 pub(super) struct Bits<'w, 'f> {

@@ -12,8 +12,7 @@
 //!
 //! The memory is that of the decoder `image-webp`. Where it differs from the RFC, this module follows the decoder.
 
-use super::bits::Bits;
-use crate::media::window::Window;
+use super::{Window, bits::Bits};
 
 /// The number of symbols for green (and the lengths of copies), red, blue, alpha, and distances.
 const ALPHABETS: [u16; 5] = [256 + 24, 256, 256, 256, 40];
