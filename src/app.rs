@@ -13,7 +13,7 @@ use crate::{
     auth::{Grants, KeyRing, Verifier, hook::Hooks},
     config::{self, Config},
     error::{Error, Result},
-    files::{Abilities, Files},
+    files::{Capabilities, Files},
     http::cors::Cors,
     limit::{Limiter, Quotas, quota::USERS_MAX},
     logging,
@@ -151,8 +151,8 @@ impl App {
     }
 
     /// What the program that converts media can do here.
-    pub fn abilities(&self) -> Abilities {
-        self.service.api().files.abilities()
+    pub fn capabilities(&self) -> Capabilities {
+        self.service.api().files.capabilities()
     }
 
     /// Binds the configured addresses and the control socket, and reads the certificates where one of them speaks

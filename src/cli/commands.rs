@@ -75,7 +75,7 @@ pub(super) fn serve(
             file.as_deref(),
             listeners.iter().map(Listener::endpoint),
             app.operator_address(),
-            app.abilities(),
+            app.capabilities(),
         ))?;
         let reloader = app.reloader();
         let load = Arc::new(load);
@@ -250,7 +250,7 @@ pub(super) fn hash_password() -> Result<ExitCode> {
 pub(super) fn check_config(config: &Config, probe: bool) -> Result<ExitCode> {
     say(&welcome::policy(
         config,
-        files::abilities(&config.files.ffmpeg),
+        files::capabilities(&config.files.ffmpeg),
     ))?;
     for secret in config.weak_secrets() {
         say(&format!("warning: {secret}"))?;
