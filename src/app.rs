@@ -1,6 +1,7 @@
 //! Everything built once, and run until it is told to stop.
 
 mod reload;
+mod secrets;
 mod upkeep;
 
 use std::{net::SocketAddr, os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
@@ -10,7 +11,7 @@ use arc_swap::ArcSwap;
 use crate::{
     api::Api,
     auth::{Grants, KeyRing, Verifier, hook::Hooks},
-    config::{self, Config},
+    config::Config,
     error::{Error, Result},
     files::{Abilities, Files},
     http::cors::Cors,
@@ -29,10 +30,11 @@ use crate::{
         tls::{CertificateFiles, Tls},
     },
     store::{Store, local::LocalStore},
+    tenant::Tenants,
     time::Clock,
 };
 
-pub use self::reload::Reloader;
+pub use self::{reload::Reloader, secrets::SecretStore};
 
 /// How long background tasks may take to notice the end.
 const TASKS_GRACE: Duration = Duration::from_secs(5);
@@ -110,7 +112,8 @@ impl App {
             warn_of_little_space(free_bytes, floor_bytes, in_flight_bytes_max);
         }
         let keys = store.root().join("keys");
-        let tenants = config::tenants(&config.tenants, &config.tenant_defaults, &keys)?;
+        let secrets = SecretStore::new(keys.clone());
+        let tenants = secrets.tenants(&Tenants::default(), &config.tenants)?;
         logging::set_ids_masked(tenants.has_open_ids());
         let ring = Arc::new(KeyRing::load_or_create(&keys, clock.now())?);
         let limiter = Arc::new(Limiter::new(config.limit.clone(), clock.monotonic()));
@@ -118,7 +121,7 @@ impl App {
         let descriptors = listener::raise_descriptors_max();
         let mut files_config = config.files;
         // Connections take up to half of the descriptors; a quarter may stay with open objects.
-        files_config.open_objects_max = files_config.open_objects_max.min((descriptors / 4).max(1));
+        files_config.open.objects_max = files_config.open.objects_max.min((descriptors / 4).max(1));
         let api = Api {
             files: Files::new(
                 wrap(store.clone()),
@@ -228,7 +231,7 @@ impl App {
             tenants: self.service.api().tenants.clone(),
             policy: self.policy.clone(),
             upload_bytes_in_flight_max: self.service.upload_levels().in_flight_bytes_max,
-            keys: self.root.join("keys"),
+            secrets: SecretStore::new(self.root.join("keys")),
             store: self.store.presence(),
         }
     }

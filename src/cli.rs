@@ -9,9 +9,11 @@ mod welcome;
 use std::{io::Write, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
+use toml::{Table, Value};
 
 use crate::{
-    config::{Config, File},
+    config::{Config, Source},
     error::{Error, Kind, Result},
     logging,
     store::local::Durability,
@@ -207,40 +209,51 @@ struct Settings {
 }
 
 impl Settings {
-    /// File, environment and flags, checked.
-    fn load(self) -> Result<Config> {
-        let mut file = self
-            .config
-            .as_deref()
-            .map(File::read)
-            .transpose()?
-            .unwrap_or_default();
-        set(&mut file.server.listen, self.listen);
-        set(&mut file.operator.listen, self.operator_listen);
-        set(&mut file.server.public_url, self.public_url);
-        set(&mut file.store.path, self.store_path);
-        set(&mut file.store.durability, self.durability);
+    /// Reads flags, environment and file, and checks all settings.
+    fn load(&self) -> Result<Config> {
+        let mut sources = vec![self.source()?];
+        if let Some(file) = &self.config {
+            sources.push(Source::file(file)?);
+        }
+        Config::read(&sources)
+    }
+
+    /// The flags and variables that are set, as a configuration of their own.
+    fn source(&self) -> Result<Source> {
+        let mut table = Table::new();
+        let mut set = |section: &str, key: &str, value: Option<Value>| {
+            let Some(value) = value else { return };
+            let section = table.entry(section).or_insert(Value::Table(Table::new()));
+            if let Value::Table(section) = section {
+                section.insert(key.into(), value);
+            }
+        };
+        set("server", "listen", value(&self.listen)?);
+        set("operator", "listen", value(&self.operator_listen)?);
+        set("server", "public_url", value(&self.public_url)?);
+        set("store", "path", value(&self.store_path)?);
+        set("store", "durability", value(&self.durability)?);
         set(
-            &mut file.store.free_space_min_bytes,
-            self.free_space_min_bytes,
+            "store",
+            "free_space_min_bytes",
+            value(&self.free_space_min_bytes)?,
         );
-        set(&mut file.limits.upload_bytes_max, self.upload_bytes_max);
-        set(&mut file.limits.calls_per_second, self.calls_per_second);
-        set(&mut file.limits.calls_burst, self.calls_burst);
-        set(&mut file.limits.exempt, self.exempt);
-        set(&mut file.limits.trusted_proxies, self.trusted_proxies);
-        set(&mut file.retention.chatfile_days, self.chatfile_days);
-        set(&mut file.log.level, self.log_level);
-        set(&mut file.log.format, self.log_format);
-        set(&mut file.log.access_sample, self.log_access_sample);
-        file.validate()
+        set("limits", "upload_bytes_max", value(&self.upload_bytes_max)?);
+        set("limits", "calls_per_second", value(&self.calls_per_second)?);
+        set("limits", "calls_burst", value(&self.calls_burst)?);
+        set("limits", "exempt", value(&self.exempt)?);
+        set("limits", "trusted_proxies", value(&self.trusted_proxies)?);
+        set("retention", "chatfile_days", value(&self.chatfile_days)?);
+        set("log", "level", value(&self.log_level)?);
+        set("log", "format", value(&self.log_format)?);
+        set("log", "access_sample", value(&self.log_access_sample)?);
+        Ok(Source::text(table.to_string()))
     }
 }
 
-fn set<T>(setting: &mut Option<T>, over: Option<T>) {
-    if over.is_some() {
-        *setting = over;
-    }
+fn value<T: Serialize>(flag: &Option<T>) -> Result<Option<Value>> {
+    let value = flag.as_ref().map(Value::try_from).transpose();
+    value.map_err(|error| Error::invalid(error.to_string()))
 }
 
 /// Runs the command of this process's arguments. Exit codes: 0 done; 1 failed, which may be different later (a port
@@ -272,12 +285,10 @@ fn run(command: Command, settings: Settings) -> Result<ExitCode> {
         return commands::hash_password();
     }
     let file = settings.config.clone();
-    let config = settings.clone().load()?;
+    let config = settings.load()?;
     match command {
         Command::HashPassword => commands::hash_password(),
-        Command::Serve(args) => {
-            commands::serve(config, file, &args, move || settings.clone().load())
-        }
+        Command::Serve(args) => commands::serve(config, file, &args, move || settings.load()),
         Command::Token(args) => commands::token(&config, &args),
         Command::StoreToken(args) => commands::store_token(&config, &args),
         Command::CheckConfig { probe } => commands::check_config(&config, probe),

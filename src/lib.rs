@@ -20,6 +20,9 @@ pub mod auth;
 pub mod http;
 pub mod limit;
 pub mod media;
+
+pub mod tenant;
+
 pub mod store;
 
 pub mod client_network;
@@ -29,5 +32,5 @@ pub mod fair_queue;
 pub mod logging;
 pub mod metrics;
 pub mod secret;
-pub mod tenant;
+pub mod settings;
 pub mod time;

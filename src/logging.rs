@@ -13,6 +13,7 @@ use std::{
     sync::{Mutex, OnceLock, PoisonError},
 };
 
+use serde::{Deserialize, Serialize};
 use tracing_subscriber::{
     Registry, filter::Targets, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt,
 };
@@ -20,10 +21,10 @@ use tracing_subscriber::{
 use self::writer::Queue;
 use crate::error::{Error, Result};
 
-pub use self::{directives::check_level, writer::Guard};
+pub use self::writer::Guard;
 
 /// How a log line looks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
     /// For people.
@@ -33,10 +34,12 @@ pub enum Format {
     Json,
 }
 
-/// The logging of one process.
-#[derive(Debug, Clone)]
+/// The logging of one process: `[log]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
 pub struct Config {
-    /// A level (`info`), or several directives (`warn,access=info`); see [`check_level`].
+    /// A level (`info`), or several directives (`warn,access=info`).
+    #[serde(deserialize_with = "directives::deserialize")]
     pub level: String,
     /// The form of a line.
     pub format: Format,

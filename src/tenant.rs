@@ -5,10 +5,13 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use serde::Deserialize;
 use uuid::Uuid;
 
 use crate::{
     secret::{Secret, SecretKey},
+    settings::number,
+    store::Class,
     time::Timestamp,
 };
 
@@ -24,8 +27,9 @@ pub enum DownloadAuth {
     Signed(SecretKey),
 }
 
-/// An account that may obtain a token by password.
-#[derive(Debug, Clone)]
+/// An account that may obtain a token by password: `[[tenant.account]]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Account {
     /// The user name.
     pub name: String,
@@ -68,36 +72,90 @@ pub struct Lanying {
     pub processing: Processing,
 }
 
-/// The numbers that may differ by tenant, defaults filled in.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// The numbers that may differ by tenant: from `[limits]`, or from `[[tenant]]` over it.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(default)]
 pub struct Limits {
     /// Calls per second for one client and interface; 0 = no limit.
+    #[serde(deserialize_with = "number::<0, 1_000_000, _, _>")]
     pub calls_per_second: u32,
     /// Calls that may come back to back.
+    #[serde(deserialize_with = "number::<1, 1_000_000, _, _>")]
     pub calls_burst: u32,
-    /// Bytes of one file.
+    /// Bytes of one file. The vendor documents up to 200 MB.
+    #[serde(deserialize_with = "number::<1, { 200 << 20 }, _, _>")]
     pub upload_bytes_max: u64,
     /// Bytes that it may store in a day; 0 = any.
+    #[serde(deserialize_with = "number::<0, { 1 << 50 }, _, _>")]
     pub upload_bytes_per_day: u64,
     /// The same for each of its users.
+    #[serde(deserialize_with = "number::<0, { 1 << 50 }, _, _>")]
     pub user_upload_bytes_per_day: u64,
-    /// How long files live.
-    pub days: Days,
+    /// How long files are kept: from `[retention]`, or from `[[tenant]]` over it.
+    #[serde(skip)]
+    pub retention: Retention,
 }
 
-/// Days that files live, by what they are; 0 = for ever.
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            calls_per_second: 30,
+            calls_burst: 30,
+            upload_bytes_max: 10 << 20,
+            upload_bytes_per_day: 0,
+            user_upload_bytes_per_day: 0,
+            retention: Retention::default(),
+        }
+    }
+}
+
+/// How many days files are kept, by class; 0 = without limit, the default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[allow(missing_docs, reason = "`store::Class` says what each is")]
-pub struct Days {
-    pub chatfile: u32,
-    pub voice: u32,
-    pub image: u32,
-    pub video: u32,
-    pub shared: u32,
-    pub shared_voice: u32,
-    pub shared_image: u32,
-    pub shared_video: u32,
-    pub avatar: u32,
+pub struct Retention([u32; Class::ALL.len()]);
+
+impl Retention {
+    /// The days of a class.
+    pub fn days(&self, class: Class) -> u32 {
+        self.0[class as usize]
+    }
+
+    /// The same with other days for one class.
+    #[must_use]
+    pub fn with(mut self, class: Class, days: u32) -> Self {
+        self.0[class as usize] = days;
+        self
+    }
+
+    /// The name of the setting of a class, for example `shared_voice_days`.
+    pub fn setting(class: Class) -> String {
+        format!("{}_days", class.name().replace('-', "_"))
+    }
+
+    /// Reads settings over `defaults`. `setting` finds the days by the name of the setting. A kind of file that was
+    /// sent in a chat and has no days of its own takes `chatfile_days`, a shared one `shared_days`.
+    ///
+    /// # Errors
+    /// Those of `setting`.
+    pub fn read<E>(
+        defaults: &Self,
+        setting: impl Fn(&str) -> Result<Option<u32>, E>,
+    ) -> Result<Self, E> {
+        let mut retention = *defaults;
+        for class in Class::ALL {
+            let own = setting(&Self::setting(class))?;
+            let general = match class {
+                Class::Voice | Class::Image | Class::Video => Some(Class::Chatfile),
+                Class::SharedVoice | Class::SharedImage | Class::SharedVideo => Some(Class::Shared),
+                Class::Chatfile | Class::Shared | Class::Avatar => None,
+            };
+            let days = match (own, general) {
+                (None, Some(general)) => setting(&Self::setting(general))?,
+                (own, _) => own,
+            };
+            retention = days.map_or(retention, |days| retention.with(class, days));
+        }
+        Ok(retention)
+    }
 }
 
 /// One tenant.

@@ -1,11 +1,12 @@
 //! What can be changed while the server runs: certificates, tenants, how long files live.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 
+use super::SecretStore;
 use crate::{
-    config::{self, Config},
+    config::Config,
     error::{Error, Result},
     logging,
     retention::Policy,
@@ -26,8 +27,7 @@ pub struct Reloader {
     pub(super) policy: Arc<ArcSwap<Policy>>,
     /// As the server was started with.
     pub(super) upload_bytes_in_flight_max: u64,
-    /// Where generated secrets lie.
-    pub(super) keys: PathBuf,
+    pub(super) secrets: SecretStore,
     pub(super) store: Presence,
 }
 
@@ -38,12 +38,12 @@ impl Reloader {
     /// # Errors
     /// What is wrong; then nothing has changed.
     pub fn reload(&self, config: &Config) -> Result<()> {
-        config.check_in_flight(self.upload_bytes_in_flight_max)?;
+        let note = " (in force until the server is restarted)";
+        config.check_in_flight(self.upload_bytes_in_flight_max, note)?;
         // Secrets that are not found are made: never in the place of those of a store that is gone.
         self.store.check()?;
         let before = self.tenants.load_full();
-        let (configs, defaults) = (&config.tenants, &config.tenant_defaults);
-        let tenants = config::tenants_after(&before, configs, defaults, &self.keys)?;
+        let tenants = self.secrets.tenants(&before, &config.tenants)?;
         self.certificates()?;
         config.warn_of_weak_secrets();
         self.policy.store(Arc::new(config.retention()));

@@ -15,12 +15,13 @@ use std::{
 
 use dashmap::DashMap;
 use quick_cache::{Weighter, sync::Cache};
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::backend::{Answer, Backend};
 use crate::{
     error::{Error, Kind, Result},
+    settings::{number, seconds},
     tenant::{Hook, Tenant},
     time::Clock,
 };
@@ -34,20 +35,26 @@ const ENTRY_BYTES: u64 = 512;
 /// What an entry takes without its texts: key, answer, the cache's own links.
 const ENTRY_BYTES_FIXED: u64 = 256;
 
-/// How backends are asked, the same for all tenants.
-#[derive(Debug, Clone)]
+/// How backends are asked, the same for all tenants: `[hook]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
 pub struct Config {
     /// The whole of a question, waiting for a place included; at most a day.
+    #[serde(rename = "timeout_seconds", deserialize_with = "seconds")]
     pub timeout: Duration,
     /// How long an answer is believed; zero = not kept, and not shared by those who ask at once. At most a day.
+    #[serde(rename = "cache_seconds", deserialize_with = "cache_seconds")]
     pub cache: Duration,
     /// Answers kept; 512 bytes each at the most, so 32 MiB by default.
+    #[serde(deserialize_with = "number::<1, 10_000_000, _, _>")]
     pub cache_entries_max: usize,
     /// Questions on their way at once, over all tenants; a blocking thread and a connection each. One tenant has
     /// half of them at the most: a backend that hangs leaves the others theirs.
+    #[serde(deserialize_with = "number::<1, 64, _, _>")]
     pub in_flight_max: usize,
     /// Questions that wait for one of those places; one more is refused at once. Callers who wait for another's
     /// answer to the same question are not counted: they hold nothing but their own connection.
+    #[serde(deserialize_with = "number::<0, 100_000, _, _>")]
     pub waiting_max: usize,
 }
 
@@ -61,6 +68,10 @@ impl Default for Config {
             waiting_max: 256,
         }
     }
+}
+
+fn cache_seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    number::<0, 3600, _, _>(deserializer).map(Duration::from_secs)
 }
 
 /// What the user wants to do.

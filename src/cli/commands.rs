@@ -13,9 +13,9 @@ use std::{
 use super::{ServeArgs, StoreTokenArgs, TokenArgs, say, warn, welcome};
 use crate::{
     api::lanying::{is_id, store_token},
-    app::{App, Reloader},
+    app::{App, Reloader, SecretStore},
     auth::{KeyRing, Subject, is_user_name, keyring, password, token},
-    config::{self, Config, TenantConfig},
+    config::{Config, TenantConfig},
     error::{Error, Result},
     files, logging, retention,
     server::{
@@ -135,7 +135,7 @@ pub(super) fn token(config: &Config, args: &TokenArgs) -> Result<ExitCode> {
         Some(name) if is_user_name(name) => Subject::User(name.into()),
         Some(name) => {
             let rule = "1 to 128 bytes without /, white space and control characters";
-            return Err(config::bad("--user", format!("\"{name}\""), rule));
+            return Err(expected("--user", name, rule));
         }
     };
     store_root(config)?;
@@ -155,17 +155,16 @@ pub(super) fn token(config: &Config, args: &TokenArgs) -> Result<ExitCode> {
 pub(super) fn store_token(config: &Config, args: &StoreTokenArgs) -> Result<ExitCode> {
     let tenant = tenant(config, args.tenant.as_deref())?;
     let key = Key::parse(&args.object)
-        .ok_or_else(|| config::bad("object", &args.object, "class.YYYY-MM-DD.uuid"))?;
+        .ok_or_else(|| expected("object", &args.object, "class.YYYY-MM-DD.uuid"))?;
     if !is_id(&args.user) {
-        return Err(config::bad(
+        return Err(expected(
             "--user",
-            format!("\"{}\"", args.user),
+            &args.user,
             "1 to 64 of letters, digits and . _ @ -",
         ));
     }
     store_root(config)?;
-    let keys = config.keys_path();
-    let tenant = config::existing_tenant(tenant, &config.tenant_defaults, &keys)?;
+    let tenant = SecretStore::new(config.keys_path()).existing_tenant(tenant)?;
     let lanying = tenant.lanying.as_ref().ok_or_else(|| {
         Error::invalid(format!(
             "tenant {} has no app_id: it is not served in the Lanying API",
@@ -179,6 +178,11 @@ pub(super) fn store_token(config: &Config, args: &StoreTokenArgs) -> Result<Exit
         Clock::system().now(),
     ))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The error for an argument that is not allowed.
+fn expected(argument: &str, found: &str, allowed: &str) -> Error {
+    Error::invalid(format!("{argument}: expected {allowed}, found \"{found}\""))
 }
 
 /// The tenant of that name, or the first.
@@ -359,7 +363,7 @@ pub(super) fn rm(config: &Config, text: &str) -> Result<ExitCode> {
         .or_else(|| Key::parse(text).map(|key| key.id))
         .ok_or_else(|| {
             let allowed = "the id of a file, a UUID of version 7, or class.YYYY-MM-DD.uuid";
-            config::bad("id", text, allowed)
+            expected("id", text, allowed)
         })?;
     let root = store_root(config)?;
     if let Some(answer) = control::request(&root, &control::Command::Remove(id.to_string()))? {

@@ -17,7 +17,7 @@ impl Config {
         let mut weak = Vec::new();
         note(&mut weak, "cdn.secret", cdn, KEY_BYTES_ADVISED);
         for tenant in &self.tenants {
-            tenant.note_weak(&mut weak);
+            note_tenant(&mut weak, tenant);
         }
         weak
     }
@@ -30,28 +30,26 @@ impl Config {
     }
 }
 
-impl TenantConfig {
-    fn note_weak(&self, weak: &mut Vec<String>) {
-        let secrets = [
-            (
-                "client_secret",
-                &self.client_secret,
-                CLIENT_SECRET_BYTES_ADVISED,
-            ),
-            ("url_key", &self.url_key, KEY_BYTES_ADVISED),
-            ("link_key", &self.link_key, KEY_BYTES_ADVISED),
-            ("upload_key", &self.upload_key, KEY_BYTES_ADVISED),
-            ("sdk_sign_key", &self.sdk_sign_key, KEY_BYTES_ADVISED),
-            ("hook_secret", &self.hook_secret, KEY_BYTES_ADVISED),
-        ];
-        for (name, secret, bytes_advised) in secrets {
-            note(weak, &self.key(name), secret.as_ref(), bytes_advised);
-        }
-        for account in &self.account {
-            if let Some(weakness) = password::weakness(&account.password_hash) {
-                let key = self.key(&format!("account {}", account.name));
-                weak.push(format!("{key}: password_hash: {weakness}"));
-            }
+fn note_tenant(weak: &mut Vec<String>, tenant: &TenantConfig) {
+    let secrets = [
+        (
+            "client_secret",
+            &tenant.client_secret,
+            CLIENT_SECRET_BYTES_ADVISED,
+        ),
+        ("url_key", &tenant.url_key, KEY_BYTES_ADVISED),
+        ("link_key", &tenant.link_key, KEY_BYTES_ADVISED),
+        ("upload_key", &tenant.upload_key, KEY_BYTES_ADVISED),
+        ("sdk_sign_key", &tenant.sdk_sign_key, KEY_BYTES_ADVISED),
+        ("hook_secret", &tenant.hook_secret, KEY_BYTES_ADVISED),
+    ];
+    for (name, secret, bytes_advised) in secrets {
+        note(weak, &tenant.key(name), secret.as_ref(), bytes_advised);
+    }
+    for account in &tenant.account {
+        if let Some(weakness) = password::weakness(&account.password_hash) {
+            let key = tenant.key(&format!("account {}", account.name));
+            weak.push(format!("{key}: password_hash: {weakness}"));
         }
     }
 }

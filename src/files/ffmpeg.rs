@@ -15,6 +15,8 @@ mod tests;
 
 use std::{fs::File, io, os::unix::fs::FileExt, path::PathBuf, time::Duration};
 
+use serde::Deserialize;
+
 use self::{
     arguments::Conversion,
     process::{Failure, Limits},
@@ -30,6 +32,7 @@ use crate::{
         },
     },
     metrics::PoolLevels,
+    settings::{number, seconds},
 };
 
 /// Bytes of a picture or a voice that is made. A frame of 2048 × 2048 pixels of noise has 4.3 MB, half an hour
@@ -55,24 +58,31 @@ const NO_VOICE: &str = "this voice cannot be decoded";
 const BROKEN_VOICE: &str = "this voice is not amr from its first byte to its last";
 const OTHER_VOICE: &str = "only voices in amr become mp3, and mp3 becomes amr";
 
-/// Which ffmpeg, and what each run of it may take.
-#[derive(Debug, Clone)]
+/// Which ffmpeg, and what each run of it may take: `[media]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
 pub struct Config {
     /// The program: a path, or a name that is looked for in `PATH` at the start. Empty switches covers of
     /// videos and conversions of voices off.
+    #[serde(rename = "ffmpeg")]
     pub program: PathBuf,
     /// Wall time of one run, from its start to its end; then it is killed. A frame takes 0.1 to 0.25 s, half an
     /// hour of voice 4 s to MP3 and 9 s to AMR.
+    #[serde(rename = "timeout_seconds", deserialize_with = "seconds")]
     pub timeout: Duration,
     /// Bytes of address space that one run may have. A first frame was seen to take 306 MiB at 1080p, 384 MiB
     /// at 4K and 369 MiB at 8K, a voice 265 MiB; 264 MiB of each are the libraries. What is in memory of it is
     /// 55 to 160 MB.
+    #[serde(deserialize_with = "number::<{ 256 << 20 }, { 1 << 40 }, _, _>")]
     pub memory_bytes_max: u64,
     /// Runs at once, each with one busy thread.
+    #[serde(deserialize_with = "number::<1, 256, _, _>")]
     pub processes_max: usize,
     /// Calls that wait for a run; more are refused with `Unavailable`.
+    #[serde(deserialize_with = "number::<1, 100_000, _, _>")]
     pub queue_max: usize,
     /// How long a voice may play that is converted.
+    #[serde(rename = "voice_seconds_max", deserialize_with = "seconds")]
     pub voice_duration_max: Duration,
 }
 

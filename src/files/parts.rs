@@ -5,7 +5,7 @@
 //! byte is asked for, the whole upload before its parts are joined. Each claim is held by a guard or by the
 //! blocking call that does the work, so that none is lost when the client goes away.
 //!
-//! Key: the upload's id. Bounds: `Config::part_uploads_max`, and a share of them for each tenant, client and user
+//! Key: the upload's id. Bounds: `limits.part_uploads_max`, and a share of them for each tenant, client and user
 //! (`limit/shares.rs`). Staleness: another process that takes over has a table of its own for some seconds; what
 //! is not in the table is looked for on the disk, and the table is compared with the disk once an hour.
 
@@ -15,7 +15,7 @@ mod table;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use self::table::{Bounds, Table, charge};
+use self::table::{Table, charge};
 use crate::{
     error::{Error, Kind, Result},
     limit::{Owner, Reserved},
@@ -28,7 +28,7 @@ use crate::{
 };
 
 pub use self::completion::Completion;
-pub(super) use self::completion::places;
+pub(super) use self::{completion::places, table::Bounds};
 
 /// All unfinished uploads in parts. Cheap to clone; the clones are one table.
 #[derive(Clone)]
@@ -62,11 +62,7 @@ struct PartClaim {
 
 impl PartUploads {
     /// Over the folder, with what lies in it. Blocking.
-    pub fn new(folder: PartFolder, uploads_max: u64, user_uploads_max: u64, clock: Clock) -> Self {
-        let bounds = Bounds {
-            uploads_max,
-            user_uploads_max,
-        };
+    pub fn new(folder: PartFolder, bounds: Bounds, clock: Clock) -> Self {
         let uploads = Self(Arc::new(Shared {
             folder,
             table: Mutex::new(Table::new(bounds)),

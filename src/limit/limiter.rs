@@ -13,8 +13,10 @@ use std::{
 use dashmap::{DashMap, mapref::entry::Entry};
 use foldhash::quality::RandomState;
 use ipnet::IpNet;
+use serde::Deserialize;
 
 use super::gcra::{Bucket, Rate};
+use crate::settings::{networks, number};
 
 /// Shards of the table. Many, because a sweep holds one shard's write lock at a time: at 1,000,000
 /// addresses a shard has 4,000 entries, so that callers wait for tens of microseconds.
@@ -50,13 +52,16 @@ impl Interface {
     }
 }
 
-/// The limiter's settings; the rates are the tenants'.
-#[derive(Debug, Clone)]
+/// The limiter's settings, from `[limits]`; the rates are the tenants'.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
 pub struct Config {
     /// Addresses remembered at once, over all tenants and interfaces; 1 to 16,777,216. Measured: 56 MB for
     /// 1,000,000.
+    #[serde(deserialize_with = "number::<1, 16_777_216, _, _>")]
     pub addresses_max: usize,
     /// Networks that are never limited: the backend's own servers. Searched in order, so keep it short.
+    #[serde(deserialize_with = "networks")]
     pub exempt: Vec<IpNet>,
 }
 

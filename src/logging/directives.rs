@@ -5,14 +5,14 @@
 //! Not its `EnvFilter`, which may look at fields and spans: then a line that is not wanted costs a look into
 //! tables behind a lock. With targets, each place in the program knows whether it speaks, and asks one atomic.
 
+use serde::{Deserialize, Deserializer, de::Error};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
-/// Checks the directives of `level`.
-///
-/// # Errors
-/// What is wrong with them.
-pub fn check_level(level: &str) -> Result<(), String> {
-    parse(level).map(drop)
+/// Reads `log.level`, and checks it.
+pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    parse(&text).map_err(D::Error::custom)?;
+    Ok(text)
 }
 
 /// A level for all, `target=level` for some; the longest target that fits wins.
@@ -90,7 +90,7 @@ mod tests {
             ("a b=info", "\"a b\" is no target"),
             ("info\ndebug", "\"info\ndebug\" is no level"),
         ] {
-            let error = check_level(text).unwrap_err();
+            let error = parse(text).unwrap_err();
             assert!(error.starts_with(what), "{text}: {error}");
         }
     }

@@ -2,31 +2,16 @@
 //! setting holds for every file at once.
 
 use crate::{
-    store::{Class, Dialect, Key},
-    tenant::Days,
+    store::{Dialect, Key},
+    tenant::Retention,
     time::Timestamp,
 };
-
-/// The days that objects of a class live; 0 = for ever.
-pub fn days_of(class: Class, days: &Days) -> u32 {
-    match class {
-        Class::Chatfile => days.chatfile,
-        Class::Voice => days.voice,
-        Class::Image => days.image,
-        Class::Video => days.video,
-        Class::Shared => days.shared,
-        Class::SharedVoice => days.shared_voice,
-        Class::SharedImage => days.shared_image,
-        Class::SharedVideo => days.shared_video,
-        Class::Avatar => days.avatar,
-    }
-}
 
 /// When an object ends; `None` for never. Counted from its creation in the Easemob API, and from the end of
 /// its key's day in the other one: a file may be forwarded at any moment of that day, and each link to it must
 /// live as long as it is said to.
-pub fn expires_at(dialect: Dialect, key: Key, days: &Days) -> Option<Timestamp> {
-    let days = days_of(key.class, days);
+pub fn expires_at(dialect: Dialect, key: Key, retention: &Retention) -> Option<Timestamp> {
+    let days = retention.days(key.class);
     let counted_from = match dialect {
         Dialect::Easemob => key.id.created(),
         Dialect::Lanying => key.day.end(),
@@ -35,24 +20,24 @@ pub fn expires_at(dialect: Dialect, key: Key, days: &Days) -> Option<Timestamp> 
 }
 
 /// Whether it has ended at `now`.
-pub fn is_expired(dialect: Dialect, key: Key, days: &Days, now: Timestamp) -> bool {
-    expires_at(dialect, key, days).is_some_and(|end| end <= now)
+pub fn is_expired(dialect: Dialect, key: Key, retention: &Retention, now: Timestamp) -> bool {
+    expires_at(dialect, key, retention).is_some_and(|end| end <= now)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{store::ObjectId, time::MS_PER_DAY};
+    use crate::{
+        store::{Class, ObjectId},
+        time::MS_PER_DAY,
+    };
 
     fn key(created: Timestamp) -> Key {
         Key::of(Class::Image, ObjectId::new(created, &[1; 10]))
     }
 
-    fn image(days: u32) -> Days {
-        Days {
-            image: days,
-            ..Days::default()
-        }
+    fn image(days: u32) -> Retention {
+        Retention::default().with(Class::Image, days)
     }
 
     #[test]

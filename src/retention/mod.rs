@@ -6,6 +6,6 @@ mod expiry;
 mod sweep;
 
 pub use self::{
-    expiry::{days_of, expires_at, is_expired},
+    expiry::{expires_at, is_expired},
     sweep::{Policy, Report, keep_time, sweep},
 };

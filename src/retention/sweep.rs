@@ -6,14 +6,13 @@
 
 use std::{collections::HashMap, path::Path};
 
-use super::days_of;
 use crate::{
     error::Result,
     store::{
         Class,
         local::{self, DayDirectory, SweepMemory},
     },
-    tenant::Days,
+    tenant::Retention,
     time::{MS_PER_DAY, Timestamp},
 };
 
@@ -24,9 +23,9 @@ const JUMP_MS_MAX: i64 = 2 * MS_PER_DAY;
 #[derive(Debug, Clone, Default)]
 pub struct Policy {
     /// By the tenant's `org/app`.
-    pub days_by_tenant: HashMap<String, Days>,
+    pub days_by_tenant: HashMap<String, Retention>,
     /// For files of tenants that are not configured any more.
-    pub days_default: Days,
+    pub days_default: Retention,
 }
 
 /// What a sweep did, or would do.
@@ -133,7 +132,7 @@ fn walk_day(
             .days_by_tenant
             .get(&meta.tenant)
             .unwrap_or(&policy.days_default);
-        if has_ended(day, days_of(class, days), now) {
+        if has_ended(day, days.days(class), now) {
             if !dry_run {
                 local::remove_object(root, key)?;
             }
@@ -156,7 +155,7 @@ impl Policy {
         self.days_by_tenant
             .values()
             .chain([&self.days_default])
-            .map(move |days| days_of(class, days))
+            .map(move |days| days.days(class))
     }
 
     /// The longest life that any file of the class has; 0 = for ever.
@@ -196,10 +195,7 @@ mod tests {
 
     fn days(chatfile: u32) -> Policy {
         Policy {
-            days_default: Days {
-                chatfile,
-                ..Days::default()
-            },
+            days_default: Retention::default().with(Class::Chatfile, chatfile),
             ..Policy::default()
         }
     }

@@ -48,7 +48,7 @@ pub(super) async fn download(context: &Context<'_>, id: &str) -> Result<Response
         }
         _ => error,
     })?;
-    let expires = retention::expires_at(Dialect::Easemob, key, &tenant.limits.days);
+    let expires = retention::expires_at(Dialect::Easemob, key, &tenant.limits.retention);
     let (view, keep) = match url_end {
         Some(end) => (View::of_url(call), Keep::everybody(end, expires)),
         None => {

@@ -160,7 +160,7 @@ async fn send_signed(context: &Context<'_>, url_end: Timestamp) -> Result<Respon
 }
 
 fn expires_at(context: &Context<'_>, key: Key) -> Option<Timestamp> {
-    retention::expires_at(Dialect::Lanying, key, &context.tenant.limits.days)
+    retention::expires_at(Dialect::Lanying, key, &context.tenant.limits.retention)
 }
 
 /// A voice by its type, and one that can be converted by its bytes; another is sent as it is.

@@ -37,6 +37,7 @@ use std::{
     sync::Arc,
 };
 
+use serde::{Deserialize, Deserializer};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -53,6 +54,7 @@ use super::{
 use crate::{
     durable,
     error::{Error, Result},
+    settings::expected,
     time::{Day, Timestamp},
 };
 
@@ -71,7 +73,9 @@ pub use self::{
 };
 
 /// Whether an answered upload survives a power cut.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, clap::ValueEnum)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, Deserialize, clap::ValueEnum,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Durability {
     /// Every upload is synced to the disk before it is answered.
@@ -81,10 +85,12 @@ pub enum Durability {
     None,
 }
 
-/// What the local store needs to know.
-#[derive(Debug, Clone)]
+/// What the local store needs to know: from `[store]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
 pub struct Config {
     /// The directory; made if it does not exist.
+    #[serde(deserialize_with = "directory")]
     pub path: PathBuf,
     /// Whether uploads are synced.
     pub durability: Durability,
@@ -99,6 +105,14 @@ impl Default for Config {
             durability: Durability::Full,
             free_space_min_bytes: 1 << 30,
         }
+    }
+}
+
+fn directory<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+    let path = PathBuf::deserialize(deserializer)?;
+    match path.as_os_str().is_empty() {
+        true => Err(expected("a directory", "\"\"")),
+        false => Ok(path),
     }
 }
 

@@ -364,9 +364,7 @@ fn a_reload_for_uploads_that_would_never_fit_changes_nothing() {
     let error = reload("upload_bytes_max = 8000000").unwrap_err();
     let text = error.public_text().unwrap();
     assert!(
-        text.contains(
-            "5200000 (in force until the server is started anew): must be at least 8065536"
-        ),
+        text.contains("5200000 (in force until the server is restarted): must be at least 8065536"),
         "{text}"
     );
     assert_eq!(server.upload(&form(4_500_000), &[]).status, 413);
