@@ -1,30 +1,30 @@
-//! Admits jobs to a bounded number of places and a bounded sum of memory, fair by tenant, then by client.
+//! Limits how many costly jobs run at once, how much memory they claim, and how many wait, and shares these fairly:
+//! by tenant, then by client.
 //!
-//! A job is what costs much and must not all run at once: a picture to decode, a run of ffmpeg, a password to hash.
-//! This module decides who runs next. It runs nothing itself, and knows nothing of what a job does.
+//! The one queue for everything that must not run all at once: thumbnails, runs of ffmpeg, completions of uploads in
+//! parts, password hashes, reads from a cold disk, questions to a hook. This module decides which job starts next. It
+//! runs nothing itself.
 //!
 //! The rules, in the order in which they decide:
 //! 1. The tenant with the fewest running jobs comes first, then the one that was served longest ago. Within a
-//!    tenant, the same holds for its clients. Jobs of one client run in the order in which they came.
-//! 2. While others wait, a tenant holds at most half of the places and of the memory, and so does a client. One job
-//!    is always allowed.
-//! 3. A job whose memory is not free yet is passed by smaller ones, but only `PASSES_MAX` times.
-//! 4. In a full queue, whoever has more waiting jobs than the newcomer loses its newest one.
+//!    tenant, the same holds for its clients. Jobs of one client start in the order in which they came.
+//! 2. A tenant never has more than `tenant_jobs_max` running jobs. While others wait, a tenant holds at most half of
+//!    the jobs and of the memory, and so does a client. One job is always allowed.
+//! 3. A job that waits for memory lets smaller jobs start before it, but only `PASSES_MAX` times.
+//! 4. When the queue is full, the newest job of the client that has the most waiting jobs, in the tenant that has the
+//!    most, leaves the queue. A newcomer whose tenant or client has as many is refused itself.
 
 mod state;
 
-use std::{
-    net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{error, fmt, net::IpAddr, sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use self::state::{Served, State, Waiting};
+use self::state::State;
 use crate::client_network::network;
 
-/// Whose job it is.
+/// The tenant and the client that a job is for: the key of fairness.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Claimant {
     /// The tenant's index.
@@ -43,41 +43,71 @@ impl Claimant {
 /// The bounds of a [`FairQueue`].
 #[derive(Debug, Clone, Copy)]
 pub struct Config {
-    /// Jobs that run at once; at least 1.
-    pub places: usize,
+    /// Running jobs; at least 1.
+    pub jobs_max: usize,
+    /// Running jobs of one tenant, whether others wait or not; at least 1.
+    pub tenant_jobs_max: usize,
     /// Bytes that running jobs may claim together.
     pub memory_bytes_max: u64,
-    /// Jobs that wait for a place.
+    /// Waiting jobs.
     pub waiting_max: usize,
-    /// The longest wait for a place.
+    /// The longest time a job waits.
     pub wait_max: Duration,
+}
+
+/// One job at a time, and no other bound.
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            jobs_max: 1,
+            tenant_jobs_max: usize::MAX,
+            memory_bytes_max: u64::MAX,
+            waiting_max: usize::MAX,
+            wait_max: Duration::MAX,
+        }
+    }
 }
 
 /// Why a job was not admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {
-    /// Too many wait, and the claimant has no smaller share of the queue than others.
+    /// The queue is full, and no other tenant or client has a larger share of it.
     QueueFull,
-    /// No place became free within [`Config::wait_max`].
+    /// The job did not start within [`Config::wait_max`].
     TimedOut,
-    /// The job claims more memory than there is in all: it can never run.
+    /// The job claims more than [`Config::memory_bytes_max`], so it can never start.
     TooLarge,
 }
 
-/// How busy a queue is.
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::QueueFull => "the queue is full",
+            Self::TimedOut => "no job ended in time",
+            Self::TooLarge => "the job needs more memory than all jobs may have together",
+        })
+    }
+}
+
+impl error::Error for Refused {}
+
+/// The load of a queue at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Levels {
-    /// Jobs that wait.
+    /// Waiting jobs.
     pub waiting: usize,
-    /// Jobs that run.
+    /// Running jobs.
     pub running: usize,
     /// Bytes that running jobs have claimed.
     pub memory_bytes: u64,
 }
 
-/// The queue and the jobs that it has admitted. Cheap to clone.
+/// A queue and its running jobs. Clones share both.
 ///
-/// Memory: an entry of about 100 bytes for each job that waits or runs.
+/// Cost: a choice takes logarithmic time in the number of waiting tenants and clients, plus the number of jobs that
+/// wait for memory. If no job waits and the new one fits, it starts without entering the queue.
+///
+/// Memory: about 150 bytes for each waiting job and for each tenant and client with a job.
 #[derive(Debug, Clone)]
 pub struct FairQueue(Arc<Shared>);
 
@@ -87,7 +117,7 @@ struct Shared {
     state: Mutex<State>,
 }
 
-/// Permission to run one job. Dropping it gives back its place and its memory, and starts whoever is next.
+/// Permission to run one job. Dropping it ends the job: it returns the memory and starts the next jobs.
 #[derive(Debug)]
 #[must_use]
 pub struct Permit {
@@ -96,24 +126,26 @@ pub struct Permit {
     memory_bytes: u64,
 }
 
-/// Leaves the queue when dropped, whether the job was admitted or its caller has gone.
+/// Removes a job from the queue when its caller stops waiting.
 struct Leave<'q> {
     queue: &'q Arc<Shared>,
+    claimant: Claimant,
     id: u64,
 }
 
 impl FairQueue {
     /// An empty queue.
     pub fn new(mut config: Config) -> Self {
-        config.places = config.places.max(1);
+        config.jobs_max = config.jobs_max.max(1);
+        config.tenant_jobs_max = config.tenant_jobs_max.max(1);
         Self(Arc::new(Shared {
             config,
             state: Mutex::default(),
         }))
     }
 
-    /// Waits until the job may run. The permit belongs to the work itself: hold it until the work has ended, also
-    /// where its caller has gone.
+    /// Waits until the job may start. Move the permit into the work itself, so that work whose caller has gone still
+    /// counts.
     ///
     /// # Errors
     /// [`Refused`].
@@ -121,133 +153,67 @@ impl FairQueue {
     /// # Cancel safety
     /// Dropping the future leaves the queue.
     pub async fn acquire(&self, claimant: Claimant, memory_bytes: u64) -> Result<Permit, Refused> {
-        if memory_bytes > self.0.config.memory_bytes_max {
+        let Shared { config, state } = &*self.0;
+        if memory_bytes > config.memory_bytes_max {
             return Err(Refused::TooLarge);
         }
-        let (id, mut granted) = self.0.enqueue(claimant, memory_bytes)?;
-        let _leave = Leave { queue: &self.0, id };
-        // Most jobs find a free place and need no timer.
-        match granted.try_recv() {
-            Ok(permit) => return Ok(permit),
-            Err(oneshot::error::TryRecvError::Closed) => return Err(Refused::QueueFull),
-            Err(oneshot::error::TryRecvError::Empty) => {}
+        if state.lock().start_at_once(config, claimant, memory_bytes) {
+            return Ok(self.0.permit(claimant, memory_bytes));
         }
-        match tokio::time::timeout(self.0.config.wait_max, granted).await {
-            Ok(Ok(permit)) => Ok(permit),
-            Ok(Err(_)) => Err(Refused::QueueFull),
+        let (grant, granted) = oneshot::channel();
+        let id = (self.0).change(|state| state.push(claimant, memory_bytes, grant));
+        // A job that is evicted, this one or another, finds its channel closed.
+        drop((self.0).change(|state| state.evict_beyond(config.waiting_max, claimant)));
+        let _leave = Leave {
+            queue: &self.0,
+            claimant,
+            id,
+        };
+        match tokio::time::timeout(config.wait_max, granted).await {
+            Ok(granted) => granted.map_err(|_| Refused::QueueFull),
             Err(_) => Err(Refused::TimedOut),
         }
     }
 
-    /// How busy it is.
+    /// The load at this moment.
     pub fn levels(&self) -> Levels {
-        let state = self.0.lock();
-        Levels {
-            waiting: state.waiting.len(),
-            running: state.running.jobs,
-            memory_bytes: state.running.memory_bytes,
-        }
+        self.0.state.lock().levels()
     }
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn enqueue(
-        self: &Arc<Self>,
-        claimant: Claimant,
-        memory_bytes: u64,
-    ) -> Result<(u64, oneshot::Receiver<Permit>), Refused> {
-        let mut state = self.lock();
-        let (grant, granted) = oneshot::channel();
-        let id = state.next_id;
-        state.next_id += 1;
-        let came = Served {
-            started: state.started,
-            is_served: false,
-        };
-        state.served_tenants.entry(claimant.tenant).or_insert(came);
-        state.served_clients.entry(claimant).or_insert(came);
-        state.waiting.push(Waiting {
-            id,
+    fn permit(self: &Arc<Self>, claimant: Claimant, memory_bytes: u64) -> Permit {
+        Permit {
+            queue: self.clone(),
             claimant,
             memory_bytes,
-            passes: 0,
-            grant,
-        });
-        let mut admitted = self.start_ready(&mut state);
-        let mut evicted = None;
-        if state.waiting.len() > self.config.waiting_max {
-            evicted = state.evict_for(claimant);
-            admitted.extend(self.start_ready(&mut state));
         }
+    }
+
+    /// Changes the state, then starts every job that may start. Wakes tasks, which happens without the lock.
+    fn change<T>(self: &Arc<Self>, change: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.state.lock();
+        let changed = change(&mut state);
+        let started: Vec<_> = std::iter::from_fn(|| state.start_next(&self.config)).collect();
         drop(state);
-        let is_own = evicted.as_ref().is_some_and(|job| job.id == id);
-        // Both wake other tasks, so both happen after the lock is released.
-        deliver(admitted);
-        drop(evicted);
-        match is_own {
-            true => Err(Refused::QueueFull),
-            false => Ok((id, granted)),
+        for (claimant, job) in started {
+            // If the caller has gone, the permit is dropped here, which starts the next job.
+            drop(job.grant.send(self.permit(claimant, job.memory_bytes)));
         }
-    }
-
-    /// Takes every job out of the queue that may run now.
-    fn start_ready(self: &Arc<Self>, state: &mut State) -> Vec<(oneshot::Sender<Permit>, Permit)> {
-        let mut admitted = Vec::new();
-        while let Some(index) = state.next(&self.config) {
-            let job = state.start(index);
-            admitted.push((
-                job.grant,
-                Permit {
-                    queue: self.clone(),
-                    claimant: job.claimant,
-                    memory_bytes: job.memory_bytes,
-                },
-            ));
-        }
-        admitted
-    }
-}
-
-/// A permit that nobody receives any more is dropped here, which starts the next job. No lock may be held.
-fn deliver(admitted: Vec<(oneshot::Sender<Permit>, Permit)>) {
-    for (grant, permit) in admitted {
-        drop(grant.send(permit));
-    }
-}
-
-impl Permit {
-    /// Bytes of memory that the job has claimed.
-    pub fn memory_bytes(&self) -> u64 {
-        self.memory_bytes
+        changed
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let mut state = self.queue.lock();
-        state.end(self.claimant, self.memory_bytes);
-        let admitted = self.queue.start_ready(&mut state);
-        drop(state);
-        deliver(admitted);
+        (self.queue).change(|state| state.end(self.claimant, self.memory_bytes));
     }
 }
 
 impl Drop for Leave<'_> {
     fn drop(&mut self) {
-        let mut state = self.queue.lock();
-        let Some(index) = state.waiting.iter().position(|job| job.id == self.id) else {
-            return;
-        };
-        let job = state.waiting.remove(index);
-        state.forget(job.claimant);
-        // It may have been what the others waited for.
-        let admitted = self.queue.start_ready(&mut state);
-        drop(state);
-        deliver(admitted);
+        // A job that waits for memory may have held up others.
+        drop((self.queue).change(|state| state.leave(self.claimant, self.id)));
     }
 }
 

@@ -10,7 +10,11 @@ pub mod config;
 
 pub mod server;
 
+pub mod routes;
+
 pub mod api;
+
+pub mod delivery;
 
 pub mod files;
 
@@ -29,6 +33,7 @@ pub mod client_network;
 pub mod durable;
 pub mod error;
 pub mod fair_queue;
+pub mod http_client;
 pub mod logging;
 pub mod metrics;
 pub mod secret;

@@ -8,11 +8,9 @@ mod directives;
 mod ids;
 mod writer;
 
-use std::{
-    io, panic,
-    sync::{Mutex, OnceLock, PoisonError},
-};
+use std::{io, panic, sync::OnceLock};
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::{
     Registry, filter::Targets, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt,
@@ -59,7 +57,7 @@ static INSTALLED: OnceLock<Installed> = OnceLock::new();
 
 struct Installed {
     queue: Queue,
-    /// As it was given. A std Mutex: held while the filter is exchanged, so that the two agree; no request
+    /// As it was given. A synchronous Mutex: held while the filter is exchanged, so that the two agree; no request
     /// takes it.
     level: Mutex<String>,
     filter: reload::Handle<Targets, Registry>,
@@ -107,7 +105,7 @@ pub fn set_ids_masked(is_masked: bool) {
 /// The directives in force.
 pub fn level() -> String {
     let level = |log: &Installed| {
-        let level = log.level.lock().unwrap_or_else(PoisonError::into_inner);
+        let level = log.level.lock();
         level.clone()
     };
     INSTALLED.get().map_or_else(|| "off".into(), level)
@@ -120,7 +118,7 @@ pub fn level() -> String {
 pub fn set_level(text: &str) -> Result<(), String> {
     let filter = directives::parse(text)?;
     let log = INSTALLED.get().ok_or("this process has no log")?;
-    let mut level = log.level.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut level = log.level.lock();
     // Under the old ones: a log that falls silent says why.
     tracing::warn!(from = %level, to = text, "the log's level is changed");
     log.filter

@@ -1,12 +1,10 @@
-//! `loadtest`: load, soak and comparison runs against a file server over HTTP.
+//! `loadtest`: a load generator for file servers over HTTP, and the benchmarks of this repository.
 //!
-//! It shares no code with the server: what it measures and verifies is what a client sees. One engine
-//! (`client.rs`) stands under all commands; each command is a workload for it.
+//! `run/` is the tool for users. `versus/` compares this server with others on one machine; its commands `versus`, `floor`
+//! and `closed` serve this repository. Both use the HTTP client in `client/`. Nothing here shares code with the server, so
+//! that it measures and verifies exactly what a client sees.
 
 mod client;
-mod closed;
-mod cpu;
-mod floor;
 mod run;
 mod versus;
 
@@ -17,13 +15,13 @@ use std::{
 
 use clap::{Parser, Subcommand};
 
-/// What ends a command: its text is for people.
+/// An error that ends a command, with a message for the user.
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
 #[derive(Parser)]
 #[command(
     version,
-    about = "Load, soak and comparison runs against a file server"
+    about = "Load generator for file servers, and the benchmarks of chatfiles"
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -32,25 +30,25 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Load of many kinds against a running server, with every answer verified.
+    /// Generate load against a running server and verify every response.
     Run(run::Args),
-    /// This server beside others, each on one core.
+    /// Benchmark: compare chatfiles with nginx, libvips and others, each server on one core.
     Versus(versus::Args),
-    /// A bare epoll and sendfile loop: what this kernel can do at best.
-    Floor(floor::Args),
-    /// A closed loop of one kind of request over N connections.
-    Closed(closed::Args),
+    /// Benchmark: serve files with a bare epoll and sendfile loop, the upper limit of this kernel.
+    Floor(versus::floor::Args),
+    /// Benchmark: send one kind of request over N connections in a closed loop.
+    Closed(versus::closed::Args),
 }
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Run(args) => run::main(args),
         Command::Versus(args) => versus::main(args),
-        Command::Floor(args) => floor::main(args),
-        Command::Closed(args) => closed::main(args),
+        Command::Floor(args) => versus::floor::main(args),
+        Command::Closed(args) => versus::closed::main(args),
     };
     done.unwrap_or_else(|error| {
-        // Nobody is left to tell when standard error is closed.
+        // If standard error is closed, the message cannot be shown.
         let _ = writeln!(io::stderr(), "loadtest: {error}");
         ExitCode::FAILURE
     })

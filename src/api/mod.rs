@@ -1,18 +1,13 @@
 //! The dialects, Easemob's and Lanying's: each parses its requests, calls `files/`, and renders its answers. They never import each
-//! other; what they share stands here and in `answer.rs`, `body.rs`, `deliver.rs`,
-//! `query.rs` and `signed_url.rs`.
+//! other; what they share stands here and in `answer.rs`, `query.rs` and `signed_url.rs`. Files leave through
+//! `delivery/`.
 
 mod answer;
-pub mod body;
-mod copies;
-pub mod deliver;
-mod disk;
 pub mod easemob;
 pub mod lanying;
 pub mod ops;
 pub mod query;
 mod signed_url;
-mod turns;
 
 use std::{
     fmt,
@@ -27,13 +22,14 @@ use serde::{Deserialize, Deserializer};
 
 use crate::{
     auth::{Grants, Verifier, hook::Hooks},
+    delivery,
     error::{Error, Kind, Result},
     fair_queue::Claimant,
     files::{Files, Stored},
     http::target::Target,
     limit::{
-        Quota, Quotas, Reserved,
-        quota::{Exceeded, Whose},
+        Quota, QuotaPermit, Quotas,
+        quota::{Exceeded, QuotaOwner},
     },
     settings::{expected, number},
     tenant::{Tenant, Tenants},
@@ -143,7 +139,7 @@ impl Api {
         tenant: &Tenant,
         user: &str,
         bytes: u64,
-    ) -> Result<Reserved> {
+    ) -> Result<QuotaPermit> {
         let user = Some(user).filter(|name| !name.is_empty());
         let quota = Quota::from(&tenant.limits);
         let reserved = self
@@ -151,13 +147,13 @@ impl Api {
             .reserve(tenant.index, user, quota, bytes, call.now);
         reserved.map_err(|exceeded| {
             let Exceeded {
-                whose,
+                owner,
                 bytes_a_day,
                 retry_after,
             } = exceeded;
-            let whose = match whose {
-                Whose::Tenant => "application",
-                Whose::User => "user",
+            let whose = match owner {
+                QuotaOwner::Tenant => "application",
+                QuotaOwner::User => "user",
             };
             let text = format!(
                 "the {whose} may upload {bytes_a_day} bytes a day, and has fewer left today than this call needs."
@@ -209,6 +205,16 @@ impl Call<'_> {
     /// Whose turn it is where this call needs dear work.
     fn claimant(&self, tenant: &Tenant) -> Claimant {
         Claimant::new(tenant.index, self.client)
+    }
+
+    /// The parts of this call that decide how a file is delivered.
+    fn delivery(&self, tenant: &Tenant) -> delivery::Request<'_> {
+        delivery::Request {
+            method: self.method,
+            headers: self.headers,
+            now: self.now,
+            claimant: self.claimant(tenant),
+        }
     }
 
     /// Says in the log that a file was stored.

@@ -1,59 +1,55 @@
-//! The chat backend's own decision on who may do what: a tenant's hook, asked over HTTP.
+//! Asks a tenant's chat backend over HTTP whether a user may do something: the tenant's hook.
 //!
-//! Only a clear yes lets anybody in: whatever goes wrong is [`Kind::Unavailable`]. This file bounds, shares
-//! and remembers; `backend.rs` has the wire. Which calls are asked about, and with what, is the dialect's.
+//! Fails closed: anything but a clear yes is a refusal, and every fault is [`Kind::Unavailable`]. This file has the
+//! queue and the cache, `backend.rs` the HTTP exchange. The APIs decide which calls need a question.
 
 mod backend;
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    net::Ipv6Addr,
     time::{Duration, Instant},
 };
 
-use dashmap::DashMap;
 use quick_cache::{Weighter, sync::Cache};
 use serde::{Deserialize, Deserializer, Serialize};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::backend::{Answer, Backend};
 use crate::{
     error::{Error, Kind, Result},
+    fair_queue::{self, Claimant, FairQueue},
     settings::{number, seconds},
     tenant::{Hook, Tenant},
     time::Clock,
 };
 
-/// When a caller whose question was not answered may come again.
+/// `Retry-After` if there is no answer.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// The longest time-out and the longest memory, whatever is configured: no moment so computed overflows.
+/// Maximum for the time-out and the cache time, so that adding them to a time cannot overflow.
 const DURATION_MAX: Duration = Duration::from_secs(86_400);
-/// What one entry of the cache may take with its texts of up to 64 bytes; longer texts count as more entries.
+/// Size of a cache entry with texts of up to 64 bytes. An entry with longer texts counts as several.
 const ENTRY_BYTES: u64 = 512;
-/// What an entry takes without its texts: key, answer, the cache's own links.
+/// Size of an entry without its texts: key, answer, and the links of the cache.
 const ENTRY_BYTES_FIXED: u64 = 256;
 
-/// How backends are asked, the same for all tenants: `[hook]`.
+/// The settings for all tenants: `[hook]`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
 pub struct Config {
-    /// The whole of a question, waiting for a place included; at most a day.
+    /// Maximum time of a question, including the wait in the queue. At most a day.
     #[serde(rename = "timeout_seconds", deserialize_with = "seconds")]
     pub timeout: Duration,
-    /// How long an answer is believed; zero = not kept, and not shared by those who ask at once. At most a day.
+    /// How long an answer is cached. Zero = it is not cached, and concurrent callers do not share it. At most a day.
     #[serde(rename = "cache_seconds", deserialize_with = "cache_seconds")]
     pub cache: Duration,
-    /// Answers kept; 512 bytes each at the most, so 32 MiB by default.
+    /// Maximum number of cached answers, of at most 512 bytes each: 32 MiB by default.
     #[serde(deserialize_with = "number::<1, 10_000_000, _, _>")]
     pub cache_entries_max: usize,
-    /// Questions on their way at once, over all tenants; a blocking thread and a connection each. One tenant has
-    /// half of them at the most: a backend that hangs leaves the others theirs.
+    /// Maximum number of concurrent questions of all tenants, each with a connection. One tenant has at most half of
+    /// them, so a backend that hangs leaves the rest to the others.
     #[serde(deserialize_with = "number::<1, 64, _, _>")]
     pub in_flight_max: usize,
-    /// Questions that wait for one of those places; one more is refused at once. Callers who wait for another's
-    /// answer to the same question are not counted: they hold nothing but their own connection.
+    /// Maximum number of waiting questions. In a full queue, the tenant with the most waiting questions loses one.
+    /// Callers that wait for another caller's answer to the same question do not count.
     #[serde(deserialize_with = "number::<0, 100_000, _, _>")]
     pub waiting_max: usize,
 }
@@ -74,7 +70,7 @@ fn cache_seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration,
     number::<0, 3600, _, _>(deserializer).map(Duration::from_secs)
 }
 
-/// What the user wants to do.
+/// The action that the user wants to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
@@ -82,30 +78,30 @@ pub enum Action {
     Upload,
     /// Download a file that was sent to the recipient.
     Download,
-    /// Pass a file on to the recipient.
+    /// Forward a file to the recipient.
     Forward,
     /// Set the picture of the group.
     GroupAvatar,
 }
 
-/// What the backend is asked. The texts have at most 64 bytes each, user names 128: the caller's check.
+/// A question to the backend. The caller ensures that texts have at most 64 bytes, and user names at most 128.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Question<'a> {
-    /// Who wants to.
+    /// The user who wants to do it.
     pub user: &'a str,
-    /// What.
+    /// The action.
     pub action: Action,
-    /// What `to_id` names: 1 a user, 2 a group.
+    /// The kind of `to_id`: 1 = user, 2 = group.
     pub to_type: u8,
-    /// The user or the group that the file is or was sent to.
+    /// The user or the group that the file is sent to.
     pub to_id: &'a str,
-    /// Who sent the file, where there is one already.
+    /// The sender of the file, if it exists already.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<&'a str>,
 }
 
 impl Question<'_> {
-    /// The code of a refusal that brings none of its own.
+    /// The error code of a refusal without a code of its own.
     fn default_code(&self) -> u32 {
         match (self.action, self.to_type) {
             (Action::GroupAvatar, _) => 20012,
@@ -144,14 +140,14 @@ enum Verdict {
     Denied { code: u32 },
 }
 
-/// A verdict, believed until then.
+/// A cached verdict, and its expiry.
 #[derive(Clone, Copy)]
 struct Entry {
     verdict: Verdict,
     until: Instant,
 }
 
-/// In units of [`ENTRY_BYTES`], so that one bound holds for the entries and for their bytes.
+/// Weighs entries in units of [`ENTRY_BYTES`], so that one bound limits their number and their bytes.
 #[derive(Clone)]
 struct Weight;
 
@@ -165,52 +161,49 @@ impl Weighter<Key, Entry> for Weight {
 
 /// Asks the tenants' backends.
 ///
-/// The cache. Key: the tenant and all of the question. Bound: `cache_entries_max`, in bytes too. Staleness:
-/// `cache` after the answer came, so what the backend decided is believed for at most `cache + timeout`; a
-/// failure is not kept. Of those who ask the same at once one computes; where it fails the next one tries,
-/// with the time that it has left itself.
+/// The cache. Key: the tenant and the whole question. Bound: `cache_entries_max`, which limits bytes too. Staleness:
+/// `cache` after the answer, so a decision of the backend is used for at most `cache + timeout`. Faults are not cached.
+/// Of concurrent callers with the same question, one asks. If that fails, the next one asks, within its own time-out.
 pub struct Hooks {
     config: Config,
     clock: Clock,
     backend: Backend,
     answers: Cache<Key, Entry, Weight>,
-    in_flight: Arc<Semaphore>,
-    /// By tenant, its share of `in_flight`; as many as there are tenants with hooks that were asked.
-    shares: DashMap<u32, Arc<Semaphore>>,
-    /// Questions that wait for a permit of `in_flight`: at most `waiting_max`.
-    waiting: AtomicUsize,
+    /// Running and waiting questions, fair by tenant.
+    questions: FairQueue,
 }
 
 impl Hooks {
-    /// Hooks with an empty cache; opens no connection.
+    /// Creates hooks with an empty cache. Opens no connection.
     pub fn new(mut config: Config, clock: Clock) -> Self {
         config.timeout = config.timeout.min(DURATION_MAX);
         config.cache = config.cache.min(DURATION_MAX);
-        config.in_flight_max = config.in_flight_max.clamp(1, Semaphore::MAX_PERMITS);
         let entries_max = config.cache_entries_max;
         Self {
-            backend: Backend::new(config.in_flight_max, clock.clone()),
+            backend: Backend::new(config.in_flight_max, config.timeout, clock.clone()),
             answers: Cache::with_weighter(entries_max, entries_max as u64, Weight),
-            in_flight: Arc::new(Semaphore::new(config.in_flight_max)),
-            shares: DashMap::new(),
-            waiting: AtomicUsize::new(0),
+            questions: FairQueue::new(fair_queue::Config {
+                jobs_max: config.in_flight_max,
+                tenant_jobs_max: config.in_flight_max.div_ceil(2),
+                waiting_max: config.waiting_max,
+                ..fair_queue::Config::default()
+            }),
             config,
             clock,
         }
     }
 
-    /// Whether the tenant's backend lets `question.user` do it; a tenant without a hook lets everybody.
+    /// Asks whether `question.user` may do it. A tenant without a hook allows everything.
     ///
     /// # Errors
-    /// [`Kind::Denied`] where the backend says no: with its own code where that is 1 to 99,999 and not 200 (no
-    /// refusal looks like a success), else 20012 for a group's avatar, 20002 for a group, 10010 for a user.
-    /// [`Kind::Unavailable`] where there is no clear answer: no connection, no answer in time, another status
-    /// than 200, no JSON object with a boolean `allow`, or too many questions waiting.
+    /// [`Kind::Denied`] if the backend says no. The code is the backend's if it is 1–99,999 and not 200 (a refusal must
+    /// not look like a success), or else 20012 for a group's avatar, 20002 for a group, 10010 for a user.
+    /// [`Kind::Unavailable`] without a clear answer: no connection, no answer in time, a status other than 200, a body
+    /// that is not a JSON object with a boolean `allow`, or too many waiting questions.
     ///
     /// # Cancel safety
-    /// Dropping the future gives its place in the queue back, and the next who asks the same computes. A
-    /// question that is on its way keeps its place among `in_flight_max` until its answer or its time-out, so
-    /// that callers who give up cannot start more.
+    /// Dropping the future leaves the queue, and the next caller with the same question asks. A running question counts
+    /// for `in_flight_max` until its answer or its time-out, so that callers that give up cannot start more of them.
     pub async fn ask(&self, tenant: &Tenant, question: &Question<'_>) -> Result<()> {
         self.ask_at(tenant, question, self.clock.monotonic()).await
     }
@@ -220,8 +213,8 @@ impl Hooks {
             return Ok(());
         };
         let deadline = asked + self.config.timeout;
-        // Also over the wait for another's answer: a hundred who ask the same of a dead backend, one after the
-        // other, would else wait a hundred time-outs.
+        // Also limits the wait for another caller's answer. Otherwise, with a dead backend, a hundred callers with the
+        // same question would ask one after the other, and the last one would wait for a hundred time-outs.
         let verdict = self.verdict(tenant, hook, question, asked, deadline);
         match tokio::time::timeout_at(deadline.into(), verdict).await {
             Ok(Ok(Verdict::Allowed)) => Ok(()),
@@ -249,9 +242,9 @@ impl Hooks {
             Ok::<_, Error>(Entry { verdict, until })
         };
         loop {
-            // The error of whoever computes is not shared: the next waiter computes again.
+            // An error is not shared: the next caller asks again.
             let entry = self.answers.get_or_insert_async(&key, compute()).await?;
-            // Against when it was asked: an answer that came after the question is never too old for it.
+            // Compared with the time of the question: an answer that came after it is never too old.
             if asked < entry.until {
                 return Ok(entry.verdict);
             }
@@ -267,13 +260,17 @@ impl Hooks {
         deadline: Instant,
     ) -> Result<Verdict> {
         let body = body(tenant, question);
-        let permit = self.permit(tenant, hook).await?;
+        // Fair by tenant only: all clients of a tenant count as one.
+        let claimant = Claimant::new(tenant.index, Ipv6Addr::UNSPECIFIED.into());
+        let permit = self.questions.acquire(claimant, 0).await;
+        let permit = permit.map_err(|_| unavailable(hook, "too many questions wait"))?;
         let (backend, moved) = (self.backend.clone(), hook.clone());
-        let exchange = tokio::task::spawn_blocking(move || {
+        // A task that ends by the deadline: a caller that gives up does not free the permit.
+        let exchange = tokio::spawn(async move {
             let _permit = permit;
-            backend.exchange(&moved, &body, deadline)
+            backend.exchange(&moved, &body, deadline).await
         });
-        // A panic's message is not taken over: it might show what it choked on.
+        // The message of a panic is not logged, since it might contain a secret.
         let answered = exchange
             .await
             .unwrap_or_else(|_| Err("the exchange did not end".into()));
@@ -283,40 +280,6 @@ impl Hooks {
                 code: code.unwrap_or(question.default_code()),
             }),
         }
-    }
-
-    /// Of the tenant's share first, so that nobody waits among the others who could not go on anyway.
-    async fn permit(&self, tenant: &Tenant, hook: &Hook) -> Result<[OwnedSemaphorePermit; 2]> {
-        let half = self.config.in_flight_max.div_ceil(2);
-        let share = self.shares.entry(tenant.index);
-        let share = share.or_insert_with(|| Arc::new(Semaphore::new(half)));
-        let both = [share.value().clone(), self.in_flight.clone()];
-        drop(share);
-        // Semaphores are fair: where anybody waits, this finds none.
-        if let [Ok(own), Ok(permit)] = both.clone().map(Semaphore::try_acquire_owned) {
-            return Ok([own, permit]);
-        }
-        let _place = Place::take(&self.waiting, self.config.waiting_max)
-            .ok_or_else(|| unavailable(hook, "too many questions wait"))?;
-        let [own, in_flight] = both.map(Semaphore::acquire_owned);
-        let closed = "the semaphores are never closed";
-        Ok([own.await.expect(closed), in_flight.await.expect(closed)])
-    }
-}
-
-/// A place in the queue, given back when dropped.
-struct Place<'a>(&'a AtomicUsize);
-
-impl<'a> Place<'a> {
-    fn take(waiting: &'a AtomicUsize, waiting_max: usize) -> Option<Self> {
-        let place = Self(waiting);
-        (waiting.fetch_add(1, Ordering::Relaxed) < waiting_max).then_some(place)
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -338,7 +301,7 @@ fn body(tenant: &Tenant, question: &Question<'_>) -> String {
     serde_json::to_string(&Body { app_id, question }).expect("texts and numbers are JSON")
 }
 
-/// For the log, with the host alone: the rest of a URL may hold a credential.
+/// An error for the log. It names only the host, since the rest of the URL may contain a credential.
 fn unavailable(hook: &Hook, cause: &str) -> Error {
     let host = backend::host(&hook.url);
     Error::new(Kind::Unavailable(RETRY_AFTER)).source(format!("the hook at {host}: {cause}"))

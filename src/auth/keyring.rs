@@ -16,7 +16,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, RwLock,
+        Arc,
         atomic::{AtomicI64, Ordering},
     },
     time::Duration,
@@ -24,6 +24,7 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{DecodingKey, EncodingKey};
+use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 
 use self::file::{Publish, Stamp, publish, read_private};
@@ -156,7 +157,7 @@ impl KeyRing {
 
     fn in_force(&self) -> Arc<Keys> {
         let keys = self.keys.read();
-        Arc::clone(&keys.unwrap_or_else(|poisoned| poisoned.into_inner()))
+        Arc::clone(&keys)
     }
 
     /// Which reading is in force, after a look at the file when one is due. What was verified under another
@@ -165,8 +166,7 @@ impl KeyRing {
         self.look(now);
         // Of every request: no reference is counted.
         let keys = self.keys.read();
-        keys.unwrap_or_else(|poisoned| poisoned.into_inner())
-            .generation
+        keys.generation
     }
 
     fn look(&self, now: Timestamp) {
@@ -175,7 +175,7 @@ impl KeyRing {
         if now.ms().abs_diff(looked_ms) < LOOK_EVERY_MS as u64 {
             return;
         }
-        let Ok(mut stamp) = self.stamp.try_lock() else {
+        let Some(mut stamp) = self.stamp.try_lock() else {
             return;
         };
         self.looked_ms.store(now.ms(), Ordering::Relaxed);
@@ -193,10 +193,7 @@ impl KeyRing {
         match reading {
             Ok((keys, read)) => {
                 *stamp = read;
-                *self
-                    .keys
-                    .write()
-                    .unwrap_or_else(|poisoned| poisoned.into_inner()) = Arc::new(keys);
+                *self.keys.write() = Arc::new(keys);
                 tracing::info!(file = %self.path.display(), "token keys read again");
             }
             Err(error) => {

@@ -10,6 +10,9 @@ use std::{
     time::Duration,
 };
 
+use hyper::{Request, StatusCode};
+use tokio::time::timeout;
+
 use super::{ServeArgs, StoreTokenArgs, TokenArgs, say, warn, welcome};
 use crate::{
     api::lanying::{is_id, store_token},
@@ -17,7 +20,9 @@ use crate::{
     auth::{KeyRing, Subject, is_user_name, keyring, password, token},
     config::{Config, TenantConfig},
     error::{Error, Result},
-    files, logging, retention,
+    files,
+    http_client::{self, HttpClient, RequestBody},
+    logging, retention,
     server::{
         activation::{self, State},
         control,
@@ -29,7 +34,7 @@ use crate::{
     time::{Clock, MS_PER_DAY},
 };
 
-/// Threads for the disk at the most; more would only wait for it. What else blocks (decoders, ffmpeg, hooks) has
+/// Threads for the disk at the most; more would only wait for it. What else blocks (decoders, ffmpeg, lookups of names) has
 /// bounds of its own, and threads of its own over these: downloads never wait for it.
 const DISK_THREADS_MAX: usize = 128;
 /// What disk work and decoding have to end by themselves, after everything else has ended.
@@ -37,7 +42,7 @@ const BLOCKING_GRACE: Duration = Duration::from_secs(5);
 /// A probe's whole time.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of a health check's answer.
-const PROBE_BYTES_MAX: u64 = 64 * 1024;
+const PROBE_BYTES_MAX: usize = 64 * 1024;
 
 /// `load` reads the configuration again.
 pub(super) fn serve(
@@ -125,7 +130,7 @@ fn blocking_threads_max(config: &Config) -> usize {
     DISK_THREADS_MAX
         + config.files.decode_threads
         + config.files.ffmpeg.processes_max
-        + config.hook.in_flight_max
+        + http_client::LOOKUPS_MAX
 }
 
 pub(super) fn token(config: &Config, args: &TokenArgs) -> Result<ExitCode> {
@@ -273,21 +278,8 @@ fn probe(config: &Config, root: &Path) -> Result<()> {
     };
     let url = format!("{base}/healthz");
     let failed = |what: String| Error::internal(format!("{url}: {what}"));
-    let agent: ureq::Agent = ureq::Agent::config_builder()
-        .timeout_global(Some(PROBE_TIMEOUT))
-        .build()
-        .into();
-    let mut answer = agent
-        .get(&url)
-        .call()
-        .map_err(|error| failed(error.to_string()))?;
-    let text = answer
-        .body_mut()
-        .with_config()
-        .limit(PROBE_BYTES_MAX)
-        .read_to_string();
-    let text = text.map_err(|error| failed(error.to_string()))?;
-    let json: serde_json::Value = serde_json::from_str(&text)
+    let body = get(&url).map_err(failed)?;
+    let json: serde_json::Value = serde_json::from_slice(&body)
         .map_err(|_| failed("something answers, but no chatfiles".into()))?;
     let reached = json["server"]
         .as_str()
@@ -299,6 +291,34 @@ fn probe(config: &Config, root: &Path) -> Result<()> {
         ));
     }
     say(&format!("{url}: reached this store's server"))
+}
+
+/// The body of a response with status 200.
+fn get(url: &str) -> Result<Vec<u8>, String> {
+    let config = http_client::Config {
+        connect_timeout: PROBE_TIMEOUT,
+        idle_connections_max: 0,
+    };
+    let client = HttpClient::new(config, Clock::system());
+    let exchange = async {
+        let request = Request::get(url).body(RequestBody::default());
+        let request = request.map_err(|_| http_client::Error::Url)?;
+        let response = client.send(request).await?;
+        let status = response.status();
+        Ok((status, response.into_body().read(PROBE_BYTES_MAX).await?))
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| error.to_string())?;
+    let answered = runtime.block_on(async { timeout(PROBE_TIMEOUT, exchange).await });
+    // A lookup that hangs is left behind.
+    runtime.shutdown_background();
+    let answered = answered.map_err(|_| "no answer in time".to_owned())?;
+    match answered.map_err(|error: http_client::Error| error.to_string())? {
+        (StatusCode::OK, body) => Ok(body),
+        (status, _) => Err(format!("status {}", status.as_u16())),
+    }
 }
 
 pub(super) fn sweep(config: &Config, yes: bool) -> Result<ExitCode> {

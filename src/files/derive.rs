@@ -10,14 +10,16 @@ mod memory;
 mod pictures;
 mod single_flight;
 
-use std::sync::{
-    Arc, OnceLock,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    fs::File,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;
-use hyper::{HeaderMap, header::HeaderValue};
 use sha2::{Digest, Sha256};
 
 use self::{
@@ -34,13 +36,14 @@ use super::{
 use crate::{
     error::{Error, Kind, Result},
     fair_queue::Claimant,
+    http::representation::RepresentationHeaders,
     media::{
         sniff::Sniffed,
         thumbnail::{self, MediaError},
         voice::VoiceFormat,
     },
     metrics::{self, Derivations, FileLevels, PartLevels, Source},
-    store::{BoundingBox, BoxFuture, Derived, DerivedName, ObjectId, Store},
+    store::{BoundingBox, BoxFuture, Derived, DerivedName, ObjectId, Store, blocking},
     time::Clock,
 };
 
@@ -57,11 +60,11 @@ pub struct DerivedFile {
     /// The body.
     pub bytes: Bytes,
     /// Its media type.
-    pub content_type: HeaderValue,
-    /// Strong: a hash of the bytes.
-    pub etag: HeaderValue,
-    /// The headers of an answer with all of it, made at the first.
-    pub head: OnceLock<HeaderMap>,
+    pub content_type: String,
+    /// A strong entity tag in double quotes: a hash of the bytes.
+    pub etag: String,
+    /// Where `delivery/` keeps the headers of this derivative.
+    pub headers: OnceLock<RepresentationHeaders>,
 }
 
 /// What to answer where a derivative was asked for.
@@ -307,9 +310,9 @@ impl Derivatives {
         Box::pin(self.get(file, DerivedName::Frame, claimant))
     }
 
-    async fn frame(&self, file: &OpenFile, claimant: Claimant) -> Result<Vec<u8>> {
+    async fn frame(&self, file: &Arc<OpenFile>, claimant: Claimant) -> Result<Vec<u8>> {
         let kind = file.kind.ok_or(Kind::NoThumbnail)?;
-        let input = file.object.file().try_clone().map_err(Error::internal)?;
+        let input = input_of(file).await?;
         self.ffmpeg
             .first_frame(input, file.object.len(), kind, self.pixels_max, claimant)
             .await
@@ -317,12 +320,12 @@ impl Derivatives {
 
     async fn voice(
         &self,
-        file: &OpenFile,
+        file: &Arc<OpenFile>,
         format: VoiceFormat,
         claimant: Claimant,
     ) -> Result<Vec<u8>> {
         let kind = file.kind.ok_or(Kind::NotConvertible)?;
-        let input = file.object.file().try_clone().map_err(Error::internal)?;
+        let input = input_of(file).await?;
         self.ffmpeg
             .voice(input, file.object.len(), kind, format, claimant)
             .await
@@ -343,6 +346,12 @@ impl Derivatives {
             Err(error) => Err(media_error(error)),
         }
     }
+}
+
+/// Opens the payload for ffmpeg. Only a payload that is no file has to be copied.
+async fn input_of(file: &Arc<OpenFile>) -> Result<File> {
+    let file = file.clone();
+    blocking(move || file.object.to_file().map_err(Error::internal)).await
 }
 
 /// An image of a type that is not decoded here is answered with the original, as the vendor does. One of
@@ -395,13 +404,11 @@ impl Derivative {
 impl DerivedFile {
     fn new(derived: Derived) -> Self {
         let hash = Sha256::digest(&derived.bytes);
-        let etag = format!("\"{}\"", BASE64_URL_SAFE_NO_PAD.encode(&hash[..16]));
         Self {
-            etag: HeaderValue::try_from(etag).expect("base64 between quotes is a header value"),
-            content_type: HeaderValue::try_from(derived.content_type)
-                .unwrap_or(HeaderValue::from_static("application/octet-stream")),
+            etag: format!("\"{}\"", BASE64_URL_SAFE_NO_PAD.encode(&hash[..16])),
+            content_type: derived.content_type,
             bytes: derived.bytes,
-            head: OnceLock::new(),
+            headers: OnceLock::new(),
         }
     }
 }

@@ -129,11 +129,11 @@ impl Ffmpeg {
             program,
             abilities,
             pool: Pool::new(fair_queue::Config {
-                places: config.processes_max,
                 // Memory is bounded for each process instead.
-                memory_bytes_max: 0,
+                jobs_max: config.processes_max,
                 waiting_max: config.queue_max,
                 wait_max: config.timeout / WAIT_SHARE,
+                ..fair_queue::Config::default()
             }),
             limits: Limits {
                 timeout: config.timeout,

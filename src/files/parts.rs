@@ -13,12 +13,14 @@ mod completed;
 mod completion;
 mod table;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use self::table::{Table, charge};
 use crate::{
     error::{Error, Kind, Result},
-    limit::{Owner, Reserved},
+    limit::{Owner, QuotaPermit},
     metrics::PartLevels,
     store::{
         ObjectId, blocking,
@@ -51,7 +53,7 @@ pub struct PartUpload {
 pub struct ReceivedPart {
     writer: PartWriter,
     claim: PartClaim,
-    reserved: Reserved,
+    reserved: QuotaPermit,
 }
 
 /// What a part on its way counts for, given back when dropped.
@@ -177,13 +179,13 @@ impl PartUploads {
 
     /// Held for a few look-ups, never while the disk is waited for.
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.table.lock()
     }
 
     /// Changes the directory of an upload, alone and while it is not being completed. Blocking.
     fn change<T>(&self, id: ObjectId, change: impl FnOnce(&PartFolder) -> Result<T>) -> Result<T> {
         let disk = self.table().disk(id)?;
-        let _alone = disk.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = disk.lock();
         // Whoever held it may have claimed or removed the upload.
         self.table().disk(id)?;
         let changed = change(&self.0.folder);
@@ -223,7 +225,7 @@ impl PartUpload {
         self,
         bytes_max: u64,
         upload_bytes_max: u64,
-        reserved: Reserved,
+        reserved: QuotaPermit,
     ) -> Result<ReceivedPart> {
         let mut claim = PartClaim {
             upload: self,

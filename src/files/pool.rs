@@ -50,7 +50,7 @@ impl Pool {
     pub(super) fn new(config: Config) -> Self {
         Self {
             queue: FairQueue::new(config),
-            places: config.places.max(1),
+            places: config.jobs_max.max(1),
             refused_full: AtomicU64::new(0),
             refused_late: AtomicU64::new(0),
         }

@@ -10,7 +10,7 @@ mod part_head;
 
 use std::{
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -18,6 +18,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use hyper::{HeaderMap, header};
 use multer::{Field, Multipart};
+use parking_lot::{Mutex, MutexGuard};
 
 use self::part_head::{PART_HEAD_BYTES_MAX, PartHeads, TooLong};
 use super::{body::RequestBody, disposition::parse_filename};
@@ -85,7 +86,7 @@ struct Shared<'r>(Arc<Mutex<Source<'r>>>);
 
 impl<'r> Shared<'r> {
     fn lock(&self) -> MutexGuard<'_, Source<'r>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

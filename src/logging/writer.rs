@@ -9,13 +9,14 @@ use std::{
     io::{self, Write},
     mem,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
     time::Duration,
 };
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::ids;
@@ -32,7 +33,7 @@ pub(super) struct Queue(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// A std Mutex: held to copy a line or to take the bytes away, never while something is written.
+    /// A synchronous Mutex: held to copy a line or to take the bytes away, never while something is written.
     state: Mutex<State>,
     /// There is something to write, or the end has come.
     filled: Condvar,
@@ -130,14 +131,13 @@ impl Shared {
 
     fn state(&self) -> MutexGuard<'_, State> {
         // Whole after every step: a panic elsewhere does not spoil it.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 
-fn wait<'a>(condition: &Condvar, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-    condition
-        .wait(state)
-        .unwrap_or_else(PoisonError::into_inner)
+fn wait<'a>(condition: &Condvar, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+    condition.wait(&mut state);
+    state
 }
 
 impl Drop for Guard {
@@ -149,7 +149,7 @@ impl Drop for Guard {
         // Over when all is written or nobody has taken it in time; either way the process may end.
         let _ = shared
             .ended
-            .wait_timeout_while(state, END_PATIENCE, |state| !state.has_ended);
+            .wait_while_for(&mut state, |state| !state.has_ended, END_PATIENCE);
     }
 }
 

@@ -20,7 +20,7 @@ use hyper::{
 use serde::Deserialize;
 
 use crate::{
-    files::{LendTo, Lent},
+    delivery::{FileBody, Loans},
     limit::Client,
     metrics::Answered,
     settings::number,
@@ -119,9 +119,9 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Watched<B> {
     }
 }
 
-impl<B: Body + LendTo> LendTo for Watched<B> {
-    fn lend_to(&mut self, lent: &Arc<Lent>) {
-        self.body.lend_to(lent);
+impl<B: Body + FileBody> FileBody for Watched<B> {
+    fn lend_to(&mut self, loans: &Arc<Loans>) {
+        self.body.lend_to(loans);
     }
 
     fn copy_out(&mut self, client: &Arc<Client>) {
@@ -147,7 +147,7 @@ impl Drop for Watch {
             request = format_args!("{id:016x}"),
             %client,
             tenant = tenant.as_ref().map(|tenant| tracing::field::display(tenant.name())),
-            route = format_args!("{}", answered.route.name()),
+            route = format_args!("{}", answered.route.name),
             %method,
             %path,
             version = ?version,

@@ -42,9 +42,9 @@ use super::{
     tls::{self, Tls},
 };
 use crate::{
-    files::{LendTo, Lent},
+    delivery::{FileBody, Loans},
     limit::{
-        Client, Clients,
+        Client, ClientLimiter,
         clients::{Permit, Resource},
     },
     metrics::{ConnectionRefusal, Connections},
@@ -98,7 +98,7 @@ pub trait Handle: Send + Sync + 'static {
     /// The body of an answer. An error of it ends the connection where it stands, so that the client sees a
     /// truncated answer and not a wrong one.
     type Body: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
-        + LendTo
+        + FileBody
         + Send
         + Unpin
         + 'static;
@@ -132,7 +132,7 @@ pub struct ConnectionInfo {
     /// Open streams of an HTTP/2 connection; `None` for HTTP/1.
     streams: Option<AtomicUsize>,
     progress: Arc<Progress>,
-    lent: Arc<Lent>,
+    loans: Arc<Loans>,
     /// Whose connection it is, and what it may hold: the proxy's, where one is in front.
     client: Arc<Client>,
 }
@@ -164,7 +164,7 @@ pub struct Entry {
     /// TLS.
     pub tls: Option<Tls>,
     /// How many connections a client may have, and what they may hold.
-    pub clients: Arc<Clients>,
+    pub clients: Arc<ClientLimiter>,
     /// Where it is counted what was closed before HTTP.
     pub counts: Arc<Connections>,
 }
@@ -280,7 +280,7 @@ pub(super) async fn run<H: Handle>(
         unanswered: Unanswered::default(),
         streams: spoken.is_http2.then(AtomicUsize::default),
         progress,
-        lent: Arc::default(),
+        loans: Arc::default(),
         client: permit.client().clone(),
     });
     let exit = ExitCount::new(info.clone(), entry.counts.clone(), shutdown.clone());

@@ -14,7 +14,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll},
@@ -22,6 +22,7 @@ use std::{
 };
 
 use hyper::rt::{Sleep, Timer};
+use parking_lot::Mutex;
 
 use super::{socket::Queues, stall::Stall};
 use crate::{metrics::ConnectionCut as Cut, time::Clock};
@@ -147,13 +148,13 @@ impl Progress {
     pub(super) fn answer(&self, queues: impl FnOnce() -> Option<Queues>) {
         if self.is_asked.load(Ordering::Relaxed) {
             self.is_asked.store(false, Ordering::Relaxed);
-            *self.queues.lock().unwrap_or_else(PoisonError::into_inner) = queues();
+            *self.queues.lock() = queues();
         }
     }
 
     /// The answer; `None` where the kernel or hyper did not give one.
     pub(super) fn take_answer(&self) -> Option<Queues> {
-        let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queues = self.queues.lock();
         match self.is_asked.swap(false, Ordering::Relaxed) {
             true => None,
             false => queues.take(),

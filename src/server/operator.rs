@@ -17,10 +17,11 @@ use super::{
     tls::Tls,
 };
 use crate::{
-    api::{body::Body, ops},
+    api::ops,
+    delivery::Body,
     error::{Error, Kind},
     http::body::{Pace, RequestBody},
-    limit::{Clients, Limiter},
+    limit::{ClientLimiter, Limiter},
     logging,
     metrics::{Levels, Metrics},
     settings::expected,
@@ -52,7 +53,7 @@ pub struct Operator {
     /// The same.
     pub limiter: Arc<Limiter>,
     /// The public listener's clients.
-    pub clients: Arc<Clients>,
+    pub clients: Arc<ClientLimiter>,
     /// Whose disk is asked.
     pub disk: Disk,
     /// The public listeners', where one speaks it.

@@ -6,10 +6,11 @@ use std::{
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::Arc,
     time::Duration,
 };
 
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use rustls::{
     ServerConfig,
     crypto::ring,
@@ -96,11 +97,7 @@ impl Tls {
         let mut known = self.stamps();
         *known = stamps(&self.files);
         let loaded = Arc::new(Loaded::read(&self.files)?);
-        *self
-            .certificates
-            .0
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = loaded;
+        *self.certificates.0.write() = loaded;
         Ok(())
     }
 
@@ -122,8 +119,8 @@ impl Tls {
         self.acceptor.accept(socket).await
     }
 
-    fn stamps(&self) -> std::sync::MutexGuard<'_, Vec<Stamp>> {
-        self.stamps.lock().unwrap_or_else(PoisonError::into_inner)
+    fn stamps(&self) -> MutexGuard<'_, Vec<Stamp>> {
+        self.stamps.lock()
     }
 }
 
@@ -134,7 +131,7 @@ pub(super) fn is_http2(stream: &TlsStream<Socket>) -> bool {
 
 impl Certificates {
     fn loaded(&self) -> Arc<Loaded> {
-        let loaded = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let loaded = self.0.read();
         loaded.clone()
     }
 }

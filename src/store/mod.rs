@@ -4,8 +4,9 @@
 //! HTTP; it does not decide who may open what (`files/`), nor when an object has expired (`retention/`).
 
 mod key;
+mod mapped;
 mod meta;
-mod object;
+mod payload;
 mod trailer;
 
 pub mod local;
@@ -21,8 +22,9 @@ use crate::{
 
 pub use self::{
     key::{Class, Key, ObjectId},
+    mapped::{CHUNK_BYTES, MappedFile},
     meta::{BoundingBox, Dialect, Meta, SECRET_HASH_BYTES},
-    object::{CHUNK_BYTES, Object},
+    payload::{Opened, Payload, ReadRange},
     trailer::{FOOTER_BYTES, META_BYTES_MAX},
 };
 
@@ -42,7 +44,7 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// # Errors
     /// `Internal` where the disk fails or the file is damaged.
-    fn open(&self, key: Key) -> BoxFuture<'_, Result<Option<Object>>>;
+    fn open(&self, key: Key) -> BoxFuture<'_, Result<Option<Opened>>>;
 
     /// Whether no upload can be committed under this key: there is an object, or one that was there was taken down.
     ///

@@ -18,6 +18,8 @@
 //! The payload starts at offset 0, so that it can be sent straight from the file. The magic is the last
 //! thing written: a file that ends in a valid footer is whole.
 
+use std::{fs::File, io, os::unix::fs::FileExt};
+
 use super::meta::Meta;
 use crate::error::Error;
 
@@ -45,9 +47,25 @@ pub(super) fn encode(meta: &Meta) -> Result<Vec<u8>, Error> {
     Ok(out)
 }
 
+/// Reads the trailer of an object's file. Blocking.
+pub(super) fn read(file: &File, file_len: u64) -> io::Result<Meta> {
+    let tail_len = file_len.min((META_BYTES_MAX + FOOTER_BYTES) as u64);
+    // Metadata usually has a few hundred bytes, so one short read is nearly always enough.
+    for want in [tail_len.min(1024), tail_len] {
+        let mut tail = vec![0; want as usize];
+        file.read_exact_at(&mut tail, file_len - want)?;
+        match decode(&tail, file_len) {
+            Ok(meta) => return Ok(meta),
+            Err(_) if want < tail_len => {}
+            Err(what) => return Err(io::Error::new(io::ErrorKind::InvalidData, what)),
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidData, "an empty file"))
+}
+
 /// Reads the trailer out of the last bytes of a file of `file_len` bytes; `tail` must hold the last
 /// `min(file_len, META_BYTES_MAX + FOOTER_BYTES)` of them. The error says what is wrong.
-pub(super) fn decode(tail: &[u8], file_len: u64) -> Result<Meta, String> {
+fn decode(tail: &[u8], file_len: u64) -> Result<Meta, String> {
     let (before, footer) = tail
         .split_last_chunk::<FOOTER_BYTES>()
         .ok_or("shorter than a footer")?;

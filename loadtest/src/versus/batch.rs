@@ -1,4 +1,5 @@
-//! Requests that are sent once each, as fast as the connections take them: fillings, warm-ups, single questions.
+//! Sends each of a list of requests once, as fast as the connections allow: to fill a server, to warm it up, or to ask
+//! one question.
 
 use std::time::Instant;
 
@@ -7,8 +8,8 @@ use crate::{
     client::{Engine, Next, Outcome, Request, Workload},
 };
 
-/// Sends all `requests` over the engine's connections and hands each answer to `each`. The first one that fails, or
-/// that `each` does not like, ends it.
+/// Sends all `requests` over the engine's connections and passes each response to `each`. Stops at the first request
+/// that fails or that `each` rejects.
 pub(crate) fn batch(
     engine: &mut Engine,
     requests: impl Iterator<Item = Request>,

@@ -1,7 +1,7 @@
-//! Hot 4 KB downloads while cold files of 10 MB are read: does a reader of the disk hold up those who need none?
+//! Measures hot 4 KB downloads while cold 10 MB files are read: do disk reads delay requests that need no disk?
 //!
-//! The hot ones come at a fixed rate whatever the server does, and count from the moment they were to be sent. One
-//! thread drives hot and cold connections: two would take the client's core from each other.
+//! Hot requests are sent at a fixed rate, independent of the server, and their latency counts from the intended moment.
+//! One thread drives the hot and the cold connections, because two threads would compete for the client's core.
 
 use std::{
     collections::VecDeque,
@@ -28,16 +28,16 @@ use crate::{
 };
 
 const HOT_PER_SECOND: u32 = 2000;
-/// More than a stall of 100 ms takes up, so that no arrival waits for a free one: what is late then, the client is.
+/// More than the hot requests that arrive during a stall of 100 ms, so that an arrival never waits for a free
+/// connection. A late request is then late because of the client.
 const HOT_CONNECTIONS: usize = 256;
 const HOT_BYTES: usize = 4096;
 const COLD_FILES: usize = 64;
 const COLD_BYTES: usize = 10 << 20;
-/// Hot requests go on for at least so long, before and while cold files are read.
+/// Minimum duration of the hot requests, both before and during the cold reads.
 const AT_LEAST: Duration = Duration::from_secs(3);
 const STALL: Duration = Duration::from_millis(20);
 
-/// Measures it.
 pub(crate) fn run(bench: &Bench, report: &mut Report) -> Result<(), Error> {
     let store = Store::new(bench, "none")?;
     let (hot, cold) = {
@@ -53,14 +53,14 @@ pub(crate) fn run(bench: &Bench, report: &mut Report) -> Result<(), Error> {
     };
     let mut rounds = Vec::new();
     for _ in 0..bench.rounds {
-        // A fresh server: none of its own caches knows the cold files.
+        // A new server: its caches know none of the cold files.
         let ours = store.serve(bench, true)?;
         let mut engine = Engine::new(settings(bench, ours.address, HOT_CONNECTIONS + COLD_FILES))?;
         let warm = Load::new(&ours, &hot, &[], bench.warm_up);
         warm.run(&mut engine)?;
         let before = Load::new(&ours, &hot, &[], AT_LEAST).run(&mut engine)?;
         drop_from_memory(&store.data())?;
-        // The hot ones are hot again before the cold ones are asked for.
+        // Warm up the hot files before the cold ones are requested.
         Load::new(&ours, &hot, &[], bench.warm_up).run(&mut engine)?;
         let read_before = ours.process.disk_read_bytes()?;
         let during = Load::new(&ours, &hot, &cold, AT_LEAST).run(&mut engine)?;
@@ -68,7 +68,7 @@ pub(crate) fn run(bench: &Bench, report: &mut Report) -> Result<(), Error> {
         let all = (COLD_FILES * COLD_BYTES) as u64;
         if read < all / 10 * 9 {
             report.note(format!(
-                "cold: only {} MB of {} came from the disk",
+                "cold: only {} MB of {} were read from the disk",
                 read >> 20,
                 all >> 20
             ));
@@ -79,7 +79,7 @@ pub(crate) fn run(bench: &Bench, report: &mut Report) -> Result<(), Error> {
     let seconds = Spread::of(rounds.iter().map(|(_, during)| during.cold_seconds));
     let late = rounds.iter().map(|(_, during)| during.late).max();
     let note = format!(
-        "{COLD_FILES} cold files of 10 MB, read in {:.1} s; the client sent at most {:.1} ms late",
+        "{COLD_FILES} cold files of 10 MB, read in {:.1} s; the client was at most {:.1} ms late",
         seconds.median,
         late.unwrap_or_default().as_secs_f64() * 1e3,
     );
@@ -95,7 +95,7 @@ pub(crate) fn run(bench: &Bench, report: &mut Report) -> Result<(), Error> {
         let before = Spread::of(rounds.iter().map(|(before, _)| of(before)));
         let during = Spread::of(rounds.iter().map(|(_, during)| of(during)));
         report.row(figure_before, 0, &what, before, "no cold files");
-        // An aim of no stalls is missed by one in any round.
+        // A single stall in any round misses an aim of no stalls.
         let during = if figure == Figure::ColdStalls {
             Spread::once(rounds.iter().map(|(_, during)| of(during)).sum())
         } else {
@@ -106,7 +106,7 @@ pub(crate) fn run(bench: &Bench, report: &mut Report) -> Result<(), Error> {
     Ok(())
 }
 
-/// Has the kernel forget the contents of all files below, once they are on the disk.
+/// Writes all files below `directory` to the disk and drops them from the page cache.
 fn drop_from_memory(directory: &Path) -> Result<(), Error> {
     rustix::fs::syncfs(File::open(directory)?)?;
     each_file(directory, &mut |path, _| {
@@ -116,16 +116,16 @@ fn drop_from_memory(directory: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// What came of it.
+/// The result of one run.
 struct Seen {
     latency_us: Histogram<u64>,
     stalls: u64,
     cold_seconds: f64,
-    /// How late the client sent a hot request, at most.
+    /// Longest delay of the client when sending a hot request.
     late: Duration,
 }
 
-/// Hot requests at a fixed rate, on the first connections; cold ones, once each, on the others.
+/// Sends hot requests at a fixed rate on the first connections, and each cold request once on the others.
 struct Load<'a> {
     ours: &'a Ours,
     hot: &'a [Arc<str>],
@@ -133,7 +133,7 @@ struct Load<'a> {
     cold_left: usize,
     start: Instant,
     at_least: Duration,
-    /// Hot requests begun.
+    /// Number of hot requests sent.
     begun: u32,
     seen: Seen,
     failure: Option<String>,
@@ -151,7 +151,7 @@ impl<'a> Load<'a> {
             begun: 0,
             seen: Seen {
                 latency_us: Histogram::new_with_bounds(1, 600_000_000, 3)
-                    .expect("these bounds are right"),
+                    .expect("constant bounds are valid"),
                 stalls: 0,
                 cold_seconds: 0.0,
                 late: Duration::ZERO,
@@ -169,7 +169,7 @@ impl<'a> Load<'a> {
         }
     }
 
-    /// When the next hot request is to be sent; `None` when it is over.
+    /// Time of the next hot request; `None` when all were sent.
     fn next_hot(&self) -> Option<Instant> {
         let offset = Duration::from_secs(1) * self.begun / HOT_PER_SECOND;
         let is_over = self.cold_left == 0 && offset >= self.at_least;

@@ -1,4 +1,4 @@
-//! Downloads of files that are in memory.
+//! Downloads of files that are in the page cache.
 
 use std::{fs, time::Instant};
 
@@ -21,8 +21,8 @@ use crate::{
     client::{Answer, Request},
 };
 
-/// Connections: enough that a server always has something to do, and no more for large files, whose socket buffers
-/// would not be in the caches any more. The same for all servers.
+/// Number of connections: enough to keep each server busy. Fewer for large files, so that their socket buffers stay in
+/// the CPU caches. All servers get the same number.
 fn connections(size: u64) -> usize {
     match size {
         0..0x10_0000 => 64,
@@ -31,12 +31,11 @@ fn connections(size: u64) -> usize {
     }
 }
 
-/// Files of each size, asked for in turn.
+/// Number of files of each size, requested in turn.
 fn files(size: u64) -> usize {
     if size < 4 << 20 { 16 } else { 4 }
 }
 
-/// Measures all sizes.
 pub(crate) fn run(bench: &Bench, sizes: &[u64], report: &mut Report) -> Result<(), Error> {
     let directory = bench.fresh_dir()?;
     let root = directory.path().join("files");
@@ -106,7 +105,7 @@ fn name(size: u64, number: usize) -> String {
     format!("{size}-{number}.bin")
 }
 
-/// Requests to a server of plain files.
+/// Requests for a server of plain files.
 fn plain(authority: &str, size: u64) -> Vec<Request> {
     let request = |number| {
         let head = get_head(&format!("/{}", name(size, number)), authority, "");
@@ -117,7 +116,7 @@ fn plain(authority: &str, size: u64) -> Vec<Request> {
     (0..files(size)).map(request).collect()
 }
 
-/// The rows of one size; the first server is this one.
+/// Adds the rows of one size to the report. The first server is chatfiles.
 fn tell(size: u64, names: &[&str], samples: &[Vec<Sample>], report: &mut Report) {
     let cpu = |sample: &Sample| sample.cpu_us;
     let rate = |sample: &Sample| sample.per_second;

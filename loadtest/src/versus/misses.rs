@@ -1,9 +1,9 @@
-//! A thumbnail that is made, against libvips.
+//! CPU of new thumbnails, compared with libvips.
 //!
-//! Ours: N photos are uploaded, each one's thumbnail is asked for once, and the server's CPU is divided by
-//! N: requests, decoding, and keeping the result included. libvips: the CPU of `vipsthumbnail` over N files less that
-//! over a few, so that its start is not counted, divided by the difference. Both on one core, with one thread. The aims
-//! are those of JPEG; the other formats are told beside it.
+//! chatfiles: N photos are uploaded, the thumbnail of each is requested once, and the server's CPU is divided by N.
+//! This includes HTTP, decoding, and storing the result. libvips: the CPU of `vipsthumbnail` over N files minus that
+//! over a few, so that its start does not count, divided by the difference. Both run on one core with one thread. The
+//! aims are for JPEG; other formats are only reported.
 
 use std::{fs, path::Path, process::Command};
 
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{Error, client::Engine};
 
-/// Width and height, and how many of them; the CPU of all is to be many ticks.
+/// Format, width, height, and count. Counts are chosen so that the CPU of all is many ticks.
 const PHOTOS: [(Kind, u32, u32, usize); 5] = [
     (Kind::Jpeg, 1600, 1200, 150),
     (Kind::Jpeg, 4000, 2250, 40),
@@ -31,7 +31,7 @@ const PHOTOS: [(Kind, u32, u32, usize); 5] = [
     (Kind::Gif, 800, 600, 100),
 ];
 const FEW: usize = 5;
-/// As chatfiles makes them unless an upload asks for another size.
+/// The default size of chatfiles.
 const BOX: &str = "170x170";
 const VIPS: &str = "vipsthumbnail";
 
@@ -41,7 +41,7 @@ enum Kind {
     Png,
     /// Lossy, as chat clients send them.
     Webp,
-    /// One frame.
+    /// A single frame.
     Gif,
 }
 
@@ -73,8 +73,8 @@ impl Kind {
         }
     }
 
-    /// Another file for each number; of what is no JPEG the same again, as every upload has an id and a thumbnail of
-    /// its own.
+    /// Returns a distinct JPEG for each number. Other formats are uploaded unchanged, because each upload has its own
+    /// id and thumbnail.
     fn numbered(self, picture: &Bytes, number: usize) -> Bytes {
         match self {
             Self::Jpeg => photo::distinct(picture, number),
@@ -83,7 +83,7 @@ impl Kind {
     }
 }
 
-/// Measures all of them. A picture that cannot be made here is left out, and a note says so.
+/// Measures all formats. If a picture cannot be made on this machine, it is left out with a note.
 pub(crate) fn run(bench: &Bench, report: &mut Report) -> Result<(), Error> {
     for (kind, width, height, count) in PHOTOS {
         let count = if bench.is_quick { count / 4 } else { count };
@@ -97,7 +97,7 @@ pub(crate) fn run(bench: &Bench, report: &mut Report) -> Result<(), Error> {
                 let pixels = u64::from(width) * u64::from(height);
                 measure(bench, report, kind, &picture, count, (pixels, &what))?;
             }
-            Err(error) => report.note(format!("{what} is left out: {error}")),
+            Err(error) => report.note(format!("{what} was not measured: {error}")),
         }
     }
     Ok(())
@@ -113,7 +113,7 @@ fn measure(
 ) -> Result<(), Error> {
     let directory = bench.fresh_dir()?;
     for number in 0..count {
-        // Without a suffix: both sides look at the first bytes.
+        // No file suffix: both programs detect the format from the first bytes.
         let file = directory.path().join(number.to_string());
         fs::write(file, kind.numbered(picture, number))?;
     }
@@ -150,7 +150,7 @@ fn measure(
     Ok(())
 }
 
-/// By libvips, as nothing here encodes it.
+/// Made by libvips, because no crate used here encodes lossy WebP.
 fn lossy_webp(bench: &Bench, png: &Bytes) -> Result<Bytes, Error> {
     let directory = bench.fresh_dir()?;
     fs::write(directory.path().join("from.png"), png)?;
@@ -166,7 +166,7 @@ fn lossy_webp(bench: &Bench, png: &Bytes) -> Result<Bytes, Error> {
     Ok(fs::read(directory.path().join("to.webp"))?.into())
 }
 
-/// CPU seconds of `vipsthumbnail` over the first `count` files.
+/// CPU seconds of `vipsthumbnail` for the first `count` files.
 fn thumbnail_all(bench: &Bench, directory: &Path, count: usize) -> Result<f64, Error> {
     let before = ended_children_cpu()?;
     let done = Command::new("taskset")
@@ -187,7 +187,7 @@ fn thumbnail_all(bench: &Bench, directory: &Path, count: usize) -> Result<f64, E
         return Err(format!("{VIPS}: {said}").into());
     }
     if !directory.join(format!("small-{}.jpg", count - 1)).exists() {
-        return Err(format!("{VIPS} made nothing").into());
+        return Err(format!("{VIPS} wrote no thumbnail").into());
     }
     Ok((ended_children_cpu()? - before).as_secs_f64())
 }

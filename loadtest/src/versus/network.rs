@@ -1,7 +1,7 @@
-//! Where servers and client meet: on the loopback, or over a veth pair with the servers in a namespace of their own.
+//! The network between servers and client: the loopback, or a veth pair with the servers in their own namespace.
 //!
-//! The loopback hands a sent page to the receiver as it is; so does a veth pair, but with the queues and the
-//! segmentation of a network device between. Neither is a wire.
+//! The loopback passes a sent page to the receiver without a copy. A veth pair does too, but adds the queues and the
+//! segmentation of a network device. Neither is a real network.
 
 use std::{
     io,
@@ -12,14 +12,13 @@ use std::{
 use super::loopback_sources;
 use crate::Error;
 
-/// One or the other.
+/// The loopback or a veth pair.
 pub(crate) enum Network {
     Loopback,
     Veth(Veth),
 }
 
 impl Network {
-    /// The loopback, or a new veth pair.
     pub(crate) fn new(is_veth: bool) -> Result<Self, Error> {
         Ok(if is_veth {
             Self::Veth(Veth::new()?)
@@ -28,7 +27,8 @@ impl Network {
         })
     }
 
-    /// Where the next server listens. Ports are those that are free on the loopback: a new namespace has all.
+    /// Returns the address for the next server. The port is free on the loopback; in a new namespace all ports are
+    /// free.
     pub(crate) fn listen(&self) -> io::Result<SocketAddr> {
         let loopback = IpAddr::from(Ipv4Addr::LOCALHOST);
         let port = TcpListener::bind((loopback, 0))?.local_addr()?.port();
@@ -39,7 +39,7 @@ impl Network {
         Ok(SocketAddr::new(host, port))
     }
 
-    /// What clients connect from.
+    /// Addresses that clients connect from.
     pub(crate) fn sources(&self) -> Vec<IpAddr> {
         match self {
             Self::Loopback => loopback_sources(),
@@ -48,7 +48,7 @@ impl Network {
     }
 }
 
-/// A namespace and a pair of devices. Dropping it removes both; a killed run leaves them, and `ip netns` lists them.
+/// A namespace and a pair of devices. Dropping it removes both. A killed run leaves them; `ip netns` lists them.
 pub(crate) struct Veth {
     namespace: String,
 }
@@ -61,7 +61,7 @@ impl Veth {
     }
 
     fn new() -> Result<Self, Error> {
-        // Made first, so that what fails below is removed again.
+        // Constructed first, so that a failure below removes what was made.
         let veth = Self {
             namespace: format!("loadtest-{}", std::process::id()),
         };
@@ -89,7 +89,7 @@ impl Veth {
 
 impl Drop for Veth {
     fn drop(&mut self) {
-        // With the namespace goes the pair. A failure leaves them to `ip netns del`.
+        // Deleting the namespace deletes the pair. If it fails, `ip netns del` removes them.
         let _ = ip(&["netns", "del", &self.namespace]);
     }
 }

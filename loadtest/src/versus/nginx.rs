@@ -1,19 +1,19 @@
-//! nginx, with a configuration of its own in a directory of its own: needs no root and no service.
+//! Runs nginx with a configuration in its own directory. Needs no root and no installed service.
 
 use std::{fmt::Write as _, fs, net::SocketAddr, path::Path};
 
 use super::{Bench, process::Process};
 use crate::Error;
 
-/// One way to configure it.
+/// One nginx configuration.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Variant {
     pub(crate) name: &'static str,
     directives: &'static str,
 }
 
-/// How files can be sent. Which one is the best depends on the size: all of them are measured. `aio threads` is for
-/// files that are not in memory, and these are.
+/// Ways to send files. The best one depends on the size, so all are measured. `aio threads` is not among them, because
+/// it helps only with files that are not in memory.
 pub(crate) const DOWNLOADS: [Variant; 4] = [
     Variant {
         name: "nginx sendfile nopush",
@@ -33,7 +33,7 @@ pub(crate) const DOWNLOADS: [Variant; 4] = [
     },
 ];
 
-/// How bodies can be taken in: a larger buffer makes fewer writes of it.
+/// Ways to receive bodies: a larger buffer needs fewer writes.
 pub(crate) const UPLOADS: [Variant; 3] = [
     Variant {
         name: "nginx PUT buffer 16k",
@@ -56,7 +56,7 @@ pub(crate) struct Nginx {
 }
 
 impl Nginx {
-    /// Serves `root` and takes `PUT`s into it; its own files are in `prefix`, on the same disk.
+    /// Serves `root` and accepts `PUT` into it. Its own files are in `prefix`, on the same disk.
     pub(crate) fn start(
         bench: &Bench,
         prefix: &Path,
@@ -88,7 +88,7 @@ fn configuration(
     addresses: &[SocketAddr],
 ) -> String {
     let prefix = prefix.display();
-    // Workers of a root's nginx become nobody, who cannot read a directory of mode 0700.
+    // If root starts nginx, its workers run as `nobody`, which cannot read a directory of mode 0700.
     let user = if rustix::process::geteuid().is_root() {
         "user root;"
     } else {
@@ -118,7 +118,7 @@ http {{
 "
     );
     for (variant, address) in variants.iter().zip(addresses) {
-        // Writing to a String does not fail.
+        // Writing to a `String` cannot fail.
         let _ = writeln!(
             text,
             "    server {{ listen {address} backlog=4096; root {}; dav_methods PUT; {} }}",

@@ -1,7 +1,7 @@
-//! The same small downloads from a store with few objects and from one with many.
+//! Compares small downloads from a store with few objects and from one with many.
 //!
-//! Two servers over two stores take turns. Each store has the same hot files, uploaded first; one is filled up with
-//! others. Of those, none is asked for: what is measured is what their mere presence costs.
+//! Two servers over two stores take turns. Each store has the same hot files, uploaded first; one store also has many
+//! other files that are never requested. The difference is the cost of their presence.
 
 use bytes::Bytes;
 
@@ -16,12 +16,12 @@ use super::{
 use crate::Error;
 
 const CONNECTIONS: usize = 64;
-/// Hot files; with them alone, the small store is full.
+/// Number of hot files; the small store has no others.
 const HOT: usize = 1000;
 const HOT_BYTES: usize = 4096;
 const OTHER_BYTES: usize = 512;
 
-/// Measures it with `count` objects in the full store.
+/// Measures with `count` objects in the full store.
 pub(crate) fn run(bench: &Bench, count: usize, report: &mut Report) -> Result<(), Error> {
     if count <= HOT {
         return Err(format!("--objects must be above {HOT}").into());
@@ -29,7 +29,7 @@ pub(crate) fn run(bench: &Bench, count: usize, report: &mut Report) -> Result<()
     let stores = [Store::new(bench, "none")?, Store::new(bench, "none")?];
     let mut hot = Vec::new();
     for (store, others) in stores.iter().zip([0, count - HOT]) {
-        // On all cores: filling is not measured.
+        // Not pinned to one core, because filling is not measured.
         let ours = store.serve(bench, false)?;
         hot.push(ours.fill(bench, HOT, 16, |number| {
             let bytes = Bytes::from(noise(number as u64, HOT_BYTES));
@@ -62,7 +62,7 @@ pub(crate) fn run(bench: &Bench, count: usize, report: &mut Report) -> Result<()
         report.measured("objects", count as u64, "4 KB", &contender.name, samples);
     }
     let spread = Spread::ratio(&samples[1], &samples[0], |sample| sample.cpu_us);
-    let note = format!("{HOT} hot files of 4 KB, in turn");
+    let note = format!("{HOT} hot files of 4 KB, requested in turn");
     let what = format!("{count} ÷ {HOT} objects");
     report.row(Figure::ObjectsManyToFew, count as u64, &what, spread, &note);
     Ok(())

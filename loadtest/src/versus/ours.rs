@@ -1,4 +1,4 @@
-//! This server: configured as its documents say, filled and asked through its API.
+//! Starts chatfiles as its documentation describes, fills it, and makes requests to its API.
 
 use std::{
     fs,
@@ -17,19 +17,19 @@ use crate::{
     client::{Answer, Engine, Request},
 };
 
-/// The tenant that is there without a configuration of tenants.
+/// Path of the default tenant, which needs no configuration.
 const FILES: &str = "/easemob-demo/chatdemoui/chatfiles";
 const BOUNDARY: &str = "loadtest-5b1f0f3c9a";
 
-/// A running server over a store.
+/// A running chatfiles server over a store.
 pub(crate) struct Ours {
     pub(crate) process: Process,
     pub(crate) address: SocketAddr,
-    /// Headers of every request: whose token it is.
+    /// Headers of every request: the token.
     headers: String,
 }
 
-/// A store on disk, with its configuration beside it. It outlives its servers.
+/// A store on disk with its configuration file. It outlives its servers.
 pub(crate) struct Store {
     directory: Fresh,
     durability: &'static str,
@@ -47,12 +47,12 @@ impl Store {
         self.directory.path().join("data")
     }
 
-    /// Starts a server over it, on the servers' core or on all.
+    /// Starts a server over the store, pinned to the servers' core or on all cores.
     pub(crate) fn serve(&self, bench: &Bench, is_pinned: bool) -> Result<Ours, Error> {
         let address = bench.network.listen()?;
         let file = self.directory.path().join("chatfiles.toml");
         fs::write(&file, configuration(&self.data(), address, self.durability))?;
-        let file = file.to_str().ok_or("a path that is no text")?;
+        let file = file.to_str().ok_or("the path is not UTF-8")?;
         let log = self.directory.path().join("chatfiles.log");
         let arguments = ["serve", "--config", file];
         let process = Process::spawn(bench, &bench.chatfiles, &arguments, is_pinned, log)?;
@@ -66,7 +66,7 @@ impl Store {
     }
 }
 
-/// The limiter counts, as in production; its rate is one that these clients do not reach.
+/// The rate limiter is active, as in production, with a rate that these clients never reach.
 fn configuration(data: &Path, address: SocketAddr, durability: &str) -> String {
     format!(
         "[server]
@@ -93,7 +93,7 @@ fn token(program: &Path, config: &str) -> Result<String, Error> {
 }
 
 impl Ours {
-    /// Asks for a file; its body is discarded, its length is not.
+    /// A download whose body is discarded and whose length is checked.
     pub(crate) fn download(&self, id: &str, length: u64) -> Request {
         let path = format!("{FILES}/{id}");
         let head = get_head(&path, &self.address.to_string(), &self.headers);
@@ -104,7 +104,7 @@ impl Ours {
         request
     }
 
-    /// Asks for a file's thumbnail, and discards it.
+    /// A thumbnail request whose body is discarded.
     pub(crate) fn thumbnail(&self, id: &str) -> Request {
         let headers = format!("{}thumbnail: true\r\n", self.headers);
         let path = format!("{FILES}/{id}");
@@ -114,7 +114,7 @@ impl Ours {
         )
     }
 
-    /// Sends a file as a form with one part.
+    /// An upload as a form with one part.
     pub(crate) fn upload(&self, name: &str, content_type: &str, file: Bytes) -> Request {
         let before = format!(
             "--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"{name}\"\r\n\
@@ -134,7 +134,7 @@ impl Ours {
         request
     }
 
-    /// Uploads files and tells their ids, in the order given.
+    /// Uploads files and returns their ids in order.
     pub(crate) fn fill(
         &self,
         bench: &Bench,
@@ -158,11 +158,11 @@ impl Ours {
     }
 }
 
-/// The id in the answer to an upload.
+/// The id in the response to an upload.
 fn id_of(body: &[u8]) -> Result<String, Error> {
     let answer: serde_json::Value = serde_json::from_slice(body)?;
     let id = answer
         .pointer("/entities/0/uuid")
         .and_then(|id| id.as_str());
-    Ok(id.ok_or("an upload was answered without an id")?.to_owned())
+    Ok(id.ok_or("the response to an upload has no id")?.to_owned())
 }

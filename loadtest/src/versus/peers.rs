@@ -1,4 +1,4 @@
-//! The other servers of plain files: the floor, and dufs and miniserve where they are installed.
+//! Other servers of plain files: the floor, and dufs and miniserve if they are installed.
 
 use std::{env, net::SocketAddr, path::Path};
 
@@ -12,7 +12,7 @@ pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
 }
 
-/// The bare epoll and sendfile loop of this program.
+/// Starts `loadtest floor`.
 pub(crate) fn floor(bench: &Bench, root: &Path, logs: &Path) -> Result<Peer, Error> {
     let address = bench.network.listen()?;
     let (listen, root) = (address.to_string(), root.to_string_lossy());
@@ -27,19 +27,19 @@ pub(crate) fn floor(bench: &Bench, root: &Path, logs: &Path) -> Result<Peer, Err
     })
 }
 
-/// dufs and miniserve, those that are in `PATH`.
+/// Starts dufs and miniserve if they are in `PATH`.
 pub(crate) fn installed(bench: &Bench, root: &Path, logs: &Path) -> Result<Vec<Peer>, Error> {
     let root = root.to_string_lossy();
     let mut peers = Vec::new();
     for name in ["dufs", "miniserve"] {
         let Some(program) = find(name) else {
-            bench.say(format_args!("{name} is not in PATH: left out"));
+            bench.say(format_args!("{name} is not in PATH, skipped"));
             continue;
         };
         let address = bench.network.listen()?;
         let (host, port) = (address.ip().to_string(), address.port().to_string());
         let arguments: Vec<&str> = match name {
-            // An empty format is no access log.
+            // An empty format turns the access log off.
             "dufs" => vec!["--bind", &host, "--port", &port, "--log-format", "", &root],
             _ => vec!["--interfaces", &host, "--port", &port, &root],
         };

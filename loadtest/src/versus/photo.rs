@@ -1,5 +1,4 @@
-//! Photos that are made, not taken: with the detail of one, so that they are as long as one, and the same in every
-//! run.
+//! Generates photos with the detail and the length of real ones, the same in every run.
 
 use std::io::Cursor;
 
@@ -8,10 +7,10 @@ use image::{DynamicImage, ImageFormat, Rgb, RgbImage, codecs::jpeg::JpegEncoder}
 
 use crate::Error;
 
-/// As cameras and chat clients encode.
+/// The quality that cameras and chat clients use.
 const QUALITY: u8 = 85;
 
-/// A JPEG of so many pixels.
+/// Encodes a JPEG of the given size.
 pub(crate) fn jpeg(width: u32, height: u32, seed: u64) -> Result<Bytes, Error> {
     let mut file = Vec::new();
     let encoder = JpegEncoder::new_with_quality(&mut file, QUALITY);
@@ -19,7 +18,7 @@ pub(crate) fn jpeg(width: u32, height: u32, seed: u64) -> Result<Bytes, Error> {
     Ok(file.into())
 }
 
-/// The same in another format: PNG or GIF.
+/// Encodes the same picture as PNG or GIF.
 pub(crate) fn file(
     width: u32,
     height: u32,
@@ -32,7 +31,7 @@ pub(crate) fn file(
     Ok(file.into_inner().into())
 }
 
-/// Surfaces with soft borders, and on them noise that is stronger in some than in others, as sky and grass are.
+/// Surfaces with soft borders and noise, which is stronger in some surfaces, as in photos of sky and grass.
 fn pixels(width: u32, height: u32, seed: u64) -> RgbImage {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let phase = (seed % 97) as f32 / 15.0;
@@ -49,7 +48,7 @@ fn pixels(width: u32, height: u32, seed: u64) -> RgbImage {
     })
 }
 
-/// The same picture as another file: a comment with a number, which no decoder looks at, behind the first marker.
+/// Returns the same picture as a different file: a comment with a number after the first marker, which decoders ignore.
 pub(crate) fn distinct(jpeg: &Bytes, number: usize) -> Bytes {
     let mut file = jpeg[..2].to_vec();
     file.extend_from_slice(&[0xFF, 0xFE, 0, 10]);
@@ -63,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_photo_is_one_and_has_the_length_of_one() {
+    fn photo_has_length_of_real_one() {
         let photo = jpeg(1600, 1200, 1).unwrap();
         assert!(
             (300_000..500_000).contains(&photo.len()),

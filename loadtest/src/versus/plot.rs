@@ -1,4 +1,4 @@
-//! Bars: each server's figures by size, beside each other.
+//! Draws bar charts: the figures of each server, grouped by size.
 
 use plotters::prelude::*;
 
@@ -10,7 +10,7 @@ use super::{
 use crate::Error;
 
 const SIZE: (u32, u32) = (960, 380);
-/// Told apart by those who do not see all colours too.
+/// Colours that people with colour blindness can tell apart.
 const COLOURS: [RGBColor; 8] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
@@ -22,13 +22,13 @@ const COLOURS: [RGBColor; 8] = [
     RGBColor(86, 180, 233),
 ];
 
-/// Groups of bars: what is below a group, and its bars, each with its colour's number.
+/// Groups of bars: the label of each group, and its bars with their colour numbers.
 struct Bars {
     title: String,
     y: &'static str,
     names: Vec<String>,
     groups: Vec<(String, Vec<(usize, Spread)>)>,
-    /// A line at this height.
+    /// Height of a horizontal line.
     line: Option<f64>,
 }
 
@@ -41,10 +41,10 @@ pub(crate) fn all(report: &Report, is_veth: bool) -> Result<Vec<(String, String)
         for (name, y, of) in [
             (
                 "cpu",
-                "CPU of the server, by the dearest of the size",
+                "CPU of the server, relative to the highest per size",
                 cpu as fn(&Measurement) -> Spread,
             ),
-            ("rate", "requests/s, by the fastest of the size", rate),
+            ("rate", "requests/s, relative to the fastest per size", rate),
         ] {
             let bars = relative(report, part, of);
             if bars.groups.is_empty() {
@@ -73,7 +73,7 @@ fn rate(measured: &Measurement) -> Spread {
     measured.per_second
 }
 
-/// A part's measurements, each size by its largest: 4 KB and 9 MB do not fit on one scale.
+/// The measurements of a part, relative to the largest of each size: 4 KB and 9 MB do not fit on one scale.
 fn relative(report: &Report, part: &str, of: fn(&Measurement) -> Spread) -> Bars {
     let of_part: Vec<_> = report
         .measurements
@@ -113,12 +113,12 @@ fn relative(report: &Report, part: &str, of: fn(&Measurement) -> Spread) -> Bars
     }
 }
 
-/// Downloads against nginx's best and the floor.
+/// Downloads compared with the best nginx and the floor.
 fn ratios(report: &Report, network: &str) -> Bars {
     let figures = [
-        (Figure::DownloadCpuToNginx, "CPU ÷ nginx's best"),
+        (Figure::DownloadCpuToNginx, "CPU ÷ best nginx"),
         (Figure::DownloadCpuToFloor, "CPU ÷ floor"),
-        (Figure::DownloadRateToNginx, "requests/s ÷ nginx's best"),
+        (Figure::DownloadRateToNginx, "requests/s ÷ best nginx"),
     ];
     let place = |row: &Row| figures.iter().position(|(figure, _)| *figure == row.figure);
     let mut groups: Vec<(String, Vec<(usize, Spread)>)> = Vec::new();
@@ -155,7 +155,7 @@ fn draw(bars: &Bars) -> Result<String, Error> {
             .build_cartesian_2d(0.0..bars.groups.len() as f64, 0.0..highest * 1.08)
             .map_err(error)?;
         let label = |x: &f64| {
-            // Groups are one wide, and the label stands in the middle.
+            // A group is one unit wide, with its label in the middle.
             let group = bars.groups.get((x - 0.5).round().max(0.0) as usize);
             group.map(|group| group.0.clone()).unwrap_or_default()
         };

@@ -1,4 +1,4 @@
-//! Server processes: started on a core, measured, and surely ended.
+//! Starts server processes on a core, measures them, and makes sure that they end.
 
 use std::{
     fs::{self, File},
@@ -18,22 +18,23 @@ use rustix::{
 use super::{Bench, network::Network};
 use crate::Error;
 
-/// How long a server may take until it accepts connections: one with many objects may sweep first.
+/// Time in which a server must accept connections. One with many objects may sweep first.
 const START_MAX: Duration = Duration::from_secs(60);
-/// How long it may take to end when asked to; then it is killed.
+/// Time in which a server must end when asked to; then it is killed.
 const STOP_MAX: Duration = Duration::from_secs(40);
 
-/// A server. Dropping it ends it.
+/// A server process. Dropping it ends it.
 pub(crate) struct Process {
     child: Child,
     log: PathBuf,
 }
 
 impl Process {
-    /// Starts `program` on the servers' core, or on all cores; `log` takes what it prints.
+    /// Starts `program` on the servers' core or on all cores; its output goes to `log`.
     ///
-    /// `setpriv` (util-linux) has the kernel end it when this process is killed, which drops nothing. Both it and
-    /// `taskset` become the program they start, so that its process id is the child's.
+    /// `setpriv` (util-linux) makes the kernel end the server if this process is killed, because then nothing is
+    /// dropped. `setpriv` and `taskset` replace themselves by the program they start, so the child's process id is the
+    /// server's.
     pub(crate) fn spawn(
         bench: &Bench,
         program: &Path,
@@ -68,37 +69,39 @@ impl Process {
         Ok(Self { child, log })
     }
 
-    /// Waits until it accepts connections.
+    /// Waits until the server accepts connections.
     pub(crate) fn wait_for(mut self, address: SocketAddr) -> Result<Self, Error> {
         let start = Instant::now();
         while TcpStream::connect(address).is_err() {
             if let Some(status) = self.child.try_wait()? {
-                return Err(format!("a server ended at once ({status}): {}", self.said()).into());
+                return Err(format!("the server ended early ({status}): {}", self.said()).into());
             }
             if start.elapsed() > START_MAX {
-                return Err(
-                    format!("a server does not accept on {address}: {}", self.said()).into(),
-                );
+                return Err(format!(
+                    "the server does not accept connections on {address}: {}",
+                    self.said()
+                )
+                .into());
             }
             thread::sleep(Duration::from_millis(10));
         }
         Ok(self)
     }
 
-    /// The end of what it printed.
+    /// The last part of its output.
     pub(crate) fn said(&self) -> String {
         let text = fs::read(&self.log).unwrap_or_default();
         let tail = &text[text.len().saturating_sub(2000)..];
         String::from_utf8_lossy(tail).into_owned()
     }
 
-    /// User and system time of it and its processes.
+    /// User and system time of the process and its children.
     pub(crate) fn cpu(&self) -> io::Result<Duration> {
         let ticks = tree(self.child.id())?.iter().map(|stat| stat.ticks).sum();
         Ok(duration_of(ticks))
     }
 
-    /// Resident memory of it and its processes, in bytes.
+    /// Resident memory of the process and its children, in bytes.
     pub(crate) fn resident_bytes(&self) -> Result<u64, Error> {
         let mut bytes = 0;
         for stat in tree(self.child.id())? {
@@ -107,12 +110,12 @@ impl Process {
         Ok(bytes)
     }
 
-    /// Descriptors that it holds.
+    /// Number of open descriptors.
     pub(crate) fn descriptors(&self) -> io::Result<usize> {
         Ok(fs::read_dir(format!("/proc/{}/fd", self.child.id()))?.count())
     }
 
-    /// Bytes that it has had read from a disk.
+    /// Bytes that the kernel read from a disk for it.
     pub(crate) fn disk_read_bytes(&self) -> Result<u64, Error> {
         field(&format!("/proc/{}/io", self.child.id()), "read_bytes:")
     }
@@ -120,7 +123,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // An ended child cannot be signalled, and is reaped below.
+        // A child that has ended cannot be signalled; it is reaped below.
         let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
         let start = Instant::now();
         while let Ok(None) = self.child.try_wait() {
@@ -139,12 +142,12 @@ pub(crate) fn ended_children_cpu() -> io::Result<Duration> {
     Ok(duration_of(Stat::read(std::process::id())?.ended_ticks))
 }
 
-/// What a tick of the CPU times is.
+/// Length of a tick of the CPU times.
 pub(crate) fn tick() -> Duration {
     duration_of(1)
 }
 
-/// Lets this process hold as many descriptors as it may; its children inherit that.
+/// Raises the limit of open descriptors to the maximum allowed; children inherit it.
 pub(crate) fn raise_descriptors() -> io::Result<()> {
     let maximum = getrlimit(Resource::Nofile).maximum;
     setrlimit(
@@ -158,7 +161,7 @@ pub(crate) fn raise_descriptors() -> io::Result<()> {
 }
 
 fn cores() -> io::Result<usize> {
-    // Not available_parallelism: this process keeps to one core.
+    // `available_parallelism` would return 1, because this process is pinned to one core.
     let listed = fs::read_to_string("/proc/cpuinfo")?;
     let cores = listed.lines().filter(|line| line.starts_with("processor"));
     Ok(cores.count().max(1))
@@ -168,11 +171,11 @@ fn duration_of(ticks: u64) -> Duration {
     Duration::from_secs_f64(ticks as f64 / clock_ticks_per_second() as f64)
 }
 
-/// What `/proc/PID/stat` says.
+/// Fields of `/proc/PID/stat`.
 struct Stat {
     pid: u32,
     parent: u32,
-    /// Its own, and of its ended children.
+    /// Ticks of the process and of its ended children.
     ticks: u64,
     ended_ticks: u64,
 }
@@ -183,7 +186,7 @@ impl Stat {
         Self::parse(pid, &text).ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat: {text}")))
     }
 
-    /// proc(5): fields are counted from 1, and the second, the name in parentheses, may contain anything.
+    /// proc(5): fields are counted from 1; the second one, the name in parentheses, may contain any character.
     fn parse(pid: u32, text: &str) -> Option<Self> {
         let after_name = &text[text.rfind(')')? + 1..];
         let fields: Vec<&str> = after_name.split_ascii_whitespace().collect();
@@ -198,7 +201,7 @@ impl Stat {
     }
 }
 
-/// A process and all below it.
+/// A process and its descendants.
 fn tree(root: u32) -> io::Result<Vec<Stat>> {
     let mut found = vec![Stat::read(root)?];
     let mut others = Vec::new();
@@ -207,7 +210,7 @@ fn tree(root: u32) -> io::Result<Vec<Stat>> {
         let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
-        // A process that ends meanwhile is none of ours.
+        // A process that ends meanwhile is not ours.
         if let Ok(stat) = Stat::read(pid) {
             others.push(stat);
         }
@@ -223,7 +226,7 @@ fn tree(root: u32) -> io::Result<Vec<Stat>> {
     Ok(found)
 }
 
-/// The number behind `name` in a file of lines `name number`.
+/// The number after `name` in a file of `name number` lines.
 fn field(path: &str, name: &str) -> Result<u64, Error> {
     let text = fs::read_to_string(path)?;
     let line = text.lines().find_map(|line| line.strip_prefix(name));
@@ -237,14 +240,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_found_behind_a_name_with_parentheses_and_spaces() {
+    fn parses_stat_with_odd_names() {
         let text = "7 (a) b (c) S 3 7 7 0 -1 4194560 1 2 3 4 11 12 13 14 20 0 1 0 99";
         let stat = Stat::parse(7, text).unwrap();
         assert_eq!((stat.parent, stat.ticks, stat.ended_ticks), (3, 50, 27));
     }
 
     #[test]
-    fn a_tree_has_this_process() {
+    fn tree_contains_this_process() {
         let pids: Vec<_> = tree(std::process::id())
             .unwrap()
             .iter()

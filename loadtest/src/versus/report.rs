@@ -1,4 +1,4 @@
-//! What was measured, as a table and as JSON.
+//! The report of a run, as a table and as JSON.
 
 use std::{fmt, fs, path::Path, process::Command};
 
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::Error;
 
-/// Everything of a run.
+/// All results of a run.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Report {
     pub(crate) machine: Machine,
@@ -22,7 +22,7 @@ pub(crate) struct Report {
     pub(crate) notes: Vec<String>,
 }
 
-/// Where and with what it was measured.
+/// The machine, the programs and the settings of a run.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Machine {
     kernel: String,
@@ -35,7 +35,7 @@ pub(crate) struct Machine {
     cpu_tick_ms: f64,
 }
 
-/// One server at one task.
+/// One server in one task.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Measurement {
     pub(crate) part: String,
@@ -45,7 +45,7 @@ pub(crate) struct Measurement {
     pub(crate) per_second: Spread,
     pub(crate) cpu_us: Spread,
     pub(crate) p99_us: Spread,
-    /// Of a core; near 1, the client was the limit.
+    /// Share of its core that the client used; near 1, the client was the limit.
     pub(crate) client_share: f64,
 }
 
@@ -57,7 +57,7 @@ pub(crate) struct Row {
     pub(crate) what: String,
     pub(crate) value: Spread,
     pub(crate) aim: Option<Bound>,
-    /// What it is compared with, or how it was measured.
+    /// What the value is compared with, or how it was measured.
     pub(crate) note: String,
 }
 
@@ -71,7 +71,7 @@ impl Report {
         }
     }
 
-    /// Adds what one server did.
+    /// Adds the samples of one server.
     pub(crate) fn measured(
         &mut self,
         part: &str,
@@ -93,7 +93,7 @@ impl Report {
         });
     }
 
-    /// Adds a figure, with the aim that it has.
+    /// Adds a figure, with its aim if it has one.
     pub(crate) fn row(&mut self, figure: Figure, size: u64, what: &str, value: Spread, note: &str) {
         self.rows.push(Row {
             figure,
@@ -105,19 +105,19 @@ impl Report {
         });
     }
 
-    /// Adds something to know about the figures.
+    /// Adds a note about the figures.
     pub(crate) fn note(&mut self, note: String) {
         if !self.notes.contains(&note) {
             self.notes.push(note);
         }
     }
 
-    /// Adds what an earlier report has and this one has not.
+    /// Adds the results of an earlier report that this one does not have.
     pub(crate) fn merge(&mut self, json: &[u8]) -> Result<(), Error> {
         let before: Self = serde_json::from_slice(json)?;
         if before.machine != self.machine {
             self.note(format!(
-                "some figures were measured before, elsewhere or with other settings: {:?}",
+                "some figures are from an earlier run with another machine or other settings: {:?}",
                 before.machine
             ));
         }
@@ -132,7 +132,7 @@ impl Report {
         for old in before.rows {
             let is_same = |new: &Row| new.figure == old.figure && new.what == old.what;
             if !self.rows.iter().any(is_same) {
-                // The bound is today's.
+                // The aim of today, not the one in the file.
                 let aim = old.figure.aim(old.size);
                 self.rows.push(Row { aim, ..old });
             }
@@ -164,7 +164,7 @@ impl fmt::Display for Report {
         writeln!(f, "{}", machine.versions.join(", "))?;
         writeln!(
             f,
-            "{} rounds of {} s; CPU counted in ticks of {} ms; median (lowest–highest)\n",
+            "{} rounds of {} s; CPU is counted in ticks of {} ms; median (lowest–highest)\n",
             machine.rounds, machine.round_s, machine.cpu_tick_ms
         )?;
         if !self.measurements.is_empty() {
@@ -256,7 +256,7 @@ fn align(table: &mut Table, columns: std::ops::Range<usize>) {
     }
 }
 
-/// Three digits that matter, and the ends where they differ.
+/// Formats the median with three significant digits, and the range if the values differ.
 fn spread(value: Spread) -> String {
     let number = |value: f64| match value.abs() {
         100.0.. => format!("{value:.0}"),
@@ -275,7 +275,7 @@ fn spread(value: Spread) -> String {
 }
 
 impl Machine {
-    /// What cannot be found out is told as unknown: the figures are none the worse.
+    /// Collects the facts about the machine. Unknown ones are reported as unknown.
     fn look(bench: &Bench) -> Self {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let cpus = read("/proc/cpuinfo");
@@ -319,11 +319,11 @@ fn version(program: &Path, flag: &str) -> String {
     line.trim_start_matches("nginx version: ").to_owned()
 }
 
-/// By its magic number: a directory in memory tells nothing about a disk.
+/// Detects the file system by its magic number: results on tmpfs say nothing about a disk.
 fn file_system(directory: &Path) -> String {
     match rustix::fs::statfs(directory).map(|stat| stat.f_type) {
         Ok(0x0102_1994) => {
-            "tmpfs (in memory: synced uploads and cold files mean nothing)".to_owned()
+            "tmpfs (in memory: figures of synced uploads and cold files are not valid)".to_owned()
         }
         Ok(0xEF53) => "ext4".to_owned(),
         Ok(0x5846_5342) => "xfs".to_owned(),
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missed_aim_stands_in_the_table_and_is_counted() {
+    fn counts_missed_aims() {
         let mut report = report("a");
         let figure = Figure::DownloadCpuToNginx;
         report.row(figure, 4096, "4 KB", Spread::once(1.01), "nginx");
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn merging_keeps_what_is_new_adds_what_is_missing_and_says_where_from() {
+    fn merge_keeps_new_and_adds_missing() {
         let figure = Figure::DownloadCpuToNginx;
         let mut before = report("a");
         before.row(figure, 4096, "4 KB", Spread::once(2.0), "old");

@@ -1,18 +1,17 @@
-//! Rounds: the servers take turns, and each turn is measured on both sides.
+//! Measures servers in rounds: they take turns, and each turn is measured on both sides.
 
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
-use super::{Bench, process::Process};
+use super::{Bench, closed::Closed, process::Process};
 use crate::{
     Error,
     client::{Engine, Request, Settings},
-    closed::Closed,
 };
 
-/// A server that takes part, and what it is asked, in turn.
+/// A server and the requests that it gets in turn.
 pub(crate) struct Contender<'a> {
     pub(crate) name: String,
     process: &'a Process,
@@ -20,18 +19,18 @@ pub(crate) struct Contender<'a> {
     requests: Vec<Request>,
 }
 
-/// One turn of one server.
+/// The result of one turn of one server.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sample {
     pub(crate) per_second: f64,
-    /// CPU of the server for one request, in microseconds.
+    /// CPU of the server per request, in microseconds.
     pub(crate) cpu_us: f64,
-    /// Share of its core that the client used: near 1, it is the client that limits `per_second`.
+    /// Share of its core that the client used. Near 1, the client limits `per_second`.
     pub(crate) client_share: f64,
     pub(crate) p99_us: f64,
 }
 
-/// The middle and the ends of some rounds.
+/// Median, minimum and maximum of some rounds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Spread {
     pub(crate) median: f64,
@@ -40,7 +39,7 @@ pub(crate) struct Spread {
 }
 
 impl Spread {
-    /// Of values, at least one.
+    /// Computes the spread of at least one value.
     pub(crate) fn of(values: impl Iterator<Item = f64>) -> Self {
         let mut values: Vec<f64> = values.collect();
         values.sort_by(f64::total_cmp);
@@ -52,12 +51,12 @@ impl Spread {
         }
     }
 
-    /// One value that was measured once.
+    /// The spread of a single value.
     pub(crate) fn once(value: f64) -> Self {
         Self::of(std::iter::once(value))
     }
 
-    /// Of the relations of rounds that were measured next to each other.
+    /// The spread of the ratios of samples from the same rounds.
     pub(crate) fn ratio(over: &[Sample], under: &[Sample], of: fn(&Sample) -> f64) -> Self {
         Self::of(
             over.iter()
@@ -92,8 +91,8 @@ impl<'a> Contender<'a> {
     }
 }
 
-/// One turn: a warm-up, then the measurement. An error of the server's ends all: the figures would be of something
-/// else.
+/// Runs one turn: a warm-up, then the measurement. An error of the server ends the run, because the figures would not
+/// be comparable.
 pub(crate) fn turn(
     bench: &Bench,
     process: &Process,
@@ -124,7 +123,7 @@ pub(crate) fn turn(
     })
 }
 
-/// All turns, by contender.
+/// Runs all rounds and returns the samples of each contender.
 pub(crate) fn rounds(
     bench: &Bench,
     contenders: &mut [Contender<'_>],
@@ -138,7 +137,7 @@ pub(crate) fn rounds(
     Ok(samples)
 }
 
-/// An engine's settings for a server of this bench.
+/// Engine settings for a server of this bench.
 pub(crate) fn settings(
     bench: &Bench,
     target: std::net::SocketAddr,
@@ -166,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_median_of_an_even_number_is_between_the_two_in_the_middle() {
+    fn median_of_even_count_is_mean() {
         let spread = |values: &[f64]| Spread::of(values.iter().copied());
         let expected = Spread {
             median: 2.5,

@@ -1,4 +1,4 @@
-//! A thumbnail that is in memory, against a download of 4 KB.
+//! Compares a thumbnail from memory with a download of 4 KB.
 
 use bytes::Bytes;
 
@@ -14,11 +14,10 @@ use super::{
 use crate::Error;
 
 const CONNECTIONS: usize = 64;
-/// Pictures and files, asked for in turn.
+/// Number of pictures and of files, requested in turn.
 const FILES: usize = 16;
 const DOWNLOAD_BYTES: usize = 4096;
 
-/// Measures it.
 pub(crate) fn run(bench: &Bench, report: &mut Report) -> Result<(), Error> {
     let store = Store::new(bench, "none")?;
     let ours = store.serve(bench, true)?;

@@ -1,8 +1,8 @@
-//! Uploads: this server's forms, synced and not, against nginx's `dav PUT`, which never syncs.
+//! Uploads to chatfiles, with and without sync, compared with nginx's `dav PUT`, which never syncs.
 //!
-//! Each turn has a fresh server over a fresh directory, which is emptied and synced after it, so that the disk neither
-//! fills nor writes one server's bytes in another one's turn. No name is used twice: a `PUT` that replaces a file would have
-//! to free the old one too.
+//! Each turn has a new server over a new directory. The directory is emptied and synced afterwards, so that the disk
+//! does not fill and no server's data is written during the turn of another one. No name is used twice, because a `PUT`
+//! that replaces a file would also have to free the old one.
 
 use std::{fs, time::Instant};
 
@@ -23,11 +23,11 @@ use crate::{
     client::{Engine, Request},
 };
 
-/// Connections, but for the comparison of syncing with not.
+/// Number of connections, except when sync is compared with no sync.
 const CONNECTIONS: usize = 16;
 const CONNECTIONS_MANY: usize = 64;
 
-/// Who takes a turn.
+/// A participant of a turn.
 #[derive(Clone, Copy)]
 enum Turn {
     Ours {
@@ -100,7 +100,6 @@ impl Turn {
     }
 }
 
-/// Measures all sizes.
 pub(crate) fn run(bench: &Bench, sizes: &[u64], report: &mut Report) -> Result<(), Error> {
     for &size in sizes {
         bench.say(format_args!("   {}", size_text(size)));
@@ -110,7 +109,7 @@ pub(crate) fn run(bench: &Bench, sizes: &[u64], report: &mut Report) -> Result<(
         for _ in 0..bench.rounds {
             for (turn, samples) in turns.iter().zip(&mut samples) {
                 samples.push(turn.take(bench, &file)?);
-                // What is left of it is on the disk before the next one starts.
+                // Remaining writes reach the disk before the next turn starts.
                 let directory = fs::File::open(bench.dir.path())?;
                 rustix::fs::syncfs(&directory)?;
             }

@@ -12,8 +12,8 @@ use super::{
     wire,
 };
 use crate::{
-    api::body::Body,
     auth::Identity,
+    delivery::Body,
     error::{Error, Kind, Result},
     files::{Completion, PartUpload, ReceivedPart},
     http::{
@@ -32,7 +32,7 @@ const EMPTY_BODY_BYTES_MAX: usize = 4096;
 /// Bytes of the field `part_number`.
 const FIELD_BYTES_MAX: usize = 64;
 
-pub(super) async fn begin(context: &Context<'_>, body: &mut RequestBody) -> Result<Response<Body>> {
+pub(crate) async fn begin(context: &Context<'_>, body: &mut RequestBody) -> Result<Response<Body>> {
     let identity = context.authenticate()?;
     body.collect(EMPTY_BODY_BYTES_MAX).await?;
     let files = &context.api.files;
@@ -46,7 +46,7 @@ pub(super) async fn begin(context: &Context<'_>, body: &mut RequestBody) -> Resu
     ))
 }
 
-pub(super) async fn put(
+pub(crate) async fn put(
     context: &Context<'_>,
     id: &str,
     body: &mut RequestBody,
@@ -137,13 +137,13 @@ fn check_bytes(part: &ReceivedPart, bytes_max: u64) -> Result<()> {
     }
 }
 
-pub(super) async fn list(context: &Context<'_>, id: &str) -> Result<Response<Body>> {
+pub(crate) async fn list(context: &Context<'_>, id: &str) -> Result<Response<Body>> {
     let identity = context.authenticate()?;
     let upload = find(context, &identity, id).await?;
     Ok(wire::parts(context, "get", &upload.list().await?))
 }
 
-pub(super) async fn complete(
+pub(crate) async fn complete(
     context: &Context<'_>,
     id: &str,
     body: &mut RequestBody,
@@ -172,7 +172,7 @@ pub(super) async fn complete(
     Ok(wire::uploaded(context, &stored))
 }
 
-pub(super) async fn abort(context: &Context<'_>, id: &str) -> Result<Response<Body>> {
+pub(crate) async fn abort(context: &Context<'_>, id: &str) -> Result<Response<Body>> {
     let identity = context.authenticate()?;
     let upload = find(context, &identity, id).await?;
     let id = upload.id();

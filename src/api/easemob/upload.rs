@@ -7,8 +7,8 @@ use hyper::{Response, header::HeaderValue};
 
 use super::{Context, wire};
 use crate::{
-    api::body::Body,
     auth::Identity,
+    delivery::Body,
     error::{Error, Result},
     files::{Attributes, Received},
     http::{
@@ -36,7 +36,7 @@ pub(super) struct ThumbnailSize {
     height: Option<u16>,
 }
 
-pub(super) async fn upload(
+pub(crate) async fn upload(
     context: &Context<'_>,
     body: &mut RequestBody,
 ) -> Result<Response<Body>> {

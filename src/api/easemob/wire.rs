@@ -8,8 +8,9 @@ use serde_json::{Map, Value, json};
 
 use super::Context;
 use crate::{
-    api::{Api, Call, answer, body::Body},
+    api::{Api, Call, answer},
     auth::{Granted, Subject},
+    delivery::Body,
     error::{Error, Kind},
     files::Stored,
     store::{ObjectId, local::StoredPart},
@@ -222,7 +223,7 @@ fn face(kind: Kind, limit_status_429: bool) -> Face {
             "Service resource not found",
             NOT_FOUND,
         ),
-        Kind::MethodNotAllowed(_) => (
+        Kind::MethodNotAllowed => (
             405,
             "unsupported_service_operation",
             "the method is not supported on this path",

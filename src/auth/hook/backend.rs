@@ -1,134 +1,107 @@
-//! One exchange with a chat backend: a signed POST of JSON, and what counts as an answer.
+//! Exchanges one question with a chat backend: a signed POST of JSON, and the parsing of the answer.
 //!
-//! Blocks its thread; how many do so at once is the parent's. Follows no redirect, takes no proxy from the
-//! environment, and tries twice only where a connection was closed before it answered.
+//! The parent limits concurrent questions. Redirects are not followed. A question is sent a second time only if the
+//! backend closed the connection before it answered.
 
-use std::{
-    io::ErrorKind,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
+use http_body_util::{BodyExt, Full};
+use hyper::{Request, Uri, header};
 use serde::Deserialize;
-use ureq::http::Uri;
 
 use crate::{
+    http_client::{self, HttpClient, RequestBody},
     secret::{SecretKey, hex},
     tenant::Hook,
     time::Clock,
 };
 
-/// Bytes of an answer's body.
-const BODY_BYTES_MAX: u64 = 16 * 1024;
-/// Bytes of an answer's head.
-const HEAD_BYTES_MAX: usize = 8 * 1024;
-/// A connection's buffers, in bytes: more than a head; ureq's own are 128 KiB each. A line of the request must
-/// fit into the second, so a URL that is longer is never asked.
-const INPUT_BUFFER_BYTES: usize = 16 * 1024;
-const OUTPUT_BUFFER_BYTES: usize = 8 * 1024;
-/// How long an unused connection is kept.
-const IDLE_MAX: Duration = Duration::from_secs(15);
+/// Maximum size of an answer's body.
+const BODY_BYTES_MAX: usize = 16 * 1024;
 
 const USER_AGENT: &str = concat!("chatfiles/", env!("CARGO_PKG_VERSION"));
 
-/// What the backend said.
+/// The backend's answer.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Answer {
     Allow,
-    /// With the backend's own code, where it gave one that may be passed on.
+    /// With the backend's own code, if it may be passed on to the client.
     Deny(Option<u32>),
 }
 
 /// The connections to all backends.
 #[derive(Clone)]
 pub(super) struct Backend {
-    agent: ureq::Agent,
+    client: HttpClient,
     clock: Clock,
 }
 
 impl Backend {
-    /// Keeps at most `idle_max` unused connections.
-    ///
-    /// ureq resolves a name on a thread of its own, which a time-out leaves behind until the system's resolver
-    /// gives up too (30 s, usually): with a dead resolver that is at most `in_flight_max` threads for each
-    /// time-out that passes meanwhile.
-    pub(super) fn new(idle_max: usize, clock: Clock) -> Self {
-        let agent = ureq::Agent::config_builder()
-            .proxy(None)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .http_status_as_error(false)
-            .user_agent(USER_AGENT)
-            .accept("application/json")
-            .max_response_header_size(HEAD_BYTES_MAX)
-            .input_buffer_size(INPUT_BUFFER_BYTES)
-            .output_buffer_size(OUTPUT_BUFFER_BYTES)
-            .max_idle_connections(idle_max)
-            .max_idle_connections_per_host(idle_max)
-            .build()
-            .into();
-        Self { agent, clock }
+    /// Creates a client that keeps at most `idle_max` unused connections.
+    pub(super) fn new(idle_max: usize, connect_timeout: Duration, clock: Clock) -> Self {
+        let config = http_client::Config {
+            connect_timeout,
+            idle_connections_max: idle_max,
+        };
+        let client = HttpClient::new(config, clock.clone());
+        Self { client, clock }
     }
 
-    /// Asks, and reads the answer.
+    /// Sends a question and reads the answer.
     ///
     /// # Errors
-    /// Why there is no answer, in words for the log: without the URL, the secret and the signature.
-    pub(super) fn exchange(
+    /// A text for the log that says why there is no answer. It contains neither the URL nor the secret or the
+    /// signature.
+    pub(super) async fn exchange(
         &self,
         hook: &Hook,
         body: &str,
         deadline: Instant,
     ) -> Result<Answer, String> {
-        let sent = self.send(hook, body, deadline, IDLE_MAX);
-        let sent = match sent {
-            // ureq looks whether a kept connection is still open, but the backend may close it just then. The
-            // question changes nothing, so it may be asked again; and with an idle time of zero it goes over a
-            // new connection, since the other kept ones are no fresher.
-            Err(error) if is_closed(&error) => self.send(hook, body, deadline, Duration::ZERO),
-            sent => sent,
-        };
-        let mut response = sent.map_err(describe)?;
-        if response.status() != 200 {
-            return Err(format!("status {}", response.status().as_u16()));
-        }
-        // ureq's limit is an error when it is reached, not when it is passed.
-        let limit = BODY_BYTES_MAX + 1;
-        let body = response.body_mut().with_config().limit(limit).read_to_vec();
-        let body = body.map_err(describe)?;
+        let answered = tokio::time::timeout_at(deadline.into(), self.ask(hook, body)).await;
+        let body = answered.map_err(|_| "no answer in time")??;
         parse(&body).ok_or_else(|| "the answer is no JSON object with a boolean \"allow\"".into())
     }
 
-    fn send(
-        &self,
-        hook: &Hook,
-        body: &str,
-        deadline: Instant,
-        idle_max: Duration,
-    ) -> Result<ureq::http::Response<ureq::Body>, ureq::Error> {
-        let left = deadline.saturating_duration_since(self.clock.monotonic());
-        if left.is_zero() {
-            return Err(ureq::Error::Timeout(ureq::Timeout::Global));
+    async fn ask(&self, hook: &Hook, body: &str) -> Result<Vec<u8>, String> {
+        let described = |error: http_client::Error| error.to_string();
+        let request = || self.request(hook, body).map_err(described);
+        let sent = match self.client.send(request()?).await {
+            // A question changes nothing, so it may be sent again. Other kept connections may be closed too.
+            Err(error) if error.is_closed() => self.client.send_on_new_connection(request()?).await,
+            sent => sent,
+        };
+        let response = sent.map_err(described)?;
+        if response.status() != 200 {
+            return Err(format!("status {}", response.status().as_u16()));
         }
-        let mut request = self
-            .agent
-            .post(&hook.url)
-            .header("Content-Type", "application/json");
+        response
+            .into_body()
+            .read(BODY_BYTES_MAX)
+            .await
+            .map_err(described)
+    }
+
+    fn request(&self, hook: &Hook, body: &str) -> Result<Request<RequestBody>, http_client::Error> {
+        let mut request = Request::post(&hook.url)
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::ACCEPT, "application/json")
+            .header(header::USER_AGENT, USER_AGENT);
         if let Some(secret) = &hook.secret {
             let timestamp = self.clock.now().secs();
             request = request
-                .header("X-Chatfiles-Timestamp", timestamp.to_string())
+                .header("X-Chatfiles-Timestamp", timestamp)
                 .header("X-Chatfiles-Signature", sign(secret, timestamp, body));
         }
+        let body = Full::from(body.to_owned()).map_err(|never| match never {});
+        // Only the URL may be malformed.
         request
-            .config()
-            .timeout_global(Some(left))
-            .max_idle_age(idle_max)
-            .build()
-            .send(body)
+            .body(body.boxed_unsync())
+            .map_err(|_| http_client::Error::Url)
     }
 }
 
-/// The host of a URL: what of it may be logged.
+/// The host of a URL, which is the part that may be logged.
 pub(super) fn host(url: &str) -> String {
     let uri = url.parse::<Uri>().ok();
     let host = uri.as_ref().and_then(Uri::host);
@@ -141,44 +114,17 @@ fn sign(secret: &SecretKey, timestamp: i64, body: &str) -> String {
     hex(&secret.hmac_sha256(&[timestamp.as_bytes(), b".", body.as_bytes()]))
 }
 
-/// Whether the connection ended before the head of an answer was whole.
-fn is_closed(error: &ureq::Error) -> bool {
-    let ureq::Error::Io(error) = error else {
-        return false;
-    };
-    matches!(
-        error.kind(),
-        ErrorKind::UnexpectedEof
-            | ErrorKind::ConnectionReset
-            | ErrorKind::ConnectionAborted
-            | ErrorKind::BrokenPipe
-    )
-}
-
-/// The error in words. Those that would show the URL are put otherwise.
-fn describe(error: ureq::Error) -> String {
-    match error {
-        ureq::Error::BadUri(_) | ureq::Error::RequireHttpsOnly(_) => {
-            "its address is no http:// or https:// URL".into()
-        }
-        ureq::Error::BodyExceedsLimit(_) => {
-            format!("the answer has more than {BODY_BYTES_MAX} bytes")
-        }
-        error => error.to_string(),
-    }
-}
-
 fn parse(body: &[u8]) -> Option<Answer> {
-    // An unknown member is ignored, a member that comes twice is an error.
+    // Unknown members are ignored. A duplicate member is an error.
     #[derive(Deserialize)]
     struct Members {
         allow: bool,
         #[serde(default)]
         code: serde_json::Value,
     }
-    // The whole is checked: a text that serde skips it does not look at.
+    // The whole body must be UTF-8: serde does not check the texts that it skips.
     let body = std::str::from_utf8(body).ok()?;
-    // Serde reads a struct from an array too: `[true]` must not let anybody in.
+    // Serde also reads a struct from an array: `[true]` must not allow anything.
     if !body.trim_ascii_start().starts_with('{') {
         return None;
     }
@@ -198,7 +144,7 @@ mod tests {
     use crate::secret::Secret;
 
     #[test]
-    fn only_an_object_with_a_boolean_allow_is_an_answer() {
+    fn parses_only_clear_answers() {
         for (body, answer) in [
             (r#"{"allow":true}"#, Some(Answer::Allow)),
             (" {\"allow\" : true, \"code\": 5}\n", Some(Answer::Allow)),
@@ -241,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn the_signature_is_what_openssl_makes_of_it() {
+    fn signature_matches_openssl() {
         // printf %s '1795305599.{"user":"alice"}' | openssl dgst -sha256 -hmac "hook secret of the tests"
         assert_eq!(
             sign(
@@ -254,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_url_only_the_host_is_shown() {
+    fn shows_only_the_host() {
         for (url, shown) in [
             ("https://u:p@chat.example:8443/a/b?key=k#f", "chat.example"),
             ("http://[::1]:80/?key=k", "[::1]"),
@@ -263,11 +209,5 @@ mod tests {
         ] {
             assert_eq!(host(url), shown);
         }
-    }
-
-    #[test]
-    fn no_proxy_is_taken_from_the_environment() {
-        let backend = Backend::new(1, Clock::system());
-        assert!(backend.agent.config().proxy().is_none());
     }
 }

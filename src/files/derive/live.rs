@@ -4,12 +4,10 @@
 //! each, so that one client that reads slowly could make this process hold any number of them. Nothing new is made for
 //! whoever holds most of what there may be.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::{
     error::{Error, Kind, Result},
@@ -75,7 +73,7 @@ impl Live {
     }
 
     fn lock(&self) -> MutexGuard<'_, Held> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        self.held.lock()
     }
 }
 

@@ -63,10 +63,11 @@ impl Pictures {
     pub(super) fn new(config: &Config, reduced_bytes_max: u64, counts: Arc<Derivations>) -> Self {
         Self {
             pool: Pool::new(fair_queue::Config {
-                places: config.decode_threads,
+                jobs_max: config.decode_threads,
                 memory_bytes_max: config.decode_bytes_max,
                 waiting_max: config.decode_queue_max,
                 wait_max: WAIT_MAX,
+                ..fair_queue::Config::default()
             }),
             bounds: Bounds {
                 pixels_max: config.decode_pixels_max,
@@ -238,7 +239,7 @@ impl Pictures {
     }
 }
 
-/// The payload of an object, by `pread`.
+/// The payload of an object.
 struct Payload<'a>(&'a OpenFile);
 
 impl ReadAt for Payload<'_> {
@@ -247,7 +248,7 @@ impl ReadAt for Payload<'_> {
     }
 
     fn read_exact_at(&self, at: u64, into: &mut [u8]) -> io::Result<()> {
-        std::os::unix::fs::FileExt::read_exact_at(self.0.object.file(), into, at)
+        self.0.object.read_exact_at(at, into)
     }
 }
 
@@ -279,8 +280,8 @@ impl Picture {
     fn read(&self) -> Result<Bytes> {
         match self {
             Self::File(file) => {
-                let bytes = file.object.read().map_err(Error::internal)?;
-                Ok(bytes.into())
+                let whole = 0..file.object.len();
+                file.object.read_range(whole).map_err(Error::internal)
             }
             Self::Frame(_, frame) => Ok(frame.bytes.clone()),
         }

@@ -8,12 +8,13 @@ use std::{
     hash::Hash,
     pin::pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use quick_cache::{Weighter, sync::Cache};
 use tokio::sync::OwnedMutexGuard;
 
@@ -122,7 +123,7 @@ impl Claims {
     }
 
     fn entries(&self) -> MutexGuard<'_, HashMap<Key, Lock>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

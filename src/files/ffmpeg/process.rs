@@ -21,10 +21,11 @@ use std::{
     os::unix::process::CommandExt,
     path::Path,
     process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use rustix::process::{
     Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, getrlimit, kill_process_group, prlimit,
     waitid,
@@ -247,7 +248,7 @@ fn limit(pid: Pid, limits: Limits) -> io::Result<()> {
 /// The process group of one program.
 #[derive(Default)]
 struct Group {
-    // A std Mutex: nothing is awaited while it is held, and a kill or a reap takes microseconds.
+    // A synchronous Mutex: nothing is awaited while it is held, and a kill or a reap takes microseconds.
     state: Mutex<State>,
 }
 
@@ -264,7 +265,7 @@ enum State {
 
 impl Group {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     fn is_given_up(&self) -> bool {

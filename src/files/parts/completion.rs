@@ -16,7 +16,7 @@ use crate::{
     error::{Error, Kind, Result},
     fair_queue::{self, Claimant, FairQueue, Permit},
     files::{Attributes, Files, Received, Stored},
-    limit::{Owner, PartsReserved},
+    limit::{Owner, PartsPermit},
     store::{BoxFuture, Class, Key, ObjectId, UploadSize, local::ClaimedParts},
 };
 
@@ -42,7 +42,7 @@ struct Claim(Option<Claimed>);
 struct Claimed {
     upload: PartUpload,
     parts: ClaimedParts,
-    reserved: PartsReserved,
+    reserved: PartsPermit,
     /// Held as long as the work goes on, also where the client has gone.
     place: Permit,
 }
@@ -55,10 +55,10 @@ type Commit = BoxFuture<'static, Result<Stored>>;
 /// The places of completions.
 pub(in crate::files) fn places() -> FairQueue {
     FairQueue::new(fair_queue::Config {
-        places: AT_ONCE,
-        memory_bytes_max: u64::MAX,
+        jobs_max: AT_ONCE,
         waiting_max: WAITING_MAX,
         wait_max: WAIT_MAX,
+        ..fair_queue::Config::default()
     })
 }
 

@@ -5,10 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bytes::Bytes;
-
 use super::{
-    BoundingBox, Derived, Dialect, Key, Meta, Object,
+    BoundingBox, Derived, Dialect, Key, Meta, Opened,
     layout::{self, Layout},
     names,
 };
@@ -16,13 +14,13 @@ use crate::{error::Result, store::trailer};
 
 /// A derivative that is damaged, or written by another version, counts as absent and is made again.
 pub(super) fn read_derived(path: &Path, key: Key) -> Option<Derived> {
-    let object = names::open_read(path)
+    let opened = names::open_read(path)
         .ok()
-        .and_then(|file| Object::from_file(file, key).ok())?;
-    let bytes = object.read().ok()?;
-    (crc32fast::hash(&bytes) == object.meta.crc).then(|| Derived {
-        content_type: object.meta.content_type,
-        bytes: Bytes::from(bytes),
+        .and_then(|file| Opened::from_file(file, key).ok())?;
+    let bytes = opened.read_range(0..opened.len()).ok()?;
+    (crc32fast::hash(&bytes) == opened.meta.crc).then(|| Derived {
+        content_type: opened.meta.content_type,
+        bytes,
     })
 }
 

@@ -7,12 +7,13 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
 };
 
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 use rustix::fs::FlockOperation;
 use uuid::Uuid;
 
@@ -36,8 +37,8 @@ pub(super) struct Instance {
     folder: File,
     pub(super) rename: RenameBy,
     /// Day and spread directories known to be there and synced, so that only the first upload into one pays
-    /// for it. A std Mutex: held for a look-up. At most 257 entries per class and day in use; cleared when there are
-    /// too many.
+    /// for it. A synchronous Mutex: held for a look-up. At most 257 entries per class and day in use; cleared when
+    /// there are too many.
     known: Mutex<HashSet<PathBuf>>,
 }
 
@@ -76,7 +77,7 @@ impl Instance {
     }
 
     pub(super) fn known(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock()
     }
 
     /// An unfinished file in the folder.

@@ -48,7 +48,7 @@ use self::{
     writers::Writers,
 };
 use super::{
-    BoundingBox, BoxFuture, Class, Derived, DerivedName, Dialect, Key, Meta, Object, ObjectId,
+    BoundingBox, BoxFuture, Class, Derived, DerivedName, Dialect, Key, Meta, ObjectId, Opened,
     Store, Upload, UploadSize, blocking,
 };
 use crate::{
@@ -202,9 +202,9 @@ impl LocalStore {
 ///
 /// # Errors
 /// `Internal` where the disk fails or the file is damaged.
-pub fn open_object(root: &Path, key: Key) -> Result<Option<Object>> {
+pub fn open_object(root: &Path, key: Key) -> Result<Option<Opened>> {
     match names::open_read(&layout::object_path(root, key)) {
-        Ok(file) => Object::from_file(file, key).map(Some),
+        Ok(file) => Opened::from_file(file, key).map(Some),
         Err(error) if names::is_absent(&error) => Ok(None),
         Err(_) if tombstones::is_at(At::path(&layout::object_path(root, key))) => Ok(None),
         Err(error) => Err(Error::internal(error)),
@@ -235,7 +235,7 @@ pub fn visit_metas(
         for key in layout::objects_in(&spread, class, day.day).map_err(Error::internal)? {
             let meta = names::open_read(&layout::object_path(root, key)).and_then(|file| {
                 let file_len = file.metadata()?.len();
-                super::object::read_trailer(&file, file_len)
+                super::trailer::read(&file, file_len)
             });
             if let Ok(meta) = meta {
                 visit(key, meta)?;
@@ -292,7 +292,7 @@ impl Store for LocalStore {
         })
     }
 
-    fn open(&self, key: Key) -> BoxFuture<'_, Result<Option<Object>>> {
+    fn open(&self, key: Key) -> BoxFuture<'_, Result<Option<Opened>>> {
         let open = move |layout: &Arc<Layout>| open_object(layout.root(), key);
         Box::pin(find_on_disk(&self.layout, open, Option::is_none))
     }

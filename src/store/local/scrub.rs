@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    store::{Class, Key, Object, ObjectId},
+    store::{Class, Key, ObjectId, Opened},
     time::Day,
 };
 
@@ -87,9 +87,17 @@ fn verify(root: &Path, class: Class, day: Day, path: &Path) -> Result<(), String
         return Err("it lies where no look-up would find it".into());
     }
     match names::open_read(path) {
-        Ok(file) => Object::from_file(file, key)
-            .map_err(|error| error.causes())?
-            .verify(),
+        Ok(file) => {
+            let opened = Opened::from_file(file, key).map_err(|error| error.causes())?;
+            let mapped = opened.mapped().expect("a local file is mapped");
+            match mapped.crc().map_err(|error| error.to_string())? {
+                crc if crc == opened.meta.crc => Ok(()),
+                crc => Err(format!(
+                    "the payload's checksum is {crc:08x} and should be {:08x}",
+                    opened.meta.crc
+                )),
+            }
+        }
         Err(error) if names::is_absent(&error) => Ok(()),
         Err(error) => Err(error.to_string()),
     }

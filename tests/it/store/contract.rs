@@ -9,7 +9,9 @@ use chatfiles::{
     },
 };
 
-use super::{UNANNOUNCED, bare_meta, config, full_meta, new_key, put, run};
+use super::{
+    UNANNOUNCED, bare_meta, config, full_meta, new_key, put, read, read_checked, read_range, run,
+};
 use crate::support::files_below;
 
 /// Runs one rule against every store; whatever the rule did, nothing unfinished is left.
@@ -60,9 +62,8 @@ fn what_was_committed_is_opened_with_all_its_bytes_and_metadata() {
             assert_eq!(committed, expected);
             let object = store.open(key).await.unwrap().unwrap();
             assert_eq!((object.key, &object.meta), (key, &expected));
-            assert_eq!(object.read().unwrap(), b"one two");
-            assert_eq!(object.slice(4..7), b"two".as_slice());
-            object.verify().unwrap();
+            assert_eq!(read(&object).await, b"one two");
+            assert_eq!(read_range(&object, 4..7).await, b"two");
         }
     });
 }
@@ -93,8 +94,7 @@ fn a_payload_of_any_size_comes_back_whatever_was_announced() {
                     (len as u64, len == 0),
                     "{size:?}"
                 );
-                assert!(object.read().unwrap() == bytes, "{len} {size:?}");
-                assert!(object.slice(0..len as u64) == bytes, "{len} {size:?}");
+                assert!(read(&object).await == bytes, "{len} {size:?}");
             }
         }
     });
@@ -110,7 +110,7 @@ fn a_payload_in_thousands_of_small_chunks_is_written_in_order() {
         }
         upload.commit(bare_meta()).await.unwrap();
         let object = store.open(key).await.unwrap().unwrap();
-        assert!(object.read().unwrap() == bytes);
+        assert!(read(&object).await == bytes);
     });
 }
 
@@ -159,7 +159,7 @@ fn a_commit_whose_caller_goes_away_is_whole_or_absent() {
         let commit = upload.commit(bare_meta());
         let _ = tokio::time::timeout(std::time::Duration::ZERO, commit).await;
         if let Some(object) = store.open(key).await.unwrap() {
-            object.verify().unwrap();
+            read_checked(&object).await;
         }
     });
 }
@@ -177,7 +177,7 @@ fn a_commit_never_replaces_what_is_there() {
         let refused = second.commit(bare_meta()).await.err().unwrap();
         assert_eq!(refused.kind(), Kind::AlreadyExists);
         let object = store.open(key).await.unwrap().unwrap();
-        assert_eq!(object.read().unwrap(), b"first");
+        assert_eq!(read(&object).await, b"first");
     });
 }
 
@@ -240,7 +240,7 @@ fn a_removed_object_is_gone_with_its_derivatives_and_an_open_one_can_be_read_on(
             );
         }
         assert!(open.is_removed());
-        assert_eq!(open.read().unwrap(), b"taken down");
+        assert_eq!(read(&open).await, b"taken down");
     });
 }
 
@@ -270,7 +270,7 @@ fn a_derivative_is_kept_by_its_name_and_the_last_one_counts() {
         assert!(empty.bytes.is_empty());
         assert!(store.derived(key, thumbnail(91)).await.unwrap().is_none());
         let original = store.open(key).await.unwrap().unwrap();
-        assert_eq!(original.read().unwrap(), b"original");
+        assert_eq!(read(&original).await, b"original");
     });
 }
 
@@ -294,7 +294,7 @@ fn many_uploads_at_once_are_kept_apart() {
         }
         for (number, key) in keys {
             let object = store.open(key).await.unwrap().unwrap();
-            assert!(object.read().unwrap() == vec![number; 250_000], "{number}");
+            assert!(read(&object).await == vec![number; 250_000], "{number}");
         }
     });
 }
@@ -322,8 +322,8 @@ fn an_object_that_is_kept_longer_is_found_under_each_of_its_days_and_is_one_file
         for day in [later(3), later(3), later(400), key.day] {
             assert!(store.keep_until(key, day).await.unwrap(), "{day}");
             let object = store.open(Key { day, ..key }).await.unwrap().unwrap();
-            assert_eq!(object.read().unwrap(), b"forwarded");
-            object.verify().unwrap();
+            assert_eq!(read(&object).await, b"forwarded");
+            read_checked(&object).await;
         }
         // From a later day on as well.
         let third = Key {

@@ -14,8 +14,8 @@ use chatfiles::{
     },
 };
 
-use super::{UNANNOUNCED, bare_meta, config, new_key, open, put, run};
-use crate::support::{files_below, process::Mount};
+use super::{UNANNOUNCED, bare_meta, config, new_key, open, put, read, run};
+use crate::support::{files_below, mount::Mount};
 
 /// A store with one object, closed, and that object's file.
 fn store_with(payload: &[u8]) -> (tempfile::TempDir, Key, PathBuf) {
@@ -226,7 +226,7 @@ fn directories_that_vanish_under_a_running_store_are_made_again() {
         assert!(store.open(key).await.unwrap().is_none());
         put(&store, key, b"two").await;
         let object = store.open(key).await.unwrap().unwrap();
-        assert_eq!(object.read().unwrap(), b"two");
+        assert_eq!(read(&object).await, b"two");
     });
 }
 

@@ -3,11 +3,11 @@
 mod contract;
 mod faults;
 
-use std::path::Path;
+use std::{ops::Range, path::Path};
 
 use chatfiles::{
     store::{
-        BoundingBox, Class, Dialect, Key, Meta, ObjectId, Store, UploadSize,
+        BoundingBox, Class, Dialect, Key, Meta, ObjectId, Opened, Payload, Store, UploadSize,
         local::{Config, Durability, LocalStore},
     },
     time::{Clock, Timestamp},
@@ -106,4 +106,25 @@ async fn put(store: &dyn Store, key: Key, payload: &[u8]) {
         .await
         .expect("a write");
     upload.commit(bare_meta()).await.expect("a commit");
+}
+
+/// Reads a range of a payload.
+async fn read_range(opened: &Opened, range: Range<u64>) -> Vec<u8> {
+    let bytes = match &opened.payload {
+        Payload::Mapped(mapped) => mapped.read_range(&range),
+        Payload::Stream(stream) => stream.clone().read_range(range).await,
+    };
+    bytes.expect("the payload is read").to_vec()
+}
+
+/// Reads a whole payload.
+async fn read(opened: &Opened) -> Vec<u8> {
+    read_range(opened, 0..opened.len()).await
+}
+
+/// Reads a whole payload and compares its checksum.
+async fn read_checked(opened: &Opened) -> Vec<u8> {
+    let bytes = read(opened).await;
+    assert_eq!(crc32fast::hash(&bytes), opened.meta.crc);
+    bytes
 }

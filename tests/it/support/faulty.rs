@@ -9,7 +9,7 @@ use bytes::Bytes;
 use chatfiles::{
     error::{Kind, Result},
     store::{
-        BoxFuture, Derived, DerivedName, Key, Meta, Object, ObjectId, Store, Upload, UploadSize,
+        BoxFuture, Derived, DerivedName, Key, Meta, ObjectId, Opened, Store, Upload, UploadSize,
     },
     time::Day,
 };
@@ -93,7 +93,7 @@ impl<S: Store> Store for FaultyStore<S> {
         })
     }
 
-    fn open(&self, key: Key) -> BoxFuture<'_, Result<Option<Object>>> {
+    fn open(&self, key: Key) -> BoxFuture<'_, Result<Option<Opened>>> {
         Box::pin(async move {
             self.faults.call(Step::Open)?;
             self.inner.open(key).await

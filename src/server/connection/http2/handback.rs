@@ -1,17 +1,20 @@
 //! A stream that survives hyper's HTTP/2 connection, which does not give it back. Frames are followed on their way in.
 
 use std::{
-    fs::File,
     io::{self, IoSlice},
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     task::{Context, Poll},
 };
 
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::table::{Frames, TableBytes};
-use crate::server::{socket::Queues, transport::Stream};
+use crate::{
+    delivery::SendFile,
+    server::{socket::Queues, transport::Stream},
+};
 
 /// Where a [`Handback`] leaves its stream when it is dropped.
 pub(super) struct Slot<S>(Arc<Mutex<Option<S>>>);
@@ -19,7 +22,7 @@ pub(super) struct Slot<S>(Arc<Mutex<Option<S>>>);
 impl<S> Slot<S> {
     /// The stream, if the [`Handback`] was dropped.
     pub(super) fn take(self) -> Option<S> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.0.lock().take()
     }
 }
 
@@ -65,29 +68,14 @@ impl<S> Handback<S> {
 
 impl<S> Drop for Handback<S> {
     fn drop(&mut self) {
-        *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = self.stream.take();
+        *self.slot.lock() = self.stream.take();
     }
 }
 
+/// HTTP/2 frames every byte, so nothing is sent as a file.
+impl<S> SendFile for Handback<S> {}
+
 impl<S: Stream> Stream for Handback<S> {
-    const SENDS_FILES: bool = S::SENDS_FILES;
-
-    fn sendfile_bytes_min(&self) -> usize {
-        self.lent().map_or(usize::MAX, S::sendfile_bytes_min)
-    }
-
-    fn poll_send_file(
-        &mut self,
-        cx: &mut Context<'_>,
-        before: &[IoSlice<'_>],
-        file: &File,
-        offset: u64,
-        len: usize,
-    ) -> Poll<io::Result<usize>> {
-        self.stream_mut()?
-            .poll_send_file(cx, before, file, offset, len)
-    }
-
     fn written_bytes(&self) -> u64 {
         self.lent().map_or(0, S::written_bytes)
     }

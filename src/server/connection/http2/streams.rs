@@ -3,13 +3,14 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Weak},
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
 use futures_util::{Stream as _, stream::FuturesUnordered};
 use hyper::rt::Executor;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::{
     STREAMS_MAX,
@@ -144,7 +145,7 @@ impl Drop for Streams {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock()
     }
 }
 

@@ -9,14 +9,16 @@ use std::{
 
 use tokio::task::JoinSet;
 
-use super::turns::Turns;
-use crate::fair_queue::Claimant;
+use crate::fair_queue::{Claimant, Config, FairQueue};
 
 /// Chunks brought in from the disk at once. Each keeps a thread busy, and with a fast disk its core: without a
 /// bound, 64 cold downloads on one core held up the hot ones by 20 to 50 ms.
-static PLACES: LazyLock<Turns> = LazyLock::new(|| {
+static READS: LazyLock<FairQueue> = LazyLock::new(|| {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    Turns::new((2 * cores).max(4))
+    FairQueue::new(Config {
+        jobs_max: (2 * cores).max(4),
+        ..Config::default()
+    })
 });
 
 /// Work that waits for its place and is then done on a blocking thread.
@@ -33,22 +35,22 @@ impl<T: Send + 'static> OnDisk<T> {
         claimant: Claimant,
         work: impl FnOnce() -> io::Result<T> + Send + 'static,
     ) -> Self {
-        Self::at(PLACES.clone(), claimant, work)
+        Self::at(READS.clone(), claimant, work)
     }
 
     fn at(
-        places: Turns,
+        reads: FairQueue,
         claimant: Claimant,
         work: impl FnOnce() -> io::Result<T> + Send + 'static,
     ) -> Self {
         let mut task = JoinSet::new();
         task.spawn(async move {
-            let place = places.acquire(claimant).await;
-            let placed = move || {
-                let _place = place;
+            let permit = reads.acquire(claimant, 0).await.map_err(io::Error::other)?;
+            let permitted = move || {
+                let _permit = permit;
                 work()
             };
-            let done = tokio::task::spawn_blocking(placed).await;
+            let done = tokio::task::spawn_blocking(permitted).await;
             done.map_err(io::Error::other).flatten()
         });
         Self(task)
@@ -74,39 +76,39 @@ mod tests {
 
     #[tokio::test]
     async fn a_wait_that_nobody_polls_any_longer_keeps_no_place_from_others() {
-        let places = Turns::new(1);
+        let reads = FairQueue::new(Config::default());
         let (go, hold) = mpsc::channel::<()>();
-        let mut first = OnDisk::at(places.clone(), anybody(), move || {
+        let mut first = OnDisk::at(reads.clone(), anybody(), move || {
             hold.recv().map_err(io::Error::other)
         });
-        let mut forgotten = OnDisk::at(places.clone(), anybody(), || Ok(2));
+        let mut forgotten = OnDisk::at(reads.clone(), anybody(), || Ok(2));
         let mut noop = Context::from_waker(Waker::noop());
         assert!(first.poll(&mut noop).is_pending() && forgotten.poll(&mut noop).is_pending());
-        let mut third = OnDisk::at(places.clone(), anybody(), || Ok(3));
+        let mut third = OnDisk::at(reads.clone(), anybody(), || Ok(3));
         go.send(()).unwrap();
         assert_eq!(poll_fn(|cx| third.poll(cx)).await.unwrap(), 3);
         // It was done meanwhile.
         assert_eq!(poll_fn(|cx| forgotten.poll(cx)).await.unwrap(), 2);
         poll_fn(|cx| first.poll(cx)).await.unwrap();
-        assert_eq!(places.free(), 1);
+        assert_eq!(reads.levels().running, 0);
     }
 
     #[tokio::test]
     async fn what_is_dropped_gives_up_its_turn_and_what_has_begun_its_place_at_its_end() {
-        let places = Turns::new(1);
+        let reads = FairQueue::new(Config::default());
         let (begun, is_begun) = tokio::sync::oneshot::channel();
         let (go, hold) = mpsc::channel::<()>();
-        let first = OnDisk::at(places.clone(), anybody(), move || {
+        let first = OnDisk::at(reads.clone(), anybody(), move || {
             begun.send(()).unwrap();
             hold.recv().map_err(io::Error::other)
         });
         is_begun.await.unwrap();
-        let waiting = OnDisk::at(places.clone(), anybody(), || -> io::Result<()> {
+        let waiting = OnDisk::at(reads.clone(), anybody(), || -> io::Result<()> {
             unreachable!("dropped before its turn")
         });
         drop((first, waiting));
-        assert_eq!(places.free(), 0);
+        assert_eq!(reads.levels().running, 1);
         go.send(()).unwrap();
-        let _place = places.acquire(anybody()).await;
+        drop(reads.acquire(anybody(), 0).await.unwrap());
     }
 }

@@ -1,6 +1,7 @@
 //! The body of an answer: small bytes, or slices of an object's map, chunk by chunk.
 //!
-//! No byte of an object is copied here: a chunk is an address inside the map, warmed before it is lent.
+//! No byte of a mapped object is copied here: a chunk is an address inside the map, warmed before it is lent. An object
+//! that is no file is read into memory chunk by chunk.
 
 use std::{
     collections::VecDeque,
@@ -12,18 +13,20 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http_body_util::Full;
 use hyper::body::{Frame, SizeHint};
 
 use super::{
     copies::{Copies, Room},
     disk::OnDisk,
+    loans::{FileBody, Loans},
 };
 use crate::{
     fair_queue::Claimant,
-    files::{LendTo, Lent, OpenFile},
+    files::OpenFile,
     limit::Client,
-    store::CHUNK_BYTES,
+    store::{BoxFuture, CHUNK_BYTES, MappedFile, Payload},
 };
 
 /// Bytes of a warm object that are lent at once: fewer turns through hyper, each of which ends in a segment
@@ -52,17 +55,23 @@ pub struct ObjectBody {
     remaining: u64,
     warming: Option<OnDisk<()>>,
     /// Where the file is noted before its slices are given out.
-    lent: Option<Arc<Lent>>,
+    loans: Option<Arc<Loans>>,
     /// Read into memory of ours, instead of lent.
     copies: Option<Copies>,
     reading: Option<Reading>,
 }
 
-/// A chunk on its way from the disk into memory.
+/// A chunk on its way into memory.
 struct Reading {
     range: Range<u64>,
-    room: Room,
-    read: OnDisk<Bytes>,
+    /// `None` for a client whose memory is not counted.
+    room: Option<Room>,
+    source: ChunkSource,
+}
+
+enum ChunkSource {
+    Disk(OnDisk<Bytes>),
+    Stream(BoxFuture<'static, io::Result<Bytes>>),
 }
 
 /// Bytes read into memory at once: two records of TLS, and what each stream of HTTP/2 may have waiting.
@@ -90,8 +99,11 @@ impl Body {
     /// An object's range; from the disk it is read in the claimant's turn.
     pub fn range(file: Arc<OpenFile>, range: Range<u64>, claimant: Claimant) -> Self {
         // Small and warm: one piece of memory, which the kernel copies anyway, needs no state to be sent by.
-        if range.end - range.start <= SMALL_BYTES && file.object.is_warm(&range) {
-            let slice = file.object.slice(range.clone());
+        if range.end - range.start <= SMALL_BYTES
+            && let Some(mapped) = file.object.mapped()
+            && mapped.is_warm(&range)
+        {
+            let slice = mapped.slice(range.clone());
             return Self::Mapped(Full::new(slice), file, range, claimant);
         }
         Self::segments(file, VecDeque::from([Segment::Range(range)]), claimant)
@@ -106,7 +118,7 @@ impl Body {
             segments,
             remaining,
             warming: None,
-            lent: None,
+            loans: None,
             copies: None,
             reading: None,
         }))
@@ -161,10 +173,10 @@ impl hyper::body::Body for Body {
     }
 }
 
-impl LendTo for Body {
-    fn lend_to(&mut self, lent: &Arc<Lent>) {
+impl FileBody for Body {
+    fn lend_to(&mut self, loans: &Arc<Loans>) {
         if let Self::Object(object) = self {
-            object.lent = Some(lent.clone());
+            object.loans = Some(loans.clone());
         }
     }
 
@@ -196,73 +208,113 @@ impl ObjectBody {
                 Some(Segment::Range(range)) => break range,
             }
         };
-        let claimant = self.claimant;
-        let up_to = |unit: u64| {
-            let end = (range.start / unit + 1).saturating_mul(unit);
-            range.start..end.min(range.end)
+        let range = range.clone();
+        let file = self.file.clone();
+        let chunk = match (&self.copies, file.object.mapped()) {
+            (None, Some(mapped)) => ready!(self.poll_lend(cx, &range, mapped)),
+            _ => ready!(self.poll_copy(cx, &range)),
         };
-        if let Some(copies) = &self.copies {
-            let (read, end) = match &mut self.reading {
-                Some(reading) => {
-                    let read = ready!(reading.read.poll(cx));
-                    let Some(Reading { range, room, .. }) = self.reading.take() else {
-                        return Poll::Ready(None);
-                    };
-                    (read.map(|bytes| room.keep(bytes)), range.end)
-                }
-                None => {
-                    let mut chunk = up_to(COPY_BYTES);
-                    let room = ready!(copies.poll_room(cx, chunk.end - chunk.start));
-                    chunk.end = chunk.end.min(chunk.start + room.bytes);
-                    // At once where the kernel has it in memory.
-                    match self.file.object.read_cached(&chunk).transpose() {
-                        Some(read) => (read.map(|bytes| room.keep(bytes)), chunk.end),
-                        None => {
-                            let (file, range) = (self.file.clone(), chunk.clone());
-                            self.reading = Some(Reading {
-                                range,
-                                room,
-                                read: OnDisk::begin(claimant, move || {
-                                    file.object.read_range(&chunk)
-                                }),
-                            });
-                            return self.poll_chunk(cx);
-                        }
-                    }
-                }
-            };
-            if read.is_ok() {
-                self.remaining -= end - range.start;
-                range.start = end;
+        if let Ok(chunk) = &chunk {
+            let sent = chunk.len() as u64;
+            self.remaining -= sent;
+            if let Some(Segment::Range(range)) = self.segments.front_mut() {
+                range.start += sent;
             }
-            let file = &self.file;
-            return Poll::Ready(Some(read.inspect_err(|error| cut_off(file, error))));
         }
+        Poll::Ready(Some(chunk.inspect_err(|error| cut_off(&file, error))))
+    }
+
+    /// Reads the next chunk of `range` into memory.
+    fn poll_copy(&mut self, cx: &mut Context<'_>, range: &Range<u64>) -> Poll<io::Result<Bytes>> {
+        if self.reading.is_none() {
+            let mut chunk = up_to_multiple(range, COPY_BYTES);
+            let room = match &self.copies {
+                Some(copies) => Some(ready!(copies.poll_room(cx, chunk.end - chunk.start))),
+                None => None,
+            };
+            let bytes_max = room.as_ref().map_or(u64::MAX, |room| room.bytes);
+            chunk.end = chunk.end.min(chunk.start.saturating_add(bytes_max));
+            let source = match &self.file.object.payload {
+                Payload::Stream(stream) => {
+                    ChunkSource::Stream(stream.clone().read_range(chunk.clone()))
+                }
+                Payload::Mapped(mapped) => match mapped.read_cached(&chunk).transpose() {
+                    // The kernel has it in memory.
+                    Some(read) => return Poll::Ready(read.map(|bytes| keep(bytes, room))),
+                    None => {
+                        let (file, range) = (self.file.clone(), chunk.clone());
+                        ChunkSource::Disk(OnDisk::begin(self.claimant, move || {
+                            file.object.read_range(range)
+                        }))
+                    }
+                },
+            };
+            self.reading = Some(Reading {
+                range: chunk,
+                room,
+                source,
+            });
+        }
+        let Some(reading) = &mut self.reading else {
+            return Poll::Pending;
+        };
+        let read = match &mut reading.source {
+            ChunkSource::Disk(read) => ready!(read.poll(cx)),
+            ChunkSource::Stream(read) => ready!(read.poll_unpin(cx)),
+        };
+        let wanted = reading.range.end - reading.range.start;
+        let room = self.reading.take().and_then(|reading| reading.room);
+        Poll::Ready(match read {
+            Ok(bytes) if bytes.len() as u64 != wanted => Err(io::ErrorKind::UnexpectedEof.into()),
+            read => read.map(|bytes| keep(bytes, room)),
+        })
+    }
+
+    /// Lends the next chunk of `range` out of the map.
+    fn poll_lend(
+        &mut self,
+        cx: &mut Context<'_>,
+        range: &Range<u64>,
+        mapped: &MappedFile,
+    ) -> Poll<io::Result<Bytes>> {
         // What is warm is lent in large pieces, what is cold is brought in and sent piece by piece. Both end at
         // multiples of their size, where the object's warmed units end too.
-        let mut chunk = up_to(LOAN_BYTES);
-        if !self.file.object.is_warm(&chunk) {
-            chunk = up_to(CHUNK_BYTES);
+        let mut chunk = up_to_multiple(range, LOAN_BYTES);
+        if !mapped.is_warm(&chunk) {
+            chunk = up_to_multiple(range, CHUNK_BYTES);
         }
-        while !self.file.object.is_warm(&chunk) {
+        while !mapped.is_warm(&chunk) {
+            let claimant = self.claimant;
             let warming = self.warming.get_or_insert_with(|| {
                 let (file, cold) = (self.file.clone(), chunk.clone());
-                OnDisk::begin(claimant, move || file.object.warm(cold))
+                OnDisk::begin(claimant, move || match file.object.mapped() {
+                    Some(mapped) => mapped.warm(cold),
+                    None => Ok(()),
+                })
             });
             let warmed = ready!(warming.poll(cx));
             self.warming = None;
-            if let Err(error) = warmed {
-                cut_off(&self.file, &error);
-                return Poll::Ready(Some(Err(error)));
-            }
+            warmed?;
         }
         // Somebody else may have brought it in while this one waited.
         self.warming = None;
-        if let Some(lent) = &self.lent {
-            lent.lend(&self.file);
+        if let Some(loans) = &self.loans {
+            loans.add(&self.file);
         }
-        range.start = chunk.end;
-        self.remaining -= chunk.end - chunk.start;
-        Poll::Ready(Some(Ok(self.file.object.slice(chunk))))
+        Poll::Ready(Ok(mapped.slice(chunk)))
+    }
+}
+
+/// The part of the range up to the next multiple of `unit`.
+fn up_to_multiple(range: &Range<u64>, unit: u64) -> Range<u64> {
+    let end = (range.start / unit + 1).saturating_mul(unit);
+    range.start..end.min(range.end)
+}
+
+/// Keeps the room for as long as the bytes.
+fn keep(bytes: Bytes, room: Option<Room>) -> Bytes {
+    match room {
+        Some(room) => room.keep(bytes),
+        None => bytes,
     }
 }

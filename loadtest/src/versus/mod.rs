@@ -1,16 +1,20 @@
-//! `loadtest versus`: this server beside others on the same machine, file system and client.
+//! The benchmarks of this repository: `loadtest versus` compares chatfiles with other servers on the same machine, file
+//! system and client; `floor` and `closed` are the pieces that can run alone.
 //!
-//! Each server is kept on one core and the client on another. The servers take turns, round after round, so that
-//! what changes on the machine meanwhile meets all of them; what is told is the median of the rounds, with the lowest
-//! and the highest beside it. Where an aim is known (`versus/aims.rs`), it stands in the row, met or missed.
+//! Servers run on one core, the client on another. The servers take turns in each round, so that changes of the
+//! machine's speed affect all of them. The report shows the median of the rounds, with the lowest and the highest
+//! value. Figures that have an aim (`aims.rs`) are marked met or missed.
 //!
-//! CPU is user and system time of all of a server's processes from `/proc`, which counts in ticks of 10 ms: over a
-//! round of 2 s on a full core, half a percent.
+//! CPU is the user and system time of all processes of a server, from `/proc`. It is counted in ticks of 10 ms, half a
+//! percent of a round of 2 s on a busy core.
 
 mod aims;
 mod batch;
+pub(crate) mod closed;
 mod cold;
+mod cpu;
 mod downloads;
+pub(crate) mod floor;
 mod memory;
 mod misses;
 mod network;
@@ -39,95 +43,95 @@ use std::{
 use clap::ValueEnum;
 
 use self::{network::Network, report::Report};
-use crate::{Error, cpu};
+use crate::Error;
 
 /// Sizes of downloads, in bytes.
 const DOWNLOADS: [u64; 6] = [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 9 << 20];
 /// Sizes of uploads, in bytes.
 const UPLOADS: [u64; 4] = [4 << 10, 64 << 10, 1 << 20, 9 << 20];
 
-/// Shorter files are left as they are: they take little room.
+/// Shorter files are not truncated, because they take little space.
 const EMPTIED_FROM_BYTES: u64 = 256 << 10;
 
 /// Arguments of `loadtest versus`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// This server's program.
+    /// Path of the chatfiles program
     #[arg(long, default_value = "target/release/chatfiles")]
     chatfiles: PathBuf,
-    /// nginx's program, a path or a name in PATH.
+    /// Path of the nginx program, or its name in PATH
     #[arg(long, default_value = "nginx")]
     nginx: PathBuf,
-    /// Where data directories are made; on a real disk, not in memory.
+    /// Parent of the data directories; use a real disk, not tmpfs
     #[arg(long)]
     dir: Option<PathBuf>,
-    /// The core of the servers.
+    /// CPU core of the servers
     #[arg(long, default_value_t = 0)]
     server_core: usize,
-    /// The core of the client.
+    /// CPU core of the client
     #[arg(long, default_value_t = 1)]
     client_core: usize,
-    /// Rounds of each measurement.
+    /// Rounds of each measurement
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Seconds of one round of one server.
+    /// Seconds per round and server
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
-    /// These parts only.
+    /// Measure only these parts
     #[arg(long, value_delimiter = ',')]
     only: Vec<Part>,
-    /// Downloads and uploads of these sizes only: 4k, 16k, 1m …
+    /// Measure only downloads and uploads of these sizes: 4k, 16k, 1m …
     #[arg(long, value_delimiter = ',', value_parser = parse_size)]
     sizes: Vec<u64>,
-    /// Objects of the full store in the part `objects`; without it the part is left out.
+    /// Number of objects in the full store of the part `objects`, which is skipped without this option
     #[arg(long)]
     objects: Option<usize>,
-    /// All parts, with 500,000 objects.
+    /// Measure all parts, with 500,000 objects
     #[arg(long, conflicts_with = "quick")]
     full: bool,
-    /// Fewer and shorter rounds: to see that it works, not to tell the figures.
+    /// Use fewer and shorter rounds, to check that everything works; the figures are not reliable
     #[arg(long)]
     quick: bool,
-    /// Servers in a network namespace of their own, over a veth pair: downloads only, needs root.
+    /// Run the servers in their own network namespace, over a veth pair; downloads only, needs root
     #[arg(long)]
     veth: bool,
-    /// Write everything that was measured to this file.
+    /// Write all measurements to this file
     #[arg(long)]
     json: Option<PathBuf>,
-    /// Take what this run does not measure from the file of `--json`, as it was.
+    /// Keep figures of an earlier `--json` file that this run does not measure
     #[arg(long, requires = "json")]
     merge: bool,
-    /// Draw plots into this directory.
+    /// Write plots to this directory
     #[arg(long)]
     plots: Option<PathBuf>,
 }
 
-/// What can be measured.
+/// A part of the comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Part {
-    /// Downloads of 4 KB to 9 MB, against nginx, the floor, dufs and miniserve.
+    /// Downloads of 4 KB to 9 MB, compared with nginx, the floor, dufs and miniserve
     Downloads,
-    /// Uploads of 4 KB to 9 MB, against nginx.
+    /// Uploads of 4 KB to 9 MB, compared with nginx
     Uploads,
-    /// A thumbnail in memory against a 4 KB download.
+    /// A thumbnail from memory, compared with a 4 KB download
     Thumbnails,
-    /// A thumbnail that is made, against libvips.
+    /// A new thumbnail, compared with libvips
     Misses,
-    /// Memory of 10,000 connections.
+    /// Memory of 10,000 connections
     Memory,
-    /// Hot downloads while cold files are read.
+    /// Hot downloads while cold files are read
     Cold,
-    /// Downloads with few and with many objects stored.
+    /// Downloads with few and with many stored objects
     Objects,
 }
 
-/// What all parts need to know.
+/// Settings shared by all parts.
 pub(crate) struct Bench {
     chatfiles: PathBuf,
     nginx: PathBuf,
-    /// It is removed at the end; a killed run leaves it.
+    /// Removed at the end; a killed run leaves it.
     dir: tempfile::TempDir,
-    /// Made in it.
+    /// Number of directories made in `dir`.
     directories: Cell<usize>,
     server_core: usize,
     rounds: usize,
@@ -138,12 +142,12 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
-    /// Client addresses: the rate of this server is per address, so the load is spread as clients' would be.
+    /// Client addresses. chatfiles limits the rate per address, so the load comes from many, as in production.
     fn sources(&self) -> Vec<IpAddr> {
         self.network.sources()
     }
 
-    /// A fresh directory.
+    /// Makes a new directory.
     fn fresh_dir(&self) -> io::Result<Fresh> {
         let number = self.directories.get();
         self.directories.set(number + 1);
@@ -152,23 +156,24 @@ impl Bench {
         Ok(Fresh(path))
     }
 
-    /// Removes what was made. Synced, it makes files dear for one minute, else for six (see [`Fresh`]).
+    /// Removes all files. The sync shortens the time in which creating files is slow from six minutes to one (see
+    /// [`Fresh`]).
     fn finish(self) -> io::Result<()> {
         let parent = fs::File::open(self.dir.path().join(".."))?;
         self.dir.close()?;
         Ok(rustix::fs::syncfs(parent)?)
     }
 
-    /// Says on standard error what is being done: a run takes minutes.
+    /// Prints progress on standard error, because a run takes minutes.
     fn say(&self, what: impl std::fmt::Display) {
-        // Nobody is left to tell when standard error is closed.
+        // If standard error is closed, progress cannot be shown.
         let _ = writeln!(io::stderr(), "{what}");
     }
 }
 
-/// A directory that nobody used before. When it is dropped its files are emptied, and only at the end of the run
-/// removed: ext4 does not use an inode again for minutes after its file was removed, and looks over all such inodes
-/// whenever a file is made. Between turns, that made an upload of 4 KB cost 940 µs of CPU, which was 169 µs before.
+/// A new directory. Dropping it truncates its files; they are removed at the end of the run. ext4 does not reuse an
+/// inode for minutes after its file was removed, and scans all such inodes whenever a file is created. Removing files
+/// between turns raised the CPU of a 4 KB upload from 169 µs to 940 µs.
 struct Fresh(PathBuf);
 
 impl Fresh {
@@ -179,7 +184,7 @@ impl Fresh {
 
 impl Drop for Fresh {
     fn drop(&mut self) {
-        // What cannot be emptied takes room until the end, and fails whoever has none left.
+        // A file that cannot be truncated takes space until the end. If space runs out, a later write fails.
         let _ = each_file(&self.0, &mut |path, length| {
             if length < EMPTIED_FROM_BYTES {
                 return Ok(());
@@ -189,7 +194,7 @@ impl Drop for Fresh {
     }
 }
 
-/// Calls `each` with the path and the length of every file below.
+/// Calls `each` with the path and the length of every file below `directory`.
 fn each_file(
     directory: &Path,
     each: &mut impl FnMut(&Path, u64) -> io::Result<()>,
@@ -209,7 +214,6 @@ fn each_file(
     Ok(())
 }
 
-/// Runs the command.
 pub(crate) fn main(args: Args) -> Result<ExitCode, Error> {
     let chatfiles = fs::canonicalize(&args.chatfiles)
         .map_err(|error| format!("{}: {error}", args.chatfiles.display()))?;
@@ -289,20 +293,22 @@ fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     fs::write(path, bytes).map_err(|error| format!("{}: {error}", path.display()).into())
 }
 
-/// `4k`, `1m`, or bytes.
+/// Parses `4k`, `1m`, or a number of bytes.
 fn parse_size(text: &str) -> Result<u64, String> {
     let (digits, unit) = match text.as_bytes().last() {
         Some(b'k' | b'K') => (&text[..text.len() - 1], 1 << 10),
         Some(b'm' | b'M') => (&text[..text.len() - 1], 1 << 20),
         _ => (text, 1),
     };
-    let number: u64 = digits.parse().map_err(|_| format!("no size: {text}"))?;
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| format!("invalid size: {text}"))?;
     number
         .checked_mul(unit)
-        .ok_or_else(|| format!("no size: {text}"))
+        .ok_or_else(|| format!("invalid size: {text}"))
 }
 
-/// A size for people.
+/// Formats a size for people.
 fn size_text(bytes: u64) -> String {
     match bytes {
         0..1024 => format!("{bytes} B"),
@@ -311,7 +317,7 @@ fn size_text(bytes: u64) -> String {
     }
 }
 
-/// Bytes that no compression and no sniffing makes anything of, the same in every run.
+/// Returns pseudo-random bytes, the same in every run. They cannot be compressed, and no format is detected in them.
 fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut bytes = Vec::with_capacity(length + 8);
@@ -326,12 +332,12 @@ fn noise(seed: u64, length: usize) -> Vec<u8> {
     bytes
 }
 
-/// A `GET` of this path.
+/// Returns the head of a `GET` request.
 fn get_head(path: &str, authority: &str, headers: &str) -> bytes::Bytes {
     format!("GET {path} HTTP/1.1\r\nHost: {authority}\r\n{headers}\r\n").into()
 }
 
-/// Addresses of the loopback network that clients connect from.
+/// Loopback addresses that clients connect from.
 fn loopback_sources() -> Vec<IpAddr> {
     (2..18)
         .map(|last| Ipv4Addr::new(127, 0, 0, last).into())

@@ -1,8 +1,8 @@
-//! `loadtest floor`: a server that does next to nothing, and so shows what this kernel can do at best.
+//! `loadtest floor`: a minimal file server that shows the best result this kernel allows.
 //!
 //! One thread, one epoll set: `recv`, look up the path, `send` the head with `MSG_MORE`, `sendfile` the file. Files are
-//! opened once and stay open. No limit, no time-out, no right, no `Range`, nothing of a request read but its path and
-//! its end; it serves trusted clients of a measurement only.
+//! opened once and stay open. It has no limits, no timeouts, no access control and no `Range`, and reads only the path
+//! and the end of a request. Use it only for measurements with trusted clients.
 
 use std::{
     collections::HashMap,
@@ -23,33 +23,34 @@ use rustix::{
     net::{RecvFlags, SendFlags, SocketFlags, accept_with, recv, send, sockopt},
 };
 
-use crate::{Error, cpu};
+use super::cpu;
+use crate::Error;
 
-/// Bytes of a request's head; a client that sends more is cut off.
+/// Maximum length of a request head; the server closes the connection of a client that sends more.
 const HEAD_BYTES_MAX: usize = 8 * 1024;
 const EVENTS_MAX: usize = 256;
-/// Of a connection's send buffer, which the kernel doubles. Without a bound it grows to megabytes, which are out of the
-/// caches when the client reads them: a download of 9 MB then costs 145 µs of CPU per MB, not 115 (loopback; 64 KiB and
-/// 256 KiB cost more than this, and files up to 256 KB do not mind).
+/// Size of a connection's send buffer, which the kernel doubles. Without a limit it grows to megabytes, which are no
+/// longer in the CPU caches when the client reads them: a download of 9 MB then costs 145 µs of CPU per MB instead of
+/// 115 (loopback). 64 KiB and 256 KiB cost more than this value; files up to 256 KB show no difference.
 const SEND_BUFFER_BYTES: usize = 128 * 1024;
-/// The listener's number in the epoll set.
+/// Number of the listener in the epoll set.
 const LISTENER: u64 = u64::MAX;
 
 /// Arguments of `loadtest floor`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Where to listen.
+    /// Address to listen on
     #[arg(long)]
     listen: SocketAddr,
-    /// Its regular files are served, by their names.
+    /// Directory whose regular files are served by name
     #[arg(long)]
     root: PathBuf,
-    /// Stay on this core.
+    /// CPU core of the server
     #[arg(long)]
     core: Option<usize>,
 }
 
-/// Runs the command; it ends with its process.
+/// Runs the server until the process ends.
 pub(crate) fn main(args: Args) -> Result<ExitCode, Error> {
     if let Some(core) = args.core {
         cpu::pin(core)?;
@@ -61,14 +62,14 @@ pub(crate) fn main(args: Args) -> Result<ExitCode, Error> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A file and the head that goes before it.
+/// An open file and its response head.
 struct Served {
     head: Vec<u8>,
     file: File,
     length: u64,
 }
 
-/// By path, `/name`.
+/// Files by path (`/name`).
 type Files = HashMap<Vec<u8>, Rc<Served>>;
 
 fn open_all(root: &Path) -> io::Result<Files> {
@@ -101,28 +102,28 @@ struct Floor {
     epoll: OwnedFd,
     files: Files,
     connections: Vec<Option<Connection>>,
-    /// Numbers of connections that are gone.
+    /// Free connection numbers.
     free: Vec<usize>,
 }
 
 struct Connection {
     socket: OwnedFd,
-    /// Of the request, as far as it has come.
+    /// The part of the request received so far.
     head: Vec<u8>,
     sending: Option<Sending>,
-    /// The kernel may have bytes, or the end, that were not read.
+    /// The kernel may hold bytes or an end of stream that were not read yet.
     is_readable: bool,
     has_peer_closed: bool,
 }
 
-/// An answer on its way.
+/// A response being sent.
 struct Sending {
     served: Rc<Served>,
     head_sent: usize,
     offset: u64,
 }
 
-/// A connection is over: closed, failed, or not to be understood.
+/// The connection has ended: closed, failed, or sent an invalid request.
 struct Gone;
 
 impl Floor {
@@ -190,7 +191,7 @@ impl Floor {
             )?;
             self.connections[number] = Some(Connection {
                 socket,
-                // `recv` gets the room that is left: none is the end of this client.
+                // `recv` fills the remaining capacity; when none is left, the connection is closed.
                 head: Vec::with_capacity(HEAD_BYTES_MAX),
                 sending: None,
                 is_readable: false,
@@ -201,7 +202,7 @@ impl Floor {
 }
 
 impl Connection {
-    /// Goes on until the kernel has no more to give or to take, as edge-triggered events want it.
+    /// Reads and writes until the kernel has no more data or no more room, as edge-triggered events require.
     fn advance(&mut self, flags: EventFlags, files: &Files) -> Result<(), Gone> {
         self.has_peer_closed |=
             flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
@@ -210,14 +211,14 @@ impl Connection {
             if !self.send()? || !self.is_readable {
                 return Ok(());
             }
-            // What comes after this read has an edge of its own; an end that has come already has not.
+            // Bytes that arrive after this read cause a new edge. An end of stream that was already reported does not.
             self.is_readable = self.has_peer_closed;
             match recv(
                 &self.socket,
                 spare_capacity(&mut self.head),
                 RecvFlags::empty(),
             ) {
-                // Also where the head is as long as it may be.
+                // Also reached when the head has its maximum length.
                 Ok((0, _)) => return Err(Gone),
                 Ok(_) if self.head.ends_with(b"\r\n\r\n") => {
                     let path = self.head.split(|byte| *byte == b' ').nth(1);
@@ -236,7 +237,7 @@ impl Connection {
         }
     }
 
-    /// Sends what the socket takes; whether nothing is left to send.
+    /// Sends as much as the socket accepts. Returns whether everything was sent.
     fn send(&mut self) -> Result<bool, Gone> {
         let Some(Sending {
             served,
@@ -258,7 +259,7 @@ impl Connection {
                     .map(|bytes| *head_sent += bytes)
             } else if *offset < served.length {
                 let left = usize::try_from(served.length - *offset).unwrap_or(usize::MAX);
-                // 0 is a file that has become shorter: the answer cannot be finished.
+                // 0 means that the file became shorter: the response cannot be completed.
                 match sendfile(&self.socket, &served.file, Some(offset), left) {
                     Ok(0) => return Err(Gone),
                     sent => sent.map(|_| ()),
@@ -296,14 +297,14 @@ mod tests {
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let path = root.path().to_owned();
-        // It ends with the test's process.
+        // The thread ends with the test process.
         thread::spawn(move || Floor::new(&path).unwrap().serve(&listener));
         (root, address)
     }
 
     fn get(stream: &mut TcpStream, name: &str) -> Vec<u8> {
         let request = format!("GET /{name} HTTP/1.1\r\nHost: test\r\n\r\n");
-        // In two pieces, so that a head that has not ended is seen.
+        // Sent in two pieces, to test an incomplete head.
         let (first, second) = request.split_at(9);
         stream.write_all(first.as_bytes()).unwrap();
         thread::sleep(std::time::Duration::from_millis(5));
@@ -322,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_served_whole_one_after_the_other() {
+    fn serves_files_over_one_connection() {
         let (_root, address) = start(&[("none", 0), ("small", 4096), ("large", 9_000_001)]);
         let mut stream = TcpStream::connect(address).unwrap();
         for (name, length) in [
@@ -342,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_asks_for_nothing_that_is_there_or_closes_is_closed() {
+    fn closes_on_bad_request_or_end() {
         let (_root, address) = start(&[("small", 4096)]);
         for request in [
             &b"GET /other HTTP/1.1\r\n\r\n"[..],
@@ -350,11 +351,11 @@ mod tests {
             b"GET /small",
         ] {
             let mut stream = TcpStream::connect(address).unwrap();
-            // It may close before it has been sent everything.
+            // The server may close before everything was sent.
             let _ = stream.write_all(request);
             let _ = stream.shutdown(Shutdown::Write);
             let mut rest = Vec::new();
-            // The end, or a reset where bytes were left unread.
+            // End of stream, or a reset if bytes were left unread.
             let _ = stream.read_to_end(&mut rest);
             assert!(rest.is_empty());
         }

@@ -1,4 +1,5 @@
-//! `loadtest closed`: one kind of request over N connections, each sending its next one when the last has ended.
+//! `loadtest closed`: sends one kind of request over N connections in a closed loop. A connection sends its next
+//! request when the previous one has ended.
 
 use std::{
     collections::BTreeMap,
@@ -13,52 +14,51 @@ use std::{
 use bytes::Bytes;
 use hdrhistogram::Histogram;
 
+use super::cpu;
 use crate::{
     Error,
     client::{Answer, Engine, Failure, Next, Outcome, Request, Settings, Workload},
-    cpu,
 };
 
-/// Longer ones count as this long.
+/// Upper limit of a recorded latency; longer ones are recorded as this value.
 const LATENCY_US_MAX: u64 = 600_000_000;
 
 /// Arguments of `loadtest closed`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Connections, each with one request at a time.
+    /// Number of connections; each has one request in flight
     #[arg(long, default_value_t = 64)]
     connections: usize,
-    /// How long requests are begun; the last ones are waited for.
+    /// Seconds during which requests are started; the last ones may finish later
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
-    /// Keep the client on this core.
+    /// CPU core of the client
     #[arg(long)]
     core: Option<usize>,
-    /// Connect from these addresses, in turn.
+    /// Local address to connect from; may be repeated, connections use them in turn
     #[arg(long)]
     source: Vec<IpAddr>,
-    /// A header, `Name: value`.
+    /// Request header, `Name: value`; may be repeated
     #[arg(long)]
     header: Vec<String>,
-    /// GET, PUT, POST …
+    /// Request method
     #[arg(long, default_value = "GET")]
     method: String,
-    /// The request's body.
+    /// File to send as the request body
     #[arg(long)]
     body_file: Option<PathBuf>,
-    /// Its `Content-Type`.
+    /// `Content-Type` of the request body
     #[arg(long, default_value = "application/octet-stream")]
     content_type: String,
-    /// Fetch each URL once before, and compare every later answer with that. Without it, bodies are thrown away in
-    /// the kernel.
+    /// Fetch each URL once at the start, and compare every later response with it. Without this option, bodies are
+    /// discarded in the kernel.
     #[arg(long)]
     verify: bool,
-    /// `http://host:port/path`, all of one host, asked in turn.
+    /// URLs to request in turn, `http://host:port/path`, all of the same host
     #[arg(required = true)]
     urls: Vec<String>,
 }
 
-/// Runs the command.
 pub(crate) fn main(args: Args) -> Result<ExitCode, Error> {
     if let Some(core) = args.core {
         cpu::pin(core)?;
@@ -96,15 +96,17 @@ pub(crate) fn main(args: Args) -> Result<ExitCode, Error> {
     })
 }
 
-/// The address of the URLs' host, and each URL's request head.
+/// Returns the address of the URLs' host and the request head for each URL.
 fn heads(args: &Args, body: Option<&[u8]>) -> Result<(SocketAddr, Vec<Bytes>), Error> {
     let mut host = None;
     let mut heads = Vec::new();
     for url in &args.urls {
-        let rest = url.strip_prefix("http://").ok_or("a URL is http://…")?;
+        let rest = url
+            .strip_prefix("http://")
+            .ok_or("a URL must start with http://")?;
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         if host.get_or_insert(authority) != &authority {
-            return Err("the URLs are of one host".into());
+            return Err("all URLs must have the same host".into());
         }
         let path = if path.is_empty() { "/" } else { path };
         let mut head = format!("{} {path} HTTP/1.1\r\nHost: {authority}\r\n", args.method);
@@ -131,7 +133,7 @@ fn heads(args: &Args, body: Option<&[u8]>) -> Result<(SocketAddr, Vec<Bytes>), E
     Ok((address.ok_or("the host has no address")?, heads))
 }
 
-/// One request over a connection of its own; its answer's body.
+/// Sends one request over a new connection and returns the response body.
 pub(crate) fn fetch(target: SocketAddr, mut request: Request) -> Result<Bytes, Error> {
     struct Once(Option<Request>, Result<Bytes, String>);
     impl Workload for Once {
@@ -152,7 +154,7 @@ pub(crate) fn fetch(target: SocketAddr, mut request: Request) -> Result<Bytes, E
     request.answer = Answer::Collect {
         bytes_max: 256 * 1024 * 1024,
     };
-    let mut once = Once(Some(request), Err("no answer".to_owned()));
+    let mut once = Once(Some(request), Err("no response".to_owned()));
     Engine::new(Settings {
         target,
         sources: Vec::new(),
@@ -163,30 +165,30 @@ pub(crate) fn fetch(target: SocketAddr, mut request: Request) -> Result<Bytes, E
     Ok(once.1?)
 }
 
-/// Requests for a while, each connection sending its next one when the last has ended; counted.
+/// A closed loop of a given duration, with counts and latencies.
 pub(crate) struct Closed<M> {
     make: M,
-    /// Of the next request.
+    /// Number of the next request.
     pub(crate) number: u64,
     duration: Duration,
     started: Option<Instant>,
     finished: Option<Instant>,
-    /// Requests that ended well.
+    /// Successful requests.
     pub(crate) count: u64,
     pub(crate) body_bytes: u64,
     pub(crate) failures: BTreeMap<Failure, u64>,
-    /// In microseconds, of those that ended well.
+    /// Latencies of successful requests.
     pub(crate) latency_us: Histogram<u64>,
-    /// To the first byte of an answer, of the same.
+    /// Time to the first byte of successful requests.
     first_byte_us: Histogram<u64>,
-    /// Connections that were opened for a request.
+    /// Connections opened for a request.
     opened: u64,
-    /// What the first failure looked like.
+    /// Description of the first failure.
     pub(crate) first_failure: Option<String>,
 }
 
 impl<M> Closed<M> {
-    /// `make` is given the number of the request that it makes, counted from `number`.
+    /// `make` receives the number of the request to build; numbering starts at `number`.
     pub(crate) fn new(make: M, number: u64, duration: Duration) -> Result<Self, Error> {
         Ok(Self {
             make,
@@ -204,7 +206,7 @@ impl<M> Closed<M> {
         })
     }
 
-    /// From the first question to the last answer.
+    /// Time from the first request to the last response.
     pub(crate) fn elapsed(&self) -> Duration {
         match (self.started, self.finished) {
             (Some(started), Some(finished)) => finished.saturating_duration_since(started),
@@ -212,7 +214,7 @@ impl<M> Closed<M> {
         }
     }
 
-    /// Requests that ended well, per second.
+    /// Successful requests per second.
     pub(crate) fn per_second(&self) -> f64 {
         self.count as f64 / self.elapsed().as_secs_f64().max(1e-9)
     }
@@ -249,7 +251,7 @@ impl<M> Closed<M> {
         }
         writeln!(
             out,
-            "the first: {}",
+            "first error: {}",
             self.first_failure.as_deref().unwrap_or_default()
         )
     }
