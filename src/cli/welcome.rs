@@ -16,7 +16,7 @@ use crate::{
     tenant::{Limits, Retention},
 };
 
-/// The photo of the repository.
+/// A photo in the repository, for the commands.
 const PHOTO: &str = "tests/data/photo.jpg";
 
 /// The text that a server prints when it has started. The first line is for programs that wait for it.
@@ -314,8 +314,8 @@ fn list(items: &[impl ToString]) -> String {
     }
 }
 
-/// Upload, download and thumbnail, for a shell. The token is made by the command itself: standard output
-/// may be a log.
+/// Shell commands that upload a photo, download it, and download its thumbnail. They get the token from
+/// `chatfiles token`: this text may be in a log, which must not hold a token.
 fn commands(config: &Config, file: Option<&Path>, address: SocketAddr) -> String {
     let Some(tenant) = config.tenants.first() else {
         return String::new();
@@ -339,9 +339,9 @@ fn commands(config: &Config, file: Option<&Path>, address: SocketAddr) -> String
     };
     let url = format!("http://{reachable}/{}/chatfiles", tenant.name());
     let mut text = format!(
-        r#"Paste this into another terminal: it uploads a photo, downloads it and fetches its thumbnail.
+        r#"Paste this into another terminal. It uploads a photo, downloads it, and downloads its thumbnail.
 
-  # As clients of Easemob do it.
+  # With the Easemob API:
   TOKEN=$({token})
   ANSWER=$(curl -sS --header "Authorization: Bearer $TOKEN" --header "restrict-access:true" --form file=@{photo} {url}); echo "$ANSWER"
   UUID=$(echo "$ANSWER" | sed -E 's/.*"uuid":"([^"]*)".*/\1/'); SECRET=$(echo "$ANSWER" | sed -E 's/.*"share-secret":"([^"]*)".*/\1/')
@@ -354,7 +354,7 @@ fn commands(config: &Config, file: Option<&Path>, address: SocketAddr) -> String
         let _ = write!(
             text,
             r#"
-  # The same as clients of Lanying do it, and the photo forwarded.
+  # With the Lanying API, which also forwards the photo:
   lanying() {{ curl -sSL -H "access-token: $TOKEN" -H "app_id: {app_id}" "$@"; }}; get() {{ echo "$ANSWER" | sed -E "s/.*\"$1\":\"([^\"]*)\".*/\1/"; }}
   ANSWER=$(lanying "{url}/upload/chat?file_type=102&to_type=1&to_id=bob"); echo "$ANSWER"
   curl -sS --form "OSSAccessKeyId=$(get OSSAccessKeyId)" --form "policy=$(get policy)" --form "signature=$(get signature)" --form callback= --form "key=$(get key)" --form file=@{photo} "$(get upload_url)"; echo
@@ -367,7 +367,7 @@ fn commands(config: &Config, file: Option<&Path>, address: SocketAddr) -> String
     text
 }
 
-/// The repository's photo, seen from here or from where the program was built.
+/// The path of the photo, below the current directory or near the program.
 fn photo(program: &Path) -> PathBuf {
     let here = PathBuf::from(PHOTO);
     if is_file(&here) {
@@ -380,7 +380,7 @@ fn photo(program: &Path) -> PathBuf {
     near_program.unwrap_or_else(|| PathBuf::from("photo.jpg"))
 }
 
-/// For a POSIX shell.
+/// Quotes a path for a POSIX shell.
 fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let is_plain = text

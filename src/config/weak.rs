@@ -1,17 +1,17 @@
-//! Secrets that are legal and can be guessed: named at start and by `check-config`, never shown.
+//! Warnings about secrets in the configuration that are easy to guess. The warnings do not show the secrets.
 //!
-//! Secrets in files below `keys/` are looked at where they are read (`auth/keyring.rs`).
+//! `auth/keyring.rs` checks the secrets in files below `keys/`.
 
 use super::{Config, TenantConfig};
 use crate::{auth::password, secret::SecretKey};
 
-/// The length of a key that is made by `openssl rand -base64 32` or by the server, and a little less.
+/// Less than the length of keys that the server or `openssl rand -base64 32` generates.
 const KEY_BYTES_ADVISED: usize = 32;
-/// The vendor's console gives out client secrets of 31 characters, with 160 random bits.
+/// Less than the length of client secrets from the vendor's console: 31 characters, with 160 random bits.
 const CLIENT_SECRET_BYTES_ADVISED: usize = 24;
 
 impl Config {
-    /// What is weak: the setting, and why.
+    /// The settings with weak secrets, each with the reason.
     pub fn weak_secrets(&self) -> Vec<String> {
         let cdn = self.service.cdn_secret.as_ref().map(|cdn| &cdn.secret);
         let mut weak = Vec::new();
@@ -22,10 +22,10 @@ impl Config {
         weak
     }
 
-    /// Says in the log what is weak.
+    /// Logs a warning for each weak secret.
     pub fn warn_of_weak_secrets(&self) {
         for secret in self.weak_secrets() {
-            tracing::warn!(secret, "a secret of the configuration can be guessed");
+            tracing::warn!(secret, "a secret in the configuration is easy to guess");
         }
     }
 }

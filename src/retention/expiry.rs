@@ -1,5 +1,7 @@
-//! Expiry is counted from what a key says, creation or the day of forwarding, so a file needs no record of it and a change of the
-//! setting holds for every file at once.
+//! Computes when a file expires.
+//!
+//! Expiry depends on the key and the settings alone, so files need no record of it, and a change of a setting applies to
+//! all files at once.
 
 use crate::{
     store::{Dialect, Key},
@@ -7,9 +9,10 @@ use crate::{
     time::Timestamp,
 };
 
-/// When an object ends; `None` for never. Counted from its creation in the Easemob API, and from the end of
-/// its key's day in the other one: a file may be forwarded at any moment of that day, and each link to it must
-/// live as long as it is said to.
+/// When an object expires; `None` = never.
+///
+/// In the Easemob API, the days count from the creation of the object. In the Lanying API, they count from the end of the
+/// day in its key: the file can be forwarded at any time of that day, and each link must work for the full time.
 pub fn expires_at(dialect: Dialect, key: Key, retention: &Retention) -> Option<Timestamp> {
     let days = retention.days(key.class);
     let counted_from = match dialect {
@@ -19,7 +22,7 @@ pub fn expires_at(dialect: Dialect, key: Key, retention: &Retention) -> Option<T
     (days > 0).then(|| counted_from.plus_days(days))
 }
 
-/// Whether it has ended at `now`.
+/// Whether an object has expired at `now`.
 pub fn is_expired(dialect: Dialect, key: Key, retention: &Retention, now: Timestamp) -> bool {
     expires_at(dialect, key, retention).is_some_and(|end| end <= now)
 }
@@ -41,7 +44,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_lives_to_the_end_of_its_day_and_its_days_more() {
+    fn links_count_from_end_of_day() {
         let created = Timestamp::from_ms(5 * MS_PER_DAY + 1_000);
         let end = |day| {
             let key = Key {
@@ -55,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_seven_days_ends_after_seven_days_to_the_millisecond() {
+    fn files_expire_to_the_millisecond() {
         let created = Timestamp::from_ms(1_000);
         for (days, now_ms, expected) in [
             (7, 1_000 + 7 * MS_PER_DAY - 1, false),
