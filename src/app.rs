@@ -247,7 +247,9 @@ impl App {
         let mut tasks = self.spawn_tasks(&shutdown);
         let ended = Shutdown::new();
         let estate = Estate::new(&listeners, &self.operator_listeners)
-            .inspect_err(|error| tracing::warn!(%error, "`serve --take-over` cannot replace this server"))
+            .inspect_err(
+                |error| tracing::warn!(%error, "`serve --take-over` cannot replace this server"),
+            )
             .ok();
         let commands = upkeep::Commands {
             service: self.service.clone(),

@@ -1,7 +1,7 @@
 //! The command line: arguments, settings and exit codes.
 //!
-//! A flag overrides an environment variable (`CHATFILES_…`), which overrides the TOML file. All commands take the same
-//! settings. `commands.rs` has the commands, `welcome.rs` the text that a starting server prints.
+//! A flag overrides an environment variable (`CHATFILES_…`), which overrides the TOML file. All commands take the
+//! same settings. `commands.rs` has the commands, `welcome.rs` the text that a starting server prints.
 
 mod commands;
 mod welcome;

@@ -273,8 +273,12 @@ pub fn load_secret(dir: &Path, name: &str) -> Result<SecretKey> {
     check_is_there(&path)?;
     let (text, metadata) = read_private(&path)?;
     file::settle(dir, &path, &metadata)?;
-    let key = SecretKey::new(Secret::new(text.expose().trim()))
-        .map_err(|short| fault(&path, format!("{short}; to generate a new secret, remove the file")))?;
+    let key = SecretKey::new(Secret::new(text.expose().trim())).map_err(|short| {
+        fault(
+            &path,
+            format!("{short}; to generate a new secret, remove the file"),
+        )
+    })?;
     warn_if_weak(&path, &key);
     Ok(key)
 }
@@ -290,7 +294,10 @@ fn secret_path(dir: &Path, name: &str) -> Result<PathBuf> {
     let path = dir.join(name);
     let plain = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'@' | b'-');
     if !(1..=192).contains(&name.len()) || name.starts_with('.') || !name.bytes().all(plain) {
-        return Err(fault(&path, "this is not a valid name for the file of a secret"));
+        return Err(fault(
+            &path,
+            "this is not a valid name for the file of a secret",
+        ));
     }
     Ok(path)
 }
@@ -312,8 +319,9 @@ fn fault(path: &Path, what: impl std::fmt::Display) -> Error {
 
 fn random(bytes: usize) -> Result<Secret> {
     let mut buffer = zeroize::Zeroizing::new(vec![0; bytes]);
-    getrandom::fill(&mut buffer)
-        .map_err(|error| Error::internal(format!("cannot get random bytes from the system: {error}")))?;
+    getrandom::fill(&mut buffer).map_err(|error| {
+        Error::internal(format!("cannot get random bytes from the system: {error}"))
+    })?;
     Ok(Secret::new(URL_SAFE_NO_PAD.encode(&*buffer)))
 }
 
@@ -375,7 +383,9 @@ fn parse(path: &Path, document: Document, generation: u64) -> Result<Keys> {
             &SecretKey::new(entry.secret).map_err(Error::internal)?,
         );
         if keys.last().is_some_and(|key| key.retire_after.is_none()) {
-            return Err(wrong("is after the key that signs, which must be the last one"));
+            return Err(wrong(
+                "is after the key that signs, which must be the last one",
+            ));
         }
         keys.push(Key {
             signs: EncodingKey::from_secret(&secret),

@@ -2,7 +2,6 @@
 
 use std::{
     fmt::Write,
-    fs,
     io::Read,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -72,7 +71,13 @@ pub(super) fn serve(
         let listeners = app.bind()?;
         let endpoints = listeners.iter().map(Listener::endpoint);
         let (operator, abilities) = (app.operator_address(), app.abilities());
-        say(&welcome::text(&config, file.as_deref(), endpoints, operator, abilities))?;
+        say(&welcome::text(
+            &config,
+            file.as_deref(),
+            endpoints,
+            operator,
+            abilities,
+        ))?;
         run(app, listeners, load).await
     })?;
     // Blocking work cannot be cancelled. After the grace period it ends with the process, which is as safe as a crash.
@@ -210,16 +215,16 @@ fn tenant<'c>(config: &'c Config, name: Option<&str>) -> Result<&'c TenantConfig
     })
 }
 
-/// The directory of the store, which must exist. A command that created one in the wrong place would print tokens that no
-/// server accepts, or report that there is nothing to remove.
+/// The directory of the store, which must exist. A command that created one in the wrong place would print tokens that
+/// no server accepts, or report that there is nothing to remove.
 fn store_root(config: &Config) -> Result<PathBuf> {
     let root = std::path::absolute(&config.store.path).map_err(Error::internal)?;
     if local::is_store(&root) {
         return Ok(root);
     }
     Err(Error::invalid(format!(
-        "store.path = \"{}\": there is no store. Is its file system mounted? To use another directory, set --config FILE \
-         or --store-path DIR. Only `chatfiles serve` creates a store",
+        "store.path = \"{}\": there is no store. Is its file system mounted? To use another directory, \
+         set --config FILE or --store-path DIR. Only `chatfiles serve` creates a store",
         root.display()
     )))
 }
@@ -409,9 +414,4 @@ pub(super) fn rotate_keys(config: &Config, overlap_days: u64) -> Result<ExitCode
         "new tokens are signed with key {kid}; the old keys stay valid for {overlap_days} days"
     ))?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Whether the path is a file.
-pub(super) fn is_file(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|metadata| metadata.is_file())
 }

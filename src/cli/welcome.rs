@@ -2,11 +2,11 @@
 
 use std::{
     fmt::Write,
+    fs,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
 
-use super::commands::is_file;
 use crate::{
     config::{Config, DownloadAuthKind, TenantConfig},
     files::Abilities,
@@ -111,19 +111,6 @@ fn limits(config: &Config) -> Lines {
         0 => "unlimited".to_owned(),
         quota => bytes(quota),
     };
-    let status = if config.api.limit_status_429 {
-        429
-    } else {
-        503
-    };
-    let rate = match limits.calls_per_second {
-        0 => "unlimited".into(),
-        n => format!(
-            "{n} requests per second per client address, with bursts of up to {}, for each of upload, download, \
-             thumbnails and other requests; above it, {status} with Retry-After",
-            limits.calls_burst
-        ),
-    };
     let header = match config.service.forwarded_header {
         ForwardedHeader::XForwardedFor => "X-Forwarded-For",
         ForwardedHeader::Forwarded => "Forwarded",
@@ -142,7 +129,7 @@ fn limits(config: &Config) -> Lines {
                 quota(limits.user_upload_bytes_per_day)
             ),
         ),
-        ("rate limit", rate),
+        ("rate limit", rate(config)),
         ("exempt from rate limit", list(&config.limit.exempt)),
         (
             "trusted proxies",
@@ -166,6 +153,23 @@ fn limits(config: &Config) -> Lines {
             },
         ),
     ]
+}
+
+fn rate(config: &Config) -> String {
+    let limits = &config.tenant_defaults;
+    let status = if config.api.limit_status_429 {
+        429
+    } else {
+        503
+    };
+    match limits.calls_per_second {
+        0 => "unlimited".into(),
+        n => format!(
+            "{n} requests per second per client address, with bursts of up to {}, for each of upload, download, \
+             thumbnails and other requests; above it, {status} with Retry-After",
+            limits.calls_burst
+        ),
+    }
 }
 
 fn media(config: &Config, abilities: Abilities) -> Lines {
@@ -218,27 +222,6 @@ fn tenants(config: &Config) -> Lines {
 
 /// The settings in which a tenant differs from the defaults.
 fn differences(tenant: &TenantConfig, defaults: &Limits) -> String {
-    let numbers = |limits: &Limits| {
-        let limit = |name: &str, number: u64| (name.to_owned(), number);
-        let days = Class::ALL.map(|class| {
-            (
-                Retention::setting(class),
-                u64::from(limits.retention.days(class)),
-            )
-        });
-        let mut numbers = vec![
-            limit("calls_per_second", limits.calls_per_second.into()),
-            limit("calls_burst", limits.calls_burst.into()),
-            limit("upload_bytes_max", limits.upload_bytes_max),
-            limit("upload_bytes_per_day", limits.upload_bytes_per_day),
-            limit(
-                "user_upload_bytes_per_day",
-                limits.user_upload_bytes_per_day,
-            ),
-        ];
-        numbers.extend(days);
-        numbers
-    };
     let mut text = String::new();
     for (own, default) in numbers(&tenant.limits).iter().zip(numbers(defaults)) {
         if *own != default {
@@ -275,6 +258,28 @@ fn differences(tenant: &TenantConfig, defaults: &Limits) -> String {
         let _ = write!(text, ", {what}");
     }
     text
+}
+
+/// The limits and days, by the names of their settings.
+fn numbers(limits: &Limits) -> Vec<(String, u64)> {
+    let days = Class::ALL.map(|class| {
+        (
+            Retention::setting(class),
+            u64::from(limits.retention.days(class)),
+        )
+    });
+    let limits = [
+        ("calls_per_second", u64::from(limits.calls_per_second)),
+        ("calls_burst", u64::from(limits.calls_burst)),
+        ("upload_bytes_max", limits.upload_bytes_max),
+        ("upload_bytes_per_day", limits.upload_bytes_per_day),
+        (
+            "user_upload_bytes_per_day",
+            limits.user_upload_bytes_per_day,
+        ),
+    ];
+    let limits = limits.map(|(name, number)| (name.to_owned(), number));
+    limits.into_iter().chain(days).collect()
 }
 
 /// A number of bytes in the largest unit that divides it.
@@ -378,6 +383,10 @@ fn photo(program: &Path) -> PathBuf {
         .map(|ancestor| ancestor.join(PHOTO))
         .find(|path| is_file(path));
     near_program.unwrap_or_else(|| PathBuf::from("photo.jpg"))
+}
+
+fn is_file(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| metadata.is_file())
 }
 
 /// Quotes a path for a POSIX shell.
