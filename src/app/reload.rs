@@ -1,17 +1,20 @@
 //! Reloads settings while the server runs: certificates, tenants and retention.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 
 use super::SecretStore;
 use crate::{
     config::Config,
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     logging,
     retention::Policy,
     server::{shutdown::Shutdown, tls::Tls},
-    store::local::Presence,
+    store::{Access, Store},
     tenant::Tenants,
 };
 
@@ -28,7 +31,8 @@ pub struct Reloader {
     /// The value that the server was started with.
     pub(super) upload_bytes_in_flight_max: u64,
     pub(super) secrets: SecretStore,
-    pub(super) store: Presence,
+    /// Weak, so that a reloader does not keep the store open.
+    pub(super) store: Weak<dyn Store>,
 }
 
 impl Reloader {
@@ -41,7 +45,10 @@ impl Reloader {
         let note = " (in force until the server is restarted)";
         config.check_in_flight(self.upload_bytes_in_flight_max, note)?;
         // Missing secrets are generated. Not if the store is unmounted: its secrets are not lost.
-        self.store.check()?;
+        let store = self.store.upgrade().ok_or_else(|| {
+            Error::new(Kind::Unavailable(Duration::ZERO)).source("the server has ended")
+        })?;
+        store.maintenance().check(Access::Read)?;
         let before = self.tenants.load_full();
         let tenants = self.secrets.tenants(&before, &config.tenants)?;
         self.certificates()?;

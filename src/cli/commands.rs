@@ -1,13 +1,6 @@
 //! The commands of the command line.
 
-use std::{
-    fmt::Write,
-    io::Read,
-    path::{Path, PathBuf},
-    process::ExitCode,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt::Write, io::Read, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use hyper::{Request, StatusCode};
 use tokio::time::timeout;
@@ -15,13 +8,14 @@ use tokio::time::timeout;
 use super::{ServeArgs, StoreTokenArgs, TokenArgs, say, warn, welcome};
 use crate::{
     api::lanying::{is_id, store_token},
-    app::{App, Reloader, SecretStore},
+    app::{self, App, Reloader, SecretStore},
     auth::{KeyRing, Subject, is_user_name, keyring, password, token},
     config::{Config, TenantConfig},
     error::{Error, Result},
     files,
     http_client::{self, HttpClient, RequestBody},
-    logging, retention,
+    logging,
+    retention::{self, SweepMode},
     server::{
         activation::{self, State},
         control,
@@ -29,7 +23,7 @@ use crate::{
         handover,
         shutdown::{self, Shutdown},
     },
-    store::{Key, ObjectId, local},
+    store::{Key, ObjectId, Store, Verified},
     time::{Clock, MS_PER_DAY},
 };
 
@@ -57,10 +51,7 @@ pub(super) fn serve(
         true => handover::take_over(&config.store.path)?,
         false => None,
     };
-    let mut app = match inherited {
-        Some(inherited) => App::build_heir(config.clone(), Clock::system(), inherited),
-        None => App::build(config.clone(), Clock::system()),
-    }?;
+    let mut app = App::build(config.clone(), Clock::system(), inherited)?;
     app.activate(activated);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -71,14 +62,8 @@ pub(super) fn serve(
         let listeners = app.bind()?;
         let endpoints = listeners.iter().map(Listener::endpoint);
         let (operator, abilities) = (app.operator_address(), app.abilities());
-        say(&welcome::text(
-            &config,
-            file.as_deref(),
-            endpoints,
-            operator,
-            abilities,
-        ))?;
-        run(app, listeners, load).await
+        let banner = welcome::text(&config, file.as_deref(), endpoints, operator, abilities);
+        run_until_stopped(app, listeners, &banner, load).await
     })?;
     // Blocking work cannot be cancelled. After the grace period it ends with the process, which is as safe as a crash.
     runtime.shutdown_timeout(BLOCKING_GRACE);
@@ -86,14 +71,17 @@ pub(super) fn serve(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Serves until a signal says to stop, and tells the service manager about each change of state.
-async fn run(
+/// Prints the banner, and serves until a signal says to stop. Tells the service manager about each change of state.
+async fn run_until_stopped(
     app: App,
     listeners: Vec<Listener>,
+    banner: &str,
     load: impl Fn() -> Result<Config> + Send + Sync + 'static,
 ) -> Result<()> {
     let shutdown = Shutdown::new();
     let signals = shutdown::on_signals(shutdown.clone())?;
+    // After the handler is installed: a program that waits for the banner may send a signal at once.
+    say(banner)?;
     let (reloader, load) = (app.reloader(), Arc::new(load));
     let hangups = shutdown::on_hangup(async || reload(reloader.clone(), load.clone()).await)?;
     let stopping = shutdown.clone();
@@ -151,7 +139,7 @@ pub(super) fn token(config: &Config, args: &TokenArgs) -> Result<ExitCode> {
             return Err(expected("--user", name, rule));
         }
     };
-    store_root(config)?;
+    store(config)?;
     let now = Clock::system().now();
     let ring = KeyRing::load(&config.keys_path(), now)?;
     let ttl = (args.ttl_seconds > 0).then(|| Duration::from_secs(args.ttl_seconds));
@@ -176,7 +164,7 @@ pub(super) fn store_token(config: &Config, args: &StoreTokenArgs) -> Result<Exit
             "1 to 64 letters, digits and . _ @ -",
         ));
     }
-    store_root(config)?;
+    store(config)?;
     let tenant = SecretStore::new(config.keys_path()).existing_tenant(tenant)?;
     let lanying = tenant.lanying.as_ref().ok_or_else(|| {
         Error::invalid(format!(
@@ -215,18 +203,25 @@ fn tenant<'c>(config: &'c Config, name: Option<&str>) -> Result<&'c TenantConfig
     })
 }
 
-/// The directory of the store, which must exist. A command that created one in the wrong place would print tokens that
-/// no server accepts, or report that there is nothing to remove.
-fn store_root(config: &Config) -> Result<PathBuf> {
-    let root = std::path::absolute(&config.store.path).map_err(Error::internal)?;
-    if local::is_store(&root) {
-        return Ok(root);
-    }
-    Err(Error::invalid(format!(
-        "store.path = \"{}\": there is no store. Is its file system mounted? To use another directory, \
-         set --config FILE or --store-path DIR. Only `chatfiles serve` creates a store",
-        root.display()
-    )))
+/// The store, which must exist. A command that created one in the wrong place would print tokens that no server accepts,
+/// or report that there is nothing to remove.
+fn store(config: &Config) -> Result<Arc<dyn Store>> {
+    app::attach(config)?.ok_or_else(|| {
+        let path = std::path::absolute(&config.store.path);
+        Error::invalid(format!(
+            "store.path = \"{}\": there is no store. Is its file system mounted? To use another directory, \
+             set --config FILE or --store-path DIR. Only `chatfiles serve` creates a store",
+            path.as_ref().unwrap_or(&config.store.path).display()
+        ))
+    })
+}
+
+/// Runs an operation of the store to its end.
+fn run<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime.map_err(Error::internal)?.block_on(work)
 }
 
 pub(super) fn hash_password() -> Result<ExitCode> {
@@ -262,23 +257,19 @@ pub(super) fn check_config(config: &Config, probe: bool) -> Result<ExitCode> {
     for secret in config.weak_secrets() {
         say(&format!("warning: {secret}"))?;
     }
-    let root = std::path::absolute(&config.store.path).map_err(Error::internal)?;
-    let report = retention::sweep(
-        &root,
-        &config.retention(),
-        Clock::system().now(),
-        true,
-        true,
-    )?;
+    let report = match app::attach(config)? {
+        Some(store) => sweep_as(&*store, config, SweepMode::Report)?,
+        None => retention::Report::default(),
+    };
     say(&format!("a sweep would remove: {}", describe(&report)))?;
     if probe {
-        self::probe(config, &root)?;
+        self::probe(config)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Checks that the public URL leads to the server of this store.
-fn probe(config: &Config, root: &Path) -> Result<()> {
+fn probe(config: &Config) -> Result<()> {
     let Some(base) = &config.api.public_url else {
         return Err(Error::invalid(
             "--probe needs server.public_url, which is not set",
@@ -292,7 +283,7 @@ fn probe(config: &Config, root: &Path) -> Result<()> {
     let reached = json["server"]
         .as_str()
         .ok_or_else(|| failed("the response is not from chatfiles".into()))?;
-    let expected = local::running_instance(root)?;
+    let expected = control::request(&config.store.path, &control::Command::Name)?;
     if expected.as_deref() != Some(reached) {
         return Err(failed(
             "the response is from a server on another store".into(),
@@ -330,14 +321,11 @@ fn get(url: &str) -> Result<Vec<u8>, String> {
 }
 
 pub(super) fn sweep(config: &Config, yes: bool) -> Result<ExitCode> {
-    let root = store_root(config)?;
-    let report = retention::sweep(
-        &root,
-        &config.retention(),
-        Clock::system().now(),
-        yes,
-        false,
-    )?;
+    let mode = match yes {
+        true => SweepMode::RemoveConfirmed,
+        false => SweepMode::Remove,
+    };
+    let report = sweep_as(&*store(config)?, config, mode)?;
     if let Some(jump_ms) = report.refused {
         let why = match jump_ms {
             Some(ms) => format!("the last sweep was {} days from now", ms / MS_PER_DAY),
@@ -351,6 +339,11 @@ pub(super) fn sweep(config: &Config, yes: bool) -> Result<ExitCode> {
     }
     say(&format!("removed: {}", describe(&report)))?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn sweep_as(store: &dyn Store, config: &Config, mode: SweepMode) -> Result<retention::Report> {
+    let now = Clock::system().now();
+    run(retention::sweep(store, &config.retention(), now, mode))
 }
 
 fn describe(report: &retention::Report) -> String {
@@ -372,13 +365,16 @@ fn describe(report: &retention::Report) -> String {
 }
 
 pub(super) fn scrub(config: &Config) -> Result<ExitCode> {
-    let root = store_root(config)?;
-    let (count, bad) = local::scrub(&root)?;
-    for damaged in &bad {
-        say(&format!("{}: {}", damaged.path, damaged.what))?;
+    let store = store(config)?;
+    let Verified { objects, damaged } = run(store.maintenance().verify())?;
+    for bad in &damaged {
+        say(&format!("{}: {}", bad.name, bad.what))?;
     }
-    say(&format!("{count} objects verified, {} damaged", bad.len()))?;
-    Ok(if bad.is_empty() {
+    say(&format!(
+        "{objects} objects verified, {} damaged",
+        damaged.len()
+    ))?;
+    Ok(if damaged.is_empty() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
@@ -394,12 +390,15 @@ pub(super) fn rm(config: &Config, text: &str) -> Result<ExitCode> {
             let allowed = "the UUID (version 7) of a file, or class.YYYY-MM-DD.uuid";
             expected("id", text, allowed)
         })?;
-    let root = store_root(config)?;
-    if let Some(answer) = control::request(&root, &control::Command::Remove(id.to_string()))? {
+    let store = store(config)?;
+    if let Some(answer) = control::request(
+        &config.store.path,
+        &control::Command::Remove(id.to_string()),
+    )? {
         say(&answer)?;
         return Ok(ExitCode::SUCCESS);
     }
-    if !local::remove_everywhere(&root, id)? {
+    if !run(store.remove(id))? {
         return Err(Error::invalid(format!("there is no file {id}")));
     }
     say(&format!("removed {id}"))?;
@@ -407,7 +406,7 @@ pub(super) fn rm(config: &Config, text: &str) -> Result<ExitCode> {
 }
 
 pub(super) fn rotate_keys(config: &Config, overlap_days: u64) -> Result<ExitCode> {
-    store_root(config)?;
+    store(config)?;
     let overlap = Duration::from_secs(overlap_days * 86_400);
     let kid = keyring::rotate(&config.keys_path(), Clock::system().now(), overlap)?;
     say(&format!(
