@@ -10,10 +10,12 @@ use std::{
 
 use bytes::Bytes;
 use hyper::body::{Body, Incoming};
+use serde::Deserialize;
 use tokio::time::{Instant, Sleep};
 
 use crate::{
     error::{Error, Kind, Result},
+    settings::{number, seconds},
     time::deadline,
 };
 
@@ -28,15 +30,32 @@ const PIECES_PER_SECOND: u64 = 100;
 /// How often the deadline of a slow body is computed again: the required rate may change in the meantime.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// The required speed of a body.
-#[derive(Debug, Clone, Copy)]
+/// The required speed of a body: from `[server]`.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(default)]
 pub struct Pace {
     /// The longest wait for the next bytes. Also the grace period before [`Pace::bytes_per_second_min`] applies.
+    #[serde(rename = "body_idle_timeout_seconds", deserialize_with = "seconds")]
     pub idle_timeout: Duration,
     /// The lowest average rate; 0 = any. Without a limit, one byte now and then keeps an upload open for days.
+    #[serde(
+        rename = "body_bytes_per_second_min",
+        deserialize_with = "number::<0, 1_000_000, _, _>"
+    )]
     pub bytes_per_second_min: u64,
     /// The longest time from the head of the request to the end of its body, whatever the rate.
+    #[serde(rename = "request_timeout_seconds", deserialize_with = "seconds")]
     pub whole_timeout: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            idle_timeout: Duration::from_secs(60),
+            bytes_per_second_min: 1000,
+            whole_timeout: Duration::from_secs(3600),
+        }
+    }
 }
 
 /// The body of a request.

@@ -9,19 +9,18 @@ use super::{Context, wire};
 use crate::{
     auth::Identity,
     delivery::Body,
+    derivative::BoundingBox,
     error::{Error, Result},
     files::{Attributes, Received},
     http::{
         body::RequestBody,
         multipart::{self, Form},
     },
-    store::{BoundingBox, Class},
+    store::Class,
 };
 
 /// The longest form field that is read.
 const FIELD_BYTES_MAX: usize = 1024;
-/// The longest side of a thumbnail in pixels.
-const THUMBNAIL_SIDE_MAX: u16 = 2048;
 
 /// A form that was read completely.
 struct Upload {
@@ -145,16 +144,16 @@ impl ThumbnailSize {
     }
 
     fn bounding_box(&self) -> BoundingBox {
-        BoundingBox {
-            width: self.width.unwrap_or(BoundingBox::USUAL.width),
-            height: self.height.unwrap_or(BoundingBox::USUAL.height),
-        }
+        BoundingBox::new(
+            self.width.unwrap_or(BoundingBox::DEFAULT.width()),
+            self.height.unwrap_or(BoundingBox::DEFAULT.height()),
+        )
     }
 }
 
 fn side(text: &str) -> Option<u16> {
     let number: u64 = text.trim().parse().ok()?;
-    u16::try_from(number.clamp(1, u64::from(THUMBNAIL_SIDE_MAX))).ok()
+    u16::try_from(number.clamp(1, u64::from(BoundingBox::SIDE_MAX))).ok()
 }
 
 #[cfg(test)]
