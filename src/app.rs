@@ -14,7 +14,7 @@ use crate::{
     auth::{Grants, KeyRing, Verifier, hook::Hooks},
     config::Config,
     error::{Error, Result},
-    files::{Abilities, Files},
+    files::{Capabilities, Files},
     http::cors::Cors,
     limit::{Limiter, Quotas, quota::USERS_MAX},
     logging,
@@ -155,8 +155,8 @@ impl App {
     }
 
     /// The conversions that ffmpeg supports on this machine.
-    pub fn abilities(&self) -> Abilities {
-        self.service.api().files.abilities()
+    pub fn capabilities(&self) -> Capabilities {
+        self.service.api().files.capabilities()
     }
 
     /// Binds the listeners and the control socket, and reads the certificates if a listener speaks TLS. Must be called

@@ -30,6 +30,7 @@ pub mod tenant;
 pub mod store;
 
 pub mod client_network;
+pub mod derivative;
 pub mod durable;
 pub mod error;
 pub mod fair_queue;

@@ -5,10 +5,7 @@
 
 mod backend;
 
-use std::{
-    net::Ipv6Addr,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use quick_cache::{Weighter, sync::Cache};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -260,8 +257,7 @@ impl Hooks {
         deadline: Instant,
     ) -> Result<Verdict> {
         let body = body(tenant, question);
-        // Fair by tenant only: all clients of a tenant count as one.
-        let claimant = Claimant::new(tenant.index, Ipv6Addr::UNSPECIFIED.into());
+        let claimant = Claimant::whole_tenant(tenant.index);
         let permit = self.questions.acquire(claimant, 0).await;
         let permit = permit.map_err(|_| unavailable(hook, "too many questions wait"))?;
         let (backend, moved) = (self.backend.clone(), hook.clone());

@@ -61,8 +61,8 @@ pub(super) fn serve(
     runtime.block_on(async {
         let listeners = app.bind()?;
         let endpoints = listeners.iter().map(Listener::endpoint);
-        let (operator, abilities) = (app.operator_address(), app.abilities());
-        let banner = welcome::text(&config, file.as_deref(), endpoints, operator, abilities);
+        let (operator, capabilities) = (app.operator_address(), app.capabilities());
+        let banner = welcome::text(&config, file.as_deref(), endpoints, operator, capabilities);
         run_until_stopped(app, listeners, &banner, load).await
     })?;
     // Blocking work cannot be cancelled. After the grace period it ends with the process, which is as safe as a crash.
@@ -252,7 +252,7 @@ pub(super) fn hash_password() -> Result<ExitCode> {
 pub(super) fn check_config(config: &Config, probe: bool) -> Result<ExitCode> {
     say(&welcome::policy(
         config,
-        files::abilities(&config.files.ffmpeg),
+        files::capabilities(&config.files.ffmpeg),
     ))?;
     for secret in config.weak_secrets() {
         say(&format!("warning: {secret}"))?;

@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     config::{Config, DownloadAuthKind, TenantConfig},
-    files::Abilities,
+    files::Capabilities,
     http::{cors::AllowedOrigins, forwarded::ForwardedHeader},
     server::endpoint::Endpoint,
     store::{Class, local::Durability},
@@ -25,7 +25,7 @@ pub(super) fn text<'a>(
     file: Option<&Path>,
     endpoints: impl Iterator<Item = &'a Endpoint>,
     operator: Option<SocketAddr>,
-    abilities: Abilities,
+    capabilities: Capabilities,
 ) -> String {
     let mut text = String::new();
     let mut plain = None;
@@ -47,7 +47,7 @@ pub(super) fn text<'a>(
             "metrics and probes on http://{address}: /metrics /livez /readyz /log-level"
         );
     }
-    let _ = writeln!(text, "\n{}", policy(config, abilities));
+    let _ = writeln!(text, "\n{}", policy(config, capabilities));
     if let Some(address) = plain {
         text.push_str(&commands(config, file, address));
     }
@@ -56,11 +56,11 @@ pub(super) fn text<'a>(
 }
 
 /// The settings that decide what is accepted and what is refused, one on each line.
-pub(super) fn policy(config: &Config, abilities: Abilities) -> String {
+pub(super) fn policy(config: &Config, capabilities: Capabilities) -> String {
     let lines = [
         storage(config),
         limits(config),
-        media(config, abilities),
+        media(config, capabilities),
         tenants(config),
     ];
     let line = |(name, value): (&str, String)| format!("{name:<24}{value}\n");
@@ -172,11 +172,11 @@ fn rate(config: &Config) -> String {
     }
 }
 
-fn media(config: &Config, abilities: Abilities) -> Lines {
+fn media(config: &Config, capabilities: Capabilities) -> Lines {
     let ffmpeg = [
-        (abilities.frames, "video covers"),
-        (abilities.to_mp3, "AMR to MP3"),
-        (abilities.to_amr, "MP3 to AMR"),
+        (capabilities.frames, "video covers"),
+        (capabilities.to_mp3, "AMR to MP3"),
+        (capabilities.to_amr, "MP3 to AMR"),
     ];
     let ffmpeg = ffmpeg.map(|(can, what)| match can {
         true => what.to_owned(),

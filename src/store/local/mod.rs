@@ -47,11 +47,12 @@ use self::{
     writers::Writers,
 };
 use super::{
-    Access, BoundingBox, BoxFuture, Class, Cutoffs, Derived, DerivedName, Dialect, ExpireMode,
-    Expired, Health, Key, Maintenance, Meta, ObjectId, Opened, PartStore, Sink, Store, StoreFuture,
-    Upload, UploadSize, Verified, blocking,
+    Access, BoxFuture, Class, Cutoffs, Derived, ExpireMode, Expired, Health, Key, Maintenance,
+    Meta, ObjectId, Opened, PartStore, Sink, Store, StoreFuture, Upload, UploadSize, Verified,
+    blocking,
 };
 use crate::{
+    derivative::Derivative,
     error::{Error, Result},
     metrics::Syncs,
     settings::expected,
@@ -258,17 +259,27 @@ impl Store for LocalStore {
         Box::pin(find_on_disk(&self.layout, remove, |was_there| !was_there))
     }
 
-    fn derived(&self, key: Key, name: DerivedName) -> StoreFuture<'_, Option<Derived>> {
+    fn derived(&self, key: Key, derivative: Derivative) -> StoreFuture<'_, Option<Derived>> {
         let layout = self.layout.clone();
         Box::pin(blocking(move || {
-            let path = layout.root().join(layout::derived_name(key, name));
-            Ok(read_derived(&path, key))
+            let path = layout.root().join(layout::derived_name(key, derivative));
+            Ok(read_derived(&path))
         }))
     }
 
-    fn put_derived(&self, key: Key, name: DerivedName, derived: Derived) -> StoreFuture<'_, ()> {
+    fn put_derived(
+        &self,
+        key: Key,
+        derivative: Derivative,
+        derived: Derived,
+    ) -> StoreFuture<'_, ()> {
         let put = move |layout: &Arc<Layout>| {
-            write_derived(layout, &layout::derived_name(key, name), key, derived)
+            write_derived(
+                layout,
+                &layout::derived_name(key, derivative),
+                key,
+                &derived,
+            )
         };
         Box::pin(on_disk(&self.layout, put))
     }

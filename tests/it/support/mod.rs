@@ -20,7 +20,7 @@ pub use attached::{attach, block_on, expire_parts, last_sweep, sweep, verify};
 pub use client::{Answer, Connection, head, read_answer};
 pub use exposition::Exposition;
 pub use faulty::{Faults, FaultyStore, Step, faulty_server};
-pub use forms::{Form, photo};
+pub use forms::{Form, chunk, chunked, photo};
 pub use process::poll;
 pub use random::Random;
 pub use sockets::open_from;
