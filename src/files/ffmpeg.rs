@@ -56,7 +56,7 @@ const NO_VOICE: &str = "this voice message cannot be decoded";
 const BROKEN_VOICE: &str = "this voice message is not a valid amr file";
 const OTHER_VOICE: &str = "only amr can be converted to mp3, and mp3 to amr";
 
-/// The program, and the limits of its runs: `[media]`.
+/// Settings of `[media]`: the ffmpeg program, and the bounds of each run.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
 pub struct Config {
