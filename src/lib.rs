@@ -14,6 +14,8 @@ pub mod routes;
 
 pub mod api;
 
+pub mod delivery;
+
 pub mod files;
 
 pub mod retention;

@@ -9,8 +9,8 @@ use hyper::{
     header::{self, HeaderValue},
 };
 
-use super::body::Body;
 use crate::{
+    delivery::Body,
     error::{Error, Kind, Result},
     http::byteranges,
 };

@@ -1,12 +1,8 @@
 //! The dialects, Easemob's and Lanying's: each parses its requests, calls `files/`, and renders its answers. They never import each
-//! other; what they share stands here and in `answer.rs`, `body.rs`, `deliver.rs`,
-//! `query.rs` and `signed_url.rs`.
+//! other; what they share stands here and in `answer.rs`, `query.rs` and `signed_url.rs`. Files leave through
+//! `delivery/`.
 
 mod answer;
-pub mod body;
-mod copies;
-pub mod deliver;
-mod disk;
 pub mod easemob;
 pub mod lanying;
 pub mod ops;
@@ -24,6 +20,7 @@ use hyper::{HeaderMap, Method, header};
 
 use crate::{
     auth::{Grants, Verifier, hook::Hooks},
+    delivery,
     error::{Error, Kind, Result},
     fair_queue::Claimant,
     files::{Files, Stored},
@@ -144,6 +141,16 @@ impl Call<'_> {
     /// Whose turn it is where this call needs dear work.
     fn claimant(&self, tenant: &Tenant) -> Claimant {
         Claimant::new(tenant.index, self.client)
+    }
+
+    /// The parts of this call that decide how a file is delivered.
+    fn delivery(&self, tenant: &Tenant) -> delivery::Request<'_> {
+        delivery::Request {
+            method: self.method,
+            headers: self.headers,
+            now: self.now,
+            claimant: self.claimant(tenant),
+        }
     }
 
     /// Says in the log that a file was stored.

@@ -11,8 +11,9 @@
 
 use hyper::Response;
 
-use super::{Api, Call, answer, body::Body};
+use super::{Api, Call, answer};
 use crate::{
+    delivery::Body,
     error::{Error, Kind, Result},
     secret::{SecretKey, constant_time_eq},
     store::ObjectId,
@@ -58,16 +59,29 @@ fn sign(key: &SecretKey, tenant: &Tenant, target: &str, end_secs: i64) -> String
     format!("{text}&signature={signature}")
 }
 
-/// The end of the URL that the call came by; `None` where it is no signed one, or the tenant has none.
+/// Whether the call's URL has a signature, valid or not, and the tenant gives out such URLs.
+pub(super) fn is_signed(call: &Call<'_>, tenant: &Tenant) -> bool {
+    signed_parts(call, tenant).is_some()
+}
+
+/// The tenant's key, the query before the signature, and the signature.
+fn signed_parts<'c>(
+    call: &'c Call<'_>,
+    tenant: &'c Tenant,
+) -> Option<(&'c SecretKey, &'c str, &'c str)> {
+    let DownloadAuth::Signed(key) = &tenant.download_auth else {
+        return None;
+    };
+    let (before, signature) = call.target.query()?.rsplit_once("&signature=")?;
+    Some((key, before, signature))
+}
+
+/// When the signed URL expires that the call came by; `None` if it is no signed URL.
 ///
 /// # Errors
-/// `Forbidden` for a signature that is wrong, or over.
+/// `Forbidden` if the signature is wrong or has expired.
 pub(super) fn verify(call: &Call<'_>, tenant: &Tenant) -> Result<Option<Timestamp>> {
-    let DownloadAuth::Signed(key) = &tenant.download_auth else {
-        return Ok(None);
-    };
-    let query = call.target.query().unwrap_or_default();
-    let Some((before, sent)) = query.rsplit_once("&signature=") else {
+    let Some((key, before, sent)) = signed_parts(call, tenant) else {
         return Ok(None);
     };
     let refused = |text: &'static str| Error::new(Kind::Forbidden).public(text);

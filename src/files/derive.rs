@@ -20,7 +20,6 @@ use std::{
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;
-use hyper::{HeaderMap, header::HeaderValue};
 use sha2::{Digest, Sha256};
 
 use self::{
@@ -37,6 +36,7 @@ use super::{
 use crate::{
     error::{Error, Kind, Result},
     fair_queue::Claimant,
+    http::representation::RepresentationHeaders,
     media::{
         sniff::Sniffed,
         thumbnail::{self, MediaError},
@@ -60,11 +60,11 @@ pub struct DerivedFile {
     /// The body.
     pub bytes: Bytes,
     /// Its media type.
-    pub content_type: HeaderValue,
-    /// Strong: a hash of the bytes.
-    pub etag: HeaderValue,
-    /// The headers of an answer with all of it, made at the first.
-    pub head: OnceLock<HeaderMap>,
+    pub content_type: String,
+    /// A strong entity tag in double quotes: a hash of the bytes.
+    pub etag: String,
+    /// Where `delivery/` keeps the headers of this derivative.
+    pub headers: OnceLock<RepresentationHeaders>,
 }
 
 /// What to answer where a derivative was asked for.
@@ -404,13 +404,11 @@ impl Derivative {
 impl DerivedFile {
     fn new(derived: Derived) -> Self {
         let hash = Sha256::digest(&derived.bytes);
-        let etag = format!("\"{}\"", BASE64_URL_SAFE_NO_PAD.encode(&hash[..16]));
         Self {
-            etag: HeaderValue::try_from(etag).expect("base64 between quotes is a header value"),
-            content_type: HeaderValue::try_from(derived.content_type)
-                .unwrap_or(HeaderValue::from_static("application/octet-stream")),
+            etag: format!("\"{}\"", BASE64_URL_SAFE_NO_PAD.encode(&hash[..16])),
+            content_type: derived.content_type,
             bytes: derived.bytes,
-            head: OnceLock::new(),
+            headers: OnceLock::new(),
         }
     }
 }

@@ -5,7 +5,6 @@
 
 mod derive;
 mod ffmpeg;
-mod lent;
 mod open;
 mod parts;
 mod pool;
@@ -28,8 +27,7 @@ use crate::{
 pub use self::{
     derive::{Derivative, DerivedFile},
     ffmpeg::{Abilities, Config as FfmpegConfig},
-    lent::{LendTo, Lent},
-    open::{OpenFile, etag},
+    open::OpenFile,
     parts::{Completion, PartUpload, PartUploads, ReceivedPart},
     upload::{Attributes, Received, Stored},
 };

@@ -1,40 +1,30 @@
-//! Open objects, kept open: a hot file costs no `open`, no `mmap` and no formatting of headers.
+//! Open objects, kept open: a hot file costs no `open` and no `mmap`.
 //!
 //! Key: the object's [`Key`]. Bound: a count and mapped bytes. Staleness: none, an object never changes;
 //! a removed one is forgotten by [`OpenFiles::forget`], an expired one is refused by whoever asks.
 
 use std::sync::{Arc, OnceLock};
 
-use hyper::{HeaderMap, header::HeaderValue};
 use quick_cache::{Weighter, sync::Cache};
 
 use super::Config;
 use crate::{
     error::{Kind, Result},
-    http::disposition::{Disposition, content_disposition},
-    media::sniff::{Sniffed, served_type},
+    http::representation::RepresentationHeaders,
+    media::sniff::Sniffed,
     metrics::{Lookup, Lookups},
     store::{Key, ObjectId, Opened, Store},
     time::Timestamp,
 };
 
-/// An open object with the headers that every download of it repeats.
+/// An open object.
 pub struct OpenFile {
     /// The object.
     pub object: Opened,
-    /// Strong; see [`etag`].
-    pub etag: HeaderValue,
-    /// Creation, to the second.
-    pub last_modified: HeaderValue,
-    /// As stored, but for active types, which older versions kept.
-    pub content_type: HeaderValue,
     /// What its first bytes show, of the kinds that something is made of.
     pub kind: Option<Sniffed>,
-    /// Original name; in place only for types that a browser may show.
-    pub disposition: HeaderValue,
-    /// The headers of an answer with all of it, made at the first: to copy them is cheaper than to hash a dozen
-    /// names.
-    pub head: OnceLock<HeaderMap>,
+    /// Where `delivery/` keeps the headers of this file.
+    pub headers: OnceLock<RepresentationHeaders>,
 }
 
 impl std::fmt::Debug for OpenFile {
@@ -113,31 +103,13 @@ impl OpenFiles {
     }
 }
 
-/// The entity tag of an object: it never changes, so its id says all.
-pub fn etag(id: ObjectId) -> HeaderValue {
-    HeaderValue::try_from(format!("\"{id}\"")).expect("hexadecimal digits and hyphens in quotes")
-}
-
 impl OpenFile {
     fn new(object: Opened) -> Self {
-        let meta = &object.meta;
-        let kind = if meta.inline {
-            Disposition::Inline
-        } else {
-            Disposition::Attachment
-        };
-        let header = |text: String| {
-            HeaderValue::try_from(text)
-                .unwrap_or(HeaderValue::from_static("application/octet-stream"))
-        };
+        let sniffed = object.meta.sniffed_type.as_deref();
         Self {
-            etag: etag(object.key.id),
-            last_modified: header(httpdate::fmt_http_date(meta.created.system())),
-            content_type: header(served_type(&meta.content_type).to_owned()),
-            kind: meta.sniffed_type.as_deref().and_then(Sniffed::of_mime),
-            disposition: content_disposition(kind, meta.file_name.as_deref()),
+            kind: sniffed.and_then(Sniffed::of_mime),
             object,
-            head: OnceLock::new(),
+            headers: OnceLock::new(),
         }
     }
 }

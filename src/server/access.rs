@@ -19,7 +19,7 @@ use hyper::{
 };
 
 use crate::{
-    files::{LendTo, Lent},
+    delivery::{FileBody, Loans},
     limit::Client,
     metrics::Answered,
     tenant::Tenant,
@@ -122,9 +122,9 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Watched<B> {
     }
 }
 
-impl<B: Body + LendTo> LendTo for Watched<B> {
-    fn lend_to(&mut self, lent: &Arc<Lent>) {
-        self.body.lend_to(lent);
+impl<B: Body + FileBody> FileBody for Watched<B> {
+    fn lend_to(&mut self, loans: &Arc<Loans>) {
+        self.body.lend_to(loans);
     }
 
     fn copy_out(&mut self, client: &Arc<Client>) {

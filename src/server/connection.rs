@@ -41,7 +41,7 @@ use super::{
     tls::{self, Tls},
 };
 use crate::{
-    files::{LendTo, Lent},
+    delivery::{FileBody, Loans},
     limit::{
         Client, Clients,
         clients::{Permit, Resource},
@@ -89,7 +89,7 @@ pub trait Handle: Send + Sync + 'static {
     /// The body of an answer. An error of it ends the connection where it stands, so that the client sees a
     /// truncated answer and not a wrong one.
     type Body: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
-        + LendTo
+        + FileBody
         + Send
         + Unpin
         + 'static;
@@ -123,7 +123,7 @@ pub struct ConnectionInfo {
     /// Open streams of an HTTP/2 connection; `None` for HTTP/1.
     streams: Option<AtomicUsize>,
     progress: Arc<Progress>,
-    lent: Arc<Lent>,
+    loans: Arc<Loans>,
     /// Whose connection it is, and what it may hold: the proxy's, where one is in front.
     client: Arc<Client>,
 }
@@ -271,7 +271,7 @@ pub(super) async fn run<H: Handle>(
         unanswered: Unanswered::default(),
         streams: spoken.is_http2.then(AtomicUsize::default),
         progress,
-        lent: Arc::default(),
+        loans: Arc::default(),
         client: permit.client().clone(),
     });
     let exit = ExitCount::new(info.clone(), entry.counts.clone(), shutdown.clone());

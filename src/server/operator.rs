@@ -16,7 +16,8 @@ use super::{
     tls::Tls,
 };
 use crate::{
-    api::{body::Body, ops},
+    api::ops,
+    delivery::Body,
     error::{Error, Kind},
     http::body::{Pace, RequestBody},
     limit::{Clients, Limiter},

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::{
     api::{Call, easemob, lanying},
+    delivery::View,
     error::{Error, Result},
     limit::RateClass,
     metrics::RouteLabel,
@@ -17,6 +18,8 @@ use crate::{
 pub(super) struct Routed<'r> {
     /// The action to run, or the error to answer if the rate limit admits the request.
     pub(super) action: Result<(Action, Params<'r>)>,
+    /// What of the file a download asks for; an error is answered after the credential was checked.
+    pub(super) view: Result<View>,
     /// The tenant that the request names; `None` if it names none or an unknown one.
     pub(super) tenant: Option<&'r Arc<Tenant>>,
     /// The rate limit that the request counts against; `None`: exempt.
@@ -28,21 +31,20 @@ pub(super) struct Routed<'r> {
 impl<'r> Routed<'r> {
     /// A request that has a route.
     pub(super) fn new(found: Match<'r>, call: &Call<'_>, tenants: &'r Tenants) -> Self {
-        let is_derivative = match found.action {
-            Action::EasemobDownload => easemob::wants_derivative(call),
-            Action::LanyingDownloadAvatar | Action::LanyingDownloadChat => {
-                lanying::wants_derivative(call)
-            }
-            _ => false,
-        };
-        let found = match is_derivative {
-            true => found.of_derivative(),
-            false => found,
-        };
         let tenant = tenant(&found, call, tenants);
+        let view = match (found.action, &tenant) {
+            (Action::EasemobDownload, Ok(Some(tenant))) => Ok(easemob::view(call, tenant)),
+            (Action::LanyingDownloadAvatar | Action::LanyingDownloadChat, _) => lanying::view(call),
+            _ => Ok(View::Original),
+        };
+        let found = match view {
+            Ok(View::Original) => found,
+            _ => found.of_derivative(),
+        };
         Self {
             tenant: tenant.as_ref().ok().copied().flatten(),
             action: tenant.map(|_| (found.action, found.params)),
+            view,
             rate_class: found.rate_class,
             label: found.label,
         }
@@ -52,6 +54,7 @@ impl<'r> Routed<'r> {
     pub(super) fn without_route(error: Error) -> Self {
         Self {
             action: Err(error),
+            view: Ok(View::Original),
             tenant: None,
             rate_class: Some(RateClass::Other),
             label: routes::NO_ROUTE,

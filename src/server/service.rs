@@ -29,7 +29,8 @@ use super::{
     routing::Routed,
 };
 use crate::{
-    api::{Api, Call, body::Body, easemob, lanying, ops},
+    api::{Api, Call, easemob, lanying, ops},
+    delivery::Body,
     error::{Error, Kind, Result},
     http::{
         body::{Pace, RequestBody},
@@ -255,13 +256,14 @@ impl Service {
     ) -> Result<Response<Body>> {
         use Action::*;
         let (action, params) = routed.action?;
+        let view = routed.view;
         let easemob = || easemob::Context::new(&self.api, call, routed.tenant);
         let lanying = || lanying::Context::new(&self.api, call, routed.tenant);
         match action {
             Preflight => Ok(ops::preflight()),
             Health => Ok(ops::health(&self.server)),
             EasemobUpload => easemob::upload(&easemob()?, body).await,
-            EasemobDownload => easemob::download(&easemob()?, params.id).await,
+            EasemobDownload => easemob::download(&easemob()?, params.id, view?).await,
             EasemobToken => easemob::token(&easemob()?, body).await,
             EasemobBeginParts => easemob::parts::begin(&easemob()?, body).await,
             EasemobPutPart => easemob::parts::put(&easemob()?, params.id, body).await,
@@ -272,8 +274,8 @@ impl Service {
             LanyingGroupAvatarTicket => lanying::upload::group_avatar(&lanying()?).await,
             LanyingChatTicket => lanying::upload::chat(&lanying()?).await,
             LanyingForward => lanying::forward(&lanying()?).await,
-            LanyingDownloadAvatar => lanying::download::avatar(&lanying()?).await,
-            LanyingDownloadChat => lanying::download::chat(&lanying()?).await,
+            LanyingDownloadAvatar => lanying::download::avatar(&lanying()?, view).await,
+            LanyingDownloadChat => lanying::download::chat(&lanying()?, view).await,
             LanyingPostForm => lanying::post_form(&lanying()?, body, permit).await,
         }
     }

@@ -1,11 +1,7 @@
-//! The byte stream under hyper, with zero copy: what of an answer lies in a lent map leaves by `sendfile`.
+//! The byte stream under hyper: measures progress, and sends slices of mapped files by `sendfile`.
 //!
-//! hyper knows nothing of files. It passes a body's slices on by address, to `poll_write_vectored`; where an
-//! address lies in a file that is lent to this connection ([`Lent`]), the kernel is given the file and not the
-//! memory, so that its pages go out as they lie in the page cache. The bytes before it (the head of an answer,
-//! of a part) go ahead with `MSG_MORE` and so travel in the same segments. Anything else is ordinary memory.
-//!
-//! What passes is noted in [`Progress`], which also asks here what waits in the kernel.
+//! hyper passes the slices of a body on by address, to `poll_write_vectored`; [`Loans`] finds the file that an address
+//! lies in. What passes is noted in [`Progress`], which also asks here what waits in the kernel.
 
 use std::{
     fs::File,
@@ -24,29 +20,10 @@ use super::{
     deadlines::Progress,
     socket::{Queues, Socket},
 };
-use crate::files::Lent;
+use crate::delivery::{Loans, SendFile};
 
-/// What a connection runs over.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {
-    /// Files can leave without being read by this process.
-    const SENDS_FILES: bool;
-
-    /// How many bytes of a file are worth a call of [`Stream::poll_send_file`].
-    fn sendfile_bytes_min(&self) -> usize;
-
-    /// Sends `before`, then `len` bytes of `file` from `offset`; returns how many bytes the socket took.
-    ///
-    /// # Errors
-    /// `Unsupported`, and nothing was sent: the file must go by address. `UnexpectedEof` where it is shorter.
-    fn poll_send_file(
-        &mut self,
-        cx: &mut Context<'_>,
-        before: &[IoSlice<'_>],
-        file: &File,
-        offset: u64,
-        len: usize,
-    ) -> Poll<io::Result<usize>>;
-
+/// The byte stream of a connection.
+pub(super) trait Stream: AsyncRead + AsyncWrite + SendFile + Send + Unpin + 'static {
     /// Bytes that the kernel has taken so far.
     fn written_bytes(&self) -> u64;
 
@@ -57,7 +34,7 @@ pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {
     fn reset_on_close(&self);
 }
 
-impl Stream for Socket {
+impl SendFile for Socket {
     const SENDS_FILES: bool = true;
 
     fn sendfile_bytes_min(&self) -> usize {
@@ -74,7 +51,9 @@ impl Stream for Socket {
     ) -> Poll<io::Result<usize>> {
         Socket::poll_send_file(self, cx, before, file, offset, len)
     }
+}
 
+impl Stream for Socket {
     fn written_bytes(&self) -> u64 {
         Socket::written_bytes(self)
     }
@@ -88,25 +67,10 @@ impl Stream for Socket {
     }
 }
 
-/// What is sent is encrypted, so it is memory of ours: nothing is ever lent here.
+/// Encryption reads every byte, so nothing is sent as a file.
+impl SendFile for TlsStream<Socket> {}
+
 impl Stream for TlsStream<Socket> {
-    const SENDS_FILES: bool = false;
-
-    fn sendfile_bytes_min(&self) -> usize {
-        usize::MAX
-    }
-
-    fn poll_send_file(
-        &mut self,
-        _: &mut Context<'_>,
-        _: &[IoSlice<'_>],
-        _: &File,
-        _: u64,
-        _: usize,
-    ) -> Poll<io::Result<usize>> {
-        Poll::Ready(Err(io::ErrorKind::Unsupported.into()))
-    }
-
     fn written_bytes(&self) -> u64 {
         self.get_ref().0.written_bytes()
     }
@@ -124,14 +88,14 @@ impl Stream for TlsStream<Socket> {
 /// A stream as hyper wants it.
 pub(super) struct Transport<S> {
     io: TokioIo<Metered<S>>,
-    lent: Arc<Lent>,
+    loans: Arc<Loans>,
 }
 
 impl<S: Stream> Transport<S> {
-    pub(super) fn new(stream: S, progress: Arc<Progress>, lent: Arc<Lent>) -> Self {
+    pub(super) fn new(stream: S, progress: Arc<Progress>, loans: Arc<Loans>) -> Self {
         Self {
             io: TokioIo::new(Metered { stream, progress }),
-            lent,
+            loans,
         }
     }
 
@@ -146,31 +110,6 @@ impl<S: Stream> Transport<S> {
         progress.wrote(&outcome);
         progress.answer(|| stream.queues().ok());
         outcome
-    }
-
-    /// Sends up to and with the first slice that is worth it by `sendfile`; `None` where there is none, or the
-    /// file system cannot.
-    fn poll_write_lent(
-        &mut self,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Option<Poll<io::Result<usize>>> {
-        if self.lent.is_empty() {
-            return None;
-        }
-        let bytes_min = self.io.inner().stream.sendfile_bytes_min();
-        let (index, (file, offset)) = bufs
-            .iter()
-            .enumerate()
-            .filter(|(_, slice)| slice.len() >= bytes_min)
-            .find_map(|(index, slice)| Some((index, self.lent.find(slice)?)))?;
-        let (before, len) = (&bufs[..index], bufs[index].len());
-        let stream = &mut self.io.inner_mut().stream;
-        let lent = file.object.mapped()?.file();
-        match stream.poll_send_file(cx, before, lent, offset, len) {
-            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Unsupported => None,
-            outcome => Some(outcome),
-        }
     }
 }
 
@@ -199,7 +138,8 @@ impl<S: Stream> Write for Transport<S> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let outcome = match self.poll_write_lent(cx, bufs) {
+        let Self { io, loans } = &mut *self;
+        let outcome = match loans.poll_send_file(cx, &mut io.inner_mut().stream, bufs) {
             Some(outcome) => outcome,
             None => Pin::new(&mut self.io).poll_write_vectored(cx, bufs),
         };
@@ -212,7 +152,7 @@ impl<S: Stream> Write for Transport<S> {
 
     /// hyper flushes when nothing is queued any more: all that was lent is written.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.lent.take_back();
+        self.loans.clear();
         // TLS has records of its own that wait for the socket.
         let outcome = Pin::new(&mut self.io).poll_flush(cx);
         self.report(outcome)

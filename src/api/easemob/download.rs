@@ -1,7 +1,5 @@
 //! `GET /{org}/{app}/chatfiles/{uuid}`: the file, its thumbnail, or where to have them.
 
-use std::sync::Arc;
-
 use hyper::{
     Response,
     header::{self, HeaderValue},
@@ -9,15 +7,11 @@ use hyper::{
 
 use super::Context;
 use crate::{
-    api::{
-        Call,
-        body::Body,
-        deliver::{Content, Keep, deliver},
-        signed_url,
-    },
+    api::{Call, signed_url},
+    delivery::{Body, CachePolicy, NotConvertible, View, deliver},
     error::{Error, Kind, Result},
     files::OpenFile,
-    media::{sniff::Sniffed, voice::VoiceFormat},
+    media::voice::VoiceFormat,
     retention,
     store::{Class, Dialect, Key, ObjectId},
     tenant::{DownloadAuth, Tenant},
@@ -32,13 +26,18 @@ const VOICE: &str = "voice";
 const MP3: &str = "mp3";
 const MP3_OR_STORED: &str = "mp3-or-stored";
 
-pub(crate) async fn download(context: &Context<'_>, id: &str) -> Result<Response<Body>> {
+/// Answers a download. `view` is what [`view`] found in the call.
+pub(crate) async fn download(
+    context: &Context<'_>,
+    id: &str,
+    view: View,
+) -> Result<Response<Body>> {
     let Context { api, call, tenant } = context;
-    let url_end = signed_url::verify(call, tenant)?;
-    if url_end.is_none() && !matches!(tenant.download_auth, DownloadAuth::Secret) {
+    let url_expires = signed_url::verify(call, tenant)?;
+    if url_expires.is_none() && !matches!(tenant.download_auth, DownloadAuth::Secret) {
         context.authenticate()?;
     }
-    // A name that cannot be an id is an object that cannot be there.
+    // An object whose name is not a valid id cannot exist.
     let id = ObjectId::parse(id).ok_or(Kind::ObjectNotFound)?;
     let key = Key::of(Class::Chatfile, id);
     let opened = api.files.open(context.scope(), key, call.now).await;
@@ -49,21 +48,21 @@ pub(crate) async fn download(context: &Context<'_>, id: &str) -> Result<Response
         _ => error,
     })?;
     let expires = retention::expires_at(Dialect::Easemob, key, &tenant.limits.days);
-    let (view, keep) = match url_end {
-        Some(end) => (View::of_url(call), Keep::everybody(end, expires)),
+    let cache_policy = match url_expires {
+        Some(url_expires) => CachePolicy::public(url_expires, expires),
         None => {
             check_secret(call, &file)?;
-            let view = View::wanted(call, &file);
-            let target = view.target(tenant, id);
+            let target = target(view.of(&file), tenant, id);
             if let Some(redirect) = signed_url::redirect(api, call, tenant, id, &target) {
                 return redirect;
             }
-            let (until, vary) = (expires, VARY);
-            (view, Keep::Client { until, vary })
+            let vary = VARY;
+            CachePolicy::Private { expires, vary }
         }
     };
-    let content = view.make(context, file).await?;
-    deliver(call, tenant, &content, keep)
+    let claimant = call.claimant(tenant);
+    let content = view.make(&api.files, file, claimant).await?;
+    deliver(&call.delivery(tenant), &content, cache_policy)
 }
 
 /// Either place will do: SDKs fill the other one with `undefined`.
@@ -73,83 +72,49 @@ fn check_secret(call: &Call<'_>, file: &OpenFile) -> Result<()> {
         .or_else(|_| file.check_secret(from_query.as_deref()))
 }
 
-/// In what form a file is wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum View {
-    Stored,
-    Thumbnail,
-    Mp3(Mp3Wish),
-}
-
-impl View {
-    /// As headers and query of a call say it.
-    fn wanted(call: &Call<'_>, file: &OpenFile) -> Self {
-        if wants_thumbnail(call) {
-            return Self::Thumbnail;
-        }
-        match mp3_wish(call) {
-            Some(wish) if matches!(file.kind, Some(Sniffed::AmrNb | Sniffed::AmrWb)) => {
-                Self::Mp3(wish)
-            }
-            _ => Self::Stored,
-        }
-    }
-
-    /// As a URL says it that [`View::target`] made.
-    fn of_url(call: &Call<'_>) -> Self {
-        if call.query("thumbnail").is_some() {
-            return Self::Thumbnail;
-        }
-        match call.query(VOICE).as_deref() {
-            Some(MP3) => Self::Mp3(Mp3Wish::Only),
-            Some(_) => Self::Mp3(Mp3Wish::Rather),
-            None => Self::Stored,
-        }
-    }
-
-    /// Path and query of this form of a file.
-    fn target(self, tenant: &Tenant, id: ObjectId) -> String {
-        let path = format!("/{}/{}/chatfiles/{id}", tenant.org, tenant.app);
-        match self {
-            Self::Stored => path,
-            Self::Thumbnail => format!("{path}?thumbnail=true"),
-            Self::Mp3(Mp3Wish::Only) => format!("{path}?{VOICE}={MP3}"),
-            Self::Mp3(Mp3Wish::Rather) => format!("{path}?{VOICE}={MP3_OR_STORED}"),
-        }
-    }
-
-    async fn make(self, context: &Context<'_>, file: Arc<OpenFile>) -> Result<Content> {
-        let files = &context.api.files;
-        let claimant = context.call.claimant(context.tenant);
-        match self {
-            Self::Stored => Ok(Content::Original(file)),
-            Self::Thumbnail => {
-                let made = files.thumbnail(&file, None, claimant).await?;
-                Ok(Content::of(made, file))
-            }
-            Self::Mp3(wish) => match files.voice(&file, VoiceFormat::Mp3, claimant).await {
-                // It said that anything else will do, too.
-                Err(error) if error.kind() == Kind::NotConvertible && wish == Mp3Wish::Rather => {
-                    Ok(Content::Original(file))
-                }
-                made => Ok(Content::of(made?, file)),
-            },
-        }
+/// What of the file a call asks for. A signed URL says so by its query alone; else headers and query do.
+pub(crate) fn view(call: &Call<'_>, tenant: &Tenant) -> View {
+    match signed_url::is_signed(call, tenant) {
+        true => view_of_url(call),
+        false => view_of_request(call),
     }
 }
 
-/// How much a client wants MP3.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mp3Wish {
-    /// Nothing else will do.
-    Only,
-    /// Rather than what there is, which will do.
-    Rather,
+fn view_of_request(call: &Call<'_>) -> View {
+    if wants_thumbnail(call) {
+        return View::Thumbnail(None);
+    }
+    accepts_mp3(call).map_or(View::Original, |or_else| {
+        View::Voice(VoiceFormat::Mp3, or_else)
+    })
+}
+
+/// Reads a query that [`target`] wrote.
+fn view_of_url(call: &Call<'_>) -> View {
+    if call.query("thumbnail").is_some() {
+        return View::Thumbnail(None);
+    }
+    match call.query(VOICE).as_deref() {
+        Some(MP3) => View::Voice(VoiceFormat::Mp3, NotConvertible::Refuse),
+        Some(_) => View::Voice(VoiceFormat::Mp3, NotConvertible::SendOriginal),
+        None => View::Original,
+    }
+}
+
+/// Path and query of this view of a file.
+fn target(view: View, tenant: &Tenant, id: ObjectId) -> String {
+    let path = format!("/{}/{}/chatfiles/{id}", tenant.org, tenant.app);
+    match view {
+        View::Original => path,
+        View::Thumbnail(_) => format!("{path}?thumbnail=true"),
+        View::Voice(_, NotConvertible::Refuse) => format!("{path}?{VOICE}={MP3}"),
+        View::Voice(_, NotConvertible::SendOriginal) => format!("{path}?{VOICE}={MP3_OR_STORED}"),
+    }
 }
 
 /// `Accept: audio/mp3`, the vendor's name for `audio/mpeg`. Others say nothing: SDKs send `*/*` or what they
 /// like for any file.
-fn mp3_wish(call: &Call<'_>) -> Option<Mp3Wish> {
+fn accepts_mp3(call: &Call<'_>) -> Option<NotConvertible> {
     let types = || {
         let accepted = call.headers.get_all(header::ACCEPT).iter();
         accepted.flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
@@ -176,14 +141,9 @@ fn mp3_wish(call: &Call<'_>) -> Option<Mp3Wish> {
         b"application/octet-stream",
     ];
     match types().any(|range| is_any(&stored, range)) {
-        true => Some(Mp3Wish::Rather),
-        false => Some(Mp3Wish::Only),
+        true => Some(NotConvertible::SendOriginal),
+        false => Some(NotConvertible::Refuse),
     }
-}
-
-/// Whether a call counts as one for something that must be made.
-pub(crate) fn wants_derivative(call: &Call<'_>) -> bool {
-    wants_thumbnail(call) || mp3_wish(call).is_some() || call.query(VOICE).is_some()
 }
 
 /// `thumbnail: true`, `?thumbnail=true`, and `?vframe=true`, a video's first frame.

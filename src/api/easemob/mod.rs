@@ -11,7 +11,7 @@ pub mod wire;
 use std::sync::Arc;
 
 pub(crate) use self::{
-    download::{download, wants_derivative},
+    download::{download, view},
     token::token,
     upload::upload,
 };

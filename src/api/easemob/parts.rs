@@ -12,8 +12,8 @@ use super::{
     wire,
 };
 use crate::{
-    api::body::Body,
     auth::Identity,
+    delivery::Body,
     error::{Error, Kind, Result},
     files::{Completion, PartUpload, ReceivedPart},
     http::{

@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 use super::{Context, wire};
 use crate::{
-    api::body::Body,
+    delivery::Body,
     error::{Error, Result},
     http::body::RequestBody,
     secret::Secret,

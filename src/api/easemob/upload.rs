@@ -7,8 +7,8 @@ use hyper::{Response, header::HeaderValue};
 
 use super::{Context, wire};
 use crate::{
-    api::body::Body,
     auth::Identity,
+    delivery::Body,
     error::{Error, Result},
     files::{Attributes, Received},
     http::{

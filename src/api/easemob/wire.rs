@@ -8,8 +8,9 @@ use serde_json::{Map, Value, json};
 
 use super::Context;
 use crate::{
-    api::{Api, Call, answer, body::Body},
+    api::{Api, Call, answer},
     auth::{Granted, Subject},
+    delivery::Body,
     error::{Error, Kind},
     files::Stored,
     store::{ObjectId, local::StoredPart},

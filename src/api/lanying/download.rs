@@ -1,6 +1,6 @@
 //! `GET /file/download/chat` and `/avatar`: the file, something made of it, or where to have that made.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use hyper::{Response, header::HeaderValue};
 
@@ -11,12 +11,8 @@ use super::{
     store_token::Viewer,
 };
 use crate::{
-    api::{
-        Call, answer,
-        body::Body,
-        deliver::{Content, Keep, deliver},
-        signed_url,
-    },
+    api::{Call, answer, signed_url},
+    delivery::{Body, CachePolicy, NotConvertible, View, deliver},
     error::{Error, Kind, Result},
     files::OpenFile,
     media::voice::VoiceFormat,
@@ -30,32 +26,26 @@ const VARY: HeaderValue = HeaderValue::from_static("access-token, app_id, user_i
 /// Each side of a thumbnail at the most.
 const SIDE_MAX: u16 = 2048;
 
-/// What of a file is asked for.
-#[derive(Debug, PartialEq, Eq)]
-struct View {
-    /// `image_type` 2 or 3, a thumbnail or a cover: which of them it is, the file decides.
-    wants_picture: bool,
-    /// `format`; `None`: as it is stored.
-    format: Option<VoiceFormat>,
-    /// `thumbnail_strategy` 1: somebody else may make it.
-    may_be_made_elsewhere: bool,
+/// Where a download may be redirected to.
+struct Redirects {
     /// Not `source=miniprogram`: WeChat follows no redirect to a domain that it does not know.
-    may_redirect: bool,
-    /// `w` and `h`.
-    fit: Option<BoundingBox>,
+    are_allowed: bool,
+    /// `thumbnail_strategy` 1: an image service may make the picture.
+    allow_image_service: bool,
 }
 
 const CHAT: &str = "/file/download/chat";
 const AVATAR: &str = "/file/download/avatar";
 
-pub(crate) async fn chat(context: &Context<'_>) -> Result<Response<Body>> {
-    if let Some(end) = signed_url::verify(context.call, context.tenant)? {
-        return send_signed(context, end).await;
+pub(crate) async fn chat(context: &Context<'_>, view: Result<View>) -> Result<Response<Body>> {
+    if let Some(expires) = signed_url::verify(context.call, context.tenant)? {
+        return send_signed(context, expires, view?).await;
     }
     let credential = context.credential()?;
     let file_sign = context.required("file_sign")?;
     let link = Link::verify(context.lanying, &file_sign)?;
-    let view = View::of(context)?;
+    let view = view?;
+    let redirects = Redirects::parse(context.call)?;
     let viewer = context.viewer(credential, link.key)?;
     if let Viewer::User(user) = &viewer {
         sdk_sign::check(context)?;
@@ -66,19 +56,20 @@ pub(crate) async fn chat(context: &Context<'_>) -> Result<Response<Body>> {
         path: CHAT,
         parameter: ("file_sign", &file_sign),
     };
-    send(context, &source, &viewer, &view).await
+    send(context, &source, &viewer, view, redirects).await
 }
 
-pub(crate) async fn avatar(context: &Context<'_>) -> Result<Response<Body>> {
-    if let Some(end) = signed_url::verify(context.call, context.tenant)? {
-        return send_signed(context, end).await;
+pub(crate) async fn avatar(context: &Context<'_>, view: Result<View>) -> Result<Response<Body>> {
+    if let Some(expires) = signed_url::verify(context.call, context.tenant)? {
+        return send_signed(context, expires, view?).await;
     }
     let credential = context.credential()?;
     let object = context.required("object_name")?;
     let key = Key::parse(&object)
         .filter(|key| key.class == Class::Avatar)
         .ok_or(Kind::ObjectNotFound)?;
-    let view = View::of(context)?;
+    let view = view?;
+    let redirects = Redirects::parse(context.call)?;
     // Avatars are for every user of the application.
     let viewer = context.viewer(credential, key)?;
     if let Viewer::User(_) = &viewer {
@@ -89,7 +80,7 @@ pub(crate) async fn avatar(context: &Context<'_>) -> Result<Response<Body>> {
         path: AVATAR,
         parameter: ("object_name", &object),
     };
-    send(context, &source, &viewer, &view).await
+    send(context, &source, &viewer, view, redirects).await
 }
 
 /// Whether a user may open what a link leads to: with `strict_recipients`, a file for one user is for that
@@ -108,54 +99,70 @@ pub(super) async fn check_rights(context: &Context<'_>, link: &Link, user: &str)
         .await
 }
 
-/// Sends what a viewer may have, or the viewer to where it is.
+/// Sends the file, or redirects the viewer to where it is.
 async fn send(
     context: &Context<'_>,
     source: &process::Source<'_>,
     viewer: &Viewer,
-    view: &View,
+    view: View,
+    redirects: Redirects,
 ) -> Result<Response<Body>> {
     let Context {
         api, call, tenant, ..
     } = context;
-    let (key, scope) = (source.key, context.scope());
-    let file = api.files.open(scope, key, call.now).await?;
-    if view.may_redirect
-        && view.wants_picture
-        && view.may_be_made_elsewhere
-        && let Some(url) = process::url(context, source, &file, view.fit)
+    let key = source.key;
+    let file = api.files.open(context.scope(), key, call.now).await?;
+    if redirects.are_allowed
+        && redirects.allow_image_service
+        && let View::Thumbnail(fit) = view
+        && let Some(url) = process::url(context, source, &file, fit)
     {
         return answer::redirect(&url);
     }
-    // Whoever makes pictures has a URL that opens already.
-    if view.may_redirect && *viewer != Viewer::Server {
-        let target = view.target(context, source.path, key);
+    // An image service has a URL already that opens the file.
+    if redirects.are_allowed && *viewer != Viewer::Server {
+        let target = target(context, source.path, key, view);
         if let Some(redirect) = signed_url::redirect(api, call, tenant, key.id, &target) {
             return redirect;
         }
     }
-    let content = view.make(context, key, file).await?;
-    let (until, vary) = (expires_at(context, key), VARY);
-    deliver(call, tenant, &content, Keep::Client { until, vary })
+    let (expires, vary) = (expires_at(context, key), VARY);
+    let cache_policy = CachePolicy::Private { expires, vary };
+    render(context, view, file, cache_policy).await
 }
 
-/// Sends what a signed URL leads to, which [`View::target`] made.
-async fn send_signed(context: &Context<'_>, url_end: Timestamp) -> Result<Response<Body>> {
+/// Answers a signed URL that [`target`] wrote.
+async fn send_signed(
+    context: &Context<'_>,
+    url_expires: Timestamp,
+    view: View,
+) -> Result<Response<Body>> {
     let object = context.required("object_name")?;
     let key = Key::parse(&object).ok_or(Kind::ObjectNotFound)?;
-    let view = View::of(context)?;
-    let call = context.call;
-    let file = context
-        .api
-        .files
-        .open(context.scope(), key, call.now)
-        .await?;
-    let content = view.make(context, key, file).await?;
+    let files = &context.api.files;
+    let file = files.open(context.scope(), key, context.call.now).await?;
+    let cache_policy = CachePolicy::public(url_expires, expires_at(context, key));
+    render(context, view, file, cache_policy).await
+}
+
+/// Only files that were uploaded as voices are converted; others are sent as they are.
+async fn render(
+    context: &Context<'_>,
+    view: View,
+    file: Arc<OpenFile>,
+    cache_policy: CachePolicy,
+) -> Result<Response<Body>> {
+    let view = match (view, file.object.key.class) {
+        (View::Voice(..), Class::Voice | Class::SharedVoice) => view,
+        (View::Voice(..), _) => View::Original,
+        _ => view,
+    };
+    let claimant = context.call.claimant(context.tenant);
+    let content = view.make(&context.api.files, file, claimant).await?;
     deliver(
-        call,
-        context.tenant,
+        &context.call.delivery(context.tenant),
         &content,
-        Keep::everybody(url_end, expires_at(context, key)),
+        cache_policy,
     )
 }
 
@@ -163,91 +170,70 @@ fn expires_at(context: &Context<'_>, key: Key) -> Option<Timestamp> {
     retention::expires_at(Dialect::Lanying, key, &context.tenant.limits.days)
 }
 
-/// A voice by its type, and one that can be converted by its bytes; another is sent as it is.
-fn is_voice(key: Key, file: &OpenFile) -> bool {
-    matches!(key.class, Class::Voice | Class::SharedVoice)
-        && file.kind.is_some_and(|kind| kind.is_voice())
+/// What of the file a call asks for: `image_type` 2 or 3 (a thumbnail or a cover, which the file decides) with `w` and
+/// `h`, else `format`. If a parameter is repeated, the first one counts. Unknown parameters are ignored.
+///
+/// # Errors
+/// `InvalidArgument`.
+pub(crate) fn view(call: &Call<'_>) -> Result<View> {
+    let wants_picture = match parameter(call, "image_type").as_deref() {
+        None | Some("1") => false,
+        Some("2" | "3") => true,
+        Some(_) => return Err(Error::invalid("image_type must be 1, 2 or 3")),
+    };
+    let format = match parameter(call, "format").as_deref() {
+        None => None,
+        Some("amr") => Some(VoiceFormat::Amr),
+        Some("mp3") => Some(VoiceFormat::Mp3),
+        Some(_) => return Err(Error::invalid("format must be amr or mp3")),
+    };
+    let fit = match (side(call, "w")?, side(call, "h")?) {
+        (None, None) => None,
+        (width, height) => Some(BoundingBox {
+            width: width.unwrap_or(SIDE_MAX),
+            height: height.unwrap_or(SIDE_MAX),
+        }),
+    };
+    Ok(match format {
+        _ if wants_picture => View::Thumbnail(fit),
+        Some(format) => View::Voice(format, NotConvertible::Refuse),
+        None => View::Original,
+    })
 }
 
-/// Whether a call counts as one for something that must be made.
-pub(crate) fn wants_derivative(call: &Call<'_>) -> bool {
-    let picture = call.query("image_type");
-    picture.is_some_and(|kind| matches!(&*kind, "2" | "3")) || call.query("format").is_some()
-}
-
-impl View {
-    /// Duplicates occur, and the first wins; unknown parameters change nothing.
-    fn of(context: &Context<'_>) -> Result<Self> {
-        let wants_picture = match context.query("image_type").as_deref() {
-            None | Some("1") => false,
-            Some("2" | "3") => true,
-            Some(_) => return Err(Error::invalid("image_type must be 1, 2 or 3")),
-        };
-        let format = match context.query("format").as_deref() {
-            None => None,
-            Some("amr") => Some(VoiceFormat::Amr),
-            Some("mp3") => Some(VoiceFormat::Mp3),
-            Some(_) => return Err(Error::invalid("format must be amr or mp3")),
-        };
-        let third_party = match context.query("thumbnail_strategy").as_deref() {
+impl Redirects {
+    fn parse(call: &Call<'_>) -> Result<Self> {
+        let allow_image_service = match parameter(call, "thumbnail_strategy").as_deref() {
             None | Some("1") => true,
             Some("2") => false,
             Some(_) => return Err(Error::invalid("thumbnail_strategy must be 1 or 2")),
         };
-        let is_miniprogram = context.query("source").as_deref() == Some("miniprogram");
-        let fit = match (side(context, "w")?, side(context, "h")?) {
-            (None, None) => None,
-            (width, height) => Some(BoundingBox {
-                width: width.unwrap_or(SIDE_MAX),
-                height: height.unwrap_or(SIDE_MAX),
-            }),
-        };
+        let are_allowed = parameter(call, "source").as_deref() != Some("miniprogram");
         Ok(Self {
-            wants_picture,
-            format,
-            may_be_made_elsewhere: third_party,
-            may_redirect: !is_miniprogram,
-            fit,
+            are_allowed,
+            allow_image_service,
         })
-    }
-
-    /// Path and query of an object seen so: the object itself, not the link that led to it, so that all who may see
-    /// it share one URL.
-    fn target(&self, context: &Context<'_>, path: &str, key: Key) -> String {
-        let mut target = format!("{path}?app_id={}&object_name={key}", context.lanying.app_id);
-        if self.wants_picture {
-            target.push_str("&image_type=2");
-        }
-        if let Some(BoundingBox { width, height }) = self.fit.filter(|_| self.wants_picture) {
-            target.push_str(&format!("&w={width}&h={height}"));
-        }
-        match self.format.filter(|_| !self.wants_picture) {
-            Some(VoiceFormat::Amr) => target.push_str("&format=amr"),
-            Some(VoiceFormat::Mp3) => target.push_str("&format=mp3"),
-            None => {}
-        }
-        target
-    }
-
-    async fn make(&self, context: &Context<'_>, key: Key, file: Arc<OpenFile>) -> Result<Content> {
-        let files = &context.api.files;
-        let claimant = context.call.claimant(context.tenant);
-        if self.wants_picture {
-            let made = files.thumbnail(&file, self.fit, claimant).await?;
-            return Ok(Content::of(made, file));
-        }
-        match self.format.filter(|_| is_voice(key, &file)) {
-            Some(format) => {
-                let made = files.voice(&file, format, claimant).await?;
-                Ok(Content::of(made, file))
-            }
-            None => Ok(Content::Original(file)),
-        }
     }
 }
 
-fn side(context: &Context<'_>, name: &str) -> Result<Option<u16>> {
-    let Some(text) = context.query(name) else {
+/// Path and query of this view of an object. It names the object and not the link that led to it, so that everyone who
+/// may see it uses the same URL.
+fn target(context: &Context<'_>, path: &str, key: Key, view: View) -> String {
+    let mut target = format!("{path}?app_id={}&object_name={key}", context.lanying.app_id);
+    target.push_str(match view {
+        View::Original => "",
+        View::Thumbnail(_) => "&image_type=2",
+        View::Voice(VoiceFormat::Amr, _) => "&format=amr",
+        View::Voice(VoiceFormat::Mp3, _) => "&format=mp3",
+    });
+    if let View::Thumbnail(Some(BoundingBox { width, height })) = view {
+        target.push_str(&format!("&w={width}&h={height}"));
+    }
+    target
+}
+
+fn side(call: &Call<'_>, name: &str) -> Result<Option<u16>> {
+    let Some(text) = parameter(call, name) else {
         return Ok(None);
     };
     let pixels = text.parse().ok();
@@ -255,4 +241,9 @@ fn side(context: &Context<'_>, name: &str) -> Result<Option<u16>> {
         .filter(|pixels| (1..=SIDE_MAX).contains(pixels))
         .map(Some)
         .ok_or_else(|| Error::invalid(format!("{name} must be a number from 1 to {SIDE_MAX}")))
+}
+
+/// A query parameter; an empty one counts as absent.
+fn parameter<'c>(call: &'c Call<'_>, name: &str) -> Option<Cow<'c, str>> {
+    call.query(name).filter(|value| !value.is_empty())
 }

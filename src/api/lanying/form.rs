@@ -11,9 +11,10 @@ use super::{
     upload::{TICKET, form_url},
 };
 use crate::{
-    api::{body::Body, no_room},
+    api::no_room,
+    delivery::{Body, etag},
     error::{Error, Kind, PolicyFault, Result},
-    files::{Attributes, etag},
+    files::Attributes,
     http::{
         body::RequestBody,
         multipart::{self, FORM_OVERHEAD_BYTES, Form},

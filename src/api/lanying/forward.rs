@@ -9,7 +9,7 @@ use super::{
     upload::{chat_url, recipient},
     wire,
 };
-use crate::{api::body::Body, error::Result};
+use crate::{delivery::Body, error::Result};
 
 /// Whoever forwards a file may open it: else a user could forward to themselves what is not for them.
 pub(crate) async fn forward(context: &Context<'_>) -> Result<Response<Body>> {

@@ -12,7 +12,7 @@ use super::{
     policy, store_token, wire,
 };
 use crate::{
-    api::body::Body,
+    delivery::Body,
     error::{Error, Result},
     store::{Class, Key},
 };

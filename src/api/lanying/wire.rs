@@ -6,7 +6,8 @@ use serde_json::json;
 
 use super::{Context, upload::Ticket};
 use crate::{
-    api::{answer, body::Body},
+    api::answer,
+    delivery::Body,
     error::{Error, Kind},
 };
 

@@ -21,7 +21,7 @@ use super::{
     linger::{has_unacked, linger},
 };
 use crate::{
-    files::LendTo,
+    delivery::FileBody,
     metrics::{ConnectionCut as Cut, Connections},
     server::{
         deadlines::{Guard, HeadTimer, Progress, Step, Watchdog},
@@ -105,7 +105,7 @@ async fn speak<S: Stream, H: Handle>(
             let mut response = handler.handle(&info, request).await;
             drop(unanswered);
             if S::SENDS_FILES {
-                response.body_mut().lend_to(&info.lent);
+                response.body_mut().lend_to(&info.loans);
             } else {
                 response.body_mut().copy_out(&info.client);
             }
@@ -133,7 +133,7 @@ async fn speak<S: Stream, H: Handle>(
         .pipeline_flush(false)
         // `max_headers` stays at hyper's own 100: setting it moves the headers from the stack to the heap.
         .serve_connection(
-            Transport::new(stream, progress.clone(), info.lent.clone()),
+            Transport::new(stream, progress.clone(), info.loans.clone()),
             service,
         );
 

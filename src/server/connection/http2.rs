@@ -35,7 +35,7 @@ use super::{
     linger::{has_unacked, linger},
 };
 use crate::{
-    files::LendTo,
+    delivery::FileBody,
     limit::{
         Client,
         clients::{Permit, Resource},
@@ -172,7 +172,7 @@ async fn speak<S: Stream, H: Handle>(
         .max_send_buf_size(SEND_BUFFER_BYTES_MAX)
         .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
         .serve_connection(
-            Transport::new(stream, info.progress.clone(), info.lent.clone()),
+            Transport::new(stream, info.progress.clone(), info.loans.clone()),
             service,
         );
 

@@ -8,7 +8,8 @@ use hyper::{
 
 use super::Service;
 use crate::{
-    api::{Call, body::Body, easemob, lanying},
+    api::{Call, easemob, lanying},
+    delivery::Body,
     error::{Error, Kind, Result},
     routes::{self, ErrorFormat},
 };

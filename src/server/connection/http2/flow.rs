@@ -8,7 +8,7 @@ use std::{
 use crate::server::stall::Stall;
 
 /// The most of one stream that is sent before another one has its turn: a copied chunk of a body
-/// (`api/body.rs`), its frame's head and TLS around it.
+/// (`delivery/body.rs`), its frame's head and TLS around it.
 const TURN_BYTES: u64 = 34 * 1024;
 
 /// Bytes of one answer. Used by one task only.

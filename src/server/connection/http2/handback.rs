@@ -1,7 +1,6 @@
 //! A stream that survives hyper's HTTP/2 connection, which does not give it back. Frames are followed on their way in.
 
 use std::{
-    fs::File,
     io::{self, IoSlice},
     pin::Pin,
     sync::Arc,
@@ -12,7 +11,10 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::table::{Frames, TableBytes};
-use crate::server::{socket::Queues, transport::Stream};
+use crate::{
+    delivery::SendFile,
+    server::{socket::Queues, transport::Stream},
+};
 
 /// Where a [`Handback`] leaves its stream when it is dropped.
 pub(super) struct Slot<S>(Arc<Mutex<Option<S>>>);
@@ -70,25 +72,10 @@ impl<S> Drop for Handback<S> {
     }
 }
 
+/// HTTP/2 frames every byte, so nothing is sent as a file.
+impl<S> SendFile for Handback<S> {}
+
 impl<S: Stream> Stream for Handback<S> {
-    const SENDS_FILES: bool = S::SENDS_FILES;
-
-    fn sendfile_bytes_min(&self) -> usize {
-        self.lent().map_or(usize::MAX, S::sendfile_bytes_min)
-    }
-
-    fn poll_send_file(
-        &mut self,
-        cx: &mut Context<'_>,
-        before: &[IoSlice<'_>],
-        file: &File,
-        offset: u64,
-        len: usize,
-    ) -> Poll<io::Result<usize>> {
-        self.stream_mut()?
-            .poll_send_file(cx, before, file, offset, len)
-    }
-
     fn written_bytes(&self) -> u64 {
         self.lent().map_or(0, S::written_bytes)
     }

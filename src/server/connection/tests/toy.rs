@@ -22,8 +22,8 @@ pub(super) struct Toy {
 }
 
 /// Made of no file.
-impl crate::files::LendTo for Pieces {
-    fn lend_to(&mut self, _: &Arc<Lent>) {}
+impl crate::delivery::FileBody for Pieces {
+    fn lend_to(&mut self, _: &Arc<Loans>) {}
     fn copy_out(&mut self, _: &Arc<crate::limit::Client>) {}
 }
 

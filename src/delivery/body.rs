@@ -20,10 +20,11 @@ use hyper::body::{Frame, SizeHint};
 use super::{
     copies::{Copies, Room},
     disk::OnDisk,
+    loans::{FileBody, Loans},
 };
 use crate::{
     fair_queue::Claimant,
-    files::{LendTo, Lent, OpenFile},
+    files::OpenFile,
     limit::Client,
     store::{BoxFuture, CHUNK_BYTES, MappedFile, Payload},
 };
@@ -54,7 +55,7 @@ pub struct ObjectBody {
     remaining: u64,
     warming: Option<OnDisk<()>>,
     /// Where the file is noted before its slices are given out.
-    lent: Option<Arc<Lent>>,
+    loans: Option<Arc<Loans>>,
     /// Read into memory of ours, instead of lent.
     copies: Option<Copies>,
     reading: Option<Reading>,
@@ -117,7 +118,7 @@ impl Body {
             segments,
             remaining,
             warming: None,
-            lent: None,
+            loans: None,
             copies: None,
             reading: None,
         }))
@@ -172,10 +173,10 @@ impl hyper::body::Body for Body {
     }
 }
 
-impl LendTo for Body {
-    fn lend_to(&mut self, lent: &Arc<Lent>) {
+impl FileBody for Body {
+    fn lend_to(&mut self, loans: &Arc<Loans>) {
         if let Self::Object(object) = self {
-            object.lent = Some(lent.clone());
+            object.loans = Some(loans.clone());
         }
     }
 
@@ -297,8 +298,8 @@ impl ObjectBody {
         }
         // Somebody else may have brought it in while this one waited.
         self.warming = None;
-        if let Some(lent) = &self.lent {
-            lent.lend(&self.file);
+        if let Some(loans) = &self.loans {
+            loans.add(&self.file);
         }
         Poll::Ready(Ok(mapped.slice(chunk)))
     }
