@@ -1,4 +1,4 @@
-//! What a request pays for being counted: one thread alone, and two that count the same route at once.
+//! Cost of counting a request: in one thread, and in two that count the same route at once.
 
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
 
@@ -24,12 +24,12 @@ const DOWNLOAD: RouteLabel = RouteLabel {
     name: "easemob_download",
 };
 
-/// A small download: what comes most often.
+/// A small download: the most frequent request.
 fn download(number: u64) -> Answered {
     Answered {
         route: DOWNLOAD,
         status: 200,
-        // Over several buckets, as durations do.
+        // Spread over several buckets, as real durations are.
         took: Duration::from_nanos(5_000 + (number % 64) * 1_000),
         received_bytes: 0,
         sent_bytes: 4096,
@@ -74,8 +74,8 @@ fn metrics(c: &mut Criterion) {
         bench("all that a download counts", &count);
     };
     measure("1 thread");
-    // The other thread counts the same from the first sample to the last: a thread keeps its cells as long as it
-    // lives, as those of a server do.
+    // The other thread counts from the first sample to the last. A thread keeps its counters as long as it lives, as a
+    // server's threads do.
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {

@@ -20,7 +20,7 @@ use parking_lot::{Mutex, MutexGuard};
 use self::table::{Bounds, Table, charge};
 use crate::{
     error::{Error, Kind, Result},
-    limit::{Owner, Reserved},
+    limit::{Owner, QuotaPermit},
     metrics::PartLevels,
     store::{
         ObjectId, blocking,
@@ -53,7 +53,7 @@ pub struct PartUpload {
 pub struct ReceivedPart {
     writer: PartWriter,
     claim: PartClaim,
-    reserved: Reserved,
+    reserved: QuotaPermit,
 }
 
 /// What a part on its way counts for, given back when dropped.
@@ -229,7 +229,7 @@ impl PartUpload {
         self,
         bytes_max: u64,
         upload_bytes_max: u64,
-        reserved: Reserved,
+        reserved: QuotaPermit,
     ) -> Result<ReceivedPart> {
         let mut claim = PartClaim {
             upload: self,

@@ -38,8 +38,8 @@ impl<'r> Routed<'r> {
             _ => Ok(View::Original),
         };
         let found = match view {
-            Ok(View::Original) => found,
-            _ => found.of_derivative(),
+            Ok(view) if view.is_derivative() => found.of_derivative(),
+            _ => found,
         };
         Self {
             tenant: tenant.as_ref().ok().copied().flatten(),

@@ -19,14 +19,14 @@ use crate::{
         body::RequestBody,
         multipart::{self, FORM_OVERHEAD_BYTES, Form},
     },
-    limit::Held,
+    limit::UploadPermit,
     store::{BoundingBox, Key},
 };
 
 pub(crate) async fn post(
     context: &Context<'_>,
     body: &mut RequestBody,
-    mut permit: Option<Held<'_>>,
+    mut permit: Option<UploadPermit<'_>>,
 ) -> Result<Response<Body>> {
     let Context {
         api,

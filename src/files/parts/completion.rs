@@ -16,7 +16,7 @@ use crate::{
     error::{Error, Kind, Result},
     fair_queue::{self, Claimant, FairQueue, Permit},
     files::{Attributes, Files, Received, Stored},
-    limit::{Owner, PartsReserved},
+    limit::{Owner, PartsPermit},
     store::{BoxFuture, Class, Key, ObjectId, UploadSize, local::ClaimedParts},
 };
 
@@ -42,7 +42,7 @@ struct Claim(Option<Claimed>);
 struct Claimed {
     upload: PartUpload,
     parts: ClaimedParts,
-    reserved: PartsReserved,
+    reserved: PartsPermit,
     /// Held as long as the work goes on, also where the client has gone.
     place: Permit,
 }

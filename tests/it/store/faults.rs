@@ -15,7 +15,7 @@ use chatfiles::{
 };
 
 use super::{UNANNOUNCED, bare_meta, config, new_key, open, put, read, run};
-use crate::support::{files_below, process::Mount};
+use crate::support::{files_below, mount::Mount};
 
 /// A store with one object, closed, and that object's file.
 fn store_with(payload: &[u8]) -> (tempfile::TempDir, Key, PathBuf) {
