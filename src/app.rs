@@ -21,7 +21,7 @@ use crate::{
     server::{
         control,
         endpoint::{Endpoint, Listener},
-        handover::{Estate, Inherited},
+        handover::{Descriptors, Inherited},
         listener,
         operator::{self, Disk, Operator},
         service::Service,
@@ -271,13 +271,13 @@ impl App {
             upkeep::reconcile_parts(self.store.clone(), self.service.clone(), shutdown.clone()),
         );
         let ended = Shutdown::new();
-        let estate = Estate::new(&listeners, &self.operator_listeners)
+        let descriptors = Descriptors::new(&listeners, &self.operator_listeners)
             .inspect_err(|error| tracing::warn!(%error, "nothing can be handed over"))
             .ok();
         let commands = upkeep::Commands {
             service: self.service.clone(),
             store: self.store.clone(),
-            estate,
+            descriptors,
             shutdown: shutdown.clone(),
             ended: ended.clone(),
         };

@@ -10,7 +10,7 @@ use crate::{
     retention::{self, Policy},
     server::{
         control,
-        handover::{Estate, Handover},
+        handover::{Descriptors, Handover},
         service::Service,
         shutdown::Shutdown,
     },
@@ -75,7 +75,7 @@ pub(super) struct Commands {
     pub(super) service: Arc<Service>,
     pub(super) store: LocalStore,
     /// `None`: nothing can be handed over.
-    pub(super) estate: Option<Estate>,
+    pub(super) descriptors: Option<Descriptors>,
     pub(super) shutdown: Shutdown,
     /// Stops the operator's listener.
     pub(super) ended: Shutdown,
@@ -113,9 +113,14 @@ impl Commands {
 
     fn handover(&self, control: &control::Listener) -> Option<Handover> {
         let lock = self.store.lock();
-        let estate = self.estate.as_ref()?.with(control, lock.as_fd());
-        estate
-            .map(|estate| Handover::new(estate, self.shutdown.clone(), self.ended.clone()))
+        let descriptors = self
+            .descriptors
+            .as_ref()?
+            .with(control.as_fd(), lock.as_fd());
+        descriptors
+            .map(|descriptors| {
+                Handover::new(descriptors, self.shutdown.clone(), self.ended.clone())
+            })
             .inspect_err(|error| tracing::warn!(%error, "nothing can be handed over"))
             .ok()
     }

@@ -27,7 +27,6 @@ use crate::{
         activation::{self, State},
         control,
         endpoint::Listener,
-        handover,
         shutdown::{self, Shutdown},
     },
     store::{Key, ObjectId, local},
@@ -55,7 +54,7 @@ pub(super) fn serve(
     // Kept to the end: what waits is written when it goes.
     let _log = logging::install(&config.log)?;
     let inherited = match args.take_over {
-        true => handover::take_over(&config.store.path)?,
+        true => control::take_over(&config.store.path)?,
         false => None,
     };
     let mut app = match inherited {
