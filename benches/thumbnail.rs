@@ -87,14 +87,9 @@ fn hit(c: &mut Criterion) {
     )
     .unwrap();
     let tenant = tenants.iter().next().unwrap();
-    let store = LocalStore::open(&config.store).unwrap();
+    let store = LocalStore::open(&config.store, None).unwrap();
     let clock = Clock::system();
-    let files = Files::new(
-        Arc::new(store.clone()),
-        store.parts(),
-        &files::Config::default(),
-        clock.clone(),
-    );
+    let files = Files::new(Arc::new(store), &files::Config::default(), clock.clone());
     let (id, now) = (ObjectId::parse(&id).unwrap(), clock.now());
     let scope = Scope {
         tenant,

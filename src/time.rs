@@ -67,9 +67,10 @@ impl Timestamp {
         )
     }
 
-    /// The UTC day that contains this time.
+    /// The UTC day that contains this time; saturates.
     pub fn day(self) -> Day {
-        Day(i32::try_from(self.0.div_euclid(MS_PER_DAY)).unwrap_or(i32::MAX))
+        let day = self.0.div_euclid(MS_PER_DAY);
+        Day(day.clamp(i32::MIN.into(), i32::MAX.into()) as i32)
     }
 
     /// Converts to `SystemTime`. Times before 1970 become 1970.

@@ -19,7 +19,7 @@ use crate::{
     metrics::{Derivations, FileLevels, Lookups},
     retention,
     secret::constant_time_eq,
-    store::{BoundingBox, Class, DerivedName, Dialect, Key, ObjectId, Store, local::PartFolder},
+    store::{BoundingBox, Class, DerivedName, Dialect, Key, ObjectId, Store},
     tenant::Tenant,
     time::{Clock, Timestamp},
 };
@@ -102,18 +102,18 @@ pub struct Files {
 }
 
 impl Files {
-    /// Over a store; uploads in parts lie in `parts` until they are complete. Blocking.
-    pub fn new(store: Arc<dyn Store>, parts: PartFolder, config: &Config, clock: Clock) -> Self {
+    /// Over a store. Blocking.
+    pub fn new(store: Arc<dyn Store>, config: &Config, clock: Clock) -> Self {
         Self {
             open: open::OpenFiles::new(store.clone(), config),
             derivatives: derive::Derivatives::new(store.clone(), config, clock.clone()),
-            store,
             parts: PartUploads::new(
-                parts,
+                store.clone(),
                 config.part_uploads_max,
                 config.user_part_uploads_max,
                 clock.clone(),
             ),
+            store,
             completions: parts::places(),
             clock,
         }
@@ -233,7 +233,7 @@ impl Files {
         let key = file.object.key;
         // Never to an earlier day: a clock that went back must not shorten a life.
         let day = now.day().max(key.day);
-        if day != key.day && !self.store.keep_until(key, day).await? {
+        if day != key.day && !self.store.extend_life(key, day).await? {
             return Err(Kind::ObjectNotFound.into());
         }
         Ok(Key { day, ..key })

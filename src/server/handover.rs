@@ -6,7 +6,6 @@
 //! does, the old process continues.
 
 use std::{
-    fs::File,
     io::{self, IoSlice, IoSliceMut, Write},
     mem::MaybeUninit,
     os::{
@@ -166,7 +165,7 @@ pub struct Inherited {
     public: Vec<(String, OwnedFd)>,
     operator: Vec<(String, OwnedFd)>,
     control: OwnedFd,
-    lock: File,
+    lock: OwnedFd,
     stream: BlockingStream,
 }
 
@@ -202,7 +201,7 @@ pub(super) fn take_over(mut stream: BlockingStream) -> Result<Inherited> {
         } else if name == CONTROL {
             control = Some(fd);
         } else if name == LOCK {
-            lock = Some(File::from(fd));
+            lock = Some(fd);
         }
     }
     let (Some(control), Some(lock)) = (control, lock) else {
@@ -254,7 +253,7 @@ impl Inherited {
     ///
     /// # Errors
     /// If the process has no free descriptors.
-    pub fn lock(&self) -> Result<File> {
+    pub fn lock(&self) -> Result<OwnedFd> {
         self.lock.try_clone().map_err(Error::internal)
     }
 

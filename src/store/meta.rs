@@ -89,11 +89,11 @@ const TAG_MANDATORY: u8 = 0x80;
 const TAG_SECRET_HASH: u8 = 0x80;
 
 impl Meta {
-    /// The tagged fields; `len` and `crc` of the payload stand in the footer instead.
+    /// Encodes the tagged fields. The `len` and `crc` of the payload are not among them.
     ///
     /// # Errors
-    /// `InvalidArgument` where the fields together exceed [`META_BYTES_MAX`].
-    pub(super) fn encode(&self) -> Result<Vec<u8>, Error> {
+    /// `InvalidArgument` if the fields together exceed [`META_BYTES_MAX`].
+    pub fn encode(&self) -> Result<Vec<u8>, Error> {
         let mut out = Vec::with_capacity(256);
         put(&mut out, TAG_CREATED, &self.created.ms().to_le_bytes())?;
         put(&mut out, TAG_TENANT, self.tenant.as_bytes())?;

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use parking_lot::Mutex;
+use tokio::sync::Mutex;
 
 use super::completed::Completed;
 use crate::{
@@ -64,8 +64,8 @@ struct Entry {
     /// What it counts for in `Table::bytes`: stored parts and those on their way.
     charge: u64,
     reserved: PartsPermit,
-    /// Held while the upload's directory is changed.
-    disk: Arc<Mutex<()>>,
+    /// Held while the stored upload is changed.
+    lock: Arc<Mutex<()>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -173,7 +173,7 @@ impl Table {
             used: now,
             charge,
             reserved,
-            disk: Arc::default(),
+            lock: Arc::default(),
         };
         self.put(id, entry);
     }
@@ -229,14 +229,14 @@ impl Table {
         }
     }
 
-    /// What to hold while the directory of an upload is changed. Checks that it is not being completed.
+    /// The lock to hold while a stored upload is changed. Checks that it is not being completed.
     ///
     /// # Errors
     /// `ObjectNotFound`; `AlreadyExists` while it is being completed.
-    pub(super) fn disk(&self, id: ObjectId) -> Result<Arc<Mutex<()>>> {
+    pub(super) fn lock(&self, id: ObjectId) -> Result<Arc<Mutex<()>>> {
         let entry = self.entries.get(&id).ok_or(Kind::ObjectNotFound)?;
         entry.check_open()?;
-        Ok(entry.disk.clone())
+        Ok(entry.lock.clone())
     }
 
     /// Counts the bytes of a part that is about to come, of which `room` more are free above the floor. A user may

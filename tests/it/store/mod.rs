@@ -2,6 +2,8 @@
 
 mod contract;
 mod faults;
+mod in_memory;
+mod served;
 
 use std::{ops::Range, path::Path};
 
@@ -75,7 +77,7 @@ fn config(path: &Path, durability: Durability) -> Config {
 fn open(path: &Path) -> LocalStore {
     let config = config(path, Durability::None);
     let mut opened = None;
-    poll("the lock", || match LocalStore::open(&config) {
+    poll("the lock", || match LocalStore::open(&config, None) {
         // A process that another test is just starting may hold a copy of the lock until its exec.
         Err(error) if error.causes().contains("in use") => false,
         result => {
