@@ -1,4 +1,4 @@
-//! Cost of a rate limit check: a known client, a refused one, and one among a million.
+//! Cost of a rate limit check: for a known client, for a refused one, and for one of a million.
 
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
 
@@ -20,7 +20,7 @@ fn client(number: u32) -> IpAddr {
     std::net::Ipv4Addr::from_bits(0x0a00_0000 + number).into()
 }
 
-/// A generator that takes a nanosecond, so that addresses come in random order.
+/// A random generator that takes a nanosecond: clients call in random order.
 fn next(seed: &mut u32) -> u32 {
     *seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
     *seed
@@ -38,7 +38,7 @@ fn limiter(c: &mut Criterion) {
     let mut group = c.benchmark_group("limiter");
 
     let mut now = epoch;
-    group.bench_function("one client, let through", |b| {
+    group.bench_function("one client, allowed", |b| {
         b.iter(|| {
             now += Duration::from_millis(34);
             check(black_box(client(1)), now)
@@ -56,13 +56,13 @@ fn limiter(c: &mut Criterion) {
     }
     assert!(limiter.entries() >= MILLION as usize);
     let (mut seed, mut now) = (1, now);
-    group.bench_function("one of 1,000,000 clients, let through", |b| {
+    group.bench_function("one of 1,000,000 clients, allowed", |b| {
         b.iter(|| {
             now += Duration::from_millis(34);
             check(client(next(&mut seed) % MILLION), now)
         });
     });
-    group.bench_function("a sweep of 1,000,000 clients that keeps them", |b| {
+    group.bench_function("sweep of 1,000,000 clients, all kept", |b| {
         b.iter(|| limiter.sweep(black_box(epoch)));
     });
     group.finish();

@@ -24,7 +24,7 @@ const DOWNLOAD: RouteLabel = RouteLabel {
     name: "easemob_download",
 };
 
-/// A small download, the most frequent request.
+/// A small download: the most frequent request.
 fn download(number: u64) -> Answered {
     Answered {
         route: DOWNLOAD,

@@ -6,13 +6,14 @@ mod upkeep;
 use std::{net::SocketAddr, os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
+use uuid::Uuid;
 
 use crate::{
     api::Api,
     auth::{Grants, KeyRing, Verifier, hook::Hooks},
     config::{self, Config},
     error::{Error, Result},
-    files::{Abilities, Files},
+    files::{Capabilities, Files},
     http::cors::Cors,
     limit::{Limiter, Quotas, quota::USERS_MAX},
     logging,
@@ -52,7 +53,10 @@ pub struct App {
     operator_listeners: Vec<Listener>,
     free_space_min_bytes: u64,
     policy: Arc<ArcSwap<Policy>>,
+    /// Where the keys and the control socket are.
     root: PathBuf,
+    /// The random name of this run.
+    server: String,
     clock: Clock,
     /// Set by [`App::bind`]; none where the store can only be read.
     control: Option<control::Listener>,
@@ -60,56 +64,31 @@ pub struct App {
     inherited: Option<Inherited>,
     /// Of the service manager.
     activated: Vec<(Endpoint, OwnedFd)>,
-    /// Keeps the store's lock until the last transfer has ended.
-    store: LocalStore,
+    /// Keeps the store open until the last transfer has ended.
+    store: Arc<dyn Store>,
 }
 
 impl App {
-    /// Builds everything over the local store. Blocking.
+    /// Builds everything over the configured store, in the place of a running server if that hands over. Blocking.
     ///
     /// # Errors
     /// What is wrong with the directory or the keys, in words for the operator.
-    pub fn build(config: Config, clock: Clock) -> Result<Self> {
-        Self::build_over(config, clock, |store| Arc::new(store))
-    }
-
-    /// The same over a store that wraps the local one, as tests do to make it fail. Blocking.
-    ///
-    /// # Errors
-    /// As [`App::build`].
-    pub fn build_over(
-        config: Config,
-        clock: Clock,
-        wrap: impl FnOnce(LocalStore) -> Arc<dyn Store>,
-    ) -> Result<Self> {
-        let store = LocalStore::open(&config.store)?;
-        Self::build_on(store, config, clock, wrap)
-    }
-
-    /// The same in the place of a server that runs. It stops once this one does. Blocking.
-    ///
-    /// # Errors
-    /// As [`App::build`].
-    pub fn build_heir(config: Config, clock: Clock, inherited: Inherited) -> Result<Self> {
-        let store = LocalStore::open_with(&config.store, Some(inherited.lock()?))?;
-        let mut app = Self::build_on(store, config, clock, |store| Arc::new(store))?;
-        app.inherited = Some(inherited);
+    pub fn build(config: Config, clock: Clock, inherited: Option<Inherited>) -> Result<Self> {
+        let lock = inherited.as_ref().map(Inherited::lock).transpose()?;
+        let store = Arc::new(LocalStore::open(&config.store, lock)?);
+        let mut app = Self::build_over(config, clock, store)?;
+        app.inherited = inherited;
         Ok(app)
     }
 
-    fn build_on(
-        store: LocalStore,
-        config: Config,
-        clock: Clock,
-        wrap: impl FnOnce(LocalStore) -> Arc<dyn Store>,
-    ) -> Result<Self> {
+    /// Builds everything over a store. Blocking.
+    ///
+    /// # Errors
+    /// What is wrong with the keys, in words for the operator.
+    pub fn build_over(config: Config, clock: Clock, store: Arc<dyn Store>) -> Result<Self> {
         config.warn_of_weak_secrets();
-        if let Ok(free_bytes) = store.free_bytes() {
-            let floor_bytes = config.store.free_space_min_bytes;
-            let in_flight_bytes_max = config.service.upload_bytes_in_flight_max;
-            warn_of_little_space(free_bytes, floor_bytes, in_flight_bytes_max);
-        }
-        let keys = store.root().join("keys");
+        let root = std::path::absolute(&config.store.path).map_err(Error::internal)?;
+        let keys = root.join("keys");
         let tenants = config::tenants(&config.tenants, &config.tenant_defaults, &keys)?;
         logging::set_ids_masked(tenants.has_open_ids());
         let ring = Arc::new(KeyRing::load_or_create(&keys, clock.now())?);
@@ -120,12 +99,7 @@ impl App {
         // Connections take up to half of the descriptors; a quarter may stay with open objects.
         files_config.open_objects_max = files_config.open_objects_max.min((descriptors / 4).max(1));
         let api = Api {
-            files: Files::new(
-                wrap(store.clone()),
-                store.parts(),
-                &files_config,
-                clock.clone(),
-            ),
+            files: Files::new(store.clone(), &files_config, clock.clone()),
             tenants: Arc::new(ArcSwap::from_pointee(tenants)),
             verifier: Verifier::new(ring.clone()),
             grants: Grants::new(ring, config.limit.exempt.clone(), clock.clone()),
@@ -136,16 +110,23 @@ impl App {
         };
         let cors = Cors::new(config.origins);
         let seed = random_u64()?;
-        let server = store.instance().to_owned();
+        let server = Uuid::new_v4().simple().to_string();
         let (open_objects, derivatives) = api.files.counts();
         let logins = api.grants.counts();
-        let service = Service::new(api, limiter.clone(), cors, config.service, server, seed);
+        let service = Service::new(
+            api,
+            limiter.clone(),
+            cors,
+            config.service,
+            server.clone(),
+            seed,
+        );
         let metrics = Metrics {
             requests: service.requests(),
             connections: Arc::default(),
             open_objects,
             derivatives,
-            syncs: store.syncs(),
+            syncs: store.maintenance().syncs(),
             logins,
         };
         Ok(Self {
@@ -159,7 +140,8 @@ impl App {
             operator_listeners: Vec::new(),
             free_space_min_bytes: config.store.free_space_min_bytes,
             policy,
-            root: store.root().to_owned(),
+            root,
+            server,
             clock,
             control: None,
             inherited: None,
@@ -169,8 +151,8 @@ impl App {
     }
 
     /// What the program that converts media can do here.
-    pub fn abilities(&self) -> Abilities {
-        self.service.api().files.abilities()
+    pub fn capabilities(&self) -> Capabilities {
+        self.service.api().files.capabilities()
     }
 
     /// Binds the configured addresses and the control socket, and reads the certificates where one of them speaks
@@ -210,7 +192,7 @@ impl App {
         }
         self.control = match inherited {
             Some(inherited) => Some(control::inherit(&self.root, inherited.control()?)?),
-            None => upkeep::bind_control(&self.store)?,
+            None => upkeep::bind_control(&*self.store, &self.root)?,
         };
         Ok(listeners)
     }
@@ -229,7 +211,7 @@ impl App {
             policy: self.policy.clone(),
             upload_bytes_in_flight_max: self.service.upload_levels().in_flight_bytes_max,
             keys: self.root.join("keys"),
-            store: self.store.presence(),
+            store: Arc::downgrade(&self.store),
         }
     }
 
@@ -241,6 +223,12 @@ impl App {
     /// Serves until `shutdown` is triggered and the running transfers have ended or had their grace. The
     /// operator's listener ends last.
     pub async fn run(self, listeners: Vec<Listener>, shutdown: Shutdown) {
+        if let Ok(free_bytes) = self.store.maintenance().free_bytes().await {
+            let in_flight_bytes_max = self.service.upload_levels().in_flight_bytes_max;
+            warn_of_little_space(free_bytes, self.free_space_min_bytes, in_flight_bytes_max);
+        }
+        // Before the first request, so that the bounds of each user hold from the start.
+        upkeep::reconcile(&self.service).await;
         let mut tasks = Tasks::new();
         if self.tls.is_some() {
             let reloader = self.reloader();
@@ -277,6 +265,8 @@ impl App {
         let commands = upkeep::Commands {
             service: self.service.clone(),
             store: self.store.clone(),
+            root: self.root,
+            server: self.server,
             estate,
             shutdown: shutdown.clone(),
             ended: ended.clone(),
@@ -318,6 +308,16 @@ impl App {
         };
         tokio::join!(served, operated);
     }
+}
+
+/// Attaches to the configured store for a command, whether or not a server uses it; `None` if there is no store.
+/// Blocking.
+///
+/// # Errors
+/// If the store cannot be opened.
+pub fn attach(config: &Config) -> Result<Option<Arc<dyn Store>>> {
+    let store = LocalStore::attach(&config.store)?;
+    Ok(store.map(|store| Arc::new(store) as Arc<dyn Store>))
 }
 
 /// The in-flight budget and the floor need no fixed relation: each upload reserves its bytes on the disk, so that a

@@ -27,6 +27,7 @@ pub mod media;
 pub mod store;
 
 pub mod client_network;
+pub mod derivative;
 pub mod durable;
 pub mod error;
 pub mod fair_queue;

@@ -1,16 +1,20 @@
 //! What can be changed while the server runs: certificates, tenants, how long files live.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 
 use crate::{
     config::{self, Config},
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     logging,
     retention::Policy,
     server::{shutdown::Shutdown, tls::Tls},
-    store::local::Presence,
+    store::{Access, Store},
     tenant::Tenants,
 };
 
@@ -28,7 +32,8 @@ pub struct Reloader {
     pub(super) upload_bytes_in_flight_max: u64,
     /// Where generated secrets lie.
     pub(super) keys: PathBuf,
-    pub(super) store: Presence,
+    /// Weak, so that a reloader does not keep the store open.
+    pub(super) store: Weak<dyn Store>,
 }
 
 impl Reloader {
@@ -40,7 +45,10 @@ impl Reloader {
     pub fn reload(&self, config: &Config) -> Result<()> {
         config.check_in_flight(self.upload_bytes_in_flight_max)?;
         // Secrets that are not found are made: never in the place of those of a store that is gone.
-        self.store.check()?;
+        let store = self.store.upgrade().ok_or_else(|| {
+            Error::new(Kind::Unavailable(Duration::ZERO)).source("the server has ended")
+        })?;
+        store.maintenance().check(Access::Read)?;
         let before = self.tenants.load_full();
         let (configs, defaults) = (&config.tenants, &config.tenant_defaults);
         let tenants = config::tenants_after(&before, configs, defaults, &self.keys)?;

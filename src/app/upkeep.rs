@@ -1,20 +1,25 @@
 //! Background tasks: sweeps, recovery of the store, the control socket.
 
-use std::{os::fd::AsFd, sync::Arc, time::Duration};
+use std::{
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 
 use crate::{
     error::{Error, Kind, Result},
     limit::Limiter,
-    retention::{self, Policy},
+    retention::{self, Policy, SweepMode},
     server::{
         control,
         handover::{Estate, Handover},
         service::Service,
         shutdown::Shutdown,
     },
-    store::{ObjectId, local::LocalStore},
+    store::{Access, ObjectId, Store},
     time::Clock,
 };
 
@@ -28,8 +33,8 @@ const PARTS_TICK: Duration = Duration::from_secs(600);
 
 /// Recovers the store when needed, until shutdown. After the store was opened again it closes all open files, because
 /// they would keep the unmounted file system busy, and the new one may be a copy without them.
-pub(super) async fn mend_store(store: LocalStore, service: Arc<Service>, shutdown: Shutdown) {
-    let mut openings = store.openings();
+pub(super) async fn mend_store(store: Arc<dyn Store>, service: Arc<Service>, shutdown: Shutdown) {
+    let mut openings = store.maintenance().openings();
     let forget = async {
         while openings.changed().await.is_ok() {
             service.api().files.forget_open();
@@ -37,43 +42,54 @@ pub(super) async fn mend_store(store: LocalStore, service: Arc<Service>, shutdow
     };
     tokio::select! {
         () = shutdown.triggered() => {}
-        () = store.mend() => {}
+        () = store.maintenance().mend() => {}
         () = forget => {}
     }
 }
 
 /// Compares the table of unfinished uploads in parts with the disk now and then, and when the store was opened again:
 /// another process on it may have begun, completed or swept some, and another mount may have others.
-pub(super) async fn reconcile_parts(store: LocalStore, service: Arc<Service>, shutdown: Shutdown) {
-    let mut openings = store.openings();
+pub(super) async fn reconcile_parts(
+    store: Arc<dyn Store>,
+    service: Arc<Service>,
+    shutdown: Shutdown,
+) {
+    let mut openings = store.maintenance().openings();
     loop {
         tokio::select! {
             () = shutdown.triggered() => return,
             () = tokio::time::sleep(PARTS_TICK) => {}
             Ok(()) = openings.changed() => {}
         }
-        let parts = service.api().files.parts().clone();
-        let compared = tokio::task::spawn_blocking(move || parts.reconcile()).await;
-        if let Err(error) = compared.map_err(Error::internal).flatten() {
-            tracing::warn!(%error, "unfinished uploads in parts cannot be compared with the disk");
-        }
+        reconcile(&service).await;
+    }
+}
+
+/// Compares the table of unfinished uploads in parts with the store once.
+pub(super) async fn reconcile(service: &Service) {
+    if let Err(error) = service.api().files.parts().reconcile().await {
+        tracing::warn!(%error, "unfinished uploads in parts cannot be compared with the store");
     }
 }
 
 /// Binds the control socket. Returns `None` if the store is gone or cannot be written. Must be called within the
 /// runtime.
-pub(super) fn bind_control(store: &LocalStore) -> Result<Option<control::Listener>> {
-    if let Err(error) = store.check_writable() {
+pub(super) fn bind_control(store: &dyn Store, root: &Path) -> Result<Option<control::Listener>> {
+    if let Err(error) = store.maintenance().check(Access::Write) {
         tracing::warn!(%error, "no control socket: `rm` and `serve --take-over` do not reach this server yet");
         return Ok(None);
     }
-    control::bind(store.root()).map(Some)
+    control::bind(root).map(Some)
 }
 
 /// Serves the control socket.
 pub(super) struct Commands {
     pub(super) service: Arc<Service>,
-    pub(super) store: LocalStore,
+    pub(super) store: Arc<dyn Store>,
+    /// The directory of the socket.
+    pub(super) root: PathBuf,
+    /// The name of this run.
+    pub(super) server: String,
     /// `None`: nothing can be handed over.
     pub(super) estate: Option<Estate>,
     pub(super) shutdown: Shutdown,
@@ -85,15 +101,15 @@ impl Commands {
     /// Answers commands until shutdown. The socket lies in the store's directory, so a new one is bound after that was
     /// opened again.
     pub(super) async fn serve(self, control: Option<control::Listener>) {
-        let mut openings = self.store.openings();
+        let mut openings = self.store.maintenance().openings();
         let mut control = control;
         loop {
             let opened_again = openings.changed();
             match control.take() {
                 Some(listener) => {
                     let handover = self.handover(&listener);
-                    let service = self.service.clone();
-                    let act = move |command| take_command(service.clone(), command);
+                    let (service, server) = (self.service.clone(), self.server.clone());
+                    let act = move |command| take_command(service.clone(), server.clone(), command);
                     tokio::select! {
                         () = control::serve(listener, act, handover, self.shutdown.clone()) => return,
                         _ = opened_again => {}
@@ -104,7 +120,7 @@ impl Commands {
                     _ = opened_again => {}
                 },
             }
-            control = bind_control(&self.store).unwrap_or_else(|error| {
+            control = bind_control(&*self.store, &self.root).unwrap_or_else(|error| {
                 tracing::error!(%error, "no control socket: `rm` does not reach this server");
                 None
             });
@@ -112,7 +128,7 @@ impl Commands {
     }
 
     fn handover(&self, control: &control::Listener) -> Option<Handover> {
-        let lock = self.store.lock();
+        let lock = self.store.maintenance().handover()?;
         let estate = self.estate.as_ref()?.with(control, lock.as_fd());
         estate
             .map(|estate| Handover::new(estate, self.shutdown.clone(), self.ended.clone()))
@@ -121,8 +137,13 @@ impl Commands {
     }
 }
 
-async fn take_command(service: Arc<Service>, command: control::Command) -> Result<String> {
+async fn take_command(
+    service: Arc<Service>,
+    server: String,
+    command: control::Command,
+) -> Result<String> {
     match command {
+        control::Command::Name => Ok(server),
         control::Command::Remove(text) => {
             let id = ObjectId::parse(&text)
                 .ok_or_else(|| Error::invalid(format!("{text} is no id of a file")))?;
@@ -148,7 +169,7 @@ pub(super) async fn sweep_limiter(limiter: Arc<Limiter>, clock: Clock, shutdown:
 /// Sweeps at the start and whenever a new day has begun; in between remembers that time goes on, so that a
 /// jump of the clock is seen for what it is, and removes uploads in parts that were given up.
 pub(super) async fn sweep_daily(
-    store: LocalStore,
+    store: Arc<dyn Store>,
     policy: Arc<ArcSwap<Policy>>,
     clock: Clock,
     shutdown: Shutdown,
@@ -157,17 +178,15 @@ pub(super) async fn sweep_daily(
     loop {
         let now = clock.now();
         let is_new_day = last_day != Some(now.day());
-        let (swept, policy) = (store.clone(), policy.load_full());
-        let swept = tokio::task::spawn_blocking(move || {
-            // A sweep writes `last-sweep` by its path, which must not happen in an empty mount point.
-            swept.check_writable()?;
-            if is_new_day {
-                retention::sweep(swept.root(), &policy, now, false, false)
-            } else {
-                retention::keep_time(swept.root(), now).map(|()| retention::Report::default())
+        let swept = match store.maintenance().check(Access::Write) {
+            Err(error) => Err(error),
+            Ok(()) if is_new_day => {
+                retention::sweep(&*store, &policy.load_full(), now, SweepMode::Remove).await
             }
-        });
-        let swept = swept.await.map_err(Error::internal).flatten();
+            Ok(()) => retention::keep_time(&*store, now)
+                .await
+                .map(|()| retention::Report::default()),
+        };
         if swept.is_ok() {
             last_day = Some(now.day());
         }

@@ -16,13 +16,14 @@ use tokio::time::timeout;
 use super::{ServeArgs, StoreTokenArgs, TokenArgs, say, warn, welcome};
 use crate::{
     api::lanying::{is_id, store_token},
-    app::{App, Reloader},
+    app::{self, App, Reloader},
     auth::{KeyRing, Subject, is_user_name, keyring, password, token},
     config::{self, Config, TenantConfig},
     error::{Error, Result},
     files,
     http_client::{self, HttpClient, RequestBody},
-    logging, retention,
+    logging,
+    retention::{self, SweepMode},
     server::{
         activation::{self, State},
         control,
@@ -30,7 +31,7 @@ use crate::{
         handover,
         shutdown::{self, Shutdown},
     },
-    store::{Key, ObjectId, local},
+    store::{Key, ObjectId, Store, Verified},
     time::{Clock, MS_PER_DAY},
 };
 
@@ -58,10 +59,7 @@ pub(super) fn serve(
         true => handover::take_over(&config.store.path)?,
         false => None,
     };
-    let mut app = match inherited {
-        Some(inherited) => App::build_heir(config.clone(), Clock::system(), inherited),
-        None => App::build(config.clone(), Clock::system()),
-    }?;
+    let mut app = App::build(config.clone(), Clock::system(), inherited)?;
     app.activate(activated);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -77,7 +75,7 @@ pub(super) fn serve(
             file.as_deref(),
             listeners.iter().map(Listener::endpoint),
             app.operator_address(),
-            app.abilities(),
+            app.capabilities(),
         ))?;
         let reloader = app.reloader();
         let load = Arc::new(load);
@@ -143,7 +141,7 @@ pub(super) fn token(config: &Config, args: &TokenArgs) -> Result<ExitCode> {
             return Err(config::bad("--user", format!("\"{name}\""), rule));
         }
     };
-    store_root(config)?;
+    store(config)?;
     let now = Clock::system().now();
     let ring = KeyRing::load(&config.keys_path(), now)?;
     let ttl = (args.ttl_seconds > 0).then(|| Duration::from_secs(args.ttl_seconds));
@@ -168,7 +166,7 @@ pub(super) fn store_token(config: &Config, args: &StoreTokenArgs) -> Result<Exit
             "1 to 64 of letters, digits and . _ @ -",
         ));
     }
-    store_root(config)?;
+    store(config)?;
     let keys = config.keys_path();
     let tenant = config::existing_tenant(tenant, &config.tenant_defaults, &keys)?;
     let lanying = tenant.lanying.as_ref().ok_or_else(|| {
@@ -203,18 +201,25 @@ fn tenant<'c>(config: &'c Config, name: Option<&str>) -> Result<&'c TenantConfig
     })
 }
 
-/// The store's directory, which must be there: a command that made one in the wrong place would print tokens that no
-/// server accepts, or say that there is nothing to remove.
-fn store_root(config: &Config) -> Result<PathBuf> {
-    let root = std::path::absolute(&config.store.path).map_err(Error::internal)?;
-    if local::is_store(&root) {
-        return Ok(root);
-    }
-    Err(Error::invalid(format!(
-        "store.path = \"{}\": there is no store. Is its file system mounted? Else name your server's with --config FILE or --store-path DIR; \
-         only `chatfiles serve` makes a new one",
-        root.display()
-    )))
+/// The store, which must exist: a command that made one in the wrong place would print tokens that no server accepts, or
+/// say that there is nothing to remove.
+fn store(config: &Config) -> Result<Arc<dyn Store>> {
+    app::attach(config)?.ok_or_else(|| {
+        let path = std::path::absolute(&config.store.path);
+        Error::invalid(format!(
+            "store.path = \"{}\": there is no store. Is its file system mounted? Else name your server's with \
+             --config FILE or --store-path DIR; only `chatfiles serve` makes a new one",
+            path.as_ref().unwrap_or(&config.store.path).display()
+        ))
+    })
+}
+
+/// Runs what a command asks of the store.
+fn run<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime.map_err(Error::internal)?.block_on(work)
 }
 
 pub(super) fn hash_password() -> Result<ExitCode> {
@@ -245,28 +250,24 @@ pub(super) fn hash_password() -> Result<ExitCode> {
 pub(super) fn check_config(config: &Config, probe: bool) -> Result<ExitCode> {
     say(&welcome::policy(
         config,
-        files::abilities(&config.files.ffmpeg),
+        files::capabilities(&config.files.ffmpeg),
     ))?;
     for secret in config.weak_secrets() {
         say(&format!("warning: {secret}"))?;
     }
-    let root = std::path::absolute(&config.store.path).map_err(Error::internal)?;
-    let report = retention::sweep(
-        &root,
-        &config.retention(),
-        Clock::system().now(),
-        true,
-        true,
-    )?;
+    let report = match app::attach(config)? {
+        Some(store) => sweep_as(&*store, config, SweepMode::Report)?,
+        None => retention::Report::default(),
+    };
     say(&format!("a sweep would remove: {}", describe(&report)))?;
     if probe {
-        self::probe(config, &root)?;
+        self::probe(config)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Whether the public URL leads to the server of this store.
-fn probe(config: &Config, root: &Path) -> Result<()> {
+fn probe(config: &Config) -> Result<()> {
     let Some(base) = &config.api.public_url else {
         return Err(Error::invalid(
             "server.public_url is not set: there is nothing to probe",
@@ -280,7 +281,7 @@ fn probe(config: &Config, root: &Path) -> Result<()> {
     let reached = json["server"]
         .as_str()
         .ok_or_else(|| failed("something answers, but no chatfiles".into()))?;
-    let expected = local::running_instance(root)?;
+    let expected = control::request(&config.store.path, &control::Command::Name)?;
     if expected.as_deref() != Some(reached) {
         return Err(failed(
             "another server answers, not the one of this store".into(),
@@ -318,14 +319,11 @@ fn get(url: &str) -> Result<Vec<u8>, String> {
 }
 
 pub(super) fn sweep(config: &Config, yes: bool) -> Result<ExitCode> {
-    let root = store_root(config)?;
-    let report = retention::sweep(
-        &root,
-        &config.retention(),
-        Clock::system().now(),
-        yes,
-        false,
-    )?;
+    let mode = match yes {
+        true => SweepMode::RemoveConfirmed,
+        false => SweepMode::Remove,
+    };
+    let report = sweep_as(&*store(config)?, config, mode)?;
     if let Some(jump_ms) = report.refused {
         let why = match jump_ms {
             Some(ms) => format!("the clock is {} days from the last sweep", ms / MS_PER_DAY),
@@ -339,6 +337,11 @@ pub(super) fn sweep(config: &Config, yes: bool) -> Result<ExitCode> {
     }
     say(&format!("removed: {}", describe(&report)))?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn sweep_as(store: &dyn Store, config: &Config, mode: SweepMode) -> Result<retention::Report> {
+    let now = Clock::system().now();
+    run(retention::sweep(store, &config.retention(), now, mode))
 }
 
 fn describe(report: &retention::Report) -> String {
@@ -360,13 +363,13 @@ fn describe(report: &retention::Report) -> String {
 }
 
 pub(super) fn scrub(config: &Config) -> Result<ExitCode> {
-    let root = store_root(config)?;
-    let (count, bad) = local::scrub(&root)?;
-    for damaged in &bad {
-        say(&format!("{}: {}", damaged.path, damaged.what))?;
+    let store = store(config)?;
+    let Verified { objects, damaged } = run(store.maintenance().verify())?;
+    for bad in &damaged {
+        say(&format!("{}: {}", bad.name, bad.what))?;
     }
-    say(&format!("{count} objects read, {} bad", bad.len()))?;
-    Ok(if bad.is_empty() {
+    say(&format!("{objects} objects read, {} bad", damaged.len()))?;
+    Ok(if damaged.is_empty() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
@@ -381,12 +384,15 @@ pub(super) fn rm(config: &Config, text: &str) -> Result<ExitCode> {
             let allowed = "the id of a file, a UUID of version 7, or class.YYYY-MM-DD.uuid";
             config::bad("id", text, allowed)
         })?;
-    let root = store_root(config)?;
-    if let Some(answer) = control::request(&root, &control::Command::Remove(id.to_string()))? {
+    let store = store(config)?;
+    if let Some(answer) = control::request(
+        &config.store.path,
+        &control::Command::Remove(id.to_string()),
+    )? {
         say(&answer)?;
         return Ok(ExitCode::SUCCESS);
     }
-    if !local::remove_everywhere(&root, id)? {
+    if !run(store.remove(id))? {
         return Err(Error::invalid(format!("there is no file {id}")));
     }
     say(&format!("removed {id}"))?;
@@ -394,7 +400,7 @@ pub(super) fn rm(config: &Config, text: &str) -> Result<ExitCode> {
 }
 
 pub(super) fn rotate_keys(config: &Config, overlap_days: u64) -> Result<ExitCode> {
-    store_root(config)?;
+    store(config)?;
     let overlap = Duration::from_secs(overlap_days * 86_400);
     let kid = keyring::rotate(&config.keys_path(), Clock::system().now(), overlap)?;
     say(&format!(

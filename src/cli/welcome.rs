@@ -9,7 +9,7 @@ use std::{
 use super::commands::is_file;
 use crate::{
     config::{Config, DownloadAuthKind, TenantConfig},
-    files::Abilities,
+    files::Capabilities,
     http::cors::AllowedOrigins,
     retention::days_of,
     server::endpoint::Endpoint,
@@ -26,7 +26,7 @@ pub(super) fn text<'a>(
     file: Option<&Path>,
     endpoints: impl Iterator<Item = &'a Endpoint>,
     operator: Option<SocketAddr>,
-    abilities: Abilities,
+    capabilities: Capabilities,
 ) -> String {
     let mut text = String::new();
     let mut plain = None;
@@ -48,7 +48,7 @@ pub(super) fn text<'a>(
             "metrics and probes on http://{address}: /metrics /livez /readyz /log-level"
         );
     }
-    let _ = writeln!(text, "\n{}", policy(config, abilities));
+    let _ = writeln!(text, "\n{}", policy(config, capabilities));
     if let Some(address) = plain {
         text.push_str(&commands(config, file, address));
     }
@@ -57,7 +57,7 @@ pub(super) fn text<'a>(
 }
 
 /// What is in force: what is let in, and what is refused.
-pub(super) fn policy(config: &Config, abilities: Abilities) -> String {
+pub(super) fn policy(config: &Config, capabilities: Capabilities) -> String {
     let mut text = String::new();
     let mut line = |key: &str, value: String| {
         let _ = writeln!(text, "{key:<22}{value}");
@@ -152,9 +152,9 @@ pub(super) fn policy(config: &Config, abilities: Abilities) -> String {
     line(
         "ffmpeg gives",
         [
-            can(abilities.frames, "first frames of videos"),
-            can(abilities.to_mp3, "AMR to MP3"),
-            can(abilities.to_amr, "MP3 to AMR"),
+            can(capabilities.frames, "first frames of videos"),
+            can(capabilities.to_mp3, "AMR to MP3"),
+            can(capabilities.to_amr, "MP3 to AMR"),
         ]
         .join(", "),
     );

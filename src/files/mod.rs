@@ -13,20 +13,21 @@ mod upload;
 use std::{sync::Arc, time::Duration};
 
 use crate::{
+    derivative::{BoundingBox, Derivative, VoiceFormat},
     error::{Error, Kind, Result},
     fair_queue::{Claimant, FairQueue},
-    media::{sniff::Sniffed, voice::VoiceFormat},
+    media::{sniff::Sniffed, thumbnail::PictureLimits},
     metrics::{Derivations, FileLevels, Lookups},
     retention,
     secret::constant_time_eq,
-    store::{BoundingBox, Class, DerivedName, Dialect, Key, ObjectId, Store, local::PartFolder},
+    store::{Class, Dialect, Key, ObjectId, Store},
     tenant::Tenant,
     time::{Clock, Timestamp},
 };
 
 pub use self::{
-    derive::{Derivative, DerivedFile},
-    ffmpeg::{Abilities, Config as FfmpegConfig},
+    derive::{DerivedFile, Rendition},
+    ffmpeg::{Capabilities, Config as FfmpegConfig},
     open::OpenFile,
     parts::{Completion, PartUpload, PartUploads, ReceivedPart},
     upload::{Attributes, Received, Stored},
@@ -61,14 +62,15 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
+        let picture = PictureLimits::default();
         Self {
             open_objects_max: 4096,
             open_bytes_max: 8 << 30,
             derived_bytes_max: 64 << 20,
             decode_threads: std::thread::available_parallelism().map_or(1, usize::from),
             decode_queue_max: 256,
-            decode_bytes_max: 384 << 20,
-            decode_pixels_max: 64_000_000,
+            decode_bytes_max: picture.decode_bytes_max,
+            decode_pixels_max: picture.pixels_max,
             failure_memory: Duration::from_secs(60),
             part_uploads_max: 10_000,
             user_part_uploads_max: 16,
@@ -78,8 +80,8 @@ impl Default for Config {
 }
 
 /// What the program of this configuration can do here. Blocking, for some tenths of a second.
-pub fn abilities(config: &FfmpegConfig) -> Abilities {
-    ffmpeg::Ffmpeg::probe(config).abilities()
+pub fn capabilities(config: &FfmpegConfig) -> Capabilities {
+    ffmpeg::Ffmpeg::probe(config).capabilities()
 }
 
 /// Whose objects a request may see at all.
@@ -102,26 +104,26 @@ pub struct Files {
 }
 
 impl Files {
-    /// Over a store; uploads in parts lie in `parts` until they are complete. Blocking.
-    pub fn new(store: Arc<dyn Store>, parts: PartFolder, config: &Config, clock: Clock) -> Self {
+    /// Over a store. Blocking.
+    pub fn new(store: Arc<dyn Store>, config: &Config, clock: Clock) -> Self {
         Self {
             open: open::OpenFiles::new(store.clone(), config),
             derivatives: derive::Derivatives::new(store.clone(), config, clock.clone()),
-            store,
             parts: PartUploads::new(
-                parts,
+                store.clone(),
                 config.part_uploads_max,
                 config.user_part_uploads_max,
                 clock.clone(),
             ),
+            store,
             completions: parts::places(),
             clock,
         }
     }
 
     /// What the program that converts media can do here.
-    pub fn abilities(&self) -> Abilities {
-        self.derivatives.abilities()
+    pub fn capabilities(&self) -> Capabilities {
+        self.derivatives.capabilities()
     }
 
     /// What the cache of open objects and the derivatives count.
@@ -179,10 +181,10 @@ impl Files {
         file: &Arc<OpenFile>,
         fit: Option<BoundingBox>,
         claimant: Claimant,
-    ) -> Result<Derivative> {
+    ) -> Result<Rendition> {
         let fit = fit.unwrap_or(file.object.meta.thumbnail);
         self.derivatives
-            .get(file, DerivedName::Thumbnail(fit), claimant)
+            .get(file, Derivative::Thumbnail(fit), claimant)
             .await
     }
 
@@ -196,16 +198,17 @@ impl Files {
         file: &Arc<OpenFile>,
         format: VoiceFormat,
         claimant: Claimant,
-    ) -> Result<Derivative> {
-        let name = match format {
-            VoiceFormat::Amr => DerivedName::Amr,
-            VoiceFormat::Mp3 => DerivedName::Mp3,
+    ) -> Result<Rendition> {
+        let is_in_format = match format {
+            VoiceFormat::Amr => file.kind.is_amr(),
+            VoiceFormat::Mp3 => file.kind == Sniffed::Mp3,
         };
-        match (file.kind, format) {
-            (Some(Sniffed::AmrNb | Sniffed::AmrWb), VoiceFormat::Amr)
-            | (Some(Sniffed::Mp3), VoiceFormat::Mp3) => Ok(Derivative::Original),
-            _ => self.derivatives.get(file, name, claimant).await,
+        if is_in_format {
+            return Ok(Rendition::Original);
         }
+        self.derivatives
+            .get(file, Derivative::Voice(format), claimant)
+            .await
     }
 
     /// A new key of a class, made now from the randomness of the operating system.
@@ -233,7 +236,7 @@ impl Files {
         let key = file.object.key;
         // Never to an earlier day: a clock that went back must not shorten a life.
         let day = now.day().max(key.day);
-        if day != key.day && !self.store.keep_until(key, day).await? {
+        if day != key.day && !self.store.extend_life(key, day).await? {
             return Err(Kind::ObjectNotFound.into());
         }
         Ok(Key { day, ..key })

@@ -21,8 +21,8 @@ use crate::{
 pub struct OpenFile {
     /// The object.
     pub object: Opened,
-    /// What its first bytes show, of the kinds that something is made of.
-    pub kind: Option<Sniffed>,
+    /// Its kind, found by its first bytes when it was uploaded.
+    pub kind: Sniffed,
     /// Where `delivery/` keeps the headers of this file.
     pub headers: OnceLock<RepresentationHeaders>,
 }
@@ -107,7 +107,7 @@ impl OpenFile {
     fn new(object: Opened) -> Self {
         let sniffed = object.meta.sniffed_type.as_deref();
         Self {
-            kind: sniffed.and_then(Sniffed::of_mime),
+            kind: sniffed.map_or(Sniffed::Unknown, Sniffed::of_media_type),
             object,
             headers: OnceLock::new(),
         }

@@ -13,18 +13,19 @@ mod completed;
 mod completion;
 mod table;
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::OwnedMutexGuard;
 
 use self::table::{Bounds, Table, charge};
 use crate::{
     error::{Error, Kind, Result},
-    limit::{Owner, Reserved},
+    limit::{Owner, QuotaPermit},
     metrics::PartLevels,
     store::{
-        ObjectId, blocking,
-        local::{FoundUpload, PartFolder, PartWriter, StoredPart},
+        ObjectId, PartStore, PartWriter, PartsOwner, PutPart, Store, StoredPart,
+        parts_have_expired, to_end,
     },
     time::Clock,
 };
@@ -37,7 +38,7 @@ pub(super) use self::completion::places;
 pub struct PartUploads(Arc<Shared>);
 
 struct Shared {
-    folder: PartFolder,
+    store: Arc<dyn Store>,
     table: Mutex<Table>,
     clock: Clock,
 }
@@ -51,9 +52,10 @@ pub struct PartUpload {
 
 /// A part that is being received. Dropping it removes what came and gives back what it had claimed.
 pub struct ReceivedPart {
-    writer: PartWriter,
+    writer: Box<dyn PartWriter>,
+    bytes: u64,
     claim: PartClaim,
-    reserved: Reserved,
+    reserved: QuotaPermit,
 }
 
 /// What a part on its way counts for, given back when dropped.
@@ -63,21 +65,22 @@ struct PartClaim {
 }
 
 impl PartUploads {
-    /// Over the folder, with what lies in it. Blocking.
-    pub fn new(folder: PartFolder, uploads_max: u64, user_uploads_max: u64, clock: Clock) -> Self {
+    /// Over a store. [`PartUploads::reconcile`] counts what is in it.
+    pub fn new(
+        store: Arc<dyn Store>,
+        uploads_max: u64,
+        user_uploads_max: u64,
+        clock: Clock,
+    ) -> Self {
         let bounds = Bounds {
             uploads_max,
             user_uploads_max,
         };
-        let uploads = Self(Arc::new(Shared {
-            folder,
+        Self(Arc::new(Shared {
+            store,
             table: Mutex::new(Table::new(bounds)),
             clock,
-        }));
-        if let Err(error) = uploads.reconcile() {
-            tracing::warn!(%error, "unfinished uploads in parts cannot be counted: they count from their next call on");
-        }
-        uploads
+        }))
     }
 
     /// Begins an upload in parts.
@@ -93,21 +96,25 @@ impl PartUploads {
     /// A dropped call begins the upload all the same, or leaves nothing; either way it is counted.
     pub async fn begin(&self, id: ObjectId, owner: Owner) -> Result<()> {
         let this = self.clone();
-        blocking(move || {
+        to_end(async move {
             let now = this.0.clock.monotonic();
             let replaced = this.table().begin(id, owner.clone(), now)?;
             for id in replaced {
-                if let Err(error) = this.0.folder.discard(id) {
+                if let Err(error) = this.stored().abort(id).await {
                     tracing::warn!(%id, %error, "a replaced upload in parts could not be removed");
                 }
             }
-            let created = this.0.folder.create(id, &owner.tenant, &owner.user);
+            let stored_owner = PartsOwner {
+                tenant: owner.tenant.to_string(),
+                user: owner.user.to_string(),
+            };
+            let begun = this.stored().begin(id, stored_owner).await;
             let mut table = this.table();
-            match &created {
+            match &begun {
                 Ok(()) => table.leave(id, now),
                 Err(_) => table.remove(id),
             }
-            created
+            begun
         })
         .await
     }
@@ -117,12 +124,11 @@ impl PartUploads {
     /// # Errors
     /// `ObjectNotFound` where there is none, it is another's, or it has expired.
     pub async fn find(&self, id: ObjectId, owner: Owner) -> Result<PartUpload> {
-        if PartFolder::has_expired(id, self.0.clock.now()) {
+        if parts_have_expired(id, self.0.clock.now()) {
             return Err(Kind::ObjectNotFound.into());
         }
         if !self.table().contains(id) {
-            let this = self.clone();
-            blocking(move || this.adopt(id)).await?;
+            self.adopt(id).await?;
         }
         let mut table = self.table();
         if table.is_of(id, &owner) != Some(true) {
@@ -136,40 +142,39 @@ impl PartUploads {
         })
     }
 
-    /// Counts an upload that lies on the disk and is not known. Blocking.
-    fn adopt(&self, id: ObjectId) -> Result<()> {
-        let found = self.0.folder.read(id)?;
-        if let Some(found) = found {
+    /// Counts an upload that is stored and not in the table.
+    async fn adopt(&self, id: ObjectId) -> Result<()> {
+        if let Some(found) = self.stored().find(id).await? {
             let parts: Vec<u64> = found.parts.iter().map(|part| part.bytes).collect();
             let now = self.0.clock.monotonic();
-            self.table().adopt(id, owner_of(found), &parts, now);
+            self.table().adopt(id, owner_of(found.owner), &parts, now);
         }
         Ok(())
     }
 
-    /// Makes the table agree with the disk: after a start, and now and then, since another process may have begun,
-    /// completed or swept uploads. Settles completions that a crash has cut short. Blocking.
+    /// Makes the table agree with the store: after a start, and now and then, since another process may have begun,
+    /// completed or swept uploads. Settles completions that a crash has cut short.
     ///
     /// # Errors
-    /// `Internal` where the disk fails.
-    pub fn reconcile(&self) -> Result<()> {
+    /// Those of the store.
+    pub async fn reconcile(&self) -> Result<()> {
         let idle = self.table().idle();
-        let contents = self.0.folder.contents()?;
-        for orphan in &contents.orphaned {
-            if let Err(error) = self.settle_orphan(orphan) {
-                tracing::warn!(id = %orphan.id(), %error, "a completion that was cut short cannot be settled");
+        for orphan in self.stored().list().await?.orphaned {
+            let id = orphan.id;
+            if let Err(error) = self.settle_orphan(orphan).await {
+                tracing::warn!(%id, %error, "a completion that was cut short cannot be settled");
             }
         }
-        let open = self.0.folder.contents()?.open;
+        let open = self.stored().list().await?.open;
         for &id in &open {
             if !self.table().contains(id) {
-                self.adopt(id)?;
+                self.adopt(id).await?;
             }
         }
-        let open: std::collections::HashSet<ObjectId> = open.into_iter().collect();
+        let open: HashSet<ObjectId> = open.into_iter().collect();
         for id in idle.into_iter().filter(|id| !open.contains(id)) {
             // Looked at once more: it may have been claimed and given back while the names were read.
-            if !self.0.folder.exists(id)? {
+            if self.stored().find(id).await?.is_none() {
                 self.table().remove_idle(id);
             }
         }
@@ -181,26 +186,31 @@ impl PartUploads {
         self.table().levels()
     }
 
-    /// Held for a few look-ups, never while the disk is waited for.
+    fn stored(&self) -> &dyn PartStore {
+        self.0.store.parts()
+    }
+
+    /// Held for a few look-ups, never while the store is waited for.
     fn table(&self) -> MutexGuard<'_, Table> {
         self.0.table.lock()
     }
 
-    /// Changes the directory of an upload, alone and while it is not being completed. Blocking.
-    fn change<T>(&self, id: ObjectId, change: impl FnOnce(&PartFolder) -> Result<T>) -> Result<T> {
-        let disk = self.table().disk(id)?;
-        let _alone = disk.lock();
+    /// Waits until this caller alone changes an upload that is not being completed.
+    async fn lock(&self, id: ObjectId) -> Result<OwnedMutexGuard<()>> {
+        let lock = self.table().lock(id)?;
+        let guard = lock.lock_owned().await;
         // Whoever held it may have claimed or removed the upload.
-        self.table().disk(id)?;
-        let changed = change(&self.0.folder);
-        if changed
-            .as_ref()
-            .is_err_and(|error| error.kind() == Kind::ObjectNotFound)
-        {
-            // Another process has completed, aborted or swept it.
-            self.table().remove(id);
-        }
-        changed
+        self.table().lock(id)?;
+        Ok(guard)
+    }
+
+    /// Forgets an upload that another process has completed, aborted or swept.
+    fn forget_if_gone<T>(&self, id: ObjectId, result: Result<T>) -> Result<T> {
+        result.inspect_err(|error| {
+            if error.kind() == Kind::ObjectNotFound {
+                self.table().remove(id);
+            }
+        })
     }
 }
 
@@ -215,8 +225,11 @@ impl PartUpload {
     /// # Errors
     /// `ObjectNotFound` where the upload is gone, `AlreadyExists` while it is being completed.
     pub async fn list(&self) -> Result<Vec<StoredPart>> {
-        let (uploads, id) = (self.uploads.clone(), self.id);
-        blocking(move || uploads.change(id, |folder| folder.list(id))).await
+        let _alone = self.uploads.lock(self.id).await?;
+        let found = self.uploads.stored().find(self.id).await;
+        let found = found.and_then(|found| found.ok_or_else(|| Kind::ObjectNotFound.into()));
+        self.uploads
+            .forget_if_gone(self.id, found.map(|found| found.parts))
     }
 
     /// Claims what a part of at most `bytes_max` bytes may hold, and makes its file. `upload_bytes_max` are those of
@@ -229,27 +242,24 @@ impl PartUpload {
         self,
         bytes_max: u64,
         upload_bytes_max: u64,
-        reserved: Reserved,
+        reserved: QuotaPermit,
     ) -> Result<ReceivedPart> {
-        let mut claim = PartClaim {
-            upload: self,
-            charge: 0,
-        };
-        blocking(move || {
-            let (uploads, id) = (claim.upload.uploads.clone(), claim.upload.id);
-            let writer = uploads.0.folder.create_part(bytes_max, |room| {
-                let mut table = uploads.table();
-                table.charge_part(id, bytes_max, room, upload_bytes_max)?;
-                claim.charge = charge(bytes_max);
-                Ok(())
-            })?;
-            Ok(ReceivedPart {
-                writer,
-                claim,
-                reserved,
-            })
+        let writer = self.uploads.stored().begin_part(bytes_max).await?;
+        let (id, free_bytes) = (self.id, writer.free_bytes());
+        let charged = self
+            .uploads
+            .table()
+            .charge_part(id, bytes_max, free_bytes, upload_bytes_max);
+        charged?;
+        Ok(ReceivedPart {
+            writer,
+            bytes: 0,
+            claim: PartClaim {
+                upload: self,
+                charge: charge(bytes_max),
+            },
+            reserved,
         })
-        .await
     }
 
     /// Removes the upload with all its parts.
@@ -257,13 +267,12 @@ impl PartUpload {
     /// # Errors
     /// As [`PartUpload::list`].
     pub async fn abort(self) -> Result<()> {
-        blocking(move || {
+        to_end(async move {
             let (uploads, id) = (&self.uploads, self.id);
-            uploads.change(id, |folder| {
-                folder.discard(id)?;
-                uploads.table().remove(id);
-                Ok(())
-            })
+            let _alone = uploads.lock(id).await?;
+            uploads.stored().abort(id).await?;
+            uploads.table().remove(id);
+            Ok(())
         })
         .await
     }
@@ -272,7 +281,7 @@ impl PartUpload {
 impl ReceivedPart {
     /// Bytes so far.
     pub fn bytes(&self) -> u64 {
-        self.writer.bytes()
+        self.bytes
     }
 
     /// Appends bytes.
@@ -283,6 +292,7 @@ impl ReceivedPart {
     /// # Cancel safety
     /// Not cancel safe: after a dropped `write` the part can only be dropped.
     pub async fn write(&mut self, chunk: bytes::Bytes) -> Result<()> {
+        self.bytes += chunk.len() as u64;
         self.writer.write(chunk).await
     }
 
@@ -295,26 +305,27 @@ impl ReceivedPart {
     pub async fn finish(self, number: u32, upload_bytes_max: u64) -> Result<StoredPart> {
         let Self {
             writer,
+            bytes,
             mut claim,
             reserved,
         } = self;
-        if writer.bytes() == 0 {
+        if bytes == 0 {
             return Err(Error::invalid("the part is empty."));
         }
-        let written = writer.finish().await?;
-        blocking(move || {
+        to_end(async move {
             let (uploads, id) = (claim.upload.uploads.clone(), claim.upload.id);
-            uploads.change(id, |folder| {
-                let (part, replaced) = folder.put(id, written, number, upload_bytes_max)?;
-                let mut table = uploads.table();
-                let replaced_bytes = replaced.iter().map(|old| old.bytes).sum();
-                table.keep_part(id, reserved, part.bytes, replaced_bytes);
-                // What the part counts for stays; what it had claimed beyond that, and what it replaced, goes.
-                let replaced: u64 = replaced.iter().map(|old| charge(old.bytes)).sum();
-                let claimed = std::mem::take(&mut claim.charge);
-                table.uncharge(id, claimed - charge(part.bytes).min(claimed) + replaced);
-                Ok(part)
-            })
+            let _alone = uploads.lock(id).await?;
+            let put = writer.put(id, number, upload_bytes_max).await;
+            let PutPart { part, replaced } = uploads.forget_if_gone(id, put)?;
+            let mut table = uploads.table();
+            let replaced_bytes = replaced.iter().map(|old| old.bytes).sum();
+            table.keep_part(id, reserved, part.bytes, replaced_bytes);
+            // What the part counts for stays; what it had claimed beyond that, and what it replaced, goes.
+            let replaced: u64 = replaced.iter().map(|old| charge(old.bytes)).sum();
+            let claimed = std::mem::take(&mut claim.charge);
+            table.uncharge(id, claimed - charge(part.bytes).min(claimed) + replaced);
+            drop(table);
+            Ok(part)
         })
         .await
     }
@@ -339,7 +350,7 @@ impl Drop for PartClaim {
 }
 
 /// From which address it was begun is not known any more.
-fn owner_of(found: FoundUpload) -> Owner {
+fn owner_of(found: PartsOwner) -> Owner {
     Owner {
         tenant: found.tenant.into(),
         user: found.user.into(),

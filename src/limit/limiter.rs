@@ -1,7 +1,7 @@
-//! The table of buckets by tenant, rate class and client, bounded in number.
+//! The rate limiter: a bounded table of token buckets by tenant, rate class and client.
 //!
-//! Does not find out which address is the client's (`server/` does, from trusted proxies alone), keeps no
-//! task of its own (the owner calls [`Limiter::sweep`]) and does not survive a restart.
+//! The caller determines the client's address (`server/`, from trusted proxies only) and calls [`Limiter::sweep`]: this
+//! module has no task. The buckets are lost at a restart.
 
 use std::{
     hash::BuildHasher,
@@ -16,24 +16,24 @@ use ipnet::IpNet;
 
 use super::gcra::{Bucket, Rate};
 
-/// Shards of the table. Many, because a sweep holds one shard's write lock at a time: at 1,000,000
-/// addresses a shard has 4,000 entries, so that callers wait for tens of microseconds.
+/// Shards of the table. A sweep holds the write lock of one shard at a time. With 1,000,000 addresses a shard has 4,000
+/// entries, so callers wait for tens of microseconds.
 const SHARDS: usize = 256;
-/// Buckets shared by the addresses that found the table full, for each rate class.
+/// Buckets of each rate class that all further addresses share once the table is full.
 const SHARED_BUCKETS: usize = 4096;
-/// The most that `addresses_max` may be: about 1 GB.
+/// Upper limit of `addresses_max`: about 1 GB.
 const ADDRESSES_LIMIT: usize = 1 << 24;
 
 /// A class of calls with a rate limit of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RateClass {
-    /// Uploads, their parts, and form POSTs.
+    /// Uploads, parts of uploads, and form POSTs.
     Upload,
     /// Downloads.
     Download,
     /// Thumbnails and other derivatives.
     Thumbnail,
-    /// Every other call.
+    /// All other calls.
     Other,
 }
 
@@ -50,13 +50,12 @@ impl RateClass {
     }
 }
 
-/// The limiter's settings; the rates are the tenants'.
+/// The settings of the limiter. The rates are settings of the tenants.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Addresses remembered at once, over all tenants and rate classes; 1 to 16,777,216. Measured: 56 MB for
-    /// 1,000,000.
+    /// Maximum number of buckets, over all tenants and rate classes; 1 to 16,777,216. Measured: 56 MB for 1,000,000.
     pub addresses_max: usize,
-    /// Networks that are never limited: the backend's own servers. Searched in order, so keep it short.
+    /// Networks that are exempt: the backend's own servers. The list is searched in order, so it should be short.
     pub exempt: Vec<IpNet>,
 }
 
@@ -69,12 +68,12 @@ impl Default for Config {
     }
 }
 
-/// Who is counted together, in 16 bytes:
+/// The key of a bucket, in 16 bytes:
 /// ```text
 /// client  u64   the IPv4 address, or the first 64 bits of the IPv6 address
 /// rest    u64   tenant << 8 | rate class << 1 | 1 if IPv6
 /// ```
-/// An IPv6 /64 is one client: it is what one subscriber is given, and has 2^64 addresses to hide behind.
+/// An IPv6 /64 is one client: a provider assigns it to one subscriber, who can use all of its 2^64 addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
     client: u64,
@@ -82,7 +81,7 @@ struct Key {
 }
 
 impl Key {
-    /// `client` in its canonical form: IPv4-mapped addresses are IPv4 already.
+    /// `client` is canonical: IPv4-mapped addresses are IPv4 already.
     fn new(tenant: u32, rate_class: RateClass, client: IpAddr) -> Self {
         let (client, v6) = match client {
             IpAddr::V4(address) => (u64::from(address.to_bits()), 0),
@@ -93,26 +92,26 @@ impl Key {
     }
 }
 
-/// All buckets.
+/// Limits calls per second by tenant, class and client.
 ///
-/// A known client costs one shard's read lock and one compare-and-swap. The hash is seeded at random, so
-/// that nobody can choose addresses that fall into one shard or share a bucket with a victim.
+/// A call of a known client costs one read lock of a shard and one compare-and-swap. The hash has a random seed, so
+/// that no one can choose addresses that fall into one shard, or that share a bucket with another client.
 #[derive(Debug)]
 pub struct Limiter {
-    /// At most `addresses_max` entries; a slot is 24 bytes and one of control.
+    /// At most `addresses_max` entries. A slot has 24 bytes, and one of control.
     buckets: DashMap<Key, Bucket, RandomState>,
-    /// Entries of `buckets` and those about to be made: `DashMap::len` locks every shard.
+    /// Number of entries of `buckets`, including those about to be inserted. `DashMap::len` would lock every shard.
     entries: AtomicUsize,
     addresses_max: usize,
-    /// For clients that found the table full: `SHARED_BUCKETS` for each rate class, chosen by hash. They may
-    /// be refused for each other's calls, and are never let through for lack of memory.
+    /// For clients that come when the table is full: `SHARED_BUCKETS` for each rate class, chosen by hash. Such clients
+    /// may be refused for each other's calls. No call is admitted without a bucket.
     shared: Box<[Bucket]>,
     exempt: Vec<IpNet>,
     epoch: Instant,
 }
 
 impl Limiter {
-    /// An empty table. `epoch` is any moment not after the first call's; buckets count from it.
+    /// An empty table. `epoch` is any time not after the first call. Buckets count from it.
     pub fn new(config: Config, epoch: Instant) -> Self {
         Self {
             buckets: DashMap::with_hasher_and_shard_amount(RandomState::default(), SHARDS),
@@ -129,7 +128,7 @@ impl Limiter {
     /// Counts one call of `client`. `tenant` is the tenant's index.
     ///
     /// # Errors
-    /// Over the rate: the time until the next call would pass, never zero, not rounded.
+    /// If the call exceeds the rate: the time until the next call is allowed. It is never zero, and not rounded.
     pub fn check(
         &self,
         tenant: u32,
@@ -153,9 +152,9 @@ impl Limiter {
         self.check_new(key, rate_class, now_ns, rate)
     }
 
-    /// Forgets the buckets that are full again, and returns how many. One shard is locked at a time, and
-    /// each entry is visited once: 10 to 15 ms for 1,000,000, so not on a reactor thread. A call that
-    /// comes in between starts with a full bucket, which is what it had.
+    /// Removes the buckets that are full again, and returns their number. Locks one shard at a time and visits each
+    /// entry once: 10 to 15 ms for 1,000,000, so not on a reactor thread. A concurrent call gets a new bucket, which is
+    /// full like the removed one.
     pub fn sweep(&self, now: Instant) -> usize {
         let now_ns = self.since_epoch_ns(now);
         let mut removed = 0;
@@ -168,7 +167,7 @@ impl Limiter {
         removed
     }
 
-    /// Addresses remembered now.
+    /// Number of addresses in the table.
     pub fn entries(&self) -> usize {
         self.entries.load(Ordering::Relaxed)
     }
@@ -180,14 +179,14 @@ impl Limiter {
         now_ns: u64,
         rate: Rate,
     ) -> Result<(), Duration> {
-        // The place is taken before the entry is made, so that the bound holds under any concurrency.
+        // Counted before it is inserted, so that concurrent calls cannot exceed the bound.
         if self.entries.fetch_add(1, Ordering::Relaxed) >= self.addresses_max {
             self.entries.fetch_sub(1, Ordering::Relaxed);
             return self.shared_bucket(key, rate_class).check(now_ns, rate);
         }
         match self.buckets.entry(key) {
             Entry::Occupied(entry) => {
-                // Another call of the same client made it meanwhile: give the place back.
+                // A concurrent call of the same client has inserted it.
                 self.entries.fetch_sub(1, Ordering::Relaxed);
                 entry.get().check(now_ns, rate)
             }
@@ -197,12 +196,12 @@ impl Limiter {
 
     fn shared_bucket(&self, key: Key, rate_class: RateClass) -> &Bucket {
         let hash = self.buckets.hasher().hash_one(key);
-        let place = (hash % SHARED_BUCKETS as u64) as usize;
-        &self.shared[usize::from(rate_class.index()) * SHARED_BUCKETS + place]
+        let index = (hash % SHARED_BUCKETS as u64) as usize;
+        &self.shared[usize::from(rate_class.index()) * SHARED_BUCKETS + index]
     }
 
     fn since_epoch_ns(&self, now: Instant) -> u64 {
-        // 64 bits of nanoseconds last 584 years.
+        // 64 bits of nanoseconds are 584 years.
         u64::try_from(now.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(u64::MAX)
     }
 }
@@ -245,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn who_shares_a_bucket_and_who_does_not() {
+    fn keys_of_buckets() {
         use RateClass::{Download, Other, Thumbnail, Upload};
         let same = [
             ("10.0.0.1", "::ffff:10.0.0.1"),
@@ -282,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn exempt_networks_and_a_rate_of_zero_are_not_counted() {
+    fn exempts_networks_and_zero_rates() {
         let (limiter, now) = limiter(1000, &["10.1.0.0/16", "2001:db8::/32"]);
         for client in ["10.1.2.3", "::ffff:10.1.2.3", "2001:db8:9::1"] {
             let who = (0, RateClass::Upload, client.parse().unwrap());
@@ -310,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_is_bounded_and_late_addresses_share_buckets() {
+    fn late_addresses_share_buckets() {
         let (limiter, now) = limiter(100_000, &[]);
         let mut refused = 0;
         for number in 0..250_000 {
@@ -320,7 +319,7 @@ mod tests {
         assert_eq!(limiter.buckets.len(), 100_000);
         // 150,000 calls into 4,096 buckets of 30.
         assert!(refused >= 150_000 - 30 * SHARED_BUCKETS, "{refused}");
-        // A known address keeps its own bucket; the other rate classes' shared buckets are untouched.
+        // A known address keeps its own bucket. The shared buckets of other rate classes are unchanged.
         assert_eq!(pass(&limiter, (0, RateClass::Download, v4(5)), 40, now), 29);
         assert_eq!(
             pass(&limiter, (0, RateClass::Upload, v4(400_000)), 40, now),
@@ -329,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sweep_forgets_full_buckets_and_only_those() {
+    fn sweep_removes_only_full_buckets() {
         let (limiter, now) = limiter(1000, &[]);
         for number in 0..500 {
             pass(&limiter, (0, RateClass::Download, v4(number)), 1, now);
@@ -348,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn exactly_the_burst_passes_for_one_client_under_many_threads_and_sweeps() {
+    fn concurrent_calls_get_one_burst() {
         let (limiter, now) = limiter(1000, &[]);
         let client = IpAddr::V6(Ipv6Addr::LOCALHOST);
         let passed: usize = std::thread::scope(|scope| {
@@ -363,14 +362,14 @@ mod tests {
     }
 
     #[test]
-    fn the_bound_holds_when_many_threads_bring_new_addresses() {
+    fn bound_holds_under_concurrency() {
         let (limiter, now) = limiter(1000, &[]);
         std::thread::scope(|scope| {
             for thread in 0..8 {
                 let limiter = &limiter;
                 scope.spawn(move || {
                     for number in 0..1000 {
-                        // Half of them common to all threads, so that inserts race for the same key too.
+                        // Half of the keys are common to all threads, so that inserts of one key race too.
                         let number = if number % 2 == 0 {
                             number
                         } else {

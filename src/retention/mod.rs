@@ -7,5 +7,5 @@ mod sweep;
 
 pub use self::{
     expiry::{days_of, expires_at, is_expired},
-    sweep::{Policy, Report, keep_time, sweep},
+    sweep::{Policy, Report, SweepMode, keep_time, sweep},
 };

@@ -1,26 +1,26 @@
-//! Frees the space of expired objects: whole days where every tenant's files have ended, single files where
-//! tenants differ.
+//! Frees the space of expired objects: whole days if the files of all tenants have ended, single files if tenants
+//! differ.
 //!
-//! A wrong clock must not delete anything: the last sweep's time is remembered on disk, and a sweep that
-//! finds itself more than 48 hours away from it removes nothing until it is told to.
+//! A wrong clock must not delete anything. The store remembers the time of the last sweep; a sweep that finds itself
+//! more than 48 hours away from it removes nothing until an operator confirms it.
 
-use std::{collections::HashMap, path::Path};
+use std::{collections::HashMap, time::Duration};
 
 use super::days_of;
 use crate::{
     error::Result,
-    store::{
-        Class,
-        local::{self, DayDirectory, SweepMemory},
-    },
+    store::{Class, Cutoffs, ExpireMode, Store},
     tenant::Days,
-    time::{MS_PER_DAY, Timestamp},
+    time::{Day, MS_PER_DAY, Timestamp},
 };
 
-/// A clock this far from the last sweep is not believed.
+/// A clock that is further away from the last sweep is not trusted.
 const JUMP_MS_MAX: i64 = 2 * MS_PER_DAY;
+/// Days that expired objects stay on disk, so that no trusted clock can be wrong about them, and no download of them is
+/// still running.
+const SLACK_DAYS: u32 = 2;
 
-/// Days of life by tenant.
+/// Retention by tenant.
 #[derive(Debug, Clone, Default)]
 pub struct Policy {
     /// By the tenant's `org/app`.
@@ -29,17 +29,28 @@ pub struct Policy {
     pub days_default: Days,
 }
 
+/// What a sweep may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SweepMode {
+    /// Report what has expired, and remove nothing.
+    Report,
+    /// Remove what has expired if the clock is trusted.
+    Remove,
+    /// Remove what has expired. The operator has confirmed the clock.
+    RemoveConfirmed,
+}
+
 /// What a sweep did, or would do.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Day directories removed whole, as `class/YYYY-MM-DD`.
+    /// Days removed whole, as `class/YYYY-MM-DD`.
     pub days: Vec<String>,
-    /// Single objects removed, of tenants with a shorter life than others.
+    /// Single objects removed, of tenants with a shorter retention than others.
     pub objects: u64,
     /// Uploads in parts that were never completed.
     pub part_uploads: u64,
-    /// Set when the clock is not believed: how far it is from the last sweep, in milliseconds, or `None` for
-    /// a store that has files to remove and no memory of a sweep. Then nothing was removed.
+    /// Set if the clock is not trusted; nothing was removed then. Contains the distance to the last sweep in
+    /// milliseconds, or `None` for a store that has files to remove and no record of a sweep.
     pub refused: Option<Option<i64>>,
 }
 
@@ -50,135 +61,101 @@ impl Report {
     }
 }
 
-/// Removes what had expired a day before `now`. `confirmed` overrules a clock that is not believed;
-/// `dry_run` only reports. Blocking.
+/// Removes what had expired two days before `now`.
 ///
 /// # Errors
-/// `Internal` where the disk refuses; what was removed until then stays removed.
-pub fn sweep(
-    root: &Path,
+/// Those of the store. What was removed until then stays removed.
+pub async fn sweep(
+    store: &dyn Store,
     policy: &Policy,
     now: Timestamp,
-    confirmed: bool,
-    dry_run: bool,
+    mode: SweepMode,
 ) -> Result<Report> {
-    let memory = SweepMemory::of(root);
-    let last = memory.read()?;
+    let last = store.maintenance().last_sweep().await?;
     let jump_ms = last.map(|last| now.ms().saturating_sub(last.ms()));
-    let is_believed = confirmed || jump_ms.is_some_and(|jump| jump.abs() <= JUMP_MS_MAX);
-    let mut report = walk(root, policy, now, dry_run || !is_believed)?;
-    if !is_believed {
-        // A store with nothing to remove cannot lose anything: its memory starts here.
-        if last.is_some() || !report.is_empty() {
-            report.refused = Some(jump_ms);
-            return Ok(report);
-        }
-    }
-    if !dry_run {
-        local::gather_tombstones(root, now)?;
-        memory.write(now)?;
+    let is_trusted = mode != SweepMode::Remove || jump_ms.is_some_and(is_small);
+    let expire_mode = match is_trusted && mode != SweepMode::Report {
+        true => ExpireMode::Remove,
+        false => ExpireMode::Report,
+    };
+    let mut report = expire(store, policy, now, expire_mode).await?;
+    // A store with nothing to remove cannot lose anything: its record starts here.
+    if !is_trusted && (last.is_some() || !report.is_empty()) {
+        report.refused = Some(jump_ms);
+    } else if mode != SweepMode::Report {
+        store.maintenance().record_sweep(now).await?;
     }
     Ok(report)
 }
 
-/// What is to be done between two sweeps, if the clock is believed: remembers that it went on to `now`, and
-/// removes uploads in parts that were never completed. Blocking.
+/// Runs between two sweeps. If the clock is trusted, records that it has reached `now`, and removes uploads in parts
+/// that have expired.
 ///
 /// # Errors
-/// `Internal` where the disk refuses.
-pub fn keep_time(root: &Path, now: Timestamp) -> Result<()> {
-    let memory = SweepMemory::of(root);
-    let is_believed = |last: Timestamp| now.ms().abs_diff(last.ms()) <= JUMP_MS_MAX.unsigned_abs();
-    if memory.read()?.is_some_and(is_believed) {
-        local::sweep_parts(root, now)?;
-        memory.write(now)?;
+/// Those of the store.
+pub async fn keep_time(store: &dyn Store, now: Timestamp) -> Result<()> {
+    let last = store.maintenance().last_sweep().await?;
+    if last.is_some_and(|last| is_small(now.ms().saturating_sub(last.ms()))) {
+        store.parts().expire(now, ExpireMode::Remove).await?;
+        store.maintenance().record_sweep(now).await?;
     }
     Ok(())
 }
 
-fn walk(root: &Path, policy: &Policy, now: Timestamp, dry_run: bool) -> Result<Report> {
+fn is_small(jump_ms: i64) -> bool {
+    jump_ms.unsigned_abs() <= JUMP_MS_MAX.unsigned_abs()
+}
+
+async fn expire(
+    store: &dyn Store,
+    policy: &Policy,
+    now: Timestamp,
+    mode: ExpireMode,
+) -> Result<Report> {
     let mut report = Report::default();
     for class in Class::ALL {
-        for day in local::days(root, class)? {
-            if has_ended(&day, policy.longest(class), now) {
-                if !dry_run {
-                    local::remove_day(&day)?;
-                }
-                report.days.push(format!("{}/{}", class.name(), day.day));
-            } else if has_ended(&day, policy.shortest(class), now) {
-                report.objects += walk_day(root, policy, class, &day, now, dry_run)?;
-            }
-        }
+        let cutoffs = policy.cutoffs(class, now);
+        let expired = store.maintenance().expire(class, cutoffs, mode).await?;
+        let names = expired
+            .days
+            .iter()
+            .map(|day| format!("{}/{day}", class.name()));
+        report.days.extend(names);
+        report.objects += expired.objects;
     }
-    report.part_uploads = if dry_run {
-        local::expired_parts(root, now)?.len() as u64
-    } else {
-        local::sweep_parts(root, now)?
-    };
+    report.part_uploads = store.parts().expire(now, mode).await?;
     Ok(report)
 }
 
-/// A day in which some tenants' files have ended and others' have not.
-fn walk_day(
-    root: &Path,
-    policy: &Policy,
-    class: Class,
-    day: &DayDirectory,
-    now: Timestamp,
-    dry_run: bool,
-) -> Result<u64> {
-    let mut objects = 0;
-    local::visit_metas(root, class, day, &mut |key, meta| {
-        let days = policy
-            .days_by_tenant
-            .get(&meta.tenant)
-            .unwrap_or(&policy.days_default);
-        if has_ended(day, days_of(class, days), now) {
-            if !dry_run {
-                local::remove_object(root, key)?;
-            }
-            objects += 1;
-        }
-        Ok(())
-    })?;
-    Ok(objects)
-}
-
-/// Whether everything of the day had expired so long ago that no clock which is believed ([`JUMP_MS_MAX`])
-/// could be wrong about it, and no download of it is still running.
-fn has_ended(day: &DayDirectory, days: u32, now: Timestamp) -> bool {
-    let slack_days = u32::try_from(JUMP_MS_MAX / MS_PER_DAY).expect("two days");
-    days > 0 && day.day.end().plus_days(days).plus_days(slack_days) <= now
-}
-
 impl Policy {
-    fn all(&self, class: Class) -> impl Iterator<Item = u32> {
-        self.days_by_tenant
-            .values()
-            .chain([&self.days_default])
-            .map(move |days| days_of(class, days))
-    }
-
-    /// The longest life that any file of the class has; 0 = for ever.
-    fn longest(&self, class: Class) -> u32 {
-        if self.all(class).any(|days| days == 0) {
-            0
-        } else {
-            self.all(class).max().unwrap_or(0)
+    fn cutoffs(&self, class: Class, now: Timestamp) -> Cutoffs {
+        let first_kept = |days: &Days| first_kept(days_of(class, days), now);
+        let by_tenant = self.days_by_tenant.iter();
+        Cutoffs {
+            by_tenant: by_tenant
+                .map(|(tenant, days)| (tenant.clone(), first_kept(days)))
+                .collect(),
+            others: first_kept(&self.days_default),
         }
     }
+}
 
-    /// The shortest life that any file of the class has; 0 where all live for ever.
-    fn shortest(&self, class: Class) -> u32 {
-        self.all(class).filter(|days| *days > 0).min().unwrap_or(0)
-    }
+/// The first day whose files are kept: an earlier day had ended `days` and [`SLACK_DAYS`] ago. `None` if files are kept
+/// for ever (`days` is 0).
+fn first_kept(days: u32, now: Timestamp) -> Option<Day> {
+    let age_secs = (u64::from(days) + u64::from(SLACK_DAYS)) * 86_400;
+    (days > 0).then(|| now.minus(Duration::from_secs(age_secs)).day())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{fs, path::Path};
 
     use super::*;
+    use crate::store::{
+        Maintenance,
+        local::{self, LocalStore},
+    };
 
     fn store_with_day(day: &str) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
@@ -190,8 +167,16 @@ mod tests {
         root
     }
 
+    fn attach(root: &Path) -> LocalStore {
+        let config = local::Config {
+            path: root.to_owned(),
+            ..local::Config::default()
+        };
+        LocalStore::attach(&config).unwrap().unwrap()
+    }
+
     fn at(day: &str) -> Timestamp {
-        crate::time::Day::parse(day).unwrap().start()
+        Day::parse(day).unwrap().start()
     }
 
     fn days(chatfile: u32) -> Policy {
@@ -204,83 +189,78 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_day_is_removed_whole_two_days_after_its_last_file_expired() {
+    #[tokio::test]
+    async fn removes_days_two_days_after_expiry() {
         for (now, removed) in [("2026-03-10", false), ("2026-03-11", true)] {
             let root = store_with_day("2026-03-01");
-            SweepMemory::of(root.path()).write(at(now)).unwrap();
-            let report = sweep(root.path(), &days(7), at(now), false, false).unwrap();
+            let store = attach(root.path());
+            store.record_sweep(at(now)).await.unwrap();
+            let report = sweep(&store, &days(7), at(now), SweepMode::Remove)
+                .await
+                .unwrap();
             assert_eq!(report.days.len() == 1, removed, "{now}");
-            assert_eq!(
-                !root.path().join("objects/chatfile/2026-03-01").exists(),
-                removed
-            );
-            assert_eq!(
-                !root.path().join("derived/chatfile/2026-03-01").exists(),
-                removed
-            );
+            for tree in ["objects", "derived"] {
+                let day = root.path().join(tree).join("chatfile/2026-03-01");
+                assert_eq!(!day.exists(), removed);
+            }
         }
     }
 
-    #[test]
-    fn files_that_live_for_ever_are_never_removed() {
+    #[tokio::test]
+    async fn keeps_files_with_unlimited_retention() {
         let root = store_with_day("2026-03-01");
-        assert!(
-            sweep(root.path(), &days(0), at("2099-01-01"), true, false)
-                .unwrap()
-                .is_empty()
-        );
+        for days_kept in [0, u32::MAX] {
+            let mode = SweepMode::RemoveConfirmed;
+            let (store, policy) = (attach(root.path()), days(days_kept));
+            let report = sweep(&store, &policy, at("2099-01-01"), mode)
+                .await
+                .unwrap();
+            assert!(report.is_empty(), "{days_kept}");
+        }
     }
 
-    #[test]
-    fn a_clock_that_jumped_removes_nothing_until_told() {
+    #[tokio::test]
+    async fn clock_jump_needs_confirmation() {
         let root = store_with_day("2026-03-01");
-        let memory = SweepMemory::of(root.path());
-        memory.write(at("2026-03-05")).unwrap();
-        let jumped = sweep(root.path(), &days(7), at("2026-04-01"), false, false).unwrap();
+        let store = attach(root.path());
+        store.record_sweep(at("2026-03-05")).await.unwrap();
+        let policy = days(7);
+        let sweep = |mode| sweep(&store, &policy, at("2026-04-01"), mode);
+        let jumped = sweep(SweepMode::Remove).await.unwrap();
         assert_eq!(jumped.refused, Some(Some(27 * MS_PER_DAY)));
         assert_eq!(jumped.days, ["chatfile/2026-03-01"]);
-        assert!(
-            root.path()
-                .join("objects/chatfile/2026-03-01/00/x")
-                .exists()
-        );
-        assert_eq!(memory.read().unwrap(), Some(at("2026-03-05")));
-        let told = sweep(root.path(), &days(7), at("2026-04-01"), true, false).unwrap();
+        let file = root.path().join("objects/chatfile/2026-03-01/00/x");
+        assert!(file.exists());
+        assert_eq!(store.last_sweep().await.unwrap(), Some(at("2026-03-05")));
+        let told = sweep(SweepMode::RemoveConfirmed).await.unwrap();
         assert_eq!((told.refused, told.days.len()), (None, 1));
         assert!(!root.path().join("objects/chatfile/2026-03-01").exists());
     }
 
-    #[test]
-    fn a_store_with_files_but_no_memory_waits_to_be_told() {
+    #[tokio::test]
+    async fn missing_record_needs_confirmation() {
         let root = store_with_day("2026-03-01");
-        assert_eq!(
-            sweep(root.path(), &days(7), at("2026-04-01"), false, false)
-                .unwrap()
-                .refused,
-            Some(None)
-        );
+        let (store, policy) = (attach(root.path()), days(7));
+        let report = sweep(&store, &policy, at("2026-04-01"), SweepMode::Remove);
+        assert_eq!(report.await.unwrap().refused, Some(None));
     }
 
-    #[test]
-    fn a_dry_run_reports_and_removes_nothing() {
+    #[tokio::test]
+    async fn report_removes_nothing() {
         let root = store_with_day("2026-03-01");
-        let report = sweep(root.path(), &days(7), at("2026-04-01"), true, true).unwrap();
-        assert_eq!(report.days, ["chatfile/2026-03-01"]);
-        assert!(
-            root.path()
-                .join("objects/chatfile/2026-03-01/00/x")
-                .exists()
-        );
+        let (store, policy) = (attach(root.path()), days(7));
+        let report = sweep(&store, &policy, at("2026-04-01"), SweepMode::Report);
+        assert_eq!(report.await.unwrap().days, ["chatfile/2026-03-01"]);
+        let file = root.path().join("objects/chatfile/2026-03-01/00/x");
+        assert!(file.exists());
     }
 
-    #[test]
-    fn what_is_no_day_is_left_alone() {
+    #[tokio::test]
+    async fn ignores_other_directories() {
         let root = store_with_day("lost+found");
-        assert!(
-            sweep(root.path(), &days(1), at("2099-01-01"), true, false)
-                .unwrap()
-                .is_empty()
-        );
+        let mode = SweepMode::RemoveConfirmed;
+        let (store, policy) = (attach(root.path()), days(1));
+        let report = sweep(&store, &policy, at("2099-01-01"), mode);
+        assert!(report.await.unwrap().is_empty());
     }
 }

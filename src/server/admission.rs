@@ -12,7 +12,7 @@ use crate::{
     client_network::network,
     error::{Error, Kind, Result},
     http::{body::RequestBody, multipart::FORM_OVERHEAD_BYTES},
-    limit::{Budget, Held, Limiter, Rate, RateClass, Uploader},
+    limit::{Budget, Limiter, Rate, RateClass, UploadPermit, Uploader},
     metrics::UploadLevels,
     routes::Action,
     tenant::{Tenant, Tenants},
@@ -56,7 +56,7 @@ impl Admission {
         routed: &Routed<'_>,
         tenants: &Tenants,
         body: &mut RequestBody,
-    ) -> Result<Option<Held<'_>>> {
+    ) -> Result<Option<UploadPermit<'_>>> {
         let Some(rate_class) = routed.rate_class else {
             return Ok(None);
         };
@@ -96,7 +96,7 @@ impl Admission {
         action: Action,
         uploader: Uploader,
         body: &mut RequestBody,
-    ) -> Result<Held<'_>> {
+    ) -> Result<UploadPermit<'_>> {
         let bytes_max = tenant
             .limits
             .upload_bytes_max

@@ -1,6 +1,6 @@
 //! The control socket: how a command of the command line reaches the server that runs on the same store.
 //!
-//! One line asks, one line answers: `remove <id>` → `ok <text>` or `error <text>`. The socket's mode, 0600,
+//! One line asks, one line answers: `remove <id>` or `name` → `ok <text>` or `error <text>`. The socket's mode, 0600,
 //! is the whole of its access control. What a command does, and whether an id is one, is the handler's. `take-over`
 //! is `handover.rs`'s.
 //!
@@ -55,20 +55,26 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// What can be asked of a running server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    /// Remove the object of this id: the text as it was typed, unvalidated.
+    /// Removes the object of this id: the text as it was typed, unvalidated.
     Remove(String),
+    /// Asks for the random name of the server, which `/healthz` shows too.
+    Name,
 }
 
 impl Command {
     fn parse(line: &str) -> Result<Self> {
         match line.split_once(' ') {
             Some(("remove", id)) if !id.trim().is_empty() => Ok(Self::Remove(id.trim().to_owned())),
-            _ => Err(Error::invalid("unknown command; known: remove <id>")),
+            None if line == "name" => Ok(Self::Name),
+            _ => Err(Error::invalid("unknown command; known: remove <id>, name")),
         }
     }
 
     fn line(&self) -> Result<String> {
-        let Self::Remove(id) = self;
+        let id = match self {
+            Self::Remove(id) => id,
+            Self::Name => return Ok("name\n".to_owned()),
+        };
         let line = format!("remove {id}\n");
         if id.trim().is_empty()
             || id.contains(char::is_control)

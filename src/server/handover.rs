@@ -6,7 +6,6 @@
 //! does, nothing has happened.
 
 use std::{
-    fs::File,
     io::{self, IoSlice, IoSliceMut, Write},
     mem::MaybeUninit,
     os::{
@@ -161,7 +160,7 @@ pub struct Inherited {
     public: Vec<(String, OwnedFd)>,
     operator: Vec<(String, OwnedFd)>,
     control: OwnedFd,
-    lock: File,
+    lock: OwnedFd,
     stream: BlockingStream,
 }
 
@@ -200,7 +199,7 @@ pub fn take_over(dir: &Path) -> Result<Option<Inherited>> {
         } else if name == CONTROL {
             control = Some(fd);
         } else if name == LOCK {
-            lock = Some(File::from(fd));
+            lock = Some(fd);
         }
     }
     let (Some(control), Some(lock)) = (control, lock) else {
@@ -250,7 +249,7 @@ impl Inherited {
     ///
     /// # Errors
     /// Where the process has no descriptors left.
-    pub fn lock(&self) -> Result<File> {
+    pub fn lock(&self) -> Result<OwnedFd> {
         self.lock.try_clone().map_err(Error::internal)
     }
 

@@ -20,10 +20,10 @@ use crate::{
     delivery::Body,
     error::{Error, Kind},
     http::body::{Pace, RequestBody},
-    limit::{Clients, Limiter},
+    limit::{ClientLimiter, Limiter},
     logging,
-    metrics::{Levels, Metrics},
-    store::local::LocalStore,
+    metrics::{Levels, Metrics, StoreLevels},
+    store::Store,
 };
 
 /// Connections at a time: a few scrapers and probes.
@@ -51,7 +51,7 @@ pub struct Operator {
     /// The same.
     pub limiter: Arc<Limiter>,
     /// The public listener's clients.
-    pub clients: Arc<Clients>,
+    pub clients: Arc<ClientLimiter>,
     /// Whose disk is asked.
     pub disk: Disk,
     /// The public listeners', where one speaks it.
@@ -71,7 +71,7 @@ enum Part {
 
 /// The store's disk, asked by one at a time: on one that hangs, probes must not gather blocked threads.
 pub struct Disk {
-    store: LocalStore,
+    store: Arc<dyn Store>,
     free_min_bytes: u64,
     asking: Arc<Semaphore>,
 }
@@ -103,6 +103,7 @@ pub async fn serve(
 
 impl Operator {
     async fn metrics(&self) -> Response<Body> {
+        let health = self.disk.store.maintenance().health();
         let levels = Levels {
             files: self.service.api().files.levels(),
             limiter_addresses: self.limiter.entries(),
@@ -110,8 +111,12 @@ impl Operator {
             client_memory: self.clients.memory(),
             disk_free_bytes: self.disk.free_bytes().await,
             disk_free_min_bytes: self.disk.free_min_bytes,
-            disk_reserved_bytes: self.disk.store.reserved_bytes(),
-            store: self.disk.store.levels(),
+            disk_reserved_bytes: health.reserved_bytes,
+            store: StoreLevels {
+                is_readable: health.reads.is_none(),
+                is_writable: health.reads.is_none() && health.writes.is_none(),
+                write_errors: health.write_errors,
+            },
             certificates_end_secs: self.tls.as_ref().and_then(Tls::end_secs),
             log_lines_dropped: logging::lines_dropped(),
         };
@@ -126,8 +131,8 @@ impl Operator {
         }
         let floor = self.disk.free_min_bytes;
         let free = self.disk.free_bytes().await;
-        let troubles = self.disk.store.troubles();
-        let disk = match (troubles.reads, free) {
+        let health = self.disk.store.maintenance().health();
+        let disk = match (health.reads, free) {
             (Some(why), _) => Some(format!("disk: {why}: nothing can be read or written")),
             (None, None) => Some("disk: it does not say what it has left".to_owned()),
             (None, Some(free)) if free < floor && service == Part::Everything => {
@@ -135,7 +140,7 @@ impl Operator {
             }
             (None, Some(_)) => None,
         };
-        let uploads = troubles
+        let uploads = health
             .writes
             .filter(|_| service == Part::Everything)
             .map(|why| format!("uploads: {why}"));
@@ -149,7 +154,7 @@ impl Operator {
 
 impl Disk {
     /// The store's, which takes uploads while `free_min_bytes` are free.
-    pub fn new(store: LocalStore, free_min_bytes: u64) -> Self {
+    pub fn new(store: Arc<dyn Store>, free_min_bytes: u64) -> Self {
         Self {
             store,
             free_min_bytes,
@@ -163,10 +168,10 @@ impl Disk {
             let turn = self.asking.clone().acquire_owned().await;
             let turn = turn.map_err(Error::internal)?;
             let store = self.store.clone();
-            let asked = tokio::task::spawn_blocking(move || {
-                // Kept until the disk has answered, however long that takes.
+            // A task, because the turn is kept until the disk has answered, however long that takes.
+            let asked = tokio::spawn(async move {
                 let _turn = turn;
-                store.free_bytes()
+                store.maintenance().free_bytes().await
             });
             asked.await.map_err(Error::internal)?
         };

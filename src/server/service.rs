@@ -39,7 +39,7 @@ use crate::{
         framing,
         target::Target,
     },
-    limit::{Held, Limiter, Rate},
+    limit::{Limiter, Rate, UploadPermit},
     metrics::{Answered, Refusal, Requests, UploadLevels},
     routes::{self, Action},
     tenant::Tenants,
@@ -251,7 +251,7 @@ impl Service {
         &self,
         call: &Call<'_>,
         routed: Routed<'_>,
-        permit: Option<Held<'_>>,
+        permit: Option<UploadPermit<'_>>,
         body: &mut RequestBody,
     ) -> Result<Response<Body>> {
         use Action::*;

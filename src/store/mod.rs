@@ -4,8 +4,10 @@
 //! HTTP; it does not decide who may open what (`files/`), nor when an object has expired (`retention/`).
 
 mod key;
+mod maintenance;
 mod mapped;
 mod meta;
+mod parts;
 mod payload;
 mod trailer;
 
@@ -16,72 +18,99 @@ use std::{future::Future, pin::Pin};
 use bytes::Bytes;
 
 use crate::{
+    derivative::Derivative,
     error::{Error, Result},
     time::Day,
 };
 
 pub use self::{
     key::{Class, Key, ObjectId},
+    maintenance::{Access, Cutoffs, Damaged, ExpireMode, Expired, Health, Maintenance, Verified},
     mapped::{CHUNK_BYTES, MappedFile},
-    meta::{BoundingBox, Dialect, Meta, SECRET_HASH_BYTES},
+    meta::{Dialect, Meta, SECRET_HASH_BYTES},
+    parts::{
+        ClaimedParts, ClaimedUpload, PART_BYTES_MIN, PART_NUMBER_MAX, PartStore, PartWriter,
+        PartsOwner, PutPart, StoredPart, UnfinishedUpload, UnfinishedUploads, parts_have_expired,
+    },
     payload::{Opened, Payload, ReadRange},
     trailer::{FOOTER_BYTES, META_BYTES_MAX},
 };
 
-/// A boxed future: the store is the one open set behind a trait object (local now, buckets next).
+/// A boxed future: engines are the one open set behind a trait object.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// A place that keeps objects. One contract suite (`tests/it/store.rs`) runs against every implementation.
+/// A call of an engine.
+pub type StoreFuture<'a, T> = BoxFuture<'a, Result<T>>;
+
+/// An engine that keeps objects. One contract suite (`tests/it/store/contract.rs`) runs against every engine.
 pub trait Store: Send + Sync + 'static {
-    /// Starts an upload to be committed under `key`.
+    /// Begins an upload that will be committed under `key`.
     ///
     /// # Errors
-    /// `StorageFull` where the upload, beside all others under way, could go below the free-space floor. A store
-    /// may say so at a later call, but before it writes anything.
-    fn begin(&self, key: Key, size: UploadSize) -> BoxFuture<'_, Result<Box<dyn Upload>>>;
+    /// `StorageFull` if the upload, beside all others under way, could go below the free-space floor. An engine may
+    /// report that at a later call, but before it writes anything.
+    fn begin(&self, key: Key, size: UploadSize) -> StoreFuture<'_, Box<dyn Upload>>;
 
-    /// Opens a committed object; `None` where there is none.
+    /// Opens a committed object; `None` if there is none.
     ///
     /// # Errors
-    /// `Internal` where the disk fails or the file is damaged.
-    fn open(&self, key: Key) -> BoxFuture<'_, Result<Option<Opened>>>;
+    /// `Internal` if the storage fails or the object is damaged; `Unavailable` if the storage cannot be reached. "None"
+    /// is only returned by a storage that can.
+    fn open(&self, key: Key) -> StoreFuture<'_, Option<Opened>>;
 
-    /// Whether no upload can be committed under this key: there is an object, or one that was there was taken down.
+    /// Whether a commit under this key would be refused, because there is an object or because one was taken down.
     ///
     /// # Errors
     /// As [`Store::open`].
-    fn is_taken(&self, key: Key) -> BoxFuture<'_, Result<bool>> {
-        Box::pin(async move { Ok(self.open(key).await?.is_some()) })
+    fn is_taken(&self, key: Key) -> StoreFuture<'_, bool> {
+        Box::pin(
+            async move { Ok(self.open(key).await?.is_some() || self.is_taken_down(key).await?) },
+        )
     }
 
-    /// Whether an object of this key was taken down so long ago that a commit does not see it.
+    /// Whether an object of this key was taken down and a commit may not notice it any more, for example because that
+    /// was long ago.
     ///
     /// # Errors
-    /// `Internal` where the disk fails.
-    fn is_taken_down(&self, _key: Key) -> BoxFuture<'_, Result<bool>> {
-        Box::pin(async { Ok(false) })
-    }
+    /// As [`Store::open`].
+    fn is_taken_down(&self, key: Key) -> StoreFuture<'_, bool>;
 
-    /// Makes a committed object found under a later day as well, durably, as long as that day is kept; where
-    /// it is found there already, nothing is left to do. `false` where there is no object of this key.
+    /// Makes a committed object durably available under a later day too, for as long as that day is kept. It is no
+    /// error if it already is. `false` if there is no object of this key.
     ///
     /// # Errors
-    /// `StorageFull`, or `Internal` where the disk fails.
-    fn keep_until(&self, key: Key, day: Day) -> BoxFuture<'_, Result<bool>>;
+    /// `StorageFull`; otherwise as [`Store::open`].
+    fn extend_life(&self, key: Key, day: Day) -> StoreFuture<'_, bool>;
 
-    /// Takes an object down under every key it has, with all its derivatives; `false` where there was none.
-    fn remove(&self, id: ObjectId) -> BoxFuture<'_, Result<bool>>;
+    /// Takes an object down under every key it has, with all its derivatives; `false` if there was none. No later
+    /// upload can be committed under its first key.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    fn remove(&self, id: ObjectId) -> StoreFuture<'_, bool>;
 
-    /// Reads a derivative that [`Store::put_derived`] kept; damaged ones count as absent.
-    fn derived(&self, key: Key, name: DerivedName) -> BoxFuture<'_, Result<Option<Derived>>>;
+    /// Reads a derivative that [`Store::put_derived`] kept. A damaged one counts as absent.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    fn derived(&self, key: Key, derivative: Derivative) -> StoreFuture<'_, Option<Derived>>;
 
-    /// Keeps a derivative. It may vanish at any time and is not made durable: it can be computed again.
+    /// Keeps a derivative. It need not be durable, and may vanish at any time: it can be computed again.
+    ///
+    /// # Errors
+    /// `StorageFull`, `Unavailable` or `Internal`; the derivative is then not kept.
     fn put_derived(
         &self,
         key: Key,
-        name: DerivedName,
+        derivative: Derivative,
         derived: Derived,
-    ) -> BoxFuture<'_, Result<()>>;
+    ) -> StoreFuture<'_, ()>;
+
+    /// Unfinished uploads in parts.
+    fn parts(&self) -> &dyn PartStore;
+
+    /// State, recovery, expiry and verification.
+    fn maintenance(&self) -> &dyn Maintenance;
 }
 
 /// What is known of an upload's size before its bytes come.
@@ -93,59 +122,48 @@ pub enum UploadSize {
     AtMost(u64),
 }
 
-/// An object on its way in. Dropping it before the commit removes every trace of it.
-pub trait Upload: Send {
-    /// Appends bytes; returns when they are queued, at most two batches of memory ahead of the disk.
+/// Receives the bytes of an upload or of a part.
+pub trait Sink: Send {
+    /// Appends bytes. Returns when they are queued, at most two batches of memory ahead of the storage.
     ///
     /// # Errors
-    /// `StorageFull`, or `Internal` where the disk fails; the upload cannot go on after either.
+    /// `StorageFull`, or `Internal` if the storage fails. Then the sink can only be dropped.
     ///
     /// # Cancel safety
-    /// Not cancel safe: after a dropped `write` the upload can only be dropped.
-    fn write(&mut self, chunk: Bytes) -> BoxFuture<'_, Result<()>>;
+    /// Not cancel safe: after a dropped `write`, the sink can only be dropped.
+    fn write(&mut self, chunk: Bytes) -> StoreFuture<'_, ()>;
+}
 
+/// An object on its way in. Dropping it before the commit removes every trace of it.
+pub trait Upload: Sink {
     /// Makes the object durable and visible under its key, all or nothing. `meta.len` and `meta.crc` are
     /// set here, from the bytes written.
     ///
     /// # Errors
-    /// As [`Upload::write`]. A failed fsync is never tried again: the kernel may have dropped the pages.
+    /// As [`Sink::write`]. A failed fsync is never tried again: the kernel may have dropped the pages.
     ///
     /// # Cancel safety
     /// All or nothing: a dropped commit either removes every trace or runs to its end by itself.
-    fn commit(self: Box<Self>, meta: Meta) -> BoxFuture<'static, Result<Meta>>;
+    fn commit(self: Box<Self>, meta: Meta) -> StoreFuture<'static, Meta>;
 }
 
-/// Which derivative of an object: part of its file name, so a closed set of short ASCII forms.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum DerivedName {
-    /// A thumbnail that fits the box.
-    Thumbnail(BoundingBox),
-    /// A video's first frame, as large as thumbnails are made from it.
-    Frame,
-    /// A voice as MP3.
-    Mp3,
-    /// A voice as AMR.
-    Amr,
-}
-
-impl std::fmt::Display for DerivedName {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Thumbnail(fit) => write!(f, "t{}x{}", fit.width, fit.height),
-            Self::Frame => f.write_str("frame"),
-            Self::Mp3 => f.write_str("mp3"),
-            Self::Amr => f.write_str("amr"),
-        }
-    }
-}
-
-/// A derivative: small enough to be held in memory whole.
+/// The contents of a derivative, small enough to be in memory as a whole.
 #[derive(Debug, Clone)]
 pub struct Derived {
     /// The media type of `bytes`.
     pub content_type: String,
     /// The body.
     pub bytes: Bytes,
+}
+
+/// Runs a future to its end, even if the caller goes away.
+pub(crate) async fn to_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    match tokio::spawn(work).await {
+        Ok(result) => result,
+        Err(error) => Err(Error::internal(error)),
+    }
 }
 
 /// Runs blocking work off the reactor threads, to its end even if the caller goes away.

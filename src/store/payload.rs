@@ -77,6 +77,15 @@ impl Opened {
         })
     }
 
+    /// An object whose payload is read in ranges.
+    pub fn stream(key: Key, meta: Meta, stream: Arc<dyn ReadRange>) -> Self {
+        Self {
+            key,
+            meta,
+            payload: Payload::Stream(stream),
+        }
+    }
+
     /// Number of bytes of the payload.
     pub fn len(&self) -> u64 {
         self.meta.len

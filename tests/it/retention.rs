@@ -4,13 +4,17 @@ use std::path::Path;
 
 use chatfiles::{
     auth::Subject,
-    retention::{self, Report},
-    store::{ObjectId, local::SweepMemory},
+    retention::{
+        Report,
+        SweepMode::{self, Remove, RemoveConfirmed},
+    },
+    store::ObjectId,
     time::{Day, MS_PER_DAY, MS_PER_SECOND, Timestamp},
 };
 
 use crate::support::{
-    Answer, BASE, Form, TestServer, assert_error, configuration, head, open_from, photo, poll,
+    self, Answer, BASE, Form, TestServer, assert_error, configuration, head, last_sweep, open_from,
+    photo, poll,
 };
 
 const ONE_DAY: &str = "[retention]\nchatfile_days = 1\n";
@@ -32,22 +36,14 @@ fn assert_expired(answer: &Answer, id: &str) {
 }
 
 /// Runs a sweep of the server's store, as the command line does.
-fn sweep(server: &TestServer, toml: &str, confirmed: bool, dry_run: bool) -> Report {
+fn sweep(server: &TestServer, toml: &str, mode: SweepMode) -> Report {
     let policy = configuration(Path::new("unused"), toml).retention();
-    retention::sweep(
-        &server.store,
-        &policy,
-        server.clock.now(),
-        confirmed,
-        dry_run,
-    )
-    .unwrap()
+    support::sweep(&server.store, &policy, server.clock.now(), mode)
 }
 
 /// Waits until the server's first sweep has ended.
 fn await_first_sweep(server: &TestServer) {
-    let memory = SweepMemory::of(&server.store);
-    poll("the first sweep", || memory.read().unwrap().is_some());
+    poll("the first sweep", || last_sweep(&server.store).is_some());
 }
 
 /// Advances day by day until `to_ms` and sweeps each day. No sweep may remove anything.
@@ -55,7 +51,7 @@ fn await_first_sweep(server: &TestServer) {
 fn pass_days(server: &TestServer, toml: &str, to_ms: i64) {
     while server.clock.now().ms() + MS_PER_DAY < to_ms {
         server.clock.advance(MS_PER_DAY);
-        let report = sweep(server, toml, false, false);
+        let report = sweep(server, toml, Remove);
         assert!(report.is_empty() && report.refused.is_none(), "{report:?}");
     }
     set_clock(server, to_ms);
@@ -145,7 +141,7 @@ fn files_never_expire_by_default() {
     await_first_sweep(&server);
     server.clock.advance(100 * 365 * MS_PER_DAY);
     assert_eq!(server.download(&id, &[]).body, b"hello");
-    let report = sweep(&server, FOREVER, true, false);
+    let report = sweep(&server, FOREVER, RemoveConfirmed);
     assert!(report.is_empty(), "{report:?}");
     assert_eq!(server.download(&id, &[]).body, b"hello");
 }
@@ -182,14 +178,14 @@ fn day_is_removed_two_days_later() {
     );
     pass_days(&server, ONE_DAY, swept_ms(day, 1) - 20 * MS_PER_SECOND);
     let younger = server.store_file("b.txt", "text/plain", b"hello");
-    assert_eq!(sweep(&server, ONE_DAY, false, false), Report::default());
+    assert_eq!(sweep(&server, ONE_DAY, Remove), Report::default());
     assert_expired(&server.download(&id, &[]), &id);
     set_clock(&server, swept_ms(day, 1));
     // First, a dry run.
     let days = vec![format!("chatfile/{day}")];
-    for dry_run in [true, false] {
+    for mode in [SweepMode::Report, Remove] {
         assert_eq!(server.files_in("objects").len(), 2);
-        let report = sweep(&server, ONE_DAY, false, dry_run);
+        let report = sweep(&server, ONE_DAY, mode);
         assert_eq!(
             report,
             Report {
@@ -233,7 +229,7 @@ fn running_download_outlives_sweep() {
     connection.stream().peek(&mut [0]).unwrap();
     let day = created(&id).day();
     pass_days(&server, ONE_DAY, swept_ms(day, 1));
-    assert_eq!(sweep(&server, ONE_DAY, false, false).days.len(), 1);
+    assert_eq!(sweep(&server, ONE_DAY, Remove).days.len(), 1);
     assert!(server.files_in("objects").is_empty());
     let answer = connection.answer("GET").unwrap();
     assert!(answer.status == 200 && answer.body == bytes);
@@ -299,12 +295,12 @@ fn apps_share_day_but_not_retention() {
         objects: 1,
         ..Report::default()
     };
-    assert_eq!(sweep(&server, MIXED, false, false), one);
+    assert_eq!(sweep(&server, MIXED, Remove), one);
     assert_eq!(server.files_in("objects").len(), 2);
     check(&["default", "ever"]);
     pass_days(&server, MIXED, swept_ms(day, 4));
     check(&["ever"]);
-    assert_eq!(sweep(&server, MIXED, false, false), one);
+    assert_eq!(sweep(&server, MIXED, Remove), one);
     assert_eq!(server.files_in("objects").len(), 1);
     check(&["ever"]);
 }
@@ -319,7 +315,7 @@ fn jumped_clock_removes_nothing() {
     for jump in [100 * MS_PER_DAY, -100 * MS_PER_DAY] {
         server.clock.advance(jump);
         for _ in 0..2 {
-            let report = sweep(&server, ONE_DAY, false, false);
+            let report = sweep(&server, ONE_DAY, Remove);
             let seen = report
                 .refused
                 .flatten()
@@ -336,23 +332,23 @@ fn jumped_clock_removes_nothing() {
             b"hello",
             "after a jump of {jump}"
         );
-        assert_eq!(sweep(&server, ONE_DAY, false, false), Report::default());
+        assert_eq!(sweep(&server, ONE_DAY, Remove), Report::default());
     }
     server.clock.advance(100 * MS_PER_DAY);
     assert_expired(&server.download(&id, &[]), &id);
     assert_eq!(server.files_in("objects").len(), 1);
-    let report = sweep(&server, ONE_DAY, true, true);
+    let report = sweep(&server, ONE_DAY, SweepMode::Report);
     assert_eq!(
         (report.refused, server.files_in("objects").len()),
         (None, 1),
         "a dry run"
     );
-    let report = sweep(&server, ONE_DAY, true, false);
+    let report = sweep(&server, ONE_DAY, RemoveConfirmed);
     assert_eq!((report.days, report.refused), (vec![day], None));
     assert!(server.files_in("objects").is_empty());
     // From now on, the new time is trusted.
     server.clock.advance(MS_PER_DAY);
-    assert_eq!(sweep(&server, ONE_DAY, false, false), Report::default());
+    assert_eq!(sweep(&server, ONE_DAY, Remove), Report::default());
 }
 
 #[test]

@@ -9,9 +9,9 @@ use super::Context;
 use crate::{
     api::{Call, signed_url},
     delivery::{Body, CachePolicy, NotConvertible, View, deliver},
+    derivative::VoiceFormat,
     error::{Error, Kind, Result},
     files::OpenFile,
-    media::voice::VoiceFormat,
     retention,
     store::{Class, Dialect, Key, ObjectId},
     tenant::{DownloadAuth, Tenant},

@@ -21,7 +21,7 @@ use crate::{
     auth::{Identity, verifier::bearer},
     error::{Error, Kind, Result},
     files::Scope,
-    limit::Reserved,
+    limit::QuotaPermit,
     store::Dialect,
     tenant::{Tenant, Tenants},
 };
@@ -71,7 +71,7 @@ impl<'a> Context<'a> {
     }
 
     /// Takes so many bytes out of the day's quotas.
-    fn reserve(&self, identity: &Identity, bytes: u64) -> Result<Reserved> {
+    fn reserve(&self, identity: &Identity, bytes: u64) -> Result<QuotaPermit> {
         let user = identity.user().unwrap_or_default();
         self.api.reserve(self.call, self.tenant, user, bytes)
     }

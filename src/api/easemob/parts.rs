@@ -21,10 +21,7 @@ use crate::{
         multipart::{self, Form},
     },
     limit::Owner,
-    store::{
-        ObjectId,
-        local::{PART_BYTES_MIN, PART_NUMBER_MAX},
-    },
+    store::{ObjectId, PART_BYTES_MIN, PART_NUMBER_MAX},
 };
 
 /// Bytes of a body that should be empty and is not looked at.

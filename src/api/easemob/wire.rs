@@ -13,7 +13,7 @@ use crate::{
     delivery::Body,
     error::{Error, Kind},
     files::Stored,
-    store::{ObjectId, local::StoredPart},
+    store::{ObjectId, StoredPart},
 };
 
 /// The answer to an upload, in one piece or in parts.

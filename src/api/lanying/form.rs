@@ -13,20 +13,21 @@ use super::{
 use crate::{
     api::no_room,
     delivery::{Body, etag},
+    derivative::BoundingBox,
     error::{Error, Kind, PolicyFault, Result},
     files::Attributes,
     http::{
         body::RequestBody,
         multipart::{self, FORM_OVERHEAD_BYTES, Form},
     },
-    limit::Held,
-    store::{BoundingBox, Key},
+    limit::UploadPermit,
+    store::Key,
 };
 
 pub(crate) async fn post(
     context: &Context<'_>,
     body: &mut RequestBody,
-    mut permit: Option<Held<'_>>,
+    mut permit: Option<UploadPermit<'_>>,
 ) -> Result<Response<Body>> {
     let Context {
         api,
@@ -100,7 +101,7 @@ pub(crate) async fn post(
         scope: context.scope(),
         owner,
         restricted: false,
-        thumbnail: BoundingBox::USUAL,
+        thumbnail: BoundingBox::DEFAULT,
         recipient: accepted.recipient.as_deref(),
     };
     let stored = api.files.commit(received, attributes, reserved).await?;

@@ -9,15 +9,16 @@ use std::{
     time::Duration,
 };
 
+use futures_util::TryStreamExt;
 use tokio::runtime::Handle;
 
-use super::{PartUpload, PartUploads, blocking, owner_of};
+use super::{PartUpload, PartUploads, owner_of};
 use crate::{
     error::{Error, Kind, Result},
     fair_queue::{self, Claimant, FairQueue, Permit},
     files::{Attributes, Files, Received, Stored},
-    limit::{Owner, PartsReserved},
-    store::{BoxFuture, Class, Key, ObjectId, UploadSize, local::ClaimedParts},
+    limit::{Owner, PartsPermit},
+    store::{BoxFuture, ClaimedUpload, Class, Key, ObjectId, StoredPart, UploadSize, to_end},
 };
 
 /// Completions at once, and waiting. Each reads and writes up to `upload_bytes_max` bytes without bringing any, so
@@ -41,8 +42,8 @@ struct Claim(Option<Claimed>);
 
 struct Claimed {
     upload: PartUpload,
-    parts: ClaimedParts,
-    reserved: PartsReserved,
+    parts: ClaimedUpload,
+    reserved: PartsPermit,
     /// Held as long as the work goes on, also where the client has gone.
     place: Permit,
 }
@@ -89,15 +90,15 @@ impl Files {
                 Error::new(Kind::Unavailable(AGAIN_AFTER)).public(text)
             })?;
             let key = self.new_key(Class::Chatfile)?;
-            let claim = upload.claim(key.id, place).await?;
+            let claim = upload.claim(key, place).await?;
             let joined = self.join(claim.parts(), key, bytes_max).await;
             let commit = match joined.and_then(|received| received.into_commit(attributes)) {
                 Ok(commit) => commit,
                 // Before it is answered: the client may send what is missing at once.
-                Err(error) => return blocking(move || claim.settle(Err(error))).await,
+                Err(error) => return to_end(claim.settle(Err(error))).await,
             };
             let (claim, stored) = Settling(Some((claim, commit))).await;
-            blocking(move || claim.settle(stored)).await
+            to_end(claim.settle(stored)).await
         };
         match completed.await {
             Ok(stored) => Ok(Completion {
@@ -115,8 +116,8 @@ impl Files {
         }
     }
 
-    async fn join(&self, parts: &ClaimedParts, key: Key, bytes_max: u64) -> Result<Received> {
-        let stored = parts.list().await?;
+    async fn join(&self, claimed: &ClaimedUpload, key: Key, bytes_max: u64) -> Result<Received> {
+        let stored = without_gap(claimed)?;
         let bytes: u64 = stored.iter().map(|part| part.bytes).sum();
         if bytes > bytes_max {
             return Err(Kind::TooLarge.into());
@@ -124,9 +125,18 @@ impl Files {
         let upload = self.store.begin(key, UploadSize::Announced(bytes)).await?;
         // Parts are called `blob`: neither a name nor a type comes with them.
         let mut received = Received::new(upload, key, None, None);
-        let mut reader = parts.read(stored);
-        while let Some(chunk) = reader.chunk().await? {
-            received.append(chunk, bytes_max).await?;
+        for part in stored {
+            let (mut bytes, mut crc) = (claimed.parts.read(part), crc32fast::Hasher::new());
+            while let Some(chunk) = bytes.try_next().await? {
+                crc.update(&chunk);
+                received.append(chunk, bytes_max).await?;
+            }
+            if crc.finalize() != part.crc {
+                // Removed, so that the completion can be tried again once the part was sent again.
+                claimed.parts.remove(part).await?;
+                let text = format!("part {} is damaged: send it again.", part.number);
+                return Err(Error::invalid(text));
+            }
         }
         received.check_not_empty()
     }
@@ -139,68 +149,90 @@ impl PartUploads {
         self.table().completed(id, owner, now)
     }
 
-    /// Settles a completion that was cut short with its server. Blocking.
+    /// Settles a completion that was cut short with its server.
     ///
     /// Where its object was stored, the client may have its answer or not; it is answered if it asks again. Only the
     /// secret of a restricted file is gone, so the upload is given back for another completion: a second file
     /// rather than one that nobody can open.
-    pub(super) fn settle_orphan(&self, orphan: &ClaimedParts) -> Result<()> {
-        let folder = &self.0.folder;
-        match folder.completed(orphan)? {
-            Some((found, key, meta)) if meta.secret_hash.is_none() => {
-                let owner = owner_of(found);
+    pub(super) async fn settle_orphan(&self, orphan: ClaimedUpload) -> Result<()> {
+        let ClaimedUpload {
+            id,
+            key,
+            found,
+            parts,
+        } = orphan;
+        let meta = self.0.store.open(key).await?.map(|opened| opened.meta);
+        match (meta, found) {
+            (Some(meta), Some(found)) if meta.secret_hash.is_none() => {
                 let stored = Arc::new(Stored {
                     key,
                     meta,
                     share_secret: None,
                 });
                 let now = self.0.clock.monotonic();
-                self.table().complete(orphan.id(), owner, stored, now);
-                folder.discard_claimed(orphan)
+                self.table()
+                    .complete(id, owner_of(found.owner), stored, now);
+                parts.discard().await
             }
-            _ => folder.give_back(orphan),
+            _ => parts.give_back().await,
         }
+    }
+}
+
+/// The parts by number, if they are numbered from 1 without a gap.
+///
+/// # Errors
+/// `InvalidArgument` if there is no part, or one is missing in between.
+fn without_gap(claimed: &ClaimedUpload) -> Result<Vec<StoredPart>> {
+    let found = claimed.found.as_ref().ok_or(Kind::ObjectNotFound)?;
+    for (part, expected) in found.parts.iter().zip(1..) {
+        if part.number != expected {
+            return Err(Error::invalid(format!("part {expected} is missing.")));
+        }
+    }
+    match found.parts.is_empty() {
+        true => Err(Error::invalid("no part has been uploaded.")),
+        false => Ok(found.parts.clone()),
     }
 }
 
 impl PartUpload {
     /// Takes the upload for its completion into an object.
-    async fn claim(self, object: ObjectId, place: Permit) -> Result<Claim> {
-        blocking(move || {
+    async fn claim(self, key: Key, place: Permit) -> Result<Claim> {
+        to_end(async move {
             let (uploads, id) = (self.uploads.clone(), self.id);
-            uploads.change(id, |folder| {
-                let reserved = uploads.table().claim(id)?;
-                match folder.claim(id, object) {
-                    Ok(parts) => Ok(Claim(Some(Claimed {
-                        upload: self,
-                        parts,
-                        reserved,
-                        place,
-                    }))),
-                    Err(error) => {
-                        let now = uploads.0.clock.monotonic();
-                        uploads.table().give_back(id, reserved, now);
-                        Err(error)
-                    }
+            let _alone = uploads.lock(id).await?;
+            let reserved = uploads.table().claim(id)?;
+            match uploads.stored().claim(id, key).await {
+                Ok(parts) => Ok(Claim(Some(Claimed {
+                    upload: self,
+                    parts,
+                    reserved,
+                    place,
+                }))),
+                Err(error) => {
+                    let now = uploads.0.clock.monotonic();
+                    uploads.table().give_back(id, reserved, now);
+                    uploads.forget_if_gone(id, Err(error))
                 }
-            })
+            }
         })
         .await
     }
 }
 
 impl Claim {
-    fn parts(&self) -> &ClaimedParts {
+    fn parts(&self) -> &ClaimedUpload {
         &self.0.as_ref().expect("taken by its end alone").parts
     }
 
-    /// Ends the completion as its commit ended. Blocking.
-    fn settle(mut self, stored: Result<Stored>) -> Result<Arc<Stored>> {
+    /// Ends the completion as its commit ended.
+    async fn settle(mut self, stored: Result<Stored>) -> Result<Arc<Stored>> {
         let claimed = self.0.take().expect("taken by its end alone");
         let stored = match stored {
             Ok(stored) => Arc::new(stored),
             Err(error) => {
-                claimed.give_back();
+                claimed.give_back().await;
                 return Err(error);
             }
         };
@@ -216,7 +248,7 @@ impl Claim {
         let now = uploads.0.clock.monotonic();
         let owner = upload.owner.clone();
         uploads.table().complete(id, owner, stored.clone(), now);
-        if let Err(error) = uploads.0.folder.discard_claimed(&parts) {
+        if let Err(error) = parts.parts.discard().await {
             // The file is stored; the next start removes its parts.
             tracing::warn!(%id, %error, "the parts of a completed upload could not be removed");
         }
@@ -225,10 +257,9 @@ impl Claim {
 }
 
 impl Claimed {
-    /// Blocking.
-    fn give_back(self) {
+    async fn give_back(self) {
         let (uploads, id) = (&self.upload.uploads, self.upload.id);
-        match uploads.0.folder.give_back(&self.parts) {
+        match self.parts.parts.give_back().await {
             Ok(()) => {
                 let now = uploads.0.clock.monotonic();
                 uploads.table().give_back(id, self.reserved, now);
@@ -243,10 +274,9 @@ impl Claimed {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        let Some(claimed) = self.0.take() else { return };
-        match Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(move || claimed.give_back())),
-            Err(_) => claimed.give_back(),
+        // Without a runtime the process is ending, and the next start gives it back.
+        if let (Some(claimed), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            runtime.spawn(claimed.give_back());
         }
     }
 }
@@ -267,11 +297,13 @@ impl Drop for Settling {
         let Some((claim, commit)) = self.0.take() else {
             return;
         };
-        // The client has gone while the file became durable: it may be there, and must not be stored once more.
+        // The client has gone while the file became durable: it may be there, and must not be stored once more. On a
+        // blocking thread, because the runtime waits for those when it ends.
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn_blocking(move || {
-                let stored = Handle::current().block_on(commit);
-                if let Err(error) = claim.settle(stored) {
+                let settled =
+                    Handle::current().block_on(async { claim.settle(commit.await).await });
+                if let Err(error) = settled {
                     tracing::info!(%error, "a completion failed that nobody waited for");
                 }
             });

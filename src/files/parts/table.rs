@@ -9,13 +9,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use parking_lot::Mutex;
+use tokio::sync::Mutex;
 
 use super::completed::Completed;
 use crate::{
     error::{Error, Kind, Result},
     files::Stored,
-    limit::{Owner, PartsReserved, Reserved, Shares},
+    limit::{Owner, PartsPermit, QuotaPermit, Shares},
     metrics::{PartLevels, ShareRefusal},
     store::ObjectId,
 };
@@ -63,9 +63,9 @@ struct Entry {
     used: Instant,
     /// What it counts for in `Table::bytes`: stored parts and those on their way.
     charge: u64,
-    reserved: PartsReserved,
-    /// Held while the upload's directory is changed.
-    disk: Arc<Mutex<()>>,
+    reserved: PartsPermit,
+    /// Held while the stored upload is changed.
+    lock: Arc<Mutex<()>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,7 +133,7 @@ impl Table {
             return Err(self.refuse(whose));
         }
         self.replaced += replaced.len() as u64;
-        self.insert(id, owner, 0, PartsReserved::default(), now);
+        self.insert(id, owner, 0, PartsPermit::default(), now);
         self.enter(id)?;
         Ok(replaced.into_iter().map(|(idle, _)| idle).collect())
     }
@@ -153,7 +153,7 @@ impl Table {
     pub(super) fn adopt(&mut self, id: ObjectId, owner: Owner, parts: &[u64], now: Instant) {
         if !self.entries.contains_key(&id) {
             let charged = parts.iter().copied().map(charge).sum();
-            let reserved = PartsReserved::uncounted(parts.iter().sum());
+            let reserved = PartsPermit::uncounted(parts.iter().sum());
             self.insert(id, owner, charged, reserved, now);
         }
     }
@@ -163,7 +163,7 @@ impl Table {
         id: ObjectId,
         owner: Owner,
         charge: u64,
-        reserved: PartsReserved,
+        reserved: PartsPermit,
         now: Instant,
     ) {
         let entry = Entry {
@@ -173,7 +173,7 @@ impl Table {
             used: now,
             charge,
             reserved,
-            disk: Arc::default(),
+            lock: Arc::default(),
         };
         self.put(id, entry);
     }
@@ -229,14 +229,14 @@ impl Table {
         }
     }
 
-    /// What to hold while the directory of an upload is changed. Checks that it is not being completed.
+    /// The lock to hold while a stored upload is changed. Checks that it is not being completed.
     ///
     /// # Errors
     /// `ObjectNotFound`; `AlreadyExists` while it is being completed.
-    pub(super) fn disk(&self, id: ObjectId) -> Result<Arc<Mutex<()>>> {
+    pub(super) fn lock(&self, id: ObjectId) -> Result<Arc<Mutex<()>>> {
         let entry = self.entries.get(&id).ok_or(Kind::ObjectNotFound)?;
         entry.check_open()?;
-        Ok(entry.disk.clone())
+        Ok(entry.lock.clone())
     }
 
     /// Counts the bytes of a part that is about to come, of which `room` more are free above the floor. A user may
@@ -285,7 +285,7 @@ impl Table {
     pub(super) fn keep_part(
         &mut self,
         id: ObjectId,
-        reserved: Reserved,
+        reserved: QuotaPermit,
         bytes: u64,
         replaced_bytes: u64,
     ) {
@@ -299,7 +299,7 @@ impl Table {
     ///
     /// # Errors
     /// `ObjectNotFound`; `AlreadyExists` where it is already being completed.
-    pub(super) fn claim(&mut self, id: ObjectId) -> Result<PartsReserved> {
+    pub(super) fn claim(&mut self, id: ObjectId) -> Result<PartsPermit> {
         let entry = self.entries.get_mut(&id).ok_or(Kind::ObjectNotFound)?;
         entry.check_open()?;
         entry.state = State::Completing;
@@ -307,7 +307,7 @@ impl Table {
     }
 
     /// Opens an upload again whose completion failed.
-    pub(super) fn give_back(&mut self, id: ObjectId, reserved: PartsReserved, now: Instant) {
+    pub(super) fn give_back(&mut self, id: ObjectId, reserved: PartsPermit, now: Instant) {
         if let Some(entry) = self.entries.get_mut(&id) {
             entry.state = State::Open;
             entry.reserved = reserved;

@@ -19,6 +19,7 @@ async fn handler(command: Command) -> Result<String> {
         Command::Remove(id) => {
             Err(Error::new(Kind::ObjectNotFound).public(format!("no object {id}")))
         }
+        Command::Name => Ok("its name".to_owned()),
     }
 }
 

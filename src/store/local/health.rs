@@ -18,11 +18,11 @@ use crate::{
 
 /// What is wrong with a store, in a few words for an operator. The texts do not contain the store's path.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Troubles {
+pub(super) struct Troubles {
     /// Why nothing can be read, and so nothing written either: the directory is gone.
-    pub reads: Option<String>,
+    pub(super) reads: Option<String>,
     /// Why nothing can be written.
-    pub writes: Option<String>,
+    pub(super) writes: Option<String>,
 }
 
 /// The state of the store, shared by all operations.

@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use rustix::io::retry_on_intr;
 
 use super::{
-    Config, DerivedName, Durability, Key,
+    Config, Durability, Key,
     health::{Health, storage_error},
     instance::Instance,
     names,
@@ -22,6 +22,7 @@ use super::{
     tombstones,
 };
 use crate::{
+    derivative::Derivative,
     error::{Error, Kind, Result},
     metrics::{Synced, Syncs},
     store::{Class, ObjectId},
@@ -51,11 +52,11 @@ const GONE_RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// A day of a class on disk.
 #[derive(Debug, Clone)]
-pub struct DayDirectory {
+pub(super) struct DayDirectory {
     /// The day.
-    pub day: Day,
+    pub(super) day: Day,
     /// Its directories, of objects and of derivatives, whether or not both are there.
-    pub paths: [PathBuf; 2],
+    pub(super) paths: [PathBuf; 2],
 }
 
 impl Layout {
@@ -119,6 +120,17 @@ impl Layout {
         match &opened.writing {
             Ok(instance) => Ok(instance.clone()),
             Err(why) => Err(Error::new(Kind::StorageFull).source(why.clone())),
+        }
+    }
+
+    /// Checks that something may be written by path. A store that is only attached to is written without a lock.
+    ///
+    /// # Errors
+    /// As [`Layout::instance`].
+    pub(super) fn check_writable(&self) -> Result<()> {
+        match self.opened.load().lock {
+            Some(_) => self.instance().map(drop),
+            None => self.check_root(),
         }
     }
 
@@ -326,9 +338,9 @@ pub(super) fn object_name(key: Key) -> PathBuf {
 }
 
 /// Where a derivative lies below the root.
-pub(super) fn derived_name(key: Key, name: DerivedName) -> PathBuf {
+pub(super) fn derived_name(key: Key, derivative: Derivative) -> PathBuf {
     let mut path = sharded(Path::new(""), DERIVED, key);
-    path.push(format!("{}-{name}", key.id));
+    path.push(format!("{}-{derivative}", key.id));
     path
 }
 
@@ -423,7 +435,7 @@ mod tests {
             free_space_min_bytes: 0,
             ..Config::default()
         };
-        let store = LocalStore::open(&config).unwrap();
+        let store = LocalStore::open(&config, None).unwrap();
         let instance = store.layout.instance().unwrap();
         let name = |name: &str| Path::new(OBJECTS).join(name);
         let [from, to] = ["from", "to"].map(|file| directory.path().join(name(file)));

@@ -14,12 +14,12 @@
 //! There is no index and no database: an id's own time gives its path.
 
 mod derived;
+mod expire;
 mod health;
 mod instance;
 mod layout;
 mod mend;
 mod names;
-mod observe;
 mod parts;
 mod removal;
 mod root;
@@ -31,60 +31,47 @@ mod upload;
 mod writers;
 
 use std::{
-    fs::{self, File},
-    io,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use tokio::sync::watch;
-use uuid::Uuid;
 
 use self::{
     derived::{read_derived, write_derived},
     layout::Layout,
     names::At,
+    parts::PartFolder,
     writers::Writers,
 };
 use super::{
-    BoundingBox, BoxFuture, Class, Derived, DerivedName, Dialect, Key, Meta, ObjectId, Opened,
-    Store, Upload, UploadSize, blocking,
+    Access, BoxFuture, Class, Cutoffs, Derived, ExpireMode, Expired, Health, Key, Maintenance,
+    Meta, ObjectId, Opened, PartStore, Sink, Store, StoreFuture, Upload, UploadSize, Verified,
+    blocking,
 };
 use crate::{
-    durable,
+    derivative::Derivative,
     error::{Error, Result},
+    metrics::Syncs,
     time::{Day, Timestamp},
 };
 
-pub use self::{
-    health::Troubles,
-    layout::DayDirectory,
-    observe::Presence,
-    parts::{
-        ClaimedParts, FolderContents, FoundUpload, PART_BYTES_MIN, PART_NUMBER_MAX, PartFolder,
-        PartWriter, PartsReader, StoredPart, WrittenPart, expired_parts, sweep_parts,
-    },
-    removal::{remove_everywhere, remove_object},
-    scrub::{Damaged, scrub},
-    startup::{is_store, running_instance},
-    tombstones::gather as gather_tombstones,
-};
-
-/// Whether an answered upload survives a power cut.
+/// Whether an acknowledged upload survives a power cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Durability {
-    /// Every upload is synced to the disk before it is answered.
+    /// Every upload is synced to the disk before it is acknowledged.
     #[default]
     Full,
-    /// Left to the kernel: survives a crash of the process, not of the machine.
+    /// The kernel decides when to write: an upload survives a crash of the process, not of the machine.
     None,
 }
 
-/// What the local store needs to know.
+/// Configuration of the local store.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The directory; made if it does not exist.
+    /// The directory. It is made if it does not exist.
     pub path: PathBuf,
     /// Whether uploads are synced.
     pub durability: Durability,
@@ -106,145 +93,83 @@ impl Default for Config {
 #[derive(Clone)]
 pub struct LocalStore {
     layout: Arc<Layout>,
+    parts: PartFolder,
     writers: Writers,
-    /// Random, new at every start of a server.
-    name: Arc<str>,
-    /// How often the directory was opened again.
+    /// Counts how often the directory was opened again.
     openings: Arc<watch::Sender<u64>>,
 }
 
 impl LocalStore {
-    /// Opens the store for serving: makes what is missing, probes what the file system can do, takes the
-    /// lock, and sweeps what a crash left in `tmp/`. A store that is there and cannot be written is opened all the
-    /// same: what is in it can be read, uploads are refused, and [`LocalStore::mend`] tries again. Blocking.
+    /// Opens the store for serving: makes missing directories, tries what the file system supports, takes the lock, and
+    /// removes what a crash left in `tmp/`. A store that exists and cannot be written is opened all the same: its files
+    /// can be read, uploads are refused, and [`Maintenance::mend`] tries again. Blocking.
+    ///
+    /// `inherited` is the lock of a running server that hands over ([`Maintenance::handover`]).
     ///
     /// # Errors
     /// A message that names the path and what to do: not writable, read-only or full without a store in it, on two
     /// file systems, or in use by another server.
-    pub fn open(config: &Config) -> Result<Self> {
-        Self::open_with(config, None)
-    }
-
-    /// Like [`LocalStore::open`], with the lock of another server that hands it over, and goes on with what it has begun. Blocking.
-    ///
-    /// # Errors
-    /// As [`LocalStore::open`].
-    pub fn open_with(config: &Config, lock: Option<File>) -> Result<Self> {
+    pub fn open(config: &Config, inherited: Option<OwnedFd>) -> Result<Self> {
         let root = layout::absolute(&config.path)?;
-        let name = Uuid::new_v4().simple().to_string();
-        let opened = startup::open(&root, config.durability, &name, lock)?;
-        let layout = Layout::new(root, config.clone(), opened);
-        if let Some(why) = layout.health.troubles().writes {
+        let opened = startup::open(&root, config.durability, inherited.map(Into::into))?;
+        let store = Self::over(Layout::new(root, config.clone(), opened));
+        if let Some(why) = store.layout.health.troubles().writes {
             tracing::error!(
-                path = %layout.root().display(),
+                path = %store.layout.root().display(),
                 why,
                 "the store cannot be written: files can be read, uploads are refused"
             );
         }
-        Ok(Self {
-            layout: Arc::new(layout),
-            writers: Writers::default(),
-            name: name.into(),
-            openings: Arc::new(watch::Sender::new(0)),
-        })
+        Ok(store)
     }
 
-    /// The store's directory.
-    pub fn root(&self) -> &Path {
-        self.layout.root()
-    }
-
-    /// Checks that the directory is the store's, and can be written: before something else is written there, by its
-    /// path. Blocking.
+    /// Opens a store for a command, whether or not a server uses it: to read, verify, expire and remove. Uploads are
+    /// refused. Blocking.
+    ///
+    /// Returns `None` if there is no store. An empty mount point is none.
     ///
     /// # Errors
-    /// `Unavailable` where it is gone, `StorageFull` where it was opened for reading alone.
-    pub fn check_writable(&self) -> Result<()> {
-        self.layout.instance().map(drop)
+    /// `Internal` if the directory cannot be opened.
+    pub fn attach(config: &Config) -> Result<Option<Self>> {
+        let root = layout::absolute(&config.path)?;
+        let opened = startup::attach(&root)?;
+        Ok(opened.map(|opened| Self::over(Layout::new(root, config.clone(), opened))))
     }
 
-    /// The lock, to be handed over.
-    pub fn lock(&self) -> Arc<File> {
-        self.layout.opened().lock.clone()
+    fn over(layout: Layout) -> Self {
+        let layout = Arc::new(layout);
+        Self {
+            parts: PartFolder::new(layout.clone()),
+            layout,
+            writers: Writers::default(),
+            openings: Arc::new(watch::Sender::new(0)),
+        }
     }
 
-    /// Changes when the directory was opened again: what lies in it by a path of its own is to be made anew.
-    pub fn openings(&self) -> watch::Receiver<u64> {
-        self.openings.subscribe()
-    }
-
-    /// The random name of this run of the server.
-    pub fn instance(&self) -> &str {
-        &self.name
-    }
-
-    /// Unfinished uploads in parts, kept beside the objects.
-    pub fn parts(&self) -> PartFolder {
-        PartFolder::new(self.layout.clone())
+    /// Runs blocking work that writes by path, which must not happen in an empty mount point.
+    async fn write_by_path<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Path) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        on_disk(&self.layout, |layout| {
+            layout.check_writable()?;
+            work(layout.root())
+        })
+        .await
     }
 }
 
 /// Opens an object in a store that another process may be serving. Blocking.
 ///
 /// # Errors
-/// `Internal` where the disk fails or the file is damaged.
-pub fn open_object(root: &Path, key: Key) -> Result<Option<Opened>> {
+/// `Internal` if the disk fails or the file is damaged.
+fn open_object(root: &Path, key: Key) -> Result<Option<Opened>> {
     match names::open_read(&layout::object_path(root, key)) {
         Ok(file) => Opened::from_file(file, key).map(Some),
         Err(error) if names::is_absent(&error) => Ok(None),
         Err(_) if tombstones::is_at(At::path(&layout::object_path(root, key))) => Ok(None),
         Err(error) => Err(Error::internal(error)),
     }
-}
-
-/// The days of a class for which anything is stored, oldest first. Blocking.
-///
-/// # Errors
-/// `Internal` where a directory cannot be read.
-pub fn days(root: &Path, class: Class) -> Result<Vec<DayDirectory>> {
-    layout::days(root, class)
-        .map_err(|error| Error::internal(format!("{}: {error}", root.display())))
-}
-
-/// Calls `visit` with the metadata of every object of a day that can be read; the names of one of its 256
-/// directories are held at a time. Blocking.
-///
-/// # Errors
-/// `Internal` where a directory cannot be read, and what `visit` returns; a damaged object is passed over.
-pub fn visit_metas(
-    root: &Path,
-    class: Class,
-    day: &DayDirectory,
-    visit: &mut dyn FnMut(Key, Meta) -> Result<()>,
-) -> Result<()> {
-    for spread in layout::spreads_of(day).map_err(Error::internal)? {
-        for key in layout::objects_in(&spread, class, day.day).map_err(Error::internal)? {
-            let meta = names::open_read(&layout::object_path(root, key)).and_then(|file| {
-                let file_len = file.metadata()?.len();
-                super::trailer::read(&file, file_len)
-            });
-            if let Ok(meta) = meta {
-                visit(key, meta)?;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Removes a day whole, objects and derivatives. Blocking.
-///
-/// # Errors
-/// `Internal` where the disk refuses; what was removed until then stays removed.
-pub fn remove_day(day: &DayDirectory) -> Result<()> {
-    for path in &day.paths {
-        match fs::remove_dir_all(path) {
-            Err(error) if !names::is_absent(&error) => {
-                return Err(Error::internal(format!("{}: {error}", path.display())));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
 }
 
 /// Like [`blocking`](crate::store::blocking), but an error becomes `Unavailable` if the whole store is gone.
@@ -266,7 +191,7 @@ async fn find_on_disk<T: Send + 'static>(
 }
 
 impl Store for LocalStore {
-    fn begin(&self, key: Key, size: UploadSize) -> BoxFuture<'_, Result<Box<dyn Upload>>> {
+    fn begin(&self, key: Key, size: UploadSize) -> StoreFuture<'_, Box<dyn Upload>> {
         let new = upload::NewFile {
             layout: self.layout.clone(),
             key,
@@ -278,12 +203,12 @@ impl Store for LocalStore {
         })
     }
 
-    fn open(&self, key: Key) -> BoxFuture<'_, Result<Option<Opened>>> {
+    fn open(&self, key: Key) -> StoreFuture<'_, Option<Opened>> {
         let open = move |layout: &Arc<Layout>| open_object(layout.root(), key);
         Box::pin(find_on_disk(&self.layout, open, Option::is_none))
     }
 
-    fn is_taken(&self, key: Key) -> BoxFuture<'_, Result<bool>> {
+    fn is_taken(&self, key: Key) -> StoreFuture<'_, bool> {
         let find = move |layout: &Arc<Layout>| {
             let path = layout::object_path(layout.root(), key);
             Ok(open_object(layout.root(), key)?.is_some()
@@ -293,14 +218,14 @@ impl Store for LocalStore {
         Box::pin(find_on_disk(&self.layout, find, |is_taken| !is_taken))
     }
 
-    fn is_taken_down(&self, key: Key) -> BoxFuture<'_, Result<bool>> {
+    fn is_taken_down(&self, key: Key) -> StoreFuture<'_, bool> {
         let find = move |layout: &Arc<Layout>| {
             tombstones::is_listed(layout.root(), key).map_err(Error::internal)
         };
         Box::pin(on_disk(&self.layout, find))
     }
 
-    fn keep_until(&self, key: Key, day: Day) -> BoxFuture<'_, Result<bool>> {
+    fn extend_life(&self, key: Key, day: Day) -> StoreFuture<'_, bool> {
         let link = move |layout: &Arc<Layout>| {
             let instance = layout.instance()?;
             let (from, to) = (key, Key { day, ..key });
@@ -315,75 +240,113 @@ impl Store for LocalStore {
         Box::pin(find_on_disk(&self.layout, link, |is_there| !is_there))
     }
 
-    fn remove(&self, id: ObjectId) -> BoxFuture<'_, Result<bool>> {
-        let remove = move |layout: &Arc<Layout>| remove_everywhere(layout.root(), id);
+    fn remove(&self, id: ObjectId) -> StoreFuture<'_, bool> {
+        let remove = move |layout: &Arc<Layout>| removal::remove_everywhere(layout.root(), id);
         Box::pin(find_on_disk(&self.layout, remove, |was_there| !was_there))
     }
 
-    fn derived(&self, key: Key, name: DerivedName) -> BoxFuture<'_, Result<Option<Derived>>> {
+    fn derived(&self, key: Key, derivative: Derivative) -> StoreFuture<'_, Option<Derived>> {
         let layout = self.layout.clone();
         Box::pin(blocking(move || {
-            let path = layout.root().join(layout::derived_name(key, name));
-            Ok(read_derived(&path, key))
+            let path = layout.root().join(layout::derived_name(key, derivative));
+            Ok(read_derived(&path))
         }))
     }
 
     fn put_derived(
         &self,
         key: Key,
-        name: DerivedName,
+        derivative: Derivative,
         derived: Derived,
-    ) -> BoxFuture<'_, Result<()>> {
+    ) -> StoreFuture<'_, ()> {
         let put = move |layout: &Arc<Layout>| {
-            write_derived(layout, &layout::derived_name(key, name), key, derived)
+            write_derived(
+                layout,
+                &layout::derived_name(key, derivative),
+                key,
+                &derived,
+            )
         };
         Box::pin(on_disk(&self.layout, put))
     }
-}
 
-/// When the sweep last ran, kept across restarts so that a jump of the clock is noticed.
-pub struct SweepMemory(PathBuf);
-
-impl SweepMemory {
-    /// Of the store at `root`.
-    pub fn of(root: &Path) -> Self {
-        Self(root.join("last-sweep"))
+    fn parts(&self) -> &dyn PartStore {
+        &self.parts
     }
 
-    /// The remembered time; `None` before the first sweep.
-    ///
-    /// # Errors
-    /// `Internal` where the file cannot be read or holds no number.
-    pub fn read(&self) -> Result<Option<Timestamp>> {
-        match fs::read_to_string(&self.0) {
-            Ok(text) => match text.trim().parse() {
-                Ok(ms) => Ok(Some(Timestamp::from_ms(ms))),
-                Err(_) => Err(Error::internal(format!(
-                    "{}: not a number of milliseconds",
-                    self.0.display()
-                ))),
-            },
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(Error::internal(error)),
+    fn maintenance(&self) -> &dyn Maintenance {
+        self
+    }
+}
+
+impl Maintenance for LocalStore {
+    fn health(&self) -> Health {
+        let health = &self.layout.health;
+        let troubles = health.troubles();
+        Health {
+            reads: troubles.reads,
+            writes: troubles.writes,
+            write_errors: health.errors(),
+            reserved_bytes: self.layout.space.reserved_bytes(),
         }
     }
 
-    /// Remembers `now`, whole or not at all.
-    ///
-    /// # Errors
-    /// As a write may fail.
-    pub fn write(&self, now: Timestamp) -> Result<()> {
-        let draft = self.0.with_extension(format!("{}.tmp", std::process::id()));
-        // What an earlier process of this id left.
-        let write = || {
-            At::path(&draft).remove_if_there()?;
-            names::write_over(
-                At::path(&draft),
-                At::path(&self.0),
-                &format!("{}\n", now.ms()),
-            )?;
-            durable::sync_parent(&self.0)
-        };
-        write().map_err(health::storage_error)
+    fn check(&self, access: Access) -> Result<()> {
+        match access {
+            Access::Read => self.layout.check_root(),
+            Access::Write => self.layout.check_writable(),
+        }
+    }
+
+    fn free_bytes(&self) -> StoreFuture<'_, u64> {
+        let layout = self.layout.clone();
+        Box::pin(blocking(move || {
+            layout.check_root()?;
+            // The directory may have come back by itself, for example after it was renamed and renamed back.
+            layout.health.root_is_there();
+            layout.free_bytes().map_err(Error::internal)
+        }))
+    }
+
+    fn expire(&self, class: Class, cutoffs: Cutoffs, mode: ExpireMode) -> StoreFuture<'_, Expired> {
+        let expire = move |root: &Path| expire::expire(root, class, &cutoffs, mode);
+        match mode {
+            ExpireMode::Report => {
+                let report = move |layout: &Arc<Layout>| expire(layout.root());
+                Box::pin(on_disk(&self.layout, report))
+            }
+            ExpireMode::Remove => Box::pin(self.write_by_path(expire)),
+        }
+    }
+
+    fn last_sweep(&self) -> StoreFuture<'_, Option<Timestamp>> {
+        let read = |layout: &Arc<Layout>| expire::last_sweep(layout.root());
+        Box::pin(find_on_disk(&self.layout, read, Option::is_none))
+    }
+
+    fn record_sweep(&self, now: Timestamp) -> StoreFuture<'_, ()> {
+        Box::pin(self.write_by_path(move |root| expire::record_sweep(root, now)))
+    }
+
+    fn verify(&self) -> StoreFuture<'_, Verified> {
+        let verify = |layout: &Arc<Layout>| scrub::verify(layout.root());
+        Box::pin(on_disk(&self.layout, verify))
+    }
+
+    fn openings(&self) -> watch::Receiver<u64> {
+        self.openings.subscribe()
+    }
+
+    fn mend(&self) -> BoxFuture<'_, ()> {
+        Box::pin(mend::mend(self))
+    }
+
+    fn syncs(&self) -> Arc<Syncs> {
+        self.layout.syncs.clone()
+    }
+
+    fn handover(&self) -> Option<OwnedFd> {
+        let lock = self.layout.opened().lock.clone()?;
+        Some(lock.try_clone().ok()?.into())
     }
 }

@@ -5,87 +5,114 @@
 //! parts/<uuid>/<number>-<bytes>-<crc>      one part each; a part sent again replaces the one before
 //! parts/<uuid>.<object>.<instance>/        the same while it is being completed into <object> by a server
 //! ```
-//! Parts survive a restart and expire after a day. They are not synced: their checksums stand in their names, so
-//! that what a power cut tore is noticed at completion and asked for again.
+//! Parts survive a restart and expire after a day. They are not synced: their checksums are in their names, so a part
+//! that a power cut tore is noticed at completion, and the client is asked to send it again.
 //!
-//! Renaming the directory claims an upload for its completion, also against another process on this store: a
-//! second claim finds nothing to rename. The new name says what to do after a crash: where `<object>` is stored,
-//! the completion had succeeded; else the upload is given back. A directory that is not needed any more is renamed
-//! into `tmp/` before it is removed, so that nobody ever finds half of it.
-//!
-//! Who may have how many of them, and how large, is not decided here (`files/parts.rs`). Everything blocks but what is `async`.
-
-mod claimed;
-mod reader;
-mod writer;
+//! Renaming the directory claims an upload for its completion, also against another process on this store: a second
+//! claim finds nothing to rename. The new name says what to do after a crash: if `<object>` is stored, the completion
+//! had succeeded; otherwise the upload is given back. A directory that is no longer needed is renamed into `tmp/` before
+//! it is removed, so that nobody finds half of it.
 
 use std::{
-    fs,
-    io::{self, Write},
+    fs::{self, File},
+    io::{self, Read, Write},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-pub use self::{
-    claimed::ClaimedParts,
-    reader::PartsReader,
-    writer::{PartWriter, WrittenPart},
-};
+use bytes::{Bytes, BytesMut};
+use futures_util::stream::{self, BoxStream};
+
 use super::{
+    blocking,
     health::storage_error,
-    instance::is_running,
+    instance::{Instance, is_running},
     layout::{Layout, PARTS},
-    names, open_object,
+    names, on_disk,
+    space::Reservation,
+    upload::{BATCH_BYTES, BATCH_CHUNKS_MAX, write_all},
 };
 use crate::{
     error::{Error, Kind, Result},
-    store::{Key, Meta, ObjectId},
-    time::{MS_PER_DAY, Timestamp},
+    store::{
+        ClaimedParts, ClaimedUpload, ExpireMode, Key, ObjectId, PartStore, PartWriter, PartsOwner,
+        PutPart, Sink, StoreFuture, StoredPart, UnfinishedUpload, UnfinishedUploads,
+        key::Class,
+        parts::{PARTS_LIFETIME_MS, parts_have_expired},
+    },
+    time::Timestamp,
 };
 
-/// Parts are numbered from 1 to this.
-pub const PART_NUMBER_MAX: u32 = 10_000;
-/// What clients are told to make a part at the least; the last one may be smaller.
-pub const PART_BYTES_MIN: u64 = 5 * 1024 * 1024;
-/// How long an upload in parts may stay unfinished.
-const LIFETIME_MS: i64 = MS_PER_DAY;
 /// The file that says whose an upload is.
 const OWNER: &str = "upload";
+/// Bytes read at once.
+const READ_BYTES: usize = 128 * 1024;
 
 /// The folder of unfinished uploads in parts. Cheap to clone.
 #[derive(Clone)]
-pub struct PartFolder {
+pub(super) struct PartFolder {
     layout: Arc<Layout>,
 }
 
-/// An unfinished upload as it lies on the disk.
-#[derive(Debug)]
-pub struct FoundUpload {
-    /// The tenant's name.
-    pub tenant: String,
-    /// The user; empty for the application itself.
-    pub user: String,
-    /// Its parts, by number.
-    pub parts: Vec<StoredPart>,
-}
+impl PartStore for PartFolder {
+    fn begin(&self, id: ObjectId, owner: PartsOwner) -> StoreFuture<'_, ()> {
+        self.run(move |folder| folder.create(id, &owner))
+    }
 
-/// What lies in the folder.
-#[derive(Default)]
-pub struct FolderContents {
-    /// Uploads that can go on.
-    pub open: Vec<ObjectId>,
-    /// Uploads that a server was completing which is gone.
-    pub orphaned: Vec<ClaimedParts>,
-}
+    fn find(&self, id: ObjectId) -> StoreFuture<'_, Option<UnfinishedUpload>> {
+        self.run(move |folder| {
+            let found = read(&folder.path(id));
+            folder.layout.unless_gone(found, Option::is_none)
+        })
+    }
 
-/// A part that is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct StoredPart {
-    /// From 1 to [`PART_NUMBER_MAX`].
-    pub number: u32,
-    /// Its size in bytes.
-    pub bytes: u64,
-    crc: u32,
+    fn begin_part(&self, bytes_max: u64) -> StoreFuture<'_, Box<dyn PartWriter>> {
+        self.run(move |folder| {
+            let instance = folder.layout.instance()?;
+            let reservation = folder.layout.reserve(bytes_max)?;
+            let part = NewPart::create(folder, instance, reservation)?;
+            Ok(Box::new(part) as Box<dyn PartWriter>)
+        })
+    }
+
+    fn claim(&self, id: ObjectId, key: Key) -> StoreFuture<'_, ClaimedUpload> {
+        self.run(move |folder| {
+            let instance = folder.layout.instance()?;
+            let name = format!("{id}.{}.{}", key.id, instance.name());
+            let path = folder.layout.root().join(PARTS).join(name);
+            fs::rename(folder.path(id), &path)
+                .map_err(|error| folder.absent_or_write_error(error))?;
+            let claimed = folder.claimed(id, key, path.clone(), Some(instance));
+            // If this fails too, the next start gives the upload back.
+            claimed.inspect_err(|_| drop(fs::rename(&path, folder.path(id))))
+        })
+    }
+
+    fn abort(&self, id: ObjectId) -> StoreFuture<'_, ()> {
+        self.run(move |folder| folder.discard(&folder.path(id)))
+    }
+
+    fn list(&self) -> StoreFuture<'_, UnfinishedUploads> {
+        self.run(|folder| {
+            // An empty directory may be a mount point.
+            let layout = folder.layout.clone();
+            layout.unless_gone(folder.names(), |_| true)
+        })
+    }
+
+    fn expire(&self, now: Timestamp, mode: ExpireMode) -> StoreFuture<'_, u64> {
+        self.run(move |folder| {
+            let expired = expired(folder.layout.root(), now)?;
+            for path in expired.iter().filter(|_| mode == ExpireMode::Remove) {
+                match fs::remove_dir_all(path) {
+                    // Completed or aborted at the same moment.
+                    Err(error) if !names::is_absent(&error) => return Err(Error::internal(error)),
+                    _ => {}
+                }
+            }
+            Ok(expired.len() as u64)
+        })
+    }
 }
 
 impl PartFolder {
@@ -93,22 +120,39 @@ impl PartFolder {
         Self { layout }
     }
 
-    /// Whether an upload of this id has outlived its day.
-    pub fn has_expired(id: ObjectId, now: Timestamp) -> bool {
-        is_older(id, now, LIFETIME_MS)
+    fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(Self) -> Result<T> + Send + 'static,
+    ) -> StoreFuture<'static, T> {
+        let folder = self.clone();
+        Box::pin(blocking(move || work(folder)))
     }
 
-    /// Makes an upload of `user` of `tenant`, without any part.
-    ///
-    /// # Errors
-    /// `StorageFull` below the floor.
-    pub fn create(&self, id: ObjectId, tenant: &str, user: &str) -> Result<()> {
+    fn claimed(
+        &self,
+        id: ObjectId,
+        key: Key,
+        path: PathBuf,
+        instance: Option<Arc<Instance>>,
+    ) -> Result<ClaimedUpload> {
+        let found = read(&path)?;
+        let parts = Claimed {
+            folder: self.clone(),
+            id,
+            path,
+            _instance: instance,
+        };
+        Ok(ClaimedUpload::new(id, key, found, Box::new(parts)))
+    }
+
+    fn create(&self, id: ObjectId, owner: &PartsOwner) -> Result<()> {
         let instance = self.layout.instance()?;
         let _reserved = self.layout.reserve(0)?;
-        // Made aside and moved in, so that no half-made one is ever seen.
+        // Made aside and moved in, so that nobody sees a half-made one.
         let temporary = instance.temporary("parts");
         let make = || {
             names::make_dir(&temporary)?;
+            let PartsOwner { tenant, user } = owner;
             names::create_new(&temporary.join(OWNER))?
                 .write_all(format!("{tenant}\n{user}\n").as_bytes())?;
             fs::rename(&temporary, self.path(id))
@@ -118,127 +162,33 @@ impl PartFolder {
             .map_err(|error| self.layout.write_error(error))
     }
 
-    /// Reads an upload; `None` where there is none.
-    ///
-    /// # Errors
-    /// `Internal` where the disk fails.
-    pub fn read(&self, id: ObjectId) -> Result<Option<FoundUpload>> {
-        let found = read(&self.path(id));
-        self.layout.unless_gone(found, Option::is_none)
-    }
-
-    /// Whether there is such an upload.
-    ///
-    /// # Errors
-    /// `Internal` where the disk fails.
-    pub fn exists(&self, id: ObjectId) -> Result<bool> {
-        let exists = self.path(id).try_exists().map_err(Error::internal);
-        self.layout.unless_gone(exists, |exists| !exists)
-    }
-
-    /// The parts of an upload, by number.
-    ///
-    /// # Errors
-    /// `ObjectNotFound` where there is no such upload.
-    pub fn list(&self, id: ObjectId) -> Result<Vec<StoredPart>> {
-        let parts = list(&self.path(id)).map_err(absent_or_internal);
-        self.layout.unless_gone(parts, |_| false)
-    }
-
-    /// Makes the file of a part of at most `bytes_max` bytes, whose space is reserved first. `admit` is told how
-    /// many bytes above the free-space floor are left then, and may refuse.
-    ///
-    /// # Errors
-    /// `StorageFull` where so many bytes, beside all that are on their way, could go below the floor; those of
-    /// `admit`.
-    pub fn create_part(
-        &self,
-        bytes_max: u64,
-        admit: impl FnOnce(u64) -> Result<()>,
-    ) -> Result<PartWriter> {
-        let instance = self.layout.instance()?;
-        let reservation = self.layout.reserve(bytes_max)?;
-        admit(reservation.room())?;
-        PartWriter::create(self.layout.clone(), instance, reservation)
-    }
-
-    /// Puts a written part in its place as `number`, from 1 to [`PART_NUMBER_MAX`]. Returns it, and those of the
-    /// same number that it replaced. The caller lets nobody else change the upload meanwhile.
-    ///
-    /// # Errors
-    /// `TooLarge` where the parts together would have more than `bytes_max`, `ObjectNotFound` where the upload is
-    /// gone.
-    pub fn put(
+    fn put(
         &self,
         id: ObjectId,
-        written: WrittenPart,
-        number: u32,
-        bytes_max: u64,
-    ) -> Result<(StoredPart, Vec<StoredPart>)> {
-        let part = StoredPart {
-            number,
-            bytes: written.bytes(),
-            crc: written.crc(),
-        };
+        part: StoredPart,
+        temporary: Temporary,
+        upload_bytes_max: u64,
+    ) -> Result<PutPart> {
         let directory = self.path(id);
         let stored = list_all(&directory).map_err(absent_or_internal);
         let stored = self.layout.unless_gone(stored, |_| false)?;
-        // Its file is in a directory that may have been unmounted since.
-        self.layout.check_opening(written.instance())?;
-        let (mut replaced, others): (Vec<_>, Vec<_>) =
-            stored.into_iter().partition(|old| old.number == number);
-        let others_bytes: u64 = others.iter().map(|part| part.bytes).sum();
-        if others_bytes.saturating_add(part.bytes) > bytes_max {
-            return Err(Kind::TooLarge.into());
-        }
-        written
-            .rename(&directory.join(part.file_name()))
+        // The file is in a directory that may have been unmounted since.
+        self.layout.check_opening(&temporary.instance)?;
+        let mut upload = UnfinishedUpload {
+            owner: PartsOwner::default(),
+            parts: stored,
+        };
+        let put = upload.put(part, upload_bytes_max)?;
+        temporary
+            .rename(&directory.join(file_name(part)))
             .map_err(|error| self.absent_or_write_error(error))?;
-        for old in replaced.iter().filter(|old| **old != part) {
-            names::remove_if_there(&directory.join(old.file_name())).map_err(Error::internal)?;
+        for old in put.replaced.iter().filter(|old| **old != part) {
+            names::remove_if_there(&directory.join(file_name(*old))).map_err(Error::internal)?;
         }
-        replaced.sort_unstable();
-        Ok((part, replaced))
+        Ok(put)
     }
 
-    /// Takes an upload for its completion into an object. Nobody else finds it from here on.
-    ///
-    /// # Errors
-    /// `ObjectNotFound` where there is none, or somebody else was first.
-    pub fn claim(&self, id: ObjectId, object: ObjectId) -> Result<ClaimedParts> {
-        let instance = self.layout.instance()?;
-        let claimed = ClaimedParts::new(&self.layout.root().join(PARTS), id, object, instance);
-        fs::rename(self.path(id), claimed.path())
-            .map_err(|error| self.absent_or_write_error(error))?;
-        Ok(claimed)
-    }
-
-    /// Gives an upload back whose completion failed.
-    ///
-    /// # Errors
-    /// `ObjectNotFound` where it is gone, `Internal` where the disk refuses; the next start tries again.
-    pub fn give_back(&self, claimed: &ClaimedParts) -> Result<()> {
-        fs::rename(claimed.path(), self.path(claimed.id()))
-            .map_err(|error| self.absent_or_write_error(error))
-    }
-
-    /// Removes an upload with all its parts.
-    ///
-    /// # Errors
-    /// `Internal` where the disk refuses.
-    pub fn discard(&self, id: ObjectId) -> Result<()> {
-        self.discard_directory(&self.path(id))
-    }
-
-    /// Removes the parts of an upload that was completed.
-    ///
-    /// # Errors
-    /// `Internal` where the disk refuses; the next start tries again.
-    pub fn discard_claimed(&self, claimed: &ClaimedParts) -> Result<()> {
-        self.discard_directory(claimed.path())
-    }
-
-    fn discard_directory(&self, path: &Path) -> Result<()> {
+    fn discard(&self, path: &Path) -> Result<()> {
         let temporary = self.layout.instance()?.temporary("discarded");
         let discard = || {
             fs::rename(path, &temporary)?;
@@ -246,7 +196,7 @@ impl PartFolder {
         };
         match discard() {
             Err(error) if !names::is_absent(&error) => Err(self.layout.write_error(error)),
-            // Not there, or all of the store is not.
+            // The upload is absent, or the whole store is.
             Err(_) => self.layout.check_root(),
             Ok(()) => Ok(()),
         }
@@ -262,75 +212,237 @@ impl PartFolder {
         }
     }
 
-    /// Reads the names in the folder.
-    ///
-    /// # Errors
-    /// `Internal` where the disk fails, `Unavailable` where the store is gone.
-    pub fn contents(&self) -> Result<FolderContents> {
-        // An empty directory may be a mount point.
-        self.layout.unless_gone(self.names(), |_| true)
-    }
-
-    fn names(&self) -> Result<FolderContents> {
-        let mut contents = FolderContents::default();
+    fn names(&self) -> Result<UnfinishedUploads> {
+        let mut found = UnfinishedUploads::default();
         for entry in fs::read_dir(self.layout.root().join(PARTS)).map_err(Error::internal)? {
             let path = entry.map_err(Error::internal)?.path();
-            let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
-                continue;
-            };
+            let name = path.file_name().and_then(|name| name.to_str());
+            let name = name.unwrap_or_default();
             if let Some(id) = ObjectId::parse(name) {
-                contents.open.push(id);
-            } else if let Some((claimed, instance)) = ClaimedParts::parse(&path, name)
+                found.open.push(id);
+            } else if let Some((id, key, instance)) = parse_claimed(name)
                 && !is_running(self.layout.root(), instance)
             {
-                contents.orphaned.push(claimed);
+                found.orphaned.push(self.claimed(id, key, path, None)?);
             }
         }
-        Ok(contents)
+        Ok(found)
     }
 
     fn path(&self, id: ObjectId) -> PathBuf {
         self.layout.root().join(PARTS).join(id.to_string())
     }
+}
 
-    /// What is stored of the object that orphaned parts were being joined into, and whose they were; `None` where
-    /// that completion did not succeed.
-    ///
-    /// # Errors
-    /// `Internal` where the disk fails.
-    pub fn completed(&self, claimed: &ClaimedParts) -> Result<Option<(FoundUpload, Key, Meta)>> {
-        let key = claimed.key();
-        match open_object(self.layout.root(), key)? {
-            Some(object) => {
-                let found = read(claimed.path())?;
-                Ok(found.map(|found| (found, key, object.meta.clone())))
+/// A part on its way to the disk: gathered into batches, written on blocking threads, then named.
+struct NewPart {
+    folder: PartFolder,
+    temporary: Temporary,
+    free_bytes: u64,
+    /// Taken while a batch is being written.
+    open: Option<OpenPart>,
+    batch: Vec<Bytes>,
+    batch_bytes: u64,
+    bytes: u64,
+    crc: crc32fast::Hasher,
+}
+
+struct OpenPart {
+    file: File,
+    reservation: Reservation,
+    /// Bytes in the file.
+    len: u64,
+}
+
+/// An unfinished file. Dropping it removes the file.
+struct Temporary {
+    path: Option<PathBuf>,
+    /// Keeps the folder that the file is in.
+    instance: Arc<Instance>,
+}
+
+impl NewPart {
+    fn create(
+        folder: PartFolder,
+        instance: Arc<Instance>,
+        reservation: Reservation,
+    ) -> Result<Self> {
+        let path = instance.temporary("part");
+        let file = names::create_new(&path).map_err(|error| folder.layout.write_error(error))?;
+        Ok(Self {
+            folder,
+            temporary: Temporary {
+                path: Some(path),
+                instance,
+            },
+            free_bytes: reservation.room(),
+            open: Some(OpenPart {
+                file,
+                reservation,
+                len: 0,
+            }),
+            batch: Vec::new(),
+            batch_bytes: 0,
+            bytes: 0,
+            crc: crc32fast::Hasher::new(),
+        })
+    }
+
+    async fn flush(&mut self) -> Result<()> {
+        let open = self.open.take();
+        let mut open =
+            open.ok_or_else(|| Error::internal("a part was used after it had failed"))?;
+        let (batch, bytes) = (std::mem::take(&mut self.batch), self.batch_bytes);
+        self.batch_bytes = 0;
+        // The batch is returned, so that the thread that allocated it frees it (see `upload.rs`).
+        let (open, _batch) = on_disk(&self.folder.layout, move |layout| {
+            layout.check_floor(&open.reservation, bytes)?;
+            let written = write_all(&open.file, &batch, None, open.len);
+            written.map_err(|error| layout.write_error(error))?;
+            open.len += bytes;
+            open.reservation.used(bytes);
+            Ok((open, batch))
+        })
+        .await?;
+        self.open = Some(open);
+        Ok(())
+    }
+}
+
+impl Sink for NewPart {
+    fn write(&mut self, chunk: Bytes) -> StoreFuture<'_, ()> {
+        self.crc.update(&chunk);
+        self.bytes += chunk.len() as u64;
+        self.batch_bytes += chunk.len() as u64;
+        self.batch.push(chunk);
+        let is_full =
+            self.batch_bytes >= BATCH_BYTES as u64 || self.batch.len() >= BATCH_CHUNKS_MAX;
+        Box::pin(async move {
+            match is_full {
+                true => self.flush().await,
+                false => Ok(()),
             }
-            None => Ok(None),
+        })
+    }
+}
+
+impl PartWriter for NewPart {
+    fn free_bytes(&self) -> u64 {
+        self.free_bytes
+    }
+
+    fn put(
+        mut self: Box<Self>,
+        id: ObjectId,
+        number: u32,
+        upload_bytes_max: u64,
+    ) -> StoreFuture<'static, PutPart> {
+        Box::pin(async move {
+            self.flush().await?;
+            let Self {
+                folder,
+                temporary,
+                bytes,
+                crc,
+                ..
+            } = *self;
+            let part = StoredPart {
+                number,
+                bytes,
+                crc: crc.finalize(),
+            };
+            blocking(move || folder.put(id, part, temporary, upload_bytes_max)).await
+        })
+    }
+}
+
+impl Temporary {
+    /// Gives the file its name. Blocking.
+    fn rename(mut self, to: &Path) -> io::Result<()> {
+        if let Some(path) = &self.path {
+            fs::rename(path, to)?;
+        }
+        self.path = None;
+        Ok(())
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let Some(path) = self.path.take() else { return };
+        // If this fails, the next start removes it.
+        let remove = move || drop(names::remove_if_there(&path));
+        match tokio::runtime::Handle::try_current() {
+            // Freeing megabytes may wait for the disk, and this thread serves other clients.
+            Ok(runtime) => drop(runtime.spawn_blocking(remove)),
+            Err(_) => remove(),
         }
     }
 }
 
-/// Removes the unfinished uploads in parts that have expired at `now`; returns how many. Blocking.
-///
-/// # Errors
-/// `Internal` where the directory cannot be read.
-pub fn sweep_parts(root: &Path, now: Timestamp) -> Result<u64> {
-    let expired = expired_parts(root, now)?;
-    for path in &expired {
-        match fs::remove_dir_all(path) {
-            // Completed or aborted in this very moment.
-            Err(error) if !names::is_absent(&error) => return Err(Error::internal(error)),
-            _ => {}
-        }
-    }
-    Ok(expired.len() as u64)
+/// An upload that is being completed. The name of its directory says by whom, and into which object.
+struct Claimed {
+    folder: PartFolder,
+    id: ObjectId,
+    path: PathBuf,
+    /// Keeps the claim of this process alive; `None` for an orphaned claim.
+    _instance: Option<Arc<Instance>>,
 }
 
-/// What [`sweep_parts`] would remove. Blocking.
-///
-/// # Errors
-/// `Internal` where the directory cannot be read.
-pub fn expired_parts(root: &Path, now: Timestamp) -> Result<Vec<PathBuf>> {
+impl ClaimedParts for Claimed {
+    fn read(&self, part: StoredPart) -> BoxStream<'static, Result<Bytes>> {
+        let path = self.path.join(file_name(part));
+        let read = move |file: Option<File>| {
+            let path = path.clone();
+            blocking(move || {
+                let file = match file {
+                    Some(file) => file,
+                    None => File::open(path).map_err(absent_or_internal)?,
+                };
+                let chunk = read_chunk(&file).map_err(Error::internal)?;
+                Ok((!chunk.is_empty()).then_some((chunk, Some(file))))
+            })
+        };
+        Box::pin(stream::try_unfold(None, read))
+    }
+
+    fn remove(&self, part: StoredPart) -> StoreFuture<'_, ()> {
+        let path = self.path.join(file_name(part));
+        Box::pin(blocking(move || {
+            names::remove_if_there(&path).map_err(Error::internal)?;
+            Ok(())
+        }))
+    }
+
+    fn give_back(self: Box<Self>) -> StoreFuture<'static, ()> {
+        Box::pin(blocking(move || {
+            let folder = &self.folder;
+            fs::rename(&self.path, folder.path(self.id))
+                .map_err(|error| folder.absent_or_write_error(error))
+        }))
+    }
+
+    fn discard(self: Box<Self>) -> StoreFuture<'static, ()> {
+        Box::pin(blocking(move || self.folder.discard(&self.path)))
+    }
+}
+
+/// Reads the next bytes; empty at the end.
+fn read_chunk(mut file: &File) -> io::Result<Bytes> {
+    let mut buffer = BytesMut::zeroed(READ_BYTES);
+    loop {
+        match file.read(&mut buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            read => {
+                buffer.truncate(read?);
+                return Ok(buffer.freeze());
+            }
+        }
+    }
+}
+
+/// The directories of uploads that have expired.
+fn expired(root: &Path, now: Timestamp) -> Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(root.join(PARTS)) {
         Err(error) if names::is_absent(&error) => return Ok(Vec::new()),
         entries => entries.map_err(Error::internal)?,
@@ -341,10 +453,11 @@ pub fn expired_parts(root: &Path, now: Timestamp) -> Result<Vec<PathBuf>> {
         let name = path.file_name().and_then(|name| name.to_str());
         let name = name.unwrap_or_default();
         let is_expired = match ObjectId::parse(name) {
-            Some(id) => PartFolder::has_expired(id, now),
-            // One that is being completed just now began its completion in time: it has another day.
-            None => ClaimedParts::parse(&path, name)
-                .is_some_and(|(claimed, _)| is_older(claimed.id(), now, 2 * LIFETIME_MS)),
+            Some(id) => parts_have_expired(id, now),
+            // Its completion began in time, so it has one more day.
+            None => parse_claimed(name).is_some_and(|(id, ..)| {
+                now.ms().saturating_sub(id.created().ms()) > 2 * PARTS_LIFETIME_MS
+            }),
         };
         if is_expired {
             expired.push(path);
@@ -353,32 +466,40 @@ pub fn expired_parts(root: &Path, now: Timestamp) -> Result<Vec<PathBuf>> {
     Ok(expired)
 }
 
-fn is_older(id: ObjectId, now: Timestamp, ms: i64) -> bool {
-    now.ms().saturating_sub(id.created().ms()) > ms
+/// Splits the directory name of a claimed upload into the upload, the object, and the name of the server.
+fn parse_claimed(name: &str) -> Option<(ObjectId, Key, &str)> {
+    let mut fields = name.split('.');
+    let id = ObjectId::parse(fields.next()?)?;
+    let object = ObjectId::parse(fields.next()?)?;
+    let instance = fields
+        .next()
+        .filter(|name| name.bytes().all(|byte| byte.is_ascii_hexdigit()))?;
+    fields
+        .next()
+        .is_none()
+        .then_some((id, Key::of(Class::Chatfile, object), instance))
 }
 
-impl StoredPart {
-    fn file_name(&self) -> String {
-        format!("{:05}-{}-{:08x}", self.number, self.bytes, self.crc)
-    }
-
-    fn parse(name: &str) -> Option<Self> {
-        let mut fields = name.split('-');
-        let part = Self {
-            number: fields.next()?.parse().ok()?,
-            bytes: fields.next()?.parse().ok()?,
-            crc: u32::from_str_radix(fields.next()?, 16).ok()?,
-        };
-        fields.next().is_none().then_some(part)
-    }
+fn file_name(part: StoredPart) -> String {
+    format!("{:05}-{}-{:08x}", part.number, part.bytes, part.crc)
 }
 
-fn read(directory: &Path) -> Result<Option<FoundUpload>> {
+fn parse_part(name: &str) -> Option<StoredPart> {
+    let mut fields = name.split('-');
+    let part = StoredPart {
+        number: fields.next()?.parse().ok()?,
+        bytes: fields.next()?.parse().ok()?,
+        crc: u32::from_str_radix(fields.next()?, 16).ok()?,
+    };
+    fields.next().is_none().then_some(part)
+}
+
+fn read(directory: &Path) -> Result<Option<UnfinishedUpload>> {
     let owner = match fs::read_to_string(directory.join(OWNER)) {
         Err(error) if names::is_absent(&error) => return Ok(None),
         owner => owner.map_err(Error::internal)?,
     };
-    // Torn by a power cut, it is nobody's, and expires.
+    // Torn by a power cut, it belongs to nobody and expires.
     let mut lines = owner.lines();
     let (Some(tenant), Some(user)) = (lines.next(), lines.next()) else {
         return Ok(None);
@@ -387,9 +508,11 @@ fn read(directory: &Path) -> Result<Option<FoundUpload>> {
         Err(error) if names::is_absent(&error) => return Ok(None),
         parts => parts.map_err(Error::internal)?,
     };
-    Ok(Some(FoundUpload {
-        tenant: tenant.to_owned(),
-        user: user.to_owned(),
+    Ok(Some(UnfinishedUpload {
+        owner: PartsOwner {
+            tenant: tenant.to_owned(),
+            user: user.to_owned(),
+        },
         parts,
     }))
 }
@@ -397,7 +520,7 @@ fn read(directory: &Path) -> Result<Option<FoundUpload>> {
 fn list_all(directory: &Path) -> io::Result<Vec<StoredPart>> {
     let mut parts = Vec::new();
     for entry in fs::read_dir(directory)? {
-        parts.extend(entry?.file_name().to_str().and_then(StoredPart::parse));
+        parts.extend(entry?.file_name().to_str().and_then(parse_part));
     }
     Ok(parts)
 }
@@ -405,7 +528,7 @@ fn list_all(directory: &Path) -> io::Result<Vec<StoredPart>> {
 fn list(directory: &Path) -> io::Result<Vec<StoredPart>> {
     let mut parts = list_all(directory)?;
     parts.sort_unstable();
-    // After a crash between the two steps of a replacement there are two of a number: either was sent.
+    // After a crash between the two steps of a replacement, two parts have the same number. Both were sent.
     parts.dedup_by_key(|part| part.number);
     Ok(parts)
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{DayDirectory, days, layout, names, names::At, tombstones};
+use super::{expire::days, layout, layout::DayDirectory, names, names::At, tombstones};
 use crate::{
     durable,
     error::{Error, Result},
@@ -13,7 +13,7 @@ use crate::{
 ///
 /// # Errors
 /// `Internal` where the disk refuses.
-pub fn remove_object(root: &Path, key: Key) -> Result<bool> {
+pub(super) fn remove_object(root: &Path, key: Key) -> Result<bool> {
     remove_by(root, key, |path| {
         names::remove_if_there(path)?;
         durable::sync_parent(path)
@@ -25,7 +25,7 @@ pub fn remove_object(root: &Path, key: Key) -> Result<bool> {
 ///
 /// # Errors
 /// `Internal` where the disk refuses.
-pub fn remove_everywhere(root: &Path, id: ObjectId) -> Result<bool> {
+pub(super) fn remove_everywhere(root: &Path, id: ObjectId) -> Result<bool> {
     let mut was_there = false;
     // Again until a whole walk finds none: it may be forwarded into a new day meanwhile.
     loop {

@@ -3,6 +3,7 @@
 use std::{fs, io, path::Path};
 
 use super::{
+    expire,
     layout::{self, OBJECTS},
     names::{self, At},
     root::Root,
@@ -10,32 +11,23 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    store::{Class, Key, ObjectId, Opened},
+    store::{Class, Damaged, Key, ObjectId, Opened, Verified},
     time::Day,
 };
 
-/// An object that is not as it was committed.
-#[derive(Debug)]
-pub struct Damaged {
-    /// Its path below the store's directory.
-    pub path: String,
-    /// What is wrong.
-    pub what: String,
-}
-
-/// Verifies the store at `root`; returns how many objects were read, and the bad ones. Blocking.
+/// Verifies the store at `root`. Blocking.
 ///
 /// # Errors
 /// `Internal` where a directory cannot be read, or the store was unmounted meanwhile, which looks as if its files had
 /// expired. A file that cannot be read is a bad one.
-pub fn scrub(root: &Path) -> Result<(u64, Vec<Damaged>)> {
+pub(super) fn verify(root: &Path) -> Result<Verified> {
     let opened = Root::open(root).map_err(Error::internal)?;
-    let (mut count, mut bad) = (0, Vec::new());
+    let mut verified = Verified::default();
     let unreadable = |path: &Path, error: std::io::Error| {
         Error::internal(format!("{}: {error}", path.display()))
     };
     for class in Class::ALL {
-        for day in super::days(root, class)? {
+        for day in expire::days(root, class)? {
             let [objects, _] = day.paths;
             let spreads = match fs::read_dir(&objects) {
                 Err(error) if names::is_absent(&error) => continue,
@@ -45,8 +37,8 @@ pub fn scrub(root: &Path) -> Result<(u64, Vec<Damaged>)> {
                 let spread = spread.map_err(|error| unreadable(&objects, error))?.path();
                 let files = match fs::read_dir(&spread) {
                     Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
-                        bad.push(Damaged {
-                            path: below(root, &spread),
+                        verified.damaged.push(Damaged {
+                            name: below(root, &spread),
                             what: "it lies where only directories do".into(),
                         });
                         continue;
@@ -59,12 +51,12 @@ pub fn scrub(root: &Path) -> Result<(u64, Vec<Damaged>)> {
                     if tombstones::is_at(At::path(&path)) {
                         continue;
                     }
-                    count += 1;
-                    match verify(root, class, day.day, &path) {
+                    verified.objects += 1;
+                    match verify_file(root, class, day.day, &path) {
                         // Removed or expired while we walked: no fault.
                         Ok(()) => {}
-                        Err(what) => bad.push(Damaged {
-                            path: below(root, &path),
+                        Err(what) => verified.damaged.push(Damaged {
+                            name: below(root, &path),
                             what,
                         }),
                     }
@@ -73,10 +65,10 @@ pub fn scrub(root: &Path) -> Result<(u64, Vec<Damaged>)> {
         }
     }
     opened.check().map_err(Error::internal)?;
-    Ok((count, bad))
+    Ok(verified)
 }
 
-fn verify(root: &Path, class: Class, day: Day, path: &Path) -> Result<(), String> {
+fn verify_file(root: &Path, class: Class, day: Day, path: &Path) -> Result<(), String> {
     let name = path
         .file_name()
         .and_then(|name| name.to_str())

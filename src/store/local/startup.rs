@@ -39,8 +39,8 @@ pub(super) struct Opened {
     /// Identifies the store. `None` only if it has no id yet and cannot be written.
     id: Option<String>,
     /// The locked file; the kernel releases the lock when the process ends, however it ends. If there is no lock file
-    /// and none can be made, the directory itself is locked.
-    pub(super) lock: Arc<File>,
+    /// and none can be made, the directory itself is locked. `None` for a command that attached to the store.
+    pub(super) lock: Option<Arc<File>>,
 }
 
 /// A problem of the directory, and the system's error if there is one.
@@ -100,14 +100,8 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Opens the directory at the start of the server `name`. `inherited` is the lock of a running server that hands over.
-/// Blocking.
-pub(super) fn open(
-    path: &Path,
-    durability: Durability,
-    name: &str,
-    inherited: Option<File>,
-) -> Result<Opened> {
+/// Opens the directory at the start of a server. `inherited` is the lock of a running server that hands over. Blocking.
+pub(super) fn open(path: &Path, durability: Durability, inherited: Option<File>) -> Result<Opened> {
     let open = || -> Result<Opened, Fault> {
         make_root(path).map_err(|error| Fault::new("cannot be made", error))?;
         let root = Root::open(path).map_err(|error| Fault::new("cannot be read", error))?;
@@ -121,20 +115,31 @@ pub(super) fn open(
                 ));
             }
         };
-        finish(root, Arc::new(lock), durability, name)
+        finish(root, Arc::new(lock), durability)
     };
     open().map_err(|fault| fault.explain(path))
+}
+
+/// Opens the directory of a store for a command, without the lock; `None` if there is no store. Blocking.
+pub(super) fn attach(path: &Path) -> Result<Option<Opened>> {
+    if !is_store(path) {
+        return Ok(None);
+    }
+    let root =
+        Root::open(path).map_err(|error| Fault::new("cannot be read", error).explain(path))?;
+    Ok(Some(Opened {
+        writing: Err("the store is open for a command, not for uploads".into()),
+        root: Arc::new(root),
+        id: None,
+        lock: None,
+    }))
 }
 
 /// Opens the directory again after it was gone or could not be written, if it is the same store. Blocking.
 ///
 /// # Errors
 /// The reason, without the path.
-pub(super) fn open_again(
-    before: &Opened,
-    durability: Durability,
-    name: &str,
-) -> Result<Opened, String> {
+pub(super) fn open_again(before: &Opened, durability: Durability) -> Result<Opened, String> {
     let open = || -> Result<Opened, Fault> {
         let root = Root::open(before.root.path())
             .map_err(|error| Fault::new("the store's directory cannot be reached", error))?;
@@ -144,11 +149,11 @@ pub(super) fn open_again(
             ));
         }
         let lock = open_lock(&root)?;
-        let lock = match is_same_file(&before.lock, &lock) {
-            true => before.lock.clone(),
-            false => Arc::new(take_lock(lock)?),
+        let lock = match &before.lock {
+            Some(held) if is_same_file(held, &lock) => held.clone(),
+            _ => Arc::new(take_lock(lock)?),
         };
-        finish(root, lock, durability, name)
+        finish(root, lock, durability)
     };
     open().map_err(|fault| fault.to_string())
 }
@@ -165,16 +170,11 @@ fn read_id(root: &Root) -> Result<Option<String>, Fault> {
         .map_err(|error| Fault::new(format!("has a {STORE_ID} that cannot be read"), error))
 }
 
-fn finish(
-    root: Root,
-    lock: Arc<File>,
-    durability: Durability,
-    name: &str,
-) -> Result<Opened, Fault> {
+fn finish(root: Root, lock: Arc<File>, durability: Durability) -> Result<Opened, Fault> {
     let id = read_id(&root)?;
     let root = Arc::new(root);
     let written = prepare(&root, durability).and_then(|instance| {
-        note_holder(&root, name).map_err(|error| Fault::new("cannot be written to", error))?;
+        note_holder(&root).map_err(|error| Fault::new("cannot be written to", error))?;
         let id = match id.clone() {
             Some(id) => id,
             None => make_id(&instance)?,
@@ -190,14 +190,14 @@ fn finish(
     };
     Ok(Opened {
         root,
-        lock,
+        lock: Some(lock),
         id,
         writing,
     })
 }
 
 /// Whether a directory contains a store. An empty mount point does not. Blocking.
-pub fn is_store(path: &Path) -> bool {
+fn is_store(path: &Path) -> bool {
     path.join(OBJECTS).is_dir()
 }
 
@@ -312,26 +312,12 @@ fn try_lock(file: &File) -> rustix::io::Result<()> {
     rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive)
 }
 
-/// Writes this process's id and name into the lock file: for the message of a second server, and for a
-/// probe that asks whom it reached.
-fn note_holder(root: &Root, name: &str) -> io::Result<()> {
+/// Writes this process's id into the lock file, for the message of a second server.
+fn note_holder(root: &Root) -> io::Result<()> {
     // A new descriptor, because the locked one may have been opened for reading only.
     let mut file = root.at(Path::new(LOCK)).open_or_create()?;
     file.set_len(0)?;
-    file.write_all(format!("{}\n{name}\n", std::process::id()).as_bytes())
-}
-
-/// The name of the server that runs, or ran last, on the store at `root`; `None` where none ever did.
-/// Blocking.
-///
-/// # Errors
-/// `Internal` where the lock file cannot be read.
-pub fn running_instance(root: &Path) -> Result<Option<String>> {
-    match fs::read_to_string(root.join(LOCK)) {
-        Ok(text) => Ok(text.lines().nth(1).map(str::to_owned)),
-        Err(error) if names::is_absent(&error) => Ok(None),
-        Err(error) => Err(Fault::new("has a lock that cannot be read", error).explain(root)),
-    }
+    file.write_all(format!("{}\n", std::process::id()).as_bytes())
 }
 
 /// Removes the folders of servers that are gone: those whose lock nobody holds.

@@ -148,7 +148,7 @@ pub(super) fn is_listed(root: &Path, key: Key) -> io::Result<bool> {
 ///
 /// # Errors
 /// `Internal` where the disk refuses; what was not gathered then stays where it is.
-pub fn gather(root: &Path, now: Timestamp) -> Result<()> {
+pub(super) fn gather(root: &Path, now: Timestamp) -> Result<()> {
     gather_all(root, now).map_err(|error| Error::internal(format!("{TOMBSTONES}/: {error}")))
 }
 

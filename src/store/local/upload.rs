@@ -11,7 +11,7 @@ use rustix::{fs::FallocateFlags, io::retry_on_intr};
 use tokio::sync::oneshot;
 
 use super::{
-    BoxFuture, Key, Meta, Upload, UploadSize,
+    Key, Meta, Sink, StoreFuture, Upload, UploadSize,
     instance::Instance,
     layout::{self, Layout},
     names::At,
@@ -181,8 +181,8 @@ impl Target {
     }
 }
 
-impl Upload for LocalUpload {
-    fn write(&mut self, chunk: Bytes) -> BoxFuture<'_, Result<()>> {
+impl Sink for LocalUpload {
+    fn write(&mut self, chunk: Bytes) -> StoreFuture<'_, ()> {
         Box::pin(async move {
             self.batch_bytes += chunk.len();
             self.batch.push(chunk);
@@ -197,8 +197,10 @@ impl Upload for LocalUpload {
             Ok(())
         })
     }
+}
 
-    fn commit(mut self: Box<Self>, meta: Meta) -> BoxFuture<'static, Result<Meta>> {
+impl Upload for LocalUpload {
+    fn commit(mut self: Box<Self>, meta: Meta) -> StoreFuture<'static, Meta> {
         Box::pin(async move {
             let mut writer = self.ready().await?;
             if let Target::New(new) = &mut writer {

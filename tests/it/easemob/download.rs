@@ -4,7 +4,7 @@
 
 mod access;
 
-use chatfiles::{auth::Subject, retention, store::ObjectId};
+use chatfiles::{auth::Subject, store::ObjectId};
 
 use crate::support::{Answer, BASE, Form, TestServer, assert_error, configuration, photo};
 
@@ -197,7 +197,12 @@ fn swept_file_still_answers_expired() {
     // Two days later its bytes are removed.
     let policy = configuration(directory.path(), toml).retention();
     let later = now.plus_days(10);
-    let report = retention::sweep(&server.store, &policy, later, true, false).unwrap();
+    let report = crate::support::sweep(
+        &server.store,
+        &policy,
+        later,
+        chatfiles::retention::SweepMode::RemoveConfirmed,
+    );
     assert_eq!(report.days.len(), 1, "{report:?}");
     assert_eq!(server.files_in("objects"), Vec::<std::path::PathBuf>::new());
     expired(&server, &id, "swept");

@@ -3,7 +3,7 @@
 mod download;
 mod logins;
 mod media;
-mod parts;
+pub(crate) mod parts;
 mod parts_bounds;
 mod parts_once;
 mod parts_shares;

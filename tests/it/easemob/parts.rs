@@ -26,19 +26,19 @@ pub(super) fn call(server: &TestServer, method: &str, path: &str) -> Answer {
 }
 
 #[track_caller]
-pub(super) fn ok(answer: &Answer) -> Value {
+pub(crate) fn ok(answer: &Answer) -> Value {
     assert_eq!(answer.status, 200, "{}", answer.text());
     answer.json()
 }
 
 #[track_caller]
-pub(super) fn begin(server: &TestServer) -> String {
+pub(crate) fn begin(server: &TestServer) -> String {
     let json = ok(&call(server, "POST", ""));
     json["entities"][0]["uuid"].as_str().unwrap().to_owned()
 }
 
 /// A part as the web SDK sends it: the bytes, then the number.
-pub(super) fn put(server: &TestServer, id: &str, number: &str, bytes: &[u8]) -> Answer {
+pub(crate) fn put(server: &TestServer, id: &str, number: &str, bytes: &[u8]) -> Answer {
     let form = Form::new()
         .part(
             "Content-Disposition: form-data; name=\"part_file\"; filename=\"blob\"\r\nContent-Type: application/octet-stream\r\n",
@@ -56,7 +56,7 @@ pub(super) fn put(server: &TestServer, id: &str, number: &str, bytes: &[u8]) -> 
 }
 
 /// A part as native clients send it.
-pub(super) fn put_raw(server: &TestServer, id: &str, number: &str, bytes: &[u8]) -> Answer {
+pub(crate) fn put_raw(server: &TestServer, id: &str, number: &str, bytes: &[u8]) -> Answer {
     let path = format!("/{id}?part_number={number}");
     call_as(
         server,
@@ -68,12 +68,12 @@ pub(super) fn put_raw(server: &TestServer, id: &str, number: &str, bytes: &[u8])
 }
 
 #[track_caller]
-pub(super) fn listed(server: &TestServer, id: &str) -> Value {
+pub(crate) fn listed(server: &TestServer, id: &str) -> Value {
     ok(&call(server, "GET", &format!("/{id}/parts")))["entities"].clone()
 }
 
 #[track_caller]
-pub(super) fn complete(server: &TestServer, id: &str, query: &str) -> Value {
+pub(crate) fn complete(server: &TestServer, id: &str, query: &str) -> Value {
     ok(&call(server, "POST", &format!("/{id}{query}")))["entities"][0].clone()
 }
 
@@ -307,7 +307,7 @@ fn unfinished_upload_expires_after_day() {
     }
     assert_error(&put(&server, &id, "2", b"hello"), 404, "entity_not_found");
     assert_eq!(server.files_in("objects").len(), 0);
-    let swept = chatfiles::store::local::sweep_parts(&server.store, server.clock.now()).unwrap();
+    let swept = crate::support::expire_parts(&server.store, server.clock.now());
     assert_eq!((swept, left(&server)), (1, 0));
 }
 

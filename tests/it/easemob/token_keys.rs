@@ -89,7 +89,7 @@ fn readable_key_files_stop_start() {
     for name in &names {
         assert_eq!(mode(&keys.join(name)), 0o600, "{}", name.display());
     }
-    let build = || App::build(configuration(directory.path(), ""), Clock::system());
+    let build = || App::build(configuration(directory.path(), ""), Clock::system(), None);
     for name in secrets {
         let path = keys.join(name);
         for open in [0o640, 0o604, 0o660, 0o602] {

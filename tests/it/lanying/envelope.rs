@@ -310,7 +310,7 @@ fn store_failure_10009_busy_503() {
         (Step::Open, &forward),
         (Step::Open, &avatar),
         (Step::Open, &chat),
-        (Step::KeepUntil, &forward),
+        (Step::ExtendLife, &forward),
     ] {
         for kind in [Kind::Internal, Kind::StorageFull, busy] {
             faults.set(Some((step, kind)));

@@ -17,7 +17,7 @@ use crate::support::{
 
 /// Forwards by a link and returns the new one.
 #[track_caller]
-pub(super) fn forward(client: &Client<'_>, sign: &str, to: &str, to_type: &str) -> String {
+pub(crate) fn forward(client: &Client<'_>, sign: &str, to: &str, to_type: &str) -> String {
     let call = format!("upload/forward?file_sign={sign}&to_id={to}&to_type={to_type}");
     text(&success(&client.get(&call)))
 }

@@ -9,7 +9,7 @@ mod envelope;
 mod file_sign;
 mod forged;
 mod form;
-mod forward;
+pub(crate) mod forward;
 mod hook;
 mod limits;
 mod pictures;

@@ -214,8 +214,8 @@ fn ticket_does_not_restore_removed_file() {
             assert_code(&alice.open(&url, ""), 20022);
         }
         // A tombstone is not an object: nothing to verify, remove or forward.
-        let (count, bad) = chatfiles::store::local::scrub(&server.store).unwrap();
-        assert_eq!((count, bad.len()), (0, 0));
+        let found = crate::support::verify(&server.store);
+        assert_eq!((found.objects, found.damaged.len()), (0, 0));
         assert!(!remove(&server.store, &object).status.success());
         server.clock.advance(MS_PER_DAY);
         let sign = file_sign(&url);
@@ -299,8 +299,12 @@ fn gathered_tombstones_keep_names() {
             server.clock.advance(MS_PER_DAY);
             let policy = crate::support::configuration(Path::new("unused"), &toml).retention();
             let now = server.clock.now();
-            let swept =
-                chatfiles::retention::sweep(&server.store, &policy, now, true, false).unwrap();
+            let swept = crate::support::sweep(
+                &server.store,
+                &policy,
+                now,
+                chatfiles::retention::SweepMode::RemoveConfirmed,
+            );
             assert!(swept.is_empty(), "{swept:?}");
         }
         let expected = if days == 0 { keys.len() } else { 0 };
@@ -314,8 +318,8 @@ fn gathered_tombstones_keep_names() {
     }
     // One list per day, and nothing else.
     assert_eq!(inodes(), before - keys.len() + 1);
-    let (count, bad) = chatfiles::store::local::scrub(&server.store).unwrap();
-    assert_eq!((count, bad.len()), (1, 0));
+    let found = crate::support::verify(&server.store);
+    assert_eq!((found.objects, found.damaged.len()), (1, 0));
     // Later removals are gathered into the same lists, and a list is removed with its day.
     stdout(&remove(&server.store, &kept));
     let forget = crate::support::configuration(
@@ -332,7 +336,12 @@ fn gathered_tombstones_keep_names() {
             usize::from(policy.days_default.image == 0)
         );
         let now = server.clock.now();
-        chatfiles::retention::sweep(&server.store, &policy, now, true, false).unwrap();
+        crate::support::sweep(
+            &server.store,
+            &policy,
+            now,
+            chatfiles::retention::SweepMode::RemoveConfirmed,
+        );
         assert_eq!(tombstones_below(&objects), 0);
     }
     let left: Vec<_> = std::fs::read_dir(server.store.join("tombstones"))

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use chatfiles::{
     retention::{self, Report},
-    store::local::SweepMemory,
     time::{Day, MS_PER_DAY, MS_PER_SECOND},
 };
 
@@ -16,7 +15,7 @@ use super::{
 use crate::support::{
     TestServer, configuration,
     lanying::{Client, assert_code, file_sign, success, text},
-    photo, poll,
+    last_sweep, photo, poll,
 };
 
 /// The setting of each class, and how a file gets there.
@@ -35,14 +34,18 @@ const SETTINGS: [(&str, &str); 9] = [
 /// A server whose first sweep has ended.
 fn swept_server(toml: &str) -> TestServer {
     let server = TestServer::with(toml);
-    let memory = SweepMemory::of(&server.store);
-    poll("the first sweep", || memory.read().unwrap().is_some());
+    poll("the first sweep", || last_sweep(&server.store).is_some());
     server
 }
 
 fn sweep(server: &TestServer, toml: &str) -> Report {
     let policy = configuration(Path::new("unused"), toml).retention();
-    retention::sweep(&server.store, &policy, server.clock.now(), true, false).unwrap()
+    crate::support::sweep(
+        &server.store,
+        &policy,
+        server.clock.now(),
+        chatfiles::retention::SweepMode::RemoveConfirmed,
+    )
 }
 
 fn set_clock(server: &TestServer, to_ms: i64) {

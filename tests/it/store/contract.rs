@@ -1,35 +1,64 @@
-//! The contract of a `Store`, run against each there is. A new store adds itself to [`check`].
+//! The contract of a `Store`, in terms of its traits alone, run against every engine. A new engine adds itself to [`check`].
 
 use bytes::Bytes;
 use chatfiles::{
-    error::Kind,
+    derivative::{BoundingBox, Derivative},
+    error::{Kind, Result},
     store::{
-        BoundingBox, Derived, DerivedName, Key, META_BYTES_MAX, Meta, Store, UploadSize,
+        Access, ClaimedUpload, Class, Cutoffs, Derived, ExpireMode, Expired, Health, Key,
+        META_BYTES_MAX, Meta, ObjectId, PartsOwner, PutPart, Store, StoredPart, UnfinishedUpload,
+        UploadSize,
         local::{Durability, LocalStore},
     },
+    time::Timestamp,
 };
+use futures_util::TryStreamExt;
 
 use super::{
-    UNANNOUNCED, bare_meta, config, full_meta, new_key, put, read, read_checked, read_range, run,
+    UNANNOUNCED, bare_meta, config, full_meta, in_memory::InMemory, new_key, put, read,
+    read_checked, read_range, run,
 };
-use crate::support::files_below;
+use crate::support::{Faults, FaultyStore, files_below};
 
-/// Runs one rule against every store; whatever the rule did, nothing unfinished is left.
+/// Runs one rule against every engine. Whatever the rule did, nothing is damaged, and nothing unfinished is left.
 #[track_caller]
 fn check(rule: impl AsyncFn(&dyn Store)) {
     for durability in [Durability::Full, Durability::None] {
         println!("the local store, durability {durability:?}");
-        let directory = tempfile::tempdir().unwrap();
-        let store = LocalStore::open(&config(directory.path(), durability)).unwrap();
-        // The runtime ends with its last blocking work, so what a dropped upload leaves to do is done.
-        run(rule(&store));
-        assert_eq!(
-            files_below(&directory.path().join("tmp")),
-            Vec::<std::path::PathBuf>::new()
-        );
-        let (_, bad) = chatfiles::store::local::scrub(directory.path()).unwrap();
-        assert!(bad.is_empty(), "{bad:?}");
+        check_local(durability, |store| Box::new(store), &rule);
     }
+    println!("the faulty store, without a fault");
+    let faulty = |inner| {
+        let faults = Faults::default();
+        Box::new(FaultyStore { inner, faults }) as Box<dyn Store>
+    };
+    check_local(Durability::None, faulty, &rule);
+    println!("the store in memory");
+    let store = InMemory::default();
+    run(rule(&store));
+    check_verified(&store);
+}
+
+#[track_caller]
+fn check_local(
+    durability: Durability,
+    wrap: impl FnOnce(LocalStore) -> Box<dyn Store>,
+    rule: &impl AsyncFn(&dyn Store),
+) {
+    let directory = tempfile::tempdir().unwrap();
+    let store = LocalStore::open(&config(directory.path(), durability), None).unwrap();
+    let store = wrap(store);
+    // The runtime ends after its blocking work, so the file of a dropped upload is removed by then.
+    run(rule(&*store));
+    let unfinished = files_below(&directory.path().join("tmp"));
+    assert_eq!(unfinished, Vec::<std::path::PathBuf>::new());
+    check_verified(&*store);
+}
+
+#[track_caller]
+fn check_verified(store: &dyn Store) {
+    let verified = run(store.maintenance().verify()).unwrap();
+    assert!(verified.damaged.is_empty(), "{verified:?}");
 }
 
 /// Bytes in which no two places look alike.
@@ -299,11 +328,8 @@ fn many_uploads_at_once_are_kept_apart() {
     });
 }
 
-fn thumbnail(side: u16) -> DerivedName {
-    DerivedName::Thumbnail(BoundingBox {
-        width: side,
-        height: side,
-    })
+fn thumbnail(side: u16) -> Derivative {
+    Derivative::Thumbnail(BoundingBox::square(side))
 }
 
 fn derived(bytes: &'static [u8]) -> Derived {
@@ -320,7 +346,7 @@ fn an_object_that_is_kept_longer_is_found_under_each_of_its_days_and_is_one_file
         put(store, key, b"forwarded").await;
         let later = |days| key.day.start().plus_days(days).day();
         for day in [later(3), later(3), later(400), key.day] {
-            assert!(store.keep_until(key, day).await.unwrap(), "{day}");
+            assert!(store.extend_life(key, day).await.unwrap(), "{day}");
             let object = store.open(Key { day, ..key }).await.unwrap().unwrap();
             assert_eq!(read(&object).await, b"forwarded");
             read_checked(&object).await;
@@ -330,7 +356,7 @@ fn an_object_that_is_kept_longer_is_found_under_each_of_its_days_and_is_one_file
             day: later(3),
             ..key
         };
-        assert!(store.keep_until(third, later(5)).await.unwrap());
+        assert!(store.extend_life(third, later(5)).await.unwrap());
         assert!(store.remove(key.id).await.unwrap());
         for days in [0, 3, 5, 400] {
             let key = Key {
@@ -348,11 +374,11 @@ fn what_is_not_there_cannot_be_kept_longer() {
     check(async |store| {
         let key = new_key();
         let day = key.day.start().plus_days(1).day();
-        assert!(!store.keep_until(key, day).await.unwrap());
+        assert!(!store.extend_life(key, day).await.unwrap());
         assert!(store.open(Key { day, ..key }).await.unwrap().is_none());
         // The day of another name counts, not the id alone.
         put(store, key, b"x").await;
-        assert!(!store.keep_until(Key { day, ..key }, day).await.unwrap());
+        assert!(!store.extend_life(Key { day, ..key }, day).await.unwrap());
     });
 }
 
@@ -364,7 +390,7 @@ fn an_object_taken_down_while_it_is_kept_longer_leaves_no_name_behind() {
             put(store, key, b"raced").await;
             let days = (1..=8).map(|days| key.day.start().plus_days(days).day());
             let keep =
-                futures_util::future::join_all(days.clone().map(|day| store.keep_until(key, day)));
+                futures_util::future::join_all(days.clone().map(|day| store.extend_life(key, day)));
             let (kept, removed) = futures_util::future::join(keep, store.remove(key.id)).await;
             assert!(removed.unwrap());
             for (day, kept) in days.zip(kept) {
@@ -373,5 +399,217 @@ fn an_object_taken_down_while_it_is_kept_longer_leaves_no_name_behind() {
                 assert!(open.is_none(), "{day}");
             }
         }
+    });
+}
+
+#[test]
+fn taken_down_key_refuses_commits() {
+    check(async |store| {
+        let key = new_key();
+        assert!(!store.is_taken(key).await.unwrap());
+        put(store, key, b"first").await;
+        assert!(store.is_taken(key).await.unwrap());
+        assert!(store.remove(key.id).await.unwrap());
+        assert!(store.is_taken(key).await.unwrap());
+        let mut upload = store.begin(key, UNANNOUNCED).await.unwrap();
+        upload.write(Bytes::from_static(b"second")).await.unwrap();
+        let refused = upload.commit(bare_meta()).await.err().unwrap();
+        assert_eq!(refused.kind(), Kind::AlreadyExists);
+        assert!(store.open(key).await.unwrap().is_none());
+    });
+}
+
+#[test]
+fn reads_any_range() {
+    check(async |store| {
+        let (key, bytes) = (new_key(), payload(700_000));
+        put(store, key, &bytes).await;
+        let opened = store.open(key).await.unwrap().unwrap();
+        for range in [0..0, 0..1, 4095..4097, 262_143..600_000, 699_999..700_000] {
+            let expected = &bytes[range.start as usize..range.end as usize];
+            assert!(
+                read_range(&opened, range.clone()).await == expected,
+                "{range:?}"
+            );
+        }
+    });
+}
+
+fn owner() -> PartsOwner {
+    PartsOwner {
+        tenant: "easemob-demo/chatdemoui".into(),
+        user: "alice".into(),
+    }
+}
+
+async fn put_part(store: &dyn Store, id: ObjectId, number: u32, bytes: &[u8]) -> Result<PutPart> {
+    let mut part = store.parts().begin_part(bytes.len() as u64).await?;
+    for chunk in bytes.chunks(60_001) {
+        part.write(chunk.to_vec().into()).await?;
+    }
+    part.put(id, number, 1_000_000).await
+}
+
+#[test]
+fn keeps_parts_until_claimed() {
+    check(async |store| {
+        let (id, key, parts) = (new_key().id, new_key(), store.parts());
+        assert_eq!(parts.find(id).await.unwrap(), None);
+        parts.begin(id, owner()).await.unwrap();
+        let (first, second) = (payload(300_000), payload(5));
+        put_part(store, id, 2, &second).await.unwrap();
+        let old = put_part(store, id, 1, b"old").await.unwrap();
+        assert_eq!(old.replaced, []);
+        let new = put_part(store, id, 1, &first).await.unwrap();
+        assert_eq!(new.replaced, [old.part]);
+        let refused = put_part(store, id, 3, &payload(800_000))
+            .await
+            .err()
+            .unwrap();
+        assert_eq!(refused.kind(), Kind::TooLarge);
+        let expected = UnfinishedUpload {
+            owner: owner(),
+            parts: vec![StoredPart::new(1, &first), StoredPart::new(2, &second)],
+        };
+        assert_eq!(parts.find(id).await.unwrap().as_ref(), Some(&expected));
+        let listed = parts.list().await.unwrap();
+        assert_eq!((listed.open, listed.orphaned.len()), (vec![id], 0));
+
+        for _ in 0..2 {
+            let claimed = parts.claim(id, key).await.unwrap();
+            assert_eq!((claimed.id, claimed.key), (id, key));
+            assert_eq!(claimed.found.as_ref(), Some(&expected));
+            assert!(read_part(&claimed, expected.parts[0]).await == first);
+            assert!(read_part(&claimed, expected.parts[1]).await == second);
+            for gone in [
+                parts.claim(id, key).await.err().unwrap(),
+                put_part(store, id, 3, b"late").await.err().unwrap(),
+            ] {
+                assert_eq!(gone.kind(), Kind::ObjectNotFound);
+            }
+            assert_eq!(parts.find(id).await.unwrap(), None);
+            let listed = parts.list().await.unwrap();
+            assert_eq!((listed.open, listed.orphaned.len()), (vec![], 0));
+            claimed.parts.give_back().await.unwrap();
+            assert_eq!(parts.find(id).await.unwrap().as_ref(), Some(&expected));
+        }
+        let claimed = parts.claim(id, key).await.unwrap();
+        claimed.parts.discard().await.unwrap();
+        assert_eq!(parts.find(id).await.unwrap(), None);
+    });
+}
+
+async fn read_part(claimed: &ClaimedUpload, part: StoredPart) -> Vec<u8> {
+    let chunks: Vec<Bytes> = claimed.parts.read(part).try_collect().await.unwrap();
+    chunks.concat()
+}
+
+#[test]
+fn aborts_and_expires_unfinished_uploads() {
+    check(async |store| {
+        let parts = store.parts();
+        let (aborted, expired) = (new_key().id, new_key().id);
+        for id in [aborted, expired] {
+            parts.begin(id, owner()).await.unwrap();
+            put_part(store, id, 1, b"x").await.unwrap();
+        }
+        for _ in 0..2 {
+            parts.abort(aborted).await.unwrap();
+        }
+        // A part that was dropped leaves nothing.
+        let mut dropped = parts.begin_part(100_000).await.unwrap();
+        dropped.write(payload(100_000).into()).await.unwrap();
+        drop(dropped);
+        let created = expired.created();
+        for (now, mode, count) in [
+            (created, ExpireMode::Remove, 0),
+            (created.plus_days(2), ExpireMode::Report, 1),
+            (created.plus_days(2), ExpireMode::Remove, 1),
+            (created.plus_days(2), ExpireMode::Remove, 0),
+        ] {
+            assert_eq!(parts.expire(now, mode).await.unwrap(), count);
+        }
+        assert_eq!(parts.list().await.unwrap().open, []);
+    });
+}
+
+#[test]
+fn expires_days_and_single_objects() {
+    check(async |store| {
+        let today = new_key();
+        let key = |days| Key {
+            day: today.day.start().plus_days(days).day(),
+            ..new_key()
+        };
+        let (ended, mixed, kept) = (key(0), key(1), key(2));
+        for key in [ended, mixed, kept] {
+            put(store, key, b"x").await;
+        }
+        let other = Key {
+            id: new_key().id,
+            ..mixed
+        };
+        let mut upload = store.begin(other, UNANNOUNCED).await.unwrap();
+        upload.write(Bytes::from_static(b"x")).await.unwrap();
+        let tenant = "other/tenant".to_owned();
+        let meta = Meta {
+            tenant: tenant.clone(),
+            ..bare_meta()
+        };
+        upload.commit(meta).await.unwrap();
+        let cutoffs = Cutoffs {
+            by_tenant: [(tenant, Some(mixed.day))].into(),
+            others: Some(kept.day),
+        };
+        let expire = |mode| {
+            let cutoffs = cutoffs.clone();
+            store.maintenance().expire(Class::Chatfile, cutoffs, mode)
+        };
+        let expected = Expired {
+            days: [ended.day].into(),
+            objects: 1,
+        };
+        for mode in [ExpireMode::Report, ExpireMode::Remove] {
+            assert!(store.open(ended).await.unwrap().is_some());
+            assert!(store.open(mixed).await.unwrap().is_some());
+            assert_eq!(expire(mode).await.unwrap(), expected);
+        }
+        for (key, is_there) in [(ended, false), (mixed, false), (other, true), (kept, true)] {
+            assert_eq!(store.open(key).await.unwrap().is_some(), is_there, "{key}");
+        }
+        let unlimited = Cutoffs {
+            by_tenant: [(bare_meta().tenant, None)].into(),
+            others: Some(kept.day.start().plus_days(9).day()),
+        };
+        let left = store
+            .maintenance()
+            .expire(Class::Image, unlimited, ExpireMode::Remove);
+        assert_eq!(left.await.unwrap(), Expired::default());
+    });
+}
+
+#[test]
+fn records_last_sweep() {
+    check(async |store| {
+        let maintenance = store.maintenance();
+        assert_eq!(maintenance.last_sweep().await.unwrap(), None);
+        for ms in [1_795_000_123_456, 1_795_000_123_000] {
+            let now = Timestamp::from_ms(ms);
+            maintenance.record_sweep(now).await.unwrap();
+            assert_eq!(maintenance.last_sweep().await.unwrap(), Some(now));
+        }
+    });
+}
+
+#[test]
+fn healthy_store_takes_reads_and_writes() {
+    check(async |store| {
+        let maintenance = store.maintenance();
+        assert_eq!(maintenance.health(), Health::default());
+        for access in [Access::Read, Access::Write] {
+            maintenance.check(access).unwrap();
+        }
+        assert!(maintenance.free_bytes().await.unwrap() > 0);
+        assert!(!maintenance.openings().has_changed().unwrap());
     });
 }

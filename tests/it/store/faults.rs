@@ -9,13 +9,14 @@ use std::{
 use chatfiles::{
     error::Kind,
     store::{
-        Class, FOOTER_BYTES, Key, Store,
-        local::{self, Durability, LocalStore},
+        Class, Cutoffs, ExpireMode, Expired, FOOTER_BYTES, Key, Store,
+        local::{Durability, LocalStore},
     },
+    time::Clock,
 };
 
 use super::{UNANNOUNCED, bare_meta, config, new_key, open, put, read, run};
-use crate::support::{files_below, mount::Mount};
+use crate::support::{expire_parts, files_below, mount::Mount, verify};
 
 /// A store with one object, closed, and that object's file.
 fn store_with(payload: &[u8]) -> (tempfile::TempDir, Key, PathBuf) {
@@ -36,7 +37,7 @@ fn object_path(key: Key) -> String {
 /// The message with which a store refuses to open.
 #[track_caller]
 fn refusal(path: &Path) -> String {
-    match LocalStore::open(&config(path, Durability::Full)) {
+    match LocalStore::open(&config(path, Durability::Full), None) {
         Ok(_) => panic!("{} was opened", path.display()),
         Err(error) => error.causes(),
     }
@@ -76,9 +77,13 @@ fn a_damaged_object_is_an_error_and_neither_absent_nor_served() {
         let opened = run(open(directory.path()).open(key));
         let error = opened.err().unwrap_or_else(|| panic!("{what}: opened"));
         assert_eq!(error.kind(), Kind::Internal, "{what}");
-        let (count, bad) = local::scrub(directory.path()).unwrap();
-        assert_eq!((count, bad.len()), (1, 1), "{what}: {bad:?}");
-        assert_eq!(bad[0].path, object_path(key), "{what}");
+        let found = verify(directory.path());
+        assert_eq!(
+            (found.objects, found.damaged.len()),
+            (1, 1),
+            "{what}: {found:?}"
+        );
+        assert_eq!(found.damaged[0].name, object_path(key), "{what}");
     }
 }
 
@@ -170,11 +175,17 @@ fn foreign_files_anywhere_in_the_store_disturb_nothing() {
         put(&store, next, b"next").await;
         assert!(store.open(next).await.unwrap().is_some());
     });
-    for day in local::days(root, Class::Chatfile).unwrap() {
-        let walked = local::visit_metas(root, Class::Chatfile, &day, &mut |_, _| Ok(()));
-        assert!(walked.is_ok(), "{day:?}: {:?}", walked.err());
-    }
-    local::sweep_parts(root, chatfiles::time::Clock::system().now()).unwrap();
+    // Some files of each day end, and none of this tenant, so that every file is looked at.
+    let ends = Clock::system().now().plus_days(1).day();
+    let cutoffs = Cutoffs {
+        by_tenant: [(bare_meta().tenant, None)].into(),
+        others: Some(ends),
+    };
+    let expired = store
+        .maintenance()
+        .expire(Class::Chatfile, cutoffs, ExpireMode::Remove);
+    assert_eq!(run(expired).unwrap(), Expired::default());
+    expire_parts(root, Clock::system().now());
     // What lies where objects are and is none is said, and ends nothing.
     let bad = scrub(root);
     assert!(
@@ -369,6 +380,6 @@ fn make_pipe(path: &Path) {
 }
 
 fn scrub(root: &Path) -> Vec<String> {
-    let (_, bad) = local::scrub(root).unwrap();
-    bad.into_iter().map(|damaged| damaged.path).collect()
+    let damaged = verify(root).damaged.into_iter();
+    damaged.map(|damaged| damaged.name).collect()
 }

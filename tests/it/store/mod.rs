@@ -2,12 +2,15 @@
 
 mod contract;
 mod faults;
+mod in_memory;
+mod served;
 
 use std::{ops::Range, path::Path};
 
 use chatfiles::{
+    derivative::BoundingBox,
     store::{
-        BoundingBox, Class, Dialect, Key, Meta, ObjectId, Opened, Payload, Store, UploadSize,
+        Class, Dialect, Key, Meta, ObjectId, Opened, Payload, Store, UploadSize,
         local::{Config, Durability, LocalStore},
     },
     time::{Clock, Timestamp},
@@ -42,10 +45,7 @@ fn full_meta() -> Meta {
         inline: true,
         file_name: Some("日落 \"x\"\\.jpg".into()),
         secret_hash: Some([7; 32]),
-        thumbnail: BoundingBox {
-            width: 1,
-            height: u16::MAX,
-        },
+        thumbnail: BoundingBox::new(1, u16::MAX),
         recipient: Some("g@123".into()),
     }
 }
@@ -75,7 +75,7 @@ fn config(path: &Path, durability: Durability) -> Config {
 fn open(path: &Path) -> LocalStore {
     let config = config(path, Durability::None);
     let mut opened = None;
-    poll("the lock", || match LocalStore::open(&config) {
+    poll("the lock", || match LocalStore::open(&config, None) {
         // A process that another test is just starting may hold a copy of the lock until its exec.
         Err(error) if error.causes().contains("in use") => false,
         result => {

@@ -7,9 +7,11 @@ use std::{
 
 use bytes::Bytes;
 use chatfiles::{
+    derivative::Derivative,
     error::{Kind, Result},
     store::{
-        BoxFuture, Derived, DerivedName, Key, Meta, ObjectId, Opened, Store, Upload, UploadSize,
+        Derived, Key, Maintenance, Meta, ObjectId, Opened, PartStore, Sink, Store, StoreFuture,
+        Upload, UploadSize,
     },
     time::Day,
 };
@@ -23,7 +25,7 @@ pub enum Step {
     Write,
     Commit,
     Open,
-    KeepUntil,
+    ExtendLife,
     Derived,
     PutDerived,
 }
@@ -84,7 +86,7 @@ struct FaultyUpload {
 }
 
 impl<S: Store> Store for FaultyStore<S> {
-    fn begin(&self, key: Key, size: UploadSize) -> BoxFuture<'_, Result<Box<dyn Upload>>> {
+    fn begin(&self, key: Key, size: UploadSize) -> StoreFuture<'_, Box<dyn Upload>> {
         Box::pin(async move {
             self.faults.call(Step::Begin)?;
             let inner = self.inner.begin(key, size).await?;
@@ -93,53 +95,71 @@ impl<S: Store> Store for FaultyStore<S> {
         })
     }
 
-    fn open(&self, key: Key) -> BoxFuture<'_, Result<Option<Opened>>> {
+    fn open(&self, key: Key) -> StoreFuture<'_, Option<Opened>> {
         Box::pin(async move {
             self.faults.call(Step::Open)?;
             self.inner.open(key).await
         })
     }
 
-    fn keep_until(&self, key: Key, day: Day) -> BoxFuture<'_, Result<bool>> {
+    fn extend_life(&self, key: Key, day: Day) -> StoreFuture<'_, bool> {
         Box::pin(async move {
-            self.faults.call(Step::KeepUntil)?;
-            self.inner.keep_until(key, day).await
+            self.faults.call(Step::ExtendLife)?;
+            self.inner.extend_life(key, day).await
         })
     }
 
-    fn remove(&self, id: ObjectId) -> BoxFuture<'_, Result<bool>> {
+    fn is_taken(&self, key: Key) -> StoreFuture<'_, bool> {
+        self.inner.is_taken(key)
+    }
+
+    fn is_taken_down(&self, key: Key) -> StoreFuture<'_, bool> {
+        self.inner.is_taken_down(key)
+    }
+
+    fn remove(&self, id: ObjectId) -> StoreFuture<'_, bool> {
         self.inner.remove(id)
     }
 
-    fn derived(&self, key: Key, name: DerivedName) -> BoxFuture<'_, Result<Option<Derived>>> {
+    fn derived(&self, key: Key, derivative: Derivative) -> StoreFuture<'_, Option<Derived>> {
         Box::pin(async move {
             self.faults.call(Step::Derived)?;
-            self.inner.derived(key, name).await
+            self.inner.derived(key, derivative).await
         })
     }
 
     fn put_derived(
         &self,
         key: Key,
-        name: DerivedName,
+        derivative: Derivative,
         derived: Derived,
-    ) -> BoxFuture<'_, Result<()>> {
+    ) -> StoreFuture<'_, ()> {
         Box::pin(async move {
             self.faults.call(Step::PutDerived)?;
-            self.inner.put_derived(key, name, derived).await
+            self.inner.put_derived(key, derivative, derived).await
         })
+    }
+
+    fn parts(&self) -> &dyn PartStore {
+        self.inner.parts()
+    }
+
+    fn maintenance(&self) -> &dyn Maintenance {
+        self.inner.maintenance()
     }
 }
 
-impl Upload for FaultyUpload {
-    fn write(&mut self, chunk: Bytes) -> BoxFuture<'_, Result<()>> {
+impl Sink for FaultyUpload {
+    fn write(&mut self, chunk: Bytes) -> StoreFuture<'_, ()> {
         Box::pin(async move {
             self.faults.call(Step::Write)?;
             self.inner.write(chunk).await
         })
     }
+}
 
-    fn commit(self: Box<Self>, mut meta: Meta) -> BoxFuture<'static, Result<Meta>> {
+impl Upload for FaultyUpload {
+    fn commit(self: Box<Self>, mut meta: Meta) -> StoreFuture<'static, Meta> {
         Box::pin(async move {
             self.faults.call(Step::Commit)?;
             if let Some(content_type) = self.faults.0.lock().unwrap().content_type.clone() {

@@ -1,5 +1,6 @@
 //! Shared by all tests: servers in this process or in their own, clients that control each byte, and test data.
 
+mod attached;
 pub mod certificates;
 mod client;
 mod exposition;
@@ -15,6 +16,7 @@ pub mod scans;
 mod sockets;
 pub mod strace;
 
+pub use attached::{attach, block_on, expire_parts, last_sweep, sweep, verify};
 pub use client::{Answer, Connection, head, read_answer};
 pub use exposition::Exposition;
 pub use faulty::{Faults, FaultyStore, Step, faulty_server};
@@ -89,6 +91,17 @@ impl TestServer {
         toml: &str,
         wrap: impl FnOnce(LocalStore) -> Arc<dyn Store> + Send + 'static,
     ) -> Self {
+        Self::over_store(directory, toml, |config| {
+            wrap(LocalStore::open(&config.store, None).expect("the store opens"))
+        })
+    }
+
+    /// Over any store.
+    pub fn over_store(
+        directory: &Path,
+        toml: &str,
+        open: impl FnOnce(&Config) -> Arc<dyn Store> + Send + 'static,
+    ) -> Self {
         let config = configuration(directory, toml);
         let keys_path = config.keys_path();
         let clock = Clock::adjustable();
@@ -102,8 +115,9 @@ impl TestServer {
                 .enable_all()
                 .build()
                 .expect("a runtime");
+            let store = open(&moved_config);
             let mut app =
-                App::build_over(moved_config, moved_clock, wrap).expect("the server builds");
+                App::build_over(moved_config, moved_clock, store).expect("the server builds");
             runtime.block_on(async move {
                 let listeners = app.bind().expect("a free port");
                 let endpoints: Vec<Endpoint> = listeners

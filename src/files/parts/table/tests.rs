@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::{
+    derivative::BoundingBox,
     fair_queue::Claimant,
-    store::{BoundingBox, Class, Dialect, Key, Meta},
+    store::{Class, Dialect, Key, Meta},
     time::{Clock, Timestamp},
 };
 
@@ -155,10 +156,10 @@ fn one_call_completes_an_upload() {
     table.enter(id(1)).unwrap();
     let reserved = table.claim(id(1)).unwrap();
     assert_refused(table.claim(id(1)), Kind::AlreadyExists);
-    assert_refused(table.disk(id(1)), Kind::AlreadyExists);
+    assert_refused(table.lock(id(1)), Kind::AlreadyExists);
     assert_refused(table.charge_part(id(1), 1, ROOM, MIB), Kind::AlreadyExists);
     table.give_back(id(1), reserved, now);
-    assert!(table.disk(id(1)).is_ok());
+    assert!(table.lock(id(1)).is_ok());
     table.claim(id(1)).unwrap();
     table.complete(id(1), owner("alice"), stored(), now);
     assert_refused(table.claim(id(1)), Kind::ObjectNotFound);
@@ -215,7 +216,7 @@ fn stored() -> Arc<Stored> {
         inline: false,
         file_name: None,
         secret_hash: None,
-        thumbnail: BoundingBox::USUAL,
+        thumbnail: BoundingBox::DEFAULT,
         recipient: None,
     };
     Arc::new(Stored {

@@ -5,13 +5,13 @@ use std::{fs, path::Path};
 use chatfiles::{
     retention,
     server::control::{self, Command},
-    store::local::SweepMemory,
     time::MS_PER_DAY,
 };
 
 use crate::support::{
     TestServer, configuration,
     lanying::{Client, assert_code},
+    last_sweep,
     media::{AMR, MP3, MP4, Program, assert_first_frame},
     poll,
 };
@@ -170,16 +170,21 @@ fn sweep_takes_derivatives_of_day() {
     let program = Program::real();
     let toml = format!("[retention]\nchatfile_days = 1\n{}", program.toml(""));
     let server = TestServer::with(&toml);
-    let memory = SweepMemory::of(&server.store);
-    poll("the first sweep", || memory.read().unwrap().is_some());
+    poll("the first sweep", || last_sweep(&server.store).is_some());
     let alice = server.lanying("alice");
     for (url, more) in send(&alice) {
         assert_eq!(alice.open(&url, more).status, 200);
     }
     assert_eq!(server.files_in("derived").len(), 4);
     let policy = configuration(Path::new("unused"), &toml).retention();
-    let sweep =
-        || retention::sweep(&server.store, &policy, server.clock.now(), true, false).unwrap();
+    let sweep = || {
+        crate::support::sweep(
+            &server.store,
+            &policy,
+            server.clock.now(),
+            chatfiles::retention::SweepMode::RemoveConfirmed,
+        )
+    };
     sweep();
     assert_eq!(server.files_in("derived").len(), 4);
     server.clock.advance(4 * MS_PER_DAY);
