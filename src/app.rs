@@ -155,12 +155,18 @@ impl App {
         self.service.api().files.abilities()
     }
 
-    /// Binds the configured addresses and the control socket, and reads the certificates where one of them speaks
-    /// TLS. Must be called within the runtime.
+    /// Counts the unfinished uploads in the store, binds the configured addresses and the control socket, and reads the
+    /// certificates if one of the addresses uses TLS.
     ///
     /// # Errors
     /// Which address cannot be had, or which certificate, and why.
-    pub fn bind(&mut self) -> Result<Vec<Listener>> {
+    pub async fn bind(&mut self) -> Result<Vec<Listener>> {
+        if let Ok(free_bytes) = self.store.maintenance().free_bytes().await {
+            let in_flight_bytes_max = self.service.upload_levels().in_flight_bytes_max;
+            warn_of_little_space(free_bytes, self.free_space_min_bytes, in_flight_bytes_max);
+        }
+        // Before the first request, so that the bounds of each user hold from the start.
+        upkeep::reconcile(&self.service).await;
         if !self.activated.is_empty() {
             let endpoints = self.activated.iter();
             self.listener.listen = endpoints.map(|(endpoint, _)| endpoint.clone()).collect();
@@ -223,12 +229,6 @@ impl App {
     /// Serves until `shutdown` is triggered and the running transfers have ended or had their grace. The
     /// operator's listener ends last.
     pub async fn run(self, listeners: Vec<Listener>, shutdown: Shutdown) {
-        if let Ok(free_bytes) = self.store.maintenance().free_bytes().await {
-            let in_flight_bytes_max = self.service.upload_levels().in_flight_bytes_max;
-            warn_of_little_space(free_bytes, self.free_space_min_bytes, in_flight_bytes_max);
-        }
-        // Before the first request, so that the bounds of each user hold from the start.
-        upkeep::reconcile(&self.service).await;
         let mut tasks = Tasks::new();
         if self.tls.is_some() {
             let reloader = self.reloader();

@@ -67,7 +67,7 @@ pub(super) fn serve(
         .build()
         .map_err(Error::internal)?;
     runtime.block_on(async {
-        let listeners = app.bind()?;
+        let listeners = app.bind().await?;
         let shutdown = Shutdown::new();
         let signals = shutdown::on_signals(shutdown.clone())?;
         say(&welcome::text(
