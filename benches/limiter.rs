@@ -1,11 +1,11 @@
-//! What a call pays for the rate limit: a client that is known, one that is refused, one among a million.
+//! Cost of a rate limit check: for a known client, for a refused one, and for one of a million.
 
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
 
 use std::{hint::black_box, net::IpAddr, time::Duration};
 
 use chatfiles::{
-    limit::{Config, Interface, Limiter, Rate},
+    limit::{Config, Limiter, Rate, RateClass},
     time::Clock,
 };
 use criterion::{Criterion, criterion_group, criterion_main};
@@ -20,7 +20,7 @@ fn client(number: u32) -> IpAddr {
     std::net::Ipv4Addr::from_bits(0x0a00_0000 + number).into()
 }
 
-/// A generator that costs a nanosecond, so that addresses are met in no order.
+/// A random generator that takes a nanosecond: clients call in random order.
 fn next(seed: &mut u32) -> u32 {
     *seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
     *seed
@@ -34,11 +34,11 @@ fn limiter(c: &mut Criterion) {
         ..Config::default()
     };
     let limiter = Limiter::new(config, epoch);
-    let check = |client, now| limiter.check(0, Interface::Download, client, RATE, now);
+    let check = |client, now| limiter.check(0, RateClass::Download, client, RATE, now);
     let mut group = c.benchmark_group("limiter");
 
     let mut now = epoch;
-    group.bench_function("one client, let through", |b| {
+    group.bench_function("one client, allowed", |b| {
         b.iter(|| {
             now += Duration::from_millis(34);
             check(black_box(client(1)), now)
@@ -56,13 +56,13 @@ fn limiter(c: &mut Criterion) {
     }
     assert!(limiter.entries() >= MILLION as usize);
     let (mut seed, mut now) = (1, now);
-    group.bench_function("one of 1,000,000 clients, let through", |b| {
+    group.bench_function("one of 1,000,000 clients, allowed", |b| {
         b.iter(|| {
             now += Duration::from_millis(34);
             check(client(next(&mut seed) % MILLION), now)
         });
     });
-    group.bench_function("a sweep of 1,000,000 clients that keeps them", |b| {
+    group.bench_function("sweep of 1,000,000 clients, all kept", |b| {
         b.iter(|| limiter.sweep(black_box(epoch)));
     });
     group.finish();

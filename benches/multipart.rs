@@ -1,5 +1,5 @@
-//! Uploads of 9 MB through a real server over loopback: form, checksum, file and answer, without fsync
-//! (`durability = "none"`), which would measure the disk.
+//! Uploads of 9 MB through a real server over loopback: form, checksum, file and response, without fsync (`durability =
+//! "none"`), which would measure the disk.
 
 #![allow(
     missing_docs,
@@ -50,7 +50,7 @@ fn multipart(c: &mut Criterion) {
                 let answer = connection.request("POST", &path, &headers, &body);
                 took += clock.monotonic() - started;
                 assert_eq!(answer.status, 200, "{}", answer.text());
-                // Not measured: else the disk is full before the end.
+                // Not measured. Without it, the disk fills up.
                 std::fs::remove_dir_all(server.store.join("objects/chatfile")).unwrap();
                 std::fs::create_dir(server.store.join("objects/chatfile")).unwrap();
             }

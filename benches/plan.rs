@@ -1,4 +1,4 @@
-//! Deciding what a download is answered with: conditions and ranges, without any I/O.
+//! Planning the response to a download: conditions and ranges, without I/O.
 
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
 

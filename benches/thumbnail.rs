@@ -1,4 +1,4 @@
-//! Thumbnails: made from each format, found in memory, and asked for over a socket.
+//! Thumbnails: made from each format, read from memory, and requested over a socket.
 
 #![allow(
     missing_docs,
@@ -34,7 +34,7 @@ const BOUNDS: Bounds = Bounds {
     memory_bytes_max: 384 << 20,
 };
 
-/// One thread, from the bytes of the file to the bytes of the thumbnail.
+/// One thread, from the file's bytes to the thumbnail's bytes.
 fn miss(c: &mut Criterion) {
     let mut group = c.benchmark_group("thumbnail miss");
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
@@ -59,7 +59,7 @@ fn miss(c: &mut Criterion) {
     group.finish();
 }
 
-/// In memory: through the use cases alone, and as a whole call on a connection that is kept.
+/// From memory: through the use cases only, and as a request on a kept connection.
 fn hit(c: &mut Criterion) {
     let mut group = c.benchmark_group("thumbnail hit");
     let directory = tempfile::tempdir().unwrap();

@@ -1,5 +1,4 @@
-//! What a call pays for its credential: a token seen before, a signed and a dynamic one seen for the first
-//! time, and the making of one.
+//! Cost of verifying a token that is cached, a new signed one and a new dynamic one, and of issuing a token.
 
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
 
@@ -17,7 +16,7 @@ use sha2::{Digest, Sha256};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// As a chat backend makes one (the contract, Tokens).
+/// A dynamic token of a chat backend (contract, Tokens).
 fn dynamic(tenant: &Tenant, user: &str, now: Timestamp) -> String {
     let appkey = format!("{}#{}", tenant.org, tenant.app);
     let (time, secret) = (now.secs(), tenant.client_secret.expose());
@@ -58,7 +57,7 @@ fn tokens(c: &mut Criterion) {
         });
     });
 
-    // Every token is a new one, so the cache never has it.
+    // Each token is new, so it is not in the cache.
     let mut number = 0_u64;
     group.bench_function("verify, signed, unknown", |b| {
         let fresh = || {

@@ -1,9 +1,9 @@
-"""Starts a server over a temporary store, calls every endpoint of it, and writes each exchange as it was on the wire
-into a file of a directory, in HTTPolice's "combined" form.
+"""Starts a server over a temporary store, requests every endpoint, and writes each exchange to a file in a directory,
+in HTTPolice's "combined" format.
 
     python3 scripts/httpolice.py target/debug/chatfiles DIRECTORY
 
-Fails where an answer has another status than it should: what is judged afterwards is what was meant.
+Fails if a response has an unexpected status, so that HTTPolice checks the intended responses.
 """
 
 import json
@@ -18,7 +18,7 @@ import urllib.parse
 PROGRAM, OUTPUT = sys.argv[1:]
 BASE = "/easemob-demo/chatdemoui"
 NEVER = "0190a5c4-5a7b-7000-8000-000000000000"
-# A value that the Fetch standard has got since HTTPolice 0.9, which calls it an error of syntax.
+# A value that the Fetch standard added after HTTPolice 0.9, which reports it as a syntax error.
 UNKNOWN = re.compile(rb"cross-origin-resource-policy: cross-origin\r\n")
 ORIGIN = {"Origin": "https://chat.example.com"}
 
@@ -38,7 +38,7 @@ class Answer:
 
 
 class Caller:
-    """Calls on connections of their own, and keeps what was sent and what came."""
+    """Sends requests over new connections and records the bytes of both directions."""
 
     def __init__(self, address):
         self.address = address
@@ -57,7 +57,7 @@ class Caller:
             try:
                 connection.sendall(sent)
             except ConnectionError:
-                pass  # refused before all was sent
+                pass  # refused before everything was sent
             received = b""
             try:
                 while piece := connection.recv(1 << 20):
@@ -119,7 +119,7 @@ def easemob(caller, token, secret):
         get("a thumbnail not modified", 304, photo_path,
             {"thumbnail": "true", "If-None-Match": thumbnail.headers["etag"]})
         get("a thumbnail of a text", 404, text_path, {"thumbnail": "true"})
-        # RFC 9110 section 14.2: a Range counts for GET alone.
+        # RFC 9110 section 14.2: Range applies only to GET.
         partial, unsatisfiable = (206, 416) if method == "GET" else (200, 200)
         get("a range", partial, text_path, {"Range": "bytes=5-9"})
         get("a suffix", partial, text_path, {"Range": "bytes=-5"})
@@ -129,7 +129,7 @@ def easemob(caller, token, secret):
         get("a range if unchanged, and it is not", 200, photo_path, {"Range": "bytes=0-9", "If-Range": '"x"'})
         get("no such range", unsatisfiable, text_path, {"Range": "bytes=5000-"})
         get("not modified by tag", 304, photo_path, {"If-None-Match": etag})
-        # The same date stands on the photo's thumbnail, so of the photo it says nothing.
+        # The photo's thumbnail has the same date, so the date does not identify the photo.
         get("a photo not modified since", 200, photo_path, {"If-Modified-Since": modified})
         get("a text not modified since", 304, text_path, {"If-Modified-Since": written})
         get("another one by tag", 412, photo_path, {"If-Match": '"x"'})

@@ -1,6 +1,6 @@
-# Sourced by the scripts beside it: install_packages NAME... installs Debian packages that are missing. Does nothing
-# where all are there; needs root (or sudo) only for what is missing. A package that would start a service is kept
-# from it, now and at the next start of the machine: only the program is wanted.
+# Sourced by the other scripts: install_packages NAME... installs missing Debian packages. Does nothing if all are
+# installed; needs root or sudo only to install. Services of these packages are not started, neither now nor at the next
+# boot, because only the programs are needed.
 
 install_packages() {
     local package missing=() sudo=""

@@ -1,8 +1,8 @@
-"""The crowds of scripts/slow, one after another, and the figures as a table.
+"""Runs the attacks of scripts/slow one after the other and prints a table.
 
-The crowd comes from 127.0.0.1 and is exempt from the limiter, so that all of it gets in; everything else is as it
-comes. The ordinary client comes from 127.0.0.2, ten times a second: a 4 KB file over a new connection, another one
-over a connection that it keeps.
+The attackers connect from 127.0.0.1, which is exempt from the limits, so that all of them get in; other settings have
+their defaults. The ordinary client connects from 127.0.0.2. Ten times per second, it downloads a 4 KB file over a new
+connection, and another one over a kept connection.
 """
 
 import multiprocessing
@@ -53,7 +53,7 @@ def receive(connection):
 
 
 class Ordinary:
-    """Its latencies, of new connections and of a kept one; a failure counts as ten seconds."""
+    """The ordinary client: measures latencies over new connections and over a kept one. A failure counts as 10 s."""
 
     def __init__(self, address, path):
         self.address, self.path = address, path
@@ -158,7 +158,7 @@ class Server:
 
 
 def measure(crowd):
-    """A server of its own for each crowd."""
+    """Runs one attack against a new server."""
     with tempfile.TemporaryDirectory() as directory:
         server = Server(directory)
         try:
@@ -208,7 +208,7 @@ def crowd(target, *arguments):
         process = multiprocessing.Process(target=target, args=(address, *arguments, *extra, ready), daemon=True)
         process.start()
         if not ready.wait(60):
-            print("not all of the crowd got in", file=sys.stderr)
+            print("not all attackers got in", file=sys.stderr)
 
         def end():
             process.kill()

@@ -1,6 +1,6 @@
-"""Downloads over TLS from this server and from nginx, one core for each server in turn and one for h2load.
+"""Compares downloads over TLS from chatfiles and from nginx: the servers take turns on one core, h2load has another.
 
-CPU per request is that of the server's process, from /proc/PID/stat: of so many rounds the median, and all of them.
+CPU per request is the CPU of the server's process from /proc/PID/stat. Prints the median of all rounds and the rounds.
 """
 
 import json
@@ -13,7 +13,7 @@ import tempfile
 import time
 
 SIZES = {"4 KB": 4 << 10, "64 KB": 64 << 10, "1 MB": 1 << 20}
-# Connections, and requests at once on each.
+# Number of connections, and of concurrent requests on each.
 PROTOCOLS = {"HTTP/1.1": (32, 1), "HTTP/2": (8, 10)}
 ROUNDS, SECONDS = 5, 3
 BASE = "/easemob-demo/chatdemoui/chatfiles"

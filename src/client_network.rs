@@ -1,8 +1,8 @@
-//! The network that identifies a client wherever clients have shares.
+//! The network by which limits and shares identify a client.
 
 use std::net::{IpAddr, Ipv6Addr};
 
-/// The address of an IPv4 client, the /64 of an IPv6 client: the smallest network that a provider assigns.
+/// The client as one network: the address itself for IPv4, the /64 for IPv6, the smallest network a provider assigns.
 pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) >> 64 << 64).into(),
@@ -10,8 +10,8 @@ pub fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// The most that may be one customer's: the address of an IPv4 client, the /48 of an IPv6 client (RFC 6177 §2). For
-/// counts that must not begin anew in each of a customer's networks.
+/// The largest network that one customer may have: the address itself for IPv4, the /48 for IPv6 (RFC 6177 §2). For
+/// counts that must not start again in each of a customer's networks.
 pub fn site(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) >> 80 << 80).into(),

@@ -46,8 +46,8 @@ pub enum Kind {
     TenantNotFound,
     /// No such path.
     RouteNotFound,
-    /// The path exists, the method does not; the string is the value of `Allow`.
-    MethodNotAllowed(&'static str),
+    /// The path exists, the method does not.
+    MethodNotAllowed,
     /// A precondition of RFC 9110 §13 is false.
     PreconditionFailed,
     /// RFC 9110 §15.5.17; carries the length of the representation in bytes.

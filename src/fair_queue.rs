@@ -104,8 +104,8 @@ pub struct Levels {
 
 /// A queue and its running jobs. Clones share both.
 ///
-/// Cost: a choice takes logarithmic time in the number of tenants and clients that wait, plus the jobs that wait for
-/// memory. A job that finds a free place and no one waiting starts without entering the queue.
+/// Cost: a choice takes logarithmic time in the number of waiting tenants and clients, plus the number of jobs that
+/// wait for memory. If no job waits and the new one fits, it starts without entering the queue.
 ///
 /// Memory: about 150 bytes for each waiting job and for each tenant and client with a job.
 #[derive(Debug, Clone)]
@@ -117,7 +117,7 @@ struct Shared {
     state: Mutex<State>,
 }
 
-/// Permission to run one job. Dropping it returns its place and its memory, and starts the next jobs.
+/// Permission to run one job. Dropping it ends the job: it returns the memory and starts the next jobs.
 #[derive(Debug)]
 #[must_use]
 pub struct Permit {
@@ -201,13 +201,6 @@ impl Shared {
             drop(job.grant.send(self.permit(claimant, job.memory_bytes)));
         }
         changed
-    }
-}
-
-impl Permit {
-    /// Bytes of memory that the job has claimed.
-    pub fn memory_bytes(&self) -> u64 {
-        self.memory_bytes
     }
 }
 

@@ -1,14 +1,14 @@
-//! Sends HTTP/1.1 requests to other servers, over TCP or TLS, and keeps connections for the next ones.
+//! Sends HTTP/1.1 requests to other servers, over TCP or TLS, and reuses connections.
 //!
-//! The client of the hooks (`auth/hook/`) and of `check-config --probe`. It follows no redirect, uses no proxy, and
-//! repeats no request: whether a request may be sent twice is the caller's to know ([`Error::is_closed`]).
+//! Used by the hooks (`auth/hook/`) and by `check-config --probe`. It follows no redirects, uses no proxy, and never
+//! repeats a request: only the caller knows whether a request may be sent twice ([`Error::is_closed`]).
 //!
-//! It limits the time to connect. All other time-outs are the caller's: [`HttpClient::send`] ends with the head of the
-//! response and [`ResponseBody::chunk`] with each piece of its body, so that a caller can limit the time to the first
-//! byte, the time without progress, or the whole.
+//! The client limits the time to connect. The caller sets all other time-outs: [`HttpClient::send`] returns with the
+//! head of the response and [`ResponseBody::chunk`] with each piece of its body, so that a caller can limit the time to
+//! the first byte, the time without progress, or the total time.
 //!
-//! A small pool over `hyper::client::conn` instead of hyper-util's client: that one limits kept connections by host
-//! and not in total, spawns a task for each connection, and cannot be told to open a new one.
+//! This is a small pool over `hyper::client::conn`. hyper-util's client was considered: it limits idle connections per
+//! host and not in total, spawns a task for each connection, and cannot be told to open a new one.
 
 mod resolver;
 
@@ -47,11 +47,11 @@ pub use self::resolver::LOOKUPS_MAX;
 use self::resolver::Resolver;
 use crate::time::Clock;
 
-/// Bytes of a response's head.
+/// Maximum size of the head of a response.
 const HEAD_BYTES_MAX: usize = 8 * 1024;
-/// Bytes of a connection's read buffer: more than a head.
+/// Maximum size of the read buffer of a connection, larger than a head.
 const BUFFER_BYTES_MAX: usize = 16 * 1024;
-/// The longest time that an unused connection is kept.
+/// How long an idle connection is kept.
 const IDLE_MAX: Duration = Duration::from_secs(15);
 
 /// The body of a request.
@@ -60,13 +60,13 @@ pub type RequestBody = UnsyncBoxBody<Bytes, io::Error>;
 /// The bounds of an [`HttpClient`].
 #[derive(Debug, Clone, Copy)]
 pub struct Config {
-    /// The longest time to look up a name, connect, and agree on TLS.
+    /// Maximum time to look up the name, connect, and finish the TLS handshake.
     pub connect_timeout: Duration,
-    /// Unused connections that are kept, to all servers together.
+    /// Maximum number of idle connections, to all servers together.
     pub idle_connections_max: usize,
 }
 
-/// Sends requests. Clones share the kept connections.
+/// Sends requests. Clones share the idle connections.
 #[derive(Clone)]
 pub struct HttpClient(Arc<Shared>);
 
@@ -75,7 +75,7 @@ struct Shared {
     clock: Clock,
     resolver: Resolver,
     tls: TlsConnector,
-    /// Kept connections, the one that was used last at the end; at most `idle_connections_max`.
+    /// Idle connections, ordered by the time of their last use; at most `idle_connections_max`.
     idle: Mutex<VecDeque<Idle>>,
 }
 
@@ -92,8 +92,8 @@ struct Origin {
     port: u16,
 }
 
-/// A connection that carries one request at a time. Its I/O happens in the task that waits for the response:
-/// nothing is spawned, and dropping it closes it.
+/// A connection, which carries one request at a time. The task that waits for the response does its I/O, so nothing is
+/// spawned. Dropping it closes it.
 struct Connection {
     origin: Origin,
     sender: SendRequest<RequestBody>,
@@ -105,23 +105,23 @@ type Driver = Fuse<Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>>;
 /// The body of a response. Dropping it before its end closes the connection.
 pub struct ResponseBody {
     client: HttpClient,
-    /// `None` at the end of the body.
+    /// `None` after the end of the body.
     connection: Option<Connection>,
     incoming: Incoming,
 }
 
-/// Why there is no response, or not all of it. The text shows neither the URL nor any header.
+/// Why there is no complete response. The text contains neither the URL nor a header.
 #[derive(Debug)]
 pub enum Error {
     /// The URL is not an absolute `http://` or `https://` URL.
     Url,
-    /// No connection, or it failed.
+    /// Connecting failed, or the connection did.
     Io(io::Error),
     /// The server closed the connection before the response was complete.
     Closed,
-    /// The response is not HTTP, or not within the bounds.
+    /// The response is not valid HTTP, or its head is too large.
     Http(hyper::Error),
-    /// The body has more bytes than this.
+    /// The body has more than this number of bytes.
     TooLarge(usize),
 }
 
@@ -147,11 +147,11 @@ impl HttpClient {
         }))
     }
 
-    /// Sends a request with an absolute URL, over a kept connection if there is one. Returns when the head of the
-    /// response is there. `Host` is set here, and `Authorization` from a user and password in the URL.
+    /// Sends a request with an absolute URL, over an idle connection if there is one, and returns the head of the
+    /// response. Sets `Host`, and `Authorization` if the URL contains a user and a password.
     ///
     /// # Errors
-    /// [`Error`]. A kept connection may be closed by the server at any time, also while the request is on its way.
+    /// [`Error`]. The server may close an idle connection at any time, also while a request is sent.
     ///
     /// # Cancel safety
     /// Dropping the future closes the connection.
@@ -166,7 +166,7 @@ impl HttpClient {
         }
     }
 
-    /// As [`Self::send`], over a new connection.
+    /// Like [`Self::send`], over a new connection.
     ///
     /// # Errors
     /// [`Error`].
@@ -205,8 +205,7 @@ impl HttpClient {
     }
 }
 
-/// Makes the target of a request the path alone, as servers expect it, and adds the headers that the rest of the URL
-/// becomes.
+/// Replaces the URL of a request by its path, as servers expect it, and adds the headers that contain the rest.
 fn to_origin_form(request: &mut Request<RequestBody>) -> Result<(), Error> {
     let uri = std::mem::take(request.uri_mut()).into_parts();
     let authority = uri.authority.ok_or(Error::Url)?;
@@ -227,7 +226,7 @@ fn to_origin_form(request: &mut Request<RequestBody>) -> Result<(), Error> {
 }
 
 impl Shared {
-    /// A kept connection that the server has not closed. Drops those that are too old.
+    /// An idle connection to this origin that the server has not closed. Closes those that are too old.
     fn take_idle(&self, origin: &Origin) -> Option<Connection> {
         let mut idle = self.idle.lock();
         self.drop_old(&mut idle);
@@ -284,7 +283,7 @@ impl Origin {
             _ => return Err(Error::Url),
         };
         let host = uri.host().ok_or(Error::Url)?;
-        // An IPv6 address stands in brackets.
+        // An IPv6 address is in brackets.
         let host = host.trim_start_matches('[').trim_end_matches(']').into();
         let port = uri.authority().and_then(Authority::port_u16);
         Ok(Self {
@@ -313,18 +312,18 @@ impl Connection {
         })
     }
 
-    /// Whether it can carry another request. Reads what has come, so that a closed connection is seen.
+    /// Whether the connection can carry another request. Reads from the socket to detect that the server has closed it.
     fn is_ready(&mut self) -> bool {
         let _ = (&mut self.driver).now_or_never();
         self.sender.is_ready()
     }
 }
 
-/// Waits for a step of an exchange, and does the connection's I/O meanwhile.
+/// Waits for a step of an exchange, and does the I/O of the connection at the same time.
 async fn drive<T>(driver: &mut Driver, step: impl Future<Output = T>) -> T {
     let mut step = pin!(step);
     poll_fn(|cx| {
-        // An error of the connection is the error of the step, too.
+        // An error of the connection is also the error of the step.
         let _ = driver.poll_unpin(cx);
         step.as_mut().poll(cx)
     })
@@ -332,7 +331,7 @@ async fn drive<T>(driver: &mut Driver, step: impl Future<Output = T>) -> T {
 }
 
 impl ResponseBody {
-    /// The next bytes, `None` at the end. Then the connection is kept for another request.
+    /// Returns the next bytes, or `None` at the end. At the end, the connection becomes idle.
     ///
     /// # Errors
     /// [`Error`].
@@ -359,7 +358,7 @@ impl ResponseBody {
         Ok(None)
     }
 
-    /// The whole body, of at most `bytes_max` bytes.
+    /// Reads the whole body, of at most `bytes_max` bytes.
     ///
     /// # Errors
     /// [`Error`].
@@ -376,8 +375,8 @@ impl ResponseBody {
 }
 
 impl Error {
-    /// Whether the server closed the connection before the response was complete. A server may close a kept
-    /// connection just as a request comes, so a request that changes nothing may be sent again.
+    /// Whether the server closed the connection before the response was complete. A server may close an idle connection
+    /// just when a request is sent, so a request that changes nothing may be sent again.
     pub fn is_closed(&self) -> bool {
         matches!(self, Self::Closed)
     }
@@ -457,7 +456,7 @@ mod tests {
         client.send(get(url)).await?.into_body().read(100).await
     }
 
-    /// Reads heads and answers each, until the client goes.
+    /// Answers each request until the client disconnects.
     async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
         let mut head = Vec::new();
         while let Ok(byte) = stream.read_u8().await {
@@ -469,7 +468,7 @@ mod tests {
         }
     }
 
-    /// Accepts so many connections, and tells of each that has ended.
+    /// Accepts this number of connections, and waits for their end.
     async fn serve(listener: TcpListener, connections: usize) {
         let mut tasks = tokio::task::JoinSet::new();
         for _ in 0..connections {
@@ -507,14 +506,30 @@ mod tests {
             assert_eq!(body.read(2).await.unwrap(), b"ok");
         }
         assert_eq!(client.0.idle.lock().len(), 2);
-        // A fourth connection would not be accepted.
+        // This uses an idle connection: a fourth one would not be accepted.
         assert_eq!(ask(&client, &url).await.unwrap(), b"ok");
         let too_large = client.send(get(&url)).await.unwrap().into_body().read(1);
         assert!(matches!(too_large.await, Err(Error::TooLarge(1))));
-        // Not read to its end, so it is not kept.
+        // The body was not read to its end, so the connection is closed.
         assert_eq!(client.0.idle.lock().len(), 1);
         drop(client);
         server.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn connect_timeout_includes_tls() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://{}/", listener.local_addr().unwrap());
+        let config = Config {
+            connect_timeout: Duration::from_millis(50),
+            idle_connections_max: 1,
+        };
+        let client = HttpClient::new(config, Clock::system());
+        // The listener never answers the TLS handshake.
+        match ask(&client, &url).await {
+            Err(Error::Io(error)) => assert_eq!(error.kind(), io::ErrorKind::TimedOut),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[tokio::test]

@@ -10,6 +10,8 @@ pub mod config;
 
 pub mod server;
 
+pub mod routes;
+
 pub mod api;
 
 pub mod delivery;

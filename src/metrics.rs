@@ -22,7 +22,7 @@ use crate::time::Clock;
 pub use self::{
     cells::{Counter, Gauge},
     families::CONTENT_TYPE,
-    requests::{Answered, Refusal, Requests, Route},
+    requests::{Answered, Refusal, Requests, RouteLabel},
 };
 
 /// Every cell of a server. Cheap to clone; the clones are the same cells.

@@ -1,4 +1,4 @@
-//! The only file that reads a clock. Everything else is handed a [`Timestamp`] or a [`Clock`].
+//! Time: timestamps, days, and the only code that reads a clock. All other code gets a [`Timestamp`] or a [`Clock`].
 
 #![allow(clippy::disallowed_methods)]
 
@@ -15,20 +15,20 @@ use jiff::civil::Date;
 
 /// Milliseconds in a second.
 pub const MS_PER_SECOND: i64 = 1000;
-/// Milliseconds in a day (UTC has no leap seconds in POSIX time).
+/// Milliseconds in a day (POSIX time has no leap seconds).
 pub const MS_PER_DAY: i64 = 86_400 * MS_PER_SECOND;
 
-/// A moment of UTC, in milliseconds since 1970.
+/// A time in UTC, in milliseconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
 
 impl Timestamp {
-    /// From milliseconds since 1970.
+    /// Creates a timestamp from milliseconds since 1970.
     pub const fn from_ms(ms: i64) -> Self {
         Self(ms)
     }
 
-    /// From seconds since 1970; saturates at the ends of time.
+    /// Creates a timestamp from seconds since 1970. Saturates.
     pub const fn from_secs(secs: i64) -> Self {
         Self(secs.saturating_mul(MS_PER_SECOND))
     }
@@ -43,7 +43,7 @@ impl Timestamp {
         self.0.div_euclid(MS_PER_SECOND)
     }
 
-    /// This moment and a duration later; saturates.
+    /// Adds a duration. Saturates.
     pub fn plus(self, duration: Duration) -> Self {
         Self(
             self.0
@@ -51,7 +51,7 @@ impl Timestamp {
         )
     }
 
-    /// This moment and a duration earlier; saturates.
+    /// Subtracts a duration. Saturates.
     pub fn minus(self, duration: Duration) -> Self {
         Self(
             self.0
@@ -59,7 +59,7 @@ impl Timestamp {
         )
     }
 
-    /// This moment and whole days later; saturates.
+    /// Adds whole days. Saturates.
     pub const fn plus_days(self, days: u32) -> Self {
         Self(
             self.0
@@ -67,13 +67,13 @@ impl Timestamp {
         )
     }
 
-    /// The UTC day this moment lies in; saturates.
+    /// The UTC day that contains this time; saturates.
     pub fn day(self) -> Day {
         let day = self.0.div_euclid(MS_PER_DAY);
         Day(day.clamp(i32::MIN.into(), i32::MAX.into()) as i32)
     }
 
-    /// As `SystemTime`; moments before 1970 become 1970.
+    /// Converts to `SystemTime`. Times before 1970 become 1970.
     pub fn system(self) -> SystemTime {
         UNIX_EPOCH + Duration::from_millis(u64::try_from(self.0).unwrap_or(0))
     }
@@ -84,7 +84,7 @@ impl Timestamp {
 pub struct Day(i32);
 
 impl Day {
-    /// Reads exactly `YYYY-MM-DD`; anything else is `None`.
+    /// Parses `YYYY-MM-DD`. Any other form is `None`.
     pub fn parse(text: &str) -> Option<Self> {
         if text.len() != 10 {
             return None;
@@ -96,12 +96,12 @@ impl Day {
         (day.to_string() == text).then_some(day)
     }
 
-    /// The first moment of the day.
+    /// The first millisecond of the day.
     pub fn start(self) -> Timestamp {
         Timestamp(i64::from(self.0) * MS_PER_DAY)
     }
 
-    /// The first moment after the day.
+    /// The first millisecond after the day.
     pub fn end(self) -> Timestamp {
         Timestamp((i64::from(self.0) + 1) * MS_PER_DAY)
     }
@@ -117,7 +117,7 @@ impl fmt::Display for Day {
     }
 }
 
-/// The source of time. The system's, or one that a test moves.
+/// A source of time: the system's clock, or one that a test adjusts.
 #[derive(Clone, Default)]
 pub struct Clock {
     /// Added to the system's wall clock, in milliseconds; `None` outside tests.
@@ -130,14 +130,15 @@ impl Clock {
         Self::default()
     }
 
-    /// A clock that starts at the system's time and that [`Clock::advance`] moves.
+    /// A clock that starts at the system's time, and that [`Clock::advance`] changes.
     pub fn adjustable() -> Self {
         Self {
             offset_ms: Some(Arc::default()),
         }
     }
 
-    /// Moves an adjustable clock's wall time by `by_ms`, backwards too. Does nothing to the system's clock.
+    /// Changes the wall time of an adjustable clock by `by_ms`, which may be negative. Does not affect the system's
+    /// clock.
     pub fn advance(&self, by_ms: i64) {
         if let Some(offset) = &self.offset_ms {
             offset.fetch_add(by_ms, Ordering::Relaxed);
@@ -158,13 +159,13 @@ impl Clock {
         )
     }
 
-    /// A monotonic reading, for measuring durations. Never moved by [`Clock::advance`].
+    /// The monotonic time, for durations. [`Clock::advance`] does not change it.
     pub fn monotonic(&self) -> Instant {
         Instant::now()
     }
 }
 
-/// The moment `after` from now on tokio's clock, for its timers.
+/// The time `after` from now on tokio's clock, for its timers.
 pub fn deadline(after: Duration) -> tokio::time::Instant {
     tokio::time::Instant::now() + after
 }
@@ -180,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_day_is_read_as_it_is_written() {
+    fn day_round_trips() {
         for (ms, text) in [
             (0, "1970-01-01"),
             (-1, "1969-12-31"),
@@ -196,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_exact_form_of_a_day_is_read() {
+    fn rejects_other_forms_of_a_day() {
         for text in [
             "",
             "2026-1-1",

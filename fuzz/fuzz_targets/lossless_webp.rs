@@ -1,9 +1,9 @@
-//! Any bytes as the lossless bitstream of a WebP: how much memory its prefix codes take.
+//! Arbitrary bytes as the lossless bitstream of a WebP: the memory of its prefix codes.
 //!
-//! The reader is compiled from its files, alone, as `proxy_header.rs` does it.
+//! The parser is compiled from its source files, as in `proxy_header.rs`.
 #![no_main]
 
-// Formatted where they belong.
+// Formatted in their own place.
 #[rustfmt::skip]
 #[path = "../../src/media/dimensions/bits.rs"]
 mod bits;
@@ -37,12 +37,12 @@ fn check(bytes: &[u8]) {
         let all = counted(bytes, u64::MAX);
         let bounded = counted(bytes, 100_000);
         match (all, bounded) {
-            // It stopped at the bound, or there is nothing above it.
+            // The count stopped at the limit, or the total is not above it.
             (Some(all), Some(bounded)) if bounded > 100_000 => assert!(bounded <= all),
             (None, Some(bounded)) => assert!(bounded > 100_000),
             _ => assert_eq!(all, bounded),
         }
-        // What follows the codes changes nothing.
+        // Bytes after the codes change nothing.
         if all.is_some() {
             assert_eq!(counted(&[bytes, &[0xa5; 9]].concat(), u64::MAX), all);
         }

@@ -1,10 +1,10 @@
-//! Any bytes as the beginning of a connection behind a proxy: the PROXY header, versions 1 and 2.
+//! Arbitrary bytes as the start of a connection behind a proxy: the PROXY header, versions 1 and 2.
 //!
-//! The parser is compiled from its file, alone: it needs nothing of the server but its dependency, so nothing has to be
-//! shown to the outside for this, and the server is not built again with coverage.
+//! The parser is compiled from its source file, because it needs only its dependency. So nothing has to be public for
+//! this, and the server is not rebuilt with coverage.
 #![no_main]
 
-// Formatted where it belongs.
+// Formatted in its own place.
 #[rustfmt::skip]
 #[path = "../../src/server/proxy_protocol.rs"]
 mod proxy_protocol;
@@ -18,10 +18,10 @@ use self::proxy_protocol::{HEADER_BYTES_MAX, Parsed, parse};
 fuzz_target!(|bytes: &[u8]| check(bytes));
 
 fn check(bytes: &[u8]) {
-    // As the bytes come, one by one: for a while it is a beginning, and then for ever the same.
+    // Byte by byte: incomplete for a while, and then always the same result.
     let mut settled = None;
     for len in 0..=bytes.len() {
-        // What is settled is not looked at after every further byte, which would be nearly all of the time.
+        // A settled result is not checked after every further byte, which would take nearly all of the time.
         if settled.is_some_and(|(since, _)| len > since + 16) && len < bytes.len() {
             continue;
         }
@@ -38,7 +38,7 @@ fn check(bytes: &[u8]) {
                 assert!(len < HEADER_BYTES_MAX, "it waits for more than it reads")
             }
             Ok(Parsed::Header(taken, client)) => {
-                // So no cut of a header is a header, and none takes what follows it.
+                // A truncated header is not a header, and a header does not include the bytes after it.
                 assert_eq!(
                     taken, len,
                     "a header is one as soon as it is whole, and not before"
@@ -52,7 +52,7 @@ fn check(bytes: &[u8]) {
     }
 }
 
-/// The client is the one that stands in the header, read in another way.
+/// The client is the one in the header, according to a second parser.
 fn check_client(header: &[u8], client: Option<SocketAddr>) {
     let expected = match header.strip_prefix(b"PROXY ") {
         Some(line) => in_text(line),
@@ -61,7 +61,7 @@ fn check_client(header: &[u8], client: Option<SocketAddr>) {
     assert_eq!(client, expected);
 }
 
-/// `TCP4 source destination port port`, and the end of the line.
+/// `TCP4 source destination port port` and the line end.
 fn in_text(line: &[u8]) -> Option<SocketAddr> {
     let line = std::str::from_utf8(line).expect("a line of ASCII");
     let line = line.strip_suffix("\r\n").expect("the end of the line");
@@ -78,7 +78,7 @@ fn in_text(line: &[u8]) -> Option<SocketAddr> {
     Some((address, ports[0]).into())
 }
 
-/// The signature, command, family, length; then both addresses, both ports.
+/// Signature, command, family, length; then both addresses and both ports.
 fn in_binary(header: &[u8]) -> Option<SocketAddr> {
     let is_local = header[12] & 0xf == 0;
     let port = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);

@@ -51,12 +51,9 @@ pub(super) fn redirect(url: &str) -> Result<Response<Body>> {
     Ok(response)
 }
 
-/// What HTTP wants beside the status of an error (RFC 9110 §15.5.6, §15.5.17, §10.2.3).
+/// What HTTP wants beside the status of an error (RFC 9110 §15.5.17, §10.2.3).
 pub(super) fn error_headers(kind: Kind, headers: &mut HeaderMap) {
     match kind {
-        Kind::MethodNotAllowed(allow) => {
-            headers.insert(header::ALLOW, HeaderValue::from_static(allow));
-        }
         Kind::RangeNotSatisfiable(len) => {
             headers.insert(
                 header::CONTENT_RANGE,

@@ -26,8 +26,8 @@ use crate::{
     files::{Files, Stored},
     http::target::Target,
     limit::{
-        Quota, Quotas, Reserved,
-        quota::{Exceeded, Whose},
+        Quota, QuotaPermit, Quotas,
+        quota::{Exceeded, QuotaOwner},
     },
     tenant::{Tenant, Tenants},
     time::{Clock, Timestamp},
@@ -75,7 +75,7 @@ impl Api {
         tenant: &Tenant,
         user: &str,
         bytes: u64,
-    ) -> Result<Reserved> {
+    ) -> Result<QuotaPermit> {
         let user = Some(user).filter(|name| !name.is_empty());
         let quota = Quota::from(&tenant.limits);
         let reserved = self
@@ -83,13 +83,13 @@ impl Api {
             .reserve(tenant.index, user, quota, bytes, call.now);
         reserved.map_err(|exceeded| {
             let Exceeded {
-                whose,
+                owner,
                 bytes_a_day,
                 retry_after,
             } = exceeded;
-            let whose = match whose {
-                Whose::Tenant => "application",
-                Whose::User => "user",
+            let whose = match owner {
+                QuotaOwner::Tenant => "application",
+                QuotaOwner::User => "user",
             };
             let text = format!(
                 "the {whose} may upload {bytes_a_day} bytes a day, and has fewer left today than this call needs."

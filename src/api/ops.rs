@@ -7,9 +7,8 @@ use hyper::{
     header::{self, HeaderValue},
 };
 
-use super::answer;
 use crate::delivery::Body;
-use crate::{error::Kind, metrics};
+use crate::metrics;
 
 /// Answers as long as the process can answer at all. `server` names this run of it, so that a probe knows
 /// whom it reached.
@@ -17,6 +16,17 @@ pub fn health(server: &str) -> Response<Body> {
     let text = serde_json::json!({ "status": "ok", "server": server }).to_string();
     let json = HeaderValue::from_static("application/json");
     answer(StatusCode::OK, json, text)
+}
+
+/// The answer to a browser's preflight. Its CORS headers are those of every answer.
+pub fn preflight() -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let no_store = HeaderValue::from_static("no-store");
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, no_store);
+    response
 }
 
 /// A word or a line for people and probes.
@@ -28,8 +38,8 @@ pub fn text(status: StatusCode, words: &str) -> Response<Body> {
 /// There is such a path, with these methods alone.
 pub fn only(methods: &'static str) -> Response<Body> {
     let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed");
-    let kind = Kind::MethodNotAllowed(methods);
-    answer::error_headers(kind, response.headers_mut());
+    let allow = HeaderValue::from_static(methods);
+    response.headers_mut().insert(header::ALLOW, allow);
     response
 }
 

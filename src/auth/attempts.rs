@@ -1,28 +1,29 @@
-//! Slows down guessing of passwords and client secrets: too many wrong ones, and the next attempts are refused unseen.
+//! Slows down the guessing of passwords and client secrets: after too many wrong attempts, further ones are refused
+//! without a check.
 //!
-//! Four counts, all of wrong attempts:
+//! Four counts of wrong attempts:
 //!
-//! | of | free | then |
+//! | attempts | free | then |
 //! |---|---|---|
-//! | one account from one address | 10 | refused for 4 s after the next wrong one, then twice as long each time, up to 5 minutes |
-//! | one account from all addresses that have guessed at it before | 50 | one a minute |
-//! | one account from all addresses that have not: their first guesses | 50 | one a minute |
-//! | all accounts of a tenant from one address | 50 | one a minute |
+//! | at one account from one address | 10 | refused for 4 s, then twice as long after each wrong one, up to 5 minutes |
+//! | at one account, from addresses that have failed there before | 50 | one per minute |
+//! | at one account, first attempts of new addresses | 50 | one per minute |
+//! | at all accounts of a tenant from one address | 50 | one per minute |
 //!
-//! An address from which the account was opened within 30 days is subject to the first count alone.
+//! Only the first count applies to an address with a successful login to the account within the last 30 days.
 //!
-//! The second and the third are apart so that a few addresses cannot keep the owner out who comes from a new one, as
-//! every phone does. Whoever wants that needs 50 networks and a new one each minute; of IPv6, a whole /48 is one here,
-//! since a provider may assign it to one customer. The price: an account can be guessed at twice as often, 2,880 times
-//! a day, by whoever has as many networks.
+//! The second and third counts are separate so that a few addresses cannot lock out an owner who comes from a new
+//! address, as every phone does. Locking the owner out takes 50 networks and a new one each minute. An IPv6 /48 counts
+//! as one network, since a provider may assign it to one customer. The cost: an attacker with that many networks can
+//! guess twice as often, 2,880 times a day.
 //!
-//! Client secrets have the first count alone: one of 16 bytes is not guessed at this pace from any number of addresses,
-//! and a chat backend that restarts elsewhere must not wait for somebody who tries.
+//! Only the first count applies to client secrets. A secret of 16 bytes cannot be guessed at this rate from any number
+//! of addresses, and a chat backend that restarts on another host must not be locked out by an attacker.
 //!
-//! A right password is refused as well while attempts are: the answer must tell nothing about a guess. Refused attempts
-//! are not counted, so the time of a refusal does not grow by itself.
+//! While attempts are refused, a right password is refused too: the response must not reveal whether a guess is right.
+//! Refused attempts are not counted, so they do not extend the refusal.
 //!
-//! Nothing is hashed here and no token is issued. The counts are in memory and begin anew with the process.
+//! Hashing and issuing tokens is elsewhere. The counts are in memory and start at zero with each process.
 
 use std::{
     collections::HashMap,
@@ -41,60 +42,61 @@ use crate::{
     fair_queue::Claimant,
 };
 
-/// Wrong attempts at one account from one address that cost nothing.
+/// Free wrong attempts at one account from one address.
 const PAIR_FREE: u32 = 10;
-/// How long the next attempt is refused after that; doubled with each further wrong one.
+/// How long the next attempt is refused after that. Doubled with each further wrong attempt.
 const PAIR_DELAY: Duration = Duration::from_secs(4);
 const PAIR_DELAY_MAX: Duration = Duration::from_secs(300);
-/// How long wrong attempts count when there are no further ones.
+/// Time after the last wrong attempt until they are forgotten.
 const PAIR_MEMORY: Duration = Duration::from_secs(86_400);
-/// How long an address is known from which an account was opened.
+/// Time after a successful login for which the address is known.
 const KNOWN: Duration = Duration::from_secs(30 * 86_400);
-/// Addresses that are remembered of an account, the last ones from which it was opened.
+/// Known addresses of an account: those of the most recent logins.
 const HOMES_MAX: usize = 16;
-/// How long an address is remembered that has guessed at an account.
+/// Time for which an address counts as one that has failed at an account.
 const SEEN: Duration = PAIR_MEMORY;
-/// Wrong attempts at an account from all addresses, or from an address at all accounts, that cost nothing.
+/// Free wrong attempts at an account from all addresses, or from one address at all accounts.
 const SUM_FREE: u32 = 50;
-/// How soon there is another one.
+/// Interval of further attempts.
 const SUM_INTERVAL: Duration = Duration::from_secs(60);
-/// Shards of a table, each with a lock of its own that is held for one operation.
+/// Shards of a table. Each has a lock, which is held for one operation.
 const SHARDS: usize = 64;
-/// Entries of a shard, so 65,536 of each table, at most 100 bytes each; those of `homes` have up to 16 addresses
-/// of 40 bytes besides. Only accounts of the configuration are in `homes`, so no client can fill it.
+/// Entries of a shard, so 65,536 in each table, of at most 100 bytes each. Those of `homes` also have up to 16
+/// addresses of 40 bytes. Only accounts of the configuration are in `homes`, so no client can fill it.
 const SHARD_ENTRIES_MAX: usize = 1024;
 
-/// What is guessed at.
+/// The account that an attempt is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Account<'a> {
-    /// The password of a user of the configuration.
+    /// A user of the configuration, with a password.
     User(&'a str),
-    /// The client secret.
+    /// The tenant's backend, with the client secret.
     Backend,
-    /// A user that there is not.
+    /// A user that does not exist.
     Unknown,
 }
 
-/// Who attempts.
+/// The origin of an attempt.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Caller {
     pub(super) claimant: Claimant,
-    /// Its address, or the /48 of an IPv6 address.
+    /// The address, or the /48 of an IPv6 address.
     origin: IpAddr,
     is_exempt: bool,
 }
 
-/// An account by its hash: texts of clients are not kept. The key of the hash is random.
+/// An account, as a hash with a random key, so that no text of a client is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct AccountId(u64);
 
-/// Whose attempts are summed up.
+/// The key of a sum over several addresses or accounts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Sum {
-    /// From addresses that have guessed at it before.
+    /// Attempts at an account from addresses that have failed there before.
     Account(AccountId),
-    /// From addresses that have not.
+    /// Attempts at an account from other addresses.
     Newcomers(AccountId),
+    /// Attempts of one client at all accounts of a tenant.
     Client(Claimant),
 }
 
@@ -105,18 +107,18 @@ struct Pair {
     last_failure: Instant,
 }
 
-/// From where an account was opened, and until when that counts; the latest is the last.
+/// The known addresses of an account, each with its expiry, ordered by login.
 type Homes = Vec<(Claimant, Instant)>;
 
 /// The counts of all tenants.
 pub(super) struct Attempts {
     pairs: Table<(AccountId, Claimant), Pair>,
     homes: Table<AccountId, Homes>,
-    /// Until when an origin is one that has guessed at the account.
+    /// Until when an origin counts as one that has failed at the account.
     seen: Table<(AccountId, IpAddr), Instant>,
-    /// Until when each sum's allowance is used up: every wrong attempt moves it on by [`SUM_INTERVAL`].
+    /// The moment at which each sum is zero again. A wrong attempt moves it on by [`SUM_INTERVAL`].
     sums: Table<Sum, Instant>,
-    /// Networks of the backend's own servers, which may log in many users: their addresses have no sum.
+    /// Networks of the backend's own servers, which may log in many users. Their addresses have no sum.
     exempt: Vec<IpNet>,
     hasher: RandomState,
 }
@@ -143,11 +145,11 @@ impl Attempts {
         }
     }
 
-    /// Whether an attempt may be looked at. Attempts that are looked at at the same moment do not see each other's
-    /// outcome: whoever calls this bounds how many there can be.
+    /// Checks whether an attempt is allowed. Concurrent attempts do not see each other's outcome, so the caller must
+    /// limit how many run at the same time.
     ///
     /// # Errors
-    /// [`Kind::RateLimited`] with the time until the next one may be.
+    /// [`Kind::RateLimited`] with the time until the next attempt is allowed.
     pub(super) fn check(&self, account: Account<'_>, caller: Caller, now: Instant) -> Result<()> {
         let of_pair = self.pair(account, caller).map_or(Duration::ZERO, |key| {
             let counted = self.pairs.shard(&key).get(&key).copied();
@@ -166,7 +168,7 @@ impl Attempts {
         }
     }
 
-    /// Counts an attempt that was looked at.
+    /// Counts an attempt that was allowed.
     pub(super) fn record(
         &self,
         account: Account<'_>,
@@ -192,37 +194,37 @@ impl Attempts {
             make_room(&mut shard, &key, |until| *until <= now, |until| *until);
             shard.insert(key, now + SEEN);
         }
-        if let Some(key) = self.pair(account, caller) {
-            let mut shard = self.pairs.shard(&key);
-            make_room(
-                &mut shard,
-                &key,
-                |pair| pair.is_forgotten(now),
-                |pair| pair.last_failure,
+        let Some(key) = self.pair(account, caller) else {
+            return;
+        };
+        let pair = self.count_failure(key, now);
+        let wait = pair.wait(now);
+        if !wait.is_zero() {
+            let (failures, secs, claimant) = (pair.failures, wait.as_secs(), caller.claimant);
+            tracing::info!(
+                ?account,
+                ?claimant,
+                failures,
+                secs,
+                "wrong logins are slowed down"
             );
-            let pair = shard.entry(key).or_insert(Pair::new(now));
-            if pair.is_forgotten(now) {
-                pair.failures = 0;
-            }
-            pair.failures = pair.failures.saturating_add(1);
-            pair.last_failure = now;
-            let (failures, wait) = (pair.failures, pair.wait(now));
-            drop(shard);
-            if !wait.is_zero() {
-                let secs = wait.as_secs();
-                let claimant = caller.claimant;
-                tracing::info!(
-                    ?account,
-                    ?claimant,
-                    failures,
-                    secs,
-                    "wrong logins are slowed down"
-                );
-            }
         }
     }
 
-    /// From there the account is known, and its wrong attempts are forgiven.
+    fn count_failure(&self, key: (AccountId, Claimant), now: Instant) -> Pair {
+        let mut shard = self.pairs.shard(&key);
+        let is_over = |pair: &Pair| pair.is_forgotten(now);
+        make_room(&mut shard, &key, is_over, |pair| pair.last_failure);
+        let pair = shard.entry(key).or_insert(Pair::new(now));
+        if pair.is_forgotten(now) {
+            pair.failures = 0;
+        }
+        pair.failures = pair.failures.saturating_add(1);
+        pair.last_failure = now;
+        *pair
+    }
+
+    /// Remembers the address of a successful login, and resets its count of wrong attempts.
     fn succeeded(&self, account: Account<'_>, caller: Caller, now: Instant) {
         if let Some(key) = self.pair(account, caller) {
             self.pairs.shard(&key).remove(&key);
@@ -240,7 +242,7 @@ impl Attempts {
         }
     }
 
-    /// Whether the account was opened from there.
+    /// Whether there was a recent successful login from this client.
     fn is_known(&self, account: Account<'_>, caller: Caller, now: Instant) -> bool {
         self.user(account, caller).is_some_and(|id| {
             let shard = self.homes.shard(&id);
@@ -261,7 +263,7 @@ impl Attempts {
         (account != Account::Unknown).then(|| AccountId(self.hasher.hash_one((tenant, account))))
     }
 
-    /// The account, where it is a user's.
+    /// The account, if it is a user.
     fn user(&self, account: Account<'_>, caller: Caller) -> Option<AccountId> {
         match account {
             Account::User(_) => self.id(account, caller),
@@ -288,7 +290,7 @@ impl Attempts {
         of_account.into_iter().chain(of_client)
     }
 
-    /// As a bucket of [`SUM_FREE`] that gains one every [`SUM_INTERVAL`].
+    /// The time until the next attempt: a token bucket of [`SUM_FREE`] that gains one every [`SUM_INTERVAL`].
     fn sum_wait(&self, sum: Sum, now: Instant) -> Duration {
         let used = self.sums.shard(&sum).get(&sum).copied().unwrap_or(now);
         let behind = used.saturating_duration_since(now);
@@ -304,7 +306,7 @@ impl Pair {
         }
     }
 
-    /// How long further attempts are refused.
+    /// The time until the next attempt is allowed.
     fn wait(&self, now: Instant) -> Duration {
         if self.failures < PAIR_FREE || self.is_forgotten(now) {
             return Duration::ZERO;
@@ -321,7 +323,7 @@ impl Pair {
     }
 }
 
-/// A map in shards, each with a bound.
+/// A sharded map with a bound for each shard.
 struct Table<K, V> {
     shards: Box<[Mutex<HashMap<K, V, RandomState>>]>,
     hasher: RandomState,
@@ -341,12 +343,11 @@ impl<K, V> Default for Table<K, V> {
 impl<K: Hash, V> Table<K, V> {
     fn shard(&self, key: &K) -> Shard<'_, K, V> {
         let index = self.hasher.hash_one(key) % SHARDS as u64;
-        // Whole after every step: a panic elsewhere does not spoil it.
         self.shards[index as usize].lock()
     }
 }
 
-/// Makes room for a key in a shard that is full: what is over goes, else what is worth least.
+/// Makes room for a key in a full shard: removes the entries that are over, or else the one that is worth least.
 fn make_room<K: Copy + Eq + Hash, V, W: Ord>(
     shard: &mut HashMap<K, V, RandomState>,
     key: &K,

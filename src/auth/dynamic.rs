@@ -1,17 +1,17 @@
-//! Easemob's dynamic tokens, which a chat backend signs itself with its client secret.
+//! Verifies Easemob's dynamic tokens, which a chat backend signs with its client secret.
 //!
 //! ```text
 //! base64( "dt-" {"signature", "appkey": "org#app", "userId", "curTime", "ttl"} )
 //! signature = hex SHA-256( clientId ‖ appkey ‖ userId ‖ curTime ‖ ttl ‖ clientSecret )
 //! ```
-//! By the vendor's page, its Java server SDK and its sample server, `curTime` and `ttl` are in seconds; the page shows
-//! base64url, the SDK encodes with the standard alphabet and padding, so both are read. A `curTime` in milliseconds has
-//! 13 digits and is refused: no such backend is known, and each further form is one more way to read a token. `ttl` 0
-//! means "without end" in the vendor's token call only; here it is over at once, since the vendor calls these tokens
-//! temporary.
+//! According to the vendor's page, its Java server SDK and its sample server, `curTime` and `ttl` are in seconds. The
+//! page shows base64url and the SDK uses the standard alphabet with padding, so both are accepted. A `curTime` in
+//! milliseconds has 13 digits and is refused: no such backend is known, and each further form makes tokens more
+//! ambiguous. `ttl` 0 means "does not expire" only in the vendor's token call. Here such a token has expired, since the
+//! vendor calls these tokens temporary.
 //!
-//! The signed text has no separators, so one signature may be good for several readings: `readings` finds the one
-//! that is meant, or refuses. Nothing is issued here, and revocation is [`super::verifier`]'s.
+//! The signed text has no separators, so one signature may be valid for several readings. `readings` finds the intended
+//! one, or refuses the token. [`super::verifier`] applies revocation.
 
 mod readings;
 
@@ -34,13 +34,13 @@ use crate::{
     time::Timestamp,
 };
 
-/// How every dynamic token begins: base64 of `dt-`, in both alphabets. A JWT begins with `ey`.
+/// The beginning of every dynamic token: base64 of `dt-`, in both alphabets. A JWT begins with `ey`.
 pub(super) const PREFIX: &str = "ZHQt";
-/// How far `curTime` may lie in the future, in seconds: the backend's clock is not ours.
+/// How far `curTime` may be in the future, in seconds, since the backend's clock may differ.
 const AHEAD_SECS_MAX: i64 = 600;
-/// Digits of a `curTime`, neither more nor fewer: all of 2001 to 2286.
+/// Number of digits of `curTime`: covers the years 2001 to 2286.
 const TIME_DIGITS: usize = 10;
-/// Digits of a `ttl`: 31 years.
+/// Maximum number of digits of `ttl`: 31 years.
 const TTL_DIGITS_MAX: usize = 9;
 
 #[derive(Deserialize)]
@@ -56,7 +56,7 @@ struct Claims<'a> {
     ttl: Number,
 }
 
-/// A whole number, written as a number or as a string.
+/// A whole number, as a JSON number or a string.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Number {
@@ -65,7 +65,7 @@ enum Number {
 }
 
 impl Number {
-    /// Its digits as they were signed, where there are so many of them and no leading zero.
+    /// The digits as they were signed, if their count is allowed and there is no leading zero.
     fn digits(self, allowed: RangeInclusive<usize>) -> Option<String> {
         let text = match self {
             Self::Number(number) => number.to_string(),
@@ -78,38 +78,26 @@ impl Number {
     }
 }
 
-/// Verifies a dynamic token against `tenant`, of whose backend `known` remembers the ttls.
+/// A token with a valid signature.
+struct Signed {
+    user: String,
+    time: String,
+    ttl: String,
+}
+
+/// Verifies a dynamic token of `tenant`. `known` contains the ttls that the tenant's backend uses.
 ///
 /// # Errors
-/// [`Kind::TokenExpired`] when `curTime + ttl` has passed, [`Kind::TokenInvalid`] for everything else:
-/// another tenant's, a wrong signature, a `curTime` more than ten minutes ahead, a text that can be read in two ways.
+/// [`Kind::TokenExpired`] if `curTime + ttl` has passed. [`Kind::TokenInvalid`] otherwise: another tenant, a wrong
+/// signature, a `curTime` more than ten minutes ahead, or a text that can be read in two ways.
 pub(super) fn verify(
     tenant: &Tenant,
     known: &KnownTtls,
     token: &str,
     now: Timestamp,
 ) -> Result<Verified> {
-    let claims = decode(token).ok_or(Kind::TokenInvalid)?;
-    let claims: Claims<'_> = serde_json::from_slice(&claims)
-        .map_err(|error| Error::new(Kind::TokenInvalid).source(error))?;
-    let (Some(time), Some(ttl)) = (
-        claims.time.digits(TIME_DIGITS..=TIME_DIGITS),
-        claims.ttl.digits(1..=TTL_DIGITS_MAX),
-    ) else {
-        return Err(Kind::TokenInvalid.into());
-    };
-    let appkey = format!("{}#{}", tenant.org, tenant.app);
-    if claims.appkey != appkey || !is_user_name(&claims.user) {
-        return Err(Kind::TokenInvalid.into());
-    }
-    let signature = signature(tenant, &appkey, &claims.user, &time, &ttl);
-    if !constant_time_eq(
-        signature.as_bytes(),
-        claims.signature.to_ascii_lowercase().as_bytes(),
-    ) {
-        return Err(Kind::TokenInvalid.into());
-    }
-    // At most ten digits each, so neither fails and the sum does not overflow.
+    let Signed { user, time, ttl } = check_signature(tenant, token)?;
+    // Each has at most ten digits, so neither fails and the sum does not overflow.
     let (Ok(time_secs), Ok(ttl_secs)) = (time.parse::<i64>(), ttl.parse::<i64>()) else {
         return Err(Kind::TokenInvalid.into());
     };
@@ -124,21 +112,44 @@ pub(super) fn verify(
         time_secs,
         ttl_secs,
     };
-    let others = readings::others(&claims.user, &time, &ttl);
+    let others = readings::others(&user, &time, &ttl);
     if !known.decide(tenant, own, others, now) {
-        let cause = "a dynamic token that can be read in two ways, or has a ttl that its backend does not give: see \
+        let cause = "a dynamic token can be read in two ways, or has a ttl that its backend does not use: see \
                      dynamic_token_ttl_seconds";
         return Err(Error::new(Kind::TokenInvalid).source(cause));
     }
     Ok(Verified {
         tenant: tenant.name(),
-        subject: Subject::User(claims.user.as_ref().into()),
+        subject: Subject::User(user.into()),
         issued: Timestamp::from_secs(time_secs),
         expires: Some(expires),
     })
 }
 
-/// What is inside the base64 after `dt-`.
+fn check_signature(tenant: &Tenant, token: &str) -> Result<Signed> {
+    let claims = decode(token).ok_or(Kind::TokenInvalid)?;
+    let claims: Claims<'_> = serde_json::from_slice(&claims)
+        .map_err(|error| Error::new(Kind::TokenInvalid).source(error))?;
+    let (Some(time), Some(ttl)) = (
+        claims.time.digits(TIME_DIGITS..=TIME_DIGITS),
+        claims.ttl.digits(1..=TTL_DIGITS_MAX),
+    ) else {
+        return Err(Kind::TokenInvalid.into());
+    };
+    let appkey = format!("{}#{}", tenant.org, tenant.app);
+    if claims.appkey != appkey || !is_user_name(&claims.user) {
+        return Err(Kind::TokenInvalid.into());
+    }
+    let expected = signature(tenant, &appkey, &claims.user, &time, &ttl);
+    let signature = claims.signature.to_ascii_lowercase();
+    if !constant_time_eq(expected.as_bytes(), signature.as_bytes()) {
+        return Err(Kind::TokenInvalid.into());
+    }
+    let user = claims.user.into_owned();
+    Ok(Signed { user, time, ttl })
+}
+
+/// Decodes the base64 after `dt-`.
 fn decode(token: &str) -> Option<Vec<u8>> {
     const ENGINE: GeneralPurpose = GeneralPurpose::new(
         &alphabet::STANDARD,
@@ -150,7 +161,7 @@ fn decode(token: &str) -> Option<Vec<u8>> {
         return None;
     }
     let standard = token.replace('-', "+").replace('_', "/");
-    // "dt-" is three bytes, one whole group of base64: the JSON begins with the next group.
+    // "dt-" has three bytes, which is one base64 group, so the JSON begins with the next group.
     ENGINE.decode(&standard[PREFIX.len()..]).ok()
 }
 

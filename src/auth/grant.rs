@@ -1,8 +1,7 @@
-//! The three grants by which a client obtains a token of ours. Knows no JSON: a dialect parses the request
-//! and renders [`Granted`].
+//! Issues tokens by the three grants. The APIs parse the requests and render [`Granted`].
 //!
-//! Wrong passwords and client secrets are counted (`attempts.rs`). No registry of users is kept: `inherit` is how a
-//! chat backend obtains a token for any user of its own.
+//! `attempts.rs` counts wrong passwords and client secrets. There is no registry of users: a chat backend gets a token
+//! for any of its users by `inherit`.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -23,19 +22,19 @@ use crate::{
     time::{Clock, Timestamp},
 };
 
-/// The life of a token for which none was asked: 60 days, the vendor's default.
+/// Default life of a token: 60 days, as the vendor's.
 pub const TTL_DEFAULT_SECS: u64 = 60 * 86_400;
-/// The longest life of a token that has an end: ten years. A longer one is shortened to it; `expires_in`
-/// tells the client so (RFC 6749 §5.1).
-pub const TTL_MAX_SECS: u64 = 3650 * 86_400;
+/// Maximum life of a token that expires: ten years. A longer one is shortened, and `expires_in` says so (RFC 6749
+/// §5.1).
+const TTL_MAX_SECS: u64 = 3650 * 86_400;
 
-/// A token that was issued.
+/// An issued token.
 pub struct Granted {
-    /// The token. Held as a secret, or `Debug` would show it.
+    /// The token; a `Secret`, so that `Debug` does not show it.
     pub token: Secret,
-    /// Its life in seconds; 0 = without end, as in the request.
+    /// Its life in seconds; 0 = it does not expire, as in the request.
     pub expires_in_secs: u64,
-    /// Whose it is.
+    /// The user or the backend that it identifies.
     pub subject: Subject,
 }
 
@@ -49,7 +48,8 @@ pub struct Grants {
 }
 
 impl Grants {
-    /// Grants signed by `ring`. `exempt` are networks of the backend's own servers, which may log in many users.
+    /// Creates the grants, with tokens signed by `ring`. `exempt` are networks of the backend's own servers, which may
+    /// log in many users.
     pub fn new(ring: Arc<KeyRing>, exempt: Vec<IpNet>, clock: Clock) -> Self {
         Self {
             ring,
@@ -60,12 +60,12 @@ impl Grants {
         }
     }
 
-    /// What came of the logins so far.
+    /// The outcomes of the logins so far.
     pub fn counts(&self) -> Arc<Logins> {
         self.logins.clone()
     }
 
-    /// Counts what came of one.
+    /// Counts the outcome of a login.
     fn count<T>(&self, result: Result<T>) -> Result<T> {
         let outcome = match result.as_ref().map_err(Error::kind) {
             Ok(_) => Some(Login::Granted),
@@ -80,12 +80,11 @@ impl Grants {
         result
     }
 
-    /// `client_credentials`: a token of the backend for its id and secret. `ttl_secs`, here and below:
-    /// `None` = 60 days, 0 = without end.
+    /// `client_credentials`: issues a token of the backend for its id and secret. `ttl_secs`, here and below: `None` =
+    /// 60 days, 0 = the token does not expire.
     ///
     /// # Errors
-    /// [`Kind::GrantClient`] when either is wrong; which of them is not told. [`Kind::RateLimited`] after too many wrong
-    /// ones.
+    /// [`Kind::GrantClient`] if the id or the secret is wrong. [`Kind::RateLimited`] after too many wrong attempts.
     pub fn client_credentials(
         &self,
         tenant: &Tenant,
@@ -107,10 +106,10 @@ impl Grants {
         client_secret: &Secret,
     ) -> Result<()> {
         let caller = self.attempts.caller(tenant.index, client);
-        // Attempts at the same moment may pass together: at most one for each thread of the server.
+        // Concurrent attempts are all checked: at most one for each thread of the server.
         let now_counted = self.clock.monotonic();
         self.attempts.check(Account::Backend, caller, now_counted)?;
-        // Both are compared whatever the first says.
+        // Both are always compared, so that the time does not reveal which one is wrong.
         let id = crate::secret::constant_time_eq(tenant.client_id.as_bytes(), client_id.as_bytes());
         let secret = tenant.client_secret.equals(client_secret.expose());
         self.attempts
@@ -121,11 +120,11 @@ impl Grants {
         Ok(())
     }
 
-    /// `inherit`: a token of any user, for the tenant's own backend.
+    /// `inherit`: issues a token of any user to the tenant's own backend.
     ///
     /// # Errors
-    /// [`Kind::TokenInvalid`] when `caller` is a user or another tenant's backend, as the vendor answers;
-    /// [`Kind::InvalidArgument`] for an impossible user name.
+    /// [`Kind::TokenInvalid`] if `caller` is a user or another tenant's backend, as the vendor does;
+    /// [`Kind::InvalidArgument`] for an invalid user name.
     pub fn inherit(
         &self,
         tenant: &Tenant,
@@ -141,15 +140,15 @@ impl Grants {
         self.grant(tenant, Subject::User(user.into()), ttl_secs, now)
     }
 
-    /// `password`: a token of an account of the configuration.
+    /// `password`: issues a token of a configured account.
     ///
     /// # Cancel safety
-    /// Nothing is kept of a request that goes away; see [`Passwords::verify`].
+    /// Dropping the future issues no token; see [`Passwords::verify`] for a running verification.
     ///
     /// # Errors
     /// [`Kind::GrantUser`] for an unknown account, [`Kind::GrantPassword`] for a wrong password,
-    /// [`Kind::InvalidArgument`] for an impossible user name, [`Kind::Unavailable`] when too many passwords
-    /// wait to be checked, [`Kind::RateLimited`] after too many wrong ones.
+    /// [`Kind::InvalidArgument`] for an invalid user name, [`Kind::Unavailable`] if too many passwords wait for
+    /// verification, [`Kind::RateLimited`] after too many wrong attempts.
     pub async fn password(
         &self,
         tenant: &Tenant,
@@ -182,8 +181,8 @@ impl Grants {
         };
         let hash = &found.password_hash;
         let permit = self.passwords.admit(caller.claimant, hash).await?;
-        // Again: guesses that were sent together have waited for each other. Only those that are being hashed at this
-        // moment are not counted yet, one at most beside this one.
+        // Again, since concurrent guesses have waited for each other. Only those that are being verified now are not
+        // counted yet: at most one besides this one.
         self.attempts
             .check(account, caller, self.clock.monotonic())?;
         let (attempts, clock, name) = (self.attempts.clone(), self.clock.clone(), user.to_owned());
@@ -223,7 +222,7 @@ fn check_user_name(user: &str) -> Result<()> {
         return Ok(());
     }
     Err(Error::invalid(
-        "a user name has 1 to 128 bytes, none of them a slash, white space or a control character",
+        "a user name must have 1–128 bytes, without slashes, white space and control characters",
     ))
 }
 
@@ -240,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn client_credentials_need_both_id_and_secret() {
+    fn client_credentials_need_id_and_secret() {
         let (_dir, ring) = testing::ring(NOW);
         let (grants, tenant) = (grants(ring), testing::tenant("org", "app"));
         for (id, secret, good) in [
@@ -259,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_tenants_own_backend_inherits() {
+    fn only_own_backend_inherits() {
         let (_dir, ring) = testing::ring(NOW);
         let (grants, tenant) = (grants(ring), testing::tenant("org", "app"));
         let app = |tenant| Identity {
@@ -289,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_life_is_60_days_unless_asked_otherwise_and_ten_years_at_most() {
+    fn token_life_is_bounded() {
         let (_dir, ring) = testing::ring(NOW);
         let grants = grants(Arc::clone(&ring));
         let (verifier, tenant) = (
@@ -324,7 +323,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_password_grant_tells_an_unknown_user_from_a_wrong_password() {
+    async fn distinguishes_unknown_user_and_password() {
         let (_dir, ring) = testing::ring(NOW);
         let (grants, mut tenant) = (grants(ring), testing::tenant("org", "app"));
         let account = Account {

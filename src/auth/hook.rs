@@ -1,7 +1,7 @@
-//! The chat backend's own decision on who may do what: a tenant's hook, asked over HTTP.
+//! Asks a tenant's chat backend over HTTP whether a user may do something: the tenant's hook.
 //!
-//! Only a clear yes lets anybody in: whatever goes wrong is [`Kind::Unavailable`]. This file bounds, shares
-//! and remembers; `backend.rs` has the wire. Which calls are asked about, and with what, is the dialect's.
+//! Fails closed: anything but a clear yes is a refusal, and every fault is [`Kind::Unavailable`]. This file has the
+//! queue and the cache, `backend.rs` the HTTP exchange. The APIs decide which calls need a question.
 
 mod backend;
 
@@ -21,29 +21,29 @@ use crate::{
     time::Clock,
 };
 
-/// When a caller whose question was not answered may come again.
+/// `Retry-After` if there is no answer.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// The longest time-out and the longest memory, whatever is configured: no moment so computed overflows.
+/// Maximum for the time-out and the cache time, so that adding them to a time cannot overflow.
 const DURATION_MAX: Duration = Duration::from_secs(86_400);
-/// What one entry of the cache may take with its texts of up to 64 bytes; longer texts count as more entries.
+/// Size of a cache entry with texts of up to 64 bytes. An entry with longer texts counts as several.
 const ENTRY_BYTES: u64 = 512;
-/// What an entry takes without its texts: key, answer, the cache's own links.
+/// Size of an entry without its texts: key, answer, and the links of the cache.
 const ENTRY_BYTES_FIXED: u64 = 256;
 
-/// How backends are asked, the same for all tenants.
+/// The settings for all tenants.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The whole of a question, waiting for a place included; at most a day.
+    /// Maximum time of a question, including the wait in the queue. At most a day.
     pub timeout: Duration,
-    /// How long an answer is believed; zero = not kept, and not shared by those who ask at once. At most a day.
+    /// How long an answer is cached. Zero = it is not cached, and concurrent callers do not share it. At most a day.
     pub cache: Duration,
-    /// Answers kept; 512 bytes each at the most, so 32 MiB by default.
+    /// Maximum number of cached answers, of at most 512 bytes each: 32 MiB by default.
     pub cache_entries_max: usize,
-    /// Questions on their way at once, over all tenants, with a connection each. One tenant has half of them at the
-    /// most: a backend that hangs leaves the others theirs.
+    /// Maximum number of concurrent questions of all tenants, each with a connection. One tenant has at most half of
+    /// them, so a backend that hangs leaves the rest to the others.
     pub in_flight_max: usize,
-    /// Questions that wait for one of those places; one more is refused at once. Callers who wait for another's
-    /// answer to the same question are not counted: they hold nothing but their own connection.
+    /// Maximum number of waiting questions. In a full queue, the tenant with the most waiting questions loses one.
+    /// Callers that wait for another caller's answer to the same question do not count.
     pub waiting_max: usize,
 }
 
@@ -59,7 +59,7 @@ impl Default for Config {
     }
 }
 
-/// What the user wants to do.
+/// The action that the user wants to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
@@ -67,30 +67,30 @@ pub enum Action {
     Upload,
     /// Download a file that was sent to the recipient.
     Download,
-    /// Pass a file on to the recipient.
+    /// Forward a file to the recipient.
     Forward,
     /// Set the picture of the group.
     GroupAvatar,
 }
 
-/// What the backend is asked. The texts have at most 64 bytes each, user names 128: the caller's check.
+/// A question to the backend. The caller ensures that texts have at most 64 bytes, and user names at most 128.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Question<'a> {
-    /// Who wants to.
+    /// The user who wants to do it.
     pub user: &'a str,
-    /// What.
+    /// The action.
     pub action: Action,
-    /// What `to_id` names: 1 a user, 2 a group.
+    /// The kind of `to_id`: 1 = user, 2 = group.
     pub to_type: u8,
-    /// The user or the group that the file is or was sent to.
+    /// The user or the group that the file is sent to.
     pub to_id: &'a str,
-    /// Who sent the file, where there is one already.
+    /// The sender of the file, if it exists already.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<&'a str>,
 }
 
 impl Question<'_> {
-    /// The code of a refusal that brings none of its own.
+    /// The error code of a refusal without a code of its own.
     fn default_code(&self) -> u32 {
         match (self.action, self.to_type) {
             (Action::GroupAvatar, _) => 20012,
@@ -129,14 +129,14 @@ enum Verdict {
     Denied { code: u32 },
 }
 
-/// A verdict, believed until then.
+/// A cached verdict, and its expiry.
 #[derive(Clone, Copy)]
 struct Entry {
     verdict: Verdict,
     until: Instant,
 }
 
-/// In units of [`ENTRY_BYTES`], so that one bound holds for the entries and for their bytes.
+/// Weighs entries in units of [`ENTRY_BYTES`], so that one bound limits their number and their bytes.
 #[derive(Clone)]
 struct Weight;
 
@@ -150,22 +150,20 @@ impl Weighter<Key, Entry> for Weight {
 
 /// Asks the tenants' backends.
 ///
-/// The cache. Key: the tenant and all of the question. Bound: `cache_entries_max`, in bytes too. Staleness:
-/// `cache` after the answer came, so what the backend decided is believed for at most `cache + timeout`; a
-/// failure is not kept. Of those who ask the same at once one computes; where it fails the next one tries,
-/// with the time that it has left itself.
+/// The cache. Key: the tenant and the whole question. Bound: `cache_entries_max`, which limits bytes too. Staleness:
+/// `cache` after the answer, so a decision of the backend is used for at most `cache + timeout`. Faults are not cached.
+/// Of concurrent callers with the same question, one asks. If that fails, the next one asks, within its own time-out.
 pub struct Hooks {
     config: Config,
     clock: Clock,
     backend: Backend,
     answers: Cache<Key, Entry, Weight>,
-    /// Questions that run and wait, shared by tenants: a tenant has half of the running ones at most, and the places of
-    /// the others in the queue are not its own.
+    /// Running and waiting questions, fair by tenant.
     questions: FairQueue,
 }
 
 impl Hooks {
-    /// Hooks with an empty cache; opens no connection.
+    /// Creates hooks with an empty cache. Opens no connection.
     pub fn new(mut config: Config, clock: Clock) -> Self {
         config.timeout = config.timeout.min(DURATION_MAX);
         config.cache = config.cache.min(DURATION_MAX);
@@ -184,18 +182,17 @@ impl Hooks {
         }
     }
 
-    /// Whether the tenant's backend lets `question.user` do it; a tenant without a hook lets everybody.
+    /// Asks whether `question.user` may do it. A tenant without a hook allows everything.
     ///
     /// # Errors
-    /// [`Kind::Denied`] where the backend says no: with its own code where that is 1 to 99,999 and not 200 (no
-    /// refusal looks like a success), else 20012 for a group's avatar, 20002 for a group, 10010 for a user.
-    /// [`Kind::Unavailable`] where there is no clear answer: no connection, no answer in time, another status
-    /// than 200, no JSON object with a boolean `allow`, or too many questions waiting.
+    /// [`Kind::Denied`] if the backend says no. The code is the backend's if it is 1–99,999 and not 200 (a refusal must
+    /// not look like a success), or else 20012 for a group's avatar, 20002 for a group, 10010 for a user.
+    /// [`Kind::Unavailable`] without a clear answer: no connection, no answer in time, a status other than 200, a body
+    /// that is not a JSON object with a boolean `allow`, or too many waiting questions.
     ///
     /// # Cancel safety
-    /// Dropping the future gives its place in the queue back, and the next who asks the same computes. A
-    /// question that is on its way keeps its place among `in_flight_max` until its answer or its time-out, so
-    /// that callers who give up cannot start more.
+    /// Dropping the future leaves the queue, and the next caller with the same question asks. A running question counts
+    /// for `in_flight_max` until its answer or its time-out, so that callers that give up cannot start more of them.
     pub async fn ask(&self, tenant: &Tenant, question: &Question<'_>) -> Result<()> {
         self.ask_at(tenant, question, self.clock.monotonic()).await
     }
@@ -205,8 +202,8 @@ impl Hooks {
             return Ok(());
         };
         let deadline = asked + self.config.timeout;
-        // Also over the wait for another's answer: a hundred who ask the same of a dead backend, one after the
-        // other, would else wait a hundred time-outs.
+        // Also limits the wait for another caller's answer. Otherwise, with a dead backend, a hundred callers with the
+        // same question would ask one after the other, and the last one would wait for a hundred time-outs.
         let verdict = self.verdict(tenant, hook, question, asked, deadline);
         match tokio::time::timeout_at(deadline.into(), verdict).await {
             Ok(Ok(Verdict::Allowed)) => Ok(()),
@@ -234,9 +231,9 @@ impl Hooks {
             Ok::<_, Error>(Entry { verdict, until })
         };
         loop {
-            // The error of whoever computes is not shared: the next waiter computes again.
+            // An error is not shared: the next caller asks again.
             let entry = self.answers.get_or_insert_async(&key, compute()).await?;
-            // Against when it was asked: an answer that came after the question is never too old for it.
+            // Compared with the time of the question: an answer that came after it is never too old.
             if asked < entry.until {
                 return Ok(entry.verdict);
             }
@@ -252,17 +249,17 @@ impl Hooks {
         deadline: Instant,
     ) -> Result<Verdict> {
         let body = body(tenant, question);
-        // Of all clients of a tenant together: what is asked depends on the user, whatever the client.
+        // Fair by tenant only: all clients of a tenant count as one.
         let claimant = Claimant::new(tenant.index, Ipv6Addr::UNSPECIFIED.into());
         let permit = self.questions.acquire(claimant, 0).await;
         let permit = permit.map_err(|_| unavailable(hook, "too many questions wait"))?;
         let (backend, moved) = (self.backend.clone(), hook.clone());
-        // A task of its own, which ends by the deadline: a caller that gives up does not free the permit.
+        // A task that ends by the deadline: a caller that gives up does not free the permit.
         let exchange = tokio::spawn(async move {
             let _permit = permit;
             backend.exchange(&moved, &body, deadline).await
         });
-        // A panic's message is not taken over: it might show what it choked on.
+        // The message of a panic is not logged, since it might contain a secret.
         let answered = exchange
             .await
             .unwrap_or_else(|_| Err("the exchange did not end".into()));
@@ -293,7 +290,7 @@ fn body(tenant: &Tenant, question: &Question<'_>) -> String {
     serde_json::to_string(&Body { app_id, question }).expect("texts and numbers are JSON")
 }
 
-/// For the log, with the host alone: the rest of a URL may hold a credential.
+/// An error for the log. It names only the host, since the rest of the URL may contain a credential.
 fn unavailable(hook: &Hook, cause: &str) -> Error {
     let host = backend::host(&hook.url);
     Error::new(Kind::Unavailable(RETRY_AFTER)).source(format!("the hook at {host}: {cause}"))

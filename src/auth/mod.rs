@@ -1,13 +1,12 @@
-//! Who is calling: tokens, the keys that sign them, and the grants that issue them.
+//! Authentication: tokens, signing keys, passwords, and the hook that authorizes users.
 //!
-//! Reading order: [`keyring`] holds the signing keys, [`token`] is the signed token, [`dynamic`] the one
-//! that an Easemob backend signs itself, [`verifier`] turns any of them into an [`Identity`], [`password`]
-//! checks passwords, `attempts` slows guessing down, [`grant`] issues tokens, [`hook`] asks the chat backend what a user may do. Nothing here
-//! decides what an identity may do to an object (`files/`), knows a dialect's JSON (`api/`) or counts calls
-//! (`limit/`).
+//! Reading order: [`keyring`] has the signing keys; [`token`] is our signed token and `dynamic` the one that an
+//! Easemob backend signs; [`verifier`] turns a token into an [`Identity`]; [`password`] checks passwords, `attempts`
+//! slows down guessing, [`grant`] issues tokens; [`hook`] asks the chat backend what a user may do. Access to objects
+//! (`files/`), JSON (`api/`) and rate limits (`limit/`) are elsewhere.
 
 mod attempts;
-pub mod dynamic;
+mod dynamic;
 pub mod grant;
 pub mod hook;
 pub mod keyring;
@@ -23,21 +22,21 @@ pub use grant::{Granted, Grants};
 pub use keyring::KeyRing;
 pub use verifier::Verifier;
 
-/// The most bytes of a token, of whatever form; longer ones are refused unread.
+/// Maximum size of a token of any form, in bytes. Longer tokens are refused before they are parsed.
 pub const TOKEN_BYTES_MAX: usize = 4096;
-/// The most bytes of a user name.
-pub const USER_BYTES_MAX: usize = 128;
+/// Maximum size of a user name in bytes.
+const USER_BYTES_MAX: usize = 128;
 
 /// A caller whose credential was verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// The tenant's index, `Tenant::index`.
+    /// The tenant's index (`Tenant::index`).
     pub tenant: u32,
-    /// Who of that tenant.
+    /// The user or the backend of that tenant.
     pub subject: Subject,
 }
 
-/// Who calls.
+/// The kind of caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Subject {
     /// A user, by name.
@@ -53,7 +52,7 @@ impl Identity {
     }
 
     /// Whether this is the tenant's own backend.
-    pub fn is_app(&self) -> bool {
+    fn is_app(&self) -> bool {
         self.subject == Subject::App
     }
 }
@@ -68,8 +67,8 @@ impl Subject {
     }
 }
 
-/// Whether `name` may be a user's: 1 to 128 bytes without `/`, white space and control characters. The
-/// vendor's own rule (64 of letters, digits and `_-.`) is narrower; its older accounts are not.
+/// Whether `name` is a valid user name: 1–128 bytes without `/`, white space or control characters. The vendor's own
+/// rule (64 letters, digits and `_-.`) is stricter, but its older accounts do not follow it.
 pub fn is_user_name(name: &str) -> bool {
     (1..=USER_BYTES_MAX).contains(&name.len())
         && !name
@@ -82,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn user_names_are_taken_liberally_but_not_any_text() {
+    fn checks_user_names() {
         let longest = "a".repeat(128);
         for name in [
             "a",

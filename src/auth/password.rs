@@ -1,13 +1,13 @@
-//! Passwords: argon2id hashes, made and checked a few at a time.
+//! Hashes and verifies passwords with argon2id, a few at a time.
 //!
-//! An unknown user is not hidden by a dummy verification: the API says `user not found` openly. Which
-//! accounts there are is the configuration's.
+//! There is no dummy verification to hide that a user is unknown: the API says `user not found` openly. The accounts
+//! are part of the configuration.
 
 use std::time::Duration;
 
 use crate::{
     error::{Error, Kind, Result},
-    fair_queue::{self, Claimant, FairQueue, Levels, Permit, Refused},
+    fair_queue::{self, Claimant, FairQueue, Permit, Refused},
     secret::Secret,
 };
 use argon2::{
@@ -15,35 +15,35 @@ use argon2::{
     password_hash::{self, PasswordHasher, PasswordVerifier, phc::PasswordHash},
 };
 
-/// Bytes of a password.
+/// Maximum size of a password in bytes.
 pub const PASSWORD_BYTES_MAX: usize = 1024;
-/// Shorter passwords are guessed even at the pace that `attempts.rs` allows (NIST SP 800-63B §3.1.1.2).
+/// Shorter passwords can be guessed even at the rate that `attempts.rs` allows (NIST SP 800-63B §3.1.1.2).
 pub const PASSWORD_BYTES_ADVISED: usize = 8;
-/// Memory of one hash in KiB: OWASP's 19 MiB with two passes, one lane.
+/// Memory of a new hash in KiB: OWASP's 19 MiB with two passes and one lane.
 const MEMORY_KIB: u32 = 19 * 1024;
 const PASSES: u32 = 2;
 const LANES: u32 = 1;
-/// The most memory that a configured hash may ask for, in KiB, and the most passes.
+/// Maximum memory of a configured hash in KiB, and maximum number of passes.
 const MEMORY_KIB_MAX: u32 = 64 * 1024;
 const PASSES_MAX: u32 = 16;
-/// Verifications at once: with our own parameters 38 MiB and two cores.
-const PLACES: usize = 2;
-/// Verifications waiting, about 30 ms each.
+/// Concurrent verifications. With our own parameters they use 38 MiB and two cores.
+const RUNNING_MAX: usize = 2;
+/// Waiting verifications, about 30 ms each.
 const WAITING_MAX: usize = 64;
-/// The longest wait for a place.
+/// The longest time that a verification waits.
 const WAIT_MAX: Duration = Duration::from_secs(10);
-/// What a caller is told to wait when too many do already.
+/// `Retry-After` if the queue is full.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// A new hash of `password` with a random salt, as a PHC string `$argon2id$…`. Blocks for tens of
-/// milliseconds and takes 19 MiB.
+/// Hashes a password with a random salt. Returns a PHC string `$argon2id$…`. Blocks for tens of milliseconds and uses
+/// 19 MiB.
 ///
 /// # Errors
-/// [`Kind::InvalidArgument`] for a blank password or one of more than 1,024 bytes.
+/// [`Kind::InvalidArgument`] if the password is blank or has more than 1,024 bytes.
 pub fn hash(password: &str) -> Result<String> {
     if is_impossible(password) {
         return Err(Error::invalid(
-            "a password has 1 to 1024 bytes, and is not blank",
+            "a password must have 1–1024 bytes and must not be blank",
         ));
     }
     let params = Params::new(MEMORY_KIB, PASSES, LANES, None).map_err(Error::internal)?;
@@ -54,34 +54,36 @@ pub fn hash(password: &str) -> Result<String> {
     Ok(hash.to_string())
 }
 
-/// Whether `hash` is one that can be verified here: argon2id of at most 64 MiB and 16 passes. For the
-/// configuration, so that a wrong one is found at start and not at a user's login.
+/// Checks that a hash can be verified here: argon2id with at most 64 MiB and 16 passes. The configuration calls it, so
+/// that a wrong hash is reported at startup and not at a user's login.
 ///
 /// # Errors
-/// [`Kind::InvalidArgument`], with what is wrong and without the hash.
+/// [`Kind::InvalidArgument`]; the text does not contain the hash.
 pub fn check_hash(hash: &Secret) -> Result<()> {
     parse(hash.expose()).map(drop)
 }
 
-/// Why a password of this hash can be guessed by whoever has the hash; `None` where it costs at least what OWASP asks
-/// for (19 MiB and 2 passes, or less memory and more passes).
+/// Explains why a password of this hash can be guessed by an attacker who has the hash. Returns `None` if a guess costs
+/// at least what OWASP recommends (19 MiB and 2 passes, or less memory and more passes).
 pub fn weakness(hash: &Secret) -> Option<&'static str> {
     /// KiB × passes: the cheapest of OWASP's five choices is 7 MiB and 5 passes.
     const COST_ADVISED: u32 = 7 * 1024 * 5;
     let hash = parse(hash.expose()).ok()?;
     let params = Params::try_from(&hash).ok()?;
     let cost = params.m_cost().saturating_mul(params.t_cost());
-    (cost < COST_ADVISED).then_some("its memory and passes are too few to slow guesses down")
+    (cost < COST_ADVISED)
+        .then_some("it uses too little memory or too few passes to slow down guessing")
 }
 
-/// A blank password is none, even where another tool has hashed it.
+/// Whether it cannot be a password. A blank one is refused even if another tool has hashed it.
 fn is_impossible(password: &str) -> bool {
     password.trim().is_empty() || password.len() > PASSWORD_BYTES_MAX
 }
 
 fn parse(hash: &str) -> Result<PasswordHash> {
-    let wrong =
-        || Error::invalid("a password hash is a PHC string, $argon2id$v=19$m=…,t=…,p=…$salt$hash");
+    let wrong = || {
+        Error::invalid("a password hash must be a PHC string, $argon2id$v=19$m=…,t=…,p=…$salt$hash")
+    };
     let hash = PasswordHash::new(hash).map_err(|_| wrong())?;
     let params = Params::try_from(&hash).map_err(|_| wrong())?;
     if hash.algorithm.as_str() != "argon2id" || hash.salt.is_none() || hash.hash.is_none() {
@@ -89,15 +91,15 @@ fn parse(hash: &str) -> Result<PasswordHash> {
     }
     if params.m_cost() > MEMORY_KIB_MAX || params.t_cost() > PASSES_MAX {
         return Err(Error::invalid(
-            "a password hash may ask for at most 64 MiB and 16 passes",
+            "a password hash may use at most 64 MiB and 16 passes",
         ));
     }
     Ok(hash)
 }
 
-/// Verifies passwords on the blocking pool, two at a time: by turns of the tenants, then of a tenant's clients.
+/// Verifies passwords on the blocking pool, two at a time, fair by tenant and client.
 #[derive(Debug)]
-pub struct Passwords {
+pub(super) struct Passwords {
     queue: FairQueue,
 }
 
@@ -105,8 +107,8 @@ impl Default for Passwords {
     fn default() -> Self {
         Self {
             queue: FairQueue::new(fair_queue::Config {
-                jobs_max: PLACES,
-                memory_bytes_max: PLACES as u64 * u64::from(MEMORY_KIB_MAX) * 1024,
+                jobs_max: RUNNING_MAX,
+                memory_bytes_max: RUNNING_MAX as u64 * u64::from(MEMORY_KIB_MAX) * 1024,
                 waiting_max: WAITING_MAX,
                 wait_max: WAIT_MAX,
                 ..fair_queue::Config::default()
@@ -116,34 +118,34 @@ impl Default for Passwords {
 }
 
 impl Passwords {
-    /// Waits for a place to verify a password against `hash`.
+    /// Waits for permission to verify a password against `hash`.
     ///
     /// # Cancel safety
     /// Dropping the future leaves the queue.
     ///
     /// # Errors
-    /// [`Kind::Unavailable`] when too many wait already, or for too long; [`Kind::Internal`] when the hash is malformed.
-    pub async fn admit(&self, claimant: Claimant, hash: &Secret) -> Result<Permit> {
+    /// [`Kind::Unavailable`] if the queue is full or the wait is too long; [`Kind::Internal`] if the hash is malformed.
+    pub(super) async fn admit(&self, claimant: Claimant, hash: &Secret) -> Result<Permit> {
         let parsed = parse(hash.expose()).map_err(Error::internal)?;
         let params = Params::try_from(&parsed).map_err(Error::internal)?;
         let memory_bytes = u64::from(params.m_cost()) * 1024;
         let permit = self.queue.acquire(claimant, memory_bytes).await;
         permit.map_err(|refused| match refused {
             Refused::QueueFull | Refused::TimedOut => Kind::Unavailable(RETRY_AFTER).into(),
-            Refused::TooLarge => Error::internal("a hash that needs more than 64 MiB"),
+            Refused::TooLarge => Error::internal("a password hash that needs more than 64 MiB"),
         })
     }
 
-    /// Whether `password` is the one of `hash`. A blank one, or one of more than 1,024 bytes, is not. `record` is told,
-    /// before the permit is given back.
+    /// Whether `password` belongs to `hash`; `false` for a blank one and for more than 1,024 bytes. Calls `record` with
+    /// the result before it drops the permit.
     ///
     /// # Cancel safety
-    /// When the future is dropped, a hash that runs already runs on, keeps its permit and is recorded: callers who give
-    /// up can neither start more of them nor guess uncounted.
+    /// If the future is dropped, a running verification goes on, keeps its permit and is recorded. So a caller that
+    /// gives up can neither start more of them nor guess without being counted.
     ///
     /// # Errors
-    /// [`Kind::Internal`] when the hash is malformed.
-    pub async fn verify(
+    /// [`Kind::Internal`] if the hash is malformed.
+    pub(super) async fn verify(
         &self,
         permit: Permit,
         password: &Secret,
@@ -161,11 +163,6 @@ impl Passwords {
         });
         verified.await.map_err(Error::internal)?
     }
-
-    /// How many verifications run and wait.
-    pub fn levels(&self) -> Levels {
-        self.queue.levels()
-    }
 }
 
 fn verify(password: &str, hash: &str) -> Result<bool> {
@@ -173,7 +170,7 @@ fn verify(password: &str, hash: &str) -> Result<bool> {
         return Ok(false);
     }
     let hash = parse(hash).map_err(Error::internal)?;
-    // The parameters are the hash's own.
+    // The parameters come from the hash.
     match Argon2::default().verify_password(password.as_bytes(), &hash) {
         Ok(()) => Ok(true),
         Err(password_hash::Error::PasswordInvalid) => Ok(false),
@@ -186,7 +183,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_hash_opens_with_its_own_password_only() {
+    async fn accepts_only_the_right_password() {
         let made = hash("correct horse").unwrap();
         assert!(
             made.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"),
@@ -215,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hash_that_cannot_be_verified_is_found_early() {
+    fn rejects_unusable_hashes() {
         check_hash(&Secret::new(hash("x").unwrap())).unwrap();
         for wrong in [
             "",
@@ -237,7 +234,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_queue_is_shared_by_tenants() {
+    async fn full_queue_is_shared_by_tenants() {
         let passwords = Passwords::default();
         let hash = Secret::new(hash("x").unwrap());
         let held = [(), ()].map(|()| poll(&mut Box::pin(passwords.admit(client(0, 1), &hash))));
@@ -248,17 +245,20 @@ mod tests {
         for future in &mut waiting {
             assert!(poll(future).is_none());
         }
-        // One more of the same tenant has no place, one of another has.
+        // Another one of the same tenant is refused, one of another tenant is not.
         let refused = passwords.admit(client(0, 200), &hash).await.unwrap_err();
         assert_eq!(refused.kind(), Kind::Unavailable(RETRY_AFTER));
         let mut other = Box::pin(passwords.admit(client(1, 1), &hash));
         assert!(poll(&mut other).is_none());
-        assert_eq!(passwords.levels().waiting, WAITING_MAX);
+        assert_eq!(passwords.queue.levels().waiting, WAITING_MAX);
         drop(held);
         assert!(matches!(poll(&mut other), Some(Ok(_))));
         drop((waiting, other));
         assert_eq!(
-            (passwords.levels().waiting, passwords.levels().running),
+            (
+                passwords.queue.levels().waiting,
+                passwords.queue.levels().running
+            ),
             (0, 0)
         );
         let fault = passwords
@@ -267,7 +267,7 @@ mod tests {
         assert_eq!(fault.unwrap_err().kind(), Kind::Internal);
     }
 
-    /// One poll, for a future that is not to be awaited to its end.
+    /// Polls a future once.
     fn poll<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
         match std::pin::Pin::new(future).poll(&mut context) {

@@ -1,4 +1,4 @@
-//! What the tests of this folder share: a key ring in a directory of its own, and a tenant.
+//! Test support for this folder: a key ring in a directory of its own, and a tenant.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -45,7 +45,7 @@ pub(super) fn tenant(org: &str, app: &str) -> Tenant {
     }
 }
 
-/// A tenant in the Lanying dialect.
+/// The Lanying settings of a tenant.
 pub(super) fn lanying(app_id: &str) -> Lanying {
     Lanying {
         app_id: app_id.into(),

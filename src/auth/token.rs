@@ -1,7 +1,7 @@
 //! Our signed tokens: JWTs (RFC 7519) with HS256, signed by the key ring.
 //!
-//! No clock is read: the moment is passed in, and the JWT library's own checks of time are off. Whether the
-//! token's tenant is the one called, and whether it was revoked, is for [`super::verifier`].
+//! The current time is a parameter, and the time checks of the JWT library are off. [`super::verifier`] checks the
+//! tenant of a token and its revocation.
 
 use std::{sync::LazyLock, time::Duration};
 
@@ -17,40 +17,50 @@ use crate::{
 
 const ISSUER: &str = "chatfiles";
 
-/// What a token says.
+/// Only HS256, whatever the header says. The library checks no time claims.
+static RULES: LazyLock<Validation> = LazyLock::new(|| {
+    let mut rules = Validation::new(Algorithm::HS256);
+    rules.required_spec_claims.clear();
+    rules.validate_exp = false;
+    rules.validate_nbf = false;
+    rules.leeway = 0;
+    rules
+});
+
+/// The claims of a token.
 #[derive(Serialize, Deserialize)]
 struct Claims {
     iss: String,
     /// The tenant, `org/app`.
     t: String,
-    /// The user; absent in the backend's own.
+    /// The user; absent in a token of the backend.
     #[serde(skip_serializing_if = "Option::is_none")]
     sub: Option<String>,
-    /// Whether it is the backend's own.
+    /// Whether it is a token of the backend.
     app: bool,
     /// Seconds since 1970.
     iat: i64,
-    /// Seconds since 1970; absent = no end.
+    /// Seconds since 1970; absent if the token does not expire.
     #[serde(skip_serializing_if = "Option::is_none")]
     exp: Option<i64>,
 }
 
-/// A credential whose signature is good and which has not expired.
+/// A token with a valid signature that has not expired.
 #[derive(Debug, Clone)]
 pub(super) struct Verified {
     /// `org/app`.
     pub(super) tenant: String,
     pub(super) subject: Subject,
     pub(super) issued: Timestamp,
-    /// The first moment at which it is good no more; its key's retirement counts too. `None` = no end.
+    /// The first moment at which it is invalid, which is also the retirement of its key. `None` = never.
     pub(super) expires: Option<Timestamp>,
 }
 
-/// Issues a token of `tenant` for `subject`. `ttl` counts in whole seconds, rounded up; `None` and zero mean
-/// without end.
+/// Issues a token of `tenant` for `subject`. `ttl` is rounded up to whole seconds; with `None` or zero the token does
+/// not expire.
 ///
 /// # Errors
-/// [`Kind::InvalidArgument`] when it would be longer than [`TOKEN_BYTES_MAX`].
+/// [`Kind::InvalidArgument`] if the token is longer than [`TOKEN_BYTES_MAX`].
 pub fn issue(
     ring: &KeyRing,
     tenant: &Tenant,
@@ -61,7 +71,7 @@ pub fn issue(
     issue_by_name(ring, tenant.name(), subject, ttl, now)
 }
 
-/// The same for a tenant of which no more is known than its name, `org/app`.
+/// Issues a token for a tenant of which only the name, `org/app`, is known.
 ///
 /// # Errors
 /// As [`issue`].
@@ -88,27 +98,18 @@ pub fn issue_by_name(
     let token = jsonwebtoken::encode(&header, &claims, &key.signs).map_err(Error::internal)?;
     if token.len() > TOKEN_BYTES_MAX {
         return Err(Error::invalid(
-            "the names of tenant and user are too long for a token",
+            "the tenant's name and the user's name are too long for a token",
         ));
     }
     Ok(token)
 }
 
-/// Verifies signature, form and end of a token of ours.
+/// Verifies the signature, the form and the expiry of one of our tokens.
 ///
 /// # Errors
-/// [`Kind::TokenExpired`] when it or its key is past its end (RFC 7519 §4.1.4: *on or after*; no leeway),
-/// [`Kind::TokenInvalid`] for everything else.
+/// [`Kind::TokenExpired`] if the token or its key has expired (RFC 7519 §4.1.4: *on or after*; no leeway),
+/// [`Kind::TokenInvalid`] otherwise.
 pub(super) fn verify(ring: &KeyRing, token: &str, now: Timestamp) -> Result<Verified> {
-    // HS256 alone, whatever the header says; no claim of time is looked at by the library.
-    static RULES: LazyLock<Validation> = LazyLock::new(|| {
-        let mut rules = Validation::new(Algorithm::HS256);
-        rules.required_spec_claims.clear();
-        rules.validate_exp = false;
-        rules.validate_nbf = false;
-        rules.leeway = 0;
-        rules
-    });
     if token.len() > TOKEN_BYTES_MAX {
         return Err(Kind::TokenInvalid.into());
     }

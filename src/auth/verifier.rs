@@ -1,7 +1,6 @@
-//! From a token to an identity: every form of token, revocation, and a cache of those found good.
+//! Verifies tokens of every form, applies revocation, and caches valid tokens.
 //!
-//! Forms of token are a closed set (`Form`); JWTs of the chat backend and introspection join it there.
-//! Nothing is issued here, and a missing token is the caller's to answer.
+//! The forms of token are a closed set (`Form`). Issuing tokens, and answering requests without a token, is elsewhere.
 
 use std::{hash::RandomState, sync::Arc};
 
@@ -18,15 +17,15 @@ use crate::{
     time::Timestamp,
 };
 
-/// Tokens of usual length that the cache holds.
+/// Expected number of tokens in the cache.
 const CACHE_TOKENS: usize = 65_536;
-/// Bytes of tokens and entries that the cache holds: no user can fill the memory with long dynamic tokens.
+/// Maximum size of the cache in bytes, tokens and entries: long dynamic tokens cannot fill the memory.
 const CACHE_BYTES_MAX: u64 = 32 * 1024 * 1024;
-/// Bytes of an entry besides its token, about.
+/// Approximate size of an entry without its token.
 const ENTRY_BYTES: u64 = 256;
 
-/// The token of `Authorization: Bearer <token>` (RFC 6750 §2.1). The scheme's case and the number of spaces
-/// do not matter; another scheme, no token, or a header that is no text are `None`.
+/// The token of `Authorization: Bearer <token>` (RFC 6750 §2.1). The scheme is case-insensitive and may be followed by
+/// several spaces. Returns `None` for another scheme, an empty token, or a header that is not text.
 pub fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(AUTHORIZATION)?.to_str().ok()?.trim();
     let (scheme, token) = value.split_once([' ', '\t'])?;
@@ -34,9 +33,9 @@ pub fn bearer(headers: &HeaderMap) -> Option<&str> {
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
 }
 
-/// How a token says what it says.
+/// The form of a token.
 enum Form {
-    /// A JWT of ours.
+    /// Our JWT.
     Signed,
     /// An Easemob dynamic token.
     Dynamic,
@@ -52,16 +51,16 @@ impl Form {
     }
 }
 
-/// A token that was found good.
+/// A verified token in the cache.
 struct Entry {
     /// `org/app`.
     tenant: Box<str>,
     subject: Subject,
     issued: Timestamp,
     expires: Option<Timestamp>,
-    /// Of the key ring, when it was verified.
+    /// The generation of the key ring when the token was verified.
     generation: u64,
-    /// Of the tenants: a dynamic token is signed with a secret of theirs.
+    /// The generation of the tenants: a dynamic token is signed with the tenant's secret.
     tenants: u64,
 }
 
@@ -76,12 +75,12 @@ impl Weighter<Box<str>, Arc<Entry>> for ByBytes {
 
 /// Verifies tokens.
 ///
-/// The cache: token → what it said, at most 32 MiB. It is never stale: an end, a revocation, the tenant
-/// asked for and the generations of the key ring and of the tenants are checked at every hit. Tokens that fail
-/// are not kept, so that nobody without a token can displace those of others.
+/// The cache. Key: the token. Bound: 32 MiB. Staleness: none. Each hit checks the expiry, the revocation, the requested
+/// tenant, and the generations of the key ring and of the tenants. Invalid tokens are not cached, so a client without a
+/// valid token cannot evict those of others.
 ///
-/// A lookup hashes the whole token with a keyed hash (SipHash, keys from the OS) and compares texts only
-/// where hashes meet; the time it takes tells nothing about how much of a guess is right.
+/// A lookup hashes the whole token with a keyed hash (SipHash, keys from the OS), and compares tokens only if the
+/// hashes are equal. So its duration does not reveal how much of a guessed token is right.
 pub struct Verifier {
     ring: Arc<KeyRing>,
     cache: Cache<Box<str>, Arc<Entry>, ByBytes, RandomState>,
@@ -109,16 +108,16 @@ impl Verifier {
         }
     }
 
-    /// Who calls `tenant` with `token`.
+    /// Verifies `token` for `tenant` and returns its identity.
     ///
-    /// Once a second, one caller also looks whether the key file changed: a `stat`, and a read of a few
-    /// hundred bytes after a rotation.
+    /// Once a second, one caller also checks whether the key file has changed: one `stat`, and after a rotation a read
+    /// of a few hundred bytes.
     ///
     /// # Errors
-    /// [`Kind::TokenExpired`] when it has expired or was revoked by `tokens_not_before`;
-    /// [`Kind::TokenInvalid`] when it is no token of ours, its key is unknown, or it is another tenant's.
+    /// [`Kind::TokenExpired`] if it has expired or was revoked by `tokens_not_before`; [`Kind::TokenInvalid`] if it is
+    /// not a token of this server, its key is unknown, or it belongs to another tenant.
     pub fn verify(&self, tenant: &Tenant, token: &str, now: Timestamp) -> Result<Identity> {
-        // Before the lookup, or a long text would be hashed for nothing.
+        // Before the lookup, which hashes the whole token.
         if token.len() > TOKEN_BYTES_MAX {
             return Err(Kind::TokenInvalid.into());
         }
@@ -139,7 +138,7 @@ impl Verifier {
             subject: verified.subject,
             issued: verified.issued,
             expires: verified.expires,
-            // As it was before: a ring that changed meanwhile has the token verified once more.
+            // The generation read above: if the key ring has changed since, the token is verified again next time.
             generation,
             tenants: tenant.generation,
         });
@@ -150,7 +149,7 @@ impl Verifier {
 }
 
 impl Entry {
-    /// What must hold each time: the tenant, then the end, then that it was not revoked.
+    /// The checks of each use: the tenant, then expiry and revocation.
     fn admit(&self, tenant: &Tenant, now: Timestamp) -> Result<Identity> {
         if !is_name_of(tenant, &self.tenant) {
             return Err(Kind::TokenInvalid.into());
@@ -166,7 +165,7 @@ impl Entry {
     }
 }
 
-/// Whether `name` is the tenant's `org/app`, without building it.
+/// Whether `name` is the tenant's `org/app`, without an allocation.
 fn is_name_of(tenant: &Tenant, name: &str) -> bool {
     name.strip_prefix(tenant.org.as_str())
         .and_then(|rest| rest.strip_prefix('/'))

@@ -108,7 +108,7 @@ mod tests {
     use std::task::Waker;
 
     use super::*;
-    use crate::limit::clients::{Bound, Clients, Config};
+    use crate::limit::clients::{Bound, ClientLimiter, Config};
 
     #[test]
     fn goes_on_in_small_chunks_without_memory() {
@@ -118,7 +118,7 @@ mod tests {
             client_max: 40_000,
             contended_from: 0,
         };
-        let clients = Arc::new(Clients::new(config));
+        let clients = Arc::new(ClientLimiter::new(config));
         let copies = || Copies::new(clients.exempt_client());
         let (one, other) = (copies(), copies());
         let mut cx = Context::from_waker(Waker::noop());

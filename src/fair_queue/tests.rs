@@ -1,4 +1,4 @@
-//! Turns, shares, memory and the queue's bounds.
+//! Turns, shares, memory, and the bounds of the queue.
 
 use std::{
     future::Future,
@@ -27,7 +27,7 @@ fn claimant(tenant: u32, client: u8) -> Claimant {
     Claimant::new(tenant, [192, 0, 2, client].into())
 }
 
-/// Begins to wait, and is polled once.
+/// Enters the queue: a future that was polled once and waits.
 fn begin(queue: &FairQueue, claimant: Claimant, memory_bytes: u64) -> Acquire {
     let queue = queue.clone();
     let mut acquire: Acquire = Box::pin(async move { queue.acquire(claimant, memory_bytes).await });
@@ -45,12 +45,12 @@ fn poll(acquire: &mut Acquire) -> Option<Result<Permit, Refused>> {
     }
 }
 
-/// Takes a free place.
+/// Starts a job at once.
 async fn take(queue: &FairQueue, claimant: Claimant, memory_bytes: u64) -> Permit {
     queue.acquire(claimant, memory_bytes).await.unwrap()
 }
 
-/// The permit of the one waiting job that was admitted since, which is removed from `waiting`.
+/// Removes the first job from `waiting` that has started, and returns its permit.
 fn admitted<K: Copy>(waiting: &mut Vec<(K, Acquire)>) -> Option<(K, Permit)> {
     let index = waiting
         .iter_mut()
@@ -60,14 +60,14 @@ fn admitted<K: Copy>(waiting: &mut Vec<(K, Acquire)>) -> Option<(K, Permit)> {
     Some((waiting.remove(index).0, permit))
 }
 
-/// Ends one running job after another, and tells in which order the waiting ones are admitted.
+/// Ends one running job after another. Returns the order in which the waiting jobs start.
 fn order<K: Copy>(running: Permit, mut waiting: Vec<(K, Acquire)>) -> Vec<K> {
     let mut order = Vec::new();
     let mut running = Some(running);
     while let Some(permit) = running.take() {
         drop(permit);
         if let Some((name, permit)) = admitted(&mut waiting) {
-            assert!(admitted(&mut waiting).is_none(), "one place, one job");
+            assert!(admitted(&mut waiting).is_none(), "one job at a time");
             order.push(name);
             running = Some(permit);
         }
@@ -100,7 +100,7 @@ async fn clients_of_one_tenant_take_turns() {
 }
 
 #[tokio::test]
-async fn many_clients_do_not_enlarge_a_tenants_share() {
+async fn many_clients_share_one_turn() {
     let queue = queue(1, 100, 100);
     let running = take(&queue, claimant(1, 1), 1).await;
     let clients = (2..6).map(|client| (1, begin(&queue, claimant(1, client), 1)));
@@ -114,7 +114,7 @@ async fn many_clients_do_not_enlarge_a_tenants_share() {
 async fn tenants_then_clients_take_turns() {
     let queue = queue(1, 100, 200);
     let running = take(&queue, claimant(9, 9), 1).await;
-    // One tenant with a hundred jobs of one client and one of another, then another tenant with two.
+    // One tenant has a hundred jobs of one client and one of another, the other tenant has two.
     let mut claimants = vec![(1, 1); 100];
     claimants.extend([(1, 2), (2, 3), (2, 3)]);
     let waiting = claimants
@@ -127,7 +127,7 @@ async fn tenants_then_clients_take_turns() {
 }
 
 #[tokio::test]
-async fn a_tenant_never_exceeds_its_own_bound() {
+async fn limits_jobs_of_a_tenant() {
     let queue = FairQueue::new(Config {
         jobs_max: 4,
         tenant_jobs_max: 2,
@@ -138,7 +138,7 @@ async fn a_tenant_never_exceeds_its_own_bound() {
         take(&queue, claimant(1, 2), 1).await,
     ];
     let mut waiting = vec![(1, begin(&queue, claimant(1, 3), 1))];
-    // Another tenant starts at once, though somebody waits.
+    // A job of another tenant starts at once, although one waits.
     running.push(take(&queue, claimant(2, 1), 1).await);
     assert!(admitted(&mut waiting).is_none());
     drop(running.remove(0));
@@ -146,7 +146,7 @@ async fn a_tenant_never_exceeds_its_own_bound() {
 }
 
 #[tokio::test]
-async fn one_claimant_holds_half_while_others_wait() {
+async fn limits_claimant_to_half_when_contended() {
     let queue = queue(4, 100, 100);
     let mut first = Vec::new();
     for _ in 0..4 {
@@ -161,7 +161,7 @@ async fn one_claimant_holds_half_while_others_wait() {
         drop(first.pop());
         second.push(admitted(&mut waiting).unwrap());
     }
-    // Two places each. The second tenant waits for a third place, so the first gets none either before it.
+    // Two running jobs each. The second tenant waits for a third, so the first one gets no further job before it.
     let served: Vec<_> = second.iter().map(|(tenant, _)| *tenant).collect();
     assert_eq!(served, [2, 2]);
     drop(first.pop());
@@ -171,7 +171,7 @@ async fn one_claimant_holds_half_while_others_wait() {
 }
 
 #[tokio::test]
-async fn no_place_stays_idle_while_two_wait() {
+async fn half_shares_leave_nothing_idle() {
     let queue = queue(3, 100, 100);
     let mut running = Vec::new();
     for tenant in [1, 2, 3] {
@@ -187,7 +187,7 @@ async fn no_place_stays_idle_while_two_wait() {
 }
 
 #[tokio::test]
-async fn small_jobs_pass_a_large_one_a_few_times() {
+async fn limits_passes_of_large_jobs() {
     let queue = queue(2, 100, 100);
     let _half = take(&queue, claimant(3, 1), 50).await;
     let mut small = Some(take(&queue, claimant(1, 1), 10).await);
@@ -211,7 +211,7 @@ async fn small_jobs_pass_a_large_one_a_few_times() {
 }
 
 #[tokio::test]
-async fn leaving_lets_the_jobs_behind_it_start() {
+async fn leaving_starts_blocked_jobs() {
     let queue = queue(3, 100, 100);
     let _half = take(&queue, claimant(3, 1), 50).await;
     let large = begin(&queue, claimant(2, 1), 60);
@@ -224,7 +224,7 @@ async fn leaving_lets_the_jobs_behind_it_start() {
 }
 
 #[tokio::test]
-async fn refuses_a_job_that_can_never_fit() {
+async fn refuses_too_large_jobs() {
     let queue = queue(1, 100, 100);
     assert_eq!(
         queue.acquire(claimant(1, 1), 101).await.unwrap_err(),
@@ -234,7 +234,7 @@ async fn refuses_a_job_that_can_never_fit() {
 }
 
 #[tokio::test]
-async fn a_full_queue_drops_the_newest_of_the_largest_share() {
+async fn full_queue_evicts_from_largest_share() {
     let queue = queue(1, 100, 4);
     let _running = take(&queue, claimant(9, 1), 1).await;
     let mut first: Vec<_> = (0..4).map(|_| begin(&queue, claimant(1, 1), 1)).collect();
@@ -245,8 +245,12 @@ async fn a_full_queue_drops_the_newest_of_the_largest_share() {
         begin(&queue, claimant(2, 1), 1),
     ];
     let refused = queue.acquire(claimant(2, 1), 1).await.unwrap_err();
-    assert_eq!(refused, Refused::QueueFull, "both have half");
-    // Another client of the second tenant gets one of that tenant's two places.
+    assert_eq!(
+        refused,
+        Refused::QueueFull,
+        "both tenants have half of the queue"
+    );
+    // Another client of the second tenant takes the place of one of that tenant's two waiting jobs.
     let _other = begin(&queue, claimant(2, 2), 1);
     let lost = |waiting: &mut Vec<Acquire>| -> Vec<bool> {
         let is_full = |outcome: Option<_>| matches!(outcome, Some(Err(Refused::QueueFull)));
@@ -261,7 +265,7 @@ async fn a_full_queue_drops_the_newest_of_the_largest_share() {
 }
 
 #[tokio::test]
-async fn a_job_waits_only_so_long() {
+async fn wait_times_out() {
     let queue = FairQueue::new(Config {
         wait_max: Duration::from_millis(10),
         ..Config::default()
@@ -277,7 +281,7 @@ async fn a_job_waits_only_so_long() {
 }
 
 #[tokio::test]
-async fn a_dropped_wait_gives_its_permit_on() {
+async fn dropped_wait_passes_permit_on() {
     let queue = queue(1, 100, 10);
     let running = take(&queue, claimant(1, 1), 1).await;
     let (gone, mut waits) = (
@@ -285,7 +289,7 @@ async fn a_dropped_wait_gives_its_permit_on() {
         begin(&queue, claimant(3, 1), 1),
     );
     drop(running);
-    // It has the permit and never looked.
+    // It was granted the permit, but not polled since.
     drop(gone);
     assert!(poll(&mut waits).is_some());
     assert_eq!(
@@ -300,7 +304,7 @@ async fn a_dropped_wait_gives_its_permit_on() {
 }
 
 #[tokio::test]
-async fn jobs_that_have_left_are_forgotten() {
+async fn forgets_jobs_that_left() {
     let queue = queue(2, 100, 10);
     let _running = (
         take(&queue, claimant(1, 1), 1).await,
@@ -319,7 +323,7 @@ async fn jobs_that_have_left_are_forgotten() {
 }
 
 #[test]
-fn an_ipv6_client_is_its_64() {
+fn identifies_ipv6_client_by_64() {
     let claimant = |text: &str| Claimant::new(1, text.parse().unwrap());
     assert_eq!(claimant("2001:db8::1"), claimant("2001:db8::2"));
     assert_ne!(claimant("2001:db8::1"), claimant("2001:db8:0:1::1"));
@@ -327,7 +331,7 @@ fn an_ipv6_client_is_its_64() {
     assert_ne!(claimant("192.0.2.1"), claimant("192.0.2.2"));
 }
 
-/// Bounds hold and every job ends, with many threads, random sizes and callers that give up.
+/// Bounds hold and every job ends, with many threads, many sizes, and callers that give up.
 #[test]
 fn bounds_hold_under_concurrent_callers() {
     const PLACES: usize = 3;

@@ -21,7 +21,7 @@ use tokio::sync::OwnedMutexGuard;
 use self::table::{Bounds, Table, charge};
 use crate::{
     error::{Error, Kind, Result},
-    limit::{Owner, Reserved},
+    limit::{Owner, QuotaPermit},
     metrics::PartLevels,
     store::{
         ObjectId, PartStore, PartWriter, PartsOwner, PutPart, Store, StoredPart,
@@ -55,7 +55,7 @@ pub struct ReceivedPart {
     writer: Box<dyn PartWriter>,
     bytes: u64,
     claim: PartClaim,
-    reserved: Reserved,
+    reserved: QuotaPermit,
 }
 
 /// What a part on its way counts for, given back when dropped.
@@ -242,7 +242,7 @@ impl PartUpload {
         self,
         bytes_max: u64,
         upload_bytes_max: u64,
-        reserved: Reserved,
+        reserved: QuotaPermit,
     ) -> Result<ReceivedPart> {
         let writer = self.uploads.stored().begin_part(bytes_max).await?;
         let (id, free_bytes) = (self.id, writer.free_bytes());

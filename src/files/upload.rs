@@ -8,7 +8,7 @@ use super::{Files, Scope};
 use crate::{
     error::{Error, Kind, Result},
     http::multipart::Form,
-    limit::Reserved,
+    limit::QuotaPermit,
     media,
     secret::Secret,
     store::{BoundingBox, BoxFuture, Key, Meta, SECRET_HASH_BYTES, Upload, UploadSize},
@@ -96,7 +96,7 @@ impl Files {
         &self,
         received: Received,
         attributes: Attributes<'_>,
-        mut reserved: Reserved,
+        mut reserved: QuotaPermit,
     ) -> Result<Stored> {
         let (len, key) = (received.len, received.key);
         let commit = received.into_commit(attributes)?;

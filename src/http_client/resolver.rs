@@ -1,8 +1,8 @@
-//! Looks up the addresses of a name, on a bounded number of threads.
+//! Looks up the addresses of a host name, on a bounded number of threads.
 //!
-//! The system's resolver blocks a thread: for half a minute if no name server answers, and it cannot be interrupted.
-//! All callers who want the same name share one lookup, so a name that hangs takes one thread, and no other name waits
-//! for it.
+//! The system's resolver blocks its thread, for half a minute if no name server answers, and cannot be cancelled.
+//! Concurrent callers with the same name share one lookup. So a name that hangs occupies one thread, and other names do
+//! not wait for it.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -14,7 +14,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-/// Names that are looked up at the same time, each on a blocking thread.
+/// Maximum number of concurrent lookups, each on a blocking thread.
 pub const LOOKUPS_MAX: usize = 32;
 
 type Name = (Box<str>, u16);
@@ -23,18 +23,18 @@ type Answer = Option<Result<Arc<[SocketAddr]>, Arc<io::Error>>>;
 
 #[derive(Default)]
 pub(super) struct Resolver {
-    /// Lookups that have not ended; at most [`LOOKUPS_MAX`].
+    /// Running lookups; at most [`LOOKUPS_MAX`].
     running: Arc<Mutex<HashMap<Name, watch::Receiver<Answer>>>>,
 }
 
 impl Resolver {
-    /// The addresses of a host: at least one.
+    /// Returns the addresses of a host.
     ///
     /// # Errors
-    /// Of the resolver; `ResourceBusy` if too many lookups have not ended.
+    /// Errors of the resolver; `ResourceBusy` if too many lookups are running.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves the lookup to its end.
+    /// Dropping the future does not stop the lookup.
     pub(super) async fn resolve(&self, host: &str, port: u16) -> io::Result<Arc<[SocketAddr]>> {
         if let Ok(address) = host.parse::<IpAddr>() {
             return Ok([SocketAddr::new(address, port)].into());

@@ -1,6 +1,6 @@
-//! Limits the bytes of uploads in flight: in total, and for one tenant or one client while others need room.
+//! Limits the bytes of uploads in flight: in total, and by tenant and client once half of the total is in use.
 //!
-//! An upload holds what it announces before it sends it. What a refusal looks like is not decided here.
+//! An upload takes the size that it announces before it sends its body. Refusals are rendered elsewhere.
 
 use std::{
     hash::Hash,
@@ -12,16 +12,16 @@ use dashmap::{DashMap, Entry};
 
 use crate::metrics::{Counter, UploadLevels};
 
-/// The least that an upload holds, whatever it announces: a descriptor, and buffers of up to this size.
-pub const UPLOAD_BYTES_MIN: u64 = 1 << 20;
+/// The least that an upload takes, whatever it announces: it needs a descriptor, and buffers of up to this size.
+const UPLOAD_BYTES_MIN: u64 = 1 << 20;
 
-/// A client that holds no more than one of so many parts of the budget may be as slow as any.
+/// A client that has at most this fraction (one of 64 parts) of the budget may be slow; see [`Budget::urgency`].
 const USUAL_SHARES: u64 = 64;
 
-/// Bytes of uploads in flight, and who holds them.
+/// Counts the bytes of uploads in flight, in total, by tenant and by client.
 ///
-/// Memory: an entry for each tenant and each client with an upload in flight. A shard's lock is held for one map
-/// operation; the total is lock-free.
+/// Memory: an entry for each tenant and each client with an upload in flight. The lock of a shard is held for one map
+/// operation. The total is lock-free.
 #[derive(Debug)]
 pub struct Budget {
     held_bytes: AtomicU64,
@@ -31,7 +31,7 @@ pub struct Budget {
     over_share: [Counter; 2],
 }
 
-/// Whose upload it is. None where there is no share to keep to.
+/// The tenant and the client of an upload; `None` if that has no share to keep to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Uploader {
     /// The tenant's index.
@@ -46,33 +46,34 @@ enum Holder {
     Client(IpAddr),
 }
 
-/// What an upload wants of a holder's share.
+/// What an upload takes of the share of its tenant or client.
 #[derive(Debug, Clone, Copy)]
 struct Claim {
     holder: Holder,
-    /// What it holds of it already.
+    /// Bytes that this upload has taken of the share already.
     held_bytes: u64,
+    /// Bytes to take now.
     bytes: u64,
-    /// What it will want in all, `bytes` included.
+    /// Bytes that must be free: `bytes`, and what the upload takes later.
     room: u64,
 }
 
-/// Bytes of a [`Budget`], given back when dropped.
+/// Permission to receive an upload of some size. Dropping it returns the bytes to the [`Budget`].
 #[derive(Debug)]
 #[must_use]
-pub struct Held<'b> {
+pub struct UploadPermit<'b> {
     budget: &'b Budget,
     uploader: Uploader,
-    /// Of the total, and of the client.
+    /// Taken of the total, and of the client's share.
     bytes: u64,
-    /// Of the tenant.
+    /// Taken of the tenant's share.
     tenant_bytes: u64,
-    /// Asked for and not taken yet.
+    /// Announced and not taken yet.
     rest: u64,
 }
 
 impl Budget {
-    /// Of `bytes_max` bytes, none of them held.
+    /// An unused budget of `bytes_max` bytes.
     pub fn new(bytes_max: u64) -> Self {
         Self {
             held_bytes: AtomicU64::new(0),
@@ -83,16 +84,22 @@ impl Budget {
         }
     }
 
-    /// Takes the bytes of an upload; `None` where there is too little room, which is counted.
-    pub fn hold(&self, uploader: Uploader, bytes: u64) -> Option<Held<'_>> {
+    /// Takes the bytes of an upload. Returns `None`, and counts a refusal, if too few are free.
+    pub fn hold(&self, uploader: Uploader, bytes: u64) -> Option<UploadPermit<'_>> {
         let mut held = self.nothing_of(uploader, bytes);
         held.take_rest().then_some(held)
     }
 
-    /// Where there is room for so many bytes, takes `first` of them, and the rest by [`Held::take_rest`]: for a caller
-    /// whose credential has not come. Until then the tenant is one that anybody may claim to be, and nothing of its
-    /// share is taken.
-    pub fn hold_some(&self, uploader: Uploader, bytes: u64, first: u64) -> Option<Held<'_>> {
+    /// Takes `first` bytes if `bytes` are free. [`UploadPermit::take_rest`] takes the others.
+    ///
+    /// For a form whose credential has not come yet. Until then anyone may name the tenant, so nothing is taken of the
+    /// tenant's share.
+    pub fn hold_some(
+        &self,
+        uploader: Uploader,
+        bytes: u64,
+        first: u64,
+    ) -> Option<UploadPermit<'_>> {
         let mut held = self.nothing_of(uploader, bytes);
         let first = first.min(held.rest);
         let client = held.claim(Holder::Client, uploader.client, first, held.rest);
@@ -103,19 +110,19 @@ impl Budget {
         })
     }
 
-    fn nothing_of(&self, uploader: Uploader, bytes: u64) -> Held<'_> {
-        Held {
+    fn nothing_of(&self, uploader: Uploader, bytes: u64) -> UploadPermit<'_> {
+        UploadPermit {
             budget: self,
             uploader,
             bytes: 0,
             tenant_bytes: 0,
-            // A budget that is smaller than the least still has room for one upload.
+            // A budget smaller than the minimum still has room for one upload.
             rest: bytes.max(UPLOAD_BYTES_MIN.min(self.bytes_max)),
         }
     }
 
-    /// How much faster than the least pace this client's uploads have to come, so that to hold much costs bandwidth:
-    /// 1 while less than half of the budget is held, or little by this client.
+    /// The factor by which the minimum speed of this client's uploads rises, so that occupying much of the budget costs
+    /// bandwidth. It is 1 while less than half of the budget is in use, or if the client has little of it.
     pub fn urgency(&self, client: Option<IpAddr>) -> u64 {
         let Some(client) = client.filter(|_| self.is_contended(0)) else {
             return 1;
@@ -125,7 +132,7 @@ impl Budget {
         held.map_or(1, |bytes| (*bytes / usual).max(1))
     }
 
-    /// What is held now, of how much, and how often there was too little.
+    /// The bytes in use, their limit, and the refusals so far.
     pub fn levels(&self) -> UploadLevels {
         UploadLevels {
             in_flight_bytes: self.held_bytes.load(Ordering::Relaxed),
@@ -136,14 +143,14 @@ impl Budget {
         }
     }
 
-    /// With so many bytes more, more than half is held.
+    /// Whether more than half of the budget is in use once `more` bytes are taken.
     fn is_contended(&self, more: u64) -> bool {
         let held = self.held_bytes.load(Ordering::Relaxed);
         held.saturating_add(more) > self.bytes_max / 2
     }
 
-    /// Takes so many bytes of the total and what is claimed of shares, where there is `room`; else nothing, and
-    /// counts a refusal.
+    /// Takes `bytes` of the total, and what is claimed of shares, if `room` bytes are free. Otherwise it takes nothing
+    /// and counts a refusal.
     fn take(&self, claims: &[Option<Claim>], bytes: u64, room: u64) -> bool {
         let claims = || claims.iter().flatten();
         for (taken, claim) in claims().enumerate() {
@@ -155,7 +162,7 @@ impl Budget {
                 return false;
             }
         }
-        // Relaxed: the word guards no other memory, and one atomic has one order of changes by itself.
+        // Relaxed: the word protects no other memory, and the changes of one atomic have a total order.
         let add = |held: u64| {
             let has_room = held
                 .checked_add(room)
@@ -173,7 +180,8 @@ impl Budget {
         is_taken
     }
 
-    /// A holder keeps to its share once more than half of everything would be held. One upload of it always passes.
+    /// Applies the limit of a share, once more than half of the budget would be in use. A holder without another upload
+    /// is always admitted.
     fn take_of_share(&self, claim: &Claim, is_contended: bool) -> bool {
         let share = self.bytes_max / claim.holder.shares();
         let mut held = self.by_holder.entry(claim.holder).or_default();
@@ -196,7 +204,7 @@ impl Budget {
 }
 
 impl Holder {
-    /// One holder has at most one of so many parts.
+    /// A holder's share is one of this many parts of the budget.
     fn shares(self) -> u64 {
         match self {
             Self::Tenant(_) => 2,
@@ -212,8 +220,9 @@ impl Holder {
     }
 }
 
-impl Held<'_> {
-    /// Takes what was asked for and is not held yet, or none of it where others have it meanwhile, which is counted.
+impl UploadPermit<'_> {
+    /// Takes the announced bytes that are not taken yet. Takes none, and counts a refusal, if others have taken them in
+    /// the meantime.
     #[must_use]
     pub fn take_rest(&mut self) -> bool {
         if self.rest == 0 {
@@ -232,11 +241,11 @@ impl Held<'_> {
     fn claim<T>(
         &self,
         holder: fn(T) -> Holder,
-        whose: Option<T>,
+        key: Option<T>,
         bytes: u64,
         room: u64,
     ) -> Option<Claim> {
-        let holder = holder(whose?);
+        let holder = holder(key?);
         let held_bytes = match holder {
             Holder::Tenant(_) => self.tenant_bytes,
             Holder::Client(_) => self.bytes,
@@ -250,7 +259,7 @@ impl Held<'_> {
     }
 }
 
-impl Drop for Held<'_> {
+impl Drop for UploadPermit<'_> {
     fn drop(&mut self) {
         let Self {
             budget,

@@ -1,8 +1,8 @@
-//! Limits what one client, and all of them together, hold of the server while they are connected.
+//! Limits the connections and the memory of each client, and of all clients together.
 //!
 //! A client is an IPv4 address or an IPv6 /64, the smallest network that a provider assigns. Bounds on one connection
-//! do not add up to a bound: a client opens many. Bytes of uploads have bounds of their own (`budget.rs`), and calls
-//! per second another (`limiter.rs`).
+//! are not enough, since a client may open many. `budget.rs` limits the bytes of uploads, and `limiter.rs` the calls
+//! per second.
 
 use std::{
     collections::HashMap,
@@ -22,33 +22,34 @@ use crate::{
     metrics::{Counter, MemoryLevels},
 };
 
-/// What is limited.
+/// A resource that is limited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resource {
-    /// Open connections. Their total is limited where they are accepted.
+    /// Open connections. `server/listener.rs` limits their total.
     Connections,
-    /// Open HTTP/2 connections: counted and not limited, so that each can be told how many requests it may begin.
+    /// Open HTTP/2 connections. They are counted and not limited: the number of streams that a connection may open
+    /// depends on it.
     Http2Connections,
     /// Memory of the requests of HTTP/2 connections, in bytes.
     RequestBytes,
-    /// Bytes that HTTP/2 clients may send before they are read, beyond the least of each connection.
+    /// Flow-control windows of HTTP/2 connections, in bytes, beyond the minimum of each connection.
     WindowBytes,
-    /// Memory that the header tables of HTTP/2 connections may keep, in bytes, beyond the least of each connection.
+    /// Header tables of HTTP/2 connections, in bytes, beyond the minimum of each connection.
     TableBytes,
-    /// Bytes of files that were read into memory and have not been sent.
+    /// Bytes of files that were read into memory and are not sent yet.
     FileBytes,
 }
 
 const RESOURCES: usize = 6;
 
-/// How much of a resource may be held.
+/// The bounds of one resource.
 #[derive(Debug, Clone, Copy)]
 pub struct Bound {
-    /// By all clients together.
+    /// For all clients together.
     pub total_max: u64,
-    /// By one client, unless it is exempt.
+    /// For one client, unless it is exempt.
     pub client_max: u64,
-    /// The bound on one client counts once so much is held by all: until then nobody is kept from anything.
+    /// `client_max` applies once all clients together use this much: until then there is enough for everyone.
     pub contended_from: u64,
 }
 
@@ -63,30 +64,30 @@ impl Bound {
 /// The bounds of all resources.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Open connections of one client.
+    /// For [`Resource::Connections`] of one client.
     pub connections_per_client_max: usize,
-    /// Of [`Resource::RequestBytes`].
+    /// For [`Resource::RequestBytes`].
     pub request_bytes: Bound,
-    /// Of [`Resource::WindowBytes`].
+    /// For [`Resource::WindowBytes`].
     pub window_bytes: Bound,
-    /// Of [`Resource::TableBytes`].
+    /// For [`Resource::TableBytes`].
     pub table_bytes: Bound,
-    /// Of [`Resource::FileBytes`].
+    /// For [`Resource::FileBytes`].
     pub file_bytes: Bound,
-    /// Networks to which the bounds on one client do not apply: proxies, the backend's own servers.
+    /// Networks without per-client bounds: proxies, and the backend's own servers.
     pub exempt: Vec<IpNet>,
 }
 
 impl Config {
-    /// The bounds of a server that accepts so many connections, so many of them from one client.
+    /// The bounds of a server that accepts `connections_max` connections, `per_client_max` of them from one client.
     pub fn new(connections_max: usize, per_client_max: usize, exempt: Vec<IpNet>) -> Self {
-        /// Memory of requests for each connection that may be open: as much as the read buffers of two HTTP/1
-        /// connections at rest. 25,000 requests are handled at a time with the default of 10,000 connections.
+        /// Request memory for each possible connection: as much as the read buffers of two idle HTTP/1 connections.
+        /// With the default of 10,000 connections it is enough for 25,000 concurrent requests.
         const REQUEST_BYTES_PER_CONNECTION: u64 = 32 << 10;
-        /// The least, whatever the connections: a few thousand requests.
+        /// Minimum for any number of connections: enough for a few thousand requests.
         const REQUEST_BYTES_MIN: u64 = 64 << 20;
         const WINDOW_BYTES: u64 = 256 << 20;
-        /// Enough for 1,000 connections with seven uploads each, or for 60 connections with any number.
+        /// Enough for 1,000 connections with seven uploads each, or for 60 connections with any number of uploads.
         const TABLE_BYTES: u64 = 128 << 20;
         const FILE_BYTES: u64 = 128 << 20;
         let connections = u64::try_from(connections_max).unwrap_or(u64::MAX);
@@ -109,12 +110,12 @@ impl Config {
     }
 }
 
-/// Counts what is held, by client and in total.
+/// Counts what is in use, by client and in total.
 ///
-/// Memory: one entry for each client with an open connection. Its lock is held for one map operation, when a
+/// Memory: one entry for each client with an open connection. The lock is held for one map operation, when a
 /// connection opens and when it closes.
 #[derive(Debug)]
-pub struct Clients {
+pub struct ClientLimiter {
     by_network: Mutex<HashMap<IpAddr, Entry>>,
     total: Usage,
     bounds: [Bound; RESOURCES],
@@ -131,15 +132,15 @@ struct Entry {
 #[derive(Debug, Default)]
 struct Usage([AtomicU64; RESOURCES]);
 
-/// A client with an open connection. Dropping it ends its claim to an entry.
+/// A client with an open connection. The last one of a client removes its entry when it is dropped.
 pub struct Client {
-    clients: Arc<Clients>,
+    clients: Arc<ClientLimiter>,
     usage: Arc<Usage>,
-    /// None of an exempt client, which has no entry.
+    /// `None` for an exempt client, which has no entry.
     network: Option<IpAddr>,
 }
 
-/// Permission to hold some of a resource. Dropping it gives that back.
+/// Permission to use some of a resource. Dropping it returns that amount.
 #[derive(Debug)]
 #[must_use]
 pub struct Permit {
@@ -149,7 +150,7 @@ pub struct Permit {
 }
 
 /// Without bounds.
-impl Default for Clients {
+impl Default for ClientLimiter {
     fn default() -> Self {
         Self::new(Config {
             connections_per_client_max: usize::MAX,
@@ -162,8 +163,8 @@ impl Default for Clients {
     }
 }
 
-impl Clients {
-    /// Nothing is held yet.
+impl ClientLimiter {
+    /// An unused limiter.
     pub fn new(config: Config) -> Self {
         let connections = Bound {
             client_max: config.connections_per_client_max as u64,
@@ -185,7 +186,7 @@ impl Clients {
         }
     }
 
-    /// The client at an address.
+    /// The client with this address.
     pub fn client(self: &Arc<Self>, address: IpAddr) -> Arc<Client> {
         let address = address.to_canonical();
         if self.exempt.iter().any(|net| net.contains(&address)) {
@@ -205,7 +206,7 @@ impl Clients {
         })
     }
 
-    /// A client that has the bounds of all clients together and none of its own.
+    /// A client with no bounds but those for all clients together.
     pub fn exempt_client(self: &Arc<Self>) -> Arc<Client> {
         Arc::new(Client {
             clients: self.clone(),
@@ -214,7 +215,7 @@ impl Clients {
         })
     }
 
-    /// How much of a resource all clients hold, and how much they may.
+    /// How much of a resource is in use, and its total bound.
     pub fn level(&self, resource: Resource) -> (u64, u64) {
         (
             self.total.get(resource),
@@ -222,7 +223,7 @@ impl Clients {
         )
     }
 
-    /// What is held of each kind of memory.
+    /// The levels of each kind of memory, for metrics.
     pub fn memory(&self) -> Vec<MemoryLevels> {
         let levels = |(resource, of)| {
             let (held_bytes, held_bytes_max) = self.level(resource);
@@ -243,7 +244,7 @@ impl Clients {
         .into()
     }
 
-    /// How often there was too little of a resource, for one client or in total.
+    /// How often a resource was refused, by either bound.
     pub fn refusals(&self, resource: Resource) -> u64 {
         self.refusals[resource as usize].get()
     }
@@ -254,7 +255,8 @@ impl Clients {
 }
 
 impl Client {
-    /// Takes some of a resource; `None`, which is counted, where this client or all together would hold too much.
+    /// Takes some of a resource. Returns `None`, and counts a refusal, if this client or all together would use too
+    /// much.
     pub fn take(self: &Arc<Self>, resource: Resource, amount: u64) -> Option<Permit> {
         let (clients, index) = (&self.clients, resource as usize);
         let bound = clients.bounds[index];
@@ -275,8 +277,8 @@ impl Client {
         None
     }
 
-    /// How much of a resource one connection may expect, where it is shared out evenly among so many as there are
-    /// of another resource: the least of what its client and what all have.
+    /// The amount of `resource` for each unit of `among`, if it is divided evenly: the smaller of the share within this
+    /// client and the share within all.
     pub fn share(&self, resource: Resource, among: Resource) -> u64 {
         let bound = self.clients.bounds[resource as usize];
         let of_all = bound.total_max / self.clients.total.get(among).max(1);
@@ -289,12 +291,12 @@ impl Client {
 }
 
 impl Permit {
-    /// Who holds it.
+    /// The client that has the permit.
     pub fn client(&self) -> &Arc<Client> {
         &self.client
     }
 
-    /// Takes `more`; `false`, which is counted, where that is too much.
+    /// Takes `more`. Returns `false`, and counts a refusal, if that is too much.
     pub fn grow(&mut self, more: u64) -> bool {
         let Some(mut permit) = self.client.take(self.resource, more) else {
             return false;
@@ -303,7 +305,7 @@ impl Permit {
         true
     }
 
-    /// Gives back what is held above `amount`.
+    /// Returns what is above `amount`.
     pub fn shrink(&mut self, amount: u64) {
         let over = self.amount.saturating_sub(amount);
         self.give_back(over);
@@ -342,13 +344,13 @@ impl Drop for Client {
 }
 
 impl Usage {
-    // Relaxed: these words guard no other memory, and each has one order of changes by itself.
+    // Relaxed: these words protect no other memory, and the changes of one atomic have a total order.
 
     fn get(&self, resource: Resource) -> u64 {
         self.0[resource as usize].load(Ordering::Relaxed)
     }
 
-    /// Adds, unless there would be more than `max` then.
+    /// Adds `amount`, unless the sum would exceed `max`.
     fn add(&self, resource: Resource, amount: u64, max: u64) -> bool {
         let add = |held: u64| held.checked_add(amount).filter(|after| *after <= max);
         self.0[resource as usize]
@@ -365,13 +367,13 @@ impl Usage {
 mod tests {
     use super::*;
 
-    fn clients(bound: Bound) -> Arc<Clients> {
+    fn clients(bound: Bound) -> Arc<ClientLimiter> {
         let mut config = Config::new(10, 2, vec!["10.0.0.0/8".parse().unwrap()]);
         config.request_bytes = bound;
-        Arc::new(Clients::new(config))
+        Arc::new(ClientLimiter::new(config))
     }
 
-    fn at(clients: &Arc<Clients>, address: &str) -> Arc<Client> {
+    fn at(clients: &Arc<ClientLimiter>, address: &str) -> Arc<Client> {
         clients.client(address.parse().unwrap())
     }
 
@@ -386,7 +388,7 @@ mod tests {
         drop(first);
         let again = connect("192.0.2.1").unwrap();
         assert!(connect("192.0.2.1").is_none());
-        // A /64 of IPv6 is one client.
+        // An IPv6 /64 is one client.
         let six = (
             connect("2001:db8::1").unwrap(),
             connect("2001:db8::2").unwrap(),
@@ -404,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_one_client_and_all() {
+    fn limits_client_and_total() {
         let clients = clients(Bound {
             total_max: 100,
             client_max: 40,
@@ -417,7 +419,7 @@ mod tests {
         assert!(take(&one, 1).is_none());
         let second = take(&other, 10).unwrap();
         let third = take(&exempt, 50).unwrap();
-        assert!(take(&other, 1).is_none(), "all is taken");
+        assert!(take(&other, 1).is_none(), "nothing is left");
         held.shrink(30);
         held.shrink(35);
         assert_eq!(clients.level(Resource::RequestBytes), (90, 100));
@@ -428,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn one_client_has_more_while_nobody_else_wants_it() {
+    fn client_bound_applies_when_contended() {
         let clients = clients(Bound {
             total_max: 100,
             client_max: 20,
@@ -467,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn bounds_hold_under_many_threads() {
+    fn bounds_hold_under_concurrency() {
         const MAX: u64 = 1000;
         let clients = clients(Bound {
             total_max: MAX,

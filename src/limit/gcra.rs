@@ -1,8 +1,7 @@
-//! One token bucket in one atomic word: the generic cell rate algorithm (ITU-T I.371), virtual scheduling.
+//! A token bucket in one atomic word: the generic cell rate algorithm (ITU-T I.371), virtual scheduling.
 //!
-//! The word is the *theoretical arrival time*: the moment at which the bucket would be full again. No clock
-//! is read here and no duration is rounded; the caller passes nanoseconds since an epoch of its own and
-//! rounds `Retry-After` itself.
+//! The word is the *theoretical arrival time*: the moment at which the bucket is full again. This module reads no clock
+//! and rounds no duration: the caller passes nanoseconds since an epoch of its choice and rounds `Retry-After`.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -13,12 +12,12 @@ use crate::tenant::Limits;
 
 const NS_PER_SECOND: u64 = 1_000_000_000;
 
-/// A bucket's size and how fast it fills.
+/// The size of a bucket, and the rate at which it refills.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
-    /// Calls that come back into the bucket each second; 0 = no limit.
+    /// Calls added to the bucket each second; 0 = unlimited.
     pub per_second: u32,
-    /// Calls that may come back to back; 0 counts as 1.
+    /// Size of the bucket: calls that may come back to back. 0 counts as 1.
     pub burst: u32,
 }
 
@@ -32,12 +31,12 @@ impl From<&Limits> for Rate {
 }
 
 impl Rate {
-    /// Nanoseconds between calls at the sustained rate, rounded down: a client is never refused a call that
-    /// the rate allows. `None` = no limit.
+    /// Nanoseconds between calls at the sustained rate; `None` = unlimited. Rounded down, so that a call that the rate
+    /// allows is never refused.
     fn interval_ns(self) -> Option<u64> {
         match self.per_second {
             0 => None,
-            // Above 1e9 calls per second the interval would round to 0, and a burst would have no end.
+            // Above 1e9 calls per second the interval would round to 0, which means no limit.
             calls => Some((NS_PER_SECOND / u64::from(calls)).max(1)),
         }
     }
@@ -45,26 +44,25 @@ impl Rate {
 
 /// One bucket. A new one is full.
 #[derive(Debug, Default)]
-pub struct Bucket {
-    /// Nanoseconds since the caller's epoch at which the bucket is full again; at or before now = full.
+pub(super) struct Bucket {
+    /// When the bucket is full again, in nanoseconds since the caller's epoch. Now or earlier means full.
     full_at_ns: AtomicU64,
 }
 
 impl Bucket {
-    /// Takes one call out of the bucket, or says how long until there is one again.
+    /// Takes one call from the bucket.
     ///
-    /// Lock-free: a compare-and-swap loop, in which each failed turn means that another call succeeded.
-    /// A refused call takes nothing and writes nothing. `now_ns` may lag behind what another thread passed;
-    /// the bucket is then as full as it was at that later moment, never fuller.
+    /// Lock-free: a compare-and-swap loop, in which a failed attempt means that another call succeeded. A refused call
+    /// changes nothing. If `now_ns` is earlier than another thread's, the bucket is as full as at that later time.
     ///
     /// # Errors
-    /// The time until the next call would pass, never zero.
-    pub fn check(&self, now_ns: u64, rate: Rate) -> Result<(), Duration> {
+    /// The time until the next call is allowed, never zero.
+    pub(super) fn check(&self, now_ns: u64, rate: Rate) -> Result<(), Duration> {
         let Some(interval_ns) = rate.interval_ns() else {
             return Ok(());
         };
         let tolerance_ns = interval_ns.saturating_mul(u64::from(rate.burst.saturating_sub(1)));
-        // Relaxed: the word guards no other memory, and one atomic has one order of changes by itself.
+        // Relaxed: the word protects no other memory, and the changes of one atomic have a total order.
         let mut seen = self.full_at_ns.load(Ordering::Relaxed);
         loop {
             let full_at_ns = seen.max(now_ns);
@@ -84,8 +82,8 @@ impl Bucket {
         }
     }
 
-    /// Whether the bucket is full at `now_ns`, so that forgetting it changes nothing.
-    pub fn is_full(&self, now_ns: u64) -> bool {
+    /// Whether the bucket is full at `now_ns`. A full bucket may be removed: a new one is full too.
+    pub(super) fn is_full(&self, now_ns: u64) -> bool {
         self.full_at_ns.load(Ordering::Relaxed) <= now_ns
     }
 }
@@ -100,7 +98,7 @@ mod tests {
         Rate { per_second, burst }
     }
 
-    /// Calls at each moment (in ms) and how many of them pass.
+    /// Each step has a time in ms, the number of calls, and how many of them pass.
     fn check(rate: Rate, steps: &[(u64, u32, u32)]) {
         let bucket = Bucket::default();
         for &(at_ms, calls, passing) in steps {
@@ -112,13 +110,13 @@ mod tests {
     }
 
     #[test]
-    fn thirty_calls_pass_back_to_back_and_the_thirty_first_does_not() {
+    fn allows_a_burst() {
         check(rate(30, 30), &[(5, 31, 30)]);
         check(rate(30, 30), &[(0, 30, 30), (0, 1, 0)]);
     }
 
     #[test]
-    fn the_bucket_is_refilled_at_the_rate_and_no_further_than_the_burst() {
+    fn refills_up_to_the_burst() {
         check(rate(30, 30), &[(0, 40, 30), (34, 5, 1), (100, 5, 2)]);
         check(rate(30, 30), &[(0, 40, 30), (1000, 40, 30)]);
         check(rate(30, 30), &[(0, 40, 30), (3_600_000, 40, 30)]);
@@ -127,13 +125,13 @@ mod tests {
     }
 
     #[test]
-    fn zero_means_no_limit_and_a_burst_of_zero_means_one() {
+    fn zero_rate_is_unlimited() {
         check(rate(0, 1), &[(0, 1000, 1000)]);
         check(rate(10, 0), &[(0, 3, 1)]);
     }
 
     #[test]
-    fn the_wait_it_names_is_exactly_long_enough() {
+    fn wait_is_exact() {
         let (bucket, rate) = (Bucket::default(), rate(30, 30));
         for _ in 0..30 {
             bucket.check(0, rate).unwrap();
@@ -146,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn extremes_neither_panic_nor_open_the_gate() {
+    fn extreme_values_stay_limited() {
         check(rate(u32::MAX, 1), &[(0, 3, 1)]);
         let bucket = Bucket::default();
         assert!(bucket.check(u64::MAX, rate(1, u32::MAX)).is_ok());
@@ -154,14 +152,14 @@ mod tests {
     }
 
     #[test]
-    fn a_call_with_an_older_time_finds_the_bucket_no_fuller() {
+    fn older_time_refills_nothing() {
         let (bucket, rate) = (Bucket::default(), rate(10, 2));
         assert!(bucket.check(1000 * MS, rate).is_ok());
         assert!(bucket.check(999 * MS, rate).is_err());
     }
 
     #[test]
-    fn exactly_the_burst_passes_under_many_threads_at_one_moment() {
+    fn concurrent_calls_get_one_burst() {
         let bucket = Bucket::default();
         let passed: usize = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..8)

@@ -1,7 +1,7 @@
-//! The table of buckets by tenant, interface and client, bounded in number.
+//! The table of buckets by tenant, rate class and client, bounded in number.
 //!
-//! Does not find out which address is the client's (`server/` does, from trusted proxies alone), keeps no
-//! task of its own (the owner calls [`Limiter::sweep`]) and does not survive a restart.
+//! The caller determines the client's address (`server/`, from trusted proxies only) and calls [`Limiter::sweep`]: this
+//! module has no task. The buckets are lost at a restart.
 
 use std::{
     hash::BuildHasher,
@@ -16,17 +16,17 @@ use ipnet::IpNet;
 
 use super::gcra::{Bucket, Rate};
 
-/// Shards of the table. Many, because a sweep holds one shard's write lock at a time: at 1,000,000
-/// addresses a shard has 4,000 entries, so that callers wait for tens of microseconds.
+/// Shards of the table. A sweep holds the write lock of one shard at a time. With 1,000,000 addresses a shard has 4,000
+/// entries, so callers wait for tens of microseconds.
 const SHARDS: usize = 256;
-/// Buckets shared by the addresses that found the table full, for each interface.
+/// Buckets shared by the addresses that found the table full, for each rate class.
 const SHARED_BUCKETS: usize = 4096;
-/// The most that `addresses_max` may be: about 1 GB.
+/// Upper limit of `addresses_max`: about 1 GB.
 const ADDRESSES_LIMIT: usize = 1 << 24;
 
-/// What is called, each with buckets of its own.
+/// A class of calls with a rate limit of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Interface {
+pub enum RateClass {
     /// Uploads, their parts, and form POSTs.
     Upload,
     /// Downloads.
@@ -37,7 +37,7 @@ pub enum Interface {
     Other,
 }
 
-impl Interface {
+impl RateClass {
     const COUNT: usize = 4;
 
     const fn index(self) -> u8 {
@@ -53,10 +53,10 @@ impl Interface {
 /// The limiter's settings; the rates are the tenants'.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Addresses remembered at once, over all tenants and interfaces; 1 to 16,777,216. Measured: 56 MB for
+    /// Addresses remembered at once, over all tenants and rate classes; 1 to 16,777,216. Measured: 56 MB for
     /// 1,000,000.
     pub addresses_max: usize,
-    /// Networks that are never limited: the backend's own servers. Searched in order, so keep it short.
+    /// Networks that are exempt: the backend's own servers. The list is searched in order, so it should be short.
     pub exempt: Vec<IpNet>,
 }
 
@@ -72,9 +72,9 @@ impl Default for Config {
 /// Who is counted together, in 16 bytes:
 /// ```text
 /// client  u64   the IPv4 address, or the first 64 bits of the IPv6 address
-/// rest    u64   tenant << 8 | interface << 1 | 1 if IPv6
+/// rest    u64   tenant << 8 | rate class << 1 | 1 if IPv6
 /// ```
-/// An IPv6 /64 is one client: it is what one subscriber is given, and has 2^64 addresses to hide behind.
+/// An IPv6 /64 is one client: a provider assigns it to one subscriber, who can use all of its 2^64 addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
     client: u64,
@@ -82,29 +82,29 @@ struct Key {
 }
 
 impl Key {
-    /// `client` in its canonical form: IPv4-mapped addresses are IPv4 already.
-    fn new(tenant: u32, interface: Interface, client: IpAddr) -> Self {
+    /// `client` is canonical: IPv4-mapped addresses are IPv4 already.
+    fn new(tenant: u32, rate_class: RateClass, client: IpAddr) -> Self {
         let (client, v6) = match client {
             IpAddr::V4(address) => (u64::from(address.to_bits()), 0),
             IpAddr::V6(address) => ((address.to_bits() >> 64) as u64, 1),
         };
-        let rest = u64::from(tenant) << 8 | u64::from(interface.index()) << 1 | v6;
+        let rest = u64::from(tenant) << 8 | u64::from(rate_class.index()) << 1 | v6;
         Self { client, rest }
     }
 }
 
-/// All buckets.
+/// Limits calls per second by tenant, class and client.
 ///
-/// A known client costs one shard's read lock and one compare-and-swap. The hash is seeded at random, so
-/// that nobody can choose addresses that fall into one shard or share a bucket with a victim.
+/// A call of a known client costs one read lock of a shard and one compare-and-swap. The hash has a random seed, so
+/// that no one can choose addresses that fall into one shard, or that share a bucket with another client.
 #[derive(Debug)]
 pub struct Limiter {
-    /// At most `addresses_max` entries; a slot is 24 bytes and one of control.
+    /// At most `addresses_max` entries. A slot has 24 bytes, and one of control.
     buckets: DashMap<Key, Bucket, RandomState>,
-    /// Entries of `buckets` and those about to be made: `DashMap::len` locks every shard.
+    /// Number of entries of `buckets`, including those about to be inserted. `DashMap::len` would lock every shard.
     entries: AtomicUsize,
     addresses_max: usize,
-    /// For clients that found the table full: `SHARED_BUCKETS` for each interface, chosen by hash. They may
+    /// For clients that found the table full: `SHARED_BUCKETS` for each rate class, chosen by hash. They may
     /// be refused for each other's calls, and are never let through for lack of memory.
     shared: Box<[Bucket]>,
     exempt: Vec<IpNet>,
@@ -112,13 +112,13 @@ pub struct Limiter {
 }
 
 impl Limiter {
-    /// An empty table. `epoch` is any moment not after the first call's; buckets count from it.
+    /// An empty table. `epoch` is any time not after the first call. Buckets count from it.
     pub fn new(config: Config, epoch: Instant) -> Self {
         Self {
             buckets: DashMap::with_hasher_and_shard_amount(RandomState::default(), SHARDS),
             entries: AtomicUsize::new(0),
             addresses_max: config.addresses_max.clamp(1, ADDRESSES_LIMIT),
-            shared: (0..SHARED_BUCKETS * Interface::COUNT)
+            shared: (0..SHARED_BUCKETS * RateClass::COUNT)
                 .map(|_| Bucket::default())
                 .collect(),
             exempt: config.exempt,
@@ -129,11 +129,11 @@ impl Limiter {
     /// Counts one call of `client`. `tenant` is the tenant's index.
     ///
     /// # Errors
-    /// Over the rate: the time until the next call would pass, never zero, not rounded.
+    /// If the call exceeds the rate: the time until the next call is allowed. It is never zero, and not rounded.
     pub fn check(
         &self,
         tenant: u32,
-        interface: Interface,
+        rate_class: RateClass,
         client: IpAddr,
         rate: Rate,
         now: Instant,
@@ -145,17 +145,17 @@ impl Limiter {
         if self.exempt.iter().any(|net| net.contains(&client)) {
             return Ok(());
         }
-        let key = Key::new(tenant, interface, client);
+        let key = Key::new(tenant, rate_class, client);
         let now_ns = self.since_epoch_ns(now);
         if let Some(bucket) = self.buckets.get(&key) {
             return bucket.check(now_ns, rate);
         }
-        self.check_new(key, interface, now_ns, rate)
+        self.check_new(key, rate_class, now_ns, rate)
     }
 
-    /// Forgets the buckets that are full again, and returns how many. One shard is locked at a time, and
-    /// each entry is visited once: 10 to 15 ms for 1,000,000, so not on a reactor thread. A call that
-    /// comes in between starts with a full bucket, which is what it had.
+    /// Removes the buckets that are full again, and returns their number. Locks one shard at a time and visits each
+    /// entry once: 10 to 15 ms for 1,000,000, so not on a reactor thread. A concurrent call gets a new bucket, which is
+    /// full like the removed one.
     pub fn sweep(&self, now: Instant) -> usize {
         let now_ns = self.since_epoch_ns(now);
         let mut removed = 0;
@@ -168,7 +168,7 @@ impl Limiter {
         removed
     }
 
-    /// Addresses remembered now.
+    /// Number of addresses in the table.
     pub fn entries(&self) -> usize {
         self.entries.load(Ordering::Relaxed)
     }
@@ -176,18 +176,18 @@ impl Limiter {
     fn check_new(
         &self,
         key: Key,
-        interface: Interface,
+        rate_class: RateClass,
         now_ns: u64,
         rate: Rate,
     ) -> Result<(), Duration> {
-        // The place is taken before the entry is made, so that the bound holds under any concurrency.
+        // Counted before it is inserted, so that concurrent calls cannot exceed the bound.
         if self.entries.fetch_add(1, Ordering::Relaxed) >= self.addresses_max {
             self.entries.fetch_sub(1, Ordering::Relaxed);
-            return self.shared_bucket(key, interface).check(now_ns, rate);
+            return self.shared_bucket(key, rate_class).check(now_ns, rate);
         }
         match self.buckets.entry(key) {
             Entry::Occupied(entry) => {
-                // Another call of the same client made it meanwhile: give the place back.
+                // A concurrent call of the same client has inserted it.
                 self.entries.fetch_sub(1, Ordering::Relaxed);
                 entry.get().check(now_ns, rate)
             }
@@ -195,14 +195,14 @@ impl Limiter {
         }
     }
 
-    fn shared_bucket(&self, key: Key, interface: Interface) -> &Bucket {
+    fn shared_bucket(&self, key: Key, rate_class: RateClass) -> &Bucket {
         let hash = self.buckets.hasher().hash_one(key);
         let place = (hash % SHARED_BUCKETS as u64) as usize;
-        &self.shared[usize::from(interface.index()) * SHARED_BUCKETS + place]
+        &self.shared[usize::from(rate_class.index()) * SHARED_BUCKETS + place]
     }
 
     fn since_epoch_ns(&self, now: Instant) -> u64 {
-        // 64 bits of nanoseconds last 584 years.
+        // 64 bits of nanoseconds are 584 years.
         u64::try_from(now.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(u64::MAX)
     }
 }
@@ -233,7 +233,7 @@ mod tests {
         IpAddr::V4(Ipv4Addr::from_bits(number))
     }
 
-    fn pass(limiter: &Limiter, who: (u32, Interface, IpAddr), calls: usize, now: Instant) -> usize {
+    fn pass(limiter: &Limiter, who: (u32, RateClass, IpAddr), calls: usize, now: Instant) -> usize {
         (0..calls)
             .filter(|_| limiter.check(who.0, who.1, who.2, RATE, now).is_ok())
             .count()
@@ -245,8 +245,8 @@ mod tests {
     }
 
     #[test]
-    fn who_shares_a_bucket_and_who_does_not() {
-        use Interface::{Download, Other, Thumbnail, Upload};
+    fn keys_of_buckets() {
+        use RateClass::{Download, Other, Thumbnail, Upload};
         let same = [
             ("10.0.0.1", "::ffff:10.0.0.1"),
             ("2001:db8:0:1::1", "2001:db8:0:1:ffff:ffff:ffff:ffff"),
@@ -264,7 +264,7 @@ mod tests {
             );
         }
         let (limiter, now) = limiter(1000, &[]);
-        for (tenant, interface, client) in [
+        for (tenant, rate_class, client) in [
             (0, Upload, "10.0.0.1"),
             (0, Upload, "10.0.0.2"),
             (0, Download, "10.0.0.1"),
@@ -276,22 +276,22 @@ mod tests {
             (0, Upload, "::10.0.0.1"),
             (u32::MAX, Other, "ffff:ffff:ffff:ffff::"),
         ] {
-            let who = (tenant, interface, client.parse().unwrap());
+            let who = (tenant, rate_class, client.parse().unwrap());
             assert_eq!(pass(&limiter, who, 31, now), 30, "{who:?}");
         }
     }
 
     #[test]
-    fn exempt_networks_and_a_rate_of_zero_are_not_counted() {
+    fn exempts_networks_and_zero_rates() {
         let (limiter, now) = limiter(1000, &["10.1.0.0/16", "2001:db8::/32"]);
         for client in ["10.1.2.3", "::ffff:10.1.2.3", "2001:db8:9::1"] {
-            let who = (0, Interface::Upload, client.parse().unwrap());
+            let who = (0, RateClass::Upload, client.parse().unwrap());
             assert_eq!(pass(&limiter, who, 100, now), 100, "{client}");
         }
         assert_eq!(
             pass(
                 &limiter,
-                (0, Interface::Upload, "10.2.0.1".parse().unwrap()),
+                (0, RateClass::Upload, "10.2.0.1".parse().unwrap()),
                 100,
                 now
             ),
@@ -303,44 +303,44 @@ mod tests {
         };
         assert!((0..100).all(|_| {
             limiter
-                .check(0, Interface::Upload, v4(9), free, now)
+                .check(0, RateClass::Upload, v4(9), free, now)
                 .is_ok()
         }));
         assert_eq!(limiter.entries(), 1);
     }
 
     #[test]
-    fn the_table_is_bounded_and_late_addresses_share_buckets() {
+    fn late_addresses_share_buckets() {
         let (limiter, now) = limiter(100_000, &[]);
         let mut refused = 0;
         for number in 0..250_000 {
-            refused += 1 - pass(&limiter, (0, Interface::Download, v4(number)), 1, now);
+            refused += 1 - pass(&limiter, (0, RateClass::Download, v4(number)), 1, now);
         }
         assert_eq!(limiter.entries(), 100_000);
         assert_eq!(limiter.buckets.len(), 100_000);
         // 150,000 calls into 4,096 buckets of 30.
         assert!(refused >= 150_000 - 30 * SHARED_BUCKETS, "{refused}");
-        // A known address keeps its own bucket; the other interfaces' shared buckets are untouched.
-        assert_eq!(pass(&limiter, (0, Interface::Download, v4(5)), 40, now), 29);
+        // A known address keeps its own bucket; the other rate classes' shared buckets are untouched.
+        assert_eq!(pass(&limiter, (0, RateClass::Download, v4(5)), 40, now), 29);
         assert_eq!(
-            pass(&limiter, (0, Interface::Upload, v4(400_000)), 40, now),
+            pass(&limiter, (0, RateClass::Upload, v4(400_000)), 40, now),
             30
         );
     }
 
     #[test]
-    fn a_sweep_forgets_full_buckets_and_only_those() {
+    fn sweep_removes_only_full_buckets() {
         let (limiter, now) = limiter(1000, &[]);
         for number in 0..500 {
-            pass(&limiter, (0, Interface::Download, v4(number)), 1, now);
+            pass(&limiter, (0, RateClass::Download, v4(number)), 1, now);
         }
-        pass(&limiter, (0, Interface::Download, v4(7)), 30, now);
+        pass(&limiter, (0, RateClass::Download, v4(7)), 30, now);
         assert_eq!(limiter.sweep(now), 0);
         let later = now + Duration::from_millis(50);
         assert_eq!(limiter.sweep(later), 499);
         assert_eq!(limiter.entries(), 1);
         assert_eq!(
-            pass(&limiter, (0, Interface::Download, v4(7)), 30, later),
+            pass(&limiter, (0, RateClass::Download, v4(7)), 30, later),
             1
         );
         assert_eq!(limiter.sweep(now + Duration::from_secs(10)), 1);
@@ -348,13 +348,13 @@ mod tests {
     }
 
     #[test]
-    fn exactly_the_burst_passes_for_one_client_under_many_threads_and_sweeps() {
+    fn concurrent_calls_get_one_burst() {
         let (limiter, now) = limiter(1000, &[]);
         let client = IpAddr::V6(Ipv6Addr::LOCALHOST);
         let passed: usize = std::thread::scope(|scope| {
             scope.spawn(|| (0..200).for_each(|_| assert_eq!(limiter.sweep(now), 0)));
             let threads: Vec<_> = (0..8)
-                .map(|_| scope.spawn(|| pass(&limiter, (0, Interface::Upload, client), 1000, now)))
+                .map(|_| scope.spawn(|| pass(&limiter, (0, RateClass::Upload, client), 1000, now)))
                 .collect();
             threads.into_iter().map(|t| t.join().unwrap()).sum()
         });
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bound_holds_when_many_threads_bring_new_addresses() {
+    fn bound_holds_under_concurrency() {
         let (limiter, now) = limiter(1000, &[]);
         std::thread::scope(|scope| {
             for thread in 0..8 {
@@ -376,7 +376,7 @@ mod tests {
                         } else {
                             thread << 16 | number
                         };
-                        pass(limiter, (0, Interface::Upload, v4(number)), 1, now);
+                        pass(limiter, (0, RateClass::Upload, v4(number)), 1, now);
                     }
                 });
             }

@@ -1,21 +1,21 @@
-//! How often a client may call, how much may come at once, and how much in a day.
+//! Rate limits, quotas, and bounds on what clients use of the server.
 //!
-//! Reading order: [`gcra`] is one bucket, [`limiter`] is the bounded table of buckets by tenant, interface and client;
-//! [`budget`] counts the bytes that are on their way in, [`quota`] those of a day; [`clients`] counts connections and
-//! memory by client, [`shares`] what is held for long, by tenant, user and client. Nothing here knows who the caller is
-//! (`auth/`), which address is the client's behind a proxy (`server/`), or how a refusal is rendered (`api/`).
+//! Reading order: `gcra` is one token bucket and `limiter` the bounded table of them; `budget` limits bytes of
+//! uploads in flight and [`quota`] bytes per day; [`clients`] limits connections and memory by client, `shares` what
+//! is occupied for a long time. Authentication (`auth/`), the client's address behind a proxy (`server/`) and the
+//! rendering of refusals (`api/`) are elsewhere.
 
-pub mod gcra;
-pub mod limiter;
+mod gcra;
+mod limiter;
 
-pub mod budget;
+mod budget;
 pub mod clients;
 pub mod quota;
-pub mod shares;
+mod shares;
 
-pub use budget::{Budget, Held, Uploader};
-pub use clients::{Client, Clients};
+pub use budget::{Budget, UploadPermit, Uploader};
+pub use clients::{Client, ClientLimiter};
 pub use gcra::Rate;
-pub use limiter::{Config, Interface, Limiter};
-pub use quota::{PartsReserved, Quota, Quotas, Reserved};
+pub use limiter::{Config, Limiter, RateClass};
+pub use quota::{PartsPermit, Quota, QuotaPermit, Quotas};
 pub use shares::{Owner, Shares};

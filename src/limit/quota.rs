@@ -1,8 +1,8 @@
-//! How many bytes a tenant, and each of its users, may store in one UTC day.
+//! Daily quotas: how many bytes a tenant, and each of its users, may store in one UTC day.
 //!
-//! A call reserves what it may bring before it brings it, so that calls at the same time cannot pass together;
-//! what it stores takes the place of that, and what fails is given back. The counts are in memory: a new process
-//! begins the day anew. Who a user is, and what a refusal looks like, is not decided here.
+//! An upload reserves the most that it may store before it sends it, so that concurrent uploads cannot exceed a quota
+//! together. Later the reservation becomes what was really stored; if the upload fails, it is returned. The counts are
+//! in memory and start at zero with each process. Authentication and the rendering of a refusal are elsewhere.
 
 use std::{collections::HashMap, hash::BuildHasher, mem, sync::Arc, time::Duration};
 
@@ -14,18 +14,19 @@ use crate::{
     time::{Day, Timestamp},
 };
 
-/// Users remembered in a day, over all tenants: 36 MB, and half as much again while the table grows.
+/// Users with a count of their own in one day, over all tenants. They take 36 MB, and half as much again while the
+/// table grows.
 pub const USERS_MAX: usize = 1_000_000;
-/// Counts that later users share, chosen by hash. They may be refused for each other's bytes, and are never let
-/// through for lack of memory.
+/// Counts that all further users share, chosen by hash. Such users may be refused for each other's bytes. No user is
+/// admitted without a count.
 const SHARED_COUNTS: usize = 4096;
 
-/// Bytes a day; 0 = any.
+/// Quotas in bytes per day; 0 = unlimited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quota {
-    /// Of the tenant, whoever brings them.
+    /// All uploads of the tenant together.
     pub tenant_bytes: u64,
-    /// Of each user of it.
+    /// Each of its users.
     pub user_bytes: u64,
 }
 
@@ -38,36 +39,36 @@ impl From<&Limits> for Quota {
     }
 }
 
-/// Whose quota it is.
+/// Whether a quota belongs to a tenant or to a user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Whose {
-    /// The tenant's.
+pub enum QuotaOwner {
+    /// The quota of the whole tenant.
     Tenant,
-    /// The user's.
+    /// The quota of one user.
     User,
 }
 
-/// A quota has less left than was asked for.
+/// A refusal: less is left of a quota than was requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exceeded {
-    /// Whose.
-    pub whose: Whose,
-    /// The whole of it.
+    /// The quota that is used up.
+    pub owner: QuotaOwner,
+    /// The size of that quota.
     pub bytes_a_day: u64,
-    /// When there is a new one.
+    /// The time until the next day begins.
     pub retry_after: Duration,
 }
 
-/// What was stored today, and what is about to be. Cheap to clone; the clones are one count.
+/// Counts the bytes that were stored today, and those reserved. Clones share the counts.
 #[derive(Debug, Clone)]
 pub struct Quotas(Arc<Counts>);
 
-/// A synchronous Mutex for a section of a few look-ups, in which nothing is awaited: both counts are looked at before
-/// either is moved, and the day changes for all at once. Calls of tenants without a quota do not take it.
+/// One lock for both counts and the day: both quotas are checked before either count changes. It is held for a few map
+/// operations, never across an await. Uploads of tenants without a quota do not take it.
 #[derive(Debug)]
 struct Counts {
     today: Mutex<Today>,
-    /// Seeded at random, so that nobody can choose a name that shares a count with a victim's.
+    /// Has a random seed, so that no one can choose a user name that shares a count with another user.
     hasher: RandomState,
 }
 
@@ -75,28 +76,30 @@ struct Counts {
 #[derive(Debug)]
 struct Today {
     day: Day,
-    /// By the tenant's index; as many as there are.
+    /// By the tenant's index. Bounded by the number of tenants.
     tenants: HashMap<u32, u64>,
     users: Users,
 }
 
-/// By a hash of tenant and name: of a million users, two share a count on one day in forty million.
+/// Counts by a 64-bit hash of tenant and user name. Among a million users, two share a count on one day in forty
+/// million.
 #[derive(Debug)]
 struct Users {
     counts: HashMap<u64, u64, RandomState>,
-    /// Entries of `counts` at the most.
+    /// Maximum number of entries in `counts`.
     users_max: usize,
-    /// For users that found it full. None is ever taken out of it, so a user's count stays where it is all day.
+    /// For users that come when `counts` is full. Entries of `counts` are not removed, so a user keeps its count all
+    /// day.
     shared: Box<[u64]>,
 }
 
-/// Bytes of a quota, given back when dropped, unless they were stored.
+/// Permission to store some bytes today. Dropping it returns them to the quota, unless they were stored.
 #[derive(Debug)]
 #[must_use]
-pub struct Reserved {
+pub struct QuotaPermit {
     quotas: Quotas,
     day: Day,
-    /// Whose counts were moved.
+    /// The tenant and the user whose counts contain the bytes; `None` where there is no quota.
     tenant: Option<u32>,
     user: Option<u64>,
     bytes: u64,
@@ -104,7 +107,7 @@ pub struct Reserved {
 }
 
 impl Quotas {
-    /// Remembers up to `users_max` users a day; see [`USERS_MAX`].
+    /// Empty counts, with a count of its own for each of `users_max` users a day; see [`USERS_MAX`].
     pub fn new(users_max: usize) -> Self {
         Self(Arc::new(Counts {
             today: Mutex::new(Today::new(Timestamp::from_ms(0).day(), users_max)),
@@ -112,10 +115,10 @@ impl Quotas {
         }))
     }
 
-    /// Takes so many bytes out of today's quota of a tenant, by its index, and of a user of it, where there is one.
+    /// Reserves `bytes` in today's quotas of a tenant (by index) and, if there is one, of a user.
     ///
     /// # Errors
-    /// Which quota has less left; then nothing is taken of either.
+    /// [`Exceeded`] if either quota has less left. Then nothing is reserved in either.
     pub fn reserve(
         &self,
         tenant: u32,
@@ -123,9 +126,9 @@ impl Quotas {
         quota: Quota,
         bytes: u64,
         now: Timestamp,
-    ) -> Result<Reserved, Exceeded> {
+    ) -> Result<QuotaPermit, Exceeded> {
         let user = user.filter(|_| quota.user_bytes > 0);
-        let mut reserved = Reserved {
+        let mut reserved = QuotaPermit {
             quotas: self.clone(),
             day: now.day(),
             tenant: (quota.tenant_bytes > 0).then_some(tenant),
@@ -137,28 +140,15 @@ impl Quotas {
             return Ok(reserved);
         }
         let mut today = self.at(now);
-        let ms = today.day.end().ms().saturating_sub(now.ms());
-        let exceeded = |whose, bytes_a_day| Exceeded {
-            whose,
-            bytes_a_day,
-            retry_after: Duration::from_millis(u64::try_from(ms).unwrap_or(0)),
-        };
-        let fits = |used: u64, bytes_a_day: u64| used.saturating_add(bytes) <= bytes_a_day;
-        let is_over = match reserved.user {
-            Some(user) if !fits(today.users.used(user), quota.user_bytes) => {
-                Some(exceeded(Whose::User, quota.user_bytes))
-            }
-            _ => match reserved.tenant {
-                Some(tenant) if !fits(today.used(tenant), quota.tenant_bytes) => {
-                    Some(exceeded(Whose::Tenant, quota.tenant_bytes))
-                }
-                _ => None,
-            },
-        };
-        if let Some(exceeded) = is_over {
-            // The guard would give back what it never took.
+        if let Some((owner, bytes_a_day)) = today.exceeded(&reserved, quota) {
+            // Otherwise dropping it would return bytes that were never counted.
             reserved.is_stored = true;
-            return Err(exceeded);
+            let ms = today.day.end().ms().saturating_sub(now.ms());
+            return Err(Exceeded {
+                owner,
+                bytes_a_day,
+                retry_after: Duration::from_millis(u64::try_from(ms).unwrap_or(0)),
+            });
         }
         reserved.day = today.day;
         today.change(&reserved, 0, bytes);
@@ -166,10 +156,11 @@ impl Quotas {
         Ok(reserved)
     }
 
-    /// Today's counts, all of them zero where the day is a new one.
+    /// Today's counts; all zero if `now` is in a new day.
     ///
-    /// A call that began before midnight, or whose clock was set back over it, counts with the new day: else the
-    /// counts would begin anew with each turn. A clock that is set back by more than a day was wrong before.
+    /// A time up to one day before the current one counts for the current day: a call that began before midnight, or a
+    /// clock that was set back over midnight, must not reset the counts. A clock that is set back by more than a day
+    /// was wrong before, so the counts start again.
     fn at(&self, now: Timestamp) -> MutexGuard<'_, Today> {
         let mut today = self.lock();
         if now.day() > today.day || now.plus_days(1).day() < today.day {
@@ -201,8 +192,20 @@ impl Today {
         self.tenants.get(&tenant).copied().unwrap_or(0)
     }
 
-    /// Puts other bytes in the place of those that a reservation has taken, if it was made today.
-    fn change(&mut self, reserved: &Reserved, before: u64, after: u64) {
+    /// The first quota that a reservation exceeds, with its size.
+    fn exceeded(&self, reserved: &QuotaPermit, quota: Quota) -> Option<(QuotaOwner, u64)> {
+        let exceeds = |used: u64, bytes_a_day| used.saturating_add(reserved.bytes) > bytes_a_day;
+        let user = reserved.user.map(|user| self.users.used(user));
+        let tenant = reserved.tenant.map(|tenant| self.used(tenant));
+        if user.is_some_and(|used| exceeds(used, quota.user_bytes)) {
+            return Some((QuotaOwner::User, quota.user_bytes));
+        }
+        let is_over = tenant.is_some_and(|used| exceeds(used, quota.tenant_bytes));
+        is_over.then_some((QuotaOwner::Tenant, quota.tenant_bytes))
+    }
+
+    /// Replaces the bytes that a reservation counts for, if it was made today.
+    fn change(&mut self, reserved: &QuotaPermit, before: u64, after: u64) {
         if reserved.day != self.day {
             return;
         }
@@ -221,7 +224,7 @@ impl Users {
         match self.counts.get(&user) {
             Some(bytes) => *bytes,
             None if self.counts.len() < self.users_max => 0,
-            None => self.shared[Self::place(user)],
+            None => self.shared[Self::shared_index(user)],
         }
     }
 
@@ -230,21 +233,21 @@ impl Users {
         if has_room || self.counts.contains_key(&user) {
             return self.counts.entry(user).or_default();
         }
-        &mut self.shared[Self::place(user)]
+        &mut self.shared[Self::shared_index(user)]
     }
 
-    fn place(user: u64) -> usize {
+    fn shared_index(user: u64) -> usize {
         (user % SHARED_COUNTS as u64) as usize
     }
 }
 
-impl Reserved {
-    /// Whether any quota counts it.
+impl QuotaPermit {
+    /// Whether a quota counts the bytes.
     fn is_counted(&self) -> bool {
         self.tenant.is_some() || self.user.is_some()
     }
 
-    /// How many bytes a file may have that is stored under it, of which without a quota there could be `bytes_max`.
+    /// The largest file that may be stored under this permit, which is `bytes_max` without a quota.
     pub fn bytes_max(&self, bytes_max: u64) -> u64 {
         match self.is_counted() {
             true => bytes_max.min(self.bytes),
@@ -252,23 +255,23 @@ impl Reserved {
         }
     }
 
-    /// So many bytes are stored, or about to be: they count whatever becomes of the caller.
+    /// Counts `bytes` as stored. They stay counted when the permit is dropped.
     pub fn store(&mut self, bytes: u64) {
         self.replace(bytes);
         self.is_stored = true;
     }
 
-    /// They were not, after all.
+    /// Returns the bytes: storing them failed.
     pub fn give_back(mut self) {
         self.is_stored = false;
     }
 
-    /// Gives back all but so many bytes.
+    /// Returns all but `bytes`.
     fn shrink_to(&mut self, bytes: u64) {
         self.replace(self.bytes.min(bytes));
     }
 
-    /// Whether both take from the same counts.
+    /// Whether both change the same counts.
     fn is_like(&self, other: &Self) -> bool {
         (self.day, self.tenant, self.user) == (other.day, other.tenant, other.user)
     }
@@ -281,7 +284,7 @@ impl Reserved {
     }
 }
 
-impl Drop for Reserved {
+impl Drop for QuotaPermit {
     fn drop(&mut self) {
         if !self.is_stored {
             self.replace(0);
@@ -289,17 +292,17 @@ impl Drop for Reserved {
     }
 }
 
-/// The bytes of one upload in parts, reserved part by part, perhaps on several days. Given back when dropped.
+/// The permits of one upload in parts, possibly of several days. Dropping it returns the bytes.
 #[derive(Debug, Default)]
-pub struct PartsReserved {
-    /// One for each day and set of counts, oldest first: a few at the most.
-    reserved: Vec<Reserved>,
-    /// Bytes of parts that no count of this process has: an earlier one stored them.
+pub struct PartsPermit {
+    /// One for each day and set of counts, oldest first. There are only a few.
+    reserved: Vec<QuotaPermit>,
+    /// Bytes of parts that an earlier process stored, which no count of this process contains.
     uncounted: u64,
 }
 
-impl PartsReserved {
-    /// For parts of so many bytes that an earlier process stored: quotas begin anew with each process.
+impl PartsPermit {
+    /// For parts that an earlier process stored. Its counts are lost, so these bytes count for no quota.
     pub fn uncounted(bytes: u64) -> Self {
         Self {
             reserved: Vec::new(),
@@ -307,21 +310,21 @@ impl PartsReserved {
         }
     }
 
-    /// Takes over what was reserved for a part, of which so many bytes came.
-    pub fn add(&mut self, mut part: Reserved, bytes: u64) {
+    /// Adds the permit of a part that has `bytes` bytes.
+    pub fn add(&mut self, mut part: QuotaPermit, bytes: u64) {
         part.shrink_to(bytes);
         match self.reserved.iter_mut().find(|like| like.is_like(&part)) {
             Some(like) => {
                 like.bytes += part.bytes;
-                // Its bytes are counted, and held by the other now.
+                // The bytes stay counted; the other permit returns them.
                 part.is_stored = true;
             }
             None => self.reserved.push(part),
         }
     }
 
-    /// Gives back bytes of a part that was replaced. Which part was reserved on which day is not known, so the
-    /// oldest go first: nobody gets back more of today's quota than was taken today.
+    /// Returns the bytes of a part that was replaced. The day of each part is not recorded, so the oldest bytes are
+    /// returned first: this never returns more of today's quota than was reserved today.
     pub fn give_back(&mut self, mut bytes: u64) {
         let uncounted = self.uncounted.min(bytes);
         self.uncounted -= uncounted;
@@ -333,7 +336,7 @@ impl PartsReserved {
         }
     }
 
-    /// The parts are stored for good: they count for the days on which they came.
+    /// Keeps the bytes counted, on the days on which the parts came: the upload is complete.
     pub fn keep(mut self) {
         for reserved in &mut self.reserved {
             reserved.is_stored = true;
@@ -354,37 +357,37 @@ mod tests {
     };
     const NOON: Timestamp = Timestamp::from_ms(20_000 * MS_PER_DAY + MS_PER_DAY / 2);
 
-    /// Stores a file, and says whose quota was against it.
-    fn store(quotas: &Quotas, who: (u32, &str), bytes: u64, now: Timestamp) -> Option<Whose> {
+    /// Stores a file. Returns whose quota refused it, if one did.
+    fn store(quotas: &Quotas, who: (u32, &str), bytes: u64, now: Timestamp) -> Option<QuotaOwner> {
         let user = Some(who.1).filter(|name| !name.is_empty());
         match quotas.reserve(who.0, user, QUOTA, bytes, now) {
             Ok(mut reserved) => {
                 reserved.store(bytes);
                 None
             }
-            Err(exceeded) => Some(exceeded.whose),
+            Err(exceeded) => Some(exceeded.owner),
         }
     }
 
     #[test]
-    fn each_user_has_a_quota_and_all_together_have_the_tenants() {
+    fn limits_users_and_tenants() {
         let quotas = Quotas::new(10);
         for (who, bytes, expected) in [
             ((1, "alice"), 400, None),
-            ((1, "alice"), 1, Some(Whose::User)),
+            ((1, "alice"), 1, Some(QuotaOwner::User)),
             ((1, "alice"), 0, None),
             ((1, "bob"), 399, None),
-            ((1, "bob"), 2, Some(Whose::User)),
+            ((1, "bob"), 2, Some(QuotaOwner::User)),
             ((1, "bob"), 1, None),
-            ((1, "carol"), 201, Some(Whose::Tenant)),
+            ((1, "carol"), 201, Some(QuotaOwner::Tenant)),
             ((1, "carol"), 200, None),
-            ((1, "dave"), 1, Some(Whose::Tenant)),
-            // The application itself is no user.
-            ((1, ""), 1, Some(Whose::Tenant)),
-            // A user of the same name elsewhere is somebody else.
+            ((1, "dave"), 1, Some(QuotaOwner::Tenant)),
+            // The application itself is not a user.
+            ((1, ""), 1, Some(QuotaOwner::Tenant)),
+            // The same name in another tenant is another user.
             ((2, "alice"), 400, None),
             ((2, ""), 600, None),
-            ((2, ""), 1, Some(Whose::Tenant)),
+            ((2, ""), 1, Some(QuotaOwner::Tenant)),
         ] {
             assert_eq!(
                 store(&quotas, who, bytes, NOON),
@@ -395,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn zero_is_no_quota_and_nothing_is_remembered() {
+    fn zero_means_unlimited() {
         let quotas = Quotas::new(10);
         let none = Quota {
             tenant_bytes: 0,
@@ -413,11 +416,11 @@ mod tests {
         };
         assert!(quotas.reserve(1, None, only_user, 5000, NOON).is_ok());
         let over = quotas.reserve(1, Some("a"), only_user, 401, NOON);
-        assert_eq!(over.unwrap_err().whose, Whose::User);
+        assert_eq!(over.unwrap_err().owner, QuotaOwner::User);
     }
 
     #[test]
-    fn what_is_reserved_counts_until_it_is_stored_or_given_back() {
+    fn counts_reservations_until_settled() {
         let quotas = Quotas::new(10);
         let alice = |bytes| quotas.reserve(1, Some("alice"), QUOTA, bytes, NOON);
         let failed = alice(400).unwrap();
@@ -430,12 +433,12 @@ mod tests {
         drop(reserved);
         assert!(alice(301).is_err());
         let mut reserved = alice(300).unwrap();
-        // The store refuses at the very end.
+        // Storing fails at the end.
         reserved.store(300);
         assert!(alice(1).is_err());
         reserved.give_back();
         assert!(alice(300).is_ok());
-        // A refused call has taken nothing of either quota.
+        // A refused call reserves nothing in either quota.
         for _ in 0..100 {
             assert!(alice(301).is_err());
         }
@@ -443,19 +446,19 @@ mod tests {
     }
 
     #[test]
-    fn a_new_day_begins_at_midnight_with_everything_left() {
+    fn resets_at_midnight() {
         let quotas = Quotas::new(10);
         let midnight = NOON.day().end();
         let just_before = Timestamp::from_ms(midnight.ms() - 1500);
         assert_eq!(store(&quotas, (1, "alice"), 400, NOON), None);
         let over = quotas.reserve(1, Some("alice"), QUOTA, 1, just_before);
         let expected = Exceeded {
-            whose: Whose::User,
+            owner: QuotaOwner::User,
             bytes_a_day: 400,
             retry_after: Duration::from_millis(1500),
         };
         assert_eq!(over.unwrap_err(), expected);
-        // Reserved on one day and stored or given back on the next: it counts for the first.
+        // Reserved on one day, stored or returned on the next: it counts for the first day.
         let quotas = Quotas::new(10);
         let reserve = |bytes, now| quotas.reserve(1, Some("alice"), QUOTA, bytes, now);
         let (mut stored, failed) = (
@@ -470,7 +473,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_back_over_midnight_begins_nothing_anew_and_a_clock_set_right_does() {
+    fn ignores_small_clock_steps_back() {
         let quotas = Quotas::new(10);
         let midnight = NOON.day().end();
         assert_eq!(store(&quotas, (1, "alice"), 400, midnight), None);
@@ -478,11 +481,17 @@ mod tests {
         let over = quotas.reserve(1, Some("alice"), QUOTA, 1, before);
         let day_and_a_second = Duration::from_secs(86_401);
         assert_eq!(over.unwrap_err().retry_after, day_and_a_second);
-        assert_eq!(store(&quotas, (1, "alice"), 1, midnight), Some(Whose::User));
-        // Two days before, or years.
+        assert_eq!(
+            store(&quotas, (1, "alice"), 1, midnight),
+            Some(QuotaOwner::User)
+        );
+        // Two days or more: the clock was wrong before.
         let right = Timestamp::from_ms(before.ms() - MS_PER_DAY);
         assert_eq!(store(&quotas, (1, "alice"), 400, right), None);
-        assert_eq!(store(&quotas, (1, "alice"), 1, right), Some(Whose::User));
+        assert_eq!(
+            store(&quotas, (1, "alice"), 1, right),
+            Some(QuotaOwner::User)
+        );
     }
 
     #[test]
@@ -490,9 +499,9 @@ mod tests {
         let quotas = Quotas::new(10);
         let alice = |bytes| quotas.reserve(1, Some("alice"), QUOTA, bytes, NOON);
         let used = || quotas.lock().used(1);
-        let mut parts = PartsReserved::default();
+        let mut parts = PartsPermit::default();
         for _ in 0..3 {
-            // Chunked: less came than was reserved.
+            // A chunked upload: less came than was reserved.
             parts.add(alice(130).unwrap(), 100);
         }
         assert_eq!((used(), parts.reserved.len()), (300, 1));
@@ -502,22 +511,22 @@ mod tests {
         parts.add(alice(150).unwrap(), 150);
         drop(parts);
         assert_eq!(used(), 0);
-        let mut parts = PartsReserved::default();
+        let mut parts = PartsPermit::default();
         parts.add(alice(400).unwrap(), 400);
         parts.keep();
         assert!(alice(1).is_err());
     }
 
     #[test]
-    fn replaced_parts_of_another_day_free_nothing_today() {
+    fn old_parts_free_nothing_today() {
         let quotas = Quotas::new(10);
         let tomorrow = NOON.plus_days(1);
         let reserve = |bytes, now| quotas.reserve(1, Some("alice"), QUOTA, bytes, now);
-        let mut parts = PartsReserved::uncounted(50);
+        let mut parts = PartsPermit::uncounted(50);
         parts.add(reserve(300, NOON).unwrap(), 300);
         parts.add(reserve(400, tomorrow).unwrap(), 400);
         assert_eq!(quotas.lock().used(1), 400);
-        // What came before goes first: 50 that nobody counted, 300 of the day before.
+        // The oldest are returned first: 50 uncounted bytes, then 300 of the day before.
         parts.give_back(350);
         assert_eq!(quotas.lock().used(1), 400);
         parts.give_back(100);
@@ -527,7 +536,7 @@ mod tests {
     }
 
     #[test]
-    fn users_beyond_the_bound_share_counts_and_none_is_let_through() {
+    fn users_beyond_bound_share_counts() {
         const USERS: usize = 50_000;
         let quotas = Quotas::new(100);
         let quota = Quota {
@@ -548,7 +557,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_at_the_same_time_cannot_pass_together() {
+    fn concurrent_calls_stay_within_quota() {
         let (quotas, stored) = (Quotas::new(10), AtomicU64::new(0));
         std::thread::scope(|scope| {
             for thread in 0..8_u64 {

@@ -1,29 +1,29 @@
-//! Shares of one resource that is held for long, such as unfinished uploads and their bytes: who holds how much,
-//! and who may hold more.
+//! Shares of a resource that is occupied for a long time, such as unfinished uploads and their bytes: how much each
+//! tenant, user and client has, and whether it may have more.
 //!
-//! The share of a tenant is not fixed: it may hold as much as it leaves free, so that a lone one has half of
-//! the resource, and the next one finds as much as it. Within a tenant, the same holds for its clients. A user is
-//! bounded by a number of its own, since one attacker may have many users. What is free is the caller's to know:
-//! a bound minus what is held, or what the disk has left.
+//! The share of a tenant is not fixed: a tenant may have as much as it leaves free. So a single tenant gets half of the
+//! resource, and the next one half of the rest. The same rule applies to the clients of a tenant. A user has a fixed
+//! bound instead, since one attacker may have many users. The caller says how much is free: a bound minus what is in
+//! use, or the free space of the disk.
 
 use std::{collections::HashMap, hash::Hash, sync::Arc};
 
 use crate::{fair_queue::Claimant, metrics::ShareRefusal};
 
-/// Who holds something.
+/// The owner of a share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owner {
-    /// By name, since what is held may be older than this process.
+    /// The tenant's name: an index is valid in one process only, and the resource may be older.
     pub tenant: Arc<str>,
-    /// The user; empty for the application itself, which counts as one.
+    /// The user; empty for the application itself, which counts as one user.
     pub user: Arc<str>,
-    /// The client; `None` where it is not known any more.
+    /// The client; `None` if it is not known any more.
     pub client: Option<Claimant>,
 }
 
-/// Amounts that are held, by tenant, user and client.
+/// The amounts in use, by tenant, user and client.
 ///
-/// Memory: an entry for each of them that holds anything.
+/// Memory: an entry for each tenant, user and client with an amount above zero.
 #[derive(Debug, Default)]
 pub struct Shares {
     total: u64,
@@ -33,21 +33,20 @@ pub struct Shares {
 }
 
 impl Shares {
-    /// What all hold together.
+    /// The amount of all owners together.
     pub fn total(&self) -> u64 {
         self.total
     }
 
-    /// What the owner's user holds.
+    /// The amount of the owner's user.
     pub fn of_user(&self, owner: &Owner) -> u64 {
         amount(&self.users, &user_key(owner))
     }
 
-    /// Checks whether an owner may hold `more`, of which there are `free`, and of which a user may hold
-    /// `user_max` in all.
+    /// Checks whether an owner may have `more`, if `free` is free and a user may have `user_max` in total.
     ///
     /// # Errors
-    /// Whose share would be exceeded.
+    /// The share that would be exceeded.
     pub fn check(
         &self,
         owner: &Owner,
@@ -62,7 +61,7 @@ impl Shares {
             return Err(ShareRefusal::Server);
         }
         let of_tenant = amount(&self.tenants, &owner.tenant);
-        // What the tenant may still take until it holds as much as is free.
+        // What the tenant may take until it has as much as is then free.
         let left = free.saturating_sub(of_tenant) / 2;
         if more > left {
             return Err(ShareRefusal::Tenant);
@@ -76,7 +75,7 @@ impl Shares {
         Ok(())
     }
 
-    /// Counts `more` for an owner, without a check.
+    /// Adds `more` to an owner, without a check.
     pub fn add(&mut self, owner: &Owner, more: u64) {
         if more == 0 {
             return;
@@ -89,7 +88,7 @@ impl Shares {
         }
     }
 
-    /// Takes back what was added.
+    /// Subtracts what was added before.
     pub fn subtract(&mut self, owner: &Owner, less: u64) {
         self.total = self.total.saturating_sub(less);
         subtract(&mut self.tenants, &owner.tenant, less);
@@ -121,7 +120,7 @@ fn subtract<K: Hash + Eq>(amounts: &mut HashMap<K, u64>, key: &K, less: u64) {
 mod tests {
     use super::*;
 
-    const PLACES: u64 = 1000;
+    const FREE: u64 = 1000;
     const USER_MAX: u64 = 10;
 
     fn owner(tenant: u32, user: u32, client: u8) -> Owner {
@@ -132,63 +131,63 @@ mod tests {
         }
     }
 
-    /// Takes places one by one, each as another user, until one is refused.
+    /// Takes 1 at a time, each as another user, until one is refused.
     fn fill(shares: &mut Shares, tenant: u32, client: Option<u8>) -> (u64, ShareRefusal) {
         for taken in 0.. {
             let mut owner = owner(tenant, taken as u32, client.unwrap_or(0));
             if client.is_none() {
                 owner.client = None;
             }
-            let free = PLACES - shares.total();
+            let free = FREE - shares.total();
             match shares.check(&owner, 1, free, USER_MAX) {
                 Ok(()) => shares.add(&owner, 1),
                 Err(refusal) => return (taken, refusal),
             }
         }
-        unreachable!("it is bounded")
+        unreachable!("the resource is bounded")
     }
 
     #[test]
-    fn a_user_has_its_own_bound() {
+    fn limits_each_user() {
         let mut shares = Shares::default();
         let alice = owner(1, 1, 1);
         for _ in 0..USER_MAX {
-            assert!(shares.check(&alice, 1, PLACES, USER_MAX).is_ok());
+            assert!(shares.check(&alice, 1, FREE, USER_MAX).is_ok());
             shares.add(&alice, 1);
         }
-        let refused = shares.check(&alice, 1, PLACES, USER_MAX);
+        let refused = shares.check(&alice, 1, FREE, USER_MAX);
         assert_eq!(refused, Err(ShareRefusal::User));
-        assert!(shares.check(&owner(1, 2, 1), 1, PLACES, USER_MAX).is_ok());
-        assert!(shares.check(&owner(2, 1, 1), 1, PLACES, USER_MAX).is_ok());
+        assert!(shares.check(&owner(1, 2, 1), 1, FREE, USER_MAX).is_ok());
+        assert!(shares.check(&owner(2, 1, 1), 1, FREE, USER_MAX).is_ok());
         shares.subtract(&alice, 1);
-        assert!(shares.check(&alice, 1, PLACES, USER_MAX).is_ok());
+        assert!(shares.check(&alice, 1, FREE, USER_MAX).is_ok());
     }
 
     #[test]
-    fn a_client_and_a_tenant_leave_half() {
+    fn client_and_tenant_leave_half() {
         let mut shares = Shares::default();
         assert_eq!(
             fill(&mut shares, 1, Some(1)),
-            (PLACES / 4, ShareRefusal::Client)
+            (FREE / 4, ShareRefusal::Client)
         );
-        // Other clients of the same tenant, each half of what is left for it, until it has its half.
+        // Further clients of the tenant get half of what is left for it, until the tenant has its half.
         let (second, _) = fill(&mut shares, 1, Some(2));
         assert!((80..=130).contains(&second), "{second}");
         let (rest, refusal) = fill(&mut shares, 1, None);
         assert_eq!(refusal, ShareRefusal::Tenant);
-        assert_eq!(PLACES / 4 + second + rest, PLACES / 2);
-        // Another tenant has half of the other half.
+        assert_eq!(FREE / 4 + second + rest, FREE / 2);
+        // Another tenant gets half of the other half.
         let (other, refusal) = fill(&mut shares, 2, None);
         assert_eq!(refusal, ShareRefusal::Tenant);
         assert!((240..=250).contains(&other), "{other}");
-        // However many come, the next one finds a place.
+        // The next tenant always gets something.
         for tenant in 3..8 {
             assert!(fill(&mut shares, tenant, None).0 > 0);
         }
     }
 
     #[test]
-    fn amounts_larger_than_what_is_free_are_refused() {
+    fn refuses_more_than_is_free() {
         let mut shares = Shares::default();
         let alice = owner(1, 1, 1);
         for (more, expected) in [
@@ -210,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_remembered_of_who_holds_nothing() {
+    fn forgets_owners_with_nothing() {
         let mut shares = Shares::default();
         for user in 0..100 {
             shares.add(&owner(user % 3, user, 1), 5);

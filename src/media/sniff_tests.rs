@@ -125,7 +125,7 @@ fn only_what_cannot_run_may_be_inline() {
 }
 
 #[test]
-fn the_declared_type_is_kept_where_the_bytes_do_not_contradict_it() {
+fn keeps_declared_type_unless_contradicted() {
     use Sniffed::*;
     let docx = "application/vnd.openxmlformats-officedocument.wordprocessingml.document";
     let long = format!("text/{}", "x".repeat(CONTENT_TYPE_BYTES_MAX));

@@ -341,7 +341,7 @@ impl Scrape {
 
 impl RouteNumbers {
     fn label(&self) -> Label<'static> {
-        ("route", self.route.name())
+        ("route", self.route)
     }
 }
 

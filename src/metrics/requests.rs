@@ -4,54 +4,17 @@
 use std::time::Duration;
 
 use super::{
-    cells::{Counter, Gauge, Sharded, label, zeros},
+    cells::{Counter, Gauge, Sharded, zeros},
     durations::{Distribution, Durations},
 };
 
-label! {
-    /// What was called, as far as it is shown: a closed set, whatever is in the path.
-    pub enum Route {
-        /// `POST chatfiles`
-        EasemobUpload = "easemob_upload",
-        /// `GET chatfiles/{uuid}`
-        EasemobDownload = "easemob_download",
-        /// The same for a thumbnail, or a voice in another format.
-        EasemobDerivative = "easemob_derivative",
-        /// `POST token`
-        EasemobToken = "easemob_token",
-        /// `POST part-upload`
-        EasemobPartsBegin = "easemob_parts_begin",
-        /// `PUT part-upload/{uuid}`
-        EasemobPartsPut = "easemob_parts_put",
-        /// `GET part-upload/{uuid}/parts`
-        EasemobPartsList = "easemob_parts_list",
-        /// `POST part-upload/{uuid}`
-        EasemobPartsComplete = "easemob_parts_complete",
-        /// `DELETE part-upload/{uuid}`
-        EasemobPartsAbort = "easemob_parts_abort",
-        /// `GET upload/avatar/user`
-        LanyingUploadUserAvatar = "lanying_upload_user_avatar",
-        /// `GET upload/avatar/group`
-        LanyingUploadGroupAvatar = "lanying_upload_group_avatar",
-        /// `GET upload/chat`
-        LanyingUploadChat = "lanying_upload_chat",
-        /// `GET upload/forward`
-        LanyingForward = "lanying_forward",
-        /// `GET download/avatar`
-        LanyingDownloadAvatar = "lanying_download_avatar",
-        /// `GET download/chat`
-        LanyingDownloadChat = "lanying_download_chat",
-        /// Either download for a picture made of the file, or a voice in another format.
-        LanyingDerivative = "lanying_derivative",
-        /// `POST oss/{app_id}`
-        LanyingForm = "lanying_form",
-        /// The public health check.
-        Health = "health",
-        /// A browser's preflight.
-        Preflight = "preflight",
-        /// No such path, no such method, or a message that is no good HTTP.
-        None = "none",
-    }
+/// The `route` label of a request: a name from the route table, never from the request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RouteLabel {
+    /// Position in the list that [`Requests::new`] was given.
+    pub index: usize,
+    /// The label's text.
+    pub name: &'static str,
 }
 
 /// Every status that an answer has; any other is counted as [`OTHER`].
@@ -101,7 +64,7 @@ fn status_place(status: u16) -> usize {
 #[derive(Debug, Clone, Copy)]
 pub struct Answered {
     /// What was called.
-    pub route: Route,
+    pub route: RouteLabel,
     /// The status of the answer.
     pub status: u16,
     /// From the request's head to the answer's: until the body could begin.
@@ -126,13 +89,17 @@ pub enum Refusal {
 /// All requests of a server.
 #[derive(Debug)]
 pub struct Requests {
-    rows: Sharded<[Row; Route::COUNT]>,
+    labels: Vec<&'static str>,
+    /// One row for each label.
+    rows: Sharded<Box<[Row]>>,
     /// Calls that bring a file or a part of one, and are not answered yet.
     pub uploads: Gauge,
 }
 
-/// The cells of one route; what every request moves comes first.
+/// The cells of one route; what every request moves comes first. Aligned so that two threads never write to the same
+/// pair of cache lines.
 #[derive(Debug)]
+#[repr(align(128))]
 struct Row {
     sent_bytes: Counter,
     received_bytes: Counter,
@@ -155,20 +122,21 @@ impl Row {
     }
 }
 
-impl Default for Requests {
-    fn default() -> Self {
+impl Requests {
+    /// Counters for requests with these labels.
+    pub fn new(labels: impl IntoIterator<Item = &'static str>) -> Self {
+        let labels: Vec<_> = labels.into_iter().collect();
         Self {
-            rows: Sharded::new(|| std::array::from_fn(|_| Row::new())),
+            rows: Sharded::new(|| labels.iter().map(|_| Row::new()).collect()),
+            labels,
             uploads: Gauge::default(),
         }
     }
-}
 
-impl Requests {
     /// Counts a request: four or five additions in memory that this thread alone writes to. The figures are in
     /// `docs/decisions/0013-metrics.md`.
     pub fn record(&self, answered: &Answered) {
-        let row = &self.rows.mine()[answered.route.index()];
+        let row = &self.rows.mine()[answered.route.index];
         row.statuses[status_place(answered.status)].add(1);
         row.durations.observe(answered.took);
         row.sent_bytes.add(answered.sent_bytes);
@@ -185,21 +153,20 @@ impl Requests {
 
     /// The routes that were called, each with its numbers over all threads.
     pub(super) fn read(&self) -> Vec<RouteNumbers> {
-        Route::ALL
-            .iter()
-            .map(|&route| self.numbers(route))
+        let numbers = |(index, name): (usize, &&'static str)| self.numbers(index, name);
+        let routes = self.labels.iter().enumerate().map(numbers);
+        routes
             .filter(|numbers| numbers.durations.count() > 0)
             .collect()
     }
 
-    fn numbers(&self, route: Route) -> RouteNumbers {
-        let of =
-            |counter: fn(&Row) -> &Counter| self.rows.sum(|rows| counter(&rows[route.index()]));
+    fn numbers(&self, index: usize, route: &'static str) -> RouteNumbers {
+        let of = |counter: fn(&Row) -> &Counter| self.rows.sum(|rows| counter(&rows[index]));
         let mut durations = Distribution::default();
         for rows in self.rows.iter() {
-            durations.add(&rows[route.index()].durations);
+            durations.add(&rows[index].durations);
         }
-        let count = |place: usize| self.rows.sum(|rows| &rows[route.index()].statuses[place]);
+        let count = |place: usize| self.rows.sum(|rows| &rows[index].statuses[place]);
         let names = STATUSES.iter().map(|(_, name)| *name).chain([OTHER]);
         RouteNumbers {
             route,
@@ -219,7 +186,7 @@ impl Requests {
 
 /// What was counted of a route.
 pub(super) struct RouteNumbers {
-    pub(super) route: Route,
+    pub(super) route: &'static str,
     pub(super) durations: Distribution,
     pub(super) received_bytes: u64,
     pub(super) sent_bytes: u64,

@@ -55,7 +55,7 @@ fn levels() -> Levels {
 
 fn metrics() -> Metrics {
     Metrics {
-        requests: Arc::default(),
+        requests: Arc::new(Requests::new(["none", "health"])),
         connections: Arc::default(),
         open_objects: Arc::default(),
         derivatives: Arc::default(),
@@ -64,7 +64,12 @@ fn metrics() -> Metrics {
     }
 }
 
-fn answered(route: Route, status: u16, took: Duration) -> Answered {
+const HEALTH: RouteLabel = RouteLabel {
+    index: 1,
+    name: "health",
+};
+
+fn answered(route: RouteLabel, status: u16, took: Duration) -> Answered {
     Answered {
         route,
         status,
@@ -94,9 +99,7 @@ fn all_threads_counts_are_shown_together() {
             scope.spawn(|| {
                 for _ in 0..EACH {
                     let took = Duration::from_micros(30);
-                    metrics
-                        .requests
-                        .record(&answered(Route::LanyingForm, 507, took));
+                    metrics.requests.record(&answered(HEALTH, 507, took));
                     metrics.open_objects.count(Lookup::Miss);
                     metrics
                         .derivatives
@@ -110,27 +113,23 @@ fn all_threads_counts_are_shown_together() {
     for (name, labels, number) in [
         (
             "chatfiles_http_requests_total",
-            "{route=\"lanying_form\",status=\"507\"}",
+            "{route=\"health\",status=\"507\"}",
             all,
         ),
         (
             "chatfiles_http_request_body_bytes_total",
-            "{route=\"lanying_form\"}",
+            "{route=\"health\"}",
             10 * all,
         ),
         (
             "chatfiles_http_response_body_bytes_total",
-            "{route=\"lanying_form\"}",
+            "{route=\"health\"}",
             100 * all,
         ),
-        (
-            "chatfiles_limiter_refusals_total",
-            "{route=\"lanying_form\"}",
-            0,
-        ),
+        ("chatfiles_limiter_refusals_total", "{route=\"health\"}", 0),
         (
             "chatfiles_http_request_duration_seconds_count",
-            "{route=\"lanying_form\"}",
+            "{route=\"health\"}",
             all,
         ),
     ] {
@@ -144,7 +143,7 @@ fn all_threads_counts_are_shown_together() {
     let sum = lines(&text, "chatfiles_http_request_duration_seconds_sum");
     assert_eq!(
         sum,
-        ["chatfiles_http_request_duration_seconds_sum{route=\"lanying_form\"} 1.2"]
+        ["chatfiles_http_request_duration_seconds_sum{route=\"health\"} 1.2"]
     );
 }
 
@@ -179,7 +178,7 @@ fn any_status_has_a_place_and_one_that_is_never_given_is_other() {
     for status in [0, 99, 200, 299, 418, 599, 600, u16::MAX] {
         metrics
             .requests
-            .record(&answered(Route::Health, status, Duration::ZERO));
+            .record(&answered(HEALTH, status, Duration::ZERO));
     }
     let text = metrics.render(levels());
     let name = "chatfiles_http_requests_total";
@@ -191,11 +190,10 @@ fn any_status_has_a_place_and_one_that_is_never_given_is_other() {
 #[test]
 fn labels_are_told_apart() {
     for names in [
-        Route::ALL
+        Source::ALL
             .iter()
             .map(|label| label.name())
             .collect::<Vec<_>>(),
-        Source::ALL.iter().map(|label| label.name()).collect(),
         Derived::ALL.iter().map(|label| label.name()).collect(),
         ConnectionRefusal::ALL
             .iter()
@@ -206,10 +204,10 @@ fn labels_are_told_apart() {
         assert_eq!(set.len(), names.len());
     }
     assert!(
-        Route::ALL
+        Source::ALL
             .iter()
             .enumerate()
-            .all(|(at, route)| route.index() == at)
+            .all(|(at, source)| source.index() == at)
     );
     let derivations = Derivations::default();
     for (at, &derived) in Derived::ALL.iter().enumerate() {

@@ -150,7 +150,7 @@ impl Drop for Watch {
             request = format_args!("{id:016x}"),
             %client,
             tenant = tenant.as_ref().map(|tenant| tracing::field::display(tenant.name())),
-            route = format_args!("{}", answered.route.name()),
+            route = format_args!("{}", answered.route.name),
             %method,
             %path,
             version = ?version,

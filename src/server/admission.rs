@@ -6,14 +6,16 @@ use std::{net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 
+use super::routing::Routed;
 use crate::{
     api::{self, Call},
     client_network::network,
     error::{Error, Kind, Result},
     http::{body::RequestBody, multipart::FORM_OVERHEAD_BYTES},
-    limit::{Budget, Held, Interface, Limiter, Rate, Uploader},
+    limit::{Budget, Limiter, Rate, RateClass, UploadPermit, Uploader},
     metrics::UploadLevels,
-    tenant::Tenant,
+    routes::Action,
+    tenant::{Tenant, Tenants},
 };
 
 /// The limiter's key of calls that belong to no tenant.
@@ -27,16 +29,6 @@ pub(super) struct Admission {
     default_rate: Rate,
     /// Networks that have no share of the budget of uploads to keep to: proxies, the backend's own servers.
     exempt: Vec<IpNet>,
-}
-
-/// Who calls, as far as that is known before the credential is looked at.
-#[derive(Clone, Copy)]
-pub(super) struct Caller<'t> {
-    /// The tenant that is named, where there is such a one.
-    pub(super) tenant: Option<&'t Arc<Tenant>>,
-    /// There are others.
-    pub(super) is_one_of_many: bool,
-    pub(super) client: IpAddr,
 }
 
 impl Admission {
@@ -54,29 +46,35 @@ impl Admission {
         }
     }
 
-    /// An upload is let in with what it holds until it is answered, however it ends. Where its credential comes in
-    /// its body (`is_form`), that is little until the credential is good: else whoever announces much and sends
-    /// nothing could keep everybody out.
+    /// Admits a request, and reserves room for an upload. The permit holds the room until the upload is answered.
     ///
     /// # Errors
-    /// `RateLimited`; `Unavailable` where there is no room.
+    /// `RateLimited`; `Unavailable` if there is no room for the upload.
     pub(super) fn admit(
         &self,
-        caller: Caller<'_>,
-        interface: Interface,
         call: &Call<'_>,
+        routed: &Routed<'_>,
+        tenants: &Tenants,
         body: &mut RequestBody,
-        is_form: bool,
-    ) -> Result<Option<Held<'_>>> {
-        let (index, rate) = match caller.tenant {
+    ) -> Result<Option<UploadPermit<'_>>> {
+        let Some(rate_class) = routed.rate_class else {
+            return Ok(None);
+        };
+        let (index, rate) = match routed.tenant {
             Some(tenant) => (tenant.index, Rate::from(&tenant.limits)),
             None => (NO_TENANT, self.default_rate),
         };
         self.limiter
-            .check(index, interface, caller.client, rate, call.started)
+            .check(index, rate_class, call.client, rate, call.started)
             .map_err(|after| Error::new(Kind::RateLimited(after)))?;
-        match (interface, caller.tenant) {
-            (Interface::Upload, Some(tenant)) => self.hold(tenant, caller, body, is_form).map(Some),
+        match (rate_class, &routed.action, routed.tenant) {
+            (RateClass::Upload, Ok((action, _)), Some(tenant)) => {
+                let uploader = Uploader {
+                    tenant: tenants.has_several().then_some(tenant.index),
+                    client: self.limited_network(call.client),
+                };
+                self.reserve(tenant, *action, uploader, body).map(Some)
+            }
             // No tenant matched, so the body will not be read: reserve nothing.
             _ => Ok(None),
         }
@@ -87,36 +85,40 @@ impl Admission {
         self.uploads.levels()
     }
 
-    /// Holds what the body announces, of a chunked one the most that is taken of it; of no body is more taken than
-    /// that. The body then has to come the faster, the more its client holds.
-    fn hold(
+    /// Reserves what the body announces, or the most that is read of a chunked one; no more than that is read of any
+    /// body. The more its client holds, the faster the body must come.
+    ///
+    /// The credential of a form is in its body, so only a little is reserved until the policy is valid: otherwise
+    /// clients that announce much and send nothing could keep all others out.
+    fn reserve(
         &self,
         tenant: &Tenant,
-        caller: Caller<'_>,
+        action: Action,
+        uploader: Uploader,
         body: &mut RequestBody,
-        is_form: bool,
-    ) -> Result<Held<'_>> {
+    ) -> Result<UploadPermit<'_>> {
         let bytes_max = tenant
             .limits
             .upload_bytes_max
             .saturating_add(FORM_OVERHEAD_BYTES);
         let bytes = body.announced().unwrap_or(u64::MAX).min(bytes_max);
-        let address = caller.client.to_canonical();
-        let is_exempt = self.exempt.iter().any(|net| net.contains(&address));
-        let client = (!is_exempt).then(|| network(address));
-        let uploader = Uploader {
-            tenant: caller.is_one_of_many.then_some(tenant.index),
-            client,
+        let client = uploader.client;
+        let permit = match action {
+            Action::LanyingPostForm => self.uploads.hold_some(uploader, bytes, FORM_OVERHEAD_BYTES),
+            _ => self.uploads.hold(uploader, bytes),
         };
-        let held = match is_form {
-            true => self.uploads.hold_some(uploader, bytes, FORM_OVERHEAD_BYTES),
-            false => self.uploads.hold(uploader, bytes),
-        };
-        let held = held.ok_or_else(api::no_room)?;
+        let permit = permit.ok_or_else(api::no_room)?;
         if client.is_some() {
             let uploads = self.uploads.clone();
             body.hurry(Box::new(move || uploads.urgency(client)));
         }
-        Ok(held)
+        Ok(permit)
+    }
+
+    /// The network whose share of the upload budget a client uses; `None` if the client is exempt.
+    fn limited_network(&self, client: IpAddr) -> Option<IpAddr> {
+        let address = client.to_canonical();
+        let is_exempt = self.exempt.iter().any(|net| net.contains(&address));
+        (!is_exempt).then(|| network(address))
     }
 }

@@ -43,7 +43,7 @@ use super::{
 use crate::{
     delivery::{FileBody, Loans},
     limit::{
-        Client, Clients,
+        Client, ClientLimiter,
         clients::{Permit, Resource},
     },
     metrics::{ConnectionRefusal, Connections},
@@ -155,7 +155,7 @@ pub struct Entry {
     /// TLS.
     pub tls: Option<Tls>,
     /// How many connections a client may have, and what they may hold.
-    pub clients: Arc<Clients>,
+    pub clients: Arc<ClientLimiter>,
     /// Where it is counted what was closed before HTTP.
     pub counts: Arc<Connections>,
 }

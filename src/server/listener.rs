@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    limit::{Clients, clients},
+    limit::{ClientLimiter, clients},
     metrics::{ConnectionCut, Connections},
 };
 
@@ -73,8 +73,8 @@ impl Default for Config {
 
 impl Config {
     /// What limits the clients of these connections.
-    pub fn clients(&self) -> Clients {
-        Clients::new(clients::Config::new(
+    pub fn clients(&self) -> ClientLimiter {
+        ClientLimiter::new(clients::Config::new(
             self.connections_max,
             self.connections_per_address_max,
             self.connections_exempt.clone(),
@@ -134,7 +134,7 @@ pub async fn serve<H: Handle>(
     handler: Arc<H>,
     config: Config,
     counts: Arc<Connections>,
-    clients: Arc<Clients>,
+    clients: Arc<ClientLimiter>,
     shutdown: Shutdown,
 ) {
     let connections_max = connections_max(config.connections_max, raise_descriptors_max());

@@ -12,7 +12,7 @@ pub mod handover;
 pub mod listener;
 pub mod operator;
 pub mod proxy_protocol;
-pub mod router;
+mod routing;
 mod send_queue;
 pub mod service;
 pub mod shutdown;

@@ -20,7 +20,7 @@ use crate::{
     delivery::Body,
     error::{Error, Kind},
     http::body::{Pace, RequestBody},
-    limit::{Clients, Limiter},
+    limit::{ClientLimiter, Limiter},
     logging,
     metrics::{Levels, Metrics, StoreLevels},
     store::Store,
@@ -51,7 +51,7 @@ pub struct Operator {
     /// The same.
     pub limiter: Arc<Limiter>,
     /// The public listener's clients.
-    pub clients: Arc<Clients>,
+    pub clients: Arc<ClientLimiter>,
     /// Whose disk is asked.
     pub disk: Disk,
     /// The public listeners', where one speaks it.

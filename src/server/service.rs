@@ -14,19 +14,19 @@ use std::{
 };
 
 use hyper::{
-    HeaderMap, Request, Response, StatusCode,
+    HeaderMap, Request, Response,
     body::{Body as _, Incoming},
-    header::{self, HeaderValue},
+    header,
     http::request::Parts,
 };
 use ipnet::IpNet;
 
 use super::{
     access::{self, Access, Sample, Watched},
-    admission::{Admission, Caller},
+    admission::Admission,
     cdn::{self, CdnSecret},
     connection::{ConnectionInfo, Handle},
-    router::{self, Route},
+    routing::Routed,
 };
 use crate::{
     api::{Api, Call, easemob, lanying, ops},
@@ -39,9 +39,10 @@ use crate::{
         framing,
         target::Target,
     },
-    limit::{Interface, Limiter, Rate},
-    metrics::{self, Answered, Refusal, Requests, UploadLevels},
-    tenant::{Tenant, Tenants},
+    limit::{Limiter, Rate, UploadPermit},
+    metrics::{Answered, Refusal, Requests, UploadLevels},
+    routes::{self, Action},
+    tenant::Tenants,
 };
 
 /// Answers every request.
@@ -112,7 +113,7 @@ impl Service {
         Self {
             api,
             admission,
-            requests: Arc::default(),
+            requests: Arc::new(Requests::new(routes::labels())),
             cors,
             config,
             warned,
@@ -167,7 +168,11 @@ impl Service {
         body: &mut RequestBody,
         started: Instant,
     ) -> Answer {
-        let checked = framing::check(&head.method, head.version, &head.uri, &head.headers);
+        let framing = framing::check(&head.method, head.version, &head.uri, &head.headers);
+        if framing.is_err() {
+            // What follows on this connection may be meant as this request's body.
+            connection.set_linger();
+        }
         let target = Target::new(head.uri);
         let call = Call {
             method: &head.method,
@@ -179,47 +184,20 @@ impl Service {
             now: self.api.clock.now(),
             started,
         };
-        let client = call.client;
-        if checked.is_err() {
-            // Whatever follows on this connection may be somebody's idea of this request's body.
-            connection.set_linger();
-        }
-        let routed = checked.and_then(|()| router::route(call.method, call.target.path()));
-        let routed = match routed {
-            Ok(Route::Health) => Ok(Route::Health),
-            routed => cdn::check(self.config.cdn_secret.as_ref(), call.headers).and(routed),
-        };
-        let (label, interface) = classify(&routed, &call);
-        let uploads = &self.requests.uploads;
-        let _uploading = (interface == Interface::Upload).then(|| uploads.enter());
-        // As they are now, whatever becomes of the configuration while this request runs.
+        // A reload does not change the tenants of a request under way.
         let tenants = self.api.tenants.load();
-        let mut tenant = None;
-        let result = match routed {
-            Ok(route) => {
-                self.admit_and_act(&tenants, &call, client, route, interface, body, &mut tenant)
-                    .await
-            }
-            Err(error) => {
-                let caller = Caller {
-                    tenant: None,
-                    is_one_of_many: false,
-                    client,
-                };
-                let admitted = self.admission.admit(caller, interface, &call, body, false);
-                admitted.and(Err(error))
-            }
+
+        let routed = self.route(&call, framing, &tenants);
+        let (tenant, label) = (routed.tenant, routed.label);
+        let _in_flight = routed.is_upload().then(|| self.requests.uploads.enter());
+        let admitted = self.admission.admit(&call, &routed, &tenants, body);
+        let result = match admitted {
+            Ok(permit) => self.act(&call, routed, permit, body).await,
+            Err(refused) => Err(refused),
         };
-        let refusal = match result.as_ref().map_err(Error::kind) {
-            Err(Kind::RateLimited(_)) => Some(Refusal::Rate),
-            Err(Kind::QuotaReached(_)) => Some(Refusal::Quota),
-            _ => None,
-        };
-        let client_waits = call
-            .headers
-            .get(header::EXPECT)
-            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-        let response = self.render(&call, client, result);
+        let refusal = result.as_ref().err().and_then(refusal);
+        let response = self.render(&call, result);
+
         let answered = Answered {
             route: label,
             status: response.status().as_u16(),
@@ -231,7 +209,7 @@ impl Service {
         let is_logged = self.config.access.has(call.id, &answered);
         let access = is_logged.then(|| Access {
             id: call.id,
-            client,
+            client: call.client,
             tenant: tenant.cloned(),
             method: access::shown_method(call.method),
             path: target.to_string(),
@@ -240,51 +218,70 @@ impl Service {
             started,
             clock: self.api.clock.clone(),
         });
+        let expect = call.headers.get(header::EXPECT);
         Answer {
             response,
             answered,
             access,
-            client_waits,
+            client_waits: expect
+                .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue")),
         }
     }
 
-    /// `found` becomes the call's tenant, where it has one.
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "one request's parts, passed on once"
-    )]
-    async fn admit_and_act<'t>(
+    /// Finds the route and the tenant of a request. With a CDN in front, only the health check is answered without it.
+    fn route<'r>(
         &self,
-        tenants: &'t Tenants,
-        call: &Call<'_>,
-        client: IpAddr,
-        route: Route<'_>,
-        interface: Interface,
-        body: &mut RequestBody,
-        found: &mut Option<&'t Arc<Tenant>>,
-    ) -> Result<Response<Body>> {
-        let caller = |tenant| Caller {
-            tenant,
-            is_one_of_many: tenants.has_several(),
-            client,
+        call: &'r Call<'_>,
+        framing: Result<()>,
+        tenants: &'r Tenants,
+    ) -> Routed<'r> {
+        let found = framing.and_then(|()| routes::find(call.method, call.target.path()));
+        let found = match found {
+            Ok(found) if found.action == Action::Health => Ok(found),
+            found => cdn::check(self.config.cdn_secret.as_ref(), call.headers).and(found),
         };
-        match route {
-            Route::Preflight => Ok(preflight()),
-            Route::Health => Ok(ops::health(&self.server)),
-            Route::Easemob(route) => {
-                let tenant = easemob::tenant(tenants, &route, call.target.path());
-                *found = tenant.as_ref().ok().copied();
-                let caller = caller(*found);
-                let _held = self.admission.admit(caller, interface, call, body, false)?;
-                easemob::handle(&self.api, call, tenant?, route.action, body).await
+        match found {
+            Ok(found) => Routed::new(found, call, tenants),
+            Err(error) => Routed::without_route(error),
+        }
+    }
+
+    /// Runs the action of a request.
+    async fn act(
+        &self,
+        call: &Call<'_>,
+        routed: Routed<'_>,
+        permit: Option<UploadPermit<'_>>,
+        body: &mut RequestBody,
+    ) -> Result<Response<Body>> {
+        use Action::*;
+        let (action, params) = routed.action?;
+        let easemob = || easemob::Context::new(&self.api, call, routed.tenant);
+        let lanying = || lanying::Context::new(&self.api, call, routed.tenant);
+        match action {
+            Preflight => Ok(ops::preflight()),
+            Health => Ok(ops::health(&self.server)),
+            EasemobUpload => easemob::upload(&easemob()?, body).await,
+            EasemobDownload => {
+                easemob::download(&easemob()?, params.id, routed.download.easemob()).await
             }
-            Route::Lanying(action) => {
-                let tenant = lanying::tenant(tenants, call, action);
-                *found = tenant.as_ref().ok().copied();
-                let caller = caller(*found);
-                let mut held = self.admission.admit(caller, interface, call, body, true)?;
-                lanying::handle(&self.api, call, tenant?, action, body, held.as_mut()).await
+            EasemobToken => easemob::token(&easemob()?, body).await,
+            EasemobBeginParts => easemob::parts::begin(&easemob()?, body).await,
+            EasemobPutPart => easemob::parts::put(&easemob()?, params.id, body).await,
+            EasemobListParts => easemob::parts::list(&easemob()?, params.id).await,
+            EasemobCompleteParts => easemob::parts::complete(&easemob()?, params.id, body).await,
+            EasemobAbortParts => easemob::parts::abort(&easemob()?, params.id).await,
+            LanyingUserAvatarTicket => lanying::upload::user_avatar(&lanying()?),
+            LanyingGroupAvatarTicket => lanying::upload::group_avatar(&lanying()?).await,
+            LanyingChatTicket => lanying::upload::chat(&lanying()?).await,
+            LanyingForward => lanying::forward(&lanying()?).await,
+            LanyingDownloadAvatar => {
+                lanying::download::avatar(&lanying()?, routed.download.lanying()).await
             }
+            LanyingDownloadChat => {
+                lanying::download::chat(&lanying()?, routed.download.lanying()).await
+            }
+            LanyingPostForm => lanying::post_form(&lanying()?, body, permit).await,
         }
     }
 
@@ -337,29 +334,13 @@ async fn settle(connection: &ConnectionInfo, client_waits: bool, body: &mut Requ
     }
 }
 
-/// Under what name a call is counted, and against which rate.
-fn classify(routed: &Result<Route<'_>>, call: &Call<'_>) -> (metrics::Route, Interface) {
-    let interface = match routed {
-        Ok(Route::Easemob(route)) => route.action.interface(call),
-        Ok(Route::Lanying(action)) => action.interface(call),
-        // The first two are never limited.
-        Ok(Route::Preflight | Route::Health) | Err(_) => Interface::Other,
-    };
-    let label = routed
-        .as_ref()
-        .map_or(metrics::Route::None, |route| route.label(interface));
-    (label, interface)
-}
-
-/// The CORS headers are those of every answer; nothing else is said.
-fn preflight() -> Response<Body> {
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::NO_CONTENT;
-    let no_store = HeaderValue::from_static("no-store");
-    response
-        .headers_mut()
-        .insert(header::CACHE_CONTROL, no_store);
-    response
+/// The limit that refused a request, if that is counted.
+fn refusal(error: &Error) -> Option<Refusal> {
+    match error.kind() {
+        Kind::RateLimited(_) => Some(Refusal::Rate),
+        Kind::QuotaReached(_) => Some(Refusal::Quota),
+        _ => None,
+    }
 }
 
 impl Handle for Service {

@@ -1,4 +1,4 @@
-//! Cross-origin headers: on preflights, on success, and on every error.
+//! CORS headers on preflights, successes and every error.
 
 use crate::support::{Answer, BASE, Form, TestServer};
 
@@ -26,7 +26,7 @@ fn preflight(server: &TestServer, path: &str, method: &str, headers: &str) -> An
 }
 
 #[test]
-fn preflights_of_every_call_are_answered_without_a_token() {
+fn preflight_needs_no_token() {
     let server = TestServer::start();
     let id = "0190a5c4-5a7b-7000-8000-000000000000";
     let upload = "restrict-access, Authorization, content-type";
@@ -86,7 +86,7 @@ fn preflights_of_every_call_are_answered_without_a_token() {
 }
 
 #[test]
-fn a_preflight_does_not_count_against_the_rate() {
+fn preflight_is_exempt_from_rate() {
     let server = TestServer::with("limits.calls_per_second = 1\nlimits.calls_burst = 1");
     let path = format!("{BASE}/chatfiles");
     for _ in 0..20 {
@@ -98,7 +98,7 @@ fn a_preflight_does_not_count_against_the_rate() {
     assert_eq!(server.request("POST", &path, &[], b"").status, 401);
 }
 
-/// One answer of each status that a browser must be able to read.
+/// One response of each status that a browser must be able to read.
 fn answers(origin: (&str, &str), cors: &str) -> Vec<Answer> {
     let tenant = "[[tenant]]\norg = \"easemob-demo\"\napp = \"chatdemoui\"\n";
     let server = TestServer::with(&format!("{cors}limits.upload_bytes_max = 1000\n{tenant}"));
@@ -147,7 +147,7 @@ fn answers(origin: (&str, &str), cors: &str) -> Vec<Answer> {
 }
 
 #[test]
-fn every_answer_may_be_read_from_any_origin_by_default() {
+fn any_origin_reads_by_default() {
     for answer in answers(ORIGIN, "") {
         let status = answer.status;
         assert_eq!(
@@ -173,7 +173,7 @@ fn every_answer_may_be_read_from_any_origin_by_default() {
 }
 
 #[test]
-fn a_listed_origin_is_named_and_a_stranger_is_not() {
+fn only_listed_origin_is_named() {
     let setting = "cors.allowed_origins = [\"https://a.example\", \"https://chat.example\"]\n";
     for answer in answers(ORIGIN, setting) {
         let allowed = answer.header("access-control-allow-origin");

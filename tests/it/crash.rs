@@ -1,46 +1,49 @@
-//! SIGKILL at every step of a commit and under load: what was answered is there, and nothing half-done is.
+//! SIGKILL at every step of a commit and under load: answered uploads survive, and nothing is left half done.
 //!
-//! The steps are named by their system calls and hit from outside by strace, so that the program needs no
-//! hook. A step that is never reached, or is another one than meant, fails its test.
+//! strace kills the program from outside at the system call of each step, so the program needs no hook. A step that is
+//! never reached, or that is not the intended one, fails its test.
 
 use std::{path::Path, process::Command, sync::Mutex};
 
+use rustix::process::Signal;
+
 use crate::support::{
     Answer, BASE, Random, files_below,
-    process::{Process, Strace, command, id, kill, killed_in, poll, serve, strace},
+    process::{Launch, Process, command, id, poll, send},
+    strace::{Strace, killed_in, strace},
 };
 
-/// An answered upload.
+/// An upload that was answered.
 struct Answered {
     id: String,
     bytes: Vec<u8>,
 }
 
-/// Something that tells a call from others of its kind.
+/// Distinguishes a call from other calls of its kind.
 enum Shows {
-    /// A path below the store, `*` for any name.
+    /// A path below the store; `*` matches any name.
     At(&'static str),
     /// A text that is written.
     Text(&'static str),
 }
 use Shows::{At, Text};
 
-/// A moment of an upload: the n-th call of a kind, in one thread, from its start on.
+/// A moment of an upload: the n-th call of a kind in one thread, counted from its start.
 struct Phase {
     name: &'static str,
-    /// What is uploaded.
+    /// The uploaded file.
     size: Size,
     call: &'static str,
     number: u32,
-    /// What the call's arguments must show.
+    /// What the arguments of the call must show.
     shows: Shows,
-    /// Whether the object has its name already. It was not answered, so it may stay or go.
+    /// Whether the object already has its name. It was not answered, so it may stay or go.
     is_named: bool,
 }
 
 #[derive(Clone, Copy)]
 enum Size {
-    /// Written and named in one go.
+    /// Written and named in one step.
     Small,
     /// More than one batch.
     Large,
@@ -65,7 +68,7 @@ const fn phase(
     }
 }
 
-/// The whole of a small upload in its order, then what only a large one has.
+/// All steps of a small upload in order, then those that only a large one has.
 const PHASES: [Phase; 18] = [
     phase(Small, "create in tmp/", "openat", 1, At("tmp/*/*"), false),
     phase(Small, "write all of it", "pwritev", 1, Text(VICTIM), false),
@@ -131,14 +134,14 @@ const PHASES: [Phase; 18] = [
 const VICTIM: &str = "a payload that the crash takes";
 
 #[test]
-fn a_kill_at_any_step_of_a_first_upload_leaves_nothing_half_done() {
+fn kill_during_first_upload_leaves_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
     kill_at_each(&store, &[]);
 }
 
 #[test]
-fn a_kill_at_any_step_takes_nothing_that_was_answered() {
+fn kill_during_upload_keeps_answered_files() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
     let mut random = Random::new();
@@ -154,7 +157,7 @@ fn a_kill_at_any_step_takes_nothing_that_was_answered() {
     kill_at_each(&store, &answered);
 }
 
-/// One server after another on one directory; each is killed at the next step.
+/// Starts servers on one directory, one after the other, and kills each at the next step.
 fn kill_at_each(store: &Path, answered: &[Answered]) {
     let mut named = 0;
     for phase in &PHASES {
@@ -165,7 +168,7 @@ fn kill_at_each(store: &Path, answered: &[Answered]) {
         let strace = Strace::attach(&server, &inject);
         let answer = server.try_upload(&phase.size.victim());
         assert!(answer.is_err(), "{name}: never reached, {answer:?}");
-        let status = server.wait().unwrap_or_else(|| panic!("{name}: it lives"));
+        let status = server.wait();
         assert!(!status.success(), "{name}");
         let call = strace.last_call();
         assert!(
@@ -195,7 +198,7 @@ impl Size {
 
 impl Shows {
     fn fits(&self, store: &Path, call: &str) -> bool {
-        // A name in an open directory, as the path that it is.
+        // Join a name in an open directory to the directory's path.
         let call = call.replace(">, \"", "/");
         let wanted: Vec<&str> = match self {
             Text(text) => return call.contains(text),
@@ -212,7 +215,7 @@ impl Shows {
     }
 }
 
-/// After a restart: every answered upload whole, the rest whole or gone, nothing unfinished anywhere.
+/// After a restart: every answered upload is complete, others are complete or gone, and nothing unfinished is left.
 #[track_caller]
 fn check(server: &Process, answered: &[Answered], objects: std::ops::RangeInclusive<usize>) {
     for Answered { id, bytes } in answered {
@@ -224,7 +227,7 @@ fn check(server: &Process, answered: &[Answered], objects: std::ops::RangeInclus
     assert!(scrub.status.success(), "{scrub:?}");
     assert!(files_below(&server.store.join("tmp")).is_empty());
     let found = files_below(&server.store.join("objects"));
-    // class/day/spread/id, and nothing beside them.
+    // Only class/day/spread/id, and nothing else.
     let strays: Vec<_> = found
         .iter()
         .filter(|path| path.components().count() != 4)
@@ -234,21 +237,21 @@ fn check(server: &Process, answered: &[Answered], objects: std::ops::RangeInclus
 }
 
 #[test]
-fn a_kill_in_the_middle_of_a_payload_leaves_nothing() {
+fn kill_during_payload_leaves_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
     let mut server = Process::start(&store, &[]);
     let strace = Strace::attach(&server, "pwritev:signal=KILL:when=3");
     let answer = server.try_upload(&Random::new().bytes(8 << 20));
     assert!(answer.is_err(), "never reached: {answer:?}");
-    assert!(server.wait().is_some(), "it lives");
+    server.wait();
     assert!(At("tmp/*/*").fits(&store, &strace.last_call()));
     assert_eq!(files_below(&store.join("tmp")).len(), 1, "the torn file");
     check(&Process::start(&store, &[]), &[], 0..=0);
 }
 
 #[test]
-fn a_kill_during_the_start_leaves_nothing_that_the_next_start_does_not_sweep() {
+fn kill_during_start_is_swept_up() {
     for (call, number) in [
         ("mkdirat", 4),
         ("fdatasync", 1),
@@ -259,7 +262,7 @@ fn a_kill_during_the_start_leaves_nothing_that_the_next_start_does_not_sweep() {
         let store = directory.path().join("data");
         let log = directory.path().join("strace");
         let inject = format!("{call}:signal=KILL:when={number}");
-        let server = serve(&store, &[]);
+        let server = Launch::new(&store).command();
         let mut traced: Command = strace(&log, &inject);
         traced
             .arg("--")
@@ -274,13 +277,13 @@ fn a_kill_during_the_start_leaves_nothing_that_the_next_start_does_not_sweep() {
 }
 
 #[test]
-fn a_kill_under_load_takes_nothing_that_was_answered() {
+fn kill_under_load_keeps_answered_files() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
     let mut random = Random::new();
     let answered = Mutex::new(Vec::new());
     let mut unanswered = 0;
-    for round in 0..5 {
+    for _ in 0..5 {
         let mut server = Process::start(&store, &[]);
         let before = answered.lock().unwrap().len();
         let enough = before + 1 + random.below(40);
@@ -291,10 +294,10 @@ fn a_kill_under_load_takes_nothing_that_was_answered() {
                 scope.spawn(move || upload_until_it_is_gone(server, answered, seed));
             }
             poll("uploads", || answered.lock().unwrap().len() >= enough);
-            kill(server.pid());
+            send(server.pid(), Signal::KILL);
         });
-        assert!(server.wait().is_some(), "round {round}: it lives");
-        // Each uploader may have had one upload that was whole and not answered yet.
+        server.wait();
+        // Each uploader may have one complete upload that was not answered.
         unanswered += UPLOADERS;
         let answered = answered.lock().unwrap();
         check(
@@ -311,7 +314,7 @@ const UPLOADERS: usize = 4;
 fn upload_until_it_is_gone(server: &Process, answered: &Mutex<Vec<Answered>>, seed: u64) {
     let mut random = Random::from_seed(seed);
     loop {
-        // Mostly small, some of many batches.
+        // Mostly small, some with many batches.
         let end = [300, 20_000, 400_000][random.below(3)];
         let len = 1 + random.below(end);
         let bytes = random.bytes(len);
@@ -323,8 +326,9 @@ fn upload_until_it_is_gone(server: &Process, answered: &Mutex<Vec<Answered>>, se
     }
 }
 
+/// A completion that was interrupted can be requested again.
 #[test]
-fn parts_survive_a_kill_and_a_completion_that_was_cut_short_can_be_asked_for_again() {
+fn parts_survive_kill() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
     let mut random = Random::new();
@@ -347,7 +351,7 @@ fn parts_survive_a_kill_and_a_completion_that_was_cut_short_can_be_asked_for_aga
         let strace = Strace::attach(&server, &inject);
         let answer = server.try_request("POST", &upload, &[], b"");
         assert!(answer.is_err(), "{call}: never reached, {answer:?}");
-        assert!(server.wait().is_some(), "{call}: it lives");
+        server.wait();
         assert!(strace.last_call().contains(call));
         server = Process::start(&store, &[]);
         check(&server, &[], 0..=0);
@@ -362,16 +366,16 @@ fn parts_survive_a_kill_and_a_completion_that_was_cut_short_can_be_asked_for_aga
 }
 
 #[test]
-fn a_second_process_on_one_directory_ends_with_the_reason() {
+fn second_process_ends_with_reason() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
     let mut first = Process::start(&store, &[]);
-    let second = serve(&store, &[]).output().unwrap();
+    let second = Launch::new(&store).command().output().unwrap();
     assert_eq!(second.status.code(), Some(1));
     let said = String::from_utf8_lossy(&second.stderr).into_owned();
     assert!(said.contains("in use by another server"), "{said}");
     assert!(said.contains(&first.pid().to_string()), "{said}");
-    // The lock goes with the process, however it ends; `scrub` needs none.
+    // The lock ends with the process. `scrub` needs no lock.
     first.kill();
     assert!(command(&store, &["scrub"]).status.success());
     Process::start(&store, &[]);

@@ -1,22 +1,25 @@
-//! A disk that is full or fails: refused in time, nothing lost, and well again when it is.
+//! A disk that is full or fails: uploads are refused early, nothing is lost, and the server recovers.
 
 mod floor;
 
 use std::path::Path;
 
 use crate::support::{
-    Answer, BASE, Connection, Form, assert_error, files_below, head, photo,
-    process::{Mount, Process, Strace, id, poll},
+    Answer, BASE, Connection, Form, assert_error, files_below, head,
+    mount::Mount,
+    photo,
+    process::{Launch, Process, command, id, poll},
+    strace::Strace,
 };
 
-/// An operator's listener on a free port.
+/// An operator listener on a free port.
 const OPERATOR: [&str; 2] = ["--operator-listen", "127.0.0.1:0"];
-/// Bytes of the disk that is filled.
+/// Size of the disk to fill.
 const DISK_BYTES: u64 = 24 << 20;
-/// Bytes of one file that fills it.
+/// Size of each file that fills it.
 const FILE_BYTES: usize = 1 << 20;
 
-/// How an upload says its length.
+/// How an upload announces its length.
 #[derive(Debug, Clone, Copy)]
 enum Length {
     Announced,
@@ -34,7 +37,7 @@ fn upload(server: &Process, bytes: &[u8], length: Length) -> Answer {
         return server.try_upload(bytes).expect("an answer");
     }
     let form = Form::new().file("f.bin", "application/octet-stream", bytes);
-    let authorization = format!("Bearer {}", server.token);
+    let authorization = format!("Bearer {}", server.token());
     let headers = [
         ("Authorization", authorization.as_str()),
         ("Content-Type", &form.content_type()),
@@ -48,13 +51,13 @@ fn upload(server: &Process, bytes: &[u8], length: Length) -> Answer {
     }
     sent.extend_from_slice(b"0\r\n\r\n");
     let mut connection = Connection::open(server.address);
-    // Refused in the middle, the server may close while this is on its way.
+    // The server may refuse and close while this is being sent.
     let _ = connection.send(&sent);
     connection.answer("POST").expect("an answer")
 }
 
 #[test]
-fn a_full_disk_refuses_uploads_and_loses_nothing() {
+fn full_disk_refuses_uploads_only() {
     for length in [Length::Announced, Length::Chunked] {
         println!("{length:?}");
         let directory = tempfile::tempdir().unwrap();
@@ -62,7 +65,7 @@ fn a_full_disk_refuses_uploads_and_loses_nothing() {
         let Some(_mount) = Mount::tmpfs(&store, DISK_BYTES) else {
             return;
         };
-        // A chunked upload needs room for the most that it may become.
+        // A chunked upload needs room for its maximum length.
         let flags = ["--upload-bytes-max", "1048576"];
         let server = Process::start(&store, &flags);
         let picture = upload(&server, &photo(), length);
@@ -81,7 +84,7 @@ fn a_full_disk_refuses_uploads_and_loses_nothing() {
         let again = upload(&server, &file(99), length);
         assert_error(&again, 507, "insufficient_storage");
         check(&server, &stored);
-        // Kept on disk or not, a thumbnail is made.
+        // The thumbnail is made even if it cannot be stored.
         let thumbnail = server.download(&picture, &[("thumbnail", "true")]);
         assert_eq!(thumbnail.status, 200, "{}", thumbnail.text());
 
@@ -113,7 +116,7 @@ fn check(server: &Process, stored: &[String]) {
 }
 
 #[test]
-fn a_server_starts_on_a_full_disk_to_serve_downloads() {
+fn starts_on_full_disk() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
     let Some(_mount) = Mount::tmpfs(&store, 4 << 20) else {
@@ -142,20 +145,18 @@ fn a_server_starts_on_a_full_disk_to_serve_downloads() {
     assert_eq!(server.download(&server.upload(b"room"), &[]).body, b"room");
     drop(server);
 
-    // Where no store is yet, there is nothing to serve.
+    // Without a store, there is nothing to serve.
     std::fs::remove_dir_all(store.join("objects")).unwrap();
     std::fs::remove_dir_all(store.join("keys")).unwrap();
     fill();
-    let started = crate::support::process::serve(&store, &[])
-        .output()
-        .unwrap();
+    let started = Launch::new(&store).command().output().unwrap();
     let said = String::from_utf8_lossy(&started.stderr).into_owned();
     assert_eq!(started.status.code(), Some(1), "{said}");
     assert!(said.contains("No space left on device"), "{said}");
 }
 
 #[test]
-fn below_the_free_space_floor_uploads_are_refused_and_downloads_go_on() {
+fn free_space_floor_refuses_uploads_only() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
     let Some(_mount) = Mount::tmpfs(&store, DISK_BYTES) else {
@@ -180,7 +181,7 @@ fn below_the_free_space_floor_uploads_are_refused_and_downloads_go_on() {
         "{free} are left"
     );
     check(&server, &stored);
-    // Parts count as uploads do.
+    // Parts count like uploads.
     let base = format!("{BASE}/sdk/chatfiles/part-upload");
     let begun = server.request("POST", &base, &[], b"");
     if begun.status == 200 {
@@ -200,7 +201,7 @@ fn below_the_free_space_floor_uploads_are_refused_and_downloads_go_on() {
 }
 
 #[test]
-fn a_file_is_taken_down_on_a_disk_without_inodes() {
+fn removes_file_without_free_inodes() {
     for is_running in [true, false] {
         let directory = tempfile::tempdir().unwrap();
         let store = directory.path().join("data");
@@ -219,19 +220,19 @@ fn a_file_is_taken_down_on_a_disk_without_inodes() {
             assert!(stored.len() < 120, "more than there are inodes for");
         };
         assert_error(&refused, 507, "insufficient_storage");
-        // There are bytes; what is wrong is found by the writes.
+        // Bytes are free. Only the writes find the problem.
         let ready = server.ask_operator("/readyz");
         assert_eq!(ready.status, 503);
         assert!(ready.text().starts_with("uploads: "), "{}", ready.text());
-        // To the last inode: small directories may still fit where a file and its directory do not.
+        // Up to the last inode: a small directory may still fit where a file with its directory does not.
         let fill = |number: usize| std::fs::write(store.join(format!("ballast-{number}")), "");
         let filled = (0..120).take_while(|number| fill(*number).is_ok()).count();
         println!("{} uploads and {filled} other files fill it", stored.len());
-        // Open in the server, so that its removal alone gives no inode back.
+        // Open in the server, so that its removal alone frees no inode.
         assert_eq!(server.download(&stored[0], &[]).status, 200);
         let server = is_running.then_some(server);
         for id in &stored[..4] {
-            let removed = crate::support::process::command(&store, &["rm", id]);
+            let removed = command(&store, &["rm", id]);
             assert!(removed.status.success(), "{removed:?}");
         }
         let server = server.unwrap_or_else(|| {
@@ -251,7 +252,7 @@ fn a_file_is_taken_down_on_a_disk_without_inodes() {
     }
 }
 
-/// What a system call is made to answer, and what the client is told.
+/// The injected result of a system call, and the expected response.
 struct Fault {
     call: &'static str,
     error: &'static str,
@@ -274,7 +275,7 @@ const fn fault(
 }
 
 const FAULTS: [Fault; 25] = [
-    // A signal may interrupt any of them, on FUSE and NFS whatever the handler's flags are: the upload goes on.
+    // A signal may interrupt any call, on FUSE and NFS whatever the handler's flags are. The upload continues.
     fault("openat", "EINTR", "1", 200),
     fault("ftruncate", "EINTR", "1", 200),
     fault("fdatasync", "EINTR", "1", 200),
@@ -286,7 +287,7 @@ const FAULTS: [Fault; 25] = [
     fault("fallocate", "ENOSPC", "1", 507),
     fault("fallocate", "EDQUOT", "1", 507),
     fault("fallocate", "EIO", "1", 500),
-    // Where the file system cannot reserve, the upload goes on without.
+    // If the file system cannot preallocate, the upload continues without.
     fault("fallocate", "EOPNOTSUPP", "1+", 200),
     fault("fallocate", "EINTR", "1", 200),
     fault("pwritev", "ENOSPC", "1", 507),
@@ -297,7 +298,7 @@ const FAULTS: [Fault; 25] = [
     fault("fdatasync", "EIO", "1", 500),
     fault("fdatasync", "ENOSPC", "1", 507),
     fault("mkdirat", "ENOSPC", "4", 507),
-    // Once for the directories above, and once for the one that holds the name.
+    // Once for the directories above, and once for the directory of the name.
     fault("fsync", "EIO", "2", 500),
     fault("fsync", "EIO", "5", 500),
     fault("renameat2", "EIO", "1", 500),
@@ -305,7 +306,7 @@ const FAULTS: [Fault; 25] = [
 ];
 
 #[test]
-fn an_upload_that_the_disk_fails_is_refused_and_leaves_nothing() {
+fn failed_write_leaves_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
     let mut stored: Vec<(String, Vec<u8>)> = Vec::new();
@@ -317,11 +318,11 @@ fn an_upload_that_the_disk_fails_is_refused_and_leaves_nothing() {
     } in FAULTS
     {
         let what = format!("{call} {number} → {error}");
-        // A new server each time: the calls of a first upload are the same ones in the same order.
+        // A new server each time, so that the first upload makes the same calls in the same order.
         let server = Process::start(&store, &[]);
         let strace = Strace::attach(&server, &format!("{call}:error={error}:when={number}"));
-        // As long as the trace holds, each thread fails its own n-th call; one upload meets it once.
-        // What only files of more than one batch have done to them.
+        // While strace is attached, each thread fails its own n-th call, and one upload meets it once. Some calls occur
+        // only in uploads of more than one batch.
         let is_large = matches!(call, "fallocate" | "ftruncate");
         let bytes = what
             .repeat(if is_large { 20_000 } else { 300 })
@@ -353,7 +354,7 @@ fn an_upload_that_the_disk_fails_is_refused_and_leaves_nothing() {
 }
 
 #[test]
-fn a_failed_sync_is_never_tried_again() {
+fn failed_sync_is_never_retried() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
     let server = Process::start(&store, &[]);
@@ -361,20 +362,20 @@ fn a_failed_sync_is_never_tried_again() {
     let answer = server.try_upload(b"x").unwrap();
     let log = strace.detach();
     assert_error(&answer, 500, "internal_error");
-    // Not of the trial that finds out whether the disk works again.
+    // Without the calls of the trial write that checks whether the disk works again.
     let of_upload = |line: &&str| line.contains("fdatasync(") && !line.contains("/probe-");
     assert_eq!(log.lines().filter(of_upload).count(), 1, "{log}");
-    poll("nothing stays", || is_clean(&store));
+    poll("nothing is left", || is_clean(&store));
 }
 
 #[test]
-fn a_file_that_the_disk_cannot_give_back_ends_the_download_and_not_the_server() {
+fn unreadable_file_ends_only_its_download() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
     let server = Process::start(&store, &[]);
     let bytes = file(1);
     let id = server.upload(&bytes);
-    // Truncated under the map: a read of it by the program would be SIGBUS, by the kernel EFAULT.
+    // Truncated under the map: a read by the program would raise SIGBUS, a read by the kernel returns EFAULT.
     assert_eq!(server.download(&id, &[("Range", "bytes=0-0")]).status, 206);
     let found = files_below(&store.join("objects"));
     let object = std::fs::OpenOptions::new()

@@ -1,14 +1,16 @@
-//! What a first start makes survives a power cut: names are synced before anything that depends on them is handed out.
+//! The first start survives a power failure: names are synced before anything that depends on them is published.
 //!
-//! Read from the order of the system calls, which strace sees from outside.
+//! strace shows the order of the system calls.
 
 use std::{collections::BTreeSet, path::Path, process::Command};
 
-use crate::support::process::{Process, command, kill, poll};
+use rustix::process::Signal;
+
+use crate::support::process::{Launch, Process, command, poll, send};
 
 const CALLS: &str = "mkdir,mkdirat,link,linkat,rename,renameat,renameat2,fsync,write,writev,sendto";
 
-/// The calls of one run in their order, resumed ones put together.
+/// The calls of one run in order; resumed calls are joined.
 fn traced(log: &Path, program: &Command, until: &str) -> Vec<String> {
     let mut strace = Command::new("strace");
     strace
@@ -29,18 +31,18 @@ fn traced(log: &Path, program: &Command, until: &str) -> Vec<String> {
         .stderr(std::process::Stdio::null());
     let mut child = strace.spawn().expect("strace is installed");
     let read = || String::from_utf8_lossy(&std::fs::read(log).unwrap_or_default()).into_owned();
-    poll("the line that hands something out", || {
+    poll("the line that publishes something", || {
         read().contains(until) || child.try_wait().expect("a child").is_some()
     });
     let text = read();
-    // strace passes the end of its own on to nobody: the traced program is ended by its id.
+    // strace does not pass signals on, so the traced program is killed by its id.
     for pid in text
         .lines()
         .filter_map(|line| line.split(' ').next()?.parse().ok())
         .collect::<BTreeSet<u32>>()
     {
         if Path::new(&format!("/proc/{pid}")).exists() {
-            kill(pid);
+            send(pid, Signal::KILL);
         }
     }
     child.wait().expect("a child");
@@ -48,7 +50,7 @@ fn traced(log: &Path, program: &Command, until: &str) -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
-/// The paths in quotes or behind a descriptor, names in an open directory joined to it.
+/// The paths in quotes or behind a descriptor; names in an open directory are joined to it.
 fn paths(call: &str) -> Vec<String> {
     let joined = call.replace(">, \"", "/");
     let cut = joined.split(['"', '<', '>']);
@@ -84,7 +86,7 @@ fn assert_synced_before(calls: &[String], above: &Path, until: &str) {
         let Ok(below) = Path::new(&path).strip_prefix(above) else {
             continue;
         };
-        // What may be lost: unfinished uploads, and what is made again.
+        // Unfinished uploads and derivatives may be lost.
         let text = below.display().to_string();
         if ["/tmp", "/derived", "/parts", "/objects", ".probe"]
             .iter()
@@ -109,21 +111,22 @@ fn assert_synced_before(calls: &[String], above: &Path, until: &str) {
 }
 
 #[test]
-fn a_first_start_syncs_every_new_directory() {
+fn first_start_syncs_new_directories() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("a/b/data");
-    let server = crate::support::process::serve(&store, &[]);
+    let server = Launch::new(&store).command();
     let calls = traced(&directory.path().join("strace"), &server, "listening on");
     assert_synced_before(&calls, directory.path(), "listening on");
 }
 
+/// Another process has linked the key file and not yet removed its draft.
 #[test]
-fn a_key_that_another_process_is_making_is_synced_by_its_reader() {
+fn reader_syncs_unfinished_key_file() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
     drop(Process::start(&store, &[]));
     let keys = store.join("keys");
-    // As between the link and the removal of the draft.
+    // The state between the link and the removal of the draft.
     std::fs::hard_link(
         keys.join("token-keys.toml"),
         keys.join(".token-keys.toml.draft"),

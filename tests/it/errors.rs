@@ -1,4 +1,4 @@
-//! The error table of Easemob's API, a check a row. What else may come over the wire: `odd_requests.rs`.
+//! The error table of the Easemob API, one check per row. `odd_requests.rs` tests other requests.
 
 use std::collections::HashSet;
 
@@ -8,7 +8,7 @@ use crate::support::{Answer, BASE, Form, TestServer, assert_error, head, photo};
 
 const NEVER: &str = "0190a5c4-5a7b-7000-8000-000000000000";
 
-/// One row: status, `error`, `error_description`; and what stands on every error.
+/// Checks one row: status, `error`, `error_description`, and the fields that every error has.
 #[track_caller]
 fn check(answer: &Answer, status: u16, error: &str, description: &str) {
     let json = assert_error(answer, status, error);
@@ -25,7 +25,7 @@ fn check(answer: &Answer, status: u16, error: &str, description: &str) {
     assert!(answer.header("x-request-id").is_some());
 }
 
-/// An id as the server makes them now, of no file.
+/// A valid id of no file.
 fn fresh_id(server: &TestServer) -> String {
     chatfiles::store::ObjectId::new(server.clock.now(), &[7; 10]).to_string()
 }
@@ -41,14 +41,14 @@ fn two_tenants() -> TestServer {
 }
 
 #[test]
-fn row_400_a_form_without_a_file() {
+fn row_400_form_without_file() {
     let server = TestServer::start();
     let answer = server.upload(&Form::new().field("x", "y"), &[]);
     check(&answer, 400, "illegal_argument", "file must be provided.");
 }
 
 #[test]
-fn rows_401_no_token_an_expired_one_and_a_corrupt_one() {
+fn row_401_missing_expired_corrupt_token() {
     const MISSING: (&str, &str) = ("unauthorized", "Unable to authenticate (OAuth)");
     const EXPIRED: (&str, &str) = (
         "unauthorized",
@@ -115,7 +115,7 @@ fn rows_401_no_token_an_expired_one_and_a_corrupt_one() {
 }
 
 #[test]
-fn row_403_a_wrong_or_missing_secret() {
+fn row_403_wrong_or_missing_secret() {
     let server = TestServer::start();
     let answer = server.upload(
         &Form::new().file("a.txt", "text/plain", b"hello"),
@@ -140,7 +140,7 @@ fn row_403_a_wrong_or_missing_secret() {
 }
 
 #[test]
-fn rows_404_a_file_that_never_was_and_one_that_is_expired() {
+fn row_404_unknown_or_expired_file() {
     let server = TestServer::with("retention.chatfile_days = 1");
     let id = server.store_file("a.txt", "text/plain", b"hello");
     let fresh = fresh_id(&server);
@@ -161,7 +161,7 @@ fn rows_404_a_file_that_never_was_and_one_that_is_expired() {
 }
 
 #[test]
-fn row_404_a_tenant_that_is_not_served() {
+fn row_404_unknown_tenant() {
     let server = TestServer::start();
     for (org, app) in [
         ("no", "body"),
@@ -189,7 +189,7 @@ fn row_404_a_tenant_that_is_not_served() {
 }
 
 #[test]
-fn row_404_a_path_that_does_not_exist() {
+fn row_404_unknown_path() {
     let server = TestServer::start();
     for path in [
         "/",
@@ -220,7 +220,7 @@ fn row_404_a_path_that_does_not_exist() {
 }
 
 #[test]
-fn row_405_names_the_methods_that_the_path_has() {
+fn row_405_names_allowed_methods() {
     let server = TestServer::start();
     let parts = format!("{BASE}/sdk/chatfiles/part-upload");
     for (path, allowed) in [
@@ -275,7 +275,7 @@ fn rows_413_and_415() {
 }
 
 #[test]
-fn row_503_the_limit_and_the_setting_that_makes_it_429() {
+fn row_503_or_429_rate_limit() {
     for (setting, status) in [("", 503), ("limits.status = 429\n", 429)] {
         let server = TestServer::with(&format!(
             "{setting}limits.calls_per_second = 1\nlimits.calls_burst = 2"
@@ -284,7 +284,7 @@ fn row_503_the_limit_and_the_setting_that_makes_it_429() {
             format!("{BASE}/chatfiles/{NEVER}"),
             "/no/such/path/at/all".into(),
         ] {
-            // More than three only where the machine is so slow that the bucket fills in between.
+            // More than three only on a machine so slow that the bucket refills in between.
             let answer = (0..20)
                 .map(|_| server.get(&path, &[]))
                 .find(|answer| answer.status == status);
@@ -302,12 +302,12 @@ fn row_503_the_limit_and_the_setting_that_makes_it_429() {
 }
 
 #[test]
-fn row_503_what_cannot_be_answered_now() {
+fn row_503_unavailable() {
     let server = TestServer::start();
     let authorization = authorization(&server);
     let path = format!("{BASE}/sdk/chatfiles/part-upload");
     let begin = || server.request("POST", &path, &[("Authorization", &authorization)], b"");
-    // As many unfinished uploads in parts as one user may have.
+    // The maximum number of unfinished uploads in parts per user.
     for _ in 0..16 {
         assert_eq!(begin().status, 200);
     }
@@ -328,8 +328,9 @@ fn row_503_what_cannot_be_answered_now() {
     );
 }
 
+/// Downloads go on.
 #[test]
-fn row_507_the_free_space_floor_stops_uploads_and_not_downloads() {
+fn row_507_free_space_floor() {
     let directory = tempfile::tempdir().unwrap();
     let server = TestServer::in_directory(directory.path(), "");
     let id = server.store_file("a.txt", "text/plain", b"hello");
@@ -342,7 +343,7 @@ fn row_507_the_free_space_floor_stops_uploads_and_not_downloads() {
 }
 
 #[test]
-fn row_500_shows_nothing_of_the_inside() {
+fn row_500_shows_no_details() {
     let server = TestServer::start();
     let id = server.store_file("a.jpg", "image/jpeg", &photo());
     let object = server
@@ -357,6 +358,6 @@ fn row_500_shows_nothing_of_the_inside() {
     for inside in [&*root, "objects", "trailer", "src/", ".rs", "os error"] {
         assert!(!text.contains(inside), "{inside}: {text}");
     }
-    let id = server.store_file("a.txt", "text/plain", b"the server goes on");
+    let id = server.store_file("a.txt", "text/plain", b"the server continues");
     assert_eq!(server.download(&id, &[]).status, 200);
 }

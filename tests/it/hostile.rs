@@ -1,4 +1,4 @@
-//! Clients that lie, stall, flood and send what nobody would: the right error each time, and nothing stays.
+//! Clients that lie, stall, flood and send invalid requests: each gets the right error, and nothing is left behind.
 
 mod chunks;
 mod connections;
@@ -15,12 +15,12 @@ use crate::support::{
     BASE, Connection, Form, Random, TestServer, assert_error, head, process::poll,
 };
 
-/// The head of an upload, with these headers beside the token.
+/// The head of an upload, with these headers and a token.
 fn upload_head(server: &TestServer, form: &Form, headers: &[(&str, &str)]) -> Vec<u8> {
     server.upload_head("mallory", form, headers)
 }
 
-/// Sends a body in so many pieces, 20 ms apart, as long as the server takes them.
+/// Sends a body in `pieces` pieces, 20 ms apart, until the server stops reading.
 fn trickle(connection: &mut Connection, body: &[u8], pieces: usize) {
     for piece in body.chunks(body.len().div_ceil(pieces)) {
         std::thread::sleep(std::time::Duration::from_millis(20));
@@ -36,14 +36,14 @@ fn assert_nothing_stays(server: &TestServer) {
     assert!(server.files_in("objects").is_empty());
 }
 
-/// It still answers, on a new connection.
+/// Checks that the server responds on a new connection.
 #[track_caller]
 fn assert_alive(server: &TestServer) {
     assert_eq!(server.get("/healthz", &[]).status, 200);
 }
 
 #[test]
-fn a_body_of_one_byte_over_is_refused_and_one_of_the_limit_is_taken() {
+fn accepts_limit_not_one_byte_more() {
     const LIMIT: usize = 10 << 20;
     let server = TestServer::start();
     let over = Form::new().file("f", "text/plain", &vec![b'x'; LIMIT + 1]);
@@ -56,7 +56,7 @@ fn a_body_of_one_byte_over_is_refused_and_one_of_the_limit_is_taken() {
         };
         let head = upload_head(&server, &over, &[(headers.0, &headers.1)]);
         connection.send(&head).unwrap();
-        // Cut off on the way: the answer is read all the same.
+        // The server may close early; the response is read anyway.
         let _ = connection.send(&body);
         let answer = connection.answer("POST").unwrap();
         assert_error(&answer, 413, "file exceeding maximum limit");
@@ -78,11 +78,11 @@ fn chunked(body: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_content_length_that_lies_is_believed_and_the_upload_refused() {
+fn overlong_content_length_is_refused() {
     let server = TestServer::start();
     let form = Form::new().file("f", "text/plain", &vec![b'x'; 300_000]);
     let body = form.bytes();
-    // Less than is sent: the form is cut; what follows is no request.
+    // Less than is sent: the form is truncated, and the rest is not a valid request.
     for less in [1, body.len() / 2, body.len() - 10] {
         let mut connection = server.connect();
         let length = (body.len() - less).to_string();
@@ -90,10 +90,10 @@ fn a_content_length_that_lies_is_believed_and_the_upload_refused() {
         sent.extend_from_slice(&body);
         let _ = connection.send(&sent);
         let answer = connection.answer("POST").unwrap();
-        // The last bytes are the line end after the closing boundary: without them the form is whole.
+        // The last bytes are the line end after the closing boundary. Without them, the form is complete.
         if less == 1 {
             assert_eq!(answer.status, 200);
-            // What is left over is the beginning of a request that never comes.
+            // The rest is the beginning of a request that never ends.
             connection.stream().shutdown(Shutdown::Write).unwrap();
             assert!(connection.rest().is_empty());
             let json = answer.json();
@@ -105,7 +105,7 @@ fn a_content_length_that_lies_is_believed_and_the_upload_refused() {
         }
         assert_nothing_stays(&server);
     }
-    // More than is sent, and then the end.
+    // Announces more bytes than it sends, then ends.
     for more in [1, 1_000_000] {
         let mut connection = server.connect();
         let length = (body.len() + more).to_string();
@@ -122,7 +122,7 @@ fn a_content_length_that_lies_is_believed_and_the_upload_refused() {
 }
 
 #[test]
-fn a_content_length_that_is_none_is_refused() {
+fn invalid_content_length_is_refused() {
     let server = TestServer::start();
     let form = Form::new().file("f", "text/plain", b"x");
     for (lengths, expected) in [
@@ -133,7 +133,7 @@ fn a_content_length_that_is_none_is_refused() {
         (&["10485760000"], 413),
         (&["9223372036854775807"], 413),
         (&["18446744073709551613"], 413),
-        // The two that hyper keeps for itself.
+        // hyper reserves these two values.
         (&["18446744073709551614"], 431),
         (&["18446744073709551615"], 431),
     ] {
@@ -153,9 +153,9 @@ fn a_content_length_that_is_none_is_refused() {
 }
 
 #[test]
-fn a_connection_cut_at_any_tenth_of_an_upload_leaves_nothing() {
+fn cut_upload_leaves_nothing() {
     let server = TestServer::start();
-    // A tenth is more than is gathered before there is a file.
+    // A tenth is more than the server buffers before it creates a file.
     let form = Form::new().file("f", "text/plain", &vec![b'x'; 2 << 20]);
     let announced = form.bytes().len().to_string();
     let chunks = chunked(&form.bytes());
@@ -179,7 +179,7 @@ fn a_connection_cut_at_any_tenth_of_an_upload_leaves_nothing() {
 }
 
 #[test]
-fn a_body_that_stalls_is_given_up_with_408_and_leaves_nothing() {
+fn stalled_body_gets_408() {
     let server = TestServer::with("[server]\nbody_idle_timeout_seconds = 1");
     let form = Form::new().file("f", "text/plain", &vec![b'x'; 300_000]);
     let body = form.bytes();
@@ -197,8 +197,9 @@ fn a_body_that_stalls_is_given_up_with_408_and_leaves_nothing() {
     }
 }
 
+/// A body that is just fast enough is accepted.
 #[test]
-fn a_body_that_trickles_is_given_up_with_408_and_one_that_is_fast_enough_is_not() {
+fn trickling_body_gets_408() {
     let slow = "[server]\nbody_idle_timeout_seconds = 1\nbody_bytes_per_second_min = ";
     let form = Form::new().file("f", "text/plain", &vec![b'x'; 300_000]);
     let body = form.bytes();
@@ -209,7 +210,7 @@ fn a_body_that_trickles_is_given_up_with_408_and_one_that_is_fast_enough_is_not(
         connection
             .send(&upload_head(&server, &form, &[("Content-Length", &length)]))
             .unwrap();
-        // Never a pause that is too long by itself: 60 pieces take more than a second, 300 more than six.
+        // No pause is too long by itself, but 60 pieces take more than a second, and 300 more than six.
         trickle(&mut connection, &body, pieces);
         let answer = connection.answer("POST").unwrap();
         assert_eq!(answer.status, status, "{rate}");
@@ -217,8 +218,8 @@ fn a_body_that_trickles_is_given_up_with_408_and_one_that_is_fast_enough_is_not(
 }
 
 #[test]
-fn a_body_that_takes_too_long_is_given_up_with_408_whatever_its_pace() {
-    // Neither pauses nor pace give it away: 15 KB a second.
+fn overlong_body_time_gets_408() {
+    // Neither the pauses nor the rate are too low: 15 KB/s.
     let server = TestServer::with("[server]\nrequest_timeout_seconds = 2");
     let form = Form::new().file("f", "text/plain", &vec![b'x'; 300_000]);
     let body = form.bytes();
@@ -241,7 +242,7 @@ fn a_body_that_takes_too_long_is_given_up_with_408_whatever_its_pace() {
     assert_eq!(server.files_in("objects").len(), 1);
 }
 
-/// Repeats `piece` until the server closes, at most 1 GB; returns how many bytes it took.
+/// Repeats `piece` until the server closes, up to 1 GB; returns the number of bytes accepted.
 fn send_until_closed(connection: &mut Connection, first: &[u8], piece: &[u8]) -> usize {
     let pieces = piece.repeat((256 << 10) / piece.len() + 1);
     let stream = connection.stream();
@@ -256,7 +257,7 @@ fn send_until_closed(connection: &mut Connection, first: &[u8], piece: &[u8]) ->
 }
 
 #[test]
-fn an_epilogue_of_a_gigabyte_is_refused_early() {
+fn huge_epilogue_is_refused_early() {
     let server = TestServer::start();
     let form = Form::new().file("f", "text/plain", b"small");
     let mut connection = server.connect();
@@ -269,14 +270,14 @@ fn an_epilogue_of_a_gigabyte_is_refused_early() {
     chunk.resize(chunk.len() + 0x10000, b'e');
     chunk.extend_from_slice(b"\r\n");
     let sent = send_until_closed(&mut connection, &first, &chunk);
-    // What the server reads on for the client's sake is bounded by 64 MiB, the rest is in the sockets.
+    // After a refusal, the server reads at most 64 MiB; the rest is in the socket buffers.
     assert!(sent < 100 << 20, "{sent} bytes were taken");
     assert_nothing_stays(&server);
     assert_alive(&server);
 }
 
 #[test]
-fn random_bytes_as_requests_never_end_the_server() {
+fn random_requests_never_end_server() {
     let server = TestServer::with("[server]\nheader_timeout_seconds = 1");
     let mut random = Random::new();
     let form = Form::new().file("f", "image/png", b"\x89PNG");
@@ -298,7 +299,7 @@ fn random_bytes_as_requests_never_end_the_server() {
             }
         };
         let mut connection = server.connect();
-        // Refused at any byte, and closed.
+        // The server may refuse and close at any byte.
         let _ = connection.send(&bytes);
         let _ = connection.stream().shutdown(Shutdown::Write);
         let answer = String::from_utf8_lossy(&connection.rest()).into_owned();
@@ -325,7 +326,7 @@ fn damaged(bytes: &[u8], random: &mut Random) -> Vec<u8> {
 }
 
 #[test]
-fn a_client_that_sends_a_byte_at_a_time_is_served_all_the_same() {
+fn byte_by_byte_client_is_served() {
     let server = TestServer::start();
     let form = Form::new().file("f", "text/plain", b"slow but honest");
     let body = form.bytes();

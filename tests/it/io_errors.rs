@@ -1,5 +1,5 @@
-//! A disk that fails or lies, and a store that refuses: the server lives, serves others, and says nothing of
-//! its inside.
+//! A disk that fails or returns wrong data, and a store that refuses: the server keeps running, serves others, and
+//! reveals no internals.
 
 use std::{
     fs,
@@ -14,7 +14,7 @@ use crate::support::{
     Answer, BASE, Form, Step, TestServer, assert_error, faulty_server, head, photo,
 };
 
-/// The kinds that a store may fail with, and what a client is told.
+/// The error kinds of a store, and the response to each.
 const KINDS: &[(Kind, u16, &str)] = &[
     (Kind::Internal, 500, "internal_error"),
     (Kind::StorageFull, 507, "insufficient_storage"),
@@ -40,7 +40,7 @@ fn assert_refused(answer: &Answer, kind: Kind, status: u16, error: &str) {
 }
 
 #[test]
-fn a_store_that_refuses_an_upload_keeps_nothing_of_it() {
+fn failed_upload_leaves_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let (server, faults) = faulty_server(directory.path());
     let form = Form::new().file("a.jpg", "image/jpeg", &photo());
@@ -64,7 +64,7 @@ fn a_store_that_refuses_an_upload_keeps_nothing_of_it() {
     assert_eq!(server.files_in("objects").len(), 1);
 }
 
-/// Nothing but locks lies under `tmp/`. The removal is the dropped upload's and may end after the answer.
+/// Only lock files are left in `tmp/`. The dropped upload is removed in the background, possibly after the response.
 fn assert_no_uploads(server: &TestServer) {
     let deadline = server.clock.monotonic() + Duration::from_secs(10);
     let uploads = || -> Vec<PathBuf> {
@@ -81,12 +81,12 @@ fn assert_no_uploads(server: &TestServer) {
 }
 
 #[test]
-fn a_store_that_refuses_a_download_is_asked_again_the_next_time() {
+fn failed_download_is_retried_next_time() {
     let directory = tempfile::tempdir().unwrap();
     let (mut server, _) = faulty_server(directory.path());
     let id = server.store_file("a.jpg", "image/jpeg", &photo());
     server.stop();
-    // Anew, so that the file is not open already.
+    // A new server, so that the file is not open yet.
     let (server, faults) = faulty_server(directory.path());
     for (kind, status, error) in KINDS {
         faults.set(Some((Step::Open, *kind)));
@@ -104,7 +104,7 @@ fn a_store_that_refuses_a_download_is_asked_again_the_next_time() {
 }
 
 #[test]
-fn a_thumbnail_that_cannot_be_kept_or_read_back_is_made_and_served() {
+fn uncached_thumbnail_is_still_served() {
     let directory = tempfile::tempdir().unwrap();
     let (server, faults) = faulty_server(directory.path());
     for step in [Step::PutDerived, Step::Derived] {
@@ -125,7 +125,7 @@ fn a_thumbnail_that_cannot_be_kept_or_read_back_is_made_and_served() {
     assert_eq!(server.files_in("derived").len(), KINDS.len());
 }
 
-/// The one object's file.
+/// The file of the only object.
 fn object_path(server: &TestServer, id: &str) -> PathBuf {
     let objects = server.files_in("objects");
     let path = objects
@@ -144,7 +144,7 @@ fn truncate(path: &Path, len: u64) {
         .unwrap();
 }
 
-/// Asks for the file; whatever the status, says what came of the body, which may be cut.
+/// Requests the file and returns the status and the body, which may be truncated.
 fn fetch(server: &TestServer, id: &str, headers: &[(&str, &str)]) -> Vec<u8> {
     let authorization = format!("Bearer {}", server.token("alice"));
     let mut all = vec![
@@ -160,8 +160,8 @@ fn fetch(server: &TestServer, id: &str, headers: &[(&str, &str)]) -> Vec<u8> {
 }
 
 #[test]
-fn a_file_truncated_under_a_running_download_cuts_it_and_nothing_else() {
-    // More than the buffers of both sockets hold.
+fn truncation_cuts_only_running_download() {
+    // More than the socket buffers of both sides hold.
     const LEN: usize = 48 << 20;
     let server = TestServer::with("[limits]\nupload_bytes_max = 60000000");
     let large = vec![0x5a; LEN];
@@ -178,7 +178,7 @@ fn a_file_truncated_under_a_running_download_cuts_it_and_nothing_else() {
         .map(|_| {
             let mut connection = server.connect();
             connection.send(&request).unwrap();
-            // It runs: the first bytes are here.
+            // The transfer has started: the first bytes arrived.
             connection.stream().read_exact(&mut [0; 1000]).unwrap();
             connection
         })
@@ -191,8 +191,8 @@ fn a_file_truncated_under_a_running_download_cuts_it_and_nothing_else() {
             "{} bytes of a file that is gone",
             rest.len()
         );
-        // What waits in the socket are the page cache's own pages, and a truncation clears the rest of a large one:
-        // the file's bytes, or zeros, then the cut; never anything else.
+        // Pages of the page cache wait in the socket, and the truncation clears the rest of a large page. The client
+        // may see the file's bytes or zeros, then the end, but nothing else.
         let is_of_file = |byte: &&u8| **byte == 0x5a || **byte == 0;
         assert!(rest.iter().filter(is_of_file).count() + 2000 > rest.len());
         assert!(
@@ -200,7 +200,7 @@ fn a_file_truncated_under_a_running_download_cuts_it_and_nothing_else() {
             "others are served"
         );
     }
-    // It is open still, and hot: neither its bytes nor its thumbnail must kill anybody.
+    // The file is still open and cached: neither its bytes nor its thumbnail may crash the server.
     for headers in [
         &[][..],
         &[("Range", "bytes=1000000-2000000")],
@@ -209,7 +209,7 @@ fn a_file_truncated_under_a_running_download_cuts_it_and_nothing_else() {
     ] {
         let answer = fetch(&server, &id, headers);
         assert!(
-            // Heads, and what is left of the file at the most.
+            // At most response heads and the rest of the file.
             answer.len() < 8192 + 4096,
             "{headers:?}: {}",
             answer.len()
@@ -222,7 +222,7 @@ fn a_file_truncated_under_a_running_download_cuts_it_and_nothing_else() {
 }
 
 #[test]
-fn a_small_file_truncated_while_it_is_open_is_not_served_as_whole() {
+fn truncated_open_file_is_not_whole() {
     let server = TestServer::start();
     let photo = photo();
     let images = concat!(
@@ -243,7 +243,7 @@ fn a_small_file_truncated_while_it_is_open_is_not_served_as_whole() {
         );
         let cut_thumbnail = server.download(&id, &[("thumbnail", "true")]);
         assert_error(&cut_thumbnail, 500, "internal_error");
-        // What needs no byte of it is answered.
+        // A request that needs none of its bytes succeeds.
         assert_eq!(server.download(&id, &[("If-None-Match", "*")]).status, 304);
         assert!(
             server.download(&other, &[]).body == photo,
@@ -252,11 +252,11 @@ fn a_small_file_truncated_while_it_is_open_is_not_served_as_whole() {
     }
 }
 
-/// What becomes of a file's bytes.
+/// Damages the bytes of a file.
 type Damage = fn(&mut Vec<u8>);
 
 #[test]
-fn a_damaged_trailer_is_an_internal_error_that_shows_nothing() {
+fn damaged_trailer_is_500_without_details() {
     let directory = tempfile::tempdir().unwrap();
     let mut server = TestServer::in_directory(directory.path(), "");
     let ids: Vec<_> = (0..8)
@@ -323,7 +323,7 @@ fn a_damaged_trailer_is_an_internal_error_that_shows_nothing() {
             "{name}: others are served"
         );
     }
-    // An error is not remembered: what was repaired is served.
+    // Errors are not cached: a repaired file is served.
     for ((path, file), id) in kept.into_iter().zip(&ids) {
         fs::write(path, file).unwrap();
         assert!(server.download(id, &[]).body == photo());
@@ -331,7 +331,7 @@ fn a_damaged_trailer_is_an_internal_error_that_shows_nothing() {
 }
 
 #[test]
-fn what_is_no_file_in_an_objects_place_is_never_served() {
+fn non_files_are_never_served() {
     let directory = tempfile::tempdir().unwrap();
     let mut server = TestServer::in_directory(directory.path(), "");
     let [folder, link, gone, source] =

@@ -1,7 +1,7 @@
-//! The rate limit: who shares a bucket, what a refusal looks like, and what does not count.
+//! The rate limit: who shares a bucket, what a refusal looks like, and what is exempt.
 //!
-//! Calls are sent in one write and answered in turn, so that the time between them is the server's own.
-//! Where the exact number matters, the time that a burst took is taken into account.
+//! Requests are sent in one write and answered in order, so the time between them is the server's own. Where the exact
+//! number matters, the duration of a burst is taken into account.
 
 mod budget;
 mod clients;
@@ -12,11 +12,11 @@ use std::{net::Ipv4Addr, time::Duration};
 use chatfiles::{config::File, time::Clock};
 
 use crate::support::{
-    Answer, BASE, Connection, Form, TestServer, assert_error, eventually, head, open_from,
+    Answer, BASE, Connection, Form, TestServer, assert_error, head, open_from, poll,
 };
 
 const OTHER: &str = "/other-org/other-app";
-/// One call, and a second for the next: two calls at once tell whether they share a bucket.
+/// One request per second without a burst: two requests at once show whether they share a bucket.
 pub(super) const ONE: &str = "[limits]\ncalls_per_second = 1\ncalls_burst = 1\n";
 pub(super) const OTHER_TENANT: &str = "
     [[tenant]]
@@ -27,7 +27,7 @@ pub(super) const OTHER_TENANT: &str = "
     app = \"other-app\"
     ";
 
-/// A whole request in bytes.
+/// A complete request as bytes.
 pub(super) fn call(method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
     let mut bytes = head(
         method,
@@ -39,12 +39,12 @@ pub(super) fn call(method: &str, path: &str, headers: &[(&str, &str)], body: &[u
     bytes
 }
 
-/// A call that needs no token: it is counted before the credential is looked at.
+/// A request without a token. It is counted before the credentials are checked.
 pub(super) fn get(path: &str) -> Vec<u8> {
     call("GET", path, &[], b"")
 }
 
-/// Sends all at once and reads the answers; also how many seconds passed.
+/// Sends all requests at once and reads the responses; also returns the duration in seconds.
 pub(super) fn burst(connection: &mut Connection, calls: &[Vec<u8>]) -> (Vec<Answer>, f64) {
     let clock = Clock::system();
     let started = clock.monotonic();
@@ -63,7 +63,7 @@ pub(super) fn burst(connection: &mut Connection, calls: &[Vec<u8>]) -> (Vec<Answ
     (answers, (clock.monotonic() - started).as_secs_f64())
 }
 
-/// Whether the limiter refused the call; if so, it did in the contract's words.
+/// Whether the rate limit refused the request. A refusal must have the text of the contract.
 #[track_caller]
 pub(super) fn is_refused(answer: &Answer) -> bool {
     let is_refused = answer.header("retry-after").is_some();
@@ -81,7 +81,7 @@ pub(super) fn is_refused(answer: &Answer) -> bool {
     is_refused
 }
 
-/// Whether the second of two calls at once is refused for the first.
+/// Whether the second of two requests at once is refused.
 #[track_caller]
 pub(super) fn share(connection: &mut Connection, first: &[u8], second: &[u8]) -> bool {
     let (answers, seconds) = burst(connection, &[first.to_vec(), second.to_vec()]);
@@ -91,9 +91,9 @@ pub(super) fn share(connection: &mut Connection, first: &[u8], second: &[u8]) ->
     );
     assert!(
         seconds < 0.9,
-        "the machine is too slow to tell: {seconds} s"
+        "the machine is too slow for this test: {seconds} s"
     );
-    // A HEAD has no body to look at.
+    // A HEAD has no body.
     if second.starts_with(b"HEAD") {
         return answers[1].status == 503;
     }
@@ -120,19 +120,19 @@ fn upload(server: &TestServer, bytes: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn thirty_calls_a_second_are_the_default() {
+fn default_rate_is_thirty() {
     let defaults = File::default().validate().unwrap().tenant_defaults;
     assert_eq!((defaults.calls_per_second, defaults.calls_burst), (30, 30));
 }
 
 #[test]
-fn thirty_calls_pass_back_to_back_and_the_thirty_first_does_not_on_each_interface() {
+fn burst_is_thirty_per_rate_class() {
     let picture = concat!(
         env!("CARGO_MANIFEST_DIR"),
         "/tests/data/images/baseline.jpg"
     );
     let picture = std::fs::read(picture).unwrap();
-    // At one call a second the 31st is refused unless the burst took a second; at 30 it is the vendor's.
+    // At one request per second, the 31st is refused unless the burst took a second. 30 is the vendor's default.
     for (per_second, calls) in [(1, 31), (30, 150)] {
         let server = TestServer::with(&format!("[limits]\ncalls_per_second = {per_second}"));
         let mut connection = server.connect();
@@ -145,7 +145,7 @@ fn thirty_calls_pass_back_to_back_and_the_thirty_first_does_not_on_each_interfac
         let path = format!("{BASE}/chatfiles/{id}");
         let with_token = [("Authorization", authorization.as_str())];
         let thumbnail = [with_token[0], ("thumbnail", "true")];
-        // One upload of the thirty was made above.
+        // One of the thirty uploads was made above.
         for (interface, call, passing) in [
             ("upload", upload(&server, b"hello"), 29),
             ("download", call("GET", &path, &with_token, b""), 30),
@@ -181,7 +181,7 @@ fn thirty_calls_pass_back_to_back_and_the_thirty_first_does_not_on_each_interfac
 }
 
 #[test]
-fn each_interface_and_each_app_has_a_bucket_of_its_own() {
+fn buckets_per_rate_class_and_app() {
     let server = TestServer::with(&format!("{ONE}{OTHER_TENANT}"));
     let file = format!("{BASE}/chatfiles/019aa000-0000-7000-8000-000000000000");
     let elsewhere = format!("{OTHER}/chatfiles/019aa000-0000-7000-8000-000000000000");
@@ -236,7 +236,7 @@ fn each_interface_and_each_app_has_a_bucket_of_its_own() {
         (token, post(&format!("{OTHER}/token")), false),
     ];
     for (number, (first, second, expected)) in (2..).zip(cases) {
-        // A client that nobody has seen before.
+        // A client address that was not used before.
         let mut connection = open_from(server.address, Ipv4Addr::new(127, 0, 1, number), None);
         let line = |call: &[u8]| {
             String::from_utf8_lossy(call)
@@ -254,14 +254,14 @@ fn each_interface_and_each_app_has_a_bucket_of_its_own() {
 }
 
 #[test]
-fn a_refused_upload_is_told_so_however_long_its_body() {
+fn refused_upload_gets_its_answer() {
     let server = TestServer::with(ONE);
     for (number, bytes) in (2..).zip([0_usize, 1, 50 << 10, 9 << 20]) {
         let from = Ipv4Addr::new(127, 0, 2, number);
         let mut connection = open_from(server.address, from, None);
         let (answers, _) = burst(&mut connection, &[upload(&server, b"x")]);
         assert_eq!(answers[0].status, 200);
-        // Sent whole before anything is read, as simple clients do.
+        // Sent completely before anything is read, as simple clients do.
         let mut connection = open_from(server.address, from, None);
         let _ = connection.send(&upload(&server, &vec![7; bytes]));
         assert!(
@@ -273,7 +273,7 @@ fn a_refused_upload_is_told_so_however_long_its_body() {
 }
 
 #[test]
-fn a_connection_goes_on_after_a_refusal() {
+fn connection_survives_refusal() {
     let server = TestServer::with(ONE);
     let mut connection = server.connect();
     let path = format!("{BASE}/chatfiles/x");
@@ -283,7 +283,7 @@ fn a_connection_goes_on_after_a_refusal() {
 }
 
 #[test]
-fn preflights_and_health_checks_do_not_count_and_are_never_refused() {
+fn preflight_and_health_are_exempt() {
     let server = TestServer::with(ONE);
     let mut connection = server.connect();
     let path = format!("{BASE}/chatfiles/x");
@@ -307,7 +307,7 @@ fn preflights_and_health_checks_do_not_count_and_are_never_refused() {
                 .iter()
                 .all(|answer| matches!(answer.status, 200 | 204))
         );
-        // The bucket was full the first time, and its emptiness stops none of them the second time.
+        // The bucket was full the first time. The second time it is empty, but still refuses none of them.
         if !is_refused(&burst(&mut connection, &[get(&path)]).0[0]) {
             assert!(is_refused(&burst(&mut connection, &[get(&path)]).0[0]));
         }
@@ -315,7 +315,7 @@ fn preflights_and_health_checks_do_not_count_and_are_never_refused() {
 }
 
 #[test]
-fn a_setting_turns_503_into_429_and_nothing_else() {
+fn status_setting_selects_429() {
     let server = TestServer::with(&format!("{ONE}status = 429"));
     let path = format!("{BASE}/chatfiles/x");
     let (answers, _) = burst(&mut server.connect(), &[get(&path), get(&path)]);
@@ -328,7 +328,7 @@ fn a_setting_turns_503_into_429_and_nothing_else() {
 }
 
 #[test]
-fn an_app_may_have_a_rate_of_its_own_or_none() {
+fn app_may_have_own_rate() {
     let server = TestServer::with(
         "[limits]
         calls_per_second = 1
@@ -352,7 +352,7 @@ fn an_app_may_have_a_rate_of_its_own_or_none() {
         let (answers, seconds) = burst(&mut connection, &vec![get(&path); 100]);
         assert!(
             seconds < 0.9,
-            "the machine is too slow to tell: {seconds} s"
+            "the machine is too slow for this test: {seconds} s"
         );
         let passed = answers.iter().filter(|answer| !is_refused(answer)).count();
         assert_eq!(passed, passing, "{org}");
@@ -360,19 +360,19 @@ fn an_app_may_have_a_rate_of_its_own_or_none() {
 }
 
 #[test]
-fn a_refused_client_is_served_again_after_a_while_and_not_faster_than_the_rate() {
+fn bucket_refills_at_the_rate() {
     let server = TestServer::with("[limits]\ncalls_per_second = 10\ncalls_burst = 3");
     let path = format!("{BASE}/chatfiles/x");
     let mut connection = server.connect();
     let clock = Clock::system();
     let started = clock.monotonic();
     let mut passed = 0;
-    eventually("eight calls pass", || {
+    poll("eight calls pass", || {
         let (answers, _) = burst(&mut connection, &vec![get(&path); 5]);
         passed += answers.iter().filter(|answer| !is_refused(answer)).count();
         passed >= 8
     });
-    // 3 at once, and 5 refilled at 10 a second.
+    // A burst of 3, and 5 more at 10 requests per second.
     let elapsed = clock.monotonic() - started;
     assert!(
         elapsed >= Duration::from_millis(490),

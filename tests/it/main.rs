@@ -1,6 +1,6 @@
-//! One binary for all tests through the socket; the tree mirrors the URLs and the modules.
+//! One test binary for all tests over the socket. The module tree follows the URLs and the source modules.
 
-// A test says what should be there, and stops where it is not.
+// In tests, a failed expectation may panic.
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,

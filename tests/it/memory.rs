@@ -1,4 +1,4 @@
-//! The peak of resident memory, of the real program, under what costs the most.
+//! Peak resident memory of the real program under the most expensive requests.
 
 mod http2;
 mod sizing;
@@ -10,25 +10,26 @@ use crate::support::{
     process::{Process, id},
 };
 
-/// The aim, for any of these.
+/// The limit for all tests here.
 const PEAK_KB_MAX: u64 = 150 * 1024;
 const UPLOADS: usize = 200;
 const CLIENTS: usize = 4;
 const FILE_BYTES: usize = 10 << 20;
 const PIECE_BYTES: usize = 64 * 1024;
 
+/// Two hundred of 10 MB at the same time.
 #[test]
-fn two_hundred_uploads_of_10_mb_at_once_stay_under_150_mb() {
+fn uploads_stay_under_150_mb() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
-    // One address has half of the bytes in flight, which is less than they have.
+    // One address may use half of the upload budget, which is less than these uploads need.
     let flags = ["--durability", "none", "--exempt", "127.0.0.1/32"];
     let server = Process::start(&store, &flags);
     let idle_kb = server.status_kb("VmHWM");
     let bytes: Vec<u8> = (0..FILE_BYTES).map(|at| (at / 251) as u8).collect();
     let form = Form::new().file("f.bin", "application/octet-stream", &bytes);
     let (content_type, body) = (form.content_type(), form.bytes());
-    let authorization = format!("Bearer {}", server.token);
+    let authorization = format!("Bearer {}", server.token());
     let headers = [
         ("Authorization", authorization.as_str()),
         ("Content-Type", &content_type),
@@ -51,13 +52,13 @@ fn two_hundred_uploads_of_10_mb_at_once_stay_under_150_mb() {
                 for connection in &mut connections {
                     connection.send(head).unwrap();
                 }
-                // Piece by piece, so that all of them are on their way all the time.
+                // Piece by piece, so that all uploads are in progress all the time.
                 for (number, piece) in body.chunks(PIECE_BYTES).enumerate() {
                     if number == half {
                         halfway.wait();
                         if client == 0 {
                             let begun = files_below(&server.store.join("tmp")).len();
-                            assert_eq!(begun, UPLOADS, "are on their way");
+                            assert_eq!(begun, UPLOADS, "are in progress");
                         }
                         halfway.wait();
                     }
@@ -78,14 +79,14 @@ fn two_hundred_uploads_of_10_mb_at_once_stay_under_150_mb() {
 }
 
 #[test]
-fn bombs_are_refused_from_their_headers() {
+fn bombs_are_refused_by_header() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
     let server = Process::start(&store, &["--durability", "none"]);
     for (name, content_type) in [("bomb.png", "image/png"), ("bomb.jpg", "image/jpeg")] {
         let path = format!("{}/tests/data/images/{name}", env!("CARGO_MANIFEST_DIR"));
         let mut bytes = std::fs::read(path).unwrap();
-        // Over 10 KB, or the file would be its own thumbnail.
+        // More than 10 KB; otherwise the file would be its own thumbnail.
         bytes.resize(11 * 1024, 0);
         let form = Form::new().file(name, content_type, &bytes);
         let uploaded = server.request(
@@ -105,17 +106,17 @@ fn bombs_are_refused_from_their_headers() {
 }
 
 #[test]
-fn a_thousand_connections_that_send_nothing_or_half_a_head_cost_little() {
+fn silent_connections_cost_little() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
     let server = Process::start(&store, &[]);
     let before_kb = server.status_kb("VmRSS");
-    // From an address that is not the one below: one address may have no more than a thousand.
+    // A different address than below, because one address may have at most a thousand connections.
     let crowd = std::net::Ipv4Addr::new(127, 0, 0, 2);
     let mut connections: Vec<Connection> = (0..1000)
         .map(|_| crate::support::open_from(server.address, crowd, None))
         .collect();
-    // All are accepted once one that came after them is answered: a queue is served in order.
+    // The backlog is served in order: once a later connection is answered, all of these are accepted.
     assert_eq!(server.request("GET", "/healthz", &[], b"").status, 200);
     let silent_kb = server.status_kb("VmHWM").saturating_sub(before_kb);
     println!("1,000 connections that never spoke: {silent_kb} kB");

@@ -1,8 +1,9 @@
-//! The store's file system goes away, becomes read-only, fails, and comes back: what clients and operators are told.
+//! The store's file system disappears, becomes read-only, fails, and returns: what clients and operators see.
 
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
+    process::Command,
     sync::{
         Mutex,
         atomic::{AtomicBool, Ordering},
@@ -12,8 +13,10 @@ use std::{
 use crate::support::{
     Answer, BASE, Connection, Form, Random, TestServer, assert_error, files_below, head,
     lanying::{assert_code, file_sign, text, ticket_form},
+    mount::Mount,
     photo,
-    process::{Mount, Process, Strace, id, poll},
+    process::{Launch, Process, id, poll},
+    strace::Strace,
 };
 
 const OPERATOR: [&str; 2] = ["--operator-listen", "127.0.0.1:0"];
@@ -24,7 +27,7 @@ fn assert_gone(answer: &Answer) {
     assert!(answer.header("retry-after").is_some());
 }
 
-/// Asks for a file that no cache has.
+/// Downloads a file that is in no cache.
 fn download_unseen(server: &Process, id: &str) -> Answer {
     server.download(id, &[])
 }
@@ -57,24 +60,55 @@ fn healthy(server: &Process, operation: &str) -> bool {
     ))
 }
 
-/// Copies a store as a backup does, hard links and all.
+/// Copies a store like a backup, including hard links.
 fn copy(from: &Path, to: &Path) {
-    let copied = std::process::Command::new("cp")
-        .arg("-a")
-        .arg(from)
-        .arg(to)
-        .status();
+    let copied = Command::new("cp").arg("-a").arg(from).arg(to).status();
     assert!(copied.unwrap().success());
 }
 
+/// A store on a file system that can be unmounted: the directory `disk`, bind-mounted at `store`.
+struct Mounted {
+    mount: Option<Mount>,
+    store: PathBuf,
+    disk: PathBuf,
+    directory: tempfile::TempDir,
+}
+
+impl Mounted {
+    /// `None` where mounting is not allowed.
+    fn new() -> Option<Self> {
+        let directory = tempfile::tempdir().unwrap();
+        let [store, disk] = ["data", "disk"].map(|name| directory.path().join(name));
+        fs::create_dir(&disk).unwrap();
+        Some(Self {
+            mount: Some(Mount::bind(&disk, &store)?),
+            store,
+            disk,
+            directory,
+        })
+    }
+
+    fn unmount(&mut self) {
+        self.mount = None;
+    }
+
+    fn mount_again(&mut self) {
+        self.mount = Mount::bind(&self.disk, &self.store);
+        assert!(self.mount.is_some());
+    }
+
+    /// Number of files of unfinished uploads.
+    fn unfinished(&self) -> usize {
+        files_below(&self.disk.join("tmp")).len()
+    }
+}
+
 #[test]
-fn a_store_that_is_gone_is_answered_503_until_it_is_back() {
-    let directory = tempfile::tempdir().unwrap();
-    let (store, disk) = (directory.path().join("data"), directory.path().join("disk"));
-    fs::create_dir(&disk).unwrap();
-    let Some(mount) = Mount::bind(&disk, &store) else {
+fn absent_store_answers_503_until_back() {
+    let Some(mut mounted) = Mounted::new() else {
         return;
     };
+    let store = mounted.store.clone();
     let server = Process::start(&store, &OPERATOR);
     let ids: Vec<_> = (0..6)
         .map(|number| server.upload(format!("file {number}").as_bytes()))
@@ -89,23 +123,19 @@ fn a_store_that_is_gone_is_answered_503_until_it_is_back() {
     let parts = format!("{BASE}/sdk/chatfiles/part-upload/{}", id(&begun));
     await_ready(&server);
 
-    // For round 0 by one mount less, then by an empty directory and by another store over it.
-    let (empty, other) = (
-        directory.path().join("empty"),
-        directory.path().join("other"),
-    );
+    // Round 0 unmounts the store, round 1 mounts an empty directory over it, and round 2 another store.
+    let [empty, other] = ["empty", "other"].map(|name| mounted.directory.path().join(name));
     fs::create_dir(&empty).unwrap();
     drop(Process::start(&other, &[]));
     let other_files = files_below(&other);
-    let mut mount = Some(mount);
     for (round, over) in [None, Some(&empty), Some(&other)].into_iter().enumerate() {
         println!("round {round}");
-        // Seen, and so open.
+        // These are open now.
         assert_eq!(server.download(&ids[0], &[]).body, b"file 0");
         assert_eq!(server.download(&picture, &[]).status, 200);
         let mut above = None;
         match over {
-            None => drop(mount.take()),
+            None => mounted.unmount(),
             Some(over) => above = Mount::bind(over, &store),
         }
         assert_gone(&download_unseen(&server, &ids[1 + round]));
@@ -120,7 +150,7 @@ fn a_store_that_is_gone_is_answered_503_until_it_is_back() {
             b"",
         ));
         assert_gone(&server.request("DELETE", &parts, &[], b""));
-        // What is open is served on, and what needs to be made of it can be made.
+        // Open files are still served, and derivatives of them can be made.
         assert_eq!(server.download(&ids[0], &[]).body, b"file 0");
         assert_eq!(
             server.download(&picture, &[("thumbnail", "true")]).status,
@@ -129,7 +159,7 @@ fn a_store_that_is_gone_is_answered_503_until_it_is_back() {
         assert_not_ready(&server, "disk: ", 503);
         assert!(!healthy(&server, "read") && !healthy(&server, "write"));
         if over != Some(&other) {
-            // Nothing was made in the place of the store, not even a directory.
+            // Nothing was created in the mount point, not even a directory.
             let found: Vec<_> = fs::read_dir(&store).unwrap().collect();
             assert!(found.is_empty(), "{found:?}");
             let removed = server.command(&["rm", &ids[1]]);
@@ -138,20 +168,19 @@ fn a_store_that_is_gone_is_answered_503_until_it_is_back() {
         }
         drop(above);
         if over.is_none() {
-            mount = Mount::bind(&disk, &store);
-            assert!(mount.is_some());
+            mounted.mount_again();
         }
         await_ready(&server);
         assert_eq!(
             download_unseen(&server, &ids[1 + round]).body,
             format!("file {}", 1 + round).as_bytes()
         );
-        let stored = server.upload(b"it goes on");
-        assert_eq!(server.download(&stored, &[]).body, b"it goes on");
+        let stored = server.upload(b"it works again");
+        assert_eq!(server.download(&stored, &[]).body, b"it works again");
         assert!(healthy(&server, "read") && healthy(&server, "write"));
         let part = server.request("PUT", &format!("{parts}?part_number=1"), &[], b"part");
         assert_eq!(part.status, 200, "{}", part.text());
-        // The commands reach the server: what it has open is forgotten.
+        // The commands reach the server, which forgets open files.
         poll("the control socket", || {
             let removed = server.command(&["rm", &stored]);
             removed.status.success()
@@ -163,20 +192,18 @@ fn a_store_that_is_gone_is_answered_503_until_it_is_back() {
         other_files,
         "another store is left alone"
     );
-    assert!(files_below(&disk.join("tmp")).is_empty());
+    assert_eq!(mounted.unfinished(), 0);
     let scrub = server.command(&["scrub"]);
     assert!(scrub.status.success(), "{scrub:?}");
 }
 
 #[test]
-fn a_copy_of_the_store_is_taken_for_it() {
-    let directory = tempfile::tempdir().unwrap();
-    let [store, disk, restored] =
-        ["data", "disk", "restored"].map(|name| directory.path().join(name));
-    fs::create_dir(&disk).unwrap();
-    let Some(mount) = Mount::bind(&disk, &store) else {
+fn copy_of_store_is_accepted() {
+    let Some(mut mounted) = Mounted::new() else {
         return;
     };
+    let (store, disk) = (mounted.store.clone(), mounted.disk.clone());
+    let restored = mounted.directory.path().join("restored");
     let mut server = Process::start(&store, &OPERATOR);
     let id = server.upload(b"backed up");
     copy(&disk, &restored);
@@ -184,9 +211,9 @@ fn a_copy_of_the_store_is_taken_for_it() {
         let path = restored.join(left_out);
         let _ = fs::remove_dir_all(&path).or_else(|_| fs::remove_file(&path));
     }
-    // An upload that began in the one and ends in the other is refused: the other would not have it.
+    // An upload that starts in one store and ends in the other is refused, because the other does not have it.
     let form = Form::new().file("f.bin", "application/octet-stream", &vec![7; 1 << 20]);
-    let (authorization, content_type) = (format!("Bearer {}", server.token), form.content_type());
+    let (authorization, content_type) = (format!("Bearer {}", server.token()), form.content_type());
     let headers = [
         ("Authorization", &*authorization),
         ("Content-Type", &*content_type),
@@ -201,47 +228,42 @@ fn a_copy_of_the_store_is_taken_for_it() {
     sent.extend_from_slice(&bytes[..1 << 19]);
     let mut under_way = Connection::open(server.address);
     under_way.send(&sent).unwrap();
-    poll("its file", || files_below(&disk.join("tmp")).len() == 1);
-    drop(mount);
+    poll("its file", || mounted.unfinished() == 1);
+    mounted.unmount();
     let _mount = Mount::bind(&restored, &store).unwrap();
     await_ready(&server);
     under_way.send(&bytes[1 << 19..]).unwrap();
     assert_gone(&under_way.answer("POST").unwrap());
-    assert!(files_below(&disk.join("tmp")).is_empty());
+    assert_eq!(mounted.unfinished(), 0);
     assert_eq!(server.download(&id, &[]).body, b"backed up");
     let before = files_below(&disk.join("objects")).len();
     server.upload(b"new");
     assert_eq!(files_below(&disk.join("objects")).len(), before);
     assert_eq!(files_below(&restored.join("objects")).len(), before + 1);
-    // Its lock was taken too.
-    let second = crate::support::process::serve(&store, &[])
-        .output()
-        .unwrap();
+    // The server has locked the copy as well.
+    let second = Launch::new(&store).command().output().unwrap();
     assert_eq!(second.status.code(), Some(1));
     let said = String::from_utf8_lossy(&second.stderr).into_owned();
     assert!(said.contains("in use by another server"), "{said}");
-    // And is handed over, not that of the store as it was.
+    // The copy is handed over, not the original store.
     let address = server.address.to_string();
     let heir = Process::start(&store, &["--take-over", "--listen", &address]);
-    assert!(server.wait().is_some(), "it lives");
+    server.wait();
     assert_eq!(heir.download(&id, &[]).body, b"backed up");
     heir.upload(b"newer");
 }
 
-/// Whatever moment a mount goes and comes in: what was answered is there, and nothing lies in the mount point.
+/// At any moment of a mount or unmount: answered uploads exist, and the mount point stays empty.
 #[test]
-fn mounts_that_come_and_go_under_load_lose_no_upload() {
+fn remounts_under_load_lose_nothing() {
     const ROUNDS: usize = 6;
     const UPLOADERS: u64 = 4;
-    let directory = tempfile::tempdir().unwrap();
-    let (store, disk) = (directory.path().join("data"), directory.path().join("disk"));
-    fs::create_dir(&disk).unwrap();
-    let Some(mount) = Mount::bind(&disk, &store) else {
+    let Some(mut mounted) = Mounted::new() else {
         return;
     };
+    let store = mounted.store.clone();
     let server = Process::start(&store, &OPERATOR);
     let seed = Random::new().next();
-    let mut mount = Some(mount);
     let (is_over, answered) = (AtomicBool::new(false), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for number in 0..UPLOADERS {
@@ -262,32 +284,29 @@ fn mounts_that_come_and_go_under_load_lose_no_upload() {
         for round in 0..ROUNDS {
             let enough = answered.lock().unwrap().len() + 30;
             poll("uploads", || answered.lock().unwrap().len() >= enough);
-            drop(mount.take());
+            mounted.unmount();
             poll("the end of uploads", || {
                 server.try_upload(b"x").unwrap().status == 503
             });
             let left: Vec<_> = fs::read_dir(&store).unwrap().collect();
             assert!(left.is_empty(), "round {round}: {left:?}");
-            mount = Mount::bind(&disk, &store);
+            mounted.mount_again();
         }
         await_ready(&server);
         is_over.store(true, Ordering::Relaxed);
     });
-    assert!(mount.is_some());
     let answered = answered.into_inner().unwrap();
     println!("{} uploads were answered", answered.len());
     for (id, bytes) in &answered {
         assert!(&server.download(id, &[]).body == bytes, "{id}");
     }
-    poll("unfinished files to go", || {
-        files_below(&disk.join("tmp")).is_empty()
-    });
+    poll("unfinished files to go", || mounted.unfinished() == 0);
     let scrub = server.command(&["scrub"]);
     assert!(scrub.status.success(), "{scrub:?}");
 }
 
 #[test]
-fn a_read_only_store_serves_downloads_from_the_start() {
+fn read_only_start_serves_downloads() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
     let server = Process::start(&store, &[]);
@@ -332,16 +351,14 @@ fn a_read_only_store_serves_downloads_from_the_start() {
         "{}",
         server.log()
     );
-    // Nobody else may have it, read-only or not.
-    let second = crate::support::process::serve(&store, &[])
-        .output()
-        .unwrap();
+    // No other server may use it, read-only or not.
+    let second = Launch::new(&store).command().output().unwrap();
     assert_eq!(second.status.code(), Some(1), "{second:?}");
 
     drop(mount);
     await_ready(&server);
-    let stored = server.upload(b"it goes on");
-    assert_eq!(server.download(&stored, &[]).body, b"it goes on");
+    let stored = server.upload(b"it works again");
+    assert_eq!(server.download(&stored, &[]).body, b"it works again");
     poll("the control socket", || {
         server.command(&["rm", &stored]).status.success()
     });
@@ -349,14 +366,14 @@ fn a_read_only_store_serves_downloads_from_the_start() {
 }
 
 #[test]
-fn the_lanying_api_says_that_there_is_no_storage_or_to_come_again() {
+fn lanying_answers_without_storage() {
     let directory = tempfile::tempdir().unwrap();
     let server = TestServer::in_directory(directory.path(), "");
     let url = server
         .lanying("alice")
         .send("102", "bob", "a.jpg", &photo());
     let forward = format!("upload/forward?to_id=carol&file_sign={}", file_sign(&url));
-    // A forward on a later day gives the file one more name.
+    // A forward on a later day adds a name to the file.
     server.clock.advance(chatfiles::time::MS_PER_DAY);
     let (alice, bob) = (server.lanying("alice"), server.lanying("bob"));
     let ticket = alice.ticket("102", "bob", "1");
@@ -370,11 +387,11 @@ fn the_lanying_api_says_that_there_is_no_storage_or_to_come_again() {
     assert_code(&bob.get(&forward), 10009);
     assert_eq!(bob.open(&url, "&image_type=2").status, 200);
     drop(mount);
-    poll("it can be written", || {
+    poll("the store to be writable", || {
         alice.post(&ticket, &form).status == 200
     });
     let unseen = text(&ticket["download_url"]);
-    // Gone: 503 in the status and in the envelope.
+    // The store is absent: 503 as status and in the envelope.
     let away = directory.path().join("away");
     fs::rename(&server.store, &away).unwrap();
     fs::create_dir(&server.store).unwrap();
@@ -392,7 +409,7 @@ fn the_lanying_api_says_that_there_is_no_storage_or_to_come_again() {
 }
 
 #[test]
-fn a_store_that_becomes_read_only_refuses_uploads_alone() {
+fn read_only_store_refuses_uploads_only() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
     let server = Process::start(&store, &OPERATOR);
@@ -407,11 +424,11 @@ fn a_store_that_becomes_read_only_refuses_uploads_alone() {
     assert_not_ready(&server, "uploads: ", 200);
     drop(mount);
     await_ready(&server);
-    server.upload(b"it goes on");
+    server.upload(b"it works again");
 }
 
 #[test]
-fn missing_keys_on_a_read_only_store_are_named() {
+fn missing_keys_are_named() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
     drop(Process::start(&store, &[]));
@@ -423,9 +440,7 @@ fn missing_keys_on_a_read_only_store_are_named() {
         let Some(_mount) = Mount::read_only(&store) else {
             return;
         };
-        let started = crate::support::process::serve(&store, &[])
-            .output()
-            .unwrap();
+        let started = Launch::new(&store).command().output().unwrap();
         let said = String::from_utf8_lossy(&started.stderr).into_owned();
         assert_eq!(started.status.code(), Some(1), "{said}");
         for part in [missing, "missing", "read-only", "backup"] {
@@ -435,7 +450,7 @@ fn missing_keys_on_a_read_only_store_are_named() {
 }
 
 #[test]
-fn readiness_follows_the_last_write() {
+fn readiness_follows_last_write() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
     let server = Process::start(&store, &OPERATOR);
@@ -444,7 +459,7 @@ fn readiness_follows_the_last_write() {
         ("fdatasync", "EIO", 500),
         ("pwritev", "EIO", 500),
         ("renameat2", "EROFS", 507),
-        // No inode is left, though there are bytes.
+        // Bytes are free, but no inodes.
         ("openat", "ENOSPC", 507),
     ] {
         println!("{call} {error}");
@@ -456,7 +471,7 @@ fn readiness_follows_the_last_write() {
         if call != "openat" {
             assert_eq!(server.download(&file, &[]).body, b"from before");
         }
-        // It stays so: a trial write fails as the uploads do.
+        // The condition stays: a trial write fails like the uploads.
         poll("a trial", || {
             server
                 .ask_operator("/readyz")
@@ -475,15 +490,15 @@ fn readiness_follows_the_last_write() {
         errors.is_some_and(|errors| errors.parse::<u64>().unwrap() >= 4),
         "{errors:?}"
     );
-    server.upload(b"it goes on");
+    server.upload(b"it works again");
 }
 
 #[test]
-fn an_upload_that_succeeds_makes_ready_too() {
+fn successful_upload_makes_ready() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
     let server = Process::start(&store, &OPERATOR);
-    // One write fails, and none after it.
+    // Only one write fails.
     let strace = Strace::attach(&server, "fdatasync:error=EIO:when=1");
     assert_eq!(server.try_upload(b"x").unwrap().status, 500);
     drop(strace.detach());
@@ -492,9 +507,10 @@ fn an_upload_that_succeeds_makes_ready_too() {
     assert!(server.log().contains("a write failed"), "{}", server.log());
 }
 
-/// What the kernel does by itself when ext4 is damaged (`errors=remount-ro`), to the end: a repair and a new mount.
+/// Covers what the kernel does when ext4 is damaged (`errors=remount-ro`), up to a repair and a new mount.
+/// And written again after its repair.
 #[test]
-fn an_ext4_that_fails_is_served_read_only_and_again_when_repaired() {
+fn failed_ext4_is_served_read_only() {
     let directory = tempfile::tempdir().unwrap();
     let [store, image] = ["data", "image"].map(|name| directory.path().join(name));
     let Some(mount) = Mount::ext4(&image, &store, "errors=remount-ro") else {
@@ -534,10 +550,10 @@ fn an_ext4_that_fails_is_served_read_only_and_again_when_repaired() {
     );
     assert_not_ready(&server, "uploads: ", 200);
 
-    // The server lets the old mount go once it has found the new one; the image is repaired through a copy.
+    // The server releases the old mount once it finds the new one. The image is repaired through a copy.
     let repaired = directory.path().join("repaired");
     fs::copy(&image, &repaired).unwrap();
-    let checked = std::process::Command::new("fsck.ext4")
+    let checked = Command::new("fsck.ext4")
         .args(["-fp"])
         .arg(&repaired)
         .output()
@@ -552,13 +568,13 @@ fn an_ext4_that_fails_is_served_read_only_and_again_when_repaired() {
     await_ready(&server);
     assert_eq!(server.download(&files[2], &[]).body, b"file 2");
     assert_eq!(
-        server.download(&server.upload(b"it goes on"), &[]).body,
-        b"it goes on"
+        server.download(&server.upload(b"it works again"), &[]).body,
+        b"it works again"
     );
 }
 
 #[test]
-fn secrets_are_not_made_anew_while_the_store_is_gone() {
+fn absent_store_makes_no_new_secrets() {
     let directory = tempfile::tempdir().unwrap();
     let server = TestServer::in_directory(directory.path(), "");
     let away = directory.path().join("away");
@@ -574,7 +590,7 @@ fn secrets_are_not_made_anew_while_the_store_is_gone() {
     fs::remove_dir(&server.store).unwrap();
     fs::rename(&away, &server.store).unwrap();
     server.reloader().reload(&config).unwrap();
-    // The same store as before: its links open.
+    // The original store again: its links work.
     let form = Form::new().file("a.txt", "text/plain", b"x");
     assert_eq!(server.upload(&form, &[]).status, 200);
 }

@@ -1,4 +1,4 @@
-//! Requests that no client of the API sends, and what stands on every answer: still answers of this API.
+//! Requests that no API client sends, and headers that every response has: the responses still follow the API.
 
 use std::collections::HashSet;
 
@@ -7,7 +7,7 @@ use crate::support::{BASE, TestServer, assert_error};
 const NEVER: &str = "0190a5c4-5a7b-7000-8000-000000000000";
 
 #[test]
-fn a_head_request_is_answered_without_a_body_and_with_its_headers() {
+fn head_answers_without_body() {
     let server = TestServer::start();
     for (path, status) in [
         (format!("{BASE}/chatfiles/{NEVER}"), 401),
@@ -17,7 +17,7 @@ fn a_head_request_is_answered_without_a_body_and_with_its_headers() {
         let mut connection = server.connect();
         let get = connection.request("GET", &path, &[], b"");
         for _ in 0..2 {
-            // The next answer on the connection would begin with a body that is there all the same.
+            // If the response had a body, the next response would start with it.
             let answer = connection.request("HEAD", &path, &[], b"");
             assert_eq!(answer.status, status);
             assert_eq!(answer.header("content-type"), get.header("content-type"));
@@ -31,7 +31,7 @@ fn a_head_request_is_answered_without_a_body_and_with_its_headers() {
 }
 
 #[test]
-fn every_answer_has_a_request_id_of_its_own() {
+fn every_answer_has_own_request_id() {
     let server = TestServer::start();
     let file = server.store_file("a.txt", "text/plain", b"hello");
     let mut connection = server.connect();
@@ -68,7 +68,7 @@ fn every_answer_has_a_request_id_of_its_own() {
 }
 
 #[test]
-fn odd_request_lines_are_answered_as_errors_of_this_api() {
+fn odd_request_lines_get_api_errors() {
     let server = TestServer::start();
     for (line, host, status, error) in [
         (
@@ -102,7 +102,7 @@ fn odd_request_lines_are_answered_as_errors_of_this_api() {
             "service_resource_not_found",
         ),
         (
-            // A method of HTTP/1, until its line says HTTP/2.0.
+            // `PRI` is a method of HTTP/1 unless its line says HTTP/2.0.
             "PRI /nothing HTTP/1.1",
             "Host: files.test\r\n",
             404,
@@ -125,7 +125,7 @@ fn odd_request_lines_are_answered_as_errors_of_this_api() {
         assert_eq!(answer.status, status, "{line}");
         assert_error(&answer, status, error);
     }
-    // A path of almost the longest head.
+    // A path of almost the maximum head length.
     let long = format!("/{}/b/chatfiles", "a".repeat(50_000));
     let answer = server.request("POST", &long, &[], b"");
     assert_error(&answer, 404, "organization_application_not_found");
@@ -134,7 +134,7 @@ fn odd_request_lines_are_answered_as_errors_of_this_api() {
 }
 
 #[test]
-fn what_is_no_http_is_refused_and_the_server_goes_on() {
+fn non_http_is_refused() {
     let server = TestServer::start();
     let long = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "a".repeat(70_000));
     let many = format!(

@@ -1,4 +1,4 @@
-//! The operator's listener: what it answers, what it counts, and who sees it.
+//! The operator listener: what it answers and counts, and who can reach it.
 
 mod certificates;
 mod counts;
@@ -11,7 +11,7 @@ use std::{
     path::Path,
 };
 
-use chatfiles::metrics::Route;
+use chatfiles::routes;
 
 use crate::support::{
     BASE, Connection, Form, TestServer,
@@ -20,11 +20,11 @@ use crate::support::{
     photo,
 };
 
-/// An operator's listener on a free port.
+/// An operator listener on a free port.
 const OPERATOR: &str = "[operator]\nlisten = \"127.0.0.1:0\"\n";
 const PATHS: [&str; 3] = ["/metrics", "/livez", "/readyz"];
 
-/// The table of families in the document: type and labels by name.
+/// The metric families of the document: type and labels by name.
 fn documented() -> BTreeMap<String, (String, BTreeSet<String>)> {
     let document = include_str!("../../docs/metrics.md");
     let rows = document
@@ -44,13 +44,13 @@ fn documented() -> BTreeMap<String, (String, BTreeSet<String>)> {
     .collect()
 }
 
-/// A server in a directory that has all there is to show: a certificate too.
+/// A server with everything that metrics can show, including a certificate.
 fn showing_everything(directory: &Path) -> TestServer {
     let certificate = Certificate::write(directory, "files", &["files.test"]);
     TestServer::in_directory(directory, &configuration(&[&certificate], OPERATOR))
 }
 
-/// Some of everything: both dialects, files, pictures, refusals.
+/// Uses everything once: both APIs, files, pictures, refusals.
 fn use_everything(server: &TestServer) {
     let id = server.store_file("a.jpg", "image/jpeg", &photo());
     for headers in [&[][..], &[("thumbnail", "true")], &[("Range", "bytes=0-9")]] {
@@ -67,12 +67,12 @@ fn use_everything(server: &TestServer) {
 }
 
 #[test]
-fn the_document_names_every_family_with_its_type_and_labels_and_no_other() {
+fn document_lists_every_metric_family() {
     let directory = tempfile::tempdir().unwrap();
     let server = showing_everything(directory.path());
     let documented = documented();
     assert!(documented.len() > 15, "the table is read");
-    // From the first moment on, with or without samples.
+    // From the start, with and without samples.
     for is_used in [false, true] {
         if is_used {
             use_everything(&server);
@@ -108,18 +108,15 @@ fn the_document_names_every_family_with_its_type_and_labels_and_no_other() {
 }
 
 #[test]
-fn the_document_names_every_route() {
+fn document_names_every_route() {
     let document = include_str!("../../docs/metrics.md");
-    for route in Route::ALL {
-        assert!(
-            document.contains(&format!("`{}`", route.name())),
-            "{route:?}"
-        );
+    for route in routes::labels() {
+        assert!(document.contains(&format!("`{route}`")), "{route}");
     }
 }
 
 #[test]
-fn whatever_comes_in_makes_no_series_of_its_own() {
+fn requests_create_no_series() {
     let server = TestServer::with(OPERATOR);
     use_everything(&server);
     let bare = server.scrape();
@@ -138,7 +135,7 @@ fn whatever_comes_in_makes_no_series_of_its_own() {
         ] {
             connection.request(method, &path, &[("X-A", &round.to_string())], b"");
         }
-        // No HTTP at all: counted as a connection alone.
+        // Not HTTP: counted only as a connection.
         let mut connection = server.connect();
         connection
             .send(format!("{round} \0\r\n\r\n").as_bytes())
@@ -157,15 +154,15 @@ fn whatever_comes_in_makes_no_series_of_its_own() {
     assert_eq!(series(&one), series(&many));
     assert!(
         series(&one).len() > series(&bare).len(),
-        "the garbage was counted"
+        "invalid requests are counted"
     );
     let refused = many.get(
         "chatfiles_http_requests_total",
         &[("route", "none"), ("status", "404")],
     );
-    // `/1`, `BREW /1/x`, `/file/upload/x1` and `/metrics`, of each round.
+    // `/1`, `BREW /1/x`, `/file/upload/x1` and `/metrics` in each round.
     assert_eq!(refused, 4 * 19);
-    let routes: BTreeSet<&str> = Route::ALL.iter().map(|route| route.name()).collect();
+    let routes: BTreeSet<&str> = routes::labels().collect();
     for series in many.samples.keys() {
         if let Some((_, rest)) = series.split_once("route=\"") {
             let route = rest.split('"').next().unwrap();
@@ -175,7 +172,7 @@ fn whatever_comes_in_makes_no_series_of_its_own() {
 }
 
 #[test]
-fn nothing_of_a_client_a_tenant_or_a_file_is_shown() {
+fn metrics_show_no_client_data() {
     let server = TestServer::with(OPERATOR);
     let token = server.token("alice");
     let form = Form::new().file("confidential.jpg", "image/jpeg", &photo());
@@ -217,7 +214,7 @@ fn nothing_of_a_client_a_tenant_or_a_file_is_shown() {
 }
 
 #[test]
-fn each_listener_has_its_own_paths_and_not_the_others() {
+fn listeners_have_separate_paths() {
     let server = TestServer::with(OPERATOR);
     let id = server.store_file("a.txt", "text/plain", b"text");
     for path in PATHS {
@@ -246,11 +243,11 @@ fn each_listener_has_its_own_paths_and_not_the_others() {
         "chatfiles_http_requests_total",
         &[("route", "none"), ("status", "404")],
     );
-    assert_eq!(none, 3, "what the operator asks is not counted");
+    assert_eq!(none, 3, "operator requests are not counted");
 }
 
 #[test]
-fn the_operators_paths_are_read_and_nothing_else() {
+fn operator_paths_are_read_only() {
     let server = TestServer::with(OPERATOR);
     let mut operator = Connection::open(server.operator.unwrap());
     for (path, content_type) in [
@@ -282,7 +279,7 @@ fn the_operators_paths_are_read_and_nothing_else() {
             );
         }
     }
-    // A body is not read, and its sender finds the answer all the same.
+    // The body is not read, and the sender still gets the response.
     for method in ["GET", "POST"] {
         let body = vec![b'x'; 1 << 20];
         let mut connection = Connection::open(server.operator.unwrap());
@@ -293,7 +290,7 @@ fn the_operators_paths_are_read_and_nothing_else() {
 }
 
 #[test]
-fn without_its_key_there_is_no_operators_listener() {
+fn operator_listener_is_off_by_default() {
     for toml in ["", "[operator]\nlisten = \"\"\n"] {
         let server = TestServer::with(toml);
         assert_eq!(server.operator, None);

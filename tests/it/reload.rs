@@ -1,10 +1,12 @@
-//! SIGHUP: the configuration is read anew, whole or not at all, and no request notices.
+//! SIGHUP: the configuration is reloaded completely or not at all, without effect on running requests.
 
 use std::path::Path;
 
+use rustix::process::Signal;
+
 use crate::support::{
     BASE, Form,
-    process::{Process, hangup, poll},
+    process::{Process, poll},
 };
 
 fn write(config: &Path, limits: &str, more: &str) {
@@ -14,8 +16,9 @@ fn write(config: &Path, limits: &str, more: &str) {
     std::fs::write(config, text).unwrap();
 }
 
+/// A bad file changes nothing.
 #[test]
-fn tenants_are_read_anew_and_a_bad_file_changes_nothing() {
+fn reload_reads_tenants() {
     let directory = tempfile::tempdir().unwrap();
     let config = directory.path().join("chatfiles.toml");
     let store = directory.path().join("data");
@@ -30,34 +33,34 @@ fn tenants_are_read_anew_and_a_bad_file_changes_nothing() {
             .status
     };
     let file = format!("{BASE}/chatfiles/{stored}");
-    assert_eq!(status(&server, &server.token, &file), 200);
-    // A smaller bound, and a second tenant.
+    assert_eq!(status(&server, server.token(), &file), 200);
+    // A smaller limit and a second tenant.
     let second = "[[tenant]]\norg = \"other\"\napp = \"app\"\n";
     write(&config, "upload_bytes_max = 1000", second);
     assert_eq!(status(&server, "x", "/other/app/chatfiles/x"), 404);
-    hangup(server.pid());
+    server.signal(Signal::HUP);
     poll("the second tenant", || {
         status(&server, "x", "/other/app/chatfiles/x") == 401
     });
     assert_eq!(server.try_upload(&[7; 2000]).unwrap().status, 413);
-    // What was verified before is verified by the new table: the first tenant's token is none of the second's.
-    assert_eq!(status(&server, &server.token, &file), 200);
+    // The cache of verified tokens is not reused: a token of the first tenant is invalid for the second one.
+    assert_eq!(status(&server, server.token(), &file), 200);
     let other = format!("/other/app/chatfiles/{stored}");
-    assert_eq!(status(&server, &server.token, &other), 401);
-    // No good: all of it stays.
+    assert_eq!(status(&server, server.token(), &other), 401);
+    // An invalid file: everything stays.
     write(&config, "upload_bytes_max = 0", "");
-    hangup(server.pid());
+    server.signal(Signal::HUP);
     let log = || std::fs::read_to_string(store.with_extension("log")).unwrap();
-    poll("the complaint", || {
+    poll("the error message", || {
         log().contains("limits.upload_bytes_max = 0")
     });
     assert_eq!(server.try_upload(&[7; 2000]).unwrap().status, 413);
     assert_eq!(status(&server, "x", "/other/app/chatfiles/x"), 401);
-    // And tokens are revoked by it.
+    // A reload can also revoke tokens.
     write(&config, "", "tokens_not_before = 2100-01-01T00:00:00Z\n");
-    hangup(server.pid());
+    server.signal(Signal::HUP);
     poll("the revocation", || {
-        status(&server, &server.token, &file) == 401
+        status(&server, server.token(), &file) == 401
     });
     let form = Form::new().file("a", "text/plain", b"x");
     let answer = server

@@ -1,4 +1,4 @@
-//! A new process in the place of the old one: nobody is refused, nothing is lost, and the operator is told.
+//! Replacement of a running process: no request is refused, nothing is lost, and the service manager is notified.
 
 use std::{
     io::{self, Read},
@@ -11,11 +11,13 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::Signal;
+
 use crate::support::{
     Answer, BASE, Connection, Form, Random,
     certificates::{Certificate, connect, healthy},
     files_below, head, open_from,
-    process::{Process, id, poll, serve, terminate},
+    process::{Launch, Process, id, poll, send},
 };
 
 const CLIENTS: u64 = 6;
@@ -24,9 +26,11 @@ fn heir(store: &Path, address: &str) -> Process {
     Process::start(store, &["--take-over", "--listen", address])
 }
 
-/// A server with one socket of that name, as systemd starts it, by a shell that puts the socket where it belongs.
+/// A server with one socket of that name, as systemd starts it. A shell passes the socket as descriptor 3.
 fn activated(store: &Path, flags: &[&str], name: &str, listener: TcpListener) -> Command {
-    let program = serve(store, &[&["--listen", "127.0.0.1:1"], flags].concat());
+    let program = Launch::new(store)
+        .flags(&[&["--listen", "127.0.0.1:1"], flags].concat())
+        .command();
     let mut shell = Command::new("sh");
     shell
         .arg("-c")
@@ -41,8 +45,8 @@ fn activated(store: &Path, flags: &[&str], name: &str, listener: TcpListener) ->
     shell
 }
 
-/// A client with a connection that it keeps as long as it may, and the rule of RFC 9112 §9.3.1: a GET on a kept
-/// connection that is closed before the first byte of its answer is sent once more on a new one.
+/// A client that keeps its connection as long as possible. By RFC 9112 §9.3.1, it repeats a GET on a new connection if
+/// a kept one is closed before the first byte of the response.
 struct Client {
     server: std::net::SocketAddr,
     token: String,
@@ -98,7 +102,7 @@ fn exchange(connection: &mut Connection, method: &str, bytes: &[u8]) -> io::Resu
 }
 
 #[test]
-fn processes_follow_each_other_under_load_and_no_request_fails() {
+fn handovers_under_load_fail_no_request() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
     let mut server = Process::start(&store, &[]);
@@ -110,7 +114,7 @@ fn processes_follow_each_other_under_load_and_no_request_fails() {
             .map(|number| {
                 let mut client = Client {
                     server: server.address,
-                    token: server.token.clone(),
+                    token: server.token().to_owned(),
                     kept: None,
                     retries: 0,
                 };
@@ -148,7 +152,7 @@ fn processes_follow_each_other_under_load_and_no_request_fails() {
             let next = heir(&store, &address);
             assert_eq!(next.address, server.address);
             let mut old = std::mem::replace(&mut server, next);
-            let status = old.wait().expect("the old one ends by itself");
+            let status = old.wait();
             assert!(status.success(), "round {round}: {status}");
             poll("clients to go on", || {
                 requests.load(Ordering::Relaxed) > before + 40
@@ -165,9 +169,10 @@ fn processes_follow_each_other_under_load_and_no_request_fails() {
             requests.load(Ordering::Relaxed)
         );
     });
-    // The last one has the lock, the control socket, and nothing unfinished of the ones before.
+    // The last process has the lock and the control socket, and the earlier ones left nothing unfinished.
     assert!(files_below(&store.join("tmp")).is_empty());
-    let second = serve(&store, &[])
+    let second = Launch::new(&store)
+        .command()
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .status();
@@ -177,15 +182,15 @@ fn processes_follow_each_other_under_load_and_no_request_fails() {
     assert_eq!(server.download(&stored, &[]).status, 404);
 }
 
+/// Idle connections get one more response.
 #[test]
-fn a_transfer_that_runs_is_finished_by_the_old_process_and_idle_connections_are_answered_once_more()
-{
+fn old_process_finishes_transfer() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
     let mut old = Process::start(&store, &[]);
     let bytes = Random::new().bytes(9 << 20);
     let stored = old.upload(&bytes);
-    let authorization = format!("Bearer {}", old.token);
+    let authorization = format!("Bearer {}", old.token());
     let request = head(
         "GET",
         &format!("{BASE}/chatfiles/{stored}"),
@@ -198,7 +203,7 @@ fn a_transfer_that_runs_is_finished_by_the_old_process_and_idle_connections_are_
     slow.send(&request).unwrap();
     slow.stream().read_exact(&mut [0; 15]).unwrap();
     let new = heir(&store, &old.address.to_string());
-    // Of before, and not closed under the client's hands: one more answer, which says that it is the last.
+    // The old process does not close the connection abruptly: it answers once more and announces the end.
     let last = kept.request("GET", "/healthz", &[], b"");
     assert_eq!(
         (last.status, last.header("connection")),
@@ -207,18 +212,20 @@ fn a_transfer_that_runs_is_finished_by_the_old_process_and_idle_connections_are_
     assert!(kept.rest().is_empty());
     let rest = slow.rest();
     assert!(rest.ends_with(&bytes));
-    assert!(old.wait().unwrap().success());
+    assert!(old.wait().success());
     assert!(new.download(&stored, &[]).body == bytes);
 }
 
 #[test]
-fn an_heir_that_cannot_serve_leaves_everything_as_it_was() {
+fn failed_successor_changes_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
     let server = Process::start(&store, &[]);
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
-    let bad = serve(&store, &["--take-over", "--listen", &taken])
+    let bad = Launch::new(&store)
+        .flags(&["--take-over", "--listen", &taken])
+        .command()
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .status()
@@ -226,21 +233,21 @@ fn an_heir_that_cannot_serve_leaves_everything_as_it_was() {
     assert!(!bad.success());
     let stored = server.upload(b"still here");
     assert_eq!(server.download(&stored, &[]).body, b"still here");
-    // It can still be asked, and handed over.
+    // It still accepts commands and can be handed over.
     assert!(server.command(&["rm", &stored]).status.success());
     let new = heir(&store, &server.address.to_string());
     assert_eq!(new.request("GET", "/healthz", &[], b"").status, 200);
 }
 
 #[test]
-fn where_none_runs_an_heir_just_serves() {
+fn takeover_without_server_just_starts() {
     let directory = tempfile::tempdir().unwrap();
     let server = heir(&directory.path().join("data"), "127.0.0.1:0");
     assert_eq!(server.request("GET", "/healthz", &[], b"").status, 200);
 }
 
 #[test]
-fn the_service_managers_sockets_are_used_and_it_is_told_when_we_serve_and_when_we_stop() {
+fn systemd_socket_and_notifications_work() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
     let notify = directory.path().join("notify");
@@ -260,7 +267,7 @@ fn the_service_managers_sockets_are_used_and_it_is_told_when_we_serve_and_when_w
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    // Before it serves, a connection waits in the queue and is not refused.
+    // Before the server is ready, a connection waits in the backlog and is not refused.
     let mut early = Connection::open(address);
     let ready = told();
     assert!(
@@ -269,13 +276,13 @@ fn the_service_managers_sockets_are_used_and_it_is_told_when_we_serve_and_when_w
     );
     assert_eq!(early.request("GET", "/healthz", &[], b"").status, 200);
     drop(early);
-    terminate(child.id());
+    send(child.id(), Signal::TERM);
     assert!(told().contains("STOPPING=1"));
     assert!(child.wait().unwrap().success());
 }
 
 #[test]
-fn a_socket_of_the_service_manager_that_speaks_tls_has_the_certificates_and_needs_one() {
+fn systemd_tls_socket_needs_certificate() {
     let directory = tempfile::tempdir().unwrap();
     let certificate = Certificate::write(directory.path(), "files", &["files.test"]);
     let config = directory.path().join("chatfiles.toml");
@@ -288,11 +295,11 @@ fn a_socket_of_the_service_manager_that_speaks_tls_has_the_certificates_and_need
         let server = server.stderr(Stdio::piped()).spawn().unwrap();
         (server, address)
     };
-    // No listener of the configuration speaks TLS.
+    // No configured listener uses TLS.
     let certificates = format!("[tls]\ncertificates = [{}]\n", certificate.toml());
     std::fs::write(&config, certificates).unwrap();
     let (mut server, address) = start();
-    // Waits in the queue until the server serves.
+    // Waits in the backlog until the server is ready.
     let mut client = connect(address, "files.test", &certificate, &[]).unwrap();
     assert!(healthy(&mut client));
     server.kill().unwrap();
@@ -305,14 +312,14 @@ fn a_socket_of_the_service_manager_that_speaks_tls_has_the_certificates_and_need
     assert!(said.contains("tls.certificates"), "{said}");
 }
 
-/// More than sockets hold, read at 100 KB/s for so long, then as fast as it goes.
+/// More than sockets hold, read at 100 KB/s for `seconds`, then as fast as possible.
 fn slow_download(server: &Process, id: &str, seconds: u32) -> io::Result<usize> {
     let mut connection = open_from(
         server.address,
         std::net::Ipv4Addr::LOCALHOST,
         Some(16 << 10),
     );
-    let authorization = format!("Bearer {}", server.token);
+    let authorization = format!("Bearer {}", server.token());
     let path = format!("{BASE}/chatfiles/{id}");
     connection.send(&head(
         "GET",
@@ -322,7 +329,7 @@ fn slow_download(server: &Process, id: &str, seconds: u32) -> io::Result<usize> 
     ))?;
     let (mut taken, mut buffer) = (0, [0; 2_000]);
     loop {
-        // A client's pace, not a wait.
+        // The pace of the client, not a wait for the server.
         if taken < seconds as usize * 100_000 {
             thread::sleep(Duration::from_millis(20));
         }
@@ -333,8 +340,9 @@ fn slow_download(server: &Process, id: &str, seconds: u32) -> io::Result<usize> 
     }
 }
 
+/// But not a stop.
 #[test]
-fn slow_download_outlives_a_handover_but_not_a_stop() {
+fn slow_download_outlives_handover() {
     const BYTES: usize = 9_000_000;
     for is_stopped in [false, true] {
         let directory = tempfile::tempdir().unwrap();
@@ -351,14 +359,14 @@ fn slow_download_outlives_a_handover_but_not_a_stop() {
             let download = scope.spawn(move || slow_download(old, stored, seconds));
             let _new = heir(&store, &address);
             if is_stopped {
-                terminate(old.pid());
+                old.signal(Signal::TERM);
             }
-            // The answer's head counts too.
+            // Includes the response head.
             let taken = download.join().unwrap();
             let is_whole = taken.as_ref().is_ok_and(|taken| *taken > BYTES);
             assert_eq!(is_whole, !is_stopped, "{taken:?}");
         });
-        assert!(old.wait().expect("it ends by itself").success());
+        assert!(old.wait().success());
         let dropped = format!("dropped_answers={}", u8::from(is_stopped));
         assert!(old.log().contains(&dropped), "{}", old.log());
     }

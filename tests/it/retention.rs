@@ -1,4 +1,4 @@
-//! How long files live: to the millisecond at every read, and the sweep that frees their space a day later.
+//! Retention: files expire to the millisecond at every read, and the sweep frees their space a day later.
 
 use std::path::Path;
 
@@ -13,8 +13,8 @@ use chatfiles::{
 };
 
 use crate::support::{
-    self, Answer, BASE, Form, TestServer, assert_error, configuration, eventually, head,
-    last_sweep, open_from, photo,
+    self, Answer, BASE, Form, TestServer, assert_error, configuration, head, last_sweep, open_from,
+    photo, poll,
 };
 
 const ONE_DAY: &str = "[retention]\nchatfile_days = 1\n";
@@ -24,7 +24,7 @@ fn created(id: &str) -> Timestamp {
     ObjectId::parse(id).expect("an id").created()
 }
 
-/// Moves the server's clock.
+/// Sets the server's clock.
 fn set_clock(server: &TestServer, to_ms: i64) {
     server.clock.advance(to_ms - server.clock.now().ms());
 }
@@ -35,18 +35,18 @@ fn assert_expired(answer: &Answer, id: &str) {
     assert_eq!(error["error_description"], format!("file {id} is expired"));
 }
 
-/// A sweep of the server's store, as the command line does it beside the server.
+/// Runs a sweep of the server's store, as the command line does.
 fn sweep(server: &TestServer, toml: &str, mode: SweepMode) -> Report {
     let policy = configuration(Path::new("unused"), toml).retention();
     support::sweep(&server.store, &policy, server.clock.now(), mode)
 }
 
-/// The server's own sweep at its start has been done.
+/// Waits until the server's first sweep has ended.
 fn await_first_sweep(server: &TestServer) {
-    eventually("the first sweep", || last_sweep(&server.store).is_some());
+    poll("the first sweep", || last_sweep(&server.store).is_some());
 }
 
-/// Lets days pass until `to_ms`, with a sweep each day, none of which may remove anything.
+/// Advances day by day until `to_ms` and sweeps each day. No sweep may remove anything.
 #[track_caller]
 fn pass_days(server: &TestServer, toml: &str, to_ms: i64) {
     while server.clock.now().ms() + MS_PER_DAY < to_ms {
@@ -57,13 +57,13 @@ fn pass_days(server: &TestServer, toml: &str, to_ms: i64) {
     set_clock(server, to_ms);
 }
 
-/// When the sweep removes a day's files that live for so many days.
+/// When the sweep removes the files of `day` with a retention of `days`.
 fn swept_ms(day: Day, days: i64) -> i64 {
     day.end().ms() + (days + 2) * MS_PER_DAY
 }
 
 #[test]
-fn a_file_ends_with_the_millisecond_though_it_is_open_in_the_cache() {
+fn cached_file_expires_to_the_millisecond() {
     let server = TestServer::with(ONE_DAY);
     let id = server.store_file("a.jpg", "image/jpeg", &photo());
     let end_ms = created(&id).ms() + MS_PER_DAY;
@@ -91,7 +91,10 @@ fn a_file_ends_with_the_millisecond_though_it_is_open_in_the_cache() {
             break;
         }
     }
-    assert!(asked_before_the_end > 0, "the machine is too slow to tell");
+    assert!(
+        asked_before_the_end > 0,
+        "the machine is too slow for this test"
+    );
     for headers in [
         ("thumbnail", "true"),
         ("Range", "bytes=0-1"),
@@ -101,12 +104,12 @@ fn a_file_ends_with_the_millisecond_though_it_is_open_in_the_cache() {
     }
     let answer = server.request("HEAD", &path, &authorization, b"");
     assert_eq!((answer.status, answer.header("etag")), (404, None));
-    // Strangers are not told.
+    // Clients without rights do not learn this.
     assert_error(&server.get(&path, &[]), 401, "unauthorized");
 }
 
 #[test]
-fn no_cache_may_keep_a_file_past_its_end() {
+fn max_age_ends_with_file() {
     let server = TestServer::with(ONE_DAY);
     let id = server.store_file("a.jpg", "image/jpeg", &photo());
     let end_ms = created(&id).ms() + MS_PER_DAY;
@@ -132,7 +135,7 @@ fn no_cache_may_keep_a_file_past_its_end() {
 }
 
 #[test]
-fn files_live_for_ever_unless_told_otherwise() {
+fn files_never_expire_by_default() {
     let server = TestServer::with(FOREVER);
     let id = server.store_file("a.txt", "text/plain", b"hello");
     await_first_sweep(&server);
@@ -144,7 +147,7 @@ fn files_live_for_ever_unless_told_otherwise() {
 }
 
 #[test]
-fn an_unknown_id_older_than_the_retention_answers_as_expired() {
+fn old_unknown_id_answers_expired() {
     let server = TestServer::with(ONE_DAY);
     let now = server.clock.now().ms();
     for (age_ms, error) in [
@@ -160,7 +163,7 @@ fn an_unknown_id_older_than_the_retention_answers_as_expired() {
 }
 
 #[test]
-fn a_day_is_removed_whole_two_days_after_its_files_ended_and_the_rest_is_served_on() {
+fn day_is_removed_two_days_later() {
     let server = TestServer::with(ONE_DAY);
     await_first_sweep(&server);
     let id = server.store_file("a.jpg", "image/jpeg", &photo());
@@ -178,7 +181,7 @@ fn a_day_is_removed_whole_two_days_after_its_files_ended_and_the_rest_is_served_
     assert_eq!(sweep(&server, ONE_DAY, Remove), Report::default());
     assert_expired(&server.download(&id, &[]), &id);
     set_clock(&server, swept_ms(day, 1));
-    // What it would do, first.
+    // First, a dry run.
     let days = vec![format!("chatfile/{day}")];
     for mode in [SweepMode::Report, Remove] {
         assert_eq!(server.files_in("objects").len(), 2);
@@ -210,7 +213,7 @@ fn a_day_is_removed_whole_two_days_after_its_files_ended_and_the_rest_is_served_
 }
 
 #[test]
-fn a_download_that_runs_outlives_the_sweep_of_its_file() {
+fn running_download_outlives_sweep() {
     let server = TestServer::with(ONE_DAY);
     await_first_sweep(&server);
     let bytes: Vec<u8> = (0..10 << 20).map(|at: u32| (at / 3) as u8).collect();
@@ -222,7 +225,7 @@ fn a_download_that_runs_outlives_the_sweep_of_its_file() {
     connection
         .send(&head("GET", &path, &headers, None))
         .unwrap();
-    // The answer has begun.
+    // The response has started.
     connection.stream().peek(&mut [0]).unwrap();
     let day = created(&id).day();
     pass_days(&server, ONE_DAY, swept_ms(day, 1));
@@ -250,7 +253,7 @@ const MIXED: &str = "
     ";
 
 #[test]
-fn apps_of_different_lives_share_a_day_and_lose_their_own_files_alone() {
+fn apps_share_day_but_not_retention() {
     let server = TestServer::with(MIXED);
     await_first_sweep(&server);
     let authorization = |org: &str| {
@@ -259,16 +262,11 @@ fn apps_of_different_lives_share_a_day_and_lose_their_own_files_alone() {
     };
     let form = Form::new().file("a.txt", "text/plain", b"hello");
     let stored = ["short", "default", "ever"].map(|org| {
-        let (authorization, content_type) = (authorization(org), form.content_type());
-        let headers = [
-            ("Authorization", authorization.as_str()),
-            ("Content-Type", &content_type),
-        ];
-        let answer = server.request(
-            "POST",
+        let authorization = authorization(org);
+        let answer = form.upload(
+            server.address,
             &format!("/{org}/app/chatfiles"),
-            &headers,
-            &form.bytes(),
+            &authorization,
         );
         (
             org,
@@ -308,12 +306,12 @@ fn apps_of_different_lives_share_a_day_and_lose_their_own_files_alone() {
 }
 
 #[test]
-fn a_clock_that_jumped_removes_nothing_until_it_is_told_to() {
+fn jumped_clock_removes_nothing() {
     let server = TestServer::with(ONE_DAY);
     await_first_sweep(&server);
     let id = server.store_file("a.txt", "text/plain", b"hello");
     let day = format!("chatfile/{}", created(&id).day());
-    // Back, and it is right again.
+    // After the clock is corrected, sweeps work again.
     for jump in [100 * MS_PER_DAY, -100 * MS_PER_DAY] {
         server.clock.advance(jump);
         for _ in 0..2 {
@@ -321,7 +319,7 @@ fn a_clock_that_jumped_removes_nothing_until_it_is_told_to() {
             let seen = report
                 .refused
                 .flatten()
-                .expect("a refusal that says how far");
+                .expect("a refusal that names the jump");
             assert!(
                 seen.abs_diff(jump) < 3600 * MS_PER_SECOND.unsigned_abs(),
                 "{seen} {jump}"
@@ -348,13 +346,13 @@ fn a_clock_that_jumped_removes_nothing_until_it_is_told_to() {
     let report = sweep(&server, ONE_DAY, RemoveConfirmed);
     assert_eq!((report.days, report.refused), (vec![day], None));
     assert!(server.files_in("objects").is_empty());
-    // The new time is believed from now on.
+    // From now on, the new time is trusted.
     server.clock.advance(MS_PER_DAY);
     assert_eq!(sweep(&server, ONE_DAY, Remove), Report::default());
 }
 
 #[test]
-fn a_server_sweeps_at_its_start() {
+fn server_sweeps_at_start() {
     let directory = tempfile::tempdir().unwrap();
     let mut server = TestServer::in_directory(directory.path(), ONE_DAY);
     await_first_sweep(&server);
@@ -364,7 +362,7 @@ fn a_server_sweeps_at_its_start() {
     let new = server.store_file("b.txt", "text/plain", b"new");
     server.stop();
     let server = TestServer::in_directory(directory.path(), ONE_DAY);
-    eventually("the old file is removed", || {
+    poll("the old file is removed", || {
         server.files_in("objects").len() == 1
     });
     assert_expired(&server.download(&old, &[]), &old);

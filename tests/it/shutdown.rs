@@ -1,4 +1,4 @@
-//! The graceful stop: what runs may finish, nothing new begins, and the grace has an end.
+//! Graceful shutdown: running requests may finish, no new ones start, and the grace period is limited.
 
 use std::{
     io::Read,
@@ -9,11 +9,9 @@ use std::{
 
 use chatfiles::time::Clock;
 
-use crate::support::{
-    BASE, Connection, Form, TestServer, eventually, files_below, head, open_from,
-};
+use crate::support::{BASE, Connection, Form, TestServer, files_below, head, open_from, poll};
 
-/// More than sockets hold on both sides, whatever the system lends them.
+/// More than the sockets of both sides hold, whatever the system provides.
 const LARGE_BYTES: usize = 10 << 20;
 
 fn large() -> Vec<u8> {
@@ -22,7 +20,7 @@ fn large() -> Vec<u8> {
         .collect()
 }
 
-/// Stores a large file and begins to download it as a client that hardly reads.
+/// Stores a large file and starts to download it as a client that hardly reads.
 fn slow_download(server: &TestServer) -> Connection {
     let id = server.store_file("large.bin", "application/octet-stream", &large());
     let mut connection = open_from(server.address, Ipv4Addr::LOCALHOST, Some(16 << 10));
@@ -41,13 +39,13 @@ fn begin_download(server: &TestServer, id: &str, connection: &mut Connection) {
             None,
         ))
         .unwrap();
-    // The answer has begun.
+    // The response has started.
     let mut first = [0; 15];
     connection.stream().read_exact(&mut first).unwrap();
     assert_eq!(&first, b"HTTP/1.1 200 OK");
 }
 
-/// Begins an upload of `form` and sends half of it, once the server reads.
+/// Starts an upload of `form` and sends half of it once the server reads.
 fn half_an_upload(server: &TestServer, form: &[u8], content_type: &str) -> Connection {
     let authorization = format!("Bearer {}", server.token("alice"));
     let headers = [
@@ -68,16 +66,16 @@ fn half_an_upload(server: &TestServer, form: &[u8], content_type: &str) -> Conne
 }
 
 fn await_closed_door(server: &TestServer) {
-    eventually("new connections are refused", || {
+    poll("new connections are refused", || {
         TcpStream::connect(server.address).is_err()
     });
 }
 
 fn await_end(server: &TestServer) {
-    eventually("the server ends", || server.has_ended());
+    poll("the server ends", || server.has_ended());
 }
 
-/// Bytes of payloads on their way in.
+/// Bytes of unfinished uploads.
 fn unfinished_bytes(store: &Path) -> u64 {
     let tmp = store.join("tmp");
     let len = |name| std::fs::metadata(tmp.join(name)).unwrap().len();
@@ -85,7 +83,7 @@ fn unfinished_bytes(store: &Path) -> u64 {
 }
 
 #[test]
-fn a_running_download_finishes_and_nothing_new_begins() {
+fn running_download_finishes() {
     let server = TestServer::start();
     let mut connection = slow_download(&server);
     server.shutdown().trigger();
@@ -101,8 +99,9 @@ fn a_running_download_finishes_and_nothing_new_begins() {
     await_end(&server);
 }
 
+/// The file is there after a restart.
 #[test]
-fn a_running_upload_finishes_and_is_there_after_a_restart() {
+fn running_upload_finishes() {
     let directory = tempfile::tempdir().unwrap();
     let server = TestServer::in_directory(directory.path(), "");
     let form = Form::new().file("a.bin", "application/octet-stream", &large()[..1 << 20]);
@@ -124,23 +123,23 @@ fn a_running_upload_finishes_and_is_there_after_a_restart() {
 }
 
 #[test]
-fn idle_connections_are_closed_at_once() {
+fn idle_connections_close_at_once() {
     let server = TestServer::start();
     let mut used = server.connect();
     assert_eq!(used.request("GET", "/healthz", &[], b"").status, 200);
     let mut silent = server.connect();
-    // Accepted in their order: once this one is answered, the silent one is known too.
+    // Connections are accepted in order: once this one is answered, the silent one is known too.
     let mut last = server.connect();
     assert_eq!(last.request("GET", "/healthz", &[], b"").status, 200);
     server.shutdown().trigger();
     for connection in [&mut used, &mut silent, &mut last] {
-        assert!(connection.rest().is_empty(), "closed without a word");
+        assert!(connection.rest().is_empty(), "closed without a response");
     }
     await_end(&server);
 }
 
 #[test]
-fn a_connection_takes_no_further_request() {
+fn connection_takes_no_further_request() {
     let server = TestServer::start();
     let mut connection = slow_download(&server);
     server.shutdown().trigger();
@@ -148,8 +147,8 @@ fn a_connection_takes_no_further_request() {
     connection
         .send(&head("GET", "/healthz", &[], None))
         .unwrap();
-    // The request is not answered, and what was under way is whole: a socket that is closed with unread bytes is
-    // reset, and takes the end of the answer with it.
+    // The later request gets no answer, and the running response is complete. A socket closed with unread bytes would
+    // be reset, which loses the end of the response.
     let rest = connection.rest();
     let head_end = rest.windows(4).position(|window| window == b"\r\n\r\n");
     let body = &rest[head_end.expect("a head") + 4..];
@@ -157,9 +156,9 @@ fn a_connection_takes_no_further_request() {
     await_end(&server);
 }
 
+/// Whatever the client sends after its request.
 #[test]
-fn the_last_answer_of_a_retiring_server_arrives_whole_whatever_the_client_sends_after_its_request()
-{
+fn last_answer_arrives_whole() {
     let server = TestServer::start();
     let id = server.store_file("large.bin", "application/octet-stream", &large());
     let mut connection = open_from(server.address, Ipv4Addr::LOCALHOST, Some(16 << 10));
@@ -177,7 +176,7 @@ fn the_last_answer_of_a_retiring_server_arrives_whole_whatever_the_client_sends_
 }
 
 #[test]
-fn an_abort_ends_the_grace() {
+fn abort_ends_grace_period() {
     let server = TestServer::start();
     let mut download = slow_download(&server);
     let form = Form::new().file("a.bin", "application/octet-stream", &large()[..1 << 20]);
@@ -196,7 +195,7 @@ fn an_abort_ends_the_grace() {
     );
     assert!(
         download.rest().len() < LARGE_BYTES,
-        "cut off, not served to its end"
+        "cut off before its end"
     );
     assert_eq!(
         server.files_in("objects").len(),
@@ -211,7 +210,7 @@ fn an_abort_ends_the_grace() {
 }
 
 #[test]
-fn the_grace_ends_by_itself() {
+fn grace_period_ends_by_itself() {
     let server = TestServer::with("[server]\nshutdown_grace_seconds = 1");
     let mut connection = slow_download(&server);
     let clock = Clock::system();

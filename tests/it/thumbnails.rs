@@ -1,4 +1,4 @@
-//! What thumbnails cost, and whom: shares of tenants and clients, memory, and decodes for many sizes.
+//! The cost of thumbnails: shares of tenants and clients, memory, and decodes for many sizes.
 
 mod lossless;
 mod memory;
@@ -11,10 +11,10 @@ use chatfiles::auth::Subject;
 
 use crate::support::{Answer, BASE, Form, TestServer, head, lanying::APP_ID, open_from};
 
-/// Another tenant than that of [`BASE`].
+/// A tenant other than [`BASE`].
 const OTHER: &str = "/other-org/other-app";
 
-/// A server with an operator's listener and two tenants, and what else its configuration should hold.
+/// A server with an operator listener and two tenants, and further configuration.
 fn server(more: &str) -> TestServer {
     TestServer::with(&format!(
         "[operator]\nlisten = \"127.0.0.1:0\"\n\
@@ -31,33 +31,24 @@ fn token(server: &TestServer, base: &str) -> String {
     format!("Bearer {token}")
 }
 
-/// Stores a file of a tenant, and returns its path.
+/// Stores a file for a tenant and returns its path.
 #[track_caller]
 fn store(server: &TestServer, base: &str, bytes: &[u8]) -> String {
     let form = Form::new().file("a", "application/octet-stream", bytes);
-    let (authorization, content_type) = (token(server, base), form.content_type());
-    let headers = [
-        ("Authorization", authorization.as_str()),
-        ("Content-Type", content_type.as_str()),
-    ];
-    let answer = server.request(
-        "POST",
-        &format!("{base}/chatfiles"),
-        &headers,
-        &form.bytes(),
-    );
+    let authorization = token(server, base);
+    let answer = form.upload(server.address, &format!("{base}/chatfiles"), &authorization);
     assert_eq!(answer.status, 200, "{}", answer.text());
     let json = answer.json();
     let id = json["entities"][0]["uuid"].as_str().expect("an id");
     format!("{base}/chatfiles/{id}")
 }
 
-/// Asks for the thumbnail at a path from an address of this machine.
+/// Requests the thumbnail at a path from a local address.
 fn ask(server: &TestServer, from: Ipv4Addr, path: &str) -> JoinHandle<Answer> {
     ask_for(server, from, path, ("thumbnail", "true"))
 }
 
-/// Asks for a file in the form that a header wants. The request is sent when this returns.
+/// Requests a file in the representation that a header selects. The request has been sent when this returns.
 fn ask_for(
     server: &TestServer,
     from: Ipv4Addr,

@@ -1,5 +1,4 @@
-//! The rules of the source tree: what may import what, who may read a clock, where unsafe code is, and that
-//! the documents name what is there.
+//! Rules of the source tree: imports between modules, clocks, unsafe code, and documents that name existing files.
 
 mod source;
 
@@ -12,16 +11,16 @@ use std::{
 use self::source::{Token, module_of, paths, tokens};
 use crate::support::files_below;
 
-/// The files that may hold unsafe code; ARCHITECTURE.md says why for each.
+/// The files that may contain unsafe code; ARCHITECTURE.md gives the reasons.
 const UNSAFE: [&str; 2] = ["src/server/send_queue.rs", "src/store/mapped.rs"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// A file under `src`, read.
+/// A parsed file of `src`.
 struct Source {
-    /// As a message shows it: `src/…`.
+    /// The name in messages: `src/…`.
     name: String,
     /// `["store", "local"]`
     module: Vec<String>,
@@ -53,13 +52,13 @@ fn document(name: &str) -> String {
     fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// Fails with all that breaks the rule, not with the first.
+/// Fails with all violations, not only the first one.
 #[track_caller]
 fn assert_none(rule: &str, found: Vec<String>) {
     assert!(found.is_empty(), "{rule}:\n  {}", found.join("\n  "));
 }
 
-/// The layers, top first: the modules of `src/lib.rs`, where a blank line ends a layer.
+/// The layers, top first: the modules of `src/lib.rs`. A blank line separates layers.
 fn layers(lib: &str) -> Vec<Vec<String>> {
     let mut layers = vec![Vec::new()];
     for line in lib.lines() {
@@ -79,15 +78,15 @@ fn layers(lib: &str) -> Vec<Vec<String>> {
     layers
 }
 
-/// What a file of `module` imports against the order of the layers. Within a layer nobody imports anybody;
-/// the leaves, the last layer, know each other.
+/// The imports of a file of `module` that violate the order of the layers. Modules of one layer do not import each
+/// other, except the leaves in the last layer.
 fn upward(layers: &[Vec<String>], module: &[String], paths: &[Vec<String>]) -> BTreeSet<String> {
     let layer_of = |name: &str| {
         layers
             .iter()
             .position(|layer| layer.iter().any(|has| has == name))
     };
-    // The binary stands above all.
+    // The binary is above all layers.
     let own = module.first().map(String::as_str).unwrap_or_default();
     let own_layer = layer_of(own);
     let is_allowed = |path: &&Vec<String>| {
@@ -125,7 +124,7 @@ fn imports_go_down_only() {
 }
 
 #[test]
-fn siblings_stand_in_one_layer_and_the_others_in_the_order_of_the_design() {
+fn layers_follow_design() {
     let layers = layers(&document("src/lib.rs"));
     let place = |name: &str| {
         let found = layers
@@ -153,7 +152,7 @@ fn siblings_stand_in_one_layer_and_the_others_in_the_order_of_the_design() {
 }
 
 #[test]
-fn the_check_of_layers_finds_what_is_wrong() {
+fn layer_check_finds_violations() {
     let layers =
         layers("pub mod top;\n\npub mod a;\npub mod b;\n\npub mod leaf;\npub mod fruit;\n");
     for (module, path, allowed) in [
@@ -175,7 +174,7 @@ fn the_check_of_layers_finds_what_is_wrong() {
 }
 
 #[test]
-fn dialects_never_import_each_other() {
+fn apis_never_import_each_other() {
     let dialects: Vec<String> = fs::read_dir(root().join("src/api"))
         .unwrap()
         .map(|entry| entry.unwrap())
@@ -185,7 +184,7 @@ fn dialects_never_import_each_other() {
     assert!(dialects.contains(&"easemob".to_owned()), "{dialects:?}");
     let mut found = Vec::new();
     for source in sources() {
-        // What is shared by the dialects stands below them, and `api/mod.rs` imports none either.
+        // Code shared by the APIs stands below them. `api/mod.rs` imports none of them either.
         let [api, rest @ ..] = &source.module[..] else {
             continue;
         };
@@ -205,7 +204,7 @@ fn dialects_never_import_each_other() {
     assert_none("a dialect is imported by itself and by server/ only", found);
 }
 
-/// Whether the words follow each other, `::` or nothing between them.
+/// Whether the words follow each other, with `::` or nothing between them.
 fn names(tokens: &[Token], words: &[&str]) -> bool {
     let code: Vec<_> = tokens
         .iter()
@@ -237,12 +236,12 @@ fn only_time_rs_reads_a_clock() {
     let time = tokens(&document("src/time.rs"));
     assert!(
         names(&time, &["SystemTime", "now"]),
-        "the check sees it there"
+        "the check finds it there"
     );
 }
 
 #[test]
-fn only_a_dialects_wire_knows_its_json() {
+fn only_wire_rs_renders_json() {
     let found = sources()
         .into_iter()
         .filter(|source| {
@@ -253,11 +252,11 @@ fn only_a_dialects_wire_knows_its_json() {
         .collect();
     assert_none("answers are rendered in wire.rs", found);
     let wire = tokens(&document("src/api/easemob/wire.rs"));
-    assert!(names(&wire, &["json", "!"]), "the check sees it there");
+    assert!(names(&wire, &["json", "!"]), "the check finds it there");
 }
 
 #[test]
-fn unsafe_code_stands_where_the_architecture_says() {
+fn unsafe_code_is_where_documented() {
     let found: Vec<String> = sources()
         .into_iter()
         .filter(|source| names(&source.tokens, &["unsafe"]))
@@ -277,7 +276,7 @@ fn unsafe_code_stands_where_the_architecture_says() {
 }
 
 #[test]
-fn every_file_opens_with_what_it_does() {
+fn every_file_opens_with_its_purpose() {
     let found = sources()
         .into_iter()
         .filter(|source| !source.text.starts_with("//! "))
@@ -287,7 +286,7 @@ fn every_file_opens_with_what_it_does() {
 }
 
 #[test]
-fn every_dependency_has_its_line() {
+fn every_dependency_is_documented() {
     let manifest: toml::Table = document("Cargo.toml").parse().unwrap();
     let dependencies = manifest["dependencies"].as_table().unwrap();
     assert!(dependencies.len() > 10);
@@ -323,7 +322,7 @@ fn locked(lock: &str, name: &str) -> String {
 }
 
 #[test]
-fn what_is_fuzzed_is_what_the_server_has() {
+fn fuzzed_versions_match_server() {
     for name in ["memchr", "ppp"] {
         assert_eq!(
             locked("fuzz/Cargo.lock", name),
@@ -333,7 +332,7 @@ fn what_is_fuzzed_is_what_the_server_has() {
     }
 }
 
-/// `src/…` in a text, as far as it is a path.
+/// All paths `src/…` in a text.
 fn paths_in(text: &str) -> BTreeSet<&str> {
     let is_of_path = |c: char| c.is_ascii_alphanumeric() || "_-./".contains(c);
     text.match_indices("src/")
@@ -349,13 +348,13 @@ fn paths_in(text: &str) -> BTreeSet<&str> {
 }
 
 #[test]
-fn the_architecture_names_only_what_is_there() {
+fn architecture_names_existing_files() {
     let text = "`src/a.rs`, src/b/. (src/c/mod.rs) https://x/src/d.rs src/e.rs.";
     let expected = ["src/a.rs", "src/b", "src/c/mod.rs", "src/e.rs"];
     assert_eq!(Vec::from_iter(paths_in(text)), expected);
     let architecture = document("ARCHITECTURE.md");
     let named = paths_in(&architecture);
-    assert!(!named.is_empty(), "it has a map of the code");
+    assert!(!named.is_empty(), "it contains the code map");
     let missing = named
         .into_iter()
         .filter(|path| !root().join(path).exists())

@@ -1,14 +1,14 @@
-//! What becomes of a body: thrown away, kept, or compared.
+//! Processes the body of a response: discards, keeps or compares it.
 
 use std::sync::Arc;
 
 use super::{Answer, Expected, Failure, REFUSAL_BYTES_MAX};
 
-/// Takes the bytes of one body.
+/// Receives the bytes of one body.
 #[derive(Debug)]
 pub(super) struct Sink {
     kind: Kind,
-    /// Bytes that have come.
+    /// Number of bytes received.
     bytes: u64,
     kept: Vec<u8>,
 }
@@ -32,7 +32,7 @@ impl Sink {
         })
     }
 
-    /// Keeps the start of a body that was not asked for.
+    /// Keeps the start of the body of a refusal.
     pub(super) fn refusal() -> Self {
         Self::of(Kind::Refusal)
     }
@@ -45,12 +45,12 @@ impl Sink {
         }
     }
 
-    /// Whether nobody looks at the bytes, so that [`skip`](Self::skip) may stand for [`take`](Self::take).
+    /// Whether the bytes are ignored, so that [`skip`](Self::skip) can replace [`take`](Self::take).
     pub(super) fn is_blind(&self) -> bool {
         matches!(self.kind, Kind::Discard { .. })
     }
 
-    /// Bytes that have come.
+    /// Number of bytes received.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -59,7 +59,7 @@ impl Sink {
         &self.kept
     }
 
-    /// Counts bytes that were thrown away unseen.
+    /// Counts bytes that were discarded in the kernel.
     pub(super) fn skip(&mut self, bytes: u64) {
         self.bytes += bytes;
     }
@@ -92,7 +92,7 @@ impl Sink {
         }
     }
 
-    /// The body has ended.
+    /// Checks the body at its end.
     pub(super) fn end(&self) -> Result<(), Failure> {
         let is_right = match &self.kind {
             Kind::Discard { length } => length.is_none_or(|length| length == self.bytes),

@@ -1,8 +1,8 @@
-//! One connection: what it is sending, what it has received, and the system calls of both.
+//! One connection: the request being sent, the response being received, and their system calls.
 //!
-//! The socket is watched edge-triggered, so each call goes on until the kernel has said "no more": an error
-//! `EAGAIN`, or a read shorter than what it was given room for. A shorter read is no such sign once the peer has
-//! closed its side, because that end has had its edge already (`has_peer_closed`).
+//! The socket is watched edge-triggered, so each call repeats until the kernel reports that it has no more: `EAGAIN`,
+//! or a read shorter than the buffer. After the peer has closed its side, a short read means nothing, because the edge
+//! for the end has already been reported (`has_peer_closed`).
 
 use std::{
     io::IoSlice,
@@ -25,17 +25,17 @@ use super::{
     response::{self, Chunks, Framing, Step},
 };
 
-/// Bytes of the first read of an answer: a small answer comes in one call, and of a large one no more is copied.
+/// Size of the first read of a response: a small response needs one call, and little of a large one is copied.
 const FIRST_READ_BYTES: usize = 8 * 1024;
-/// Bytes of a read whose bytes are looked at.
+/// Size of a read whose bytes are examined.
 const READ_BYTES: usize = 256 * 1024;
-/// Bytes thrown away by one call. The kernel does not touch the buffer then, but wants to be given its room: this is
-/// address space, not memory.
+/// Bytes discarded by one call. The kernel does not write to the buffer, but requires its size: this is address space,
+/// not memory.
 const SKIP_BYTES: usize = 4 * 1024 * 1024;
-/// Pieces of a request given to the kernel at once.
+/// Pieces of a request passed to the kernel in one call.
 const SLICES_MAX: usize = 8;
 
-/// Room to read into, one for all connections of an engine.
+/// Read buffer, shared by all connections of an engine.
 pub(super) struct Scratch(Vec<u8>);
 
 impl Scratch {
@@ -44,36 +44,36 @@ impl Scratch {
     }
 }
 
-/// Whether an exchange goes on.
+/// Whether an exchange continues.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Progress {
     Pending,
-    /// The exchange has ended; [`Connection::finish`] takes it.
+    /// The exchange has ended; [`Connection::finish`] reports it.
     Ended(Result<(), Failure>),
 }
 
-/// A connection, open or not.
+/// A connection, open or closed.
 pub(super) struct Connection {
     source: Option<IpAddr>,
     socket: Option<OwnedFd>,
     is_connecting: bool,
-    /// The peer has closed its side: what it sent before may still be there.
+    /// The peer has closed its side; bytes that it sent before may still be unread.
     has_peer_closed: bool,
     exchange: Option<Exchange>,
-    /// The head that is being received; its memory is kept from one exchange to the next.
+    /// The head being received; its buffer is reused.
     head: Vec<u8>,
 }
 
-/// A request and what has come back so far.
+/// A request and the part of the response received so far.
 struct Exchange {
     request: Request,
-    /// Bytes sent of head and body.
+    /// Bytes sent, head and body.
     sent: usize,
     total: usize,
     cannot_send: bool,
     status: u16,
     body: Option<Body>,
-    /// The answer is whole.
+    /// Whether the response is complete.
     is_answered: bool,
     is_kept_alive: bool,
     sink: Sink,
@@ -82,7 +82,7 @@ struct Exchange {
     is_new_connection: bool,
 }
 
-/// The rest of a body.
+/// How much of a body is still expected.
 enum Body {
     Length(u64),
     Chunked(Chunks),
@@ -105,18 +105,18 @@ impl Connection {
         self.socket.is_some()
     }
 
-    /// Whether the peer has accepted, whatever the epoll set has said.
+    /// Whether the connection is established, whatever epoll has reported.
     pub(super) fn is_connected(&self) -> bool {
         let peer = self.socket.as_ref().map(getpeername);
         peer.is_some_and(|peer| peer.is_ok())
     }
 
-    /// When the exchange that is under way was begun.
+    /// Start of the current exchange.
     pub(super) fn started(&self) -> Option<Instant> {
         Some(self.exchange.as_ref()?.started)
     }
 
-    /// Starts to connect; the socket is for the epoll set.
+    /// Starts to connect. The caller adds the socket to the epoll set.
     pub(super) fn open(&mut self, target: SocketAddr) -> Result<&OwnedFd, Errno> {
         let family = match target {
             SocketAddr::V4(_) => AddressFamily::INET,
@@ -137,18 +137,18 @@ impl Connection {
         Ok(self.socket.insert(socket))
     }
 
-    /// Closes it, whatever it was doing.
+    /// Closes the connection, whatever its state.
     pub(super) fn close(&mut self) {
         self.socket = None;
         self.is_connecting = false;
     }
 
-    /// The peer has closed its side, or all of it.
+    /// Records that the peer has closed its side or the connection.
     pub(super) fn peer_closed(&mut self) {
         self.has_peer_closed = true;
     }
 
-    /// Takes a request on; [`advance`](Self::advance) sends it.
+    /// Accepts a request; [`advance`](Self::advance) sends it.
     pub(super) fn begin(&mut self, request: Request, now: Instant, is_new_connection: bool) {
         self.head.clear();
         let body: usize = request.body.iter().map(bytes::Bytes::len).sum();
@@ -168,7 +168,7 @@ impl Connection {
         });
     }
 
-    /// Sends and receives as far as the kernel lets it.
+    /// Sends and receives as much as the kernel allows.
     pub(super) fn advance(&mut self, scratch: &mut Scratch) -> Progress {
         let (Some(socket), Some(exchange)) = (&self.socket, &mut self.exchange) else {
             return Progress::Pending;
@@ -178,7 +178,7 @@ impl Connection {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) | Err(_) => return Progress::Ended(Err(Failure::Connect)),
             }
-            // No error is also what a socket says that is still connecting.
+            // A connecting socket also reports no error.
             if getpeername(socket).is_err() {
                 return Progress::Pending;
             }
@@ -191,7 +191,7 @@ impl Connection {
                 Err(failure) => return Progress::Ended(Err(failure)),
             }
         }
-        // A server that answers early and stays wants the rest of the body; one that closes does not.
+        // A server that responds early and keeps the connection expects the rest of the body. One that closes does not.
         let has_sent = exchange.sent == exchange.total || exchange.cannot_send;
         if !exchange.is_answered || (exchange.is_kept_alive && !has_sent) {
             return Progress::Pending;
@@ -203,7 +203,7 @@ impl Connection {
         })
     }
 
-    /// Hands the ended exchange to `report`, and closes the connection where it cannot take another one.
+    /// Passes the ended exchange to `report`. Closes the connection if it cannot be reused.
     pub(super) fn finish(
         &mut self,
         result: Result<(), Failure>,
@@ -236,8 +236,8 @@ impl Connection {
 }
 
 impl Exchange {
-    /// Sends what is left. A peer that takes no more may have answered all the same, so that is no failure here:
-    /// what the reads find decides.
+    /// Sends the remaining bytes. A peer that accepts no more may still have responded, so an error here is not a
+    /// failure: the reads decide.
     fn send(&mut self, socket: &OwnedFd) {
         while self.sent < self.total && !self.cannot_send {
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
@@ -265,7 +265,7 @@ impl Exchange {
         }
     }
 
-    /// Receives what is there; whether the answer is whole.
+    /// Receives available bytes. Returns whether the response is complete.
     fn receive(
         &mut self,
         socket: &OwnedFd,
@@ -280,7 +280,7 @@ impl Exchange {
                 Some(_) if is_skipping => (SKIP_BYTES, RecvFlags::TRUNC),
                 Some(_) => (READ_BYTES, RecvFlags::empty()),
             };
-            // Not a byte more than the body has: the next one is another answer's, and would be lost.
+            // Read no byte beyond the body: it would belong to the next response and be lost.
             let room = match self.body {
                 Some(Body::Length(left)) => {
                     usize::try_from(left).map_or(room, |left| left.min(room))
@@ -320,17 +320,17 @@ impl Exchange {
         }
     }
 
-    /// The peer has closed.
+    /// Handles the end of the stream.
     fn closed(&mut self) -> Result<bool, Failure> {
         match self.body {
             Some(Body::Close) => Ok(true),
-            // A send that failed says more than the end of the stream: the peer did not take the request.
+            // A failed send is the better explanation: the peer did not accept the request.
             _ if self.cannot_send => Err(Failure::Reset),
             _ => Err(Failure::ClosedEarly),
         }
     }
 
-    /// Takes bytes while the head is not whole; what comes after it is body. Whether the answer is whole.
+    /// Takes bytes until the head is complete; the rest is body. Returns whether the response is complete.
     fn take_head(&mut self, head: &mut Vec<u8>, bytes: &[u8]) -> Result<bool, Failure> {
         let is_head_request = self.request.head.starts_with(b"HEAD ");
         let mut before = head.len();
@@ -344,10 +344,10 @@ impl Exchange {
                 return Err(Failure::BadHead);
             }
             head.truncate(parsed.bytes);
-            // All that was there before was head, or it would have been parsed then.
+            // All earlier bytes belong to the head, otherwise it would have been parsed before.
             rest = &rest[parsed.bytes - before..];
             if parsed.status < 200 {
-                // An interim answer: the real one follows it.
+                // An interim response; the final one follows.
                 head.clear();
                 before = 0;
                 continue;
@@ -368,7 +368,7 @@ impl Exchange {
 }
 
 impl Body {
-    /// Takes bytes of the body; whether it is whole.
+    /// Takes bytes of the body. Returns whether it is complete.
     fn take(&mut self, mut bytes: &[u8], sink: &mut Sink) -> Result<bool, Failure> {
         match self {
             Self::Length(left) => {
@@ -391,7 +391,7 @@ impl Body {
     }
 }
 
-/// One read; with `TRUNC`, one that throws its bytes away.
+/// Performs one read; with `TRUNC`, the bytes are discarded.
 fn read(socket: impl AsFd, room: &mut [u8], flags: RecvFlags) -> Result<usize, Errno> {
     loop {
         match recv(&socket, &mut *room, flags) {

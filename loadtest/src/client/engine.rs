@@ -1,4 +1,4 @@
-//! The loop: who is asked, who waits, and until when.
+//! The event loop: asks the workload for requests, waits for events and enforces timeouts.
 
 use std::{
     cmp::Reverse,
@@ -25,40 +25,40 @@ use super::{
     connection::{Connection, Progress, Scratch},
 };
 
-/// Events taken at once: few enough that an arrival is not kept waiting for long by the events before it.
+/// Events handled per wait: few, so that a due arrival is not delayed by the events before it.
 const EVENTS_MAX: usize = 64;
-/// So much before a moment the loop stops sleeping and looks again and again: waking up takes the kernel that long.
+/// The loop stops sleeping this long before a deadline and polls instead, because waking up takes that long.
 const SPIN: Duration = Duration::from_micros(50);
-/// How often the requests that have taken too long are looked for.
+/// Interval of the check for timed-out requests.
 const TIMEOUT_CHECK: Duration = Duration::from_millis(100);
-/// Rest of a connection that could not be opened.
+/// Pause of a connection that could not be opened.
 const CONNECT_REST: Duration = Duration::from_millis(10);
 
-/// Connections opened at once where all are: no more than what a server's backlog takes.
+/// Connections opened at once in `connect_all`: no more than a server's backlog holds.
 const CONNECTS_MAX: usize = 128;
 
-/// What an engine is made of.
+/// Settings of an engine.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) target: SocketAddr,
-    /// Addresses to connect from, in turn; none leaves it to the kernel.
+    /// Local addresses to use in turn; if empty, the kernel chooses.
     pub(crate) sources: Vec<IpAddr>,
     pub(crate) connections: usize,
-    /// Of one request, from its start to its end, connecting included.
+    /// Timeout of one request, including connecting.
     pub(crate) timeout: Duration,
 }
 
-/// One thread's connections. They are opened when they are first used, and stay open between runs.
+/// The connections of one thread. They are opened on first use and stay open between runs.
 pub(crate) struct Engine {
     settings: Settings,
     epoll: OwnedFd,
     connections: Vec<Connection>,
-    /// How often each was opened: an event of a socket that is gone carries an older number.
+    /// How often each connection was opened. An event of a closed socket carries an older number.
     openings: Vec<u32>,
     scratch: Scratch,
-    /// To be asked, now.
+    /// Connections to ask now.
     ready: VecDeque<usize>,
-    /// Parked until the workload has something due.
+    /// Connections that wait until the workload has something due.
     idle: VecDeque<usize>,
     sleeping: BinaryHeap<Reverse<(Instant, usize)>>,
     in_flight: usize,
@@ -87,10 +87,11 @@ impl Engine {
         })
     }
 
-    /// Runs until `workload` has stopped every connection. An error is this process's own (descriptors, say), or a
-    /// workload in which all connections are idle and nothing is ever due; what servers do is in the outcomes.
+    /// Runs until `workload` has stopped every connection. An error comes from this process (for example, no
+    /// descriptors left), or from a workload that leaves all connections idle with nothing due. Errors of servers are
+    /// in the outcomes.
     pub(crate) fn run<W: Workload>(&mut self, workload: &mut W) -> io::Result<()> {
-        // Timers of ordinary threads may come 50 µs late; these latencies are to be read in microseconds.
+        // The default timer slack of 50 µs would show up in the latencies.
         set_current_timer_slack(NonZeroU64::new(1))?;
         self.ready = (0..self.connections.len()).collect();
         self.idle.clear();
@@ -111,7 +112,7 @@ impl Engine {
         }
     }
 
-    /// Opens all connections that are not open, and sends nothing over them.
+    /// Opens all closed connections without sending anything.
     pub(crate) fn connect_all(&mut self) -> io::Result<()> {
         let deadline = Instant::now() + self.settings.timeout;
         for first in (0..self.connections.len()).step_by(CONNECTS_MAX) {
@@ -134,7 +135,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Connections that are open now, as far as the peer's closing has been heard of in a run.
+    /// Number of open connections. A close by the peer is noticed only during a run.
     pub(crate) fn open_connections(&self) -> usize {
         self.connections.iter().filter(|has| has.is_open()).count()
     }
@@ -146,14 +147,14 @@ impl Engine {
         Ok(())
     }
 
-    /// Gives what is due to the connections that have waited longest.
+    /// Offers due work to the connections that have waited longest.
     fn ask_idle<W: Workload>(&mut self, workload: &mut W) -> io::Result<()> {
         while !self.idle.is_empty() && workload.due().is_some_and(|due| due <= Instant::now()) {
             let Some(connection) = self.idle.pop_front() else {
                 break;
             };
             if self.ask(connection, workload)? {
-                // Nothing for it, so nothing for the others: it keeps its place.
+                // No work for this connection, so none for the others. It keeps its position.
                 if self.idle.back() == Some(&connection) {
                     self.idle.rotate_right(1);
                 }
@@ -164,7 +165,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Asks one connection; whether it had nothing to do.
+    /// Asks one connection. Returns whether it had nothing to do.
     fn ask<W: Workload>(&mut self, connection: usize, workload: &mut W) -> io::Result<bool> {
         let now = Instant::now();
         match workload.next(connection, now) {
@@ -198,7 +199,7 @@ impl Engine {
                 }
                 Err(_) => self.end(connection, Err(Failure::Connect), workload),
             }
-            // Sent when the socket says that it is connected.
+            // Sent when the socket reports that it is connected.
             return Ok(());
         }
         self.advance(connection, workload);
@@ -255,7 +256,7 @@ impl Engine {
         } else if flags
             .intersects(EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR)
         {
-            // Closed while idle, or bytes that nobody asked for: the next request opens a new connection.
+            // Closed while idle, or unexpected bytes. The next request opens a new connection.
             it.close();
         }
     }
@@ -290,7 +291,7 @@ impl Engine {
         }
     }
 
-    /// Waits for events, or for the first moment at which there is something to do without one.
+    /// Waits for events, or until something is due without one.
     fn wait<W: Workload>(&self, events: &mut Vec<Event>, workload: &mut W) -> io::Result<()> {
         let now = Instant::now();
         let due = if self.idle.is_empty() {
@@ -302,7 +303,7 @@ impl Engine {
         let check = (self.in_flight > 0).then(|| self.checked + TIMEOUT_CHECK);
         let exact = due.into_iter().chain(awake).min();
         let wait = match (exact, check) {
-            // Ended connections that are still to be asked.
+            // Some connections that ended an exchange still have to be asked.
             _ if !self.ready.is_empty() => Duration::ZERO,
             (Some(exact), check) => {
                 let exact = exact.saturating_duration_since(now).saturating_sub(SPIN);
@@ -313,7 +314,7 @@ impl Engine {
             (None, Some(check)) => check.saturating_duration_since(now),
             (None, None) => {
                 return Err(io::Error::other(
-                    "all connections are idle, and nothing is due",
+                    "all connections are idle and nothing is due",
                 ));
             }
         };

@@ -1,23 +1,23 @@
-//! The engine under every command: many HTTP/1.1 connections driven by one thread.
+//! The HTTP client of all commands: many HTTP/1.1 connections driven by one thread.
 //!
-//! An [`Engine`] is one thread's epoll loop over N non-blocking, kept-alive connections to one address. What is sent,
-//! and when, is a [`Workload`]'s business; it says so when a connection is free, and hears how it ended:
+//! An [`Engine`] runs an epoll loop over N non-blocking, kept-alive connections to one address. A [`Workload`] decides
+//! what is sent and when: the engine asks it when a connection is free, and reports the result of each request:
 //!
 //! ```text
-//!              next(connection) ──► Send(request)    connect if need be, send, receive, verify ──► done(connection)
-//!                     ▲             Idle             parked until due() has come, then asked again, first parked first
-//!                     │             SleepUntil(t)    this connection is asked again at t
-//!                     └──────────── Stop             never asked again in this run
+//!              next(connection) ──► Send(request)    connect if needed, send, receive, verify ──► done(connection)
+//!                     ▲             Idle             wait until due(), then ask again, longest waiting first
+//!                     │             SleepUntil(t)    ask this connection again at t
+//!                     └──────────── Stop             do not ask again in this run
 //! ```
 //!
-//! - **Closed loop**: `next` answers `Send` at once, and `Stop` when the time is over.
-//! - **Open loop**: arrivals have their moments whatever the server does. `next` takes the earliest arrival that is
-//!   due, else answers `Idle`; `due` says when the next one comes. [`Request::intended`] is the arrival's moment, and
-//!   [`Outcome::latency`] counts from there: an arrival that found all connections busy has waited, and that shows.
+//! - **Closed loop**: `next` returns `Send` at once, and `Stop` when the time is over.
+//! - **Open loop**: requests have start times that do not depend on the server. `next` returns the earliest due request,
+//!   otherwise `Idle`; `due` returns the next start time. [`Request::intended`] is the start time, and
+//!   [`Outcome::latency`] counts from it, so that the wait for a free connection is part of the latency.
 //!
-//! More load than one thread can make is several engines on several threads.
+//! For more load than one thread can generate, run several engines on several threads.
 //!
-//! Deliberately absent: pipelining, TLS, HTTP/2, redirects, and retries. A request that failed has failed.
+//! Not supported: pipelining, TLS, HTTP/2, redirects, and retries. A failed request stays failed.
 
 mod body;
 mod connection;
@@ -36,64 +36,64 @@ use bytes::Bytes;
 
 pub(crate) use self::engine::{Engine, Settings};
 
-/// Bytes of an answer's head; a longer one is [`Failure::BadHead`].
+/// Maximum length of a response head; a longer one is [`Failure::BadHead`].
 pub(crate) const HEAD_BYTES_MAX: usize = 64 * 1024;
-/// Headers of an answer; more are [`Failure::BadHead`].
+/// Maximum number of response headers; more are [`Failure::BadHead`].
 pub(crate) const HEADERS_MAX: usize = 64;
-/// Bytes kept of the body of an answer whose status was not accepted, so that it can be shown.
+/// Bytes of the body kept from a response with an unexpected status, for error messages.
 pub(crate) const REFUSAL_BYTES_MAX: usize = 4096;
 
-/// What the connections of an engine send.
+/// Decides which requests the connections of an engine send.
 pub(crate) trait Workload {
-    /// What `connection` (its number, from 0) does next. Asked at the start of a run, after each
-    /// [`done`](Self::done), and as the answers say.
+    /// Returns the next step of `connection` (numbered from 0). Called at the start of a run, after each
+    /// [`done`](Self::done), and as earlier results request.
     fn next(&mut self, connection: usize, now: Instant) -> Next;
 
-    /// When there is work for a connection that answered [`Next::Idle`]: the idle ones are asked from that moment on,
-    /// one after the other, until one answers `Idle` again. `None` is "not that I know": it is asked again after each
-    /// `done`. Not called when no connection is idle. The end of a run is due too: idle connections must be asked
-    /// to be told [`Next::Stop`].
+    /// When there is work for a connection that returned [`Next::Idle`]. From that moment, idle connections are asked
+    /// one after the other until one returns `Idle` again. `None` means unknown: the method is called again after each
+    /// `done`. It is not called if no connection is idle. The end of a run must be due as well, so that idle
+    /// connections can return [`Next::Stop`].
     fn due(&mut self) -> Option<Instant> {
         None
     }
 
-    /// How the request that `connection` was given has ended, well or not. A failed one closes its connection; the
-    /// next request opens a new one. After [`Failure::Connect`], the connection rests for 10 ms before it is asked
-    /// again, so that a server that is away is not hammered.
+    /// Reports how a request of `connection` ended. After a failure the connection is closed, and the next request
+    /// opens a new one. After [`Failure::Connect`], the connection pauses for 10 ms, so that an absent server is not
+    /// flooded.
     fn done(&mut self, connection: usize, outcome: &Outcome<'_>);
 }
 
-/// What a connection does next.
+/// The next step of a connection.
 #[derive(Debug)]
 pub(crate) enum Next {
     Send(Request),
-    /// Nothing now; see [`Workload::due`].
+    /// No work now; see [`Workload::due`].
     Idle,
-    /// Nothing on this connection before then.
+    /// No work for this connection before this moment.
     SleepUntil(Instant),
-    /// Nothing more in this run. The connection stays open, for the next run of the same engine.
+    /// No more work in this run. The connection stays open for the next run of the engine.
     Stop,
 }
 
-/// One request, and what is to come back.
+/// A request and the expected response.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
-    /// Request line and headers with the empty line, as they are sent. `Content-Length` is the maker's to write.
+    /// Request line, headers and empty line. The caller writes `Content-Length`.
     pub(crate) head: Bytes,
-    /// Sent after the head, one piece after the other: the frame of a form and a shared file need no copy.
+    /// Pieces sent after the head. Form delimiters and a shared file need no copy.
     pub(crate) body: Vec<Bytes>,
-    /// Which statuses are right; another is [`Failure::WrongStatus`], and the start of its body is collected.
+    /// Expected statuses. Any other is [`Failure::WrongStatus`], and the start of its body is collected.
     pub(crate) status: Status,
-    /// What becomes of the body of an answer with a right status.
+    /// What to do with the body of a response with an expected status.
     pub(crate) answer: Answer,
-    /// When it should have been sent: latencies count from here.
+    /// The intended start; latencies count from here.
     pub(crate) intended: Instant,
-    /// The workload's own; the engine does not look at it.
+    /// For the workload; the engine ignores it.
     pub(crate) tag: u64,
 }
 
 impl Request {
-    /// A request without a body, any 2xx being right, whose answer is discarded.
+    /// A request without a body that accepts any 2xx and discards the response.
     pub(crate) fn new(head: impl Into<Bytes>, intended: Instant) -> Self {
         Self {
             head: head.into(),
@@ -106,7 +106,7 @@ impl Request {
     }
 }
 
-/// The statuses that are right.
+/// Expected statuses.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Status {
     /// 200 to 299.
@@ -125,23 +125,23 @@ impl Status {
     }
 }
 
-/// What becomes of a body.
+/// What to do with a body.
 #[derive(Clone, Debug)]
 pub(crate) enum Answer {
-    /// Thrown away, in the kernel wherever the framing allows: after the first read, which brings the head and up to
-    /// 8 KiB, no byte of it is copied to this process. With a `length`, another one is [`Failure::WrongBody`].
+    /// Discards the body, in the kernel where the framing allows: after the first read, which contains the head and up
+    /// to 8 KiB, no byte is copied to this process. If `length` is set, any other length is [`Failure::WrongBody`].
     Discard { length: Option<u64> },
-    /// Kept, as [`Outcome::body`]. A longer one is [`Failure::WrongBody`].
+    /// Keeps the body as [`Outcome::body`]. A longer one is [`Failure::WrongBody`].
     Collect { bytes_max: usize },
-    /// Compared with what it must be, byte by byte, as it comes.
+    /// Compares each byte of the body as it arrives.
     Equals(Arc<dyn Expected>),
 }
 
-/// A body that is known before it comes.
+/// An expected body.
 pub(crate) trait Expected: fmt::Debug + Send + Sync {
     /// Its length in bytes.
     fn length(&self) -> u64;
-    /// Whether `bytes` is what stands at `offset`. Never called beyond [`length`](Self::length).
+    /// Whether `bytes` are correct at `offset`. Never called beyond [`length`](Self::length).
     fn matches(&self, offset: u64, bytes: &[u8]) -> bool;
 }
 
@@ -158,22 +158,22 @@ impl Expected for Bytes {
     }
 }
 
-/// How a request failed.
+/// Reason of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Failure {
-    /// No connection: refused, out of ports, unreachable.
+    /// No connection: refused, no free port, or unreachable.
     Connect,
     /// The peer reset the connection.
     Reset,
-    /// The peer closed the connection before the answer was whole.
+    /// The peer closed the connection before the response was complete.
     ClosedEarly,
-    /// [`Settings::timeout`] was over, connecting included.
+    /// [`Settings::timeout`] expired, including the time to connect.
     TimedOut,
-    /// The head is no HTTP/1.x head, is too long, or frames its body in a way that is not allowed.
+    /// The head is not HTTP/1.x, is too long, or frames its body incorrectly.
     BadHead,
-    /// The body is not what was expected, or its framing is broken.
+    /// The body is not the expected one, or its framing is broken.
     WrongBody,
-    /// The status is not one that was expected. The body came whole.
+    /// Unexpected status. The body was received completely.
     WrongStatus,
 }
 
@@ -191,35 +191,35 @@ impl fmt::Display for Failure {
     }
 }
 
-/// How a request ended.
+/// The result of a request.
 #[derive(Debug)]
 pub(crate) struct Outcome<'a> {
     pub(crate) request: &'a Request,
     pub(crate) result: Result<(), Failure>,
-    /// 0 where no head came.
+    /// 0 if no head was received.
     pub(crate) status: u16,
-    /// The answer's head as it came; [`header`](Self::header) reads it.
+    /// The response head as received; [`header`](Self::header) parses it.
     pub(crate) head: &'a [u8],
-    /// What was collected of the body: [`Answer::Collect`], or the start of a refusal.
+    /// The collected body: [`Answer::Collect`], or the start of a refusal.
     pub(crate) body: &'a [u8],
-    /// Bytes of the body that came, whatever became of them; without the framing of chunks.
+    /// Bytes of the body received, without the framing of chunks.
     pub(crate) body_bytes: u64,
-    /// When a connection took the request on: `started - intended` is the wait for a free one.
+    /// When a connection accepted the request: `started - intended` is the wait for a free connection.
     pub(crate) started: Instant,
     pub(crate) first_byte: Option<Instant>,
     pub(crate) finished: Instant,
-    /// Whether a connection was opened for it.
+    /// Whether a connection was opened for this request.
     pub(crate) is_new_connection: bool,
 }
 
 impl Outcome<'_> {
-    /// From the moment it should have been sent to the last byte of its answer.
+    /// Time from the intended start to the last byte of the response.
     pub(crate) fn latency(&self) -> Duration {
         self.finished
             .saturating_duration_since(self.request.intended)
     }
 
-    /// The first header of this name, where it is text.
+    /// The first header of this name, if it is text.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         response::header(self.head, name)
     }

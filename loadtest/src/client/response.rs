@@ -1,29 +1,29 @@
-//! The head of an answer, and how its body is framed (RFC 9112 §6), without I/O.
+//! Parses a response head and the framing of its body (RFC 9112 §6), without I/O.
 
 use super::{Failure, HEAD_BYTES_MAX, HEADERS_MAX};
 
-/// A head, read.
+/// A parsed head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Head {
     pub(super) status: u16,
-    /// Bytes of the head with its empty line.
+    /// Length of the head, including the empty line.
     pub(super) bytes: usize,
     pub(super) framing: Framing,
-    /// Whether the connection may take another request.
+    /// Whether the connection can be reused.
     pub(super) is_kept_alive: bool,
 }
 
-/// Where the body ends.
+/// How the body ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Framing {
-    /// After so many bytes.
+    /// After this number of bytes.
     Length(u64),
     Chunked,
-    /// Where the peer closes.
+    /// When the peer closes.
     Close,
 }
 
-/// Reads the head at the start of `bytes`; `None` until all of it is there.
+/// Parses the head at the start of `bytes`; `None` until it is complete.
 pub(super) fn parse(bytes: &[u8], is_head_request: bool) -> Result<Option<Head>, Failure> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut response = httparse::Response::new(&mut headers);
@@ -44,7 +44,7 @@ pub(super) fn parse(bytes: &[u8], is_head_request: bool) -> Result<Option<Head>,
             }
             content_length = Some(value);
         } else if header.name.eq_ignore_ascii_case("transfer-encoding") {
-            // No other coding was asked for.
+            // The client requests no other coding.
             if !header.value.eq_ignore_ascii_case(b"chunked") {
                 return Err(Failure::BadHead);
             }
@@ -63,7 +63,7 @@ pub(super) fn parse(bytes: &[u8], is_head_request: bool) -> Result<Option<Head>,
     }
     let framing = match (is_chunked, content_length) {
         _ if is_head_request || status < 200 || matches!(status, 204 | 304) => Framing::Length(0),
-        // RFC 9112 §6.1: a server must not send both, and a client cannot know which one holds.
+        // RFC 9112 §6.1: a server must not send both, and a client cannot know which one is valid.
         (true, Some(_)) => return Err(Failure::BadHead),
         (true, None) => Framing::Chunked,
         (false, Some(length)) => Framing::Length(length),
@@ -77,7 +77,7 @@ pub(super) fn parse(bytes: &[u8], is_head_request: bool) -> Result<Option<Head>,
     }))
 }
 
-/// The first header of this name, where it is text.
+/// The first header of this name, if it is text.
 pub(super) fn header<'a>(head: &'a [u8], name: &str) -> Option<&'a str> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut response = httparse::Response::new(&mut headers);
@@ -89,7 +89,7 @@ pub(super) fn header<'a>(head: &'a [u8], name: &str) -> Option<&'a str> {
         .and_then(|header| std::str::from_utf8(header.value).ok())
 }
 
-/// Digits only: no sign, as `str::parse` would take it.
+/// Digits only; `str::parse` would accept a sign.
 fn decimal(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return None;
@@ -97,44 +97,44 @@ fn decimal(digits: &[u8]) -> Option<u64> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
-/// Reads a chunked body (RFC 9112 §7.1), however it is cut into reads.
+/// Parses a chunked body (RFC 9112 §7.1), however reads split it.
 #[derive(Debug)]
 pub(super) struct Chunks {
     at: At,
-    /// Bytes of the current line: sizes, extensions and trailers have the bound of a head.
+    /// Length of the current line. Sizes, extensions and trailers have the limit of a head.
     line_bytes: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum At {
-    /// In the digits of a chunk's size.
+    /// In the digits of a chunk size.
     Size {
         size: u64,
         digits: u32,
     },
-    /// After the size, before the end of its line.
+    /// After the size, before the end of the line.
     Extension(u64),
-    /// In the data, with so many bytes to come.
+    /// In the data, with this number of bytes left.
     Data(u64),
-    /// At the end of the line after the data.
+    /// In the line end after the data.
     DataEnd {
         is_after_return: bool,
     },
-    /// In the lines after the last chunk; an empty one ends the body.
+    /// In the lines after the last chunk; an empty line ends the body.
     Trailer {
         is_empty: bool,
     },
     End,
 }
 
-/// A step of [`Chunks::next`].
+/// Result of one step of [`Chunks::next`].
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Step<'a> {
     /// Bytes of the body.
     Data(&'a [u8]),
-    /// All input is used, and the body has not ended.
+    /// All input is used; the body has not ended.
     More,
-    /// The body has ended; what is left of the input is not part of it.
+    /// The body has ended; the rest of the input does not belong to it.
     End,
 }
 
@@ -146,7 +146,7 @@ impl Chunks {
         }
     }
 
-    /// Takes from `input` up to the next bytes of the body.
+    /// Consumes `input` up to the next bytes of the body.
     pub(super) fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Step<'a>, Failure> {
         loop {
             if let At::End = self.at {
@@ -181,7 +181,7 @@ impl Chunks {
 }
 
 impl At {
-    /// Where the reader is after `byte` of a line; `None` where it must not stand there.
+    /// The state after `byte`; `None` if the byte is not allowed here.
     fn after(self, byte: u8) -> Option<Self> {
         Some(match (self, byte) {
             (Self::Size { size, digits }, byte) if byte.is_ascii_hexdigit() && digits < 16 => {

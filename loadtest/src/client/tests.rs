@@ -1,4 +1,4 @@
-//! The engine against small servers that say exactly what they are told to.
+//! Tests the engine against small servers that send scripted bytes.
 
 use std::{
     io::{Read, Write},
@@ -14,7 +14,7 @@ use super::*;
 
 type Script = Box<dyn FnOnce(TcpStream) + Send>;
 
-/// A server that hands each connection, in turn, to the next of `scripts`, and then stops listening.
+/// Starts a server that runs one script per connection, in order, and then stops listening.
 fn server(scripts: Vec<Script>) -> (SocketAddr, JoinHandle<()>) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = listener.local_addr().unwrap();
@@ -28,12 +28,12 @@ fn server(scripts: Vec<Script>) -> (SocketAddr, JoinHandle<()>) {
     (address, thread)
 }
 
-/// Reads one request and answers it with these pieces, each sent alone; then closes.
+/// Reads one request, responds with these pieces, each in its own write, and closes.
 fn saying(pieces: &'static [&'static str]) -> Script {
     Box::new(move |mut stream| {
         read_head(&mut stream).unwrap();
         for piece in pieces {
-            // A client that has seen enough closes.
+            // The client may have closed already.
             if stream.write_all(piece.as_bytes()).is_err() {
                 return;
             }
@@ -42,7 +42,7 @@ fn saying(pieces: &'static [&'static str]) -> Script {
     })
 }
 
-/// Reads one request without a body; `None` where the client has closed.
+/// Reads a request without a body; `None` if the client has closed.
 fn read_head(stream: &mut TcpStream) -> Option<Vec<u8>> {
     let mut head = Vec::new();
     let mut byte = [0];
@@ -55,7 +55,7 @@ fn read_head(stream: &mut TcpStream) -> Option<Vec<u8>> {
     Some(head)
 }
 
-/// What is kept of an outcome.
+/// The parts of an outcome that tests check.
 #[derive(Debug)]
 struct Seen {
     result: Result<(), Failure>,
@@ -67,7 +67,7 @@ struct Seen {
     is_ordered: bool,
 }
 
-/// Sends what it is given, whichever connection asks.
+/// A workload that sends a list of requests over any connection.
 struct List {
     requests: Vec<Request>,
     seen: Vec<Seen>,
@@ -126,7 +126,7 @@ fn run(settings: Settings, requests: Vec<Request>) -> Vec<Seen> {
     list.seen
 }
 
-/// One request to a server with one script; what came of it.
+/// Sends one request to a server with one script and returns the result.
 fn one(script: Script, answer: Answer) -> Seen {
     let (address, thread) = server(vec![script]);
     let mut seen = run(settings(address), vec![get(answer)]);
@@ -136,7 +136,7 @@ fn one(script: Script, answer: Answer) -> Seen {
 }
 
 #[test]
-fn a_connection_is_kept_and_asked_again() {
+fn reuses_kept_connection() {
     let (address, thread) = server(vec![Box::new(|mut stream| {
         for body in ["one", "two", "six"] {
             read_head(&mut stream).unwrap();
@@ -157,8 +157,8 @@ fn a_connection_is_kept_and_asked_again() {
 }
 
 #[test]
-fn a_server_that_closes_is_connected_to_again() {
-    // By a header; at the end of a body without a length; because it is HTTP/1.0; without a word.
+fn reconnects_after_server_closes() {
+    // Four reasons to close: a header, a body without a length, HTTP/1.0, and a silent close.
     let (address, thread) = server(vec![
         saying(&["HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 1\r\n\r\na"]),
         saying(&["HTTP/1.1 200 OK\r\n\r\nbc"]),
@@ -178,7 +178,7 @@ fn a_server_that_closes_is_connected_to_again() {
     thread.join().unwrap();
 }
 
-/// Each case through every way to treat a body, with the same result.
+/// Checks that all ways to treat a body give the same result.
 #[track_caller]
 fn all_fail(cases: &[&'static [&'static str]], failure: Failure) {
     for case in cases {
@@ -195,7 +195,7 @@ fn all_fail(cases: &[&'static [&'static str]], failure: Failure) {
 }
 
 #[test]
-fn an_end_before_the_whole_answer_is_closed_early() {
+fn truncated_answer_is_closed_early() {
     all_fail(
         &[
             &[],
@@ -209,7 +209,7 @@ fn an_end_before_the_whole_answer_is_closed_early() {
 }
 
 #[test]
-fn heads_that_are_none_and_framing_that_is_ambiguous_are_bad() {
+fn rejects_bad_heads_and_framing() {
     all_fail(
         &[
             &["SSH-2.0\r\n"],
@@ -223,7 +223,7 @@ fn heads_that_are_none_and_framing_that_is_ambiguous_are_bad() {
 }
 
 #[test]
-fn broken_chunks_are_a_wrong_body() {
+fn broken_chunks_are_wrong_body() {
     all_fail(
         &[
             &["HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nfive\r\n"],
@@ -236,7 +236,7 @@ fn broken_chunks_are_a_wrong_body() {
 }
 
 #[test]
-fn more_bytes_than_announced_are_a_wrong_body() {
+fn excess_bytes_are_wrong_body() {
     const MORE: &[&str] = &["HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfives!"];
     for answer in [COLLECT, Answer::Discard { length: None }] {
         let seen = one(saying(MORE), answer);
@@ -245,7 +245,7 @@ fn more_bytes_than_announced_are_a_wrong_body() {
 }
 
 #[test]
-fn a_head_without_end_is_bad() {
+fn rejects_endless_head() {
     let endless = |mut stream: TcpStream| {
         read_head(&mut stream).unwrap();
         let line = format!("X: {}\r\n", "x".repeat(16 * 1024));
@@ -257,7 +257,7 @@ fn a_head_without_end_is_bad() {
 }
 
 #[test]
-fn an_answer_in_pieces_is_one_answer() {
+fn reads_answer_in_pieces() {
     const CASES: [&[&str]; 5] = [
         &[
             "HTTP/1.1 20",
@@ -298,24 +298,24 @@ fn an_answer_in_pieces_is_one_answer() {
     }
 }
 
-/// Bytes whose period is no power of two.
+/// Bytes whose period is not a power of two.
 fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|at| (at % 251) as u8).collect()
 }
 
-/// Answers two requests with these bytes, the second on the same connection.
+/// Responds to two requests with these bytes, the second one on the same connection.
 fn twice(body: Vec<u8>) -> (SocketAddr, JoinHandle<()>) {
     server(vec![Box::new(move |mut stream| {
         let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
         while read_head(&mut stream).is_some() {
-            // A client that has found a wrong byte closes.
+            // The client closes when it finds a wrong byte.
             let _ = stream.write_all(&[head.as_bytes(), &body].concat());
         }
     })])
 }
 
 #[test]
-fn what_the_kernel_throws_away_is_counted_to_the_byte() {
+fn counts_discarded_bytes_exactly() {
     for length in [0, 1, 8192 - 100, 8192, 20_000_001] {
         let (address, thread) = twice(pattern(length));
         let answer = Answer::Discard {
@@ -338,7 +338,7 @@ fn what_the_kernel_throws_away_is_counted_to_the_byte() {
 }
 
 #[test]
-fn verifying_finds_a_flipped_byte_wherever_it_is() {
+fn verification_finds_flipped_byte() {
     let length = 600_000;
     let right = pattern(length);
     let equals: Arc<dyn Expected> = Arc::new(Bytes::from(right.clone()));
@@ -364,7 +364,7 @@ fn verifying_finds_a_flipped_byte_wherever_it_is() {
 }
 
 #[test]
-fn a_refusal_is_shown_and_the_connection_kept() {
+fn shows_refusal_and_keeps_connection() {
     let (address, thread) = server(vec![Box::new(|mut stream| {
         for answer in [
             "HTTP/1.1 503 Busy\r\nRetry-After: 1\r\nContent-Length: 4\r\n\r\nbusy",
@@ -398,14 +398,15 @@ fn a_refusal_is_shown_and_the_connection_kept() {
     assert!(!seen[1].is_new_connection && !seen[2].is_new_connection);
 }
 
+/// A response to HEAD has no body.
 #[test]
-fn a_large_body_in_pieces_is_sent_whole_and_a_head_request_has_no_body() {
+fn sends_large_body_whole() {
     let body = pattern(5_000_000);
     let sent = body.clone();
     let (address, thread) = server(vec![Box::new(move |mut stream| {
         read_head(&mut stream).unwrap();
         let mut came = vec![0; sent.len()];
-        // Slowly at first, so that the client is stopped by a full buffer.
+        // Slow at first, so that the client's send buffer fills up.
         thread::sleep(Duration::from_millis(20));
         stream.read_exact(&mut came).unwrap();
         assert!(came == sent, "the body came as it was sent");
@@ -434,7 +435,7 @@ fn a_large_body_in_pieces_is_sent_whole_and_a_head_request_has_no_body() {
 }
 
 #[test]
-fn an_answer_that_comes_before_the_request_was_sent_is_taken() {
+fn accepts_answer_before_request_ends() {
     let (address, thread) = server(vec![Box::new(|mut stream| {
         read_head(&mut stream).unwrap();
         stream
@@ -442,7 +443,7 @@ fn an_answer_that_comes_before_the_request_was_sent_is_taken() {
                 b"HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 3\r\n\r\nbig",
             )
             .unwrap();
-        // Until the client, which sees the answer, closes.
+        // Until the client sees the response and closes.
         while stream.read(&mut [0; 65536]).is_ok_and(|bytes| bytes > 0) {}
     })]);
     let mut upload = get(COLLECT);
@@ -455,7 +456,7 @@ fn an_answer_that_comes_before_the_request_was_sent_is_taken() {
 }
 
 #[test]
-fn nobody_there_is_a_connect_failure_and_a_silent_server_a_time_out() {
+fn reports_connect_failure_and_timeout() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let mut silent = settings(listener.local_addr().unwrap());
     silent.timeout = Duration::from_millis(50);
@@ -464,7 +465,7 @@ fn nobody_there_is_a_connect_failure_and_a_silent_server_a_time_out() {
     assert_eq!(seen[1].result, Err(Failure::TimedOut));
     assert!(
         seen[1].is_new_connection,
-        "an answer that comes late is nobody's"
+        "a late response belongs to no request"
     );
     drop(listener);
     let seen = run(silent, vec![get(COLLECT), get(COLLECT)]);
@@ -473,10 +474,10 @@ fn nobody_there_is_a_connect_failure_and_a_silent_server_a_time_out() {
 }
 
 #[test]
-fn a_reset_is_a_reset() {
+fn reports_reset() {
     let (address, thread) = server(vec![Box::new(|mut stream| {
         read_head(&mut stream).unwrap();
-        // Closing with unread bytes resets.
+        // Closing with unread bytes causes a reset.
         thread::sleep(Duration::from_millis(20));
     })]);
     let mut upload = get(COLLECT);
@@ -488,7 +489,7 @@ fn a_reset_is_a_reset() {
 }
 
 #[test]
-fn connections_come_from_the_addresses_given_in_turn() {
+fn uses_source_addresses_in_turn() {
     let sources: Vec<IpAddr> = vec!["127.0.0.2".parse().unwrap(), "127.0.0.3".parse().unwrap()];
     let say_who: fn(TcpStream) = |mut stream| {
         read_head(&mut stream).unwrap();
@@ -513,7 +514,7 @@ fn connections_come_from_the_addresses_given_in_turn() {
     }
 }
 
-/// Arrivals at given moments, taken by whichever connection is idle.
+/// Arrivals at given moments, accepted by any idle connection.
 struct Open {
     arrivals: std::collections::VecDeque<(Instant, u64)>,
     early: usize,
@@ -552,9 +553,10 @@ impl Workload for Open {
     }
 }
 
+/// None is sent early, and waiting for a connection counts.
 #[test]
-fn arrivals_are_sent_in_order_none_early_and_waiting_counts() {
-    // The server takes 30 ms for each; three arrive at once on one connection.
+fn sends_arrivals_in_order() {
+    // The server takes 30 ms per request; three arrive at once on one connection.
     let (address, thread) = server(vec![Box::new(|mut stream| {
         while read_head(&mut stream).is_some() {
             thread::sleep(Duration::from_millis(30));
@@ -576,14 +578,14 @@ fn arrivals_are_sent_in_order_none_early_and_waiting_counts() {
     drop(engine);
     thread.join().unwrap();
     assert_eq!((open.early, &open.tags[..]), (0, &[1, 2, 3, 4][..]));
-    // Lower bounds only: nothing here asserts how fast this machine is.
+    // Only lower bounds: no test depends on the speed of the machine.
     for (wait, least) in open.waits.iter().zip([30, 60, 90, 30]) {
         assert!(*wait >= Duration::from_millis(least), "{:?}", open.waits);
     }
 }
 
 #[test]
-fn a_workload_in_which_nothing_is_ever_due_is_an_error() {
+fn idle_workload_is_an_error() {
     struct Never;
     impl Workload for Never {
         fn next(&mut self, _: usize, _: Instant) -> Next {
@@ -595,9 +597,9 @@ fn a_workload_in_which_nothing_is_ever_due_is_an_error() {
     engine.run(&mut Never).unwrap_err();
 }
 
-/// Every way to cut a chunked body in two is read the same.
+/// Splits a chunked body at every position.
 #[test]
-fn chunks_may_be_cut_anywhere() {
+fn reads_chunks_cut_anywhere() {
     use super::response::{Chunks, Step};
     let whole = b"1\r\na\r\n00a;x=\"y\"\r\n0123456789\r\n0\r\nTrailer: yes\r\n\r\nrest";
     for cut in 0..=whole.len() {

@@ -1,56 +1,56 @@
-//! How a server is asked: templates of paths and headers, and the heads of requests made of them. The Easemob API is
-//! one set of templates, which is built in; a scenario may have any other.
+//! The requests of an API: templates of paths and headers, and the request heads made from them. The Easemob API is
+//! built in as one set of templates; a scenario can define another one.
 
 use bytes::Bytes;
 
 use super::template::{Template, Values};
 
-/// Ends the parts of a form. Noise does not contain it.
+/// Boundary of forms. Generated files do not contain it.
 const BOUNDARY: &str = "----loadtest-5b1f0c9e7a";
-/// Given to requests that are to be refused.
+/// Token of requests that must be refused.
 pub(crate) const WRONG_TOKEN: &str = "not-a-token";
 
-/// All that a server is asked for.
+/// The endpoints of a server.
 #[derive(Debug, Clone)]
 pub(crate) struct Api {
-    /// How files are put there.
+    /// Uploads a file.
     pub(crate) upload: Upload,
-    /// How one is had.
+    /// Downloads a file.
     pub(crate) download: Endpoint,
-    /// How its thumbnail is had, where there are such.
+    /// Requests a thumbnail, if the server has them.
     pub(crate) thumbnail: Option<Endpoint>,
-    /// Where the server gives tokens, as the Easemob API has it.
+    /// Path that issues tokens as in the Easemob API.
     pub(crate) token_path: Option<String>,
 }
 
 /// A path and its headers.
 #[derive(Debug, Clone)]
 pub(crate) struct Endpoint {
-    /// As in the request line.
+    /// The path in the request line.
     pub(crate) path: Template,
-    /// Names and values.
+    /// Header names and values.
     pub(crate) headers: Vec<(String, Template)>,
 }
 
-/// How files are put there.
+/// How to upload a file.
 #[derive(Debug, Clone)]
 pub(crate) struct Upload {
-    /// `POST` or `PUT`, as a rule.
+    /// Usually `POST` or `PUT`.
     pub(crate) method: String,
-    /// Where.
+    /// Path and headers.
     pub(crate) endpoint: Endpoint,
-    /// The form field that the file is; without one, the body is the file.
+    /// Name of the form field with the file; if `None`, the body is the file.
     pub(crate) multipart: Option<String>,
-    /// Where in the answer, which is JSON, the file's id stands (RFC 6901); without one, it is the file's name.
+    /// JSON pointer (RFC 6901) to the file's id in the response; if `None`, the id is the file's name.
     pub(crate) id: Option<String>,
-    /// The same of its secret; without one, there is none.
+    /// JSON pointer to the file's secret; if `None`, there is no secret.
     pub(crate) secret: Option<String>,
 }
 
 impl Api {
-    /// The Easemob API, for one tenant; uploads may be restricted to those who have their secret.
+    /// The Easemob API of one tenant; uploads may restrict access to clients with the file's secret.
     pub(crate) fn easemob(org: &str, app: &str, is_restricted: bool) -> Self {
-        let template = |text: &str| Template::parse(text).expect("a template of this file's own");
+        let template = |text: &str| Template::parse(text).expect("a constant template");
         let endpoint = |path: &str, headers: &[(&str, &str)]| {
             let header = |(name, value): &(&str, &str)| ((*name).to_owned(), template(value));
             let headers = headers.iter().map(header).collect();
@@ -89,7 +89,7 @@ impl Api {
 }
 
 impl Endpoint {
-    /// Whether a path or header has such a hole.
+    /// Whether a path or header contains this variable.
     pub(crate) fn needs(&self, variable: super::template::Variable) -> bool {
         let headers = self.headers.iter().map(|(_, value)| value);
         headers
@@ -98,16 +98,17 @@ impl Endpoint {
     }
 }
 
-/// The server as requests name it.
+/// The server as named in requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Origin {
-    /// For the `Host` header.
+    /// Value of the `Host` header.
     pub(crate) host: String,
-    /// Before every path: empty, or `/…` without a slash at its end.
+    /// Prefix of every path: empty, or `/…` without a trailing slash.
     pub(crate) prefix: String,
 }
 
-/// Starts a head: the request line, `Host`, and the endpoint's headers. What more it has is appended; then [`end`].
+/// Starts a head with the request line, `Host` and the headers of the endpoint. The caller may append headers and then
+/// calls [`end`].
 pub(crate) fn head(
     origin: &Origin,
     method: &str,
@@ -138,7 +139,7 @@ pub(crate) fn end(mut head: Vec<u8>) -> Bytes {
 }
 
 impl Upload {
-    /// The head and the body of the upload of a file of these pieces, `length` bytes in sum.
+    /// Head and body of an upload of these pieces, `length` bytes in total.
     pub(crate) fn request(
         &self,
         origin: &Origin,
@@ -172,19 +173,21 @@ impl Upload {
         (end(head), body.collect())
     }
 
-    /// What the answer says of the file: its id, and its secret.
+    /// Extracts the id and the secret from the response.
     pub(crate) fn answer(&self, body: &[u8], name: &str) -> Result<(String, String), String> {
         if self.id.is_none() && self.secret.is_none() {
             return Ok((name.to_owned(), String::new()));
         }
         let json: serde_json::Value = serde_json::from_slice(body)
-            .map_err(|error| format!("the answer to an upload is no JSON: {error}"))?;
+            .map_err(|error| format!("the response to an upload is not JSON: {error}"))?;
         let at = |pointer: &Option<String>, otherwise: &str| match pointer {
             None => Ok(otherwise.to_owned()),
             Some(pointer) => match json.pointer(pointer).and_then(|value| value.as_str()) {
-                // What goes into the heads of later requests must not end their lines.
+                // These values go into later request heads, so they must not contain line ends.
                 Some(text) if !text.chars().any(char::is_control) => Ok(text.to_owned()),
-                _ => Err(format!("the answer to an upload has no text at {pointer}")),
+                _ => Err(format!(
+                    "the response to an upload has no text at {pointer}"
+                )),
             },
         };
         Ok((at(&self.id, name)?, at(&self.secret, "")?))
@@ -207,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn the_easemob_api_is_asked_as_its_contract_has_it() {
+    fn easemob_requests_follow_contract() {
         let api = Api::easemob("o", "a", true);
         let values = Values {
             token: "T",
@@ -251,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_not_restricted_has_no_secret() {
+    fn unrestricted_file_has_no_secret() {
         let api = Api::easemob("o", "a", false);
         let head = head(&origin(), "GET", &api.download, &Values::default());
         assert!(!text(&head).contains("share-secret"));
@@ -263,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_raw_upload_is_the_file_alone() {
+    fn raw_upload_is_file_alone() {
         let path = Template::parse("/{name}").unwrap();
         let upload = Upload {
             method: "PUT".to_owned(),

@@ -1,22 +1,22 @@
-//! When requests are meant to start. An open loop has moments that do not depend on the server: whoever is late for
-//! one has waited, and the wait counts. A closed loop has none: a connection that is free sends.
+//! The intended start times of requests. In an open loop they do not depend on the server: a request that starts late
+//! has waited, and the wait counts. A closed loop has none: a free connection sends at once.
 
 use std::time::Duration;
 
 use rand::{SeedableRng as _, rngs::SmallRng};
 use rand_distr::{Distribution as _, Exp};
 
-/// How moments are spread in an open loop.
+/// Distribution of start times in an open loop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Spread {
-    /// As independent users come: gaps are exponential.
+    /// Independent users: exponential gaps.
     Poisson,
-    /// All gaps alike.
+    /// Equal gaps.
     Uniform,
 }
 
 impl Spread {
-    /// As it is written.
+    /// The name in arguments and reports.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Poisson => "poisson",
@@ -25,11 +25,11 @@ impl Spread {
     }
 }
 
-/// The moments of one thread, one after the other, counted from the start of the run.
+/// Start times of one thread, in order, counted from the start of the run.
 #[derive(Debug)]
 pub(crate) struct Arrivals {
     gaps: Gaps,
-    /// Seconds; a sum of gaps in whole nanoseconds would drift from the rate.
+    /// In seconds; a sum of gaps in whole nanoseconds would drift from the rate.
     next_s: f64,
 }
 
@@ -40,8 +40,8 @@ enum Gaps {
 }
 
 impl Arrivals {
-    /// `per_second` must be finite and above zero. `phase` from 0 to 1 shifts uniform moments, so that threads take
-    /// turns; Poisson streams, each with a seed of its own, add up to one of the sum of their rates.
+    /// `per_second` must be finite and positive. `phase`, from 0 to 1, shifts uniform times so that threads alternate.
+    /// Poisson streams with different seeds add up to one stream with the sum of their rates.
     pub(crate) fn new(spread: Spread, per_second: f64, phase: f64, seed: u64) -> Self {
         debug_assert!(per_second.is_finite() && per_second > 0.0);
         match spread {
@@ -61,12 +61,12 @@ impl Arrivals {
         }
     }
 
-    /// The moment that is next, without taking it.
+    /// The next start time, not consumed.
     pub(crate) fn next(&self) -> Duration {
         Duration::from_secs_f64(self.next_s)
     }
 
-    /// Takes it.
+    /// Consumes the next start time.
     pub(crate) fn take(&mut self) -> Duration {
         let taken = self.next();
         self.next_s += match &mut self.gaps {
@@ -95,11 +95,11 @@ mod tests {
     }
 
     #[test]
-    fn poisson_has_the_rate_and_the_spread_of_an_exponential() {
+    fn poisson_gaps_are_exponential() {
         let count = 100_000;
         let gaps = gaps(Spread::Poisson, 5000.0, count);
         let mean = gaps.iter().sum::<f64>() / count as f64;
-        // The standard error of the mean is mean/√count, 0.3 %: four of them.
+        // The standard error of the mean is mean/√count, 0.3 %; the bound is four of them.
         assert!(
             (mean * 5000.0 - 1.0).abs() < 0.013,
             "seed {SEED}: mean {mean}"
@@ -110,7 +110,7 @@ mod tests {
             (deviation - 1.0).abs() < 0.03,
             "seed {SEED}: deviation {deviation}"
         );
-        // e⁻¹ of the gaps are longer than the mean.
+        // A share of e⁻¹ of the gaps is longer than the mean.
         let longer = gaps.iter().filter(|gap| **gap > mean).count() as f64 / count as f64;
         assert!(
             (longer - (-1.0f64).exp()).abs() < 0.01,
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_of_poisson_over_many_seeds_have_its_mean_and_variance() {
+    fn poisson_counts_have_mean_and_variance() {
         let (per_second, seconds, runs) = (200.0, 5.0, 400u64);
         let count = |seed| {
             let mut arrivals = Arrivals::new(Spread::Poisson, per_second, 0.0, seed);
@@ -135,7 +135,8 @@ mod tests {
             .map(|count| (count - mean).powi(2))
             .sum::<f64>()
             / runs as f64;
-        // Of 1000 expected, the mean of 400 runs is off by √(1000/400) = 1.6: four of them; the variance by 7 %.
+        // 1000 are expected. The standard error of the mean of 400 runs is √(1000/400) = 1.6, and that of the variance
+        // 7 %; the bounds are four of them.
         assert!((mean - 1000.0).abs() < 6.4, "mean {mean}");
         assert!(
             (variance / 1000.0 - 1.0).abs() < 0.28,
@@ -144,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn uniform_gaps_are_alike_and_do_not_drift() {
+    fn uniform_gaps_do_not_drift() {
         let gaps = gaps(Spread::Uniform, 3000.0, 30_000);
         assert!(gaps.iter().all(|gap| (gap * 3000.0 - 1.0).abs() < 1e-4));
         let sum: f64 = gaps.iter().sum();
@@ -152,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_take_turns_when_uniform() {
+    fn uniform_threads_take_turns() {
         let mut first = Arrivals::new(Spread::Uniform, 100.0, 0.0, SEED);
         let mut second = Arrivals::new(Spread::Uniform, 100.0, 0.5, SEED);
         let ms = |arrivals: &mut Arrivals| arrivals.take().as_millis();
@@ -163,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_seed_gives_the_same_moments() {
+    fn same_seed_gives_same_moments() {
         assert_eq!(
             gaps(Spread::Poisson, 10.0, 100),
             gaps(Spread::Poisson, 10.0, 100)

@@ -1,4 +1,4 @@
-//! Requests for the engine: what is sent for a file, and what must come back.
+//! Builds requests for a file, with the expected responses.
 
 use std::{sync::Arc, time::Instant};
 
@@ -10,27 +10,26 @@ use super::{
 };
 use crate::client::{Answer, Expected as _, Outcome, Request, Status};
 
-/// Bytes of the answer to an upload.
+/// Maximum length of the response to an upload.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
-/// Makes requests for one server.
+/// Builds requests for one server.
 #[derive(Debug)]
 pub(crate) struct Asker {
-    /// How it is asked.
+    /// The endpoints.
     pub(crate) api: Api,
-    /// Where it is.
+    /// The server as named in requests.
     pub(crate) origin: Origin,
-    /// What opens it; empty where it needs none.
+    /// The token; empty if none is needed.
     pub(crate) token: String,
-    /// What files hold.
+    /// Generates file contents.
     pub(crate) maker: Maker,
-    /// Whether every byte that comes back is compared.
+    /// Whether every received byte is compared.
     pub(crate) is_verifying: bool,
 }
 
 impl Asker {
-    /// The upload of a new file, whose name and bytes come with it. The answer is kept where the file is to be found
-    /// again.
+    /// An upload of a new file with its name and content. The response is kept only if the file must be found again.
     pub(crate) fn upload(
         &self,
         draft: &Draft,
@@ -60,7 +59,7 @@ impl Asker {
         (request, name, content)
     }
 
-    /// The file that an upload made, from the answer.
+    /// The uploaded file, from the response.
     pub(crate) fn uploaded(
         &self,
         draft: Draft,
@@ -72,7 +71,7 @@ impl Asker {
         Ok(File::new(draft, content, name, id, secret))
     }
 
-    /// The whole file.
+    /// A download of the whole file.
     pub(crate) fn download(&self, file: &File, intended: Instant) -> Request {
         let head = self.head("GET", &self.api.download, file, &self.token);
         let answer = if self.is_verifying {
@@ -88,7 +87,7 @@ impl Asker {
         }
     }
 
-    /// `length` bytes of the file, from `from` on; the file must have them.
+    /// A download of `length` bytes from offset `from`, which must lie within the file.
     pub(crate) fn range(&self, file: &File, from: u64, length: u64, intended: Instant) -> Request {
         let mut head = self.head("GET", &self.api.download, file, &self.token);
         let last = from + length - 1;
@@ -111,14 +110,14 @@ impl Asker {
         }
     }
 
-    /// The file's thumbnail.
+    /// A request for the file's thumbnail.
     pub(crate) fn thumbnail(&self, file: &File, intended: Instant) -> Request {
         let endpoint = self.api.thumbnail.as_ref().unwrap_or(&self.api.download);
         let head = self.head("GET", endpoint, file, &self.token);
         Request::new(api::end(head), intended)
     }
 
-    /// The file, unless it is the one that its validator names.
+    /// A conditional download with the file's validator.
     pub(crate) fn conditional(&self, file: &File, intended: Instant) -> Request {
         let mut head = self.head("GET", &self.api.download, file, &self.token);
         let header = match &file.validator {
@@ -130,13 +129,13 @@ impl Asker {
         Request::new(api::end(head), intended)
     }
 
-    /// The head of the answer that has the file.
+    /// A HEAD request for the file.
     pub(crate) fn head_only(&self, file: &File, intended: Instant) -> Request {
         let head = self.head("HEAD", &self.api.download, file, &self.token);
         Request::new(api::end(head), intended)
     }
 
-    /// The file, with a token that is none.
+    /// A download with an invalid token.
     pub(crate) fn wrong_token(&self, file: &File, intended: Instant) -> Request {
         let head = self.head("GET", &self.api.download, file, WRONG_TOKEN);
         Request::new(api::end(head), intended)
@@ -154,7 +153,7 @@ impl Asker {
     }
 }
 
-/// What the answer to a HEAD says about the file's version.
+/// The validator in the response to a HEAD.
 pub(crate) fn validator(outcome: &Outcome<'_>) -> Option<Validator> {
     let tag = || {
         outcome
@@ -169,7 +168,7 @@ pub(crate) fn validator(outcome: &Outcome<'_>) -> Option<Validator> {
     tag().or_else(date)
 }
 
-/// Expects these statuses, and these only.
+/// Sets the expected statuses.
 pub(crate) fn expecting(request: Request, expect: &'static [u16]) -> Request {
     Request {
         status: Status::OneOf(expect),

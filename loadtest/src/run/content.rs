@@ -1,6 +1,5 @@
-//! What a file holds: slices of one block of noise, where in it the file's seed says, so that any file is sent and
-//! compared without a copy of it being made or kept. A picture is a real JPEG, padded by comments to the length that
-//! was asked for.
+//! File contents: slices of one block of noise, at positions that follow from the file's seed. Any file can be sent and
+//! compared without a copy. A picture is a real JPEG, padded with comments to the requested length.
 //!
 //! ```text
 //! plain     start │ noise …
@@ -11,19 +10,19 @@ use bytes::Bytes;
 
 use crate::client::Expected;
 
-/// Noise comes again after so many bytes: a prime, so that no server that mixes up its blocks goes unnoticed.
+/// The noise repeats after this many bytes. A prime, so that a server that mixes up blocks is noticed.
 const PERIOD_BYTES: usize = 1_048_583;
-/// The longest comment of a JPEG: its length field, of two bytes, counts itself.
+/// Longest comment of a JPEG: its two-byte length field counts itself.
 const COMMENT_BYTES_MAX: u64 = 65_535 + 2;
-/// What a comment is besides its noise: the marker and the length.
+/// Overhead of a comment: marker and length.
 const COMMENT_HEAD_BYTES: u64 = 4;
 
-/// One block of noise, shared by all files.
+/// A block of noise, shared by all files.
 #[derive(Debug, Clone)]
 pub(crate) struct Noise(Bytes);
 
 impl Noise {
-    /// SplitMix64 from a seed.
+    /// Generates the block with SplitMix64.
     pub(crate) fn new(seed: u64) -> Self {
         let mut block = vec![0; PERIOD_BYTES];
         for (index, place) in (0u64..).zip(block.chunks_mut(8)) {
@@ -33,7 +32,7 @@ impl Noise {
         Self(block.into())
     }
 
-    /// Appends slices of `len` bytes in sum, from a position on, and returns the position after them.
+    /// Appends slices of `len` bytes in total, starting at a position, and returns the position after them.
     fn slices(&self, mut at: usize, mut len: u64, pieces: &mut Vec<Bytes>) -> usize {
         while len > 0 {
             let left = (PERIOD_BYTES - at) as u64;
@@ -46,23 +45,23 @@ impl Noise {
     }
 }
 
-/// The finaliser of SplitMix64: every bit of the input reaches every bit of the output.
+/// The finaliser of SplitMix64: every input bit affects every output bit.
 pub(crate) fn mix(mut x: u64) -> u64 {
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     x ^ (x >> 31)
 }
 
-/// One file's bytes.
+/// The content of one file.
 #[derive(Debug)]
 pub(crate) struct Content {
     pieces: Vec<Bytes>,
-    /// Where each piece ends in the file.
+    /// End offset of each piece.
     ends: Vec<u64>,
 }
 
 impl Content {
-    /// Noise of a length, with a start that tells its type (and is cut off in a shorter file).
+    /// Noise of a given length, starting with the magic bytes of a type (truncated in a shorter file).
     pub(crate) fn plain(noise: &Noise, seed: u64, len: u64, start: &Bytes) -> Self {
         let start = start.slice(..start.len().min(usize::try_from(len).unwrap_or(usize::MAX)));
         let rest = len - start.len() as u64;
@@ -71,7 +70,7 @@ impl Content {
         Self::new(pieces)
     }
 
-    /// A JPEG padded to a length; where it is longer, or too little shorter for a comment, as it is.
+    /// A JPEG padded to a length. If the JPEG is longer, or too close to the length for a comment, it stays unchanged.
     pub(crate) fn picture(noise: &Noise, seed: u64, len: u64, jpeg: &Bytes) -> Self {
         let mut padding = len.saturating_sub(jpeg.len() as u64);
         let mut pieces = vec![jpeg.slice(..2)];
@@ -79,7 +78,7 @@ impl Content {
         while padding >= COMMENT_HEAD_BYTES {
             let comment = match padding.checked_sub(COMMENT_BYTES_MAX) {
                 None | Some(0) => padding,
-                // What stays would be too short for a head: it gets some of this one's bytes.
+                // The remainder would be too short for a comment head, so it gets some bytes of this one.
                 Some(1..COMMENT_HEAD_BYTES) => COMMENT_BYTES_MAX - COMMENT_HEAD_BYTES,
                 Some(_) => COMMENT_BYTES_MAX,
             };
@@ -102,7 +101,7 @@ impl Content {
         Self { pieces, ends }
     }
 
-    /// Its bytes, in order.
+    /// The content in order.
     pub(crate) fn pieces(&self) -> &[Bytes] {
         &self.pieces
     }
@@ -137,9 +136,9 @@ impl Expected for Content {
 pub(crate) struct Part {
     /// The file.
     pub(crate) content: Content,
-    /// Where the range starts in it.
+    /// Offset of the range.
     pub(crate) from: u64,
-    /// Bytes of the range.
+    /// Length of the range.
     pub(crate) length: u64,
 }
 
@@ -171,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_has_the_length_asked_for_and_starts_as_its_type_does() {
+    fn file_has_length_and_type() {
         for len in [0, 1, 8, 9, 10, 5_000, 1_048_583, 3_000_000] {
             let bytes = whole(&plain(7, len));
             assert_eq!(bytes.len() as u64, len);
@@ -180,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn any_piece_matches_where_it_stands_and_nowhere_else() {
+    fn pieces_match_only_at_their_offset() {
         let content = plain(7, 1_200_000);
         let bytes = whole(&content);
         for at in (0..bytes.len()).step_by(9_973) {
@@ -197,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn one_flipped_bit_does_not_match() {
+    fn flipped_bit_does_not_match() {
         let content = plain(7, 1_200_000);
         let mut bytes = whole(&content);
         assert!(content.matches(0, &bytes));
@@ -218,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_padded_picture_is_a_jpeg_of_the_length_asked_for() {
+    fn padded_picture_is_jpeg() {
         let jpeg = Pictures::new().unwrap().for_len(0);
         for padding in [
             0, 4, 5, 65_536, 65_537, 65_538, 65_540, 65_541, 131_075, 200_000,

@@ -1,5 +1,4 @@
-//! The files of a run: what is known of each, and what it holds. Only its seed and what the server said of it are
-//! kept; its bytes are made from these.
+//! The files of a run. Only the seed and the server's responses are kept; contents are generated from the seed.
 
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng, seq::SliceRandom as _};
 
@@ -11,18 +10,18 @@ use super::{
 };
 use crate::{Error, client::Expected as _};
 
-/// What a file is, before a server knows of it.
+/// A file before its upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Draft {
     /// Index of its class.
     pub(crate) class: usize,
-    /// What its bytes are made from.
+    /// Seed of its content.
     pub(crate) seed: u64,
-    /// The length that it is to have.
+    /// Requested length.
     wanted: u64,
 }
 
-/// What is sent as `If-None-Match` or `If-Modified-Since`.
+/// Value of `If-None-Match` or `If-Modified-Since`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Validator {
     /// An entity tag.
@@ -31,24 +30,24 @@ pub(crate) enum Validator {
     Date(String),
 }
 
-/// A file that a server has.
+/// An uploaded file.
 #[derive(Debug, Clone)]
 pub(crate) struct File {
-    /// What it holds.
+    /// Class and seed.
     pub(crate) draft: Draft,
-    /// Its length in bytes.
+    /// Length in bytes.
     pub(crate) length: u64,
-    /// The name that it was given.
+    /// The name sent with the upload.
     pub(crate) name: String,
-    /// As the server calls it.
+    /// The server's id.
     pub(crate) id: String,
-    /// What opens it; empty where nothing is needed.
+    /// The file's secret; empty if none is needed.
     pub(crate) secret: String,
-    /// What the server said when it was asked for its head.
+    /// The validator from a HEAD response.
     pub(crate) validator: Option<Validator>,
 }
 
-/// Makes files.
+/// Generates files.
 #[derive(Debug)]
 pub(crate) struct Maker {
     noise: Noise,
@@ -58,7 +57,7 @@ pub(crate) struct Maker {
 }
 
 impl Maker {
-    /// For the classes of a scenario.
+    /// Creates a maker for the classes of a scenario.
     pub(crate) fn new(classes: &[Class], seed: u64) -> Result<Self, Error> {
         Ok(Self {
             noise: Noise::new(seed),
@@ -68,9 +67,9 @@ impl Maker {
         })
     }
 
-    /// Any file, by the weights of the classes; `chosen` may leave some out.
+    /// A random file by the weights of the classes; `chosen` may exclude classes.
     pub(crate) fn draft(&self, chosen: &[bool], random: &mut SmallRng) -> Draft {
-        // One class has a weight, and the scenario's checks let no kind leave all of those out.
+        // At least one class has a weight, and the scenario's checks ensure that no kind excludes all of them.
         loop {
             let class = self.by_weight.choose(random);
             if chosen[class] {
@@ -79,7 +78,7 @@ impl Maker {
         }
     }
 
-    /// A file of the class with the least bound.
+    /// A file of the class with the smallest minimum length.
     pub(crate) fn smallest(&self, random: &mut SmallRng) -> Draft {
         let classes = self.classes.iter().enumerate();
         let least = classes.min_by_key(|(_, class)| class.bytes[0]);
@@ -96,7 +95,7 @@ impl Maker {
         }
     }
 
-    /// The files to fill a server with, most popular first: of each class its share, and one at the least.
+    /// Files to fill a server with, most popular first. Each class gets its share, at least one file.
     pub(crate) fn fill(&self, scenario: &Scenario, seed: u64) -> Vec<Draft> {
         let weights = || self.classes.iter().map(|class| class.weight);
         let has_weight = weights().filter(|weight| *weight > 0.0).count();
@@ -107,7 +106,7 @@ impl Maker {
             let count = 1 + (spare * weight) as usize;
             drafts.extend((0..count).map(|_| self.draft_of(class, &mut random)));
         }
-        // What was rounded down.
+        // Files that rounding down left out.
         let all = vec![true; self.classes.len()];
         while drafts.len() < scenario.files {
             drafts.push(self.draft(&all, &mut random));
@@ -116,7 +115,7 @@ impl Maker {
         drafts
     }
 
-    /// The bytes of a file.
+    /// The content of a file.
     pub(crate) fn content(&self, draft: &Draft) -> Content {
         let class = &self.classes[draft.class];
         if class.is_picture {
@@ -132,7 +131,7 @@ impl Maker {
         &self.classes[draft.class].content_type
     }
 
-    /// A name that no other file has, with the seed it was made from.
+    /// A unique name, which contains the seed.
     pub(crate) fn name(&self, draft: &Draft) -> String {
         format!(
             "{:016x}-{}",
@@ -142,7 +141,7 @@ impl Maker {
 }
 
 impl File {
-    /// As the server has it after its upload.
+    /// The file after its upload.
     pub(crate) fn new(
         draft: Draft,
         content: &Content,
@@ -166,7 +165,7 @@ mod tests {
     use super::{super::scenario::CHAT, *};
 
     #[test]
-    fn a_server_is_filled_with_each_class_by_its_share() {
+    fn fill_follows_class_weights() {
         let mut scenario = Scenario::parse(CHAT).unwrap();
         let maker = Maker::new(&scenario.classes, 3).unwrap();
         for files in [5, 6, 99, 1000] {
@@ -191,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn files_of_the_chat_mix_have_the_lengths_of_their_class() {
+    fn chat_files_have_lengths_of_class() {
         let scenario = Scenario::parse(CHAT).unwrap();
         let maker = Maker::new(&scenario.classes, 3).unwrap();
         for draft in maker.fill(&scenario, 3) {

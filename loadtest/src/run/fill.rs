@@ -1,5 +1,5 @@
-//! The fill: files are uploaded, and where conditional requests will need it asked for their heads, before anything is measured. A server that refuses
-//! because of its rate is asked again; anything else ends the fill.
+//! Uploads the files before the measurement, and requests their heads if conditional requests need them. A request
+//! refused by the rate limit is repeated; any other error ends the fill.
 
 use std::{
     collections::VecDeque,
@@ -14,11 +14,11 @@ use super::{
 };
 use crate::client::{Failure, Next, Outcome, Workload};
 
-/// Uploads of one thread at a time.
+/// Concurrent uploads per thread.
 const UPLOADS_MAX: usize = 64;
-/// The wait before a request is made again that the server's rate refused.
+/// Pause before a request refused by the rate limit is repeated.
 const REST: Duration = Duration::from_secs(1);
-/// How often one request is made.
+/// Maximum attempts per request.
 const TRIES_MAX: u32 = 60;
 
 /// One thread's part of the fill.
@@ -49,7 +49,7 @@ enum Step {
 }
 
 impl<'a> Fill<'a> {
-    /// For files with their places in the order of popularity. `uploaded` counts those that are done.
+    /// `files` come with their positions in the order of popularity. `uploaded` counts the finished ones.
     pub(crate) fn new(
         asker: &'a Asker,
         drafts: impl Iterator<Item = (usize, Draft)>,
@@ -81,7 +81,7 @@ impl<'a> Fill<'a> {
         }
     }
 
-    /// The files, with their places; or what went wrong.
+    /// The uploaded files with their positions, or an error.
     pub(crate) fn into_files(self) -> Result<Vec<(usize, File)>, String> {
         match self.error {
             Some(error) => Err(error),
@@ -131,7 +131,7 @@ impl Workload for Fill<'_> {
             return Next::Stop;
         }
         let Some((place, mut job)) = self.waiting.pop_front() else {
-            // What runs may come back to be made again: then its own connection takes it.
+            // A request in flight may have to be repeated; its own connection does that.
             return Next::Stop;
         };
         if let Some(moment) = job.not_before.filter(|moment| *moment > now) {
@@ -176,7 +176,7 @@ impl Workload for Fill<'_> {
         };
         if let Err(error) = ended {
             self.error
-                .get_or_insert(format!("the fill has failed: {what}: {error}"));
+                .get_or_insert(format!("uploading the files failed: {what}: {error}"));
         }
     }
 }

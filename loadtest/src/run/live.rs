@@ -1,4 +1,4 @@
-//! What a running thread tells of itself: the numbers of the last moments, taken by whoever shows them.
+//! Live figures of a running thread, for the progress display.
 
 use std::{
     mem,
@@ -10,23 +10,23 @@ use hdrhistogram::Histogram;
 
 use super::stats::{add, microseconds};
 
-/// One thread's, since they were last taken.
+/// Figures of one thread since they were last taken.
 #[derive(Debug)]
 pub(crate) struct Live(Mutex<Moment>);
 
-/// Numbers of some time.
+/// Figures of an interval.
 #[derive(Debug)]
 pub(crate) struct Moment {
-    /// Requests that have ended.
+    /// Ended requests.
     pub(crate) requests: u64,
-    /// Those that were faults.
+    /// Failed requests.
     pub(crate) faults: u64,
-    /// Microseconds.
+    /// In microseconds.
     pub(crate) latency: Histogram<u64>,
 }
 
 impl Moment {
-    /// Nothing.
+    /// Starts at zero.
     pub(crate) fn new() -> Self {
         Self {
             requests: 0,
@@ -35,7 +35,7 @@ impl Moment {
         }
     }
 
-    /// Adds another.
+    /// Adds another one.
     pub(crate) fn merge(&mut self, other: &Self) {
         self.requests += other.requests;
         self.faults += other.faults;
@@ -44,12 +44,12 @@ impl Moment {
 }
 
 impl Live {
-    /// Nothing yet.
+    /// Starts at zero.
     pub(crate) fn new() -> Self {
         Self(Mutex::new(Moment::new()))
     }
 
-    /// Counts a request. The lock is held by its thread alone, but for one moment a second.
+    /// Counts a request. The lock is contended only once a second.
     pub(crate) fn count(&self, latency: Duration, is_fault: bool) {
         let mut moment = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         moment.requests += 1;
@@ -58,7 +58,7 @@ impl Live {
         moment.latency.saturating_record(latency_us.max(1));
     }
 
-    /// Takes what was counted.
+    /// Returns and resets the figures.
     pub(crate) fn take(&self) -> Moment {
         let fresh = Moment::new();
         let mut moment = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,7 +1,6 @@
-//! `loadtest run`: load of many kinds against one server, as a scenario describes it.
+//! `loadtest run`: generates the load that a scenario describes against one server.
 //!
-//! The steps, top to bottom: arguments and scenario are checked; the server is asked whether it is there and takes
-//! the token; it is filled with files; the load runs; what was seen is reported.
+//! The steps: check the arguments and the scenario; check the server and the token; upload files; run the load; report.
 
 mod api;
 mod arrivals;
@@ -49,77 +48,76 @@ use self::{
 };
 use crate::Error;
 
-/// Exit code of wrong arguments and scenarios, as clap has it.
+/// Exit code for wrong arguments and scenarios, as in clap.
 const USAGE: u8 = 2;
-/// Exit code of a program that Ctrl-C has ended.
+/// Exit code after a second Ctrl-C.
 const INTERRUPTED: i32 = 130;
-/// Threads, and requests a second, that are no slip of the finger.
+/// Upper limits of threads and requests per second, to catch typing errors.
 const THREADS_MAX: usize = 256;
 const RATE_MAX: f64 = 10e6;
-/// Descriptors beside those of connections.
+/// Descriptors needed besides those of connections.
 const DESCRIPTORS_SPARE: u64 = 64;
 
 /// Arguments of `loadtest run`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The server: http://host:port
+    /// Base URL of the server: http://host:port
     #[arg(required_unless_present = "print_scenario")]
     target: Option<String>,
-    /// What to do there, in TOML; without it, what a chat's clients do
+    /// Scenario file in TOML; the built-in scenario simulates chat clients
     #[arg(long, value_name = "FILE")]
     scenario: Option<PathBuf>,
-    /// Print the scenario that is built in, to start one's own from
+    /// Print the built-in scenario, as a template for your own
     #[arg(long)]
     print_scenario: bool,
-    /// Open loop: so many requests a second, however the server does; without it, a closed loop
+    /// Open loop: start N requests per second, independent of the server; without this option, a closed loop
     #[arg(long)]
     rate: Option<f64>,
-    /// How the requests of an open loop are spread
+    /// Distribution of start times in an open loop
     #[arg(long, value_enum, default_value = "poisson")]
     arrivals: Spread,
-    /// Connections, each with one request at a time
+    /// Number of connections; each has one request in flight
     #[arg(long, default_value_t = 64)]
     connections: usize,
-    /// Threads of this generator
+    /// Number of threads of the generator
     #[arg(long, default_value_t = 1)]
     threads: usize,
-    /// How long is measured: 20s, 5m, 500ms
+    /// Duration of the measurement: 20s, 5m, 500ms
     #[arg(long, default_value = "10s", value_parser = duration)]
     duration: Duration,
-    /// How long the same goes on before that
+    /// Duration of the load before the measurement
     #[arg(long, default_value = "2s", value_parser = duration)]
     warmup: Duration,
-    /// Of one request; and how long after the end those are still sent that found no connection free
+    /// Timeout of a request; also how long after the end waiting requests are still sent
     #[arg(long, default_value = "10s", value_parser = duration)]
     timeout: Duration,
-    /// Files uploaded before; the scenario's by default
+    /// Number of files to upload before the run; the default is in the scenario
     #[arg(long)]
     files: Option<usize>,
-    /// Makes files, choices and arrivals the same as in another run; random by default
+    /// Seed of files, choices and start times, to repeat a run; random by default
     #[arg(long)]
     seed: Option<u64>,
-    /// What the server takes as a token
+    /// Token for the server
     #[arg(long)]
     token: Option<String>,
-    /// Come from so many addresses (127.0.0.2 and on), so that the limit for one does not hide the server; only for
-    /// a server on 127.0.0.0/8
+    /// Connect from N loopback addresses (127.0.0.2 and up), so that a limit per address does not hide the server; only
+    /// for a server on 127.0.0.0/8
     #[arg(long, default_value_t = 0, value_name = "N")]
     sources: usize,
-    /// Compare every byte of every file; without it, bodies are thrown away in the kernel
+    /// Compare every byte of every file; without this option, bodies are discarded in the kernel
     #[arg(long)]
     verify: bool,
     /// Write the report as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Write the report as one page with plots
+    /// Write the report as an HTML page with plots
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
-    /// Exit with 1 if there was any error
+    /// Exit with code 1 if any request failed
     #[arg(long)]
     fail_on_error: bool,
 }
 
-/// Runs the command.
 pub(crate) fn main(args: Args) -> Result<ExitCode, Error> {
     if args.print_scenario {
         io::stdout().write_all(scenario::CHAT.as_bytes())?;
@@ -134,7 +132,7 @@ pub(crate) fn main(args: Args) -> Result<ExitCode, Error> {
     }
 }
 
-/// What is wrong with the arguments or the scenario, before anything is done.
+/// Checks the arguments and the scenario before anything is done.
 fn check(args: &Args) -> Result<(Target, Scenario), String> {
     let target = Target::parse(args.target.as_deref().unwrap_or_default())?;
     let (name, text) = match &args.scenario {
@@ -170,12 +168,10 @@ fn check(args: &Args) -> Result<(Target, Scenario), String> {
         return Err(format!("--threads: from 1 to {THREADS_MAX}"));
     }
     if args.connections < args.threads {
-        return Err("--connections: one for each thread at the least".to_owned());
+        return Err("--connections: at least one per thread".to_owned());
     }
     if args.sources > args.connections {
-        return Err(
-            "--sources: each needs a connection of its own; raise --connections".to_owned(),
-        );
+        return Err("--sources: each needs its own connection; raise --connections".to_owned());
     }
     if args.duration.is_zero() || args.timeout.is_zero() {
         return Err("--duration and --timeout: above 0".to_owned());
@@ -193,7 +189,7 @@ fn check(args: &Args) -> Result<(Target, Scenario), String> {
         );
     }
     for path in [&args.json, &args.html].into_iter().flatten() {
-        // Not at the end of a long run: that the file cannot be written is known now.
+        // Check now that the file can be written, not at the end of a long run.
         let opened = OpenOptions::new().create(true).append(true).open(path);
         opened.map_err(|error| format!("{}: {error}", path.display()))?;
     }
@@ -204,13 +200,13 @@ fn check(args: &Args) -> Result<(Target, Scenario), String> {
 fn run(args: &Args, target: &Target, scenario: Scenario) -> Result<ExitCode, Error> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
-        // The first one ends the run, the second one the program.
+        // The first signal ends the run, the second one the program.
         flag::register_conditional_shutdown(signal, INTERRUPTED, Arc::clone(&stop))?;
         flag::register(signal, Arc::clone(&stop))?;
     }
     let started = SystemTime::now();
     let since_1970 = started.duration_since(UNIX_EPOCH).unwrap_or_default();
-    // Times differ in their nanoseconds; all bits of the seed do when they are mixed.
+    // Start times differ only in their nanoseconds; mixing spreads the difference over all bits.
     let seed = args
         .seed
         .unwrap_or_else(|| mix(since_1970.as_nanos() as u64) >> 1);
@@ -249,7 +245,7 @@ fn run(args: &Args, target: &Target, scenario: Scenario) -> Result<ExitCode, Err
         .iter()
         .any(|kind| matches!(kind.action, Action::Burst { .. }) && kind.weight > 0.0);
     let left_out = has_bursts && !session.has_bursts();
-    let note = "bursts were left out: they need addresses of their own, which only a server on 127.0.0.0/8 sees";
+    let note = "bursts were left out: they need their own source addresses, which only works with a server on 127.0.0.0/8";
     let setup = Setup {
         scenario: scenario.name.clone(),
         target: target.url.clone(),
@@ -288,7 +284,7 @@ fn write(args: &Args, report: &Report) -> Result<(), Error> {
     let to = |path: &Path, text: &str| {
         fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))
     };
-    // The files first: standard output may be closed.
+    // Write the files first, because standard output may be closed.
     if let Some(path) = &args.json {
         to(path, &serde_json::to_string_pretty(report)?)?;
     }
@@ -299,7 +295,7 @@ fn write(args: &Args, report: &Report) -> Result<(), Error> {
     Ok(())
 }
 
-/// As many descriptors as the connections need.
+/// Raises the limit of open descriptors to what the connections need.
 fn raise_descriptors(connections: usize) -> Result<(), String> {
     let needed = connections as u64 + DESCRIPTORS_SPARE;
     let mut limit = getrlimit(Resource::Nofile);
@@ -316,7 +312,7 @@ fn raise_descriptors(connections: usize) -> Result<(), String> {
     setrlimit(Resource::Nofile, limit).map_err(|error| format!("the limit of descriptors: {error}"))
 }
 
-/// `20s`, `5m`, `1h`, `500ms`; a bare number is seconds.
+/// Parses `20s`, `5m`, `1h`, `500ms`; a bare number means seconds.
 fn duration(text: &str) -> Result<Duration, String> {
     let digits = text
         .find(|c: char| !c.is_ascii_digit() && c != '.')
@@ -324,17 +320,17 @@ fn duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = text.split_at(digits);
     let number: f64 = number
         .parse()
-        .map_err(|_| "a number, then ms, s, m or h".to_owned())?;
+        .map_err(|_| "expected a number with ms, s, m or h".to_owned())?;
     let seconds = match unit {
         "ms" => number / 1000.0,
         "" | "s" => number,
         "m" => number * 60.0,
         "h" => number * 3600.0,
-        _ => return Err(format!("{unit:?} is no unit: ms, s, m or h")),
+        _ => return Err(format!("{unit:?} is not a unit; expected ms, s, m or h")),
     };
-    // A year is longer than any run, and adds up with any clock.
+    // A year is longer than any run and cannot overflow a clock.
     if !(0.0..=31_536_000.0).contains(&seconds) {
-        return Err("up to a year".to_owned());
+        return Err("at most one year".to_owned());
     }
     Ok(Duration::from_secs_f64(seconds))
 }
@@ -344,7 +340,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_are_read() {
+    fn parses_durations() {
         for (text, ms) in [
             ("20s", 20_000),
             ("20", 20_000),

@@ -1,5 +1,5 @@
-//! The pictures that uploads are made of: a few real JPEGs, encoded once, which cost a server what photos of that
-//! size cost when it makes thumbnails of them.
+//! The pictures of uploads: a few real JPEGs, encoded once. Their thumbnails cost a server as much as those of photos
+//! of that size.
 
 use bytes::Bytes;
 use image::{ExtendedColorType, ImageEncoder as _, codecs::jpeg::JpegEncoder};
@@ -7,23 +7,23 @@ use image::{ExtendedColorType, ImageEncoder as _, codecs::jpeg::JpegEncoder};
 use super::content::mix;
 use crate::Error;
 
-/// Sizes in pixels, small ones first. The largest is what chat clients scale photos down to.
+/// Sizes in pixels, in ascending order. The largest is the size to which chat clients scale photos.
 const SIZES: [(u32, u32); 4] = [(160, 120), (320, 240), (640, 480), (1280, 960)];
-/// As clients encode.
+/// The quality that clients use.
 const QUALITY: u8 = 80;
 
-/// One of each size, the shortest first.
+/// One picture of each size, the shortest first.
 #[derive(Debug, Clone)]
 pub(crate) struct Pictures(Vec<Bytes>);
 
 impl Pictures {
-    /// Encodes them.
+    /// Encodes the pictures.
     pub(crate) fn new() -> Result<Self, Error> {
         let jpegs: Result<_, _> = SIZES.iter().map(|size| encode(*size)).collect();
         Ok(Self(jpegs?))
     }
 
-    /// The largest that fits into a file of so many bytes; the smallest where none does.
+    /// The largest picture that fits into a file of `len` bytes, or the smallest one if none fits.
     pub(crate) fn for_len(&self, len: u64) -> Bytes {
         let fits = |jpeg: &&Bytes| jpeg.len() as u64 <= len;
         let found = self.0.iter().rev().find(fits).or(self.0.first());
@@ -31,7 +31,7 @@ impl Pictures {
     }
 }
 
-/// Slopes of colour with grain over them, as a photo has it: neither flat nor noise alone.
+/// Colour gradients with grain, similar to a photo: neither flat nor pure noise.
 fn encode((width, height): (u32, u32)) -> Result<Bytes, Error> {
     let mut pixels = Vec::with_capacity((width * height * 3) as usize);
     for y in 0..height {
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pictures_grow_with_the_length_and_fit_into_it() {
+    fn picture_fits_length() {
         let pictures = Pictures::new().unwrap();
         let lens: Vec<u64> = pictures.0.iter().map(|jpeg| jpeg.len() as u64).collect();
         assert!(lens.is_sorted(), "{lens:?}");
@@ -65,7 +65,7 @@ mod tests {
         }
         assert_eq!(pictures.for_len(1).len() as u64, lens[0]);
         assert_eq!(pictures.for_len(u64::MAX).len() as u64, lens[3]);
-        // Photos of the chat mix have 100 kB and more: nearly all are of the largest size.
+        // Photos of the chat scenario have 100 kB and more: nearly all use the largest size.
         assert!(lens[3] < 250_000, "{lens:?}");
     }
 }

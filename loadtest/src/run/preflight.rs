@@ -1,4 +1,4 @@
-//! Before the load: is there a server, does it take the token, does it give back what it was given?
+//! Checks before the load: that a server responds, accepts the token, and returns an uploaded file unchanged.
 
 use std::{
     io::{self, Read as _},
@@ -20,23 +20,23 @@ use crate::{
     client::{Answer, Engine, Failure, Next, Outcome, Request, Settings, Status, Workload},
 };
 
-/// For each question.
+/// Timeout of each check.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Bytes of an answer that is looked at.
+/// Maximum length of a response that is examined.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
-/// Bytes that a program may print for a token.
+/// Maximum length of the output of a token command.
 const TOKEN_BYTES_MAX: u64 = 16 * 1024;
-/// How often the first upload is made, should the rate refuse it.
+/// Maximum attempts of the first upload, if the rate limit refuses it.
 const TRIES_MAX: u32 = 5;
 
-/// One answer.
+/// One response.
 struct Answered {
     result: Result<(), Failure>,
     status: u16,
     body: Vec<u8>,
 }
 
-/// Asks one question.
+/// Sends one request.
 struct Once<F> {
     request: Option<Request>,
     take: F,
@@ -79,10 +79,10 @@ fn answer(address: SocketAddr, request: Request) -> Result<Answered, Error> {
             body,
         });
     })?;
-    answered.ok_or_else(|| "no answer".into())
+    answered.ok_or_else(|| "no response".into())
 }
 
-/// Whether anything answers there, in HTTP.
+/// Checks that an HTTP server responds.
 pub(crate) fn check_server(target: &Target) -> Result<(), Error> {
     let Target {
         url,
@@ -100,15 +100,15 @@ pub(crate) fn check_server(target: &Target) -> Result<(), Error> {
     let why = match answer(*address, request)?.result {
         Ok(()) | Err(Failure::WrongStatus) => return Ok(()),
         Err(Failure::Connect) => {
-            "nothing listens there. Is the server running? (chatfiles: cargo run --release)"
+            "no server listens there. Is it running? (chatfiles: cargo run --release)"
         }
-        Err(Failure::TimedOut) => "it takes the connection, but does not answer",
-        Err(_) => "what answers there does not speak HTTP/1.1; a port for TLS, perhaps",
+        Err(Failure::TimedOut) => "it accepts the connection, but does not respond",
+        Err(_) => "the server there does not speak HTTP/1.1 (perhaps the port is for TLS)",
     };
     Err(format!("no server at {url} ({address}): {why}").into())
 }
 
-/// A token, from where the scenario has it.
+/// Obtains a token as the scenario describes.
 pub(crate) fn token(target: &Target, scenario: &Scenario) -> Result<String, Error> {
     let token = match &scenario.token {
         TokenSource::None => return Ok(String::new()),
@@ -121,10 +121,12 @@ pub(crate) fn token(target: &Target, scenario: &Scenario) -> Result<String, Erro
     Ok(token)
 }
 
-/// Whether a token can stand in a header.
+/// Checks that a token is valid in a header.
 pub(crate) fn check_token(token: &str) -> Result<(), Error> {
     if token.is_empty() || !token.chars().all(|c| c.is_ascii_graphic() || c == ' ') {
-        return Err("the token is empty, or has characters that no header can have".into());
+        return Err(
+            "the token is empty or contains characters that are not allowed in a header".into(),
+        );
     }
     Ok(())
 }
@@ -133,9 +135,9 @@ fn from_command(command: &[String]) -> Result<String, Error> {
     let failed =
         |what: &dyn std::fmt::Display| format!("token_command {:?}: {what}", command.join(" "));
     let [program, arguments @ ..] = command else {
-        return Err(failed(&"names no program").into());
+        return Err(failed(&"no program is given").into());
     };
-    // What it says on standard error is for whoever runs this.
+    // Its standard error goes to the user.
     let mut child = Command::new(program)
         .args(arguments)
         .stdin(Stdio::null())
@@ -177,11 +179,11 @@ fn granted(target: &Target, scenario: &Scenario, grant: &Grant) -> Result<String
             ..Request::new(head, Instant::now())
         };
         let answered = answer(target.address, request)?;
-        answered.expect_success("the server gives no token")?;
+        answered.expect_success("the server issues no token")?;
         let json: Value = serde_json::from_slice(&answered.body)
-            .map_err(|error| format!("the answer with the token is no JSON: {error}"))?;
+            .map_err(|error| format!("the response with the token is not JSON: {error}"))?;
         let token = json["access_token"].as_str();
-        let token = token.ok_or("the answer with the token has no access_token")?;
+        let token = token.ok_or("the response with the token has no access_token")?;
         check_token(token)?;
         Ok(token.to_owned())
     };
@@ -237,8 +239,8 @@ pub(crate) fn check_round_trip(target: &Target, asker: &Asker, seed: u64) -> Res
             (None, Some(answered)) if matches!(answered.status, 429 | 503) && tries < TRIES_MAX => {
                 std::thread::sleep(Duration::from_secs(1));
             }
-            (None, Some(answered)) => answered.expect_success("the server takes no upload")?,
-            (None, None) => return Err("no answer to an upload".into()),
+            (None, Some(answered)) => answered.expect_success("the server rejects the upload")?,
+            (None, None) => return Err("no response to an upload".into()),
         }
     };
     let mut request = asker.download(&file, Instant::now());
@@ -247,8 +249,8 @@ pub(crate) fn check_round_trip(target: &Target, asker: &Asker, seed: u64) -> Res
         Answered {
             result: Err(Failure::WrongBody),
             ..
-        } => Err("the server gives back another file than the one it was given".into()),
-        answered => answered.expect_success("the server does not give back what it was given"),
+        } => Err("the server returns a different file than the one uploaded".into()),
+        answered => answered.expect_success("the server does not return the uploaded file"),
     }
 }
 

@@ -1,4 +1,4 @@
-//! What is shown while a run goes on, on a terminal only.
+//! Progress display during a run, only on a terminal.
 
 use std::time::Duration;
 
@@ -6,32 +6,32 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::live::Moment;
 
-/// A line that is drawn again and again, and removed at the end.
+/// A line that is redrawn, and removed at the end.
 pub(crate) struct Progress(ProgressBar);
 
 impl Progress {
-    /// Of so many files.
+    /// Progress of an upload of `files` files.
     pub(crate) fn fill(files: usize) -> Self {
         Self::new(files as u64, "filling {wide_bar} {pos} of {len} files")
     }
 
-    /// Of so much time.
+    /// Progress of a load of this duration.
     pub(crate) fn load(length: Duration) -> Self {
         Self::new(milliseconds(length), "{wide_bar} {msg}")
     }
 
     fn new(length: u64, template: &str) -> Self {
-        let style = ProgressStyle::with_template(template).expect("a template of this file's own");
-        // Hidden by itself where standard error is no terminal.
+        let style = ProgressStyle::with_template(template).expect("a constant template");
+        // Hidden automatically if standard error is not a terminal.
         Self(ProgressBar::new(length).with_style(style))
     }
 
-    /// So many files are there.
+    /// Shows the number of uploaded files.
     pub(crate) fn filled(&self, files: u64) {
         self.0.set_position(files);
     }
 
-    /// So much time has gone, and that was seen in the last piece of it.
+    /// Shows the elapsed time and the figures of the last interval.
     pub(crate) fn loaded(&self, gone: Duration, moment: &Moment, piece: Duration) {
         let rate = moment.requests as f64 / piece.as_secs_f64();
         let p99_ms = moment.latency.value_at_quantile(0.99) as f64 / 1000.0;

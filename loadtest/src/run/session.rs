@@ -1,4 +1,4 @@
-//! The threads of a run: their engines, the fill, the load.
+//! The threads of a run: their engines, the fill and the load.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -27,14 +27,14 @@ use crate::{
     client::{Engine, Settings},
 };
 
-/// How often the threads are looked after.
+/// Interval of the check of the threads.
 const LOOK: Duration = Duration::from_millis(50);
-/// How often the progress is told.
+/// Interval of the progress display.
 const TELL: Duration = Duration::from_secs(1);
-/// From the decision to start to the start: all threads are there then.
+/// Delay of the start, so that all threads are ready.
 const HEAD_START: Duration = Duration::from_millis(20);
 
-/// Engines, whose connections stay open from one phase to the next.
+/// Engines, whose connections stay open between phases.
 pub(crate) struct Session {
     threads: Vec<Thread>,
     has_bursts: bool,
@@ -45,9 +45,9 @@ struct Thread {
     connections: usize,
 }
 
-/// How the load is made.
+/// Settings of the load.
 pub(crate) struct Load {
-    /// `None` is a closed loop.
+    /// `None` means a closed loop.
     pub(crate) rate: Option<f64>,
     pub(crate) spread: Spread,
     pub(crate) warmup: Duration,
@@ -56,24 +56,24 @@ pub(crate) struct Load {
     pub(crate) seed: u64,
 }
 
-/// What the fill has made.
+/// Result of the fill.
 pub(crate) struct Filled {
     /// Most popular first.
     pub(crate) files: Vec<File>,
     pub(crate) took: Duration,
 }
 
-/// What the load has seen.
+/// Result of the load.
 pub(crate) struct Seen {
     pub(crate) stats: Stats,
-    /// How long requests were made after the warm-up.
+    /// Duration of the measurement after the warm-up.
     pub(crate) measured: Duration,
-    /// One piece of the time line.
+    /// Length of one interval of the time line.
     pub(crate) interval: Duration,
 }
 
 impl Session {
-    /// Shares connections among threads; each has one more for bursts, where that can have an address of its own.
+    /// Distributes connections over threads. Each thread has one more for bursts, if they can have their own address.
     pub(crate) fn new(
         target: &Target,
         connections: usize,
@@ -96,7 +96,7 @@ impl Session {
                     addresses.push(source);
                     connections += 1;
                 }
-                // No address reaches it but the one that the kernel takes.
+                // The server is reachable only from the address that the kernel chooses.
                 None => addresses.clear(),
             }
             let settings = Settings {
@@ -117,12 +117,12 @@ impl Session {
         })
     }
 
-    /// Whether bursts can have addresses of their own.
+    /// Whether bursts can have their own addresses.
     pub(crate) fn has_bursts(&self) -> bool {
         self.has_bursts
     }
 
-    /// Uploads the scenario's files.
+    /// Uploads the files of the scenario.
     pub(crate) fn fill(
         &mut self,
         asker: &Asker,
@@ -169,7 +169,7 @@ impl Session {
         })
     }
 
-    /// Warms up, and measures.
+    /// Warms up and measures.
     pub(crate) fn load(
         &mut self,
         asker: &Asker,
@@ -211,7 +211,7 @@ impl Session {
                     workload::Load::new(&plan, live, arrivals, connections, has_bursts, seed)?;
                 handles.push(scope.spawn(move || {
                     let seen = run_thread(&mut thread.engine, workload);
-                    // The others are not to go on for long beside one that has failed.
+                    // If one thread fails, the others stop as well.
                     if seen.is_err() {
                         stop.store(true, Ordering::Relaxed);
                     }
@@ -249,7 +249,7 @@ impl Session {
     }
 }
 
-/// Runs an engine; what was seen, and when the last request was made.
+/// Runs an engine. Returns the statistics and when the last request was made.
 fn run_thread(
     engine: &mut Engine,
     mut workload: workload::Load<'_>,
@@ -273,7 +273,7 @@ fn look_after<T>(handles: &[ScopedJoinHandle<'_, T>], mut look: impl FnMut()) {
     }
 }
 
-/// What all threads have made; the first error, if there is one.
+/// The results of all threads, or the first error.
 fn join<T>(handles: Vec<ScopedJoinHandle<'_, Result<T, Error>>>) -> Result<Vec<T>, Error> {
     let joined = handles.into_iter().map(|handle| {
         handle

@@ -1,8 +1,8 @@
-//! What one thread has seen, and the sum of several.
+//! Statistics of one thread, and their sum.
 //!
-//! A latency counts from the moment at which a request was meant to start. It is counted for each answer that was
-//! right, and for each request that got no answer, with the time it waited for one: to leave those out would hide
-//! the worst. An answer that was wrong is an error of its kind and has no latency: refusals are quick.
+//! A latency counts from the intended start of a request. It is recorded for each correct response, and for each
+//! request without a response, with the time it waited: leaving those out would hide the worst cases. A wrong response
+//! is an error without a latency, because refusals are fast.
 
 use std::{
     collections::BTreeMap,
@@ -14,32 +14,32 @@ use hdrhistogram::Histogram;
 
 use crate::client::Failure;
 
-/// Longest time that is told from a longer one.
+/// Longer latencies are recorded as this value.
 const LATENCY_MAX: Duration = Duration::from_secs(3600);
-/// Pieces of the time line.
+/// Number of intervals of the time line.
 pub(crate) const INTERVALS: u32 = 120;
-/// Bytes of a wrong answer that are kept as an example.
+/// Bytes of a wrong response kept as an example.
 const EXAMPLE_BYTES_MAX: usize = 200;
 
-/// How a request was no success.
+/// Why a request failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Fault {
     /// A status that the scenario does not expect.
     Status(u16),
-    /// What the engine found.
+    /// A failure found by the engine.
     Failure(Failure),
     /// A head with another length than the file's.
     WrongLength,
-    /// A thumbnail that is no image, or empty.
+    /// A thumbnail that is empty or not an image.
     WrongType,
-    /// The answer to an upload does not say what it must.
+    /// The response to an upload lacks required values.
     WrongAnswer,
-    /// Its moment came, but no connection was free until the end.
+    /// No connection became free before the end of the run.
     NotSent,
 }
 
 impl Fault {
-    /// Whether nothing came back: then the time until that was clear is a latency too.
+    /// Whether nothing was received; then the time until the failure is a latency too.
     fn is_silence(self) -> bool {
         match self {
             Self::NotSent => true,
@@ -58,45 +58,45 @@ impl fmt::Display for Fault {
             Self::Status(status) => write!(f, "status {status}"),
             Self::Failure(failure) => failure.fmt(f),
             Self::WrongLength => f.write_str("wrong length"),
-            Self::WrongType => f.write_str("no image"),
-            Self::WrongAnswer => f.write_str("wrong answer"),
+            Self::WrongType => f.write_str("not an image"),
+            Self::WrongAnswer => f.write_str("wrong response"),
             Self::NotSent => f.write_str("not sent"),
         }
     }
 }
 
-/// One request that has ended.
+/// An ended request.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sample<'a> {
     /// Index of its kind.
     pub(crate) kind: usize,
-    /// When it was meant to start.
+    /// Intended start.
     pub(crate) intended: Instant,
-    /// When it ended.
+    /// End.
     pub(crate) finished: Instant,
-    /// 0 where none came.
+    /// 0 if none was received.
     pub(crate) status: u16,
-    /// Whether it was right.
+    /// Whether the response was correct.
     pub(crate) result: Result<(), Fault>,
     /// Bytes sent, head and body.
     pub(crate) bytes_up: u64,
     /// Bytes received, head and body.
     pub(crate) bytes_down: u64,
-    /// The start of a wrong answer.
+    /// The start of a wrong response.
     pub(crate) example: &'a [u8],
 }
 
-/// When a run counts.
+/// The measured part of a run.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Window {
     /// The end of the warm-up.
     pub(crate) from: Instant,
-    /// The end of the run, as it was planned.
+    /// The planned end of the run.
     pub(crate) to: Instant,
 }
 
 impl Window {
-    /// One piece of the time line.
+    /// Length of an interval of the time line.
     pub(crate) fn interval(&self) -> Duration {
         let length = self.to.saturating_duration_since(self.from);
         (length / INTERVALS).max(Duration::from_millis(1))
@@ -108,55 +108,54 @@ impl Window {
     }
 }
 
-/// Requests of one kind.
+/// Statistics of one kind of request.
 #[derive(Debug, Clone)]
 pub(crate) struct KindStats {
-    /// Nanoseconds.
+    /// In nanoseconds.
     pub(crate) latency: Histogram<u64>,
-    /// How often each status came.
+    /// Count of each status.
     pub(crate) statuses: BTreeMap<u16, u64>,
-    /// How often each fault, and one example of it.
+    /// Count of each fault, with one example.
     pub(crate) faults: BTreeMap<Fault, (u64, String)>,
-    /// Requests whose moment lay in the window.
+    /// Requests whose intended start lies in the window.
     pub(crate) requests: u64,
-    /// Right answers that came in the window.
+    /// Correct responses that ended in the window.
     pub(crate) finished: u64,
 }
 
-/// A piece of the time line.
+/// An interval of the time line.
 #[derive(Debug, Clone)]
 pub(crate) struct Interval {
-    /// Microseconds, of the requests whose moment lies here.
+    /// In microseconds, for requests whose intended start lies in the interval.
     pub(crate) latency: Histogram<u64>,
-    /// Right answers that came here.
+    /// Correct responses that ended in the interval.
     pub(crate) finished: u64,
-    /// Faults that became known here.
+    /// Failures that ended in the interval.
     pub(crate) faults: u64,
-    /// Bytes of the requests that ended here.
+    /// Bytes sent by requests that ended in the interval.
     pub(crate) bytes_up: u64,
-    /// The same of their answers.
+    /// Bytes received by requests that ended in the interval.
     pub(crate) bytes_down: u64,
 }
 
-/// All of it.
+/// All statistics.
 #[derive(Debug, Clone)]
 pub(crate) struct Stats {
     window: Window,
-    /// By the scenario's kinds.
+    /// One entry per kind of the scenario.
     pub(crate) kinds: Vec<KindStats>,
     /// The time line.
     pub(crate) intervals: Vec<Interval>,
-    /// Nanoseconds from a request's moment to its start, where a connection was free all the time: the generator's
-    /// own delay.
+    /// Nanoseconds from the intended start to the real start, if a connection was free: the delay of the generator.
     pub(crate) lag: Histogram<u64>,
-    /// The same of requests that found every connection busy.
+    /// The same for requests that found every connection busy.
     pub(crate) wait: Histogram<u64>,
-    /// Share of the time for which the thread had its processor; the greatest of all threads.
+    /// Share of the time that the thread ran on a CPU; the maximum of all threads.
     pub(crate) busy: f64,
 }
 
 impl Stats {
-    /// Nothing seen yet.
+    /// Empty statistics.
     pub(crate) fn new(kinds: usize, window: Window) -> Self {
         let kind = KindStats {
             latency: nanoseconds(),
@@ -182,7 +181,7 @@ impl Stats {
         }
     }
 
-    /// Counts a request, as far as it lies in the window: by its moment, and by its end.
+    /// Counts a request that lies in the window, by its start and by its end.
     pub(crate) fn record(&mut self, sample: &Sample<'_>) {
         let kind = &mut self.kinds[sample.kind];
         let moment = self.window.index(sample.intended);
@@ -218,7 +217,7 @@ impl Stats {
         }
     }
 
-    /// Counts how late a request started: whose fault it was, and by how much.
+    /// Records how late a request started, and whether the generator or busy connections caused it.
     pub(crate) fn record_start(&mut self, intended: Instant, started: Instant, was_free: bool) {
         if intended < self.window.from || intended >= self.window.to {
             return;
@@ -232,7 +231,7 @@ impl Stats {
         histogram.saturating_record(late);
     }
 
-    /// Adds what another thread has seen.
+    /// Adds the statistics of another thread.
     pub(crate) fn merge(&mut self, other: &Self) {
         for (kind, other) in self.kinds.iter_mut().zip(&other.kinds) {
             add(&mut kind.latency, &other.latency);
@@ -258,7 +257,7 @@ impl Stats {
         self.busy = self.busy.max(other.busy);
     }
 
-    /// All kinds in one.
+    /// Latencies of all kinds.
     pub(crate) fn latency(&self) -> Histogram<u64> {
         let mut sum = nanoseconds();
         self.kinds
@@ -267,7 +266,7 @@ impl Stats {
         sum
     }
 
-    /// Faults of all kinds.
+    /// Number of failures of all kinds.
     pub(crate) fn faults(&self) -> u64 {
         let faults = self.kinds.iter().flat_map(|kind| kind.faults.values());
         faults.map(|(count, _)| count).sum()
@@ -278,24 +277,24 @@ fn in_nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Three digits.
+/// Three significant digits.
 fn nanoseconds() -> Histogram<u64> {
     let max = in_nanoseconds(LATENCY_MAX);
-    Histogram::new_with_bounds(1, max, 3).expect("bounds that a histogram can have")
+    Histogram::new_with_bounds(1, max, 3).expect("valid histogram bounds")
 }
 
-/// Two digits: there are many of these, and a plot shows no more.
+/// Two significant digits: there are many of these, and a plot shows no more.
 pub(crate) fn microseconds() -> Histogram<u64> {
     let max = in_nanoseconds(LATENCY_MAX) / 1000;
-    Histogram::new_with_bounds(1, max, 2).expect("bounds that a histogram can have")
+    Histogram::new_with_bounds(1, max, 2).expect("valid histogram bounds")
 }
 
-/// Adds one to another of the same bounds.
+/// Adds a histogram to another one with the same bounds.
 pub(crate) fn add(sum: &mut Histogram<u64>, other: &Histogram<u64>) {
-    sum.add(other).expect("histograms of the same bounds");
+    sum.add(other).expect("histograms with equal bounds");
 }
 
-/// The start of an answer, as one line of text.
+/// The start of a response as one line of text.
 fn example(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(&body[..body.len().min(EXAMPLE_BYTES_MAX)]);
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -331,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn latency_counts_by_the_moment_and_throughput_by_the_end() {
+    fn latency_by_start_throughput_by_end() {
         let window = window();
         let mut stats = Stats::new(1, window);
         stats.record(&sample(window, Duration::ZERO, 250 * MS));
@@ -349,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn the_warm_up_does_not_count() {
+    fn warm_up_does_not_count() {
         let window = window();
         let mut stats = Stats::new(1, window);
         let mut early = sample(window, Duration::ZERO, MS);
@@ -365,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_is_a_latency_and_a_refusal_is_none() {
+    fn silence_has_latency_refusal_has_none() {
         let window = window();
         let mut stats = Stats::new(1, window);
         let wrong = |result, status, example| Sample {
@@ -392,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_add_up() {
+    fn merges_threads() {
         let window = window();
         let mut sum = Stats::new(2, window);
         let mut all = Stats::new(2, window);

@@ -1,37 +1,38 @@
-//! Where a server is, and from which addresses it is asked.
+//! The server and the addresses that requests come from.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _};
 
 use super::api::Origin;
 
-/// Addresses that one run may come from.
+/// Maximum number of source addresses.
 pub(crate) const SOURCES_MAX: usize = 60_000;
-/// The first of them; those of bursts count down from the other end of the network.
+/// The first source address. Addresses of bursts count down from the other end of the network.
 const SOURCES_FIRST: u32 = u32::from_be_bytes([127, 0, 0, 2]);
 const BURSTS_LAST: u32 = u32::from_be_bytes([127, 255, 255, 254]);
 
 /// A server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Target {
-    /// As it was given.
+    /// The URL as given.
     pub(crate) url: String,
-    /// As requests name it.
+    /// The server as named in requests.
     pub(crate) origin: Origin,
-    /// Where connections go.
+    /// The resolved address.
     pub(crate) address: SocketAddr,
 }
 
 impl Target {
-    /// `http://host[:port][/prefix]`, looked up.
+    /// Parses and resolves `http://host[:port][/prefix]`.
     pub(crate) fn parse(url: &str) -> Result<Self, String> {
         if url.starts_with("https://") {
             return Err(
-                "TLS is not spoken: give the server's http:// address, behind its proxy".to_owned(),
+                "TLS is not supported: use the server's http:// address behind its proxy"
+                    .to_owned(),
             );
         }
         let rest = url
             .strip_prefix("http://")
-            .ok_or_else(|| format!("{url:?} is no URL such as http://127.0.0.1:8080"))?;
+            .ok_or_else(|| format!("{url:?} is not a URL such as http://127.0.0.1:8080"))?;
         let (host, prefix) = match rest.find('/') {
             Some(at) => rest.split_at(at),
             None => (rest, ""),
@@ -41,9 +42,11 @@ impl Target {
             || url.contains([' ', '?', '#'])
             || url.chars().any(char::is_control)
         {
-            return Err(format!("{url:?}: a host, a port and a path only"));
+            return Err(format!(
+                "{url:?}: only a host, a port and a path are allowed"
+            ));
         }
-        // A port is there after a name, an IPv4 address, or the brackets of an IPv6 address.
+        // A port may follow a name, an IPv4 address, or an IPv6 address in brackets.
         let has_port = host
             .rsplit_once(':')
             .is_some_and(|(before, _)| !before.contains(':') || before.ends_with(']'));
@@ -57,7 +60,7 @@ impl Target {
             .map_err(|error| format!("{host}: {error}"))?;
         let address = addresses
             .next()
-            .ok_or_else(|| format!("{host}: has no address"))?;
+            .ok_or_else(|| format!("{host}cannot be resolved"))?;
         let prefix = prefix.trim_end_matches('/').to_owned();
         let origin = Origin {
             host: host.to_owned(),
@@ -70,12 +73,12 @@ impl Target {
         })
     }
 
-    /// Whether other addresses of this machine's own reach it.
+    /// Whether other loopback addresses can reach it.
     fn is_loopback_v4(&self) -> bool {
         matches!(self.address.ip(), IpAddr::V4(ip) if ip.is_loopback())
     }
 
-    /// The addresses to come from: 127.0.0.2 and on.
+    /// Source addresses: 127.0.0.2 and up.
     pub(crate) fn sources(&self, count: usize) -> Result<Vec<IpAddr>, String> {
         if count == 0 {
             return Ok(Vec::new());
@@ -96,8 +99,8 @@ impl Target {
             .collect())
     }
 
-    /// The address that bursts of a thread come from, so that they are refused without others being refused; `None`
-    /// where there is no such address.
+    /// The source address for the bursts of a thread, so that refused bursts affect no other requests; `None` if no
+    /// such address exists.
     pub(crate) fn burst_source(&self, thread: usize) -> Option<IpAddr> {
         let thread = u32::try_from(thread).ok()?;
         let ip = Ipv4Addr::from(BURSTS_LAST.checked_sub(thread)?);
@@ -110,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn urls_are_read() {
+    fn parses_urls() {
         for (url, host, prefix, address) in [
             (
                 "http://127.0.0.1:8080",
@@ -139,13 +142,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_such_url_is_refused() {
+    fn rejects_bad_urls() {
         for (url, message) in [
-            ("127.0.0.1:8080", "is no URL"),
-            ("https://127.0.0.1", "TLS is not spoken"),
-            ("http://", "a host, a port and a path only"),
-            ("http://a@127.0.0.1", "a host, a port and a path only"),
-            ("http://127.0.0.1/?a", "a host, a port and a path only"),
+            ("127.0.0.1:8080", "is not a URL"),
+            ("https://127.0.0.1", "TLS is not supported"),
+            ("http://", "only a host, a port and a path are allowed"),
+            (
+                "http://a@127.0.0.1",
+                "only a host, a port and a path are allowed",
+            ),
+            (
+                "http://127.0.0.1/?a",
+                "only a host, a port and a path are allowed",
+            ),
             ("http://127.0.0.1:x", "127.0.0.1:x: "),
         ] {
             let error = Target::parse(url).unwrap_err();
@@ -154,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_loopback_network_has_many_addresses() {
+    fn only_loopback_has_many_addresses() {
         let target = Target::parse("http://127.0.0.1:8080").unwrap();
         let sources = target.sources(300).unwrap();
         assert_eq!(sources[0], IpAddr::from([127, 0, 0, 2]));

@@ -1,17 +1,17 @@
-//! Text with holes, as scenarios have it in paths and headers: `/files/{id}`.
+//! Text with variables, as in paths and headers of scenarios: `/files/{id}`.
 
 use std::fmt;
 
-/// What may stand in a hole.
+/// A variable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Variable {
-    /// The token in use; for a request with a wrong token, a wrong one.
+    /// The current token; in a request that tests a wrong token, that one.
     Token,
-    /// The file's id: from the answer to its upload, or its name.
+    /// The file's id: from the response to its upload, or its name.
     Id,
-    /// The file's secret, from the answer to its upload.
+    /// The file's secret, from the response to its upload.
     Secret,
-    /// The file's name, made up by this tool, different for each upload.
+    /// The generated file name, unique per upload.
     Name,
     /// The file's content type.
     ContentType,
@@ -34,7 +34,7 @@ impl fmt::Display for Variable {
     }
 }
 
-/// Values for the holes.
+/// Values of the variables.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Values<'a> {
     pub(crate) token: &'a str,
@@ -56,7 +56,7 @@ impl<'a> Values<'a> {
     }
 }
 
-/// A text with holes, parsed.
+/// A parsed template.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Template(Vec<Piece>);
 
@@ -67,20 +67,20 @@ enum Piece {
 }
 
 impl Template {
-    /// Parses it; the error says what is wrong with it. Braces that are no holes cannot be written.
+    /// Parses a template. Literal braces are not supported.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         if let Some(bad) = text.chars().find(|c| c.is_control()) {
-            return Err(format!("{bad:?} may not stand in a path or header"));
+            return Err(format!("{bad:?} is not allowed in a path or header"));
         }
         let mut pieces = Vec::new();
         let mut rest = text;
         while let Some((before, after)) = rest.split_once('{') {
-            let (name, after) = after.split_once('}').ok_or("a { without its }")?;
+            let (name, after) = after.split_once('}').ok_or("{ without }")?;
             let variable = Variable::ALL.iter().find(|(_, known)| *known == name);
             let Some((variable, _)) = variable else {
                 let known = Variable::ALL.map(|(variable, _)| variable.to_string());
                 return Err(format!(
-                    "{{{name}}} is not known; there is {}",
+                    "{{{name}}} is unknown; available: {}",
                     known.join(", ")
                 ));
             };
@@ -92,12 +92,12 @@ impl Template {
         Ok(Self(pieces))
     }
 
-    /// Whether it has such a hole.
+    /// Whether the template contains this variable.
     pub(crate) fn needs(&self, variable: Variable) -> bool {
         self.0.contains(&Piece::Hole(variable))
     }
 
-    /// Appends the text with its holes filled.
+    /// Appends the text with the values inserted.
     pub(crate) fn write(&self, values: &Values<'_>, out: &mut Vec<u8>) {
         for piece in &self.0 {
             let text = match piece {
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn holes_are_filled() {
+    fn fills_variables() {
         let values = Values {
             id: "7",
             token: "t",
@@ -133,14 +133,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said() {
+    fn rejects_bad_templates() {
         for (text, message) in [
-            ("/{id", "a { without its }"),
+            ("/{id", "{ without }"),
             (
                 "/{file}",
-                "{file} is not known; there is {token}, {id}, {secret}, {name}, {content_type}",
+                "{file} is unknown; available: {token}, {id}, {secret}, {name}, {content_type}",
             ),
-            ("a\r\nb", "'\\r' may not stand in a path or header"),
+            ("a\r\nb", "'\\r' is not allowed in a path or header"),
         ] {
             assert_eq!(Template::parse(text).unwrap_err(), message);
         }

@@ -1,6 +1,7 @@
-//! The load of one thread: which request a connection sends next, and what became of it.
+//! The load of one thread: chooses the next request of a connection and checks the response.
 //!
-//! The last connection is the bursts': it has an address of its own, so that what it provokes hits nobody else.
+//! The last connection is for bursts. It has its own address, so that the refusals it provokes affect no other
+//! requests.
 
 use std::{
     collections::VecDeque,
@@ -25,47 +26,47 @@ use crate::{
     client::{Failure, Next, Outcome, Request, Workload},
 };
 
-/// How often a thread that has nothing to do looks whether it is to stop.
+/// How often an idle thread checks whether it must stop.
 const LOOK: Duration = Duration::from_millis(100);
-/// How long a run that is told to stop still sends what was due before.
+/// How long a stopped run still sends requests that were due before.
 const LAST_MOMENT: Duration = Duration::from_secs(1);
-/// How often the connection of the bursts looks whether there is one.
+/// How often the burst connection checks for a burst.
 const BURST_LOOK: Duration = Duration::from_millis(5);
-/// Bursts that wait; more are dropped, and counted as not sent.
+/// Maximum number of waiting bursts; more are dropped and counted as not sent.
 const BURSTS_WAITING_MAX: usize = 1000;
-/// Files uploaded in the run that a verifying run reads back.
+/// Files uploaded during the run that a verifying run reads back.
 const FRESH_MAX: usize = 64;
-/// Of the downloads of a verifying run, one in so many reads such a file.
+/// One in this many downloads of a verifying run reads such a file.
 const FRESH_EVERY: u64 = 4;
 
-/// What all threads share.
+/// Data shared by all threads.
 pub(crate) struct Plan<'a> {
-    /// Makes requests.
+    /// Builds requests.
     pub(crate) asker: &'a Asker,
-    /// What is asked for.
+    /// Kinds of requests.
     pub(crate) kinds: &'a [Kind],
-    /// What the server holds, most popular first.
+    /// Files on the server, most popular first.
     pub(crate) files: &'a [File],
-    /// Of popularity.
+    /// Exponent of the popularity.
     pub(crate) zipf_exponent: f64,
-    /// The start, the warm-up included.
+    /// Start of the run, including the warm-up.
     pub(crate) start: Instant,
-    /// What counts.
+    /// The measured part.
     pub(crate) window: Window,
-    /// How long after the end requests whose moment has come are still sent.
+    /// How long after the end due requests are still sent.
     pub(crate) patience: Duration,
-    /// Set by whoever wants the run to end.
+    /// Set to end the run early.
     pub(crate) stop: &'a AtomicBool,
 }
 
-/// Files of the classes that a kind asks for.
+/// Files of the classes that a kind requests.
 struct Choice {
     /// Indices into the plan's files.
     files: Vec<u32>,
     popularity: Option<Popularity>,
 }
 
-/// What a connection is doing.
+/// The current request of a connection.
 struct Doing {
     kind: usize,
     bytes_up: u64,
@@ -73,26 +74,26 @@ struct Doing {
 }
 
 enum What {
-    /// The answer says all.
+    /// The response needs no further check.
     Plain,
     Thumbnail,
-    /// The file's length.
+    /// Length of the file.
     Head(u64),
-    /// Kept for reading back, where the run verifies.
+    /// Kept for reading back in a verifying run.
     Upload(Draft, String, Content),
 }
 
-/// What there is for a connection.
+/// Work for a connection.
 enum Arrival {
-    /// A request of this kind, whose moment this was.
+    /// A request of this kind, with its intended start.
     Now(usize, Instant),
-    /// Nothing yet.
+    /// No work yet.
     Idle,
-    /// Nothing more.
+    /// No more work.
     Stop,
 }
 
-/// A [`Workload`] of one thread.
+/// The [`Workload`] of one thread.
 pub(crate) struct Load<'a> {
     plan: &'a Plan<'a>,
     live: &'a Live,
@@ -105,9 +106,9 @@ pub(crate) struct Load<'a> {
     free_since: Vec<Instant>,
     is_idle: Vec<bool>,
     idle: usize,
-    /// Number of the connection of bursts, where there is one.
+    /// Index of the burst connection, if there is one.
     burst_connection: Option<usize>,
-    /// Kinds of the bursts that are to come.
+    /// Kinds of the waiting bursts.
     bursts: VecDeque<usize>,
     burst_left: Option<(usize, u32)>,
     fresh: VecDeque<File>,
@@ -118,7 +119,7 @@ pub(crate) struct Load<'a> {
 }
 
 impl<'a> Load<'a> {
-    /// For `connections`, the last of which is the bursts' if `has_bursts`.
+    /// For `connections`; with `has_bursts`, the last one is for bursts.
     pub(crate) fn new(
         plan: &'a Plan<'a>,
         live: &'a Live,
@@ -158,12 +159,12 @@ impl<'a> Load<'a> {
         })
     }
 
-    /// What it has seen, and when it stopped making requests: the end, or earlier where it was told to stop.
+    /// The statistics, and when the thread stopped making requests: the end, or earlier if it was told to stop.
     pub(crate) fn into_stats(self) -> (Stats, Instant) {
         (self.stats, self.end)
     }
 
-    /// What a connection that is free does.
+    /// The next work for a free connection.
     fn arrival(&mut self, now: Instant) -> Arrival {
         loop {
             let intended = match &mut self.arrivals {
@@ -196,7 +197,7 @@ impl<'a> Load<'a> {
         }
     }
 
-    /// The rest of the arrivals: nobody was free for them.
+    /// Counts the remaining arrivals, for which no connection became free.
     fn count_not_sent(&mut self, now: Instant) {
         while let Some(arrivals) = &mut self.arrivals {
             let intended = self.plan.start + arrivals.next();
@@ -270,7 +271,7 @@ impl<'a> Load<'a> {
         }
     }
 
-    /// The next call of a burst: its connection is a closed loop of its own.
+    /// The next request of a burst; its connection is a closed loop.
     fn next_burst(&mut self, connection: usize, now: Instant) -> Next {
         if self.burst_left.is_none() {
             self.burst_left =
@@ -296,7 +297,7 @@ impl<'a> Load<'a> {
         }
     }
 
-    /// What is wrong with an answer that the engine found right.
+    /// Checks a response that the engine accepted.
     fn judge(&mut self, doing: Doing, outcome: &Outcome<'_>) -> Result<(), Fault> {
         match doing.what {
             What::Plain => Ok(()),
@@ -358,7 +359,7 @@ impl Workload for Load<'_> {
         self.set_idle(connection, false);
         match self.arrival(now) {
             Arrival::Now(kind, intended) => {
-                // Where another one is parked, it was the generator that was late, not the connections that were busy.
+                // If another connection is idle, the generator was late, not the connections busy.
                 let was_free = self.free_since[connection] <= intended || self.idle > 0;
                 if self.arrivals.is_some() {
                     self.stats.record_start(intended, now, was_free);
@@ -423,9 +424,9 @@ impl Choice {
         }
         if files.is_empty() {
             let why = if kind.action == Action::Conditional {
-                "the server gives neither ETag nor Last-Modified"
+                "the server sends neither ETag nor Last-Modified"
             } else {
-                "no file is of its classes"
+                "no file belongs to its classes"
             };
             return Err(format!("request {:?} has no files: {why}", kind.name).into());
         }

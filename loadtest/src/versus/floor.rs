@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_served_whole_one_after_the_other() {
+    fn serves_files_over_one_connection() {
         let (_root, address) = start(&[("none", 0), ("small", 4096), ("large", 9_000_001)]);
         let mut stream = TcpStream::connect(address).unwrap();
         for (name, length) in [
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_asks_for_nothing_that_is_there_or_closes_is_closed() {
+    fn closes_on_bad_request_or_end() {
         let (_root, address) = start(&[("small", 4096)]);
         for request in [
             &b"GET /other HTTP/1.1\r\n\r\n"[..],

@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_photo_is_one_and_has_the_length_of_one() {
+    fn photo_has_length_of_real_one() {
         let photo = jpeg(1600, 1200, 1).unwrap();
         assert!(
             (300_000..500_000).contains(&photo.len()),

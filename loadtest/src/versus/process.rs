@@ -240,14 +240,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_found_behind_a_name_with_parentheses_and_spaces() {
+    fn parses_stat_with_odd_names() {
         let text = "7 (a) b (c) S 3 7 7 0 -1 4194560 1 2 3 4 11 12 13 14 20 0 1 0 99";
         let stat = Stat::parse(7, text).unwrap();
         assert_eq!((stat.parent, stat.ticks, stat.ended_ticks), (3, 50, 27));
     }
 
     #[test]
-    fn a_tree_has_this_process() {
+    fn tree_contains_this_process() {
         let pids: Vec<_> = tree(std::process::id())
             .unwrap()
             .iter()

@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missed_aim_stands_in_the_table_and_is_counted() {
+    fn counts_missed_aims() {
         let mut report = report("a");
         let figure = Figure::DownloadCpuToNginx;
         report.row(figure, 4096, "4 KB", Spread::once(1.01), "nginx");
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn merging_keeps_what_is_new_adds_what_is_missing_and_says_where_from() {
+    fn merge_keeps_new_and_adds_missing() {
         let figure = Figure::DownloadCpuToNginx;
         let mut before = report("a");
         before.row(figure, 4096, "4 KB", Spread::once(2.0), "old");

@@ -165,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_median_of_an_even_number_is_between_the_two_in_the_middle() {
+    fn median_of_even_count_is_mean() {
         let spread = |values: &[f64]| Spread::of(values.iter().copied());
         let expected = Spread {
             median: 2.5,

@@ -1,4 +1,4 @@
-//! As much of the Easemob API as the chat scenario asks for, with a limit for each address.
+//! The part of the Easemob API that the chat scenario uses, with a rate limit per address.
 
 use std::{
     collections::HashMap,
@@ -9,23 +9,23 @@ use std::{
 use crate::server::{Answer, Files, Request};
 
 const PATH: &str = "/easemob-demo/chatdemoui/chatfiles";
-/// HEADs of one address that are answered; the others are refused. The fill makes fewer.
+/// Maximum HEAD requests per address; further ones are refused. The fill makes fewer.
 const HEADS_MAX: u32 = 200;
 
-/// What it does wrong.
+/// Faults of the server.
 #[derive(Default, Clone, Copy)]
 pub(crate) struct Faults {
     /// Thumbnails are text.
     pub(crate) thumbnails: bool,
     /// Ranges start one byte late.
     pub(crate) ranges: bool,
-    /// HEAD says another length.
+    /// HEAD reports another length.
     pub(crate) heads: bool,
-    /// Files may be had with any token.
+    /// Any token is accepted.
     pub(crate) tokens: bool,
 }
 
-/// The server.
+/// Responds as the server.
 pub(crate) fn answer(faults: Faults) -> impl Fn(&Request) -> Answer + Send + Sync + 'static {
     let files = Arc::new(Files::default());
     let heads: Mutex<HashMap<IpAddr, u32>> = Mutex::default();
@@ -127,7 +127,7 @@ fn upload(files: &Files, request: &Request) -> Answer {
     Answer::new(200, answer.to_string())
 }
 
-/// A name for these bytes.
+/// A UUID made from these bytes.
 fn uuid(bytes: &[u8]) -> String {
     use std::hash::{DefaultHasher, Hash as _, Hasher as _};
     let mut hasher = DefaultHasher::new();

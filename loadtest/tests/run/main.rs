@@ -1,4 +1,4 @@
-//! `loadtest run` against servers that do as the test wants: what it reports is what they did.
+//! Runs `loadtest run` against scripted servers and checks its report.
 
 #![allow(clippy::unwrap_used)]
 
@@ -25,12 +25,12 @@ use crate::{
     server::{Answer, Files},
 };
 
-/// A file of this test's own.
+/// Path of a file for one test.
 fn path(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name)
 }
 
-/// Downloads and uploads of small files, as a plain WebDAV server takes them.
+/// Downloads and uploads of small files for a plain WebDAV server.
 const DAV: &str = r#"
 name = "dav"
 dialect = "generic"
@@ -86,7 +86,7 @@ impl Run {
         (self.command.spawn().unwrap(), self.name)
     }
 
-    /// The report, and how the program ended.
+    /// The report, and the output of the program.
     fn report(self) -> (Value, Output) {
         let (child, name) = self.start();
         report(child, name)
@@ -117,14 +117,14 @@ fn faults(report: &Value, name: &str, what: &str) -> u64 {
 }
 
 #[test]
-fn a_stall_of_the_server_is_seen_by_all_who_would_have_come() {
+fn open_loop_counts_server_stall() {
     let files = Files::default();
     let gets = AtomicU64::new(0);
     let stalled_until = Mutex::new(None);
     let stall = Duration::from_millis(500);
     let server = server::start(move |request| {
         let mut until = *stalled_until.lock().unwrap();
-        // Once, after the fill, everybody waits.
+        // The server stalls once, after the fill.
         if request.method == "GET" && gets.fetch_add(1, Ordering::Relaxed) == 300 {
             until = Some(Instant::now() + stall);
             *stalled_until.lock().unwrap() = until;
@@ -152,8 +152,8 @@ fn a_stall_of_the_server_is_seen_by_all_who_would_have_come() {
         (2_800..3_200).contains(&requests),
         "Poisson, of seed 7: {requests}"
     );
-    // Of the 500 or so whose moment lay in the stall, four fifths waited for more than 100 ms. A generator that waits
-    // for the server would have seen four.
+    // About 500 starts lie in the stall, and four fifths of them wait for more than 100 ms. A generator that waits for
+    // the server would see four.
     let delayed = requests as f64 * share_above(&report["distribution"], 100_000.0);
     assert!(
         delayed > 300.0,
@@ -176,7 +176,7 @@ fn share_above(distribution: &Value, us: f64) -> f64 {
         .map_or(0.0, |(share, _)| 1.0 - share)
 }
 
-/// Flips a bit of one GET in five, once the fill and the checks before it are over.
+/// Flips a bit in one of five GET responses, after the fill and the checks.
 fn flipping() -> SocketAddr {
     let files = Files::default();
     let gets = AtomicU64::new(0);
@@ -194,7 +194,7 @@ fn flipping() -> SocketAddr {
 }
 
 #[test]
-fn a_flipped_bit_is_found_where_bytes_are_compared() {
+fn verify_finds_flipped_bit() {
     let arguments = [
         "--duration",
         "500ms",
@@ -232,7 +232,7 @@ fn a_flipped_bit_is_found_where_bytes_are_compared() {
 }
 
 #[test]
-fn wrong_statuses_are_counted_by_their_kind() {
+fn counts_wrong_statuses_by_kind() {
     let files = Files::default();
     let gets = AtomicU64::new(0);
     let server = server::start(move |request| {
@@ -285,7 +285,7 @@ fn wrong_statuses_are_counted_by_their_kind() {
     }
 }
 
-/// The built-in scenario, with the words for which the test's server gives a token.
+/// The built-in scenario with the credentials that the test's server accepts.
 fn chat() -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_loadtest"))
         .args(["run", "--print-scenario"])
@@ -294,13 +294,13 @@ fn chat() -> String {
     let chat = String::from_utf8(output.stdout).unwrap();
     let grant = "token_grant = { client_id = \"c\", client_secret = \"sesame\", user = \"alice\" }";
     let chat = chat.replacen("dialect =", &format!("{grant}\ndialect ="), 1);
-    // More of what is rare, and smaller files: a second shows all kinds.
+    // Higher weights of rare kinds and smaller files: one second covers all kinds.
     chat.replacen("weight = 0.02", "weight = 2", 1)
         .replacen("10_485_760", "1_148_576", 1)
 }
 
 #[test]
-fn all_kinds_of_the_chat_go_well_with_a_server_that_does_well() {
+fn chat_scenario_passes_on_good_server() {
     let server = server::start(easemob::answer(Faults::default()));
     let arguments = [
         "--files",
@@ -330,7 +330,7 @@ fn all_kinds_of_the_chat_go_well_with_a_server_that_does_well() {
             "{name}"
         );
     }
-    // The limit of HEADs hits those who pass it, and those must not be others than the bursts.
+    // The HEAD limit affects only the bursts.
     let burst = kind(&report, "burst");
     assert_eq!(burst["errors"], 0, "being refused is what a burst is for");
     assert!(burst["statuses"]["503"].as_u64().unwrap() > 0, "{burst}");
@@ -343,7 +343,7 @@ fn all_kinds_of_the_chat_go_well_with_a_server_that_does_well() {
 }
 
 #[test]
-fn each_kind_sees_what_is_wrong_with_its_answers() {
+fn each_kind_detects_wrong_answers() {
     let all = Faults {
         thumbnails: true,
         ranges: true,
@@ -367,7 +367,7 @@ fn each_kind_sees_what_is_wrong_with_its_answers() {
         .report();
     assert!(output.status.success(), "{output:?}");
     for (name, what) in [
-        ("thumbnail", "no image"),
+        ("thumbnail", "not an image"),
         ("range", "wrong body"),
         ("head", "wrong length"),
         ("wrong_token", "status 200"),
@@ -389,7 +389,7 @@ fn each_kind_sees_what_is_wrong_with_its_answers() {
 }
 
 #[test]
-fn ctrl_c_ends_the_run_and_reports_what_was_seen() {
+fn ctrl_c_reports_partial_run() {
     let files = Files::default();
     let gets = Arc::new(AtomicU64::new(0));
     let seen = Arc::clone(&gets);
@@ -413,7 +413,7 @@ fn ctrl_c_ends_the_run_and_reports_what_was_seen() {
     assert_eq!(report["errors"], 0);
 }
 
-/// What it says, and its exit code.
+/// Its error message and exit code.
 #[track_caller]
 fn refused(target: &str, arguments: &[&str]) -> (String, Option<i32>) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_loadtest"));
@@ -429,7 +429,7 @@ fn refused(target: &str, arguments: &[&str]) -> (String, Option<i32>) {
 }
 
 #[test]
-fn wrong_arguments_are_said_and_end_with_2() {
+fn wrong_arguments_exit_with_2() {
     let bad = path("bad.toml");
     fs::write(&bad, DAV.replace("weight = 9", "weight = -9")).unwrap();
     let bad = bad.to_str().unwrap();
@@ -444,7 +444,7 @@ fn wrong_arguments_are_said_and_end_with_2() {
             &["--token", "t", "--sources", "4"],
             "--sources needs a server on 127.0.0.0/8",
         ),
-        ("https://127.0.0.1:1", &[], "TLS is not spoken"),
+        ("https://127.0.0.1:1", &[], "TLS is not supported"),
         ("http://127.0.0.1:1", &[], "a token is needed"),
         ("http://127.0.0.1:1", &["--rate", "0"], "--rate: "),
         ("http://127.0.0.1:1", &["--duration", "5x"], "is no unit"),
@@ -466,7 +466,7 @@ fn wrong_arguments_are_said_and_end_with_2() {
 }
 
 #[test]
-fn a_server_that_is_not_there_or_refuses_is_said_to_be() {
+fn reports_absent_or_refusing_server() {
     // A port that was free a moment ago.
     let free = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
@@ -492,7 +492,7 @@ fn a_server_that_is_not_there_or_refuses_is_said_to_be() {
         &["--scenario", scenario.to_str().unwrap()],
     );
     assert!(
-        said.contains("the server gives no token: status 400") && code == Some(1),
+        said.contains("the server issues no token: status 400") && code == Some(1),
         "{said}"
     );
 

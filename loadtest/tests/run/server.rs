@@ -1,4 +1,4 @@
-//! A tiny HTTP/1.1 server of threads, which answers as a test wants.
+//! A tiny threaded HTTP/1.1 server that responds as a test requires.
 
 use std::{
     collections::HashMap,
@@ -8,7 +8,7 @@ use std::{
     thread,
 };
 
-/// A request, read whole.
+/// A complete request.
 pub(crate) struct Request {
     pub(crate) method: String,
     pub(crate) path: String,
@@ -23,7 +23,7 @@ impl Request {
     }
 }
 
-/// An answer.
+/// A response.
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) headers: Vec<(&'static str, String)>,
@@ -45,16 +45,16 @@ impl Answer {
     }
 }
 
-/// Answers from now on, on a free port. Its threads end with the test.
+/// Starts to respond on a free port. Its threads end with the test.
 pub(crate) fn start(answer: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> SocketAddr {
-    // All of the network: the load may come to, and from, any of its addresses.
+    // Listens on the whole network: the load may use any of its addresses.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let answer = Arc::new(answer);
     thread::spawn(move || {
         for stream in listener.incoming() {
             let answer = Arc::clone(&answer);
-            // A client that goes away ends the connection, as it should.
+            // A client that disconnects ends its connection.
             thread::spawn(move || serve(stream.unwrap(), &*answer));
         }
     });
@@ -119,12 +119,12 @@ fn serve(
     }
 }
 
-/// What was put there.
+/// Stored bodies by path.
 #[derive(Default)]
 pub(crate) struct Files(Mutex<HashMap<String, Vec<u8>>>);
 
 impl Files {
-    /// Keeps what a PUT brings, gives it to a GET.
+    /// Stores the body of a PUT and returns it to a GET.
     pub(crate) fn answer(&self, request: &Request) -> Answer {
         match &*request.method {
             "PUT" => {

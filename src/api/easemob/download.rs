@@ -27,7 +27,7 @@ const MP3: &str = "mp3";
 const MP3_OR_STORED: &str = "mp3-or-stored";
 
 /// Answers a download. `view` is what [`view`] found in the call.
-pub(super) async fn download(
+pub(crate) async fn download(
     context: &Context<'_>,
     id: &str,
     view: View,
@@ -73,7 +73,7 @@ fn check_secret(call: &Call<'_>, file: &OpenFile) -> Result<()> {
 }
 
 /// What of the file a call asks for. A signed URL says so by its query alone; else headers and query do.
-pub fn view(call: &Call<'_>, tenant: &Tenant) -> View {
+pub(crate) fn view(call: &Call<'_>, tenant: &Tenant) -> View {
     match signed_url::is_signed(call, tenant) {
         true => view_of_url(call),
         false => view_of_request(call),
@@ -144,11 +144,6 @@ fn accepts_mp3(call: &Call<'_>) -> Option<NotConvertible> {
         true => Some(NotConvertible::SendOriginal),
         false => Some(NotConvertible::Refuse),
     }
-}
-
-/// Whether a call counts as one for something that must be made.
-pub(super) fn wants_derivative(call: &Call<'_>) -> bool {
-    view_of_request(call).is_derivative() || call.query(VOICE).is_some()
 }
 
 /// `thumbnail: true`, `?thumbnail=true`, and `?vframe=true`, a video's first frame.

@@ -29,7 +29,7 @@ const EMPTY_BODY_BYTES_MAX: usize = 4096;
 /// Bytes of the field `part_number`.
 const FIELD_BYTES_MAX: usize = 64;
 
-pub(super) async fn begin(context: &Context<'_>, body: &mut RequestBody) -> Result<Response<Body>> {
+pub(crate) async fn begin(context: &Context<'_>, body: &mut RequestBody) -> Result<Response<Body>> {
     let identity = context.authenticate()?;
     body.collect(EMPTY_BODY_BYTES_MAX).await?;
     let files = &context.api.files;
@@ -43,7 +43,7 @@ pub(super) async fn begin(context: &Context<'_>, body: &mut RequestBody) -> Resu
     ))
 }
 
-pub(super) async fn put(
+pub(crate) async fn put(
     context: &Context<'_>,
     id: &str,
     body: &mut RequestBody,
@@ -134,13 +134,13 @@ fn check_bytes(part: &ReceivedPart, bytes_max: u64) -> Result<()> {
     }
 }
 
-pub(super) async fn list(context: &Context<'_>, id: &str) -> Result<Response<Body>> {
+pub(crate) async fn list(context: &Context<'_>, id: &str) -> Result<Response<Body>> {
     let identity = context.authenticate()?;
     let upload = find(context, &identity, id).await?;
     Ok(wire::parts(context, "get", &upload.list().await?))
 }
 
-pub(super) async fn complete(
+pub(crate) async fn complete(
     context: &Context<'_>,
     id: &str,
     body: &mut RequestBody,
@@ -169,7 +169,7 @@ pub(super) async fn complete(
     Ok(wire::uploaded(context, &stored))
 }
 
-pub(super) async fn abort(context: &Context<'_>, id: &str) -> Result<Response<Body>> {
+pub(crate) async fn abort(context: &Context<'_>, id: &str) -> Result<Response<Body>> {
     let identity = context.authenticate()?;
     let upload = find(context, &identity, id).await?;
     let id = upload.id();

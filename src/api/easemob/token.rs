@@ -57,7 +57,7 @@ impl Ttl {
     }
 }
 
-pub(super) async fn token(context: &Context<'_>, body: &mut RequestBody) -> Result<Response<Body>> {
+pub(crate) async fn token(context: &Context<'_>, body: &mut RequestBody) -> Result<Response<Body>> {
     let Context { api, call, tenant } = context;
     let bytes = body.collect(BODY_BYTES_MAX).await?;
     let request: Request = serde_json::from_slice(&bytes).map_err(|error| {

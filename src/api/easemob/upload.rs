@@ -36,7 +36,7 @@ pub(super) struct ThumbnailSize {
     height: Option<u16>,
 }
 
-pub(super) async fn upload(
+pub(crate) async fn upload(
     context: &Context<'_>,
     body: &mut RequestBody,
 ) -> Result<Response<Body>> {

@@ -223,7 +223,7 @@ fn face(kind: Kind, limit_status_429: bool) -> Face {
             "Service resource not found",
             NOT_FOUND,
         ),
-        Kind::MethodNotAllowed(_) => (
+        Kind::MethodNotAllowed => (
             405,
             "unsupported_service_operation",
             "the method is not supported on this path",

@@ -28,9 +28,9 @@ const SIDE_MAX: u16 = 2048;
 
 /// The parameters of a download that choose what is sent, and from where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Parameters {
+pub(crate) struct Parameters {
     /// `image_type` 2 or 3 (a thumbnail or a cover, which the file decides) with `w` and `h`, else `format`.
-    pub view: View,
+    pub(crate) view: View,
     /// `thumbnail_strategy` 1: an image service may make the picture.
     allows_image_service: bool,
     /// Not `source=miniprogram`: WeChat follows no redirect to a domain that it does not know.
@@ -40,7 +40,7 @@ pub struct Parameters {
 const CHAT: &str = "/file/download/chat";
 const AVATAR: &str = "/file/download/avatar";
 
-pub(super) async fn chat(
+pub(crate) async fn chat(
     context: &Context<'_>,
     parameters: Result<Parameters>,
 ) -> Result<Response<Body>> {
@@ -64,7 +64,7 @@ pub(super) async fn chat(
     send(context, &source, &viewer, parameters).await
 }
 
-pub(super) async fn avatar(
+pub(crate) async fn avatar(
     context: &Context<'_>,
     parameters: Result<Parameters>,
 ) -> Result<Response<Body>> {
@@ -182,7 +182,7 @@ impl Parameters {
     ///
     /// # Errors
     /// `InvalidArgument`.
-    pub fn parse(call: &Call<'_>) -> Result<Self> {
+    pub(crate) fn parse(call: &Call<'_>) -> Result<Self> {
         let wants_picture = match parameter(call, "image_type").as_deref() {
             None | Some("1") => false,
             Some("2" | "3") => true,

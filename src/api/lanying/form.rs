@@ -19,14 +19,14 @@ use crate::{
         body::RequestBody,
         multipart::{self, FORM_OVERHEAD_BYTES, Form},
     },
-    limit::Held,
+    limit::UploadPermit,
     store::{BoundingBox, Key},
 };
 
-pub(super) async fn post(
+pub(crate) async fn post(
     context: &Context<'_>,
     body: &mut RequestBody,
-    held: Option<&mut Held<'_>>,
+    mut permit: Option<UploadPermit<'_>>,
 ) -> Result<Response<Body>> {
     let Context {
         api,
@@ -60,7 +60,7 @@ pub(super) async fn post(
         return Err(Kind::AlreadyExists.into());
     }
     // From here on it is somebody's.
-    if held.is_some_and(|held| !held.take_rest()) {
+    if permit.as_mut().is_some_and(|permit| !permit.take_rest()) {
         return Err(no_room());
     }
     let owner = accepted.owner.as_deref().unwrap_or_default();

@@ -12,7 +12,7 @@ use super::{
 use crate::{delivery::Body, error::Result};
 
 /// Whoever forwards a file may open it: else a user could forward to themselves what is not for them.
-pub(super) async fn forward(context: &Context<'_>) -> Result<Response<Body>> {
+pub(crate) async fn forward(context: &Context<'_>) -> Result<Response<Body>> {
     let user = context.authenticate()?;
     let source = Link::verify(context.lanying, &context.required("file_sign")?)?;
     let (to_type, to) = recipient(context)?;

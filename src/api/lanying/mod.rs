@@ -3,7 +3,7 @@
 //! Nothing is kept between a ticket and its upload, nor for a link: both carry a signature. Only `wire.rs`
 //! knows the JSON, only `oss.rs` the XML of the form POST.
 
-mod download;
+pub(crate) mod download;
 mod form;
 mod forward;
 mod link;
@@ -13,12 +13,10 @@ mod process;
 mod sdk_sign;
 mod signed;
 pub mod store_token;
-mod upload;
+pub(crate) mod upload;
 pub mod wire;
 
 use std::{borrow::Cow, sync::Arc};
-
-use hyper::Response;
 
 use self::{link::ToType, store_token::Viewer};
 use super::{Api, Call};
@@ -27,104 +25,34 @@ use crate::{
         Subject,
         hook::{Action as HookAction, Question},
     },
-    delivery::Body,
     error::{Error, Kind, Result},
     files::Scope,
-    http::body::RequestBody,
-    limit::{Held, Interface},
     store::{Dialect, Key},
     tenant::{Lanying, Tenant, Tenants},
 };
 
-pub use self::{download::Parameters as DownloadParameters, oss::error as form_error};
+pub use self::oss::error as form_error;
+pub(crate) use self::{form::post as post_form, forward::forward};
 
-/// A call of this API: what `server/router.rs` makes of method and path.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action<'a> {
-    /// `GET upload/avatar/user`
-    UploadUserAvatar,
-    /// `GET upload/avatar/group`
-    UploadGroupAvatar,
-    /// `GET upload/chat`
-    UploadChat,
-    /// `GET upload/forward`
-    Forward,
-    /// `GET download/avatar`, also HEAD
-    DownloadAvatar,
-    /// `GET download/chat`, also HEAD
-    DownloadChat,
-    /// `POST oss/{app_id}`
-    Form(&'a str),
+/// The `app_id` of a call, which a form POST has in its path instead.
+pub fn app_id<'c>(call: &'c Call<'_>) -> Option<Cow<'c, str>> {
+    parameter(call, "app_id")
 }
 
-impl Action<'_> {
-    /// Which rate this call counts against.
-    pub fn interface(self, call: &Call<'_>) -> Interface {
-        match self {
-            Self::Form(_) => Interface::Upload,
-            Self::DownloadAvatar | Self::DownloadChat => match DownloadParameters::parse(call) {
-                Ok(parameters) if !parameters.view.is_derivative() => Interface::Download,
-                _ => Interface::Thumbnail,
-            },
-            Self::UploadUserAvatar | Self::UploadGroupAvatar | Self::UploadChat | Self::Forward => {
-                Interface::Other
-            }
-        }
-    }
-}
-
-/// The tenant of a call: `app_id` in a header or the query, or in the path of a form POST.
+/// The tenant of an `app_id`.
 ///
 /// # Errors
 /// `TenantNotFound`.
-pub fn tenant<'t>(
-    tenants: &'t Tenants,
-    call: &Call<'_>,
-    action: Action<'_>,
-) -> Result<&'t Arc<Tenant>> {
-    let app_id = match action {
-        Action::Form(app_id) => Some(Cow::Borrowed(app_id)),
-        _ => parameter(call, "app_id"),
-    };
-    let missing = |text: &'static str| Error::new(Kind::TenantNotFound).public(text);
-    let app_id = app_id.ok_or_else(|| missing("app_id is missing"))?;
+pub fn tenant<'t>(tenants: &'t Tenants, app_id: Option<&str>) -> Result<&'t Arc<Tenant>> {
+    let not_found = |text: &'static str| Error::new(Kind::TenantNotFound).public(text);
+    let app_id = app_id.ok_or_else(|| not_found("app_id is missing"))?;
     tenants
-        .find_app_id(&app_id)
-        .ok_or_else(|| missing("app_id is unknown"))
-}
-
-/// Answers a call of a tenant that exists. `held` is what a form has of the budget of uploads.
-///
-/// # Errors
-/// Of any kind; [`wire::error`] renders them, and [`form_error`] those of the form POST.
-pub async fn handle(
-    api: &Api,
-    call: &Call<'_>,
-    tenant: &Arc<Tenant>,
-    action: Action<'_>,
-    body: &mut RequestBody,
-    held: Option<&mut Held<'_>>,
-) -> Result<Response<Body>> {
-    let lanying = tenant.lanying.as_ref().ok_or(Kind::TenantNotFound)?;
-    let context = Context {
-        api,
-        call,
-        tenant,
-        lanying,
-    };
-    match action {
-        Action::UploadUserAvatar => upload::user_avatar(&context),
-        Action::UploadGroupAvatar => upload::group_avatar(&context).await,
-        Action::UploadChat => upload::chat(&context).await,
-        Action::Forward => forward::forward(&context).await,
-        Action::DownloadAvatar => download::avatar(&context, DownloadParameters::parse(call)).await,
-        Action::DownloadChat => download::chat(&context, DownloadParameters::parse(call)).await,
-        Action::Form(_) => form::post(&context, body, held).await,
-    }
+        .find_app_id(app_id)
+        .ok_or_else(|| not_found("app_id is unknown"))
 }
 
 /// What every call of a tenant needs.
-struct Context<'a> {
+pub(crate) struct Context<'a> {
     api: &'a Api,
     call: &'a Call<'a>,
     tenant: &'a Arc<Tenant>,
@@ -139,7 +67,26 @@ enum Credential {
     StoreToken { token: String, no_user: Error },
 }
 
-impl Context<'_> {
+impl<'a> Context<'a> {
+    /// The context of a call.
+    ///
+    /// # Errors
+    /// `TenantNotFound` without a tenant that has this API.
+    pub(crate) fn new(
+        api: &'a Api,
+        call: &'a Call<'a>,
+        tenant: Option<&'a Arc<Tenant>>,
+    ) -> Result<Self> {
+        let tenant = tenant.ok_or(Kind::TenantNotFound)?;
+        let lanying = tenant.lanying.as_ref().ok_or(Kind::TenantNotFound)?;
+        Ok(Self {
+            api,
+            call,
+            tenant,
+            lanying,
+        })
+    }
+
     fn scope(&self) -> Scope<'_> {
         Scope {
             tenant: self.tenant,

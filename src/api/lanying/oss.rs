@@ -115,7 +115,7 @@ fn face(kind: Kind) -> Face {
         Kind::RouteNotFound | Kind::ObjectNotFound | Kind::ObjectExpired => {
             (404, "NoSuchKey", "The specified key does not exist.")
         }
-        Kind::MethodNotAllowed(_) => (
+        Kind::MethodNotAllowed => (
             405,
             "MethodNotAllowed",
             "The specified method is not allowed against this resource.",
@@ -338,11 +338,7 @@ mod tests {
             (Kind::Forbidden, 403, "AccessDenied"),
             (Kind::TenantNotFound, 404, "NoSuchBucket"),
             (Kind::RouteNotFound, 404, "NoSuchKey"),
-            (
-                Kind::MethodNotAllowed("POST, OPTIONS"),
-                405,
-                "MethodNotAllowed",
-            ),
+            (Kind::MethodNotAllowed, 405, "MethodNotAllowed"),
             (Kind::AlreadyExists, 409, "FileAlreadyExists"),
             (Kind::Internal, 500, "InternalError"),
             (Kind::RateLimited(soon), 503, "QpsLimitExceeded"),

@@ -30,12 +30,12 @@ pub(super) struct Ticket {
     pub(super) store_token: String,
 }
 
-pub(super) fn user_avatar(context: &Context<'_>) -> Result<Response<Body>> {
+pub(crate) fn user_avatar(context: &Context<'_>) -> Result<Response<Body>> {
     let user = context.authenticate()?;
     avatar(context, &user, None)
 }
 
-pub(super) async fn group_avatar(context: &Context<'_>) -> Result<Response<Body>> {
+pub(crate) async fn group_avatar(context: &Context<'_>) -> Result<Response<Body>> {
     let user = context.authenticate()?;
     let group = context.required_id("group_id")?;
     let to = (ToType::Group, &*group);
@@ -51,7 +51,7 @@ fn avatar(context: &Context<'_>, user: &str, group: Option<&str>) -> Result<Resp
     ticket(context, key, user, group, download_url)
 }
 
-pub(super) async fn chat(context: &Context<'_>) -> Result<Response<Body>> {
+pub(crate) async fn chat(context: &Context<'_>) -> Result<Response<Body>> {
     let user = context.authenticate()?;
     let class = class_of(&context.required("file_type")?)?;
     let (to_type, to) = recipient(context)?;

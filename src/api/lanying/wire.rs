@@ -70,7 +70,7 @@ fn face(kind: Kind) -> (u16, u32, &'static str) {
         Kind::BadMessage => (400, 400, "the request is no good HTTP"),
         Kind::Disconnected => (400, 400, "the request was cut off"),
         Kind::RouteNotFound => (404, 404, "there is no such call"),
-        Kind::MethodNotAllowed(_) => (405, 405, "the method is not supported on this path"),
+        Kind::MethodNotAllowed => (405, 405, "the method is not supported on this path"),
         Kind::RequestTimeout => (408, 408, "the request's body did not come in time"),
         Kind::PreconditionFailed => (412, 412, "a precondition of the request is false"),
         Kind::RangeNotSatisfiable(_) => (416, 416, "the range lies outside of the file"),

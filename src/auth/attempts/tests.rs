@@ -1,4 +1,4 @@
-//! How many guesses there are, for whom, and what they do to everybody else.
+//! How many guesses are allowed, and what they mean for other users.
 
 use super::*;
 use crate::time::Clock;
@@ -23,7 +23,7 @@ impl Setup {
         self.attempts.caller(0, client.parse().unwrap())
     }
 
-    /// Whether an attempt is looked at; then it is counted.
+    /// Makes an attempt and counts it. Returns whether it was allowed.
     fn attempt(&self, account: Account<'_>, client: &str, is_right: bool) -> bool {
         let caller = self.caller(client);
         let is_checked = self.attempts.check(account, caller, self.now).is_ok();
@@ -33,12 +33,12 @@ impl Setup {
         is_checked
     }
 
-    /// Guesses until one is refused, and returns how many were looked at.
+    /// Guesses until one is refused. Returns how many were allowed.
     fn guess(&self, account: Account<'_>, client: &str) -> u32 {
         let mut checked = 0;
         while self.attempt(account, client, false) {
             checked += 1;
-            assert!(checked < 1000, "guesses have no end");
+            assert!(checked < 1000, "guesses are not limited");
         }
         checked
     }
@@ -77,17 +77,17 @@ fn delays_double_up_to_a_bound() {
         assert!(!setup.attempt(ALICE, "192.0.2.1", false));
     }
     assert_eq!(setup.wait(ALICE, "192.0.2.1"), wait);
-    // A right one forgives.
+    // A right password resets the count.
     setup.now += wait;
     assert!(setup.attempt(ALICE, "192.0.2.1", true));
     assert_eq!(setup.guess(ALICE, "192.0.2.1"), PAIR_FREE);
-    // And so does a day.
+    // A day without attempts does too.
     setup.now += PAIR_MEMORY;
     assert_eq!(setup.guess(ALICE, "192.0.2.1"), PAIR_FREE);
 }
 
 #[test]
-fn accounts_tenants_and_addresses_are_counted_apart() {
+fn counts_accounts_tenants_and_clients_separately() {
     let setup = setup();
     assert_eq!(setup.guess(ALICE, "192.0.2.1"), PAIR_FREE);
     assert!(setup.attempt(ALICE, "192.0.2.2", true));
@@ -103,7 +103,7 @@ fn accounts_tenants_and_addresses_are_counted_apart() {
 }
 
 #[test]
-fn an_account_has_a_bound_over_all_addresses() {
+fn limits_account_over_all_addresses() {
     let mut setup = setup();
     assert!(
         setup.attempt(ALICE, "198.51.100.1", true),
@@ -114,14 +114,14 @@ fn an_account_has_a_bound_over_all_addresses() {
             .map(|number| setup.guess(ALICE, &format!("192.0.2.{number}")))
             .sum()
     };
-    // First guesses and further ones.
+    // First guesses, and further ones.
     assert_eq!(guess_everywhere(&setup), 2 * SUM_FREE);
-    // The owner is let in where they were before, and waits at an address that is new.
+    // The owner can log in from the known address, and has to wait at a new one.
     assert!(setup.attempt(ALICE, "198.51.100.1", true));
     assert_eq!(setup.wait(ALICE, "198.51.100.2"), SUM_INTERVAL);
-    // But the owner's address is no way in for guesses.
+    // Guesses from the owner's address are limited too.
     assert_eq!(setup.guess(ALICE, "198.51.100.1"), PAIR_FREE);
-    // One guess a minute of each kind, from as many addresses as there may be. Those at the owner's address count.
+    // One guess per minute of each kind, from any number of addresses, the owner's included.
     setup.now += SUM_INTERVAL * PAIR_FREE;
     guess_everywhere(&setup);
     for _ in 0..5 {
@@ -129,20 +129,20 @@ fn an_account_has_a_bound_over_all_addresses() {
         let guesses = guess_everywhere(&setup);
         assert!((1..=2).contains(&guesses), "{guesses}");
     }
-    // After an hour without guesses there are fifty again, and of first guesses, as many as there are addresses.
+    // After an hour without guesses, fifty are free again, and first guesses from as many addresses as there are.
     setup.now += SUM_INTERVAL * (SUM_FREE + 11);
     let guesses = guess_everywhere(&setup);
     assert!((SUM_FREE..=2 * SUM_FREE).contains(&guesses), "{guesses}");
-    // An address is known for thirty days.
+    // An address is known for 30 days.
     setup.now += KNOWN;
     guess_everywhere(&setup);
     assert!(setup.wait(ALICE, "198.51.100.1") > Duration::ZERO);
 }
 
 #[test]
-fn a_few_addresses_do_not_keep_the_owner_out() {
+fn few_addresses_cannot_lock_out_owner() {
     let mut setup = setup();
-    // Twenty addresses and a whole IPv6 site guess as often as they may.
+    // Twenty addresses and a whole IPv6 /48 guess as often as they are allowed.
     let addresses: Vec<_> = (0..20)
         .map(|number| format!("192.0.2.{number}"))
         .chain((0..200).map(|number| format!("2001:db8:1:{number:x}::1")))
@@ -157,28 +157,28 @@ fn a_few_addresses_do_not_keep_the_owner_out() {
         assert!(setup.attempt(ALICE, &new_address, true), "minute {minute}");
         setup.now += SUM_INTERVAL;
     }
-    // Their own guesses: the first ones, fifty, and one a minute.
+    // Their guesses: the first ones, fifty, and one per minute.
     assert!(checked <= 21 + SUM_FREE + 600, "{checked}");
 }
 
 #[test]
-fn a_backend_is_not_kept_out_from_elsewhere() {
+fn backend_cannot_be_locked_out() {
     let setup = setup();
     for number in 0..100 {
         let guesses = setup.guess(Account::Backend, &format!("192.0.2.{number}"));
         assert_eq!(guesses, PAIR_FREE);
     }
     assert!(setup.attempt(Account::Backend, "198.51.100.1", true));
-    // Neither by somebody who guesses passwords behind the same address.
+    // Nor by a client behind the same address that guesses passwords.
     assert_eq!(setup.guess(Account::Unknown, "198.51.100.2"), SUM_FREE);
     assert!(setup.attempt(Account::Backend, "198.51.100.2", true));
 }
 
 #[test]
-fn logins_of_others_do_not_make_an_owner_unknown() {
+fn other_logins_keep_known_addresses() {
     let setup = setup();
     assert!(setup.attempt(ALICE, "198.51.100.1", true));
-    // Mallory has an account and many networks.
+    // An attacker with an account and many networks.
     let mallory = Account::User("mallory");
     for number in 0..2 * SHARD_ENTRIES_MAX {
         let client = format!("2001:db8:1:{number:x}::1");
@@ -189,7 +189,7 @@ fn logins_of_others_do_not_make_an_owner_unknown() {
     }
     assert!(setup.wait(ALICE, "198.51.100.2") > Duration::ZERO);
     assert!(setup.attempt(ALICE, "198.51.100.1", true));
-    // Of one account the latest sixteen addresses are known.
+    // The sixteen most recent addresses of an account are known.
     for number in 1..=HOMES_MAX {
         let home = format!("203.0.113.{number}");
         let caller = setup.caller(&home);
@@ -200,7 +200,7 @@ fn logins_of_others_do_not_make_an_owner_unknown() {
 }
 
 #[test]
-fn an_address_has_a_bound_over_all_accounts() {
+fn limits_address_over_all_accounts() {
     let setup = setup();
     let neighbour = Account::User("neighbour");
     assert!(setup.attempt(neighbour, "192.0.2.1", true));
@@ -212,15 +212,15 @@ fn an_address_has_a_bound_over_all_accounts() {
     assert_eq!(guess_everybody("192.0.2.1"), SUM_FREE);
     assert!(setup.attempt(neighbour, "192.0.2.1", true));
     assert!(!setup.attempt(ALICE, "192.0.2.1", true));
-    // Names that are no account's count as well.
+    // Unknown user names count too.
     assert_eq!(setup.guess(Account::Unknown, "192.0.2.3"), SUM_FREE);
     assert!(!setup.attempt(ALICE, "192.0.2.3", true));
-    // The backend's own servers have no such bound, and the one of each account.
+    // The backend's own servers have only the bound of each account.
     assert_eq!(guess_everybody("10.1.2.3"), 100 * PAIR_FREE);
 }
 
 #[test]
-fn the_tables_are_bounded_and_keep_known_addresses() {
+fn tables_are_bounded() {
     let setup = setup();
     let address = |number: usize| {
         format!(
@@ -231,7 +231,7 @@ fn the_tables_are_bounded_and_keep_known_addresses() {
         )
     };
     assert!(setup.attempt(ALICE, "198.51.100.1", true));
-    // Of another account each, so that no bound but the table's is reached.
+    // Each for another account, so that only the bounds of the tables apply.
     let all = SHARDS * SHARD_ENTRIES_MAX;
     for number in 0..all + all / 4 {
         let account = number.to_string();
@@ -250,7 +250,7 @@ fn the_tables_are_bounded_and_keep_known_addresses() {
 }
 
 #[test]
-fn an_entry_takes_less_than_was_planned() {
+fn entries_fit_planned_size() {
     assert!(size_of::<((AccountId, Claimant), Pair)>() <= 100);
     assert!(size_of::<(Sum, Instant)>() <= 100);
     assert!(size_of::<((AccountId, IpAddr), Instant)>() <= 100);

@@ -1,24 +1,24 @@
-//! The several ways to read the text that a dynamic token signs, and which of them is meant.
+//! Finds the intended reading of the text that a dynamic token signs.
 //!
-//! The text is `userId ‖ curTime ‖ ttl` without separators (and fixed texts before and after), so digits can be moved
-//! between the three. A *reading* is one way to part it that [`super::verify`] could accept: a user name, ten digits of
-//! time, and up to nine digits of ttl, neither number with a leading zero. The number of digits of the ttl says which
-//! reading it is.
+//! The text is `userId ‖ curTime ‖ ttl` without separators, between fixed texts, so digits can be moved between the
+//! three fields. A *reading* is one way to split it that [`super::verify`] could accept: a user name, ten digits of
+//! time, and up to nine digits of ttl, without leading zeros. The number of digits of the ttl identifies the reading.
 //!
-//! A token is accepted when no other reading counts. Another reading counts when it could be the one that the backend
-//! signed: its time has come, and lies at most [`PATIENCE_SECS`] before this one's, or its ttl still lasts. Whoever may
-//! choose a user name could else ask for a token as `bob1795` and read it as one of `bob`, or wait as `bob` for the moment at which
-//! it can be read as one of `bob179`.
+//! A token is accepted if no other reading counts. Another reading counts if the backend may have signed it: its time
+//! is not in the future, and it is at most [`PATIENCE_SECS`] older than this reading, or has not expired. Otherwise an
+//! attacker who can choose a user name could get a token as `bob1795` and use it as `bob`, or get one as `bob` and wait
+//! until it can be read as a token of `bob179`.
 //!
-//! Where another reading counts, the ttl decides: a backend gives the same few to all its tokens, and tokens with one
-//! reading alone, which most are, say which. They are remembered by tenant. A token is then accepted if its ttl is one
-//! of these and no other reading's is. For a backend with more than [`TTLS_MAX`] of them nothing is decided so. An
-//! operator may also name the ttls (`dynamic_token_ttl_seconds`): then they alone decide, from the first token on.
+//! If another reading counts, the ttl decides. A backend uses a few ttls for all its tokens, and most tokens have only
+//! one reading, which shows these ttls. They are stored by tenant. An ambiguous token is accepted if its ttl is one of
+//! them and the ttl of no other reading is. For a backend with more than [`TTLS_MAX`] ttls, ambiguous tokens are
+//! refused. An operator may also configure the ttls (`dynamic_token_ttl_seconds`). Then only they decide, from the
+//! first token on.
 //!
-//! So at any moment at most one reading of a text is accepted: of two that count, each would need its ttl to be
-//! remembered and the other's not to be. Nothing is forgotten while the process runs, and the ttl of a token with
-//! one reading alone is remembered; so no later moment accepts another reading either, until the first is over and lies
-//! more than [`PATIENCE_SECS`] before the other. From then on, the other is refused if its ttl is not remembered and the
+//! So at any moment at most one reading of a text is accepted: of two that count, each needs its own ttl to be stored
+//! and the other's not to be. Stored ttls are kept while the process runs, and the ttl of a token with one reading is
+//! stored. So no later moment accepts another reading either, until the first one has expired and is more than
+//! [`PATIENCE_SECS`] older than the other. From then on, the other one is refused if its ttl is not stored and the
 //! first one's is.
 
 use std::collections::HashMap;
@@ -28,12 +28,12 @@ use parking_lot::Mutex;
 use super::{AHEAD_SECS_MAX, TIME_DIGITS, TTL_DIGITS_MAX};
 use crate::{auth::USER_BYTES_MAX, tenant::Tenant, time::Timestamp};
 
-/// How long somebody may have kept a token to read it anew, in seconds: 400 days.
+/// The longest time that an attacker is expected to keep a token, in seconds: 400 days.
 pub(super) const PATIENCE_SECS: i64 = 400 * 86_400;
-/// Different ttls of one backend. More are as good as any.
+/// Stored ttls of one backend. With more, a ttl says nothing about a reading.
 const TTLS_MAX: usize = 16;
 
-/// What a reading says of time.
+/// The time and the ttl of a reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Reading {
     pub(super) time_secs: i64,
@@ -41,7 +41,7 @@ pub(super) struct Reading {
 }
 
 impl Reading {
-    /// Whether the backend may have signed it by now.
+    /// Whether the backend may have signed it already.
     fn has_come(self, now: Timestamp) -> bool {
         self.time_secs <= now.secs() + AHEAD_SECS_MAX
     }
@@ -53,7 +53,7 @@ impl Reading {
     }
 }
 
-/// All readings of `user ‖ time ‖ ttl` but this one.
+/// All other readings of `user ‖ time ‖ ttl`.
 pub(super) fn others(user: &str, time: &str, ttl: &str) -> Vec<Reading> {
     let is_digit = |byte: &&u8| byte.is_ascii_digit();
     let tail = user
@@ -61,7 +61,7 @@ pub(super) fn others(user: &str, time: &str, ttl: &str) -> Vec<Reading> {
         .rev()
         .take_while(|byte| is_digit(&byte))
         .count();
-    // A name has at least one byte; and the ttl takes all that the time leaves.
+    // A name has at least one byte. The ttl gets all digits that the time leaves.
     let longest = TTL_DIGITS_MAX - ttl.len().min(TTL_DIGITS_MAX);
     let tail = tail.min(user.len().saturating_sub(1)).min(longest);
     let digits = [&user[user.len() - tail..], time, ttl].concat();
@@ -81,22 +81,22 @@ pub(super) fn others(user: &str, time: &str, ttl: &str) -> Vec<Reading> {
         .collect()
 }
 
-/// The ttls that backends are known to give, by tenant.
+/// The ttls that backends use, by tenant.
 ///
-/// Memory: at most [`TTLS_MAX`] numbers for each tenant that has sent dynamic tokens. The lock is held for a look-up,
-/// for tokens that are not in the verifier's cache.
+/// Memory: at most [`TTLS_MAX`] numbers for each tenant with dynamic tokens. The lock is held for a few lookups, and
+/// only for tokens that are not in the verifier's cache.
 #[derive(Debug, Default)]
 pub(in crate::auth) struct KnownTtls(Mutex<HashMap<u32, Ttls>>);
 
 #[derive(Debug, Default)]
 struct Ttls {
     secs: Vec<i64>,
-    /// There were more: nothing can be decided by them.
+    /// There are more than [`TTLS_MAX`], so they decide nothing.
     are_many: bool,
 }
 
 impl KnownTtls {
-    /// Whether `own` is what was meant, and not one of `others`. Remembers its ttl where there is no doubt.
+    /// Whether `own` is the intended reading, and not one of `others`. Stores its ttl if no other reading counts.
     pub(super) fn decide(
         &self,
         tenant: &Tenant,

@@ -1,4 +1,4 @@
-//! Dynamic tokens as backends make them, and as nobody should.
+//! Dynamic tokens of real backends, and forged ones.
 
 #![allow(clippy::print_stdout, reason = "figures, shown on request")]
 
@@ -36,7 +36,7 @@ fn honest(user: &str, time: i64, ttl: &str) -> String {
 }
 
 #[test]
-fn the_signature_is_the_hex_sha_256_of_the_six_fields() {
+fn signature_is_hex_sha_256() {
     // printf 'id-apporg#appalice1795305599600client-secret-of-app' | sha256sum
     assert_eq!(sign("alice", "1795305599", "600"), EXPECTED);
 }
@@ -44,7 +44,7 @@ fn the_signature_is_the_hex_sha_256_of_the_six_fields() {
 const EXPECTED: &str = "a8867fb843d44dc3d750098a49ad0f990285e0286fc56240d4582062b625206c";
 
 #[test]
-fn every_encoding_that_backends_use_is_read() {
+fn reads_all_encodings_of_backends() {
     let signature = sign("张三?>", "1795305599", "600");
     for (time, ttl) in [("1795305599", "600"), ("\"1795305599\"", "\"600\"")] {
         let text = token(&signature, "org#app", "张三?>", time, ttl);
@@ -69,7 +69,7 @@ fn every_encoding_that_backends_use_is_read() {
 }
 
 #[test]
-fn it_ends_when_cur_time_and_ttl_have_passed() {
+fn expires_after_ttl() {
     for (time, ttl, expected) in [
         (NOW_SECS, "600", None),
         (NOW_SECS - 599, "600", None),
@@ -91,7 +91,7 @@ fn it_ends_when_cur_time_and_ttl_have_passed() {
 }
 
 #[test]
-fn whatever_was_not_signed_so_is_refused() {
+fn rejects_changed_tokens() {
     let good = sign("alice", "1795305599", "600");
     let at = "1795305599";
     for (name, text) in [
@@ -175,14 +175,14 @@ fn whatever_was_not_signed_so_is_refused() {
     }
 }
 
-/// One way to read what is signed.
+/// One way to read the signed text: user, time and ttl.
 type Read = (String, String, String);
 
 fn read(user: &str, time: &str, ttl: &str) -> Read {
     (user.to_owned(), time.to_owned(), ttl.to_owned())
 }
 
-/// The token with the signature of its owner's, which any of its readings has.
+/// The token of a reading. All readings of a text have the same signature.
 fn token_of((user, time, ttl): &Read) -> String {
     // As texts: a number has no leading zero.
     let (quoted_time, quoted_ttl) = (format!("\"{time}\""), format!("\"{ttl}\""));
@@ -196,7 +196,7 @@ fn token_of((user, time, ttl): &Read) -> String {
     ))
 }
 
-/// Every way to part the text in three, sensible or not.
+/// Every way to split the text in three, valid or not.
 fn all_readings((user, time, ttl): &Read) -> Vec<Read> {
     let text = format!("{user}{time}{ttl}");
     let ends: Vec<usize> = text.char_indices().map(|(at, _)| at).skip(1).collect();
@@ -211,8 +211,8 @@ fn all_readings((user, time, ttl): &Read) -> Vec<Read> {
 }
 
 #[test]
-fn no_forged_reading_is_accepted() {
-    // What the owner was given, and the same signature read for the victim.
+fn rejects_forged_readings() {
+    // The owner's token, and the same signature read as a token of the victim.
     for (owner, victim) in [
         (
             ("bob1795", "1795305599", "600"),
@@ -226,12 +226,12 @@ fn no_forged_reading_is_accepted() {
             ("bob1795", "1795305599", "86400"),
             ("bob", "1795179530", "559986400"),
         ),
-        // Below 100,000 s, three digits moved: this one was accepted.
+        // A ttl below 100,000 s with three digits moved: an earlier version accepted it.
         (
             ("bob179", "1790500999", "60"),
             ("bob", "1791790500", "99960"),
         ),
-        // A longer name: these were accepted.
+        // A longer name: an earlier version accepted these.
         (
             ("bob", "1791795305", "604800"),
             ("bob179", "1795305604", "800"),
@@ -279,7 +279,7 @@ fn no_forged_reading_is_accepted() {
 }
 
 #[test]
-fn named_ttls_decide_from_the_first_token_on() {
+fn configured_ttls_decide_at_once() {
     let mut tenant = testing::tenant("org", "app");
     tenant.dynamic_ttls = Some(vec![600, 3600]);
     let known = KnownTtls::default();
@@ -287,12 +287,12 @@ fn named_ttls_decide_from_the_first_token_on() {
     assert!(accepts(&read("bob1795", "1795305599", "600")));
     assert!(!accepts(&read("bob", "1795179530", "5599600")));
     assert!(accepts(&read("bob1795", "1795305599", "3600")));
-    // No other ttl, also where it has one reading.
+    // No other ttl is accepted, even if there is only one reading.
     assert!(!accepts(&read("alice", "1795305599", "601")));
 }
 
 #[test]
-fn tokens_of_usual_backends_are_accepted() {
+fn accepts_tokens_of_usual_backends() {
     let mut random = 1_u64;
     let mut next = |end: u64| {
         random ^= random << 13;
@@ -306,7 +306,7 @@ fn tokens_of_usual_backends_are_accepted() {
     ] {
         let known = KnownTtls::default();
         let (mut cold, mut refused) = (0, 0);
-        // 20,000 moments of five years; names with ten digits at their end, as phone numbers are.
+        // 20,000 times within five years. The names end with ten digits, like phone numbers.
         for _ in 0..20_000 {
             let time = NOW_SECS + i64::try_from(next(5 * 365 * 86_400)).unwrap();
             let reading = read(
@@ -325,7 +325,7 @@ fn tokens_of_usual_backends_are_accepted() {
             refused += usize::from(!known.decide(&tenant, own, others.clone(), now));
             cold += usize::from(!KnownTtls::default().decide(&tenant, own, others, now));
         }
-        // A server that has just started refuses some, until the first token of another user.
+        // A new server refuses some, until it sees a token with only one reading.
         println!("{ttl}: {cold} of 20,000 just after a start, {refused} later");
         assert!(cold <= 1600, "{ttl}: {cold} of 20,000");
         assert!(refused <= 2, "{ttl}: {refused} of 20,000");
@@ -333,7 +333,7 @@ fn tokens_of_usual_backends_are_accepted() {
 }
 
 #[test]
-fn a_backend_with_very_many_ttls_gets_no_doubtful_token_accepted() {
+fn many_ttls_reject_ambiguous_tokens() {
     let known = KnownTtls::default();
     for ttl in 0..20 {
         let reading = read("alice", "1795305599", &(5000 + ttl).to_string());
@@ -354,7 +354,7 @@ fn a_backend_with_very_many_ttls_gets_no_doubtful_token_accepted() {
     assert!(outcome_at(&known, &token_of(&read("bob", "1795305599", "5001")), NOW).is_ok());
 }
 
-/// A moment of the last 300 days or so, often one whose digits repeat those of other recent moments.
+/// A time within the last 300 days, often one whose digits repeat those of other recent times.
 fn times() -> impl Strategy<Value = String> {
     let plain = (0..300 * 86_400_i64).prop_map(|ago| (NOW_SECS - ago).to_string());
     let repeating = (3..8_usize, 0..30_000_000_i64, 0..10_000_i64).prop_map(|(from, ago, low)| {
@@ -382,7 +382,7 @@ fn ttls() -> impl Strategy<Value = String> {
     ]
 }
 
-/// A text's readings as the verifier sees them, each with the others.
+/// The valid readings of a text, each with all others.
 fn parsed(readings: &[Read]) -> Vec<(Reading, Vec<Reading>)> {
     let parse = |(user, time, ttl): &Read| {
         let is_plain =
@@ -400,7 +400,7 @@ fn parsed(readings: &[Read]) -> Vec<(Reading, Vec<Reading>)> {
     readings.iter().filter_map(parse).collect()
 }
 
-/// As [`verify`] does after the signature.
+/// The decision of [`verify`] after the check of the signature.
 fn is_accepted(known: &KnownTtls, own: Reading, others: &[Reading], now_secs: i64) -> bool {
     let has_come = own.time_secs <= now_secs + AHEAD_SECS_MAX;
     let is_alive = own.time_secs + own.ttl_secs > now_secs;
@@ -411,10 +411,9 @@ fn is_accepted(known: &KnownTtls, own: Reading, others: &[Reading], now_secs: i6
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(5_000))]
 
-    /// Whatever is shown in whatever order, and however time passes: of all readings of one signed text, at most one is
-    /// ever accepted.
+    /// In any order, and at any time: of all readings of one signed text, at most one is ever accepted.
     #[test]
-    fn at_most_one_reading_is_ever_accepted(
+    fn accepts_at_most_one_reading(
         owner in (users(), times(), ttls()),
         learned in prop::collection::vec(1..1_000_000_i64, 0..3),
         learns_own in any::<bool>(),
@@ -428,11 +427,11 @@ proptest! {
             let other_users = Reading { time_secs: now_secs, ttl_secs };
             prop_assert!(is_accepted(&known, other_users, &[], now_secs));
         }
-        // Within the patience, counted from a time that may be 300 days before.
+        // Within PATIENCE_SECS of a time that may be 300 days ago.
         let end_secs = now_secs + 50 * 86_400;
         let mut accepted = Vec::new();
         for (index, (passed, which)) in steps.iter().enumerate() {
-            // Small steps mostly, or every token would be over.
+            // Mostly small steps, since otherwise every token has expired.
             now_secs = (now_secs + if index % 4 == 0 { *passed } else { *passed % 500 }).min(end_secs);
             let first = if readings.is_empty() { 0 } else { which.index(readings.len()) };
             for (own, others) in readings[first..].iter().chain(&readings[..first]) {
@@ -448,9 +447,9 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(100))]
 
-    /// The same with whole tokens, and parted in every way, sensible or not.
+    /// The same property with whole tokens, split in every way, valid or not.
     #[test]
-    fn no_other_parting_of_an_accepted_token_is_accepted(
+    fn accepts_at_most_one_split(
         owner in (users(), times(), ttls()),
         first in any::<prop::sample::Index>(),
     ) {
@@ -472,7 +471,7 @@ proptest! {
 }
 
 #[test]
-fn the_properties_meet_doubtful_tokens() {
+fn properties_cover_ambiguous_tokens() {
     let (mut texts, mut doubtful) = (0, 0);
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     for _ in 0..2000 {

@@ -1,6 +1,6 @@
-//! One exchange with a chat backend: a signed POST of JSON, and what counts as an answer.
+//! Exchanges one question with a chat backend: a signed POST of JSON, and the parsing of the answer.
 //!
-//! How many run at once is the parent's. A redirect is not followed, and a question is asked a second time only if the
+//! The parent limits concurrent questions. Redirects are not followed. A question is sent a second time only if the
 //! backend closed the connection before it answered.
 
 use std::time::{Duration, Instant};
@@ -16,16 +16,16 @@ use crate::{
     time::Clock,
 };
 
-/// Bytes of an answer's body.
+/// Maximum size of an answer's body.
 const BODY_BYTES_MAX: usize = 16 * 1024;
 
 const USER_AGENT: &str = concat!("chatfiles/", env!("CARGO_PKG_VERSION"));
 
-/// What the backend said.
+/// The backend's answer.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Answer {
     Allow,
-    /// With the backend's own code, where it gave one that may be passed on.
+    /// With the backend's own code, if it may be passed on to the client.
     Deny(Option<u32>),
 }
 
@@ -37,7 +37,7 @@ pub(super) struct Backend {
 }
 
 impl Backend {
-    /// Keeps at most `idle_max` unused connections.
+    /// Creates a client that keeps at most `idle_max` unused connections.
     pub(super) fn new(idle_max: usize, connect_timeout: Duration, clock: Clock) -> Self {
         let config = http_client::Config {
             connect_timeout,
@@ -47,10 +47,11 @@ impl Backend {
         Self { client, clock }
     }
 
-    /// Asks, and reads the answer.
+    /// Sends a question and reads the answer.
     ///
     /// # Errors
-    /// Why there is no answer, in words for the log: without the URL, the secret and the signature.
+    /// A text for the log that says why there is no answer. It contains neither the URL nor the secret or the
+    /// signature.
     pub(super) async fn exchange(
         &self,
         hook: &Hook,
@@ -66,7 +67,7 @@ impl Backend {
         let described = |error: http_client::Error| error.to_string();
         let request = || self.request(hook, body).map_err(described);
         let sent = match self.client.send(request()?).await {
-            // The question changes nothing, so it may be asked again. The other kept connections are no fresher.
+            // A question changes nothing, so it may be sent again. Other kept connections may be closed too.
             Err(error) if error.is_closed() => self.client.send_on_new_connection(request()?).await,
             sent => sent,
         };
@@ -93,14 +94,14 @@ impl Backend {
                 .header("X-Chatfiles-Signature", sign(secret, timestamp, body));
         }
         let body = Full::from(body.to_owned()).map_err(|never| match never {});
-        // All but the URL is known to be well formed.
+        // Only the URL may be malformed.
         request
             .body(body.boxed_unsync())
             .map_err(|_| http_client::Error::Url)
     }
 }
 
-/// The host of a URL: what of it may be logged.
+/// The host of a URL, which is the part that may be logged.
 pub(super) fn host(url: &str) -> String {
     let uri = url.parse::<Uri>().ok();
     let host = uri.as_ref().and_then(Uri::host);
@@ -114,16 +115,16 @@ fn sign(secret: &SecretKey, timestamp: i64, body: &str) -> String {
 }
 
 fn parse(body: &[u8]) -> Option<Answer> {
-    // An unknown member is ignored, a member that comes twice is an error.
+    // Unknown members are ignored. A duplicate member is an error.
     #[derive(Deserialize)]
     struct Members {
         allow: bool,
         #[serde(default)]
         code: serde_json::Value,
     }
-    // The whole is checked: a text that serde skips it does not look at.
+    // The whole body must be UTF-8: serde does not check the texts that it skips.
     let body = std::str::from_utf8(body).ok()?;
-    // Serde reads a struct from an array too: `[true]` must not let anybody in.
+    // Serde also reads a struct from an array: `[true]` must not allow anything.
     if !body.trim_ascii_start().starts_with('{') {
         return None;
     }
@@ -143,7 +144,7 @@ mod tests {
     use crate::secret::Secret;
 
     #[test]
-    fn only_an_object_with_a_boolean_allow_is_an_answer() {
+    fn parses_only_clear_answers() {
         for (body, answer) in [
             (r#"{"allow":true}"#, Some(Answer::Allow)),
             (" {\"allow\" : true, \"code\": 5}\n", Some(Answer::Allow)),
@@ -186,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn the_signature_is_what_openssl_makes_of_it() {
+    fn signature_matches_openssl() {
         // printf %s '1795305599.{"user":"alice"}' | openssl dgst -sha256 -hmac "hook secret of the tests"
         assert_eq!(
             sign(
@@ -199,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_url_only_the_host_is_shown() {
+    fn shows_only_the_host() {
         for (url, shown) in [
             ("https://u:p@chat.example:8443/a/b?key=k#f", "chat.example"),
             ("http://[::1]:80/?key=k", "[::1]"),

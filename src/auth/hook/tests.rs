@@ -1,4 +1,4 @@
-//! The hook against a backend of raw bytes, over real sockets.
+//! Tests of the hook against a backend that sends raw bytes over real sockets.
 
 mod toy;
 
@@ -15,7 +15,7 @@ use super::*;
 use crate::secret::{Secret, SecretKey};
 
 const ALLOW: &str = r#"{"allow":true}"#;
-/// Short, for those that are meant to run out; no answer is as slow as the other one.
+/// For tests in which it expires. No answer takes as long as `TIMEOUT_LONG`.
 const TIMEOUT_SHORT: Duration = Duration::from_millis(200);
 const TIMEOUT_LONG: Duration = Duration::from_secs(30);
 
@@ -30,7 +30,7 @@ fn hooks(config: Config) -> Hooks {
     Hooks::new(config, Clock::system())
 }
 
-/// Of alice, who downloads what bob sent into the group g1.
+/// Alice wants to download what bob sent to the group g1.
 fn question() -> Question<'static> {
     Question {
         user: "alice",
@@ -51,7 +51,7 @@ fn upload_by(user: &str) -> Question<'_> {
     }
 }
 
-/// One poll, for a future that is not to be awaited to its end yet.
+/// Polls a future once.
 fn poll<F: Future>(future: &mut Pin<Box<F>>) -> Option<F::Output> {
     match future
         .as_mut()
@@ -62,7 +62,7 @@ fn poll<F: Future>(future: &mut Pin<Box<F>>) -> Option<F::Output> {
     }
 }
 
-/// That it is a refusal for want of an answer, with a cause that shows the host and no more of the URL.
+/// Checks that the result is [`Kind::Unavailable`], with a cause that shows the host and no more of the URL.
 #[track_caller]
 fn assert_unavailable(result: Result<()>, cause: &str) {
     let error = result.expect_err("nobody is let in");
@@ -77,7 +77,7 @@ fn assert_unavailable(result: Result<()>, cause: &str) {
     assert_eq!(error.public_text(), None);
 }
 
-/// What one question gets from a backend that answers so.
+/// Asks one question of a backend that answers with `respond`.
 async fn ask_once(
     config: Config,
     respond: impl Fn(&toy::Asked) -> Reply + Send + Sync + 'static,
@@ -89,13 +89,13 @@ async fn ask_once(
 }
 
 #[tokio::test]
-async fn a_tenant_without_a_hook_lets_everybody() {
+async fn tenant_without_hook_allows_all() {
     let tenant = crate::auth::testing::tenant("org", "app");
     hooks(config()).ask(&tenant, &question()).await.unwrap();
 }
 
 #[tokio::test]
-async fn the_question_is_a_post_of_json() {
+async fn question_is_a_json_post() {
     let mut toy = Toy::start(|_| json(ALLOW));
     let mut tenant = toy.tenant();
     let hooks = hooks(config());
@@ -156,7 +156,7 @@ async fn the_question_is_a_post_of_json() {
 }
 
 #[tokio::test]
-async fn with_a_secret_the_question_is_signed_over_time_and_body() {
+async fn signs_time_and_body() {
     let mut toy = Toy::start(|_| json(ALLOW));
     let mut tenant = toy.tenant();
     tenant.hook.as_mut().unwrap().secret =
@@ -180,7 +180,7 @@ async fn with_a_secret_the_question_is_signed_over_time_and_body() {
 }
 
 #[tokio::test]
-async fn a_no_has_the_backends_code_or_the_one_of_the_question() {
+async fn refusal_has_a_code() {
     let cases = [
         (
             r#"{"allow":false,"code":20001}"#,
@@ -210,7 +210,7 @@ async fn a_no_has_the_backends_code_or_the_one_of_the_question() {
             ..question()
         };
         let hooks = hooks(config());
-        // The second is the cache's.
+        // The second answer comes from the cache.
         for _ in 0..2 {
             let refused = hooks.ask(&toy.tenant(), &question).await.unwrap_err();
             assert_eq!(refused.kind(), Kind::Denied(code), "{body}");
@@ -219,7 +219,7 @@ async fn a_no_has_the_backends_code_or_the_one_of_the_question() {
 }
 
 #[tokio::test]
-async fn whatever_is_no_clear_answer_lets_nobody_in() {
+async fn unclear_answers_are_unavailable() {
     let ok = move |body: &str| response("200 OK", "", body);
     let big = move |bytes: usize| ok(&format!("{ALLOW}{}", " ".repeat(bytes - ALLOW.len())));
     let with = |status: &str| response(status, "", ALLOW);
@@ -258,7 +258,7 @@ async fn whatever_is_no_clear_answer_lets_nobody_in() {
 }
 
 #[tokio::test]
-async fn redirects_are_not_followed() {
+async fn follows_no_redirects() {
     for status in ["301 x", "302 x", "303 x", "307 x", "308 x"] {
         let location = "Location: /elsewhere\r\n";
         let respond = move |asked: &toy::Asked| match asked.head.contains("/elsewhere") {
@@ -272,7 +272,7 @@ async fn redirects_are_not_followed() {
 }
 
 #[tokio::test]
-async fn a_backend_that_cannot_be_reached_lets_nobody_in() {
+async fn unreachable_backend_is_unavailable() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
@@ -295,14 +295,14 @@ async fn a_backend_that_cannot_be_reached_lets_nobody_in() {
 }
 
 #[tokio::test]
-async fn a_slow_answer_ends_with_the_timeout() {
+async fn timeout_covers_whole_answer() {
     let slow = || Config {
         timeout: TIMEOUT_SHORT,
         ..Config::default()
     };
     let whole = response("200 OK", "", ALLOW);
     let (head, body) = whole.split_at(whole.len() - ALLOW.len());
-    // Each byte comes in time, all of them do not.
+    // The single bytes come in time, the whole answer does not.
     for (at_once, slowly) in [(&b""[..], &b""[..]), (b"", &whole), (head, body)] {
         let (at_once, slowly) = (at_once.to_vec(), slowly.to_vec());
         let respond = move |_: &toy::Asked| match slowly.is_empty() {
@@ -311,7 +311,7 @@ async fn a_slow_answer_ends_with_the_timeout() {
         };
         let (result, toy) = ask_once(slow(), respond).await;
         assert_unavailable(result, "127.0.0.1: ");
-        // And the question has ended then, not only the caller.
+        // The question itself ends too, not only its caller.
         let clock = Clock::system();
         let deadline = clock.monotonic() + TIMEOUT_SHORT;
         let hook = toy.tenant().hook.unwrap();
@@ -322,7 +322,7 @@ async fn a_slow_answer_ends_with_the_timeout() {
 }
 
 #[tokio::test]
-async fn a_connection_is_used_again() {
+async fn reuses_connections() {
     let mut toy = Toy::start(|_| json(ALLOW));
     let (tenant, hooks) = (toy.tenant(), hooks(config()));
     for (nth, user) in ["a", "b", "c"].into_iter().enumerate() {
@@ -333,8 +333,8 @@ async fn a_connection_is_used_again() {
 }
 
 #[tokio::test]
-async fn a_kept_connection_that_the_backend_closes_denies_nobody() {
-    // It reads the second question of a connection and closes.
+async fn retries_on_closed_kept_connection() {
+    // The backend reads the second question of a connection and closes it.
     let mut toy = Toy::start(|asked| match asked.nth {
         0 => json(ALLOW),
         _ => Reply::BytesThenClose(Vec::new()),
@@ -349,7 +349,7 @@ async fn a_kept_connection_that_the_backend_closes_denies_nobody() {
         came.push((asked.connection, asked.nth));
     }
     assert_eq!(came, [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0)]);
-    // It answers and closes, saying so or not.
+    // The backend answers and closes, with and without a header that says so.
     for headers in ["", "Connection: close\r\n"] {
         let toy = Toy::start(|_| Reply::BytesThenClose(response("200 OK", headers, ALLOW)));
         for user in ["a", "b", "c"] {
@@ -361,14 +361,14 @@ async fn a_kept_connection_that_the_backend_closes_denies_nobody() {
 }
 
 #[tokio::test]
-async fn a_backend_that_only_closes_is_asked_twice() {
+async fn tries_twice_at_most() {
     let (result, mut toy) = ask_once(config(), |_| Reply::BytesThenClose(Vec::new())).await;
     assert_unavailable(result, "127.0.0.1: io");
     assert_eq!(toy.count(), 2);
 }
 
 #[tokio::test]
-async fn who_asks_the_same_at_once_shares_one_question() {
+async fn concurrent_callers_share_a_question() {
     let (mut toy, gate) = Toy::gated(|_| json(ALLOW));
     let (tenant, hooks, question) = (toy.tenant(), hooks(config()), question());
     let mut asks: Vec<_> = (0..100)
@@ -386,7 +386,7 @@ async fn who_asks_the_same_at_once_shares_one_question() {
 }
 
 #[tokio::test]
-async fn a_failure_is_neither_kept_nor_shared() {
+async fn failures_are_not_cached() {
     let (mut toy, gate) = Toy::gated(|asked| match (asked.connection, asked.nth) {
         (0, 0) => Reply::BytesThenClose(response("500 x", "", ALLOW)),
         _ => json(ALLOW),
@@ -407,7 +407,7 @@ async fn a_failure_is_neither_kept_nor_shared() {
 }
 
 #[tokio::test]
-async fn many_who_ask_a_dead_backend_the_same_wait_one_timeout_and_not_one_each() {
+async fn dead_backend_costs_one_timeout() {
     let toy = Toy::start(|_| Reply::Never);
     let config = Config {
         timeout: TIMEOUT_SHORT,
@@ -424,7 +424,7 @@ async fn many_who_ask_a_dead_backend_the_same_wait_one_timeout_and_not_one_each(
 }
 
 #[tokio::test]
-async fn an_answer_is_believed_for_its_time_and_no_longer() {
+async fn cached_answer_expires() {
     let mut toy = Toy::start(|asked| match asked.nth {
         0 => json(ALLOW),
         _ => json(r#"{"allow":false}"#),
@@ -446,7 +446,7 @@ async fn an_answer_is_believed_for_its_time_and_no_longer() {
 }
 
 #[tokio::test]
-async fn every_part_of_a_question_makes_it_another_one() {
+async fn cache_key_is_whole_question() {
     let mut toy = Toy::start(|_| json(ALLOW));
     let hooks = hooks(config());
     let mut tenants = [toy.tenant(), toy.tenant()];
@@ -488,7 +488,7 @@ async fn every_part_of_a_question_makes_it_another_one() {
 }
 
 #[tokio::test]
-async fn without_a_cache_every_question_is_asked() {
+async fn zero_cache_asks_each_time() {
     let mut toy = Toy::start(|_| json(ALLOW));
     for (cache, cache_entries_max) in [(Duration::ZERO, 100), (TIMEOUT_LONG, 0)] {
         let (tenant, hooks) = (
@@ -507,7 +507,7 @@ async fn without_a_cache_every_question_is_asked() {
 }
 
 #[tokio::test]
-async fn the_cache_is_bounded_in_entries_and_in_bytes() {
+async fn cache_is_bounded() {
     let toy = Toy::start(|_| json(ALLOW));
     let config = Config {
         cache_entries_max: 8,
@@ -539,7 +539,7 @@ async fn the_cache_is_bounded_in_entries_and_in_bytes() {
 }
 
 #[tokio::test]
-async fn one_more_than_may_wait_is_refused_at_once() {
+async fn full_queue_refuses_at_once() {
     let (mut toy, gate) = Toy::gated(|_| json(ALLOW));
     let config = Config {
         in_flight_max: 1,
@@ -558,7 +558,7 @@ async fn one_more_than_may_wait_is_refused_at_once() {
     toy.next().await;
     let mut refused = Box::pin(hooks.ask(&tenant, &questions[3]));
     assert_unavailable(poll(&mut refused).expect("at once"), "too many");
-    // Who gives up frees the place.
+    // A caller that gives up leaves the queue.
     asks.pop();
     let mut waits = Box::pin(hooks.ask(&tenant, &questions[3]));
     assert!(poll(&mut waits).is_none());
@@ -574,7 +574,7 @@ async fn one_more_than_may_wait_is_refused_at_once() {
 }
 
 #[tokio::test]
-async fn callers_who_give_up_cannot_start_more() {
+async fn abandoned_questions_count() {
     let (mut toy, gate) = Toy::gated(|_| json(ALLOW));
     let config = Config {
         in_flight_max: 1,
@@ -589,7 +589,7 @@ async fn callers_who_give_up_cannot_start_more() {
     assert_eq!(toy.next().await.body.matches("\"a\"").count(), 1);
     assert_eq!(hooks.questions.levels().running, 1);
     assert_eq!(hooks.questions.levels().waiting, 0);
-    // The next one gets the place when the abandoned question ends.
+    // The next question starts when the abandoned one ends.
     let last = upload_by("d");
     let mut ask = Box::pin(hooks.ask(&tenant, &last));
     assert!(poll(&mut ask).is_none());
@@ -601,7 +601,7 @@ async fn callers_who_give_up_cannot_start_more() {
 }
 
 #[tokio::test]
-async fn waiting_for_a_place_counts_as_time() {
+async fn timeout_includes_waiting() {
     let toy = Toy::start(|_| Reply::Never);
     let config = Config {
         timeout: TIMEOUT_SHORT,
@@ -624,7 +624,7 @@ async fn waiting_for_a_place_counts_as_time() {
 }
 
 #[tokio::test]
-async fn hanging_tenants_do_not_fill_the_queue() {
+async fn hanging_tenants_leave_room() {
     let hangs = Toy::start(|_| Reply::Never);
     let mut toy = Toy::start(|_| json(ALLOW));
     let config = Config {
@@ -647,9 +647,9 @@ async fn hanging_tenants_do_not_fill_the_queue() {
         }
     }
     for ask in &mut asks {
-        assert!(poll(ask).is_none(), "it runs or waits");
+        assert!(poll(ask).is_none(), "the question runs or waits");
     }
-    // Both places are taken and the queue is full, of two tenants only.
+    // Two tenants use all of in_flight_max and waiting_max.
     let mut ask = Box::pin(async {
         tokio::time::sleep(TIMEOUT_SHORT).await;
         hooks.ask(&third, &question()).await

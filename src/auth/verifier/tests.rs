@@ -1,4 +1,4 @@
-//! What a verified token opens, and what ends it.
+//! Identities, expiry, revocation, and the cache.
 
 use std::time::Duration;
 
@@ -50,7 +50,7 @@ impl Setup {
 }
 
 #[test]
-fn a_token_says_who_calls_the_first_time_and_from_the_cache() {
+fn identifies_caller_from_cache_too() {
     let setup = setup();
     for subject in [alice(), Subject::App] {
         let token = setup.issue(&subject);
@@ -69,7 +69,7 @@ fn a_token_says_who_calls_the_first_time_and_from_the_cache() {
 }
 
 #[test]
-fn an_end_is_exact_with_and_without_the_cache() {
+fn expiry_is_exact() {
     let setup = setup();
     let token = setup.issue(&alice());
     assert_eq!(
@@ -91,7 +91,7 @@ fn an_end_is_exact_with_and_without_the_cache() {
 }
 
 #[test]
-fn another_tenants_token_is_invalid_with_and_without_the_cache() {
+fn rejects_other_tenants_tokens() {
     let setup = setup();
     let token = setup.issue(&alice());
     let others = [
@@ -109,7 +109,6 @@ fn another_tenants_token_is_invalid_with_and_without_the_cache() {
                 Some(Kind::TokenInvalid),
                 "{org} {app}"
             );
-            // Whatever else is wrong with it.
             assert_eq!(setup.kind(&other, &token, NOW), Some(Kind::TokenInvalid));
         }
         setup.verifier.verify(&setup.tenant, &token, NOW).unwrap();
@@ -117,7 +116,7 @@ fn another_tenants_token_is_invalid_with_and_without_the_cache() {
 }
 
 #[test]
-fn not_before_revokes_what_was_issued_earlier_even_from_the_cache() {
+fn revocation_applies_to_cached_tokens() {
     let mut setup = setup();
     let (user, app) = (setup.issue(&alice()), setup.issue(&Subject::App));
     let other = setup.issue(&Subject::User("bob".into()));
@@ -137,9 +136,9 @@ fn not_before_revokes_what_was_issued_earlier_even_from_the_cache() {
 }
 
 #[test]
-fn a_dynamic_token_opens_its_own_tenant_and_can_be_revoked() {
+fn verifies_and_revokes_dynamic_tokens() {
     let mut setup = setup();
-    // Signature: see dynamic/tests.rs.
+    // The signature is the one of dynamic/tests.rs.
     let token = {
         use base64::{Engine, engine::general_purpose::URL_SAFE};
         use sha2::{Digest, Sha256};
@@ -170,7 +169,7 @@ fn a_dynamic_token_opens_its_own_tenant_and_can_be_revoked() {
 }
 
 #[test]
-fn what_is_no_token_of_ours_is_invalid_and_is_not_kept() {
+fn rejects_foreign_tokens_uncached() {
     use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
     let setup = setup();
     let token = setup.issue(&alice());
@@ -211,7 +210,7 @@ fn what_is_no_token_of_ours_is_invalid_and_is_not_kept() {
 }
 
 #[test]
-fn the_cache_is_bounded_by_bytes() {
+fn cache_is_bounded_in_bytes() {
     let setup = setup();
     let entry = || {
         Arc::new(Entry {
@@ -234,7 +233,7 @@ fn the_cache_is_bounded_by_bytes() {
 }
 
 #[test]
-fn only_a_bearer_token_is_taken_from_the_header() {
+fn reads_bearer_header() {
     for (value, expected) in [
         ("Bearer abc", Some("abc")),
         ("bearer abc", Some("abc")),
@@ -256,7 +255,7 @@ fn only_a_bearer_token_is_taken_from_the_header() {
 
 #[test]
 #[ignore = "a measurement: run with --release --nocapture"]
-fn a_known_token_costs_less_than_300_ns() {
+fn cached_token_takes_300_ns() {
     let setup = setup();
     let token = setup.issue(&alice());
     let clock = crate::time::Clock::system();

@@ -17,7 +17,7 @@ use crate::{
     error::{Error, Kind, Result},
     fair_queue::{self, Claimant, FairQueue, Permit},
     files::{Attributes, Files, Received, Stored},
-    limit::{Owner, PartsReserved},
+    limit::{Owner, PartsPermit},
     store::{BoxFuture, ClaimedUpload, Class, Key, ObjectId, StoredPart, UploadSize, to_end},
 };
 
@@ -43,7 +43,7 @@ struct Claim(Option<Claimed>);
 struct Claimed {
     upload: PartUpload,
     parts: ClaimedUpload,
-    reserved: PartsReserved,
+    reserved: PartsPermit,
     /// Held as long as the work goes on, also where the client has gone.
     place: Permit,
 }

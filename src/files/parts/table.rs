@@ -15,7 +15,7 @@ use super::completed::Completed;
 use crate::{
     error::{Error, Kind, Result},
     files::Stored,
-    limit::{Owner, PartsReserved, Reserved, Shares},
+    limit::{Owner, PartsPermit, QuotaPermit, Shares},
     metrics::{PartLevels, ShareRefusal},
     store::ObjectId,
 };
@@ -63,7 +63,7 @@ struct Entry {
     used: Instant,
     /// What it counts for in `Table::bytes`: stored parts and those on their way.
     charge: u64,
-    reserved: PartsReserved,
+    reserved: PartsPermit,
     /// Held while the stored upload is changed.
     lock: Arc<Mutex<()>>,
 }
@@ -133,7 +133,7 @@ impl Table {
             return Err(self.refuse(whose));
         }
         self.replaced += replaced.len() as u64;
-        self.insert(id, owner, 0, PartsReserved::default(), now);
+        self.insert(id, owner, 0, PartsPermit::default(), now);
         self.enter(id)?;
         Ok(replaced.into_iter().map(|(idle, _)| idle).collect())
     }
@@ -153,7 +153,7 @@ impl Table {
     pub(super) fn adopt(&mut self, id: ObjectId, owner: Owner, parts: &[u64], now: Instant) {
         if !self.entries.contains_key(&id) {
             let charged = parts.iter().copied().map(charge).sum();
-            let reserved = PartsReserved::uncounted(parts.iter().sum());
+            let reserved = PartsPermit::uncounted(parts.iter().sum());
             self.insert(id, owner, charged, reserved, now);
         }
     }
@@ -163,7 +163,7 @@ impl Table {
         id: ObjectId,
         owner: Owner,
         charge: u64,
-        reserved: PartsReserved,
+        reserved: PartsPermit,
         now: Instant,
     ) {
         let entry = Entry {
@@ -285,7 +285,7 @@ impl Table {
     pub(super) fn keep_part(
         &mut self,
         id: ObjectId,
-        reserved: Reserved,
+        reserved: QuotaPermit,
         bytes: u64,
         replaced_bytes: u64,
     ) {
@@ -299,7 +299,7 @@ impl Table {
     ///
     /// # Errors
     /// `ObjectNotFound`; `AlreadyExists` where it is already being completed.
-    pub(super) fn claim(&mut self, id: ObjectId) -> Result<PartsReserved> {
+    pub(super) fn claim(&mut self, id: ObjectId) -> Result<PartsPermit> {
         let entry = self.entries.get_mut(&id).ok_or(Kind::ObjectNotFound)?;
         entry.check_open()?;
         entry.state = State::Completing;
@@ -307,7 +307,7 @@ impl Table {
     }
 
     /// Opens an upload again whose completion failed.
-    pub(super) fn give_back(&mut self, id: ObjectId, reserved: PartsReserved, now: Instant) {
+    pub(super) fn give_back(&mut self, id: ObjectId, reserved: PartsPermit, now: Instant) {
         if let Some(entry) = self.entries.get_mut(&id) {
             entry.state = State::Open;
             entry.reserved = reserved;

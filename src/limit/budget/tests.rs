@@ -1,10 +1,10 @@
-//! Shares, parts, and many threads at one budget.
+//! Shares, forms that take their bytes in two steps, and concurrent threads.
 
 use super::*;
 
 const MIB: u64 = 1 << 20;
 
-/// Of the only tenant.
+/// An upload of a server with one tenant.
 fn client(last: u8) -> Uploader {
     Uploader {
         tenant: None,
@@ -19,13 +19,13 @@ fn tenant(index: u32, last: u8) -> Uploader {
     }
 }
 
-/// No share is kept to.
+/// An upload without shares.
 const EXEMPT: Uploader = Uploader {
     tenant: None,
     client: None,
 };
 
-/// MiB held, and refusals so far: for want of room, of a tenant's share, of a client's.
+/// MiB in use, and refusals so far: for the total, for a tenant's share, for a client's share.
 fn levels(budget: &Budget) -> (u64, [u64; 3]) {
     let levels = budget.levels();
     let refusals = [
@@ -43,7 +43,7 @@ fn assert_empty(budget: &Budget) {
 }
 
 #[test]
-fn holds_what_fits_until_dropped() {
+fn takes_bytes_until_dropped() {
     let budget = Budget::new(100 * MIB);
     let hold = |bytes| budget.hold(EXEMPT, bytes);
     let (first, second) = (hold(60 * MIB).unwrap(), hold(40 * MIB).unwrap());
@@ -57,7 +57,7 @@ fn holds_what_fits_until_dropped() {
 }
 
 #[test]
-fn small_upload_holds_a_mebibyte() {
+fn small_upload_takes_a_mebibyte() {
     let budget = Budget::new(10 * MIB);
     let many: Vec<_> = (0..20).filter_map(|_| budget.hold(EXEMPT, 100)).collect();
     assert_eq!(many.len(), 10);
@@ -71,7 +71,7 @@ fn small_upload_holds_a_mebibyte() {
 }
 
 #[test]
-fn holds_a_part_until_the_rest_is_taken() {
+fn takes_the_rest_later() {
     let budget = Budget::new(100 * MIB);
     let some = |last: u8, whole: u64| budget.hold_some(client(last), whole * MIB, 10 * MIB);
     assert!(some(1, 101).is_none());
@@ -83,7 +83,7 @@ fn holds_a_part_until_the_rest_is_taken() {
     drop(first);
     assert!(other.take_rest());
     assert_eq!(levels(&budget).0, 80);
-    // Less than what is held first, and less than the least.
+    // Less than the first step, and less than the minimum.
     let mut small = budget.hold_some(EXEMPT, 5, 10 * MIB).unwrap();
     assert!(small.take_rest());
     assert_eq!(levels(&budget).0, 81);
@@ -92,31 +92,31 @@ fn holds_a_part_until_the_rest_is_taken() {
 }
 
 #[test]
-fn client_keeps_to_its_share_when_contended() {
+fn limits_client_share_when_contended() {
     let budget = Budget::new(160 * MIB);
     let hold = |last: u8| budget.hold(client(last), 10 * MIB);
-    // Alone it may have half.
+    // A client alone may use half.
     let first: Vec<_> = (0..20).filter_map(|_| hold(1)).collect();
     assert_eq!(levels(&budget), (80, [0, 0, 12]));
     // Others have an eighth each.
     let others: Vec<_> = [2, 2, 2, 3, 3, 3].into_iter().filter_map(hold).collect();
     assert_eq!(levels(&budget), (120, [0, 0, 14]));
-    // One upload always passes, however large.
+    // A client without another upload is admitted, however large it is.
     assert!(budget.hold(client(4), 40 * MIB).is_some());
     let mut form = budget.hold_some(client(4), 40 * MIB, 1).unwrap();
     assert!(form.take_rest());
-    assert!(hold(5).is_none(), "there is no room");
+    assert!(hold(5).is_none(), "the budget is used up");
     drop((first, others, form));
     assert_empty(&budget);
 }
 
 #[test]
-fn tenant_keeps_to_half() {
+fn limits_tenant_to_half() {
     let budget = Budget::new(160 * MIB);
     let hold = |index: u32, last: u8| budget.hold(tenant(index, last), 10 * MIB);
     let first: Vec<_> = (0..20).filter_map(|last| hold(1, last)).collect();
     assert_eq!(levels(&budget), (80, [0, 12, 0]));
-    // A form whose credential has not come takes nothing of the tenant that it names.
+    // A form without a checked credential takes nothing of the tenant that it names.
     let mut form = budget.hold_some(tenant(1, 99), 10 * MIB, MIB).unwrap();
     assert!(!form.take_rest());
     let second: Vec<_> = (0..20).filter_map(|last| hold(2, last)).collect();
@@ -126,13 +126,13 @@ fn tenant_keeps_to_half() {
 }
 
 #[test]
-fn urgency_rises_with_what_a_client_holds() {
+fn urgency_rises_with_client_bytes() {
     let budget = Budget::new(640 * MIB);
     let urgency = |last: u8| budget.urgency(client(last).client);
     let held: Vec<_> = (0..32)
         .filter_map(|_| budget.hold(client(1), 10 * MIB))
         .collect();
-    assert_eq!(urgency(1), 1, "nobody else is short of room");
+    assert_eq!(urgency(1), 1, "the budget is not contended");
     let other = budget.hold(client(2), 10 * MIB).unwrap();
     assert_eq!((urgency(1), urgency(2), urgency(3)), (32, 1, 1));
     assert_eq!(budget.urgency(None), 1);
@@ -141,7 +141,7 @@ fn urgency_rises_with_what_a_client_holds() {
 }
 
 #[test]
-fn refuses_a_number_without_end() {
+fn refuses_huge_sizes() {
     let budget = Budget::new(u64::MAX - 1);
     let one = budget.hold(client(1), 1).unwrap();
     assert!(budget.hold(client(1), u64::MAX).is_none());
@@ -151,7 +151,7 @@ fn refuses_a_number_without_end() {
 }
 
 #[test]
-fn bounds_hold_under_many_threads() {
+fn bounds_hold_under_concurrency() {
     const MAX: u64 = 1000 * MIB;
     let (budget, now) = (Budget::new(MAX), AtomicU64::new(0));
     let passed: usize = std::thread::scope(|scope| {
@@ -171,7 +171,7 @@ fn bounds_hold_under_many_threads() {
                             _ => budget.hold(uploader, bytes),
                         };
                         let Some(held) = held else { continue };
-                        // Beside the budget's own word, and before the guard lets go.
+                        // A second count, independent of the budget's own.
                         let sum = now.fetch_add(bytes, Ordering::SeqCst) + bytes;
                         assert!(sum <= MAX, "{sum}");
                         now.fetch_sub(bytes, Ordering::SeqCst);

@@ -1,9 +1,7 @@
 //! An answer as it leaves: a failure rendered in its dialect and logged, and the headers that every answer has.
 
-use std::net::IpAddr;
-
 use hyper::{
-    Method, Response,
+    Method, Response, StatusCode,
     body::Body as _,
     header::{self, HeaderName, HeaderValue},
 };
@@ -13,19 +11,14 @@ use crate::{
     api::{Call, easemob, lanying},
     delivery::Body,
     error::{Error, Kind, Result},
-    server::router::{self, Voice},
+    routes::{self, ErrorFormat},
 };
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 impl Service {
-    pub(super) fn render(
-        &self,
-        call: &Call<'_>,
-        client: IpAddr,
-        result: Result<Response<Body>>,
-    ) -> Response<Body> {
-        let id = call.id;
+    pub(super) fn render(&self, call: &Call<'_>, result: Result<Response<Body>>) -> Response<Body> {
+        let (id, client, path) = (call.id, call.client, call.target.path());
         let mut response = match result {
             Ok(response) => {
                 tracing::debug!(
@@ -39,12 +32,17 @@ impl Service {
                 response
             }
             Err(error) => {
-                let response = match router::voice(call.target.path()) {
-                    Voice::Easemob => easemob::wire::error(&self.api, call, &error),
-                    Voice::Lanying => lanying::wire::error(&error),
-                    Voice::Form => lanying::form_error(call, &error),
+                let mut response = match routes::error_format(path) {
+                    ErrorFormat::Easemob => easemob::wire::error(&self.api, call, &error),
+                    ErrorFormat::Lanying => lanying::wire::error(&error),
+                    ErrorFormat::Oss => lanying::form_error(call, &error),
                 };
-                log_failure(id, call, client, &error, &response);
+                if error.kind() == Kind::MethodNotAllowed {
+                    let allow = HeaderValue::try_from(routes::allow(path));
+                    let allow = allow.expect("method names are valid header values");
+                    response.headers_mut().insert(header::ALLOW, allow);
+                }
+                log_failure(call, &error, response.status());
                 response
             }
         };
@@ -78,10 +76,10 @@ impl Service {
 }
 
 /// A failure is logged once, here.
-fn log_failure(id: u64, call: &Call<'_>, client: IpAddr, error: &Error, response: &Response<Body>) {
-    let status = response.status().as_u16();
-    let (method, path) = (call.method, call.target);
-    let request = format_args!("{id:016x}");
+fn log_failure(call: &Call<'_>, error: &Error, status: StatusCode) {
+    let status = status.as_u16();
+    let (method, path, client) = (call.method, call.target, call.client);
+    let request = format_args!("{:016x}", call.id);
     match error.kind() {
         Kind::Internal | Kind::StorageFull => {
             tracing::error!(request, %method, %path, %client, status, %error, "failed");

@@ -1,11 +1,12 @@
-//! Each command, beside a running server and without one.
+//! Each command, with and without a running server.
 
 use std::path::Path;
 
+use rustix::process::Signal;
+
 use crate::support::{
-    BASE, Connection, Form,
-    command::{Served, chatfiles, run, stdout},
-    photo,
+    BASE, Connection, Form, photo,
+    process::{Process, chatfiles, command, id, run, stdout},
 };
 
 fn text(path: &Path) -> &str {
@@ -13,32 +14,20 @@ fn text(path: &Path) -> &str {
 }
 
 fn token(store: &Path) -> String {
-    stdout(&run(
-        &["token", "--user", "alice", "--store-path", text(store)],
-        "",
-    ))
+    stdout(&command(store, &["token", "--user", "alice"]))
 }
 
-fn upload(server: &Served, token: &str) -> String {
+fn upload(server: &Process, token: &str) -> String {
     let form = Form::new().file("a.jpg", "image/jpeg", &photo());
-    let headers = [
-        ("Authorization", &*format!("Bearer {token}")),
-        ("Content-Type", &*form.content_type()),
-    ];
-    let answer = Connection::open(server.address).request(
-        "POST",
+    let answer = form.upload(
+        server.address,
         &format!("{BASE}/chatfiles"),
-        &headers,
-        &form.bytes(),
+        &format!("Bearer {token}"),
     );
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    answer.json()["entities"][0]["uuid"]
-        .as_str()
-        .unwrap()
-        .to_owned()
+    id(&answer)
 }
 
-fn status(server: &Served, token: &str, id: &str, thumbnail: bool) -> u16 {
+fn status(server: &Process, token: &str, id: &str, thumbnail: bool) -> u16 {
     let authorization = format!("Bearer {token}");
     let mut headers = vec![("Authorization", authorization.as_str())];
     if thumbnail {
@@ -50,17 +39,17 @@ fn status(server: &Served, token: &str, id: &str, thumbnail: bool) -> u16 {
 }
 
 #[test]
-fn a_removed_file_is_gone_at_once_from_disk_and_from_a_running_servers_caches() {
+fn rm_clears_disk_and_running_caches() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
-    let server = Served::start(&store, &directory.path().join("log"), &[]);
+    let server = Process::start(&store, &[]);
     let token = token(&store);
     let (id, other) = (upload(&server, &token), upload(&server, &token));
     for thumbnail in [false, true] {
         assert_eq!(status(&server, &token, &id, thumbnail), 200);
         assert_eq!(status(&server, &token, &other, thumbnail), 200);
     }
-    assert!(stdout(&run(&["rm", &id, "--store-path", text(&store)], "")).contains(&id));
+    assert!(stdout(&command(&store, &["rm", &id])).contains(&id));
     for thumbnail in [false, true] {
         assert_eq!(status(&server, &token, &id, thumbnail), 404);
         assert_eq!(status(&server, &token, &other, thumbnail), 200);
@@ -71,35 +60,30 @@ fn a_removed_file_is_gone_at_once_from_disk_and_from_a_running_servers_caches() 
             .all(|path| !path.to_string_lossy().contains(&id)),
         "{left:?}"
     );
-    // Once more: there is nothing, and the command says so.
-    assert_eq!(
-        run(&["rm", &id, "--store-path", text(&store)], "")
-            .status
-            .code(),
-        Some(2)
-    );
+    // A second removal reports that there is nothing.
+    assert_eq!(command(&store, &["rm", &id]).status.code(), Some(2));
 }
 
 #[test]
-fn a_file_is_removed_without_a_server_too() {
+fn rm_works_without_server() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
     let id = {
-        let server = Served::start(&store, &directory.path().join("log"), &[]);
+        let server = Process::start(&store, &[]);
         upload(&server, &token(&store))
     };
-    stdout(&run(&["rm", &id, "--store-path", text(&store)], ""));
+    stdout(&command(&store, &["rm", &id]));
     assert!(crate::support::files_below(&store.join("objects")).is_empty());
 }
 
 #[test]
-fn scrub_reads_everything_and_lists_what_is_bad() {
+fn scrub_lists_damaged_files() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
-    let server = Served::start(&store, &directory.path().join("log"), &[]);
+    let server = Process::start(&store, &[]);
     let token = token(&store);
     let (good, bad) = (upload(&server, &token), upload(&server, &token));
-    let scrub = || run(&["scrub", "--store-path", text(&store)], "");
+    let scrub = || command(&store, &["scrub"]);
     assert!(stdout(&scrub()).contains("2 objects read, 0 bad"));
     let path = crate::support::files_below(&store)
         .into_iter()
@@ -118,7 +102,7 @@ fn scrub_reads_everything_and_lists_what_is_bad() {
 }
 
 #[test]
-fn a_password_is_hashed_from_standard_input_and_opens_its_account() {
+fn hashes_password_from_standard_input() {
     let hash = stdout(&run(&["hash-password"], "hunter2\n"));
     assert!(hash.starts_with("$argon2id$"));
     assert_ne!(run(&["hash-password"], "\n").status.code(), Some(0));
@@ -128,12 +112,7 @@ fn a_password_is_hashed_from_standard_input_and_opens_its_account() {
         "[[tenant]]\norg = \"easemob-demo\"\napp = \"chatdemoui\"\n[[tenant.account]]\nname = \"u1\"\npassword_hash = \"{hash}\"\n"
     );
     std::fs::write(&config, toml).unwrap();
-    let log = directory.path().join("log");
-    let server = Served::start(
-        &directory.path().join("data"),
-        &log,
-        &["--config", text(&config)],
-    );
+    let server = Process::start(&directory.path().join("data"), &["--config", text(&config)]);
     for (password, expected) in [("hunter2", 200), ("hunter3", 400)] {
         let body =
             format!(r#"{{"grant_type":"password","username":"u1","password":"{password}"}}"#);
@@ -148,11 +127,11 @@ fn a_password_is_hashed_from_standard_input_and_opens_its_account() {
 }
 
 #[test]
-fn a_probe_tells_this_stores_server_from_another() {
+fn probe_tells_servers_apart() {
     let directory = tempfile::tempdir().unwrap();
     let [one, two] = ["one", "two"].map(|name| directory.path().join(name));
-    let server = Served::start(&one, &directory.path().join("log1"), &[]);
-    let _other = Served::start(&two, &directory.path().join("log2"), &[]);
+    let server = Process::start(&one, &[]);
+    let _other = Process::start(&two, &[]);
     let url = format!("http://{}", server.address);
     let probe = |store: &Path, url: &str| {
         let arguments = [
@@ -177,10 +156,10 @@ fn a_probe_tells_this_stores_server_from_another() {
 }
 
 #[test]
-fn a_second_server_on_one_directory_refuses_and_says_who_has_it() {
+fn second_server_names_lock_owner() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
-    let server = Served::start(&store, &directory.path().join("log"), &[]);
+    let server = Process::start(&store, &[]);
     let output = run(
         &[
             "serve",
@@ -201,19 +180,19 @@ fn a_second_server_on_one_directory_refuses_and_says_who_has_it() {
 }
 
 #[test]
-fn a_stopped_server_exits_with_0_and_lets_the_next_one_in() {
+fn stopped_server_exits_with_0() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
-    for signal in ["TERM", "INT"] {
-        let mut server = Served::start(&store, &directory.path().join("log"), &[]);
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut server = Process::start(&store, &[]);
         server.signal(signal);
-        assert_eq!(server.wait().code(), Some(0), "{signal}");
+        assert_eq!(server.wait().code(), Some(0), "{signal:?}");
         assert!(crate::support::files_below(&store.join("tmp")).is_empty());
     }
 }
 
 #[test]
-fn a_sweep_beside_a_server_removes_what_expired_only_when_the_clock_is_believed() {
+fn sweep_waits_for_trusted_clock() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
     let old = store.join("objects/chatfile/2020-01-01/00");
@@ -231,21 +210,17 @@ fn a_sweep_beside_a_server_removes_what_expired_only_when_the_clock_is_believed(
 }
 
 #[test]
-fn rotated_keys_sign_new_tokens_and_old_ones_go_on() {
+fn rotated_keys_keep_old_tokens() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
-    let server = Served::start(
-        &store,
-        &directory.path().join("log"),
-        &["--calls-per-second", "0"],
-    );
+    let server = Process::start(&store, &[]);
     let old = token(&store);
-    stdout(&run(&["rotate-keys", "--store-path", text(&store)], ""));
+    stdout(&command(&store, &["rotate-keys"]));
     let new = token(&store);
     let kid = |token: &str| token.split('.').next().unwrap().to_owned();
     assert_ne!(kid(&old), kid(&new));
-    // The server looks at its key file once a second.
-    crate::support::eventually("the new key is taken up", || {
+    // The server checks its key file once a second.
+    crate::support::poll("the server uses the new key", || {
         status(&server, &new, "x", false) != 401
     });
     assert_eq!(
@@ -272,7 +247,7 @@ fn only_serve_makes_a_store() {
         &["sweep"],
         &["sweep", "--yes"],
     ] {
-        // Where nobody names a store, it is one below the working directory.
+        // Without an argument, the store is below the working directory.
         for named in [true, false] {
             let mut command = chatfiles(arguments);
             if named {
@@ -293,10 +268,10 @@ fn only_serve_makes_a_store() {
 }
 
 #[test]
-fn commands_make_no_keys_in_a_store() {
+fn commands_make_no_keys() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
-    drop(Served::start(&store, &directory.path().join("log"), &[]));
+    drop(Process::start(&store, &[]));
     std::fs::remove_dir_all(store.join("keys")).unwrap();
     let object = "image.2026-11-25.019aa000-0000-7000-8000-000000000000";
     for arguments in [
@@ -316,7 +291,7 @@ fn commands_make_no_keys_in_a_store() {
 }
 
 #[test]
-fn a_busy_port_is_not_a_bad_configuration() {
+fn busy_port_is_not_configuration_error() {
     let directory = tempfile::tempdir().unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();

@@ -1,4 +1,4 @@
-//! The example configurations are ones that the programs take, and what they suggest works.
+//! The example configurations are valid, and the settings that they suggest work.
 
 use std::{
     fs,
@@ -10,15 +10,15 @@ use std::{
 use crate::support::{
     BASE, Connection, TestServer,
     certificates::Certificate,
-    command::{run, stdout},
-    eventually, head, open_from,
+    head, open_from, poll,
+    process::{run, stdout},
 };
 
 const EXAMPLE: &str = include_str!("../../../deploy/examples/chatfiles.toml");
 const HAPROXY: &str = include_str!("../../../deploy/examples/haproxy.cfg");
 const NGINX: &str = include_str!("../../../deploy/examples/nginx.conf");
 
-/// What `check-config` says of it, with a store of the test's own.
+/// The output of `check-config` with a store of the test.
 #[track_caller]
 fn checked(toml: &str) -> String {
     stdout(&check_config(toml))
@@ -36,7 +36,7 @@ fn check_config(toml: &str) -> Output {
     )
 }
 
-/// The example with every setting that it suggests.
+/// The example with every suggested setting enabled.
 fn with_suggestions() -> String {
     let is_setting = |rest: &&str| rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '[');
     let mut suggested = 0;
@@ -51,7 +51,7 @@ fn with_suggestions() -> String {
 }
 
 #[test]
-fn the_example_is_taken() {
+fn example_configuration_is_valid() {
     let said = checked(EXAMPLE);
     for expected in ["10737418240", "127.0.0.1:9090", "127.0.0.1/32"] {
         assert!(said.contains(expected), "{expected} in {said}");
@@ -59,7 +59,7 @@ fn the_example_is_taken() {
 }
 
 #[test]
-fn the_example_is_taken_with_all_that_it_suggests() {
+fn example_is_valid_with_suggestions_enabled() {
     let said = checked(&with_suggestions());
     for expected in ["https://files.example.com", "acme/chat", "10.0.0.0/24"] {
         assert!(said.contains(expected), "{expected} in {said}");
@@ -67,7 +67,7 @@ fn the_example_is_taken_with_all_that_it_suggests() {
 }
 
 #[test]
-fn takes_every_listener_that_the_example_names() {
+fn example_listeners_are_accepted() {
     // Lines such as `#   "tls:0.0.0.0:8443"   HTTPS by this server`.
     let listed = EXAMPLE.lines().filter_map(|line| {
         let (endpoint, about) = line.strip_prefix("#   \"")?.split_once('"')?;
@@ -94,7 +94,7 @@ fn takes_every_listener_that_the_example_names() {
         ],
     );
     checked(&toml);
-    // The listeners are looked at, and not only read: without the networks of proxies they are refused.
+    // The listeners are really checked: without the networks of proxies, they are refused.
     let missing = replaced(&toml, &[("proxy_protocol_from = [\"10.0.0.0/8\"]", "")]);
     let output = check_config(&missing);
     let said = String::from_utf8_lossy(&output.stderr);
@@ -105,7 +105,7 @@ fn takes_every_listener_that_the_example_names() {
 }
 
 #[test]
-fn no_example_promises_what_is_not_there() {
+fn examples_name_only_existing_files() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/examples");
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -116,21 +116,21 @@ fn no_example_promises_what_is_not_there() {
     }
 }
 
-/// A program in front of the server. Killed when dropped.
+/// A proxy in front of the server. Killed on drop.
 struct Front {
     child: Child,
     _directory: tempfile::TempDir,
 }
 
 impl Front {
-    /// Starts it with a configuration file, `{}` in the arguments, and waits until it listens.
+    /// Starts the proxy with a configuration file (`{}` in the arguments) and waits until it listens.
     fn start(program: &str, arguments: &[&str], configuration: &str, address: SocketAddr) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let at = directory.path().to_str().expect("a path of ASCII");
+        let at = directory.path().to_str().expect("an ASCII path");
         let file = directory.path().join("configuration");
         fs::write(&file, configuration.replace("{directory}", at)).expect("written");
         let arguments = arguments.iter().map(|argument| match *argument {
-            "{}" => file.to_str().expect("a path of ASCII").to_owned(),
+            "{}" => file.to_str().expect("an ASCII path").to_owned(),
             argument => argument.replace("{directory}", at),
         });
         let log = directory.path().join("log");
@@ -140,7 +140,7 @@ impl Front {
             .stderr(fs::File::create(&log).expect("a log file"))
             .spawn()
             .unwrap_or_else(|error| panic!("{program} (scripts/setup installs it): {error}"));
-        eventually("it listens", || {
+        poll("it listens", || {
             let ended = child.try_wait().expect("a child");
             let said = || fs::read_to_string(&log);
             assert!(ended.is_none(), "{program}: {ended:?} {:?}", said());
@@ -165,7 +165,7 @@ fn free_address() -> SocketAddr {
     free.local_addr().expect("an address")
 }
 
-/// Replaces what stands in an example once.
+/// Replaces each text, which must occur exactly once.
 #[track_caller]
 fn replaced(example: &str, pairs: &[(&str, &str)]) -> String {
     pairs
@@ -176,7 +176,7 @@ fn replaced(example: &str, pairs: &[(&str, &str)]) -> String {
         })
 }
 
-/// Calls of one client, each on a connection of its own, and their statuses.
+/// The statuses of requests of one client, each on a new connection.
 fn calls(server: &TestServer, front: SocketAddr, client: &str, calls: usize) -> Vec<u16> {
     let token = format!("Bearer {}", server.token("alice"));
     let path = format!("{BASE}/chatfiles/00000000-0000-7000-8000-000000000000");
@@ -189,11 +189,12 @@ fn calls(server: &TestServer, front: SocketAddr, client: &str, calls: usize) -> 
     (0..calls).map(call).collect()
 }
 
-/// Two calls in a row, and then one a second for each client.
+/// Two requests at once, then one per second and client.
 const RATE: &str = "calls_per_second = 1\ncalls_burst = 2\n";
 
+/// In both ways: the PROXY protocol and a header.
 #[test]
-fn haproxy_names_each_client_in_both_of_its_ways() {
+fn haproxy_forwards_client_addresses() {
     let server = TestServer::with(&format!(
         "[server]\nlisten = [\"127.0.0.1:0\", \"proxy:127.0.0.1:0\"]\n\
          proxy_protocol_from = [\"127.0.0.1/32\"]\n\
@@ -201,10 +202,10 @@ fn haproxy_names_each_client_in_both_of_its_ways() {
     ));
     let behind = server.endpoints[1].address().unwrap();
     let (http, tcp) = (free_address(), free_address());
-    // The second way stands in comments, to the end of the file.
+    // The second way is commented out, up to the end of the file.
     let (first, second) = HAPROXY
         .split_once("#frontend files_tcp\n")
-        .expect("its place");
+        .expect("its permit");
     let second: String = second
         .lines()
         .map(|line| format!("{}\n", line.strip_prefix('#').expect("a comment")))
@@ -225,12 +226,12 @@ fn haproxy_names_each_client_in_both_of_its_ways() {
         ],
     );
     let _front = Front::start("haproxy", &["-db", "-f", "{}"], &example, tcp);
-    // `RATE` counts by the client that HAProxy names.
+    // `RATE` applies to the client that HAProxy names.
     for (front, clients) in [
         (http, ["127.0.0.2", "127.0.0.3"]),
         (tcp, ["127.0.0.4", "127.0.0.5"]),
     ] {
-        eventually("haproxy has seen the server", || {
+        poll("haproxy has seen the server", || {
             Connection::open(front)
                 .request("GET", "/healthz", &[], b"")
                 .status
@@ -247,7 +248,7 @@ fn haproxy_names_each_client_in_both_of_its_ways() {
 }
 
 #[test]
-fn nginx_names_each_client_over_a_socket_file() {
+fn nginx_forwards_clients_over_socket() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("http.sock");
     let socket = socket.to_str().unwrap();

@@ -1,4 +1,4 @@
-//! The command line: settings, commands, and the server as its own process.
+//! The command line: settings, commands, and the output of a starting server.
 
 mod commands;
 mod examples;

@@ -1,4 +1,4 @@
-//! Nothing that opens a door is in the log, at any level; key files are ours alone.
+//! No credential appears in the log at any level, and only the owner can read key files.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -7,30 +7,19 @@ use chatfiles::time::Clock;
 use sha2::{Digest, Sha256};
 
 use crate::support::{
-    BASE, Connection, Form,
-    command::{Served, run, stdout},
-    lanying, photo,
+    BASE, Connection, Form, lanying, photo,
+    process::{Process, run, stdout},
 };
 
-/// Everything that can be logged is.
+/// Logs everything.
 const FINEST: &[&str] = &["--log-level", "trace", "--log-access-sample", "1"];
-const UNLIMITED: &[&str] = &["--calls-per-second", "0"];
 
 #[test]
-fn no_secret_is_in_the_log_at_the_finest_level() {
+fn log_has_no_secret_at_trace() {
     let directory = tempfile::tempdir().unwrap();
-    let (store, log) = (directory.path().join("data"), directory.path().join("log"));
-    let mut server = Served::start(&store, &log, &[FINEST, UNLIMITED].concat());
-    let token = stdout(&run(
-        &[
-            "token",
-            "--user",
-            "alice",
-            "--store-path",
-            store.to_str().unwrap(),
-        ],
-        "",
-    ));
+    let store = directory.path().join("data");
+    let mut server = Process::start(&store, FINEST);
+    let token = server.token().to_owned();
     let client_secret =
         std::fs::read_to_string(store.join("keys/client-secret.easemob-demo.chatdemoui")).unwrap();
     let keys = std::fs::read_to_string(store.join("keys/token-keys.toml")).unwrap();
@@ -70,7 +59,7 @@ fn no_secret_is_in_the_log_at_the_finest_level() {
         call("GET", &good, &[("Authorization", &bearer)], b"").status,
         200
     );
-    // Failures are what gets logged: of each kind of credential, one that is nearly right.
+    // Failures are logged: one almost valid credential of each kind.
     let wrong_bearer = format!("{bearer}x");
     assert_eq!(
         call("GET", &good, &[("Authorization", &wrong_bearer)], b"").status,
@@ -95,7 +84,7 @@ fn no_secret_is_in_the_log_at_the_finest_level() {
     );
     let password = r#"{"grant_type":"password","username":"u1","password":"hunter2-hunter2"}"#;
     assert_eq!(call("POST", "/token", &[], password.as_bytes()).status, 404);
-    // A backend's own token, in a header and where a query may be; the second one nearly right.
+    // A token signed by a backend, in a header and where a query may be; the second one is almost valid.
     let dynamic = dynamic_token(client_secret.trim());
     let by_dynamic = format!("Bearer {dynamic}");
     let plain = format!("/chatfiles/{id}?share-secret={share_secret}");
@@ -108,7 +97,7 @@ fn no_secret_is_in_the_log_at_the_finest_level() {
         call("GET", &plain, &[("Authorization", &corrupt)], b"").status,
         401
     );
-    // Queries that are none: the path is shown up to where they begin.
+    // These do not start a query: the path is shown up to them.
     for mark in ["%3F", "%3f", "&", ";"] {
         let meant = format!(
             "/chatfiles/{id}{mark}share-secret={share_secret}&access_token={token}&dt={dynamic}"
@@ -118,17 +107,16 @@ fn no_secret_is_in_the_log_at_the_finest_level() {
         let mut connection = Connection::open(server.address);
         assert!(connection.request("GET", &nowhere, &[], b"").status >= 400);
     }
-    // A whole URL as the target, with credentials in it.
+    // A complete URL with credentials as the target.
     let whole = format!("http://alice:{share_secret}@files.test{BASE}{plain}&access_token={token}");
     let mut connection = Connection::open(server.address);
     connection.request("GET", &whole, &[("Authorization", &bearer)], b"");
-    server.signal("TERM");
-    assert!(server.wait().success());
+    server.stop();
 
-    let log = std::fs::read_to_string(log).unwrap();
+    let log = server.log();
     assert!(
         log.contains("answered") && log.contains(id) && log.contains("end_us"),
-        "the log says too little to test anything: {log}"
+        "the log contains too little for this test: {log}"
     );
     let signature = token.rsplit('.').next().unwrap();
     for secret in [
@@ -148,7 +136,7 @@ fn no_secret_is_in_the_log_at_the_finest_level() {
     }
 }
 
-/// As a chat backend signs its own: base64url of `dt-` and JSON.
+/// A token as a chat backend signs it: base64url of `dt-` and JSON.
 fn dynamic_token(client_secret: &str) -> String {
     let (client_id, appkey) = ("easemob-demo.chatdemoui", "easemob-demo#chatdemoui");
     let now = Clock::system().now().secs();
@@ -164,10 +152,10 @@ fn dynamic_token(client_secret: &str) -> String {
 }
 
 #[test]
-fn keys_and_generated_secrets_are_readable_by_their_owner_alone() {
+fn key_files_are_private() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
-    let _server = Served::start(&store, &directory.path().join("log"), &[]);
+    let _server = Process::start(&store, &[]);
     let mode =
         |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
     assert_eq!(mode(&store), 0o700);
@@ -186,9 +174,9 @@ fn keys_and_generated_secrets_are_readable_by_their_owner_alone() {
 }
 
 #[test]
-fn nothing_that_opens_a_file_of_the_lanying_api_is_in_the_log() {
+fn log_has_no_lanying_credential() {
     let directory = tempfile::tempdir().unwrap();
-    let (store, log) = (directory.path().join("data"), directory.path().join("log"));
+    let store = directory.path().join("data");
     let config = directory.path().join("chatfiles.toml");
     let toml = r#"
         [[tenant]]
@@ -209,8 +197,8 @@ fn nothing_that_opens_a_file_of_the_lanying_api_is_in_the_log() {
     std::fs::write(&config, toml).unwrap();
     let text = |path: &std::path::Path| path.to_str().unwrap().to_owned();
     let (config, path) = (text(&config), text(&store));
-    let flags = ["--config", &config, "--calls-per-second", "0"];
-    let mut server = Served::start(&store, &log, &[&flags[..], FINEST].concat());
+    let flags = ["--config", &config];
+    let mut server = Process::start(&store, &[&flags[..], FINEST].concat());
     let token = |tenant: &str| {
         let arguments = ["token", "--user", "alice", "--tenant", tenant];
         stdout(&run(
@@ -247,7 +235,7 @@ fn nothing_that_opens_a_file_of_the_lanying_api_is_in_the_log() {
     let store_token = lanying::text(&ticket["store_token"]);
     let by_sign = format!("/file/download/chat?file_sign={sign}");
     assert!(get(&by_sign, &headers).body == photo());
-    // Failures are what gets logged: of each kind of credential, one that is nearly right.
+    // Failures are logged: one almost valid credential of each kind.
     for (path, code) in [
         (
             format!("{by_sign}x&access-token={token}&app_id=welovemaxim"),
@@ -284,17 +272,16 @@ fn nothing_that_opens_a_file_of_the_lanying_api_is_in_the_log() {
         let meant = format!("/file/download/chat{mark}file_sign={sign}&access-token={token}");
         assert!(get(&meant, &headers).status >= 400);
     }
-    server.signal("TERM");
-    assert!(server.wait().success());
+    server.stop();
 
-    let log = std::fs::read_to_string(log).unwrap();
+    let log = server.log();
     let id = field("key")[field("key").len() - 36..].to_owned();
     assert!(
         log.contains(&id)
             && log.contains("refused")
             && log.contains("127.0.0.1")
             && log.contains("route=lanying_download_chat"),
-        "the log says too little to test anything: {log}"
+        "the log contains too little for this test: {log}"
     );
     for secret in [
         &*token,

@@ -1,13 +1,13 @@
-//! Keys, variables and flags; what is wrong with a value is said with the key, the value and the rule.
+//! Configuration keys, variables and flags. An error names the key, the value and the rule.
 
-use crate::support::command::{chatfiles, run};
+use crate::support::process::{chatfiles, run};
 
 fn stderr(output: &std::process::Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 #[test]
-fn a_bad_value_names_its_key_what_it_was_and_what_is_allowed() {
+fn bad_value_names_key_and_range() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("chatfiles.toml");
     for (toml, expected) in [
@@ -152,7 +152,7 @@ fn a_bad_value_names_its_key_what_it_was_and_what_is_allowed() {
             "[[tenant]]\norg = \"a\"\napp = \"b\"\napp_id = \"c\"\nlink_key = \"\"",
             vec!["line 5", "link_key", "at least 16 bytes"],
         ),
-        // Settings that would protect nothing where they are empty, or name nobody.
+        // Settings that protect nothing if they are empty, or that name nothing.
         (
             "[cdn]\nsecret_header = \"x-secret\"",
             vec!["cdn.secret_header", "x-secret", "together with cdn.secret"],
@@ -218,7 +218,7 @@ fn a_bad_value_names_its_key_what_it_was_and_what_is_allowed() {
 }
 
 #[test]
-fn a_bad_flag_names_itself() {
+fn bad_flag_names_itself() {
     for (arguments, expected) in [
         (vec!["--calls-burst", "many"], vec!["--calls-burst", "many"]),
         (
@@ -276,7 +276,7 @@ fn a_bad_flag_names_itself() {
 }
 
 #[test]
-fn a_flag_wins_over_a_variable_and_a_variable_over_the_file() {
+fn flag_beats_variable_beats_file() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("chatfiles.toml");
     std::fs::write(
@@ -302,7 +302,7 @@ fn a_flag_wins_over_a_variable_and_a_variable_over_the_file() {
 }
 
 #[test]
-fn check_config_changes_nothing_on_disk() {
+fn check_config_writes_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let output = chatfiles(&["check-config"])
         .current_dir(directory.path())

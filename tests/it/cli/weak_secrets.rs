@@ -1,11 +1,11 @@
-//! Secrets that protect nothing are refused, weak ones are named, and no value of one is ever shown.
+//! Invalid secrets are refused, weak ones cause a warning, and no value is ever shown.
 
 use crate::support::{
-    command::{Served, chatfiles, run},
     files_below,
+    process::{Process, chatfiles, run},
 };
 
-/// Every key of the configuration that holds a secret, in a file that is good but for the secret.
+/// Every configuration key of a secret, in an otherwise valid file.
 const KEYS: [(&str, &str); 7] = [
     ("client_secret", ""),
     ("url_key", "download_auth = \"signed\"\n"),
@@ -16,7 +16,7 @@ const KEYS: [(&str, &str); 7] = [
     ("secret", ""),
 ];
 
-/// The tests' own, good one: 32 random characters.
+/// A good secret: 32 random characters.
 const GOOD: &str = "q7Jm2ZxV0pYc9TnR4sKdW6uEaHbL1fGi";
 
 fn toml(key: &str, beside: &str, value: &str) -> String {
@@ -50,7 +50,7 @@ fn check(toml: &str) -> (Option<i32>, String) {
 }
 
 #[test]
-fn empty_blank_and_short_secrets_are_refused() {
+fn rejects_empty_and_short_secrets() {
     for (key, beside) in KEYS {
         for value in [
             "",
@@ -80,7 +80,7 @@ fn empty_blank_and_short_secrets_are_refused() {
 }
 
 #[test]
-fn weak_secrets_are_named_at_start() {
+fn names_weak_secrets_at_start() {
     for (key, beside) in KEYS {
         for (value, is_weak) in [
             (GOOD, false),
@@ -98,7 +98,7 @@ fn weak_secrets_are_named_at_start() {
             assert!(!text.contains(value), "{text}");
         }
     }
-    // What the vendor's console gives out: 31 characters, of 160 random bits.
+    // The format of the vendor's console: 31 characters with 160 random bits.
     let (_, text) = check(&toml(
         "client_secret",
         "",
@@ -108,9 +108,9 @@ fn weak_secrets_are_named_at_start() {
 }
 
 #[test]
-fn a_server_warns_of_weak_secrets_once() {
+fn warns_once_of_weak_secret() {
     let directory = tempfile::tempdir().unwrap();
-    let (store, log) = (directory.path().join("data"), directory.path().join("log"));
+    let store = directory.path().join("data");
     let file = directory.path().join("chatfiles.toml");
     let value = "changeme-changeme-0f9a8b7c6d5e4f3a2b";
     std::fs::write(
@@ -118,8 +118,8 @@ fn a_server_warns_of_weak_secrets_once() {
         toml("url_key", "download_auth = \"signed\"\n", value),
     )
     .unwrap();
-    let server = Served::start(&store, &log, &["--config", file.to_str().unwrap()]);
-    let text = std::fs::read_to_string(&log).unwrap();
+    let server = Process::start(&store, &["--config", file.to_str().unwrap()]);
+    let text = server.log();
     let warnings: Vec<_> = text
         .lines()
         .filter(|line| line.contains("url_key"))
@@ -136,13 +136,13 @@ fn a_server_warns_of_weak_secrets_once() {
 }
 
 #[test]
-fn short_secrets_in_files_stop_the_start() {
+fn short_secret_files_stop_start() {
     let directory = tempfile::tempdir().unwrap();
-    let (store, log) = (directory.path().join("data"), directory.path().join("log"));
+    let store = directory.path().join("data");
     let file = directory.path().join("chatfiles.toml");
     std::fs::write(&file, "[[tenant]]\norg = \"acme\"\napp = \"chat\"\napp_id = \"acme\"\ndownload_auth = \"signed\"\n").unwrap();
     let flags = ["--config", file.to_str().unwrap()];
-    drop(Served::start(&store, &log, &flags));
+    drop(Process::start(&store, &flags));
     let keys = store.join("keys");
     let secrets: Vec<_> = files_below(&keys)
         .into_iter()

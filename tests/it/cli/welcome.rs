@@ -1,8 +1,8 @@
-//! What a starting server prints works when pasted, and so do the vendor's own commands.
+//! The commands that a starting server prints work, and so do those of the vendor and of the README.
 
 use std::{path::Path, process::Command};
 
-use crate::support::command::{Served, run, stdout};
+use crate::support::process::{Process, run, stdout};
 
 fn shell(script: &str, directory: &Path) -> String {
     let output = Command::new("bash")
@@ -31,29 +31,29 @@ fn assert_thumbnail(path: &Path) {
 }
 
 #[test]
-fn the_printed_commands_upload_download_and_fetch_a_thumbnail() {
+fn printed_commands_work() {
     assert_printed_commands_work("");
 }
 
 #[test]
-fn the_printed_commands_work_where_files_are_found_at_signed_urls() {
+fn printed_commands_work_with_signed_urls() {
     assert_printed_commands_work("download_auth = \"signed\"");
 }
 
 fn assert_printed_commands_work(tenant: &str) {
     let directory = tempfile::tempdir().unwrap();
-    // A space in the path: what is printed must be quoted for a shell.
+    // A space in the path: the printed commands must quote it for a shell.
     let store = directory.path().join("my data");
     let config = directory.path().join("chatfiles.toml");
     let demo =
         "[[tenant]]\norg = \"easemob-demo\"\napp = \"chatdemoui\"\napp_id = \"welovemaxim\"\n";
     std::fs::write(&config, format!("{demo}{tenant}\n")).unwrap();
     let flags = match tenant {
-        // Nothing configured at all.
+        // No configuration.
         "" => vec![],
         _ => vec!["--config", config.to_str().unwrap()],
     };
-    let server = Served::start(&store, &directory.path().join("log"), &flags);
+    let server = Process::start(&store, &flags);
     let (_, commands) = server.welcome.split_once("TOKEN=").unwrap();
     let out = shell(&format!("TOKEN={commands}"), directory.path());
     for (copy, thumbnail) in [("copy.jpg", "thumbnail.jpg"), ("sent.jpg", "small.jpg")] {
@@ -64,7 +64,7 @@ fn assert_printed_commands_work(tenant: &str) {
         assert!(std::fs::read(directory.path().join(copy)).unwrap() == crate::support::photo());
         assert_thumbnail(&directory.path().join(thumbnail));
     }
-    // The last one answers with a link for somebody else.
+    // The last command prints a link for another user.
     let forwarded = out.trim_end().lines().last().unwrap();
     assert!(
         forwarded.contains("/file/download/chat?file_sign="),
@@ -73,22 +73,13 @@ fn assert_printed_commands_work(tenant: &str) {
 }
 
 #[test]
-fn the_vendors_own_curl_commands_work_with_only_their_values_replaced() {
+fn vendor_curl_commands_work() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
-    let server = Served::start(&store, &directory.path().join("log"), &[]);
-    let token = stdout(&run(
-        &[
-            "token",
-            "--user",
-            "stliu",
-            "--store-path",
-            store.to_str().unwrap(),
-        ],
-        "",
-    ));
+    let server = Process::start(&store, &[]);
+    let token = stdout(&server.command(&["token", "--user", "stliu"]));
     let photo = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/photo.jpg");
-    // As they stand in the vendor's document.
+    // Copied from the vendor's document.
     let upload = r#"curl --verbose --header "Authorization: Bearer YWMtz1hFWOZpEeOPpcmw1FB0RwAAAUZnAv0D7y9-i4c9_c4rcx1qJDduwylRe7Y" --header "restrict-access:true" --form file=@/Users/stliu/a.jpg https://a1.easemob.com/easemob-demo/chatdemoui/chatfiles"#;
     let download = r#"curl -O -H "share-secret: DRGM8OZrEeO1vafuJSo2IjHBeKlIhDp0GCnFu54xOF3M6KLr" --header "Authorization: Bearer YWMtz1hFWOZpEeOPpcmw1FB0RwAAAUZnAv0D7y9-i4c9_c4rcx1qJDduwylRe7Y" -H "Accept: application/octet-stream" https://a1.easemob.com/easemob-demo/chatdemoui/chatfiles/0c0f5f3a-e66b-11e3-8863-f1c202c2b3ae"#;
     let thumbnail = r#"curl -O -H "thumbnail: true" -H "share-secret: DRGM8OZrEeO1vafuJSo2IjHBeKlIhDp0GCnFu54xOF3M6KLr" -H "Authorization: Bearer YWMtz1hFWOZpEeOPpcmw1FB0RwAAAUZnAv0D7y9-i4c9_c4rcx1qJDduwylRe7Y" -H "Accept: application/octet-stream" https://a1.easemob.com/easemob-demo/chatdemoui/chatfiles/0c0f5f3a-e66b-11e3-8863-f1c202c2b3ae"#;
@@ -129,10 +120,10 @@ fn assert_thumbnail_without_extension(path: &Path) {
 }
 
 #[test]
-fn the_commands_of_the_readme_work_when_pasted() {
+fn readme_commands_work() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
-    let server = Served::start(&store, &directory.path().join("log"), &[]);
+    let server = Process::start(&store, &[]);
     let root = env!("CARGO_MANIFEST_DIR");
     let readme = std::fs::read_to_string(format!("{root}/README.md")).unwrap();
     let blocks: Vec<&str> = readme

@@ -1,4 +1,4 @@
-//! The free-space floor holds for all uploads together, however they come and however they say their length.
+//! The free-space floor holds for all concurrent uploads, for every kind of upload and of length.
 
 use std::{
     path::Path,
@@ -8,16 +8,17 @@ use std::{
 use super::{DISK_BYTES, Length, file};
 use crate::support::{
     Answer, BASE, Connection, Form, head,
-    process::{Mount, Process, id},
+    mount::Mount,
+    process::{Process, id},
 };
 
 const FLOOR_BYTES: u64 = DISK_BYTES / 2;
-/// As many as fit above the floor, four times over.
+/// Four times as many as fit above the floor.
 const UPLOADS: usize = 48;
-/// Sent of each before any may go on: more than the server gathers before it makes a file.
+/// Bytes sent by each upload before any may continue: more than the server buffers before it creates a file.
 const FIRST_BYTES: usize = 300_000;
 
-/// By which call the bytes come.
+/// The call that uploads the bytes.
 #[derive(Debug, Clone, Copy)]
 enum Call {
     Upload,
@@ -44,7 +45,7 @@ fn warns_of_budget_larger_than_disk() {
     );
 }
 
-/// A file of 1 MiB in a request.
+/// A request with a file of 1 MiB.
 fn request(server: &Process, call: Call, length: Length, number: usize) -> Vec<u8> {
     let form = Form::new().file("f.bin", "application/octet-stream", &file(number));
     let (method, path, content_type, body) = match call {
@@ -56,7 +57,7 @@ fn request(server: &Process, call: Call, length: Length, number: usize) -> Vec<u
         ),
         Call::Part => {
             let base = format!("{BASE}/sdk/chatfiles/part-upload");
-            // A user each: the bound of one user is not what this is about.
+            // One user each, so that the limit per user does not matter.
             let token = server.command(&["token", "--user", &format!("user{number}")]);
             let token = String::from_utf8(token.stdout).unwrap();
             let authorization = format!("Bearer {}", token.trim());
@@ -68,7 +69,7 @@ fn request(server: &Process, call: Call, length: Length, number: usize) -> Vec<u
             return sent;
         }
     };
-    let authorization = format!("Bearer {}", server.token);
+    let authorization = format!("Bearer {}", server.token());
     let mut sent = head_of(
         method,
         &path,
@@ -125,7 +126,7 @@ fn framed(body: &[u8], length: Length) -> Vec<u8> {
     framed
 }
 
-/// Sends all requests, none beyond its first bytes until all have come that far.
+/// Sends all requests. None continues beyond its first bytes until all have sent theirs.
 fn send_together(server: &Process, requests: &[Vec<u8>]) -> Vec<Answer> {
     let mut connections: Vec<Connection> = requests
         .iter()
@@ -141,7 +142,7 @@ fn send_together(server: &Process, requests: &[Vec<u8>]) -> Vec<Answer> {
             .zip(requests)
             .map(|(connection, request)| {
                 scope.spawn(move || {
-                    // Refused in the middle, the server may close while this is on its way.
+                    // The server may refuse and close while this is being sent.
                     let _ = connection.send(&request[FIRST_BYTES..]);
                     connection.answer("POST").expect("an answer")
                 })
@@ -152,7 +153,7 @@ fn send_together(server: &Process, requests: &[Vec<u8>]) -> Vec<Answer> {
 }
 
 #[test]
-fn uploads_at_once_stay_above_the_floor() {
+fn concurrent_uploads_stay_above_floor() {
     for (call, length) in [
         (Call::Upload, Length::Announced),
         (Call::Upload, Length::Chunked),
@@ -197,7 +198,7 @@ fn uploads_at_once_stay_above_the_floor() {
         );
         let refused = answers.iter().filter(|it| matches!(it.status, 507 | 503));
         assert_eq!(stored + refused.count(), UPLOADS);
-        // Of parts, one client leaves room to others.
+        // With parts, one client leaves room for others.
         let least = match call {
             Call::Upload => 9,
             Call::Part => 2,

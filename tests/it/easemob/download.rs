@@ -1,6 +1,6 @@
-//! `GET /{org}/{app}/chatfiles/{uuid}`: who may have a file, and what is answered where there is none.
+//! `GET /{org}/{app}/chatfiles/{uuid}`: who may download a file, and the responses for missing files.
 //!
-//! Ranges, conditions and the headers of a file are HTTP's own and stand in `http/`.
+//! `http/` tests ranges, conditions and headers.
 
 mod access;
 
@@ -19,7 +19,7 @@ const TENANTS: &str = r#"
 
 const DAY_MS: i64 = 86_400_000;
 
-/// An error of the contract's table: status, `error`, `error_description`.
+/// A row of the contract's error table: status, `error`, `error_description`.
 type Refusal = (u16, &'static str, &'static str);
 
 const NO_TOKEN: Refusal = (401, "unauthorized", "Unable to authenticate (OAuth)");
@@ -66,7 +66,7 @@ fn store_restricted(server: &TestServer) -> (String, String) {
 }
 
 #[test]
-fn what_is_no_id_of_ours_is_no_file() {
+fn foreign_ids_are_not_found() {
     let server = TestServer::with(TENANTS);
     let id = server.store_file("a.jpg", "image/jpeg", &photo());
     let fresh = ObjectId::new(server.clock.now(), &[7; 10]).to_string();
@@ -103,7 +103,7 @@ fn what_is_no_id_of_ours_is_no_file() {
             check(&server.download(name, headers), Some(NO_FILE), name);
         }
     }
-    // Dots and slashes are not resolved: such a path is no path of the API.
+    // Dots and slashes are not resolved: such a path does not belong to the API.
     for path in [
         format!("../chatfiles/{id}"),
         format!("./{id}"),
@@ -126,7 +126,7 @@ fn what_is_no_id_of_ours_is_no_file() {
 }
 
 #[test]
-fn a_file_is_its_tenants_alone() {
+fn other_tenant_cannot_download() {
     let server = TestServer::with(TENANTS);
     let id = server.store_file("a.jpg", "image/jpeg", &photo());
     check(&server.download(&id, &[]), None, "its own tenant");
@@ -159,7 +159,7 @@ fn a_file_is_its_tenants_alone() {
 }
 
 #[test]
-fn an_expired_file_is_said_to_be_expired_also_after_it_was_swept() {
+fn swept_file_still_answers_expired() {
     let toml = "[retention]\nchatfile_days = 7";
     let directory = tempfile::tempdir().unwrap();
     let mut server = TestServer::in_directory(directory.path(), toml);
@@ -185,7 +185,7 @@ fn an_expired_file_is_said_to_be_expired_also_after_it_was_swept() {
     assert_eq!(server.download(&id, &[("thumbnail", "true")]).status, 200);
     server.clock.advance(60_000);
     expired(&server, &id, "open and in the caches");
-    // Of ids that are not known, those as old may have been files.
+    // An unknown id that is old enough may have been a file.
     let old = ObjectId::new(now, &[7; 10]).to_string();
     expired(&server, &old, "unknown and old");
     let young = ObjectId::new(server.clock.now(), &[7; 10]).to_string();
@@ -194,7 +194,7 @@ fn an_expired_file_is_said_to_be_expired_also_after_it_was_swept() {
         Some(NO_FILE),
         "unknown and young",
     );
-    // Two days later its bytes are gone.
+    // Two days later its bytes are removed.
     let policy = configuration(directory.path(), toml).retention();
     let later = now.plus_days(10);
     let report = crate::support::sweep(
@@ -210,7 +210,7 @@ fn an_expired_file_is_said_to_be_expired_also_after_it_was_swept() {
     let server = TestServer::in_directory(directory.path(), toml);
     server.clock.advance(9 * DAY_MS);
     expired(&server, &id, "swept, and the server started anew");
-    // The rule is the setting's, not the file's.
+    // The setting decides, not the file.
     let longer = TestServer::in_directory(
         &directory.path().join("longer"),
         "[retention]\nchatfile_days = 30",
@@ -256,7 +256,7 @@ fn any_accept_is_good() {
 }
 
 #[test]
-fn a_head_has_the_headers_of_the_get() {
+fn head_has_headers_of_get() {
     let server = TestServer::start();
     let id = server.store_file("a.jpg", "image/jpeg", &photo());
     let (restricted, _) = store_restricted(&server);
@@ -281,7 +281,7 @@ fn a_head_has_the_headers_of_the_get() {
                 .headers
                 .retain(|(name, _)| !matches!(name.as_str(), "date" | "x-request-id"));
             answer.headers.sort();
-            // The duration in an error's JSON may be of another length.
+            // The length of the duration in an error may differ.
             answer
                 .headers
                 .retain(|(name, _)| status < 400 || name != "content-length");
@@ -293,7 +293,7 @@ fn a_head_has_the_headers_of_the_get() {
 }
 
 #[test]
-fn only_true_asks_for_the_thumbnail() {
+fn thumbnail_needs_value_true() {
     let server = TestServer::start();
     let id = server.store_file("a.jpg", "image/jpeg", &photo());
     let original = photo();
@@ -324,7 +324,7 @@ fn only_true_asks_for_the_thumbnail() {
 }
 
 #[test]
-fn slashes_and_unknown_parameters_change_nothing() {
+fn ignores_slashes_and_unknown_parameters() {
     let server = TestServer::start();
     let id = server.store_file("a.jpg", "image/jpeg", &photo());
     let authorization = format!("Bearer {}", server.token("alice"));

@@ -1,4 +1,4 @@
-//! Guessing passwords: it is slow for whoever guesses, and nobody else notices.
+//! Password guessing: it is slow for the attacker, and others do not notice.
 
 #![allow(
     clippy::print_stdout,
@@ -20,12 +20,12 @@ const TENANT_A: &str = "/a-org/a-app";
 const TENANT_B: &str = "/b-org/b-app";
 /// Accounts of each tenant.
 const ACCOUNTS: usize = 11;
-/// Guesses that are free, for one account from one address.
+/// Guesses without delay, per account and address.
 const FREE: usize = 10;
 
 /// Two tenants with accounts `u0` to `u10`, whose password is `correct horse`.
 fn server() -> TestServer {
-    // One hash for all: hashing is slow.
+    // One hash for all, because hashing is slow.
     let hash = password::hash("correct horse").unwrap();
     let tenant = |name: &str| {
         let accounts: String = (0..ACCOUNTS)
@@ -39,7 +39,7 @@ fn server() -> TestServer {
     TestServer::with(&format!("{}{}", tenant("a"), tenant("b")))
 }
 
-/// An address of this machine.
+/// A loopback address.
 fn address(number: usize) -> Ipv4Addr {
     Ipv4Addr::new(127, 0, 7, u8::try_from(number).unwrap())
 }
@@ -67,28 +67,28 @@ fn client_credentials(connection: &mut Connection, tenant: &str, secret: &str) -
     ask(connection, tenant, &body)
 }
 
-/// In the contract's words for too many calls, with the seconds until the next try.
+/// The contract's text for too many requests, with the seconds until the next attempt.
 #[track_caller]
 fn refused_secs(answer: &Answer) -> u64 {
     assert_error(answer, 503, "reach_limit");
-    let after = answer.header("retry-after").expect("how long to wait");
+    let after = answer.header("retry-after").expect("a retry delay");
     after.parse().expect("seconds")
 }
 
 #[test]
-fn guesses_at_one_account_back_off() {
+fn account_guesses_back_off() {
     let server = server();
     let mut attacker = open_from(server.address, address(1), None);
     for guess in 0..FREE {
         let answer = login(&mut attacker, TENANT_A, 0, &format!("guess {guess}"));
         assert_error(&answer, 400, "invalid_grant");
     }
-    // The right password is refused as well: the answer must tell nothing about a guess.
+    // The correct password is refused as well: the response must not confirm a guess.
     for password in ["guess", "correct horse"] {
         let secs = refused_secs(&login(&mut attacker, TENANT_A, 0, password));
         assert!((1..=4).contains(&secs), "{password}: {secs}");
     }
-    // Another address, another account and another tenant are not concerned.
+    // Other addresses, accounts and tenants are not affected.
     let mut owner = open_from(server.address, address(2), None);
     assert_eq!(login(&mut owner, TENANT_A, 0, "correct horse").status, 200);
     assert_eq!(
@@ -99,7 +99,7 @@ fn guesses_at_one_account_back_off() {
         login(&mut attacker, TENANT_B, 0, "correct horse").status,
         200
     );
-    // When the time is over, one guess more, and then twice the time.
+    // After the delay, one more guess is allowed, and then the delay doubles.
     let mut answer = login(&mut attacker, TENANT_A, 0, "guess");
     while answer.status == 503 {
         std::thread::sleep(Duration::from_millis(20));
@@ -111,7 +111,7 @@ fn guesses_at_one_account_back_off() {
 }
 
 #[test]
-fn guesses_at_a_client_secret_back_off() {
+fn client_secret_guesses_back_off() {
     let server = server();
     let good = "q7Jm2ZxV0pYc9TnR4sKdW6uEaHbL1fGa";
     let mut attacker = open_from(server.address, address(1), None);
@@ -122,7 +122,7 @@ fn guesses_at_a_client_secret_back_off() {
     for secret in ["guess", good] {
         refused_secs(&client_credentials(&mut attacker, TENANT_A, secret));
     }
-    // The backend itself goes on, and so do its users behind the attacker's address.
+    // The backend continues, and so do its users behind the attacker's address.
     let mut backend = open_from(server.address, address(2), None);
     assert_eq!(client_credentials(&mut backend, TENANT_A, good).status, 200);
     assert_eq!(
@@ -131,13 +131,13 @@ fn guesses_at_a_client_secret_back_off() {
     );
 }
 
-/// Guesses at the account `u0` of tenant A from each of these addresses until one is refused. Returns how many were
+/// Guesses the password of the account `u0` of tenant A from each address until one is refused. Returns how many were
 /// checked.
 fn guess_from(server: &TestServer, addresses: std::ops::Range<usize>) -> usize {
     let mut checked = 0;
     for number in addresses {
         let mut attacker = open_from(server.address, address(number), None);
-        // A bound, so that the test ends where guesses have none.
+        // A limit, so that the test ends even without the limit under test.
         for _ in 0..=FREE {
             match login(&mut attacker, TENANT_A, 0, "guess").status {
                 400 => checked += 1,
@@ -150,22 +150,22 @@ fn guess_from(server: &TestServer, addresses: std::ops::Range<usize>) -> usize {
 }
 
 #[test]
-fn an_account_attacked_from_everywhere_stays_open_to_its_owner() {
+fn attacked_account_stays_open_to_owner() {
     let server = server();
     let login_from = |number: usize| {
         let mut connection = open_from(server.address, address(number), None);
         login(&mut connection, TENANT_A, 0, "correct horse")
     };
     assert_eq!(login_from(250).status, 200);
-    // Twenty addresses: their first guesses, and fifty together. One a minute more, on a slow machine.
+    // Twenty addresses: their first guesses, fifty in total. One more per minute on a slow machine.
     let checked = guess_from(&server, 1..21);
     assert!((70..=72).contains(&checked), "{checked}");
-    // They keep the owner out nowhere but at their own addresses.
+    // They lock the owner out only at their own addresses.
     for number in 201..=203 {
         assert_eq!(login_from(number).status, 200, "{number}");
     }
     refused_secs(&login_from(1));
-    // Addresses without number have a bound too.
+    // Addresses in large numbers have a limit too.
     let checked = guess_from(&server, 21..80);
     assert!((30..=34).contains(&checked), "{checked}");
     refused_secs(&login_from(204));
@@ -174,14 +174,14 @@ fn an_account_attacked_from_everywhere_stays_open_to_its_owner() {
         login(&mut another, TENANT_A, 1, "correct horse").status,
         200
     );
-    // From where the owner has logged in before, nothing has changed.
+    // At an address where the owner has logged in before, nothing has changed.
     for number in [250, 201, 250] {
         assert_eq!(login_from(number).status, 200, "{number}");
     }
 }
 
 #[test]
-fn guesses_elsewhere_keep_no_backend_out() {
+fn guesses_elsewhere_do_not_block_backend() {
     let server = server();
     let good = "q7Jm2ZxV0pYc9TnR4sKdW6uEaHbL1fGa";
     for number in 1..=12 {
@@ -197,7 +197,7 @@ fn guesses_elsewhere_keep_no_backend_out() {
 }
 
 #[test]
-fn one_address_cannot_guess_at_all_accounts() {
+fn one_address_cannot_guess_everywhere() {
     let server = server();
     let mut neighbour = open_from(server.address, address(1), None);
     assert_eq!(
@@ -215,9 +215,9 @@ fn one_address_cannot_guess_at_all_accounts() {
             }
         }
     }
-    // And one a minute, on a slow machine.
+    // And one more per minute on a slow machine.
     assert!((50..=52).contains(&checked), "{checked}");
-    // Who has logged in from there before is let in; who has not, waits.
+    // Users who have logged in from there before get in; others wait.
     assert_eq!(
         login(&mut neighbour, TENANT_A, 10, "correct horse").status,
         200
@@ -229,8 +229,8 @@ fn one_address_cannot_guess_at_all_accounts() {
     );
 }
 
-/// Attackers at all accounts of tenant A, from so many addresses with ten connections each. Meanwhile the eleven
-/// users of tenant B log in, one after the other. Returns how many got in.
+/// Attacks all accounts of tenant A from many addresses with ten connections each. Meanwhile the eleven users of tenant
+/// B log in one after the other. Returns how many succeeded.
 fn logins_of_b_under_attack(addresses: usize) -> usize {
     let server = server();
     let (stop, waiting) = (AtomicBool::new(false), AtomicUsize::new(0));
@@ -281,15 +281,15 @@ fn logins_of_b_under_attack(addresses: usize) -> usize {
 }
 
 #[test]
-fn another_tenants_logins_pass_under_attack() {
+fn attack_spares_other_tenants() {
     for addresses in [8, 16] {
         assert_eq!(logins_of_b_under_attack(addresses), ACCOUNTS, "{addresses}");
     }
 }
 
-/// `head` keeps the connection; what follows it must be answered on it as well.
+/// `head` keeps the connection; the next request on it must be answered as well.
 #[test]
-fn a_refused_guess_keeps_its_connection() {
+fn refused_guess_keeps_connection() {
     let server = server();
     let mut attacker = open_from(server.address, address(1), None);
     for _ in 0..=FREE {

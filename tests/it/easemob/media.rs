@@ -1,4 +1,4 @@
-//! What is made of videos and voices in this dialect: thumbnails that are first frames, and `Accept`.
+//! Derivatives of videos and voices in the Easemob API: thumbnails from first frames, and `Accept`.
 
 use crate::support::{
     BASE, TestServer, assert_error,
@@ -11,7 +11,7 @@ use crate::support::{
 const VARY: &str = "Authorization, share-secret, thumbnail, Accept";
 
 #[test]
-fn a_videos_thumbnail_is_its_first_frame_however_it_is_asked_for() {
+fn video_thumbnail_is_first_frame() {
     let program = Program::real();
     let server = TestServer::with(&program.toml(""));
     let token = server.token("alice");
@@ -58,7 +58,7 @@ fn a_videos_thumbnail_is_its_first_frame_however_it_is_asked_for() {
 }
 
 #[test]
-fn a_videos_thumbnail_has_the_size_that_was_given_at_its_upload() {
+fn video_thumbnail_has_upload_size() {
     let server = TestServer::start();
     let form = crate::support::Form::new()
         .file("a.mp4", "video/mp4", &MP4)
@@ -70,8 +70,9 @@ fn a_videos_thumbnail_has_the_size_that_was_given_at_its_upload() {
     assert_eq!(assert_first_frame(&answer, "64 × 64"), (64, 48));
 }
 
+/// Only an explicit `audio/mpeg` counts, not a wildcard.
 #[test]
-fn a_voice_in_amr_comes_as_mp3_where_that_is_accepted_by_name() {
+fn amr_becomes_mp3_when_accepted() {
     let server = TestServer::start();
     let accepted: &[&[&str]] = &[
         &["audio/mp3"],
@@ -122,7 +123,7 @@ fn a_voice_in_amr_comes_as_mp3_where_that_is_accepted_by_name() {
 }
 
 #[test]
-fn what_is_no_voice_in_amr_comes_as_it_is_whatever_is_accepted() {
+fn other_files_are_never_converted() {
     let program = Program::real();
     let server = TestServer::with(&program.toml(""));
     for (name, declared, bytes) in [
@@ -141,16 +142,16 @@ fn what_is_no_voice_in_amr_comes_as_it_is_whatever_is_accepted() {
     assert_eq!(program.starts(), 0);
 }
 
-/// The bytes decide, and not what the sender calls them.
+/// The bytes decide, not the sender's type.
 #[test]
-fn a_voice_is_one_by_its_bytes() {
+fn voice_is_detected_by_bytes() {
     let server = TestServer::start();
     for declared in ["audio/amr", "application/octet-stream", "audio/mpeg", "x"] {
         let id = server.store_file("voice", declared, &AMR);
         let answer = server.download(&id, &[("Accept", "audio/mp3")]);
         assert_eq!(answer.header("content-type"), Some("audio/mpeg"));
         assert_eq!(probed(&answer.body)["codec_name"], "mp3", "{declared}");
-        // Also a thumbnail that there is not comes before the format.
+        // A missing thumbnail is reported before the format.
         let headers = [("Accept", "audio/mp3"), ("thumbnail", "true")];
         let none = assert_error(&server.download(&id, &headers), 404, "entity_not_found");
         assert_eq!(none["error_description"], "no thumbnail for this file");
@@ -158,7 +159,7 @@ fn a_voice_is_one_by_its_bytes() {
 }
 
 #[test]
-fn ranges_and_conditions_are_about_the_mp3() {
+fn ranges_and_conditions_apply_to_mp3() {
     let server = TestServer::start();
     let id = server.store_file("a.amr", "audio/amr", &AMR);
     let mp3 = ("Accept", "audio/mp3");
@@ -168,7 +169,7 @@ fn ranges_and_conditions_are_about_the_mp3() {
     assert_eq!((range.status, &range.body[..]), (206, &whole.body[10..20]));
     let same = server.download(&id, &[mp3, ("If-None-Match", etag)]);
     assert_eq!(same.status, 304);
-    // Of the AMR, it is another one.
+    // The AMR has a different one.
     let other = server.download(&id, &[("If-None-Match", etag)]);
     assert!(other.status == 200 && other.body == *AMR);
     let other = server.download(&id, &[("Range", "bytes=10-19"), ("If-Range", etag)]);
@@ -176,7 +177,7 @@ fn ranges_and_conditions_are_about_the_mp3() {
 }
 
 #[test]
-fn a_hundred_that_accept_mp3_at_once_start_ffmpeg_once() {
+fn concurrent_requests_start_ffmpeg_once() {
     let program = Program::real();
     let server = TestServer::with(&program.toml(""));
     let id = server.store_file("a.amr", "audio/amr", &AMR);
@@ -187,7 +188,7 @@ fn a_hundred_that_accept_mp3_at_once_start_ffmpeg_once() {
 }
 
 #[test]
-fn whoever_takes_the_stored_voice_as_well_gets_it_where_there_is_no_mp3() {
+fn prefers_mp3_accepts_stored_voice() {
     let program = Program::fake("exit 1");
     let server = TestServer::with(&program.toml(""));
     let id = server.store_file("a.amr", "audio/amr", &AMR);

@@ -1,4 +1,4 @@
-//! Easemob's API, a file an endpoint.
+//! The Easemob API, one file per endpoint.
 
 mod download;
 mod logins;

@@ -1,4 +1,4 @@
-//! `/{org}/{app}/sdk/chatfiles/part-upload`: begin, put, list, complete, abort. What is refused: `parts_bounds.rs`.
+//! `/{org}/{app}/sdk/chatfiles/part-upload`: start, put, list, complete, abort. `parts_bounds.rs` tests refusals.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,7 @@ use crate::support::{Answer, BASE, Form, TestServer, assert_error, photo};
 
 pub(super) const PATH: &str = "/easemob-demo/chatdemoui/sdk/chatfiles/part-upload";
 
-/// One call by a user with headers and a body.
+/// One request of a user with headers and a body.
 pub(super) fn call_as(
     server: &TestServer,
     user: &str,
@@ -20,7 +20,7 @@ pub(super) fn call_as(
     server.request(method, &format!("{PATH}{path}"), &headers, body)
 }
 
-/// One call by alice, without a body.
+/// One request of alice without a body.
 pub(super) fn call(server: &TestServer, method: &str, path: &str) -> Answer {
     call_as(server, "alice", (method, path), None, b"")
 }
@@ -55,7 +55,7 @@ pub(crate) fn put(server: &TestServer, id: &str, number: &str, bytes: &[u8]) -> 
     )
 }
 
-/// A part as native clients are said to send it.
+/// A part as native clients send it.
 pub(crate) fn put_raw(server: &TestServer, id: &str, number: &str, bytes: &[u8]) -> Answer {
     let path = format!("/{id}?part_number={number}");
     call_as(
@@ -77,13 +77,13 @@ pub(crate) fn complete(server: &TestServer, id: &str, query: &str) -> Value {
     ok(&call(server, "POST", &format!("/{id}{query}")))["entities"][0].clone()
 }
 
-/// What is on disk of unfinished uploads, and of unfinished parts.
+/// Unfinished uploads and parts on disk.
 pub(super) fn left(server: &TestServer) -> usize {
     server.files_in("parts").len() + server.files_in("tmp").len()
 }
 
 #[test]
-fn the_beginning_names_an_id_and_the_limits() {
+fn start_answers_id_and_limits() {
     let server = TestServer::with("limits.upload_bytes_max = 20000000");
     let json = ok(&call(&server, "POST", ""));
     let entity = &json["entities"][0];
@@ -92,8 +92,9 @@ fn the_beginning_names_an_id_and_the_limits() {
     assert_eq!(entity["file_upper_limit"], 20_000_000);
 }
 
+/// Parts come as raw bodies and as forms.
 #[test]
-fn parts_in_any_order_and_of_both_kinds_become_the_file() {
+fn completes_parts_of_any_order() {
     let server = TestServer::start();
     let photo = photo();
     let id = begin(&server);
@@ -107,7 +108,7 @@ fn parts_in_any_order_and_of_both_kinds_become_the_file() {
         ok(&put_raw(&server, &id, "1", first))["entities"],
         json!([{ "part_number": 1, "part_size": 100_000 }])
     );
-    // The number may come before the bytes as well.
+    // The number may also come before the bytes.
     let form = Form::new().field("part_number", "2").part(
         "content-disposition: form-data; name=\"part_file\"; filename=\"blob\"\r\n",
         second,
@@ -140,7 +141,7 @@ fn parts_in_any_order_and_of_both_kinds_become_the_file() {
 }
 
 #[test]
-fn the_completion_answers_as_an_upload_does() {
+fn completion_answers_like_upload() {
     let server = TestServer::start();
     let photo = photo();
     let id = begin(&server);
@@ -195,8 +196,9 @@ fn the_completion_answers_as_an_upload_does() {
     assert_eq!((image.width(), image.height()), (80, 60));
 }
 
+/// From the query or a header; a literal `false` does not restrict.
 #[test]
-fn restrict_access_of_a_completion_stands_in_the_query_or_a_header_and_false_does_not_restrict() {
+fn completion_reads_restrict_access() {
     let server = TestServer::start();
     for (query, header, restricted) in [
         ("", None, false),
@@ -218,14 +220,14 @@ fn restrict_access_of_a_completion_stands_in_the_query_or_a_header_and_false_doe
 }
 
 #[test]
-fn nothing_of_the_parts_is_left_after_completion_or_abort() {
+fn completion_and_abort_leave_no_parts() {
     let server = TestServer::start();
     let id = begin(&server);
     ok(&put(&server, &id, "1", b"hello"));
     assert!(left(&server) > 0);
     let file = complete(&server, &id, "")["uuid"].clone();
     assert_eq!(left(&server), 0);
-    // A client that lost the answer has it again, and nobody else; it is not stored a second time.
+    // A client that lost the response gets it again; other clients do not. The file is not stored twice.
     assert_eq!(complete(&server, &id, "")["uuid"], file);
     let path = format!("/{id}");
     let other = call_as(&server, "mallory", ("POST", &path), None, b"");
@@ -250,7 +252,7 @@ fn nothing_of_the_parts_is_left_after_completion_or_abort() {
 }
 
 #[test]
-fn parts_put_in_parallel_all_arrive() {
+fn accepts_parallel_parts() {
     let server = TestServer::start();
     let part = |number: usize| vec![number as u8; 300_000 + number];
     let id = begin(&server);
@@ -272,7 +274,7 @@ fn parts_put_in_parallel_all_arrive() {
 }
 
 #[test]
-fn parts_survive_a_restart_of_the_server() {
+fn parts_survive_restart() {
     let directory = tempfile::tempdir().unwrap();
     let mut server = TestServer::in_directory(directory.path(), "");
     let id = begin(&server);
@@ -291,7 +293,7 @@ fn parts_survive_a_restart_of_the_server() {
 }
 
 #[test]
-fn an_unfinished_upload_expires_after_a_day() {
+fn unfinished_upload_expires_after_day() {
     const HOUR_MS: i64 = 3_600_000;
     let server = TestServer::start();
     let id = begin(&server);
@@ -310,7 +312,7 @@ fn an_unfinished_upload_expires_after_a_day() {
 }
 
 #[test]
-fn a_completion_damaged_on_disk_asks_for_the_part_again() {
+fn damaged_completion_asks_for_part() {
     let server = TestServer::start();
     let id = begin(&server);
     ok(&put(&server, &id, "1", b"hello"));

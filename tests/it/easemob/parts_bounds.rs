@@ -1,4 +1,4 @@
-//! `/{org}/{app}/sdk/chatfiles/part-upload`: whose it is, what is missing, and how much there may be.
+//! `/{org}/{app}/sdk/chatfiles/part-upload`: ownership, missing parts, and limits.
 
 use std::io::Read;
 
@@ -9,7 +9,7 @@ use super::parts::{PATH, begin, call, call_as, complete, listed, ok, put, put_ra
 use crate::support::{Form, TestServer, assert_error, head};
 
 #[test]
-fn another_user_and_another_tenant_find_nothing() {
+fn others_find_no_upload() {
     let server = TestServer::with(
         "[[tenant]]\norg = \"easemob-demo\"\napp = \"chatdemoui\"\n[[tenant]]\norg = \"o\"\napp = \"a\"",
     );
@@ -26,7 +26,7 @@ fn another_user_and_another_tenant_find_nothing() {
         let path = format!("/{id}{path}");
         let answer = call_as(&server, "mallory", (method, &path), None, body);
         assert_error(&answer, 404, "entity_not_found");
-        // A good token of the other tenant, on its own path; then alice's id with that token on hers.
+        // A valid token of the other tenant on its own path, then alice's id with that token on hers.
         let other = server.token_of("o", "a", Subject::User("alice".into()));
         let authorization = format!("Bearer {other}");
         let headers = [("Authorization", &*authorization)];
@@ -50,7 +50,7 @@ fn another_user_and_another_tenant_find_nothing() {
 }
 
 #[test]
-fn a_missing_part_is_named_and_can_be_sent_after() {
+fn missing_part_is_named() {
     let server = TestServer::start();
     let id = begin(&server);
     let path = format!("/{id}");
@@ -68,7 +68,7 @@ fn a_missing_part_is_named_and_can_be_sent_after() {
 }
 
 #[test]
-fn a_part_sent_again_replaces_the_one_before() {
+fn resent_part_replaces_old() {
     let server = TestServer::with("limits.upload_bytes_max = 1000");
     let id = begin(&server);
     for bytes in [&[1_u8; 900][..], &[2; 800], &[3; 1000], &[3; 1000], b"last"] {
@@ -84,7 +84,7 @@ fn a_part_sent_again_replaces_the_one_before() {
 }
 
 #[test]
-fn the_parts_together_keep_to_the_limit() {
+fn sum_of_parts_is_limited() {
     let server = TestServer::with("limits.upload_bytes_max = 1000");
     let id = begin(&server);
     for (number, bytes, status) in [
@@ -109,7 +109,7 @@ fn the_parts_together_keep_to_the_limit() {
 }
 
 #[test]
-fn a_part_that_comes_while_another_does_counts_too() {
+fn concurrent_parts_count_towards_limit() {
     let server = TestServer::with("limits.upload_bytes_max = 1000");
     let id = begin(&server);
     let authorization = format!("Bearer {}", server.token("alice"));
@@ -125,7 +125,7 @@ fn a_part_that_comes_while_another_does_counts_too() {
         Some(600),
     );
     slow.send(&head).unwrap();
-    // From the interim answer on, the slow part is being received.
+    // After the interim response, the slow part is being received.
     slow.stream().read_exact(&mut [0; 25]).unwrap();
     ok(&put_raw(&server, &id, "2", &[2; 600]));
     slow.send(&[1; 600]).unwrap();
@@ -141,7 +141,7 @@ fn a_part_that_comes_while_another_does_counts_too() {
 }
 
 #[test]
-fn a_part_needs_a_number_in_bounds_and_bytes() {
+fn rejects_bad_part_number_or_empty() {
     let server = TestServer::start();
     let id = begin(&server);
     for number in ["0", "10001", "-1", "1.5", "x", "", "99999999999999999999"] {
@@ -173,7 +173,7 @@ fn a_part_needs_a_number_in_bounds_and_bytes() {
 }
 
 #[test]
-fn an_id_that_never_was_is_not_found() {
+fn unknown_upload_is_not_found() {
     let server = TestServer::start();
     let id = server.store_file("a.txt", "text/plain", b"a file is no upload in parts");
     let never = "0190a5c4-5a7b-7000-8000-000000000000";

@@ -1,5 +1,5 @@
-//! `/{org}/{app}/sdk/chatfiles/part-upload/{uuid}`: an upload is completed once, however many ask for it, and
-//! whoever goes away.
+//! `/{org}/{app}/sdk/chatfiles/part-upload/{uuid}`: an upload is completed once, however many clients ask and
+//! disconnect.
 
 use std::{
     collections::BTreeSet,
@@ -13,10 +13,10 @@ use chatfiles::{
 
 use super::parts::{PATH, begin, call, complete, left, listed, ok, put, put_raw};
 use crate::support::{
-    Faults, FaultyStore, Random, Step, TestServer, assert_error, eventually, expire_parts, head,
+    Faults, FaultyStore, Random, Step, TestServer, assert_error, expire_parts, head, poll,
 };
 
-/// The ids of stored files, as their names on the disk have them.
+/// The ids of stored files, from their names on disk.
 fn objects(server: &TestServer) -> Vec<String> {
     let names = server.files_in("objects").into_iter();
     let name = |path: std::path::PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
@@ -24,7 +24,7 @@ fn objects(server: &TestServer) -> Vec<String> {
 }
 
 #[test]
-fn completions_at_once_store_one_file() {
+fn concurrent_completions_store_one_file() {
     const CALLS: usize = 28;
     let server = TestServer::start();
     let id = begin(&server);
@@ -62,7 +62,7 @@ fn completions_at_once_store_one_file() {
 }
 
 #[test]
-fn a_restricted_file_is_answered_again_with_its_secret() {
+fn repeated_completion_returns_secret() {
     let server = TestServer::start();
     let id = begin(&server);
     ok(&put(&server, &id, "1", b"hello"));
@@ -77,7 +77,7 @@ fn a_restricted_file_is_answered_again_with_its_secret() {
 }
 
 #[test]
-fn a_failed_completion_gives_the_upload_back() {
+fn failed_completion_can_be_repeated() {
     let directory = tempfile::tempdir().unwrap();
     let faults = Faults::default();
     let moved = faults.clone();
@@ -99,7 +99,7 @@ fn a_failed_completion_gives_the_upload_back() {
         assert_eq!(listed(&server, &id).as_array().unwrap().len(), 1);
         assert_eq!(objects(&server), Vec::<String>::new());
     }
-    // Parts can be sent again, too.
+    // Parts can be sent again too.
     ok(&put(&server, &id, "2", b"more"));
     let stored = complete(&server, &id, "");
     assert_eq!(stored["file-metadata"]["content-length"], 300_004);
@@ -107,7 +107,7 @@ fn a_failed_completion_gives_the_upload_back() {
 }
 
 #[test]
-fn a_client_that_goes_away_stores_no_second_file() {
+fn disconnect_stores_no_second_file() {
     let server = TestServer::start();
     let mut random = Random::new();
     let mut expected = BTreeSet::new();
@@ -119,11 +119,11 @@ fn a_client_that_goes_away_stores_no_second_file() {
         let request = head("POST", &format!("{PATH}/{id}"), &headers, None);
         let mut connection = server.connect();
         connection.send(&request).unwrap();
-        // Between the claim and the end of the commit, wherever that is.
+        // Somewhere between the claim and the end of the commit.
         std::thread::sleep(std::time::Duration::from_micros(random.below(8000) as u64));
         drop(connection);
         let mut answer = call(&server, "POST", &format!("/{id}"));
-        eventually("it is completed or given back", || {
+        poll("the upload to be completed or returned", || {
             if answer.status == 409 {
                 answer = call(&server, "POST", &format!("/{id}"));
             }
@@ -133,11 +133,11 @@ fn a_client_that_goes_away_stores_no_second_file() {
         assert!(expected.insert(file.as_str().unwrap().to_owned()));
     }
     assert_eq!(BTreeSet::from_iter(objects(&server)), expected);
-    eventually("nothing is left", || left(&server) == 0);
+    poll("nothing is left", || left(&server) == 0);
 }
 
 #[test]
-fn a_completion_cut_short_by_a_crash_is_settled() {
+fn completion_is_settled_after_crash() {
     let directory = tempfile::tempdir().unwrap();
     // A file that was stored and perhaps answered, one whose secret is lost, and one that was not stored.
     for (query, is_stored) in [("", true), ("?restrict-access=true", true), ("", false)] {
@@ -153,7 +153,7 @@ fn a_completion_cut_short_by_a_crash_is_settled() {
         let file = file.as_str().unwrap();
         server.stop();
         drop(server);
-        // As it lies there when the server ends before it has removed the parts.
+        // The state on disk if the server ends before it removes the parts.
         let object = if is_stored { file } else { &id };
         let claimed = format!("{id}.{object}.0123456789abcdef0123456789abcdef");
         std::fs::rename(&copy, parts.join(claimed)).unwrap();
@@ -182,7 +182,7 @@ fn copy_files(from: &std::path::Path, to: &std::path::Path) {
 }
 
 #[test]
-fn claimed_parts_are_nobodys_and_expire_a_day_later() {
+fn claimed_parts_expire_after_day() {
     let server = TestServer::start();
     let id = begin(&server);
     ok(&put(&server, &id, "1", b"hello"));

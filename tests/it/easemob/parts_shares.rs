@@ -1,5 +1,5 @@
-//! `/{org}/{app}/sdk/chatfiles/part-upload`: what one user, client and tenant may have unfinished, so that others
-//! find a place.
+//! `/{org}/{app}/sdk/chatfiles/part-upload`: limits of unfinished uploads per user, client and tenant, so that others
+//! find room.
 
 use std::net::Ipv4Addr;
 
@@ -17,7 +17,7 @@ fn server(limits: &str) -> TestServer {
     TestServer::with(&format!("{TENANTS}[limits]\n{limits}"))
 }
 
-/// Begins an upload as a user of a tenant, from an address of this machine.
+/// Starts an upload as a user of a tenant, from a loopback address.
 fn begin_as(server: &TestServer, org: &str, app: &str, user: &str, client: u8) -> Answer {
     let token = server.token_of(org, app, Subject::User(user.into()));
     let authorization = format!("Bearer {token}");
@@ -34,7 +34,7 @@ fn begin_here(server: &TestServer, user: &str, client: u8) -> Answer {
     begin_as(server, "easemob-demo", "chatdemoui", user, client)
 }
 
-/// How many users of a client may begin one until it is refused.
+/// How many users of a client can start one until one is refused.
 fn begin_all(server: &TestServer, client: u8) -> usize {
     let begun = |number: usize| {
         let answer = begin_here(server, &format!("user{client}-{number}"), client);
@@ -59,7 +59,7 @@ fn metric(server: &TestServer, name: &str, labels: &[(&str, &str)]) -> u64 {
 }
 
 #[test]
-fn one_user_has_sixteen_unfinished_uploads() {
+fn user_has_sixteen_unfinished_uploads() {
     let server = server("part_uploads_max = 1000");
     let ids: Vec<String> = (0..16).map(|_| begin(&server)).collect();
     for _ in 0..3 {
@@ -68,7 +68,7 @@ fn one_user_has_sixteen_unfinished_uploads() {
     assert_eq!(server.files_in("parts").len(), 16);
     assert_eq!(begin_here(&server, "bob", 1).status, 200);
     assert_eq!(begin_as(&server, "other", "app", "alice", 1).status, 200);
-    // Aborted or completed, it makes room.
+    // An abort or a completion makes room.
     ok(&call(&server, "DELETE", &format!("/{}", ids[0])));
     ok(&put_raw(&server, &ids[1], "1", b"hello"));
     complete(&server, &ids[1], "");
@@ -81,10 +81,10 @@ fn one_user_has_sixteen_unfinished_uploads() {
 }
 
 #[test]
-fn one_client_leaves_places_to_others() {
+fn client_leaves_room_for_others() {
     let server = server("part_uploads_max = 64");
     assert_eq!(begin_all(&server, 1), 16);
-    // The next client of the tenant, another tenant, and a user who has been there all the time.
+    // The next client of the tenant, another tenant, and a user from before.
     assert_eq!(begin_all(&server, 2), 8);
     assert_eq!(begin_as(&server, "other", "app", "alice", 1).status, 200);
     assert_eq!(begin_here(&server, "user1-0", 3).status, 200);
@@ -93,9 +93,9 @@ fn one_client_leaves_places_to_others() {
 }
 
 #[test]
-fn one_tenant_leaves_places_to_others() {
+fn tenant_leaves_room_for_others() {
     let server = server("part_uploads_max = 64");
-    // Each client finds half of what the one before has left.
+    // Each client gets half of the remaining room.
     let begun: usize = (1..=32)
         .map(|client| begin_all_or_tenant(&server, client))
         .sum();
@@ -115,7 +115,7 @@ fn begin_all_or_tenant(server: &TestServer, client: u8) -> usize {
 }
 
 #[test]
-fn uploads_of_before_a_restart_count() {
+fn uploads_before_restart_count() {
     let directory = tempfile::tempdir().unwrap();
     let server = TestServer::in_directory(directory.path(), TENANTS);
     let ids: Vec<String> = (0..16).map(|_| begin(&server)).collect();
@@ -131,16 +131,16 @@ fn uploads_of_before_a_restart_count() {
 }
 
 #[test]
-fn charges_end_with_what_they_were_for() {
+fn charges_end_with_uploads() {
     let server = server("upload_bytes_max = 1000000");
     let bytes = |server: &TestServer| metric(server, "chatfiles_part_upload_bytes", &[]);
     let id = begin(&server);
     for (number, part, expected) in [
         ("1", 500_000, 500_000),
-        // Replaced by a smaller one, and again by the same.
+        // Replaced by a smaller one, and then by one of the same size.
         ("1", 400_000, 400_000),
         ("1", 400_000, 400_000),
-        // A small one counts for 64 KiB.
+        // A small part counts as 64 KiB.
         ("2", 1, 465_536),
         ("2", 1, 465_536),
         ("3", 200_000, 665_536),
@@ -148,7 +148,7 @@ fn charges_end_with_what_they_were_for() {
         ok(&put_raw(&server, &id, number, &vec![7; part]));
         assert_eq!(bytes(&server), expected, "{number} {part}");
     }
-    // Refused for its size, for its number, and broken off.
+    // Refused for its size, refused for its number, and interrupted.
     assert_eq!(put_raw(&server, &id, "4", &[7; 500_000]).status, 413);
     assert_eq!(put_raw(&server, &id, "0", &[7; 5000]).status, 400);
     assert_eq!(put_raw(&server, &id, "1", b"").status, 400);
@@ -160,20 +160,20 @@ fn charges_end_with_what_they_were_for() {
         .send(&head("PUT", &path, &headers, Some(300_000)))
         .unwrap();
     connection.send(&[7; 1000]).unwrap();
-    crate::support::eventually("it is on its way", || bytes(&server) == 965_536);
+    crate::support::poll("it to be in progress", || bytes(&server) == 965_536);
     drop(connection);
-    crate::support::eventually("it is given back", || bytes(&server) == 665_536);
+    crate::support::poll("the charge to be returned", || bytes(&server) == 665_536);
     let stored: Value = complete(&server, &id, "");
     assert_eq!(stored["file-metadata"]["content-length"], 600_001);
     assert_eq!(bytes(&server), 0);
-    // Aborted with a part on its way.
+    // Aborted while a part is being received.
     let id = begin(&server);
     let path = format!("{PATH}/{id}?part_number=1");
     let mut connection = server.connect();
     connection
         .send(&head("PUT", &path, &headers, Some(300_000)))
         .unwrap();
-    crate::support::eventually("it is on its way", || bytes(&server) == 300_000);
+    crate::support::poll("it to be in progress", || bytes(&server) == 300_000);
     ok(&call(&server, "DELETE", &format!("/{id}")));
     connection.send(&[7; 300_000]).unwrap();
     assert_eq!(connection.answer("PUT").unwrap().status, 404);

@@ -1,4 +1,4 @@
-//! What real clients were seen to send (the last section of the contract): a test each.
+//! Requests observed from real clients (last section of the contract), one test each.
 
 use crate::support::{Answer, BASE, Form, TestServer, assert_error, head, photo};
 
@@ -14,8 +14,9 @@ fn uploaded(answer: &Answer) -> (String, Option<String>) {
     (text("uuid").unwrap(), text("share-secret"))
 }
 
+/// Java sends `restrict-access: false`.
 #[test]
-fn java_sends_restrict_access_false_and_downloads_without_accept_and_secret() {
+fn java_downloads_without_accept_and_secret() {
     let server = TestServer::start();
     let form = Form::new()
         .file("a.jpg", "image/jpeg", &photo())
@@ -27,8 +28,9 @@ fn java_sends_restrict_access_false_and_downloads_without_accept_and_secret() {
     assert!(download.body == photo());
 }
 
+/// And the fields `app_id` and `file`.
 #[test]
-fn android_sends_app_id_and_file_and_a_filename_header_that_is_not_ascii() {
+fn android_sends_non_ascii_filename_header() {
     let server = TestServer::start();
     let form = Form::new()
         .field("app", "easemob-demo#chatdemoui")
@@ -43,13 +45,14 @@ fn android_sends_app_id_and_file_and_a_filename_header_that_is_not_ascii() {
     );
     let (id, secret) = uploaded(&answer);
     let download = server.download(&id, &[("share-secret", &secret.unwrap())]);
-    // Only 200 counts as success.
+    // These clients accept only 200.
     assert_eq!(download.status, 200);
     assert_eq!(download.body, b"#!AMR\n\x3c\x00\x00");
 }
 
+/// WeChat sends no `restrict-access`.
 #[test]
-fn wechat_sends_no_restrict_access_and_gets_no_secret() {
+fn wechat_gets_no_secret() {
     let server = TestServer::start();
     let form = Form::new().file("tmp_1a2b.o6zAJs.jpg", "image/jpeg", &photo());
     let (id, secret) = uploaded(&server.upload(&form, &[("content-encoding", "identity")]));
@@ -58,7 +61,7 @@ fn wechat_sends_no_restrict_access_and_gets_no_secret() {
 }
 
 #[test]
-fn php_sends_a_file_without_a_file_name() {
+fn php_sends_no_file_name() {
     let server = TestServer::start();
     let form = Form::new().part(
         "Content-Disposition: form-data; name=\"file\"\r\n",
@@ -80,7 +83,7 @@ fn php_sends_a_file_without_a_file_name() {
 }
 
 #[test]
-fn python_sends_a_spreadsheet_as_an_image() {
+fn python_sends_spreadsheet_as_image() {
     let server = TestServer::start();
     let sheet = [&b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"[..], &[0; 20_000]].concat();
     let answer = server.upload(&Form::new().file("a.xls", "image/jpeg", &sheet), &[]);
@@ -104,7 +107,7 @@ fn python_sends_a_spreadsheet_as_an_image() {
 }
 
 #[test]
-fn node_sends_a_content_type_with_a_get() {
+fn node_sends_content_type_with_get() {
     let server = TestServer::start();
     let id = server.store_file("a.jpg", "image/jpeg", &photo());
     let download = server.download(&id, &[("Content-Type", "application/json")]);
@@ -113,7 +116,7 @@ fn node_sends_a_content_type_with_a_get() {
         (200, Some("image/jpeg"))
     );
     assert!(download.body == photo());
-    // With an empty body, too.
+    // With an empty body too.
     let headers = [
         ("Content-Type", "application/json"),
         ("Content-Length", "0"),
@@ -122,7 +125,7 @@ fn node_sends_a_content_type_with_a_get() {
 }
 
 #[test]
-fn lichunqiang_sends_a_space_after_a_header_name_and_may_be_refused() {
+fn space_after_header_name_is_handled() {
     let server = TestServer::start();
     let form = Form::new().file("a.txt", "text/plain", b"hello");
     let authorization = format!("Bearer {}", server.token("alice"));
@@ -145,14 +148,14 @@ fn lichunqiang_sends_a_space_after_a_header_name_and_may_be_refused() {
     assert_eq!(
         text.matches("HTTP/1.1").count(),
         1,
-        "the rest was taken for a request: {text}"
+        "the rest was parsed as a request: {text}"
     );
     assert!(server.files_in("objects").is_empty());
     uploaded(&server.upload(&form, &[]));
 }
 
 #[test]
-fn sdks_add_parameters_and_slashes_that_change_nothing() {
+fn ignores_sdk_parameters_and_slashes() {
     let server = TestServer::start();
     let authorization = format!("Bearer {}", server.token("alice"));
     let form = Form::new().file("a.txt", "text/plain", b"hello");

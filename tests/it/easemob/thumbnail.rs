@@ -1,4 +1,4 @@
-//! The thumbnail of a file: what it shows, which box it fits, and what comes where there is none.
+//! Thumbnails: content, size, and the response if there is none.
 
 mod pixels;
 
@@ -10,10 +10,12 @@ use std::{
 
 use image::codecs::jpeg::JpegEncoder;
 
-use crate::support::{Answer, BASE, Form, Step, TestServer, assert_error, faulty_server, photo};
+use crate::support::{
+    Answer, BASE, Form, Step, TestServer, assert_error, faulty_server, photo, process::id,
+};
 
 const JPEG: &str = "image/jpeg";
-/// Fixtures that have none.
+/// Fixtures without a thumbnail.
 const NOT_SHOWN: &[&str] = &["bomb.jpg", "bomb.png", "truncated.jpg", "truncated.png"];
 const THUMBNAIL: &[(&str, &str)] = &[("thumbnail", "true")];
 
@@ -25,7 +27,7 @@ fn fixture(name: &str) -> Vec<u8> {
     fs::read(folder().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// Uploads with a size of the thumbnail, by form fields; without one, the server's default counts.
+/// Uploads with a thumbnail size in form fields; without one, the server's default applies.
 fn store(server: &TestServer, bytes: &[u8], size: Option<(u32, u32)>) -> String {
     let mut form = Form::new().file("picture", "application/octet-stream", bytes);
     if let Some((width, height)) = size {
@@ -33,11 +35,7 @@ fn store(server: &TestServer, bytes: &[u8], size: Option<(u32, u32)>) -> String 
         form = form.field("thumbnail-height", &height.to_string());
     }
     let answer = server.upload(&form, &[]);
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    answer.json()["entities"][0]["uuid"]
-        .as_str()
-        .unwrap()
-        .to_owned()
+    id(&answer)
 }
 
 #[track_caller]
@@ -47,10 +45,10 @@ fn assert_none(answer: &Answer) {
 }
 
 #[test]
-fn the_size_given_at_upload_counts() {
+fn uses_size_given_at_upload() {
     let server = TestServer::start();
     let source = fixture("baseline.jpg");
-    // (headers, fields, size of a picture of 240 × 160)
+    // (headers, fields, size of the thumbnail of a 240 × 160 picture)
     type Pairs = &'static [(&'static str, &'static str)];
     let table: &[(Pairs, Pairs, (u32, u32))] = &[
         (&[], &[], (170, 113)),
@@ -71,7 +69,7 @@ fn the_size_given_at_upload_counts() {
             &[("thumbnail-width", "60"), ("thumbnail-height", "60")],
             (60, 40),
         ),
-        // SDKs send what was never set.
+        // SDKs send values that were never set.
         (
             &[("thumbnail-width", "undefined")],
             &[("thumbnail-height", "null"), ("thumbnail-width", "")],
@@ -104,7 +102,7 @@ fn the_size_given_at_upload_counts() {
 }
 
 #[test]
-fn the_original_serves_where_a_thumbnail_would_not_be_better() {
+fn serves_original_when_smaller() {
     let server = TestServer::start();
     let encoded = |side: u32, quality: u8| {
         let mut bytes = Vec::new();
@@ -117,7 +115,7 @@ fn the_original_serves_where_a_thumbnail_would_not_be_better() {
             .unwrap();
         bytes
     };
-    // A comment of its own length brings a picture to the size that is asked for.
+    // A comment pads a picture to the requested length.
     let padded = |len: usize| {
         let picture = encoded(60, 80);
         let comment = len - picture.len();
@@ -135,7 +133,7 @@ fn the_original_serves_where_a_thumbnail_would_not_be_better() {
     heic.resize(20_000, 7);
     let mut tiff = b"II*\0\x08\0\0\0".to_vec();
     tiff.resize(20_000, 7);
-    // (about, bytes, box, whether the original comes)
+    // (about, bytes, box, whether the original is served)
     let table: [(&str, Vec<u8>, u32, bool); 7] = [
         ("10 KB", padded(10_240), 170, true),
         ("10 KB and a byte", padded(10_241), 170, false),
@@ -169,7 +167,7 @@ fn the_original_serves_where_a_thumbnail_would_not_be_better() {
 }
 
 #[test]
-fn what_is_no_picture_has_no_thumbnail() {
+fn non_pictures_have_no_thumbnail() {
     let server = TestServer::start();
     let filled = |first: &[u8]| {
         let mut bytes = first.to_vec();
@@ -196,9 +194,9 @@ fn what_is_no_picture_has_no_thumbnail() {
     }
 }
 
-/// A bomb must not be handed to a phone, however few bytes it has; a picture that is cut off has none.
+/// A bomb must never reach a phone, however short it is. A truncated picture has no thumbnail.
 #[test]
-fn a_bomb_or_a_broken_picture_has_no_thumbnail() {
+fn bombs_have_no_thumbnail() {
     let server = TestServer::start();
     let padded = |name: &str| {
         let mut bytes = fixture(name);
@@ -217,7 +215,7 @@ fn a_bomb_or_a_broken_picture_has_no_thumbnail() {
     sources.push(("cut", fixture("lossy.webp")[..12_000].to_vec()));
     sources.push(("cut", fixture("animated.gif")[..11_000].to_vec()));
     for (name, source) in sources {
-        // A thumbnail that cannot be made fails no upload.
+        // An impossible thumbnail does not fail the upload.
         let id = store(&server, &source, None);
         for _ in 0..2 {
             let answer = server.download(&id, THUMBNAIL);
@@ -233,11 +231,11 @@ fn a_bomb_or_a_broken_picture_has_no_thumbnail() {
 }
 
 #[test]
-fn a_failure_is_remembered_for_a_minute_and_no_longer() {
+fn failure_is_remembered_one_minute() {
     let directory = tempfile::tempdir().unwrap();
     let (server, faults) = faulty_server(directory.path());
     let id = store(&server, &fixture("truncated.jpg"), None);
-    // The store is asked for a derivative before each attempt, and only then.
+    // The store is asked for a derivative exactly once before each attempt.
     for (later_ms, attempts) in [(0, 1), (0, 1), (59_000, 1), (2_000, 2), (0, 2), (61_000, 3)] {
         server.clock.advance(later_ms);
         assert_none(&server.download(&id, THUMBNAIL));
@@ -246,7 +244,7 @@ fn a_failure_is_remembered_for_a_minute_and_no_longer() {
 }
 
 #[test]
-fn a_thumbnail_is_made_once_however_many_ask() {
+fn concurrent_requests_decode_once() {
     let directory = tempfile::tempdir().unwrap();
     let (server, faults) = faulty_server(directory.path());
     let id = server.store_file("a.jpg", JPEG, &photo());
@@ -285,9 +283,9 @@ fn a_thumbnail_is_made_once_however_many_ask() {
     );
 }
 
-/// The etag is of the bytes: two files with one thumbnail share it, another size has another.
+/// The entity tag depends on the bytes: two files with the same thumbnail share it, another size has another one.
 #[test]
-fn a_thumbnail_has_a_strong_etag_of_its_own_bytes() {
+fn etag_is_hash_of_bytes() {
     let server = TestServer::start();
     let etag = |size| {
         let answer = server.download(&store(&server, &photo(), size), THUMBNAIL);
@@ -300,7 +298,7 @@ fn a_thumbnail_has_a_strong_etag_of_its_own_bytes() {
 }
 
 #[test]
-fn derivatives_may_be_lost_or_damaged_at_any_time() {
+fn survives_lost_or_damaged_derivatives() {
     let directory = tempfile::tempdir().unwrap();
     let derived = |server: &TestServer| {
         server
@@ -327,14 +325,14 @@ fn derivatives_may_be_lost_or_damaged_at_any_time() {
             bytes[100] ^= 1;
             fs::write(path, bytes).unwrap();
         }),
-        // Last: it stays as it is.
+        // Last in the list, because it stays.
         ("a directory", false, |path| {
             fs::remove_file(path).unwrap();
             fs::create_dir_all(path.join("x")).unwrap();
         }),
     ];
     for (name, is_repaired, damage) in damages {
-        // Anew, so that the one in memory is gone.
+        // A new server, whose memory is empty.
         server.stop();
         let path = derived(&server);
         damage(&path);
@@ -351,7 +349,7 @@ fn derivatives_may_be_lost_or_damaged_at_any_time() {
 }
 
 #[test]
-fn the_folder_of_derivatives_may_be_deleted_while_the_server_runs() {
+fn survives_deleted_derivatives_folder() {
     let server = TestServer::start();
     let id = server.store_file("a.jpg", JPEG, &photo());
     let first = server.download(&id, THUMBNAIL).body;
@@ -363,18 +361,19 @@ fn the_folder_of_derivatives_may_be_deleted_while_the_server_runs() {
     assert_eq!(
         server.files_in("derived").len(),
         1,
-        "the folder is made again"
+        "the folder to be created again"
     );
-    // And where it cannot be: a thumbnail that cannot be kept is served.
+    // A thumbnail that cannot be stored is still served.
     fs::remove_dir_all(&derived).unwrap();
     fs::write(&derived, "in the way").unwrap();
     let third = server.store_file("a.jpg", JPEG, &photo());
     assert!(server.download(&third, THUMBNAIL).body == first);
 }
 
-/// One decodes, one waits, the rest is told to come again; what was refused is not remembered as failed.
+/// One request decodes, one waits, the rest gets 503. A refusal is not remembered as a failure.
+/// Downloads do not wait in that queue.
 #[test]
-fn a_full_queue_is_a_503_and_downloads_do_not_stand_in_it() {
+fn full_queue_is_503() {
     let server = TestServer::with("[thumbnails]\nthreads = 1\nqueue_max = 1");
     let ids: Vec<_> = (0..16)
         .map(|_| server.store_file("a.jpg", JPEG, &photo()))
@@ -412,7 +411,7 @@ fn a_full_queue_is_a_503_and_downloads_do_not_stand_in_it() {
 }
 
 #[test]
-fn the_limit_of_pixels_is_a_setting() {
+fn pixel_limit_is_configurable() {
     for (pixels_max, status) in [(1600 * 1200, 200), (1600 * 1200 - 1, 404)] {
         let server = TestServer::with(&format!("[thumbnails]\npixels_max = {pixels_max}"));
         let id = server.store_file("a.jpg", JPEG, &photo());
@@ -421,7 +420,7 @@ fn the_limit_of_pixels_is_a_setting() {
 }
 
 #[test]
-fn a_jpeg_in_a_coding_that_is_not_decoded_has_no_thumbnail_whatever_it_claims() {
+fn unsupported_jpeg_coding_has_no_thumbnail() {
     let server = TestServer::start();
     for name in ["baseline.jpg", "bomb.jpg"] {
         let mut source = fixture(name);

@@ -1,4 +1,4 @@
-//! `POST /{org}/{app}/token`: the three grants, what they are asked with, and how they refuse.
+//! `POST /{org}/{app}/token`: the three grants, their requests and their refusals.
 
 use chatfiles::{
     auth::{Subject, password},
@@ -6,13 +6,13 @@ use chatfiles::{
 };
 use serde_json::{Value, json};
 
-use crate::support::{Answer, BASE, Form, TestServer, assert_error};
+use crate::support::{Answer, BASE, Form, TestServer, assert_error, process::id};
 
 const OTHER: &str = "/other-org/other-app";
 const DAYS_60_SECS: u64 = 60 * 86_400;
 const TEN_YEARS_SECS: u64 = 3650 * 86_400;
 
-/// Two tenants; the first has an account `u1` with the password `correct horse`.
+/// Two tenants; the first one has an account `u1` with the password `correct horse`.
 fn server() -> TestServer {
     let hash = password::hash("correct horse").unwrap();
     TestServer::with(&format!(
@@ -66,30 +66,18 @@ fn bearer(server: &TestServer, org: &str, app: &str, subject: Subject) -> String
     format!("Bearer {}", server.token_of(org, app, subject))
 }
 
-/// The token uploads a file, and downloads it again.
+/// Checks that the token can upload and download a file.
 #[track_caller]
 fn assert_opens(server: &TestServer, token: &str) {
     let authorization = format!("Bearer {token}");
     let form = Form::new().file("a.txt", "text/plain", b"hello");
-    let content_type = form.content_type();
-    let headers = [
-        ("Authorization", authorization.as_str()),
-        ("Content-Type", &content_type),
-    ];
-    let answer = server.request(
-        "POST",
-        &format!("{BASE}/chatfiles"),
-        &headers,
-        &form.bytes(),
-    );
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    let id = answer.json()["entities"][0]["uuid"].clone();
-    let path = format!("{BASE}/chatfiles/{}", id.as_str().unwrap());
-    let download = server.get(&path, &headers[..1]);
+    let answer = form.upload(server.address, &format!("{BASE}/chatfiles"), &authorization);
+    let path = format!("{BASE}/chatfiles/{}", id(&answer));
+    let download = server.get(&path, &[("Authorization", &authorization)]);
     assert_eq!((download.status, &download.body[..]), (200, &b"hello"[..]));
 }
 
-/// 401 as another app answers it.
+/// Checks for the 401 of another app.
 #[track_caller]
 fn assert_opens_nothing_of(server: &TestServer, app: &str, token: &str) {
     let authorization = format!("Bearer {token}");
@@ -103,7 +91,7 @@ fn assert_opens_nothing_of(server: &TestServer, app: &str, token: &str) {
 }
 
 #[test]
-fn client_credentials_give_the_backend_a_token_that_opens_its_app_alone() {
+fn client_credentials_open_own_app() {
     let server = server();
     let answer = granted(&ask_json(&server, &[], &client_credentials()));
     assert_eq!(answer["expires_in"], DAYS_60_SECS);
@@ -116,7 +104,7 @@ fn client_credentials_give_the_backend_a_token_that_opens_its_app_alone() {
 }
 
 #[test]
-fn the_application_is_the_one_that_uploads_name() {
+fn application_matches_uploads() {
     let server = server();
     let answer = granted(&ask_json(&server, &[], &client_credentials()));
     let upload = server.upload(&Form::new().file("a", "text/plain", b"x"), &[]);
@@ -124,7 +112,7 @@ fn the_application_is_the_one_that_uploads_name() {
 }
 
 #[test]
-fn the_backend_inherits_a_token_of_any_valid_user() {
+fn backend_inherits_user_token() {
     let server = server();
     let app = granted(&ask_json(&server, &[], &client_credentials()));
     let authorization = format!("Bearer {}", app["access_token"].as_str().unwrap());
@@ -150,7 +138,7 @@ fn the_backend_inherits_a_token_of_any_valid_user() {
 }
 
 #[test]
-fn nobody_but_the_apps_own_backend_inherits() {
+fn only_own_backend_inherits() {
     let server = server();
     let demo = |subject| bearer(&server, "easemob-demo", "chatdemoui", subject);
     let other = bearer(&server, "other-org", "other-app", Subject::App);
@@ -180,7 +168,7 @@ fn nobody_but_the_apps_own_backend_inherits() {
 }
 
 #[test]
-fn a_password_gives_an_accounts_user_a_token() {
+fn password_gives_user_token() {
     let server = server();
     let request =
         json!({ "grant_type": "password", "username": "u1", "password": "correct horse" });
@@ -210,7 +198,7 @@ fn a_password_gives_an_accounts_user_a_token() {
 }
 
 #[test]
-fn a_grant_that_does_not_hold_is_refused_with_the_vendors_words() {
+fn bad_grant_is_refused_as_documented() {
     let server = server();
     let client = |id: &str, secret: &str| json!({ "grant_type": "client_credentials", "client_id": id, "client_secret": secret });
     let login = |name: &str, password: &str| json!({ "grant_type": "password", "username": name, "password": password });
@@ -252,7 +240,7 @@ fn a_grant_that_does_not_hold_is_refused_with_the_vendors_words() {
         ),
         (BASE, login("u2", "correct horse"), 404, "user not found"),
         (BASE, login("U1", "correct horse"), 404, "user not found"),
-        // Accounts are an app's own.
+        // Accounts belong to one app.
         (OTHER, login("u1", "correct horse"), 404, "user not found"),
     ] {
         let answer = ask(&server, app, &[], &request.to_string());
@@ -262,7 +250,7 @@ fn a_grant_that_does_not_hold_is_refused_with_the_vendors_words() {
 }
 
 #[test]
-fn the_body_is_json_whatever_its_content_type_says() {
+fn body_is_json_despite_content_type() {
     let server = server();
     let body = client_credentials().to_string();
     for content_type in [
@@ -280,7 +268,7 @@ fn the_body_is_json_whatever_its_content_type_says() {
             .collect();
         granted(&ask(&server, BASE, &headers, &body));
     }
-    // Chunked, and without a length.
+    // Chunked, without a length.
     let mut connection = server.connect();
     let chunked = format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
     let headers = [("Transfer-Encoding", "chunked")];
@@ -288,8 +276,9 @@ fn the_body_is_json_whatever_its_content_type_says() {
     granted(&connection.request("POST", &path, &headers, chunked.as_bytes()));
 }
 
+/// Zero means unlimited.
 #[test]
-fn a_life_is_taken_as_a_number_or_a_string_and_zero_has_no_end() {
+fn accepts_lifetime_number_or_string() {
     let server = server();
     for (ttl, expires_in) in [
         (None, DAYS_60_SECS),
@@ -313,7 +302,7 @@ fn a_life_is_taken_as_a_number_or_a_string_and_zero_has_no_end() {
 }
 
 #[test]
-fn a_life_that_is_no_number_of_seconds_is_refused() {
+fn rejects_bad_lifetime() {
     let server = server();
     for ttl in [
         json!(-1),
@@ -333,7 +322,7 @@ fn a_life_that_is_no_number_of_seconds_is_refused() {
 }
 
 #[test]
-fn unknown_fields_change_nothing() {
+fn ignores_unknown_fields() {
     let server = server();
     let mut request = client_credentials();
     request["timestamp"] = json!(1_795_305_599_999_u64);
@@ -342,7 +331,7 @@ fn unknown_fields_change_nothing() {
 }
 
 #[test]
-fn what_is_no_token_request_is_an_illegal_argument_that_repeats_nothing() {
+fn bad_request_repeats_no_input() {
     let server = server();
     let deep = format!("{}1{}", "[".repeat(5000), "]".repeat(5000));
     for body in [
@@ -370,8 +359,9 @@ fn what_is_no_token_request_is_an_illegal_argument_that_repeats_nothing() {
     }
 }
 
+/// The client must see the response.
 #[test]
-fn a_request_of_more_than_16_kib_is_too_large_and_the_answer_arrives() {
+fn rejects_body_over_16_kib() {
     let server = server();
     for padding_bytes in [17 << 10, 1 << 20] {
         let mut request = client_credentials();
@@ -385,7 +375,7 @@ fn a_request_of_more_than_16_kib_is_too_large_and_the_answer_arrives() {
 }
 
 #[test]
-fn the_call_exists_for_post_and_for_apps_that_exist() {
+fn only_post_for_known_apps() {
     let server = server();
     for method in ["GET", "PUT", "DELETE"] {
         let answer = server.request(method, &format!("{BASE}/token"), &[], b"");
@@ -403,8 +393,9 @@ fn the_call_exists_for_post_and_for_apps_that_exist() {
     }
 }
 
+/// A lifetime of zero has no end.
 #[test]
-fn a_granted_token_ends_when_it_was_said_to_end_and_zero_does_not() {
+fn token_ends_at_announced_time() {
     let server = server();
     let token = |ttl: u64| {
         let mut request = client_credentials();
@@ -419,7 +410,7 @@ fn a_granted_token_ends_when_it_was_said_to_end_and_zero_does_not() {
         let path = format!("{BASE}/chatfiles/{id}");
         server.get(&path, &[("Authorization", &authorization)])
     };
-    // Half a minute for a slow machine.
+    // Half a minute of tolerance for a slow machine.
     server.clock.advance(3570 * MS_PER_SECOND);
     assert_eq!(status(&hour).status, 200);
     server.clock.advance(31 * MS_PER_SECOND);

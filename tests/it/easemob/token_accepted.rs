@@ -1,4 +1,4 @@
-//! Which tokens the calls of this API accept: signed and dynamic, of which app, until when.
+//! Tokens that the API accepts: signed and dynamic, of which app, until when.
 
 use base64::{
     Engine,
@@ -11,7 +11,7 @@ use chatfiles::{
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::support::{Answer, BASE, Form, TestServer, assert_error};
+use crate::support::{Answer, BASE, Form, TestServer, assert_error, process::id};
 
 pub(super) const TENANTS: &str = r#"
     [[tenant]]
@@ -26,7 +26,7 @@ pub(super) const TENANTS: &str = r#"
     client_secret = "secret-of-the-other-client"
     "#;
 
-/// What a chat backend that signs its own tokens puts into one.
+/// The contents of a token that a chat backend signs itself.
 #[derive(Clone)]
 struct Dynamic {
     client_id: &'static str,
@@ -84,7 +84,7 @@ fn encode(json: &Value) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(format!("dt-{json}"))
 }
 
-/// Downloads `id` with the token, from the app of `base`.
+/// Downloads `id` with the token from the app of `base`.
 pub(super) fn open(server: &TestServer, base: &str, id: &str, token: &str) -> Answer {
     let authorization = format!("Bearer {token}");
     server.get(
@@ -112,42 +112,27 @@ pub(super) fn assert_expired(answer: &Answer) {
 }
 
 #[test]
-fn a_dynamic_token_is_accepted_wherever_a_users_is() {
+fn dynamic_token_works_everywhere() {
     let server = TestServer::with(TENANTS);
     let dynamic = Dynamic::new(server.clock.now().secs());
     let token = dynamic.token();
     let form = Form::new().file("a.txt", "text/plain", b"hello");
-    let (authorization, content_type) = (format!("Bearer {token}"), form.content_type());
-    let headers = [
-        ("Authorization", authorization.as_str()),
-        ("Content-Type", &content_type),
-    ];
-    let answer = server.request(
-        "POST",
-        &format!("{BASE}/chatfiles"),
-        &headers,
-        &form.bytes(),
-    );
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    let id = answer.json()["entities"][0]["uuid"]
-        .as_str()
-        .unwrap()
-        .to_owned();
+    let authorization = format!("Bearer {token}");
+    let headers = [("Authorization", authorization.as_str())];
+    let answer = form.upload(server.address, &format!("{BASE}/chatfiles"), &authorization);
+    let id = id(&answer);
     assert_eq!(open(&server, BASE, &id, &token).body, b"hello");
     let parts = format!("{BASE}/sdk/chatfiles/part-upload");
-    assert_eq!(
-        server.request("POST", &parts, &headers[..1], b"").status,
-        200
-    );
-    // As a user, it obtains no tokens for others.
+    assert_eq!(server.request("POST", &parts, &headers, b"").status, 200);
+    // As a user, it cannot obtain tokens for others.
     let inherit = json!({ "grant_type": "inherit", "username": "bob" }).to_string();
     let path = format!("{BASE}/token");
-    assert_corrupt(&server.request("POST", &path, &headers[..1], inherit.as_bytes()));
+    assert_corrupt(&server.request("POST", &path, &headers, inherit.as_bytes()));
     assert_corrupt(&open(&server, "/other-org/other-app", &id, &token));
 }
 
 #[test]
-fn a_dynamic_token_is_read_in_every_form_that_backends_write() {
+fn dynamic_token_accepts_all_forms() {
     let server = TestServer::with(TENANTS);
     let id = stored(&server);
     let mut dynamic = Dynamic::new(server.clock.now().secs());
@@ -172,7 +157,7 @@ fn a_dynamic_token_is_read_in_every_form_that_backends_write() {
 }
 
 #[test]
-fn a_dynamic_token_tampered_with_in_any_field_is_corrupt() {
+fn tampered_dynamic_token_is_corrupt() {
     let server = TestServer::with(TENANTS);
     let id = stored(&server);
     let now = server.clock.now().secs();
@@ -225,8 +210,9 @@ fn a_dynamic_token_tampered_with_in_any_field_is_corrupt() {
     assert_eq!(open(&server, BASE, &id, &token).status, 200);
 }
 
+/// The signature covers the app and the borders between fields.
 #[test]
-fn a_dynamic_token_is_signed_by_its_own_app_and_moves_no_digit_between_its_fields() {
+fn dynamic_token_fields_cannot_shift() {
     let server = TestServer::with(TENANTS);
     let id = stored(&server);
     let honest = Dynamic::new(server.clock.now().secs());
@@ -246,8 +232,8 @@ fn a_dynamic_token_is_signed_by_its_own_app_and_moves_no_digit_between_its_field
     for token in [signed_by_the_other, of_the_other, wrong_secret] {
         assert_corrupt(&open(&server, BASE, &id, &token.token()));
     }
-    // The same text is signed, cut elsewhere: the token of a user whose name ends in digits is read as one of
-    // a user whose name is the beginning of it, at an earlier time and for a longer life.
+    // The signed text is the same, but split differently: a user name that ends in digits can be read as a shorter name
+    // with an earlier time and a longer lifetime.
     let now = server.clock.now().secs();
     let time = (now / 10_000 * 10_000 - 1).to_string();
     let digits = (time[..4].parse::<u32>().unwrap() - 1).to_string();
@@ -267,7 +253,7 @@ fn a_dynamic_token_is_signed_by_its_own_app_and_moves_no_digit_between_its_field
 }
 
 #[test]
-fn a_dynamic_token_lives_from_its_time_for_its_ttl() {
+fn dynamic_token_ends_after_ttl() {
     let server = TestServer::with(TENANTS);
     let id = stored(&server);
     let now = server.clock.now().secs();
@@ -276,7 +262,7 @@ fn a_dynamic_token_lives_from_its_time_for_its_ttl() {
         ttl: ttl.into(),
         ..Dynamic::new(now)
     };
-    // Clocks differ by minutes, not by hours; milliseconds are no seconds.
+    // Clocks may differ by minutes, not hours. Milliseconds are not accepted as seconds.
     assert_eq!(
         open(&server, BASE, &id, &at(now + 300, "600").token()).status,
         200
@@ -293,13 +279,13 @@ fn a_dynamic_token_lives_from_its_time_for_its_ttl() {
 }
 
 #[test]
-fn another_apps_token_of_any_form_is_corrupt_here() {
+fn other_apps_tokens_are_corrupt() {
     let server = TestServer::with(TENANTS);
     let id = stored(&server);
     for subject in [Subject::App, Subject::User("alice".into())] {
         let other = server.token_of("other-org", "other-app", subject);
         assert_corrupt(&open(&server, BASE, &id, &other));
-        // It is a good one at home, where there is no such file; and stays corrupt here once it is known.
+        // It is valid in its own app, which has no such file, and stays corrupt here after it was seen there.
         assert_error(
             &open(&server, "/other-org/other-app", &id, &other),
             404,
@@ -310,13 +296,13 @@ fn another_apps_token_of_any_form_is_corrupt_here() {
 }
 
 #[test]
-fn what_is_no_bearer_token_is_either_missing_or_corrupt() {
+fn bad_bearer_is_missing_or_corrupt() {
     let server = TestServer::with(TENANTS);
     let path = format!("{BASE}/chatfiles/{}", stored(&server));
     let good = server.token("alice");
     let (head, rest) = good.split_once('.').unwrap();
     let (claims, signature) = rest.split_once('.').unwrap();
-    // Signed by nobody: what a forger would send.
+    // Unsigned, as a forger would send it.
     let none = format!(
         "{}.{claims}.",
         BASE64_URL_SAFE_NO_PAD.encode(r#"{"alg":"none","typ":"JWT"}"#)
@@ -357,8 +343,8 @@ fn what_is_no_bearer_token_is_either_missing_or_corrupt() {
 }
 
 #[test]
-fn tokens_issued_before_a_moment_are_revoked_for_the_app_or_for_one_user() {
-    // An hour ahead, so that tokens of now are older and those of then are not.
+fn revocation_by_app_and_user() {
+    // One hour ahead, so that tokens issued now are older and later ones are not.
     let moment = Clock::system().now().secs() + 3600;
     for (setting, revoked) in [
         (
@@ -392,7 +378,7 @@ fn tokens_issued_before_a_moment_are_revoked_for_the_app_or_for_one_user() {
                     assert_expired(&answer);
                 }
             }
-            // A name in another app is another user.
+            // The same name in another app is a different user.
             let elsewhere = open(&server, "/other-org/other-app", id, &other);
             assert_eq!(elsewhere.status, 404, "{setting} {when}");
         };
@@ -411,8 +397,8 @@ fn tokens_issued_before_a_moment_are_revoked_for_the_app_or_for_one_user() {
 }
 
 #[test]
-fn a_dynamic_token_read_anew_opens_nothing() {
-    // bob asks for a token at a second at which its digits can be read as bob179's, 40 days later.
+fn reread_dynamic_token_opens_nothing() {
+    // bob requests a token in a second in which its digits can be read as those of bob179, 40 days later.
     let (minted, forged) = ((1_791_795_305, "604800"), (1_795_305_604, "800"));
     for named in ["", "dynamic_token_ttl_seconds = [604800]"] {
         let server =
@@ -433,11 +419,14 @@ fn a_dynamic_token_read_anew_opens_nothing() {
         };
         let (signature, bobs) = token("bob", minted);
         let (forged_signature, forged) = token("bob179", forged);
-        assert_eq!(signature, forged_signature, "the format's weakness");
+        assert_eq!(
+            signature, forged_signature,
+            "the known weakness of the format"
+        );
         assert_eq!(open(&server, BASE, &id, &bobs).status, 200, "{named}");
         set_clock(1_795_305_604);
         assert_corrupt(&open(&server, BASE, &id, &forged));
-        // Whoever has that name is let in by the backend as everybody else is.
+        // The backend accepts a user of that name like any other.
         set_clock(1_795_305_700);
         let (_, honest) = token("bob179", (1_795_305_700, "604800"));
         assert_eq!(open(&server, BASE, &id, &honest).status, 200, "{named}");

@@ -1,4 +1,4 @@
-//! The keys behind the tokens: rotation under a running server, restarts, and who may read the files.
+//! Token keys: rotation in a running server, restarts, and file permissions.
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
@@ -35,7 +35,7 @@ fn granted(server: &TestServer) -> String {
 }
 
 #[test]
-fn keys_rotate_under_a_running_server_with_an_overlap() {
+fn keys_rotate_with_overlap() {
     let server = TestServer::with(TENANTS);
     let id = stored(&server);
     let old = granted(&server);
@@ -43,7 +43,7 @@ fn keys_rotate_under_a_running_server_with_an_overlap() {
     let overlap = Duration::from_secs(3600);
     let named = keyring::rotate(&server.store.join("keys"), server.clock.now(), overlap).unwrap();
     assert_ne!(named, kid(&old));
-    // Servers follow within a second.
+    // Servers reload within a second.
     server.clock.advance(MS_PER_SECOND + 1);
     let new = granted(&server);
     assert_eq!(kid(&new), named);
@@ -52,13 +52,13 @@ fn keys_rotate_under_a_running_server_with_an_overlap() {
         assert_eq!(open(&server, BASE, &id, token).status, 200);
     }
     server.clock.advance(30 * MS_PER_SECOND);
-    // Without end by itself; its key's retirement ends it.
+    // It has no end of its own; the retirement of its key ends it.
     assert_expired(&open(&server, BASE, &id, &old));
     assert_eq!(open(&server, BASE, &id, &new).status, 200);
 }
 
 #[test]
-fn keys_and_tokens_outlive_a_restart() {
+fn keys_outlive_restart() {
     let directory = tempfile::tempdir().unwrap();
     let mut server = TestServer::in_directory(directory.path(), TENANTS);
     let (id, token) = (stored(&server), granted(&server));
@@ -72,9 +72,9 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[test]
-fn key_files_are_their_owners_alone_and_others_that_can_read_them_stop_the_start() {
+fn readable_key_files_stop_start() {
     let directory = tempfile::tempdir().unwrap();
-    // No secret is configured: client secret, link key and upload key are made, and kept beside the keys.
+    // No secret is configured: client secret, link key and upload key are generated and stored beside the keys.
     let mut server = TestServer::in_directory(directory.path(), "");
     let keys = server.store.join("keys");
     keyring::rotate(&keys, server.clock.now(), Duration::from_secs(60)).unwrap();

@@ -1,4 +1,4 @@
-//! `POST /{org}/{app}/chatfiles`: what is asked, what is answered. How much may be sent: `upload_bounds.rs`.
+//! `POST /{org}/{app}/chatfiles`: requests and responses. `upload_bounds.rs` tests the limits.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ fn small() -> Form {
     Form::new().file("a.txt", "text/plain", b"hello")
 }
 
-/// The one entity of an answer that must be a success.
+/// The only entity of a successful response.
 #[track_caller]
 fn entity(answer: &Answer) -> Value {
     assert_eq!(answer.status, 200, "{}", answer.text());
@@ -32,7 +32,7 @@ fn size_of(bytes: &[u8]) -> (u32, u32) {
 }
 
 #[test]
-fn a_photo_comes_back_as_it_was_sent() {
+fn photo_comes_back_unchanged() {
     let server = TestServer::start();
     let answer = server.upload(&Form::new().file("a.jpg", "image/jpeg", &photo()), &[]);
     let id = id_of(&answer);
@@ -48,7 +48,7 @@ fn a_photo_comes_back_as_it_was_sent() {
 }
 
 #[test]
-fn the_answer_has_every_field_of_the_vendors_and_the_metadata() {
+fn answer_has_all_vendor_fields() {
     let server = TestServer::start();
     let before = server.clock.now().ms();
     let answer = server.upload(&small(), &[("restrict-access", "true")]);
@@ -115,7 +115,7 @@ fn the_answer_has_every_field_of_the_vendors_and_the_metadata() {
 }
 
 #[test]
-fn the_uri_is_the_public_url_or_made_from_the_host() {
+fn uri_uses_public_url_or_host() {
     let uri = |server: &TestServer, host: &str| {
         let answer = server.upload(&small(), &[("Host", host)]);
         answer.json()["uri"].as_str().unwrap().to_owned()
@@ -124,7 +124,7 @@ fn the_uri_is_the_public_url_or_made_from_the_host() {
     for (host, expected) in [
         ("chat.example:8443", "http://chat.example:8443"),
         ("[::1]:8080", "http://[::1]:8080"),
-        // What could not stand in a URL is not repeated.
+        // Characters that are not allowed in a URL are not repeated.
         ("a!b'(c)", "http://localhost"),
         ("", "http://localhost"),
     ] {
@@ -138,7 +138,7 @@ fn the_uri_is_the_public_url_or_made_from_the_host() {
 }
 
 #[test]
-fn restrict_access_restricts_by_its_presence_except_for_a_literal_false() {
+fn restrict_access_except_literal_false() {
     fn check(server: &TestServer, cases: &[(Option<&str>, bool)]) {
         for (value, restricted) in cases {
             let headers: Vec<_> = value
@@ -185,7 +185,7 @@ fn restrict_access_restricts_by_its_presence_except_for_a_literal_false() {
 }
 
 #[test]
-fn secrets_of_two_files_differ_and_do_not_open_each_other() {
+fn secrets_differ_per_file() {
     let server = TestServer::start();
     let [one, other] =
         [(); 2].map(|()| entity(&server.upload(&small(), &[("restrict-access", "true")])));
@@ -198,7 +198,7 @@ fn secrets_of_two_files_differ_and_do_not_open_each_other() {
 }
 
 #[test]
-fn parts_before_and_after_the_file_change_nothing() {
+fn ignores_parts_around_file() {
     let server = TestServer::start();
     let form = Form::new()
         .field("app", "chatdemoui")
@@ -224,7 +224,7 @@ fn parts_before_and_after_the_file_change_nothing() {
 }
 
 #[test]
-fn part_headers_of_every_client_are_read() {
+fn reads_part_headers_of_clients() {
     let server = TestServer::start();
     for (part_head, expected_name) in [
         (
@@ -282,9 +282,9 @@ fn part_headers_of_every_client_are_read() {
     }
 }
 
-/// However the body is cut: a line end and what makes it a fold may come apart.
+/// For any split of the body: a line end may be separated from the space that makes it a fold.
 #[test]
-fn folded_part_headers_survive_every_cut() {
+fn reads_folded_headers_at_any_cut() {
     let server = TestServer::start();
     let form = Form::new()
         .part("Content-Disposition: form-data;\r\n\tname=\"id\"\r\n", b"1")
@@ -310,7 +310,7 @@ fn folded_part_headers_survive_every_cut() {
         let disposition = download.header("content-disposition");
         assert_eq!(disposition, Some("attachment; filename=\"a.txt\""), "{cut}");
     }
-    // A line that begins with a space continues none where it is the first, and the form is malformed.
+    // A leading space on the first line continues nothing, so the form is malformed.
     let answer = server.upload(
         &Form::new().part(
             " X: y\r\nContent-Disposition: form-data; name=\"file\"\r\n",
@@ -322,7 +322,7 @@ fn folded_part_headers_survive_every_cut() {
 }
 
 #[test]
-fn a_boundary_may_be_quoted_and_seventy_long() {
+fn accepts_quoted_and_long_boundary() {
     let server = TestServer::start();
     let authorization = format!("Bearer {}", server.token("alice"));
     for (boundary, quoted) in [
@@ -351,11 +351,11 @@ fn a_boundary_may_be_quoted_and_seventy_long() {
 }
 
 #[test]
-fn a_chunked_body_of_any_cut_is_an_upload() {
+fn accepts_any_chunking() {
     let server = TestServer::start();
     let authorization = format!("Bearer {}", server.token("alice"));
     let form = Form::new().file("a.jpg", "image/jpeg", &photo()[..5000]);
-    // A client that sends many more one-byte chunks than this is refused (hostile/chunks.rs).
+    // More one-byte chunks than this are refused (hostile/chunks.rs).
     let small = Form::new().file("a.jpg", "image/jpeg", &photo()[..1000]);
     for (chunk_bytes, form, len) in [
         (1, &small, 1000),
@@ -391,7 +391,7 @@ fn a_chunked_body_of_any_cut_is_an_upload() {
 }
 
 #[test]
-fn the_thumbnail_size_is_a_header_or_a_field_before_or_after_the_file() {
+fn thumbnail_size_from_header_or_field() {
     let server = TestServer::start();
     let file = |form: Form| form.file("a.jpg", "image/jpeg", &photo());
     let fields = |form: Form| {
@@ -399,7 +399,7 @@ fn the_thumbnail_size_is_a_header_or_a_field_before_or_after_the_file() {
             .field("thumbnail-height", "90")
     };
     type Headers = &'static [(&'static str, &'static str)];
-    // The photo is 1600 × 1200.
+    // The photo has 1600 × 1200 pixels.
     let cases: [(Form, Headers, (u32, u32)); 7] = [
         (file(Form::new()), &[], (170, 128)),
         (
@@ -430,7 +430,7 @@ fn the_thumbnail_size_is_a_header_or_a_field_before_or_after_the_file() {
 }
 
 #[test]
-fn the_declared_type_is_kept_where_the_bytes_do_not_contradict_it() {
+fn keeps_declared_type_unless_contradicted() {
     let server = TestServer::start();
     let ole = [&b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"[..], &[0; 600]].concat();
     let zip = [&b"PK\x03\x04\x14\0"[..], &[0; 100]].concat();

@@ -1,18 +1,18 @@
-//! `POST /{org}/{app}/chatfiles`: the limits, and what is no upload. Whatever is refused leaves nothing.
+//! `POST /{org}/{app}/chatfiles`: limits and invalid forms. A refused upload leaves nothing.
 
 use std::{io::Read, path::PathBuf, time::Duration};
 
 use crate::support::{Answer, BASE, Connection, Form, TestServer, assert_error, head};
 
 const MIB: usize = 1 << 20;
-/// 10 MB of the contract.
+/// The contract's 10 MB.
 const LIMIT: usize = 10 * MIB;
 
 fn stored(server: &TestServer) -> Vec<PathBuf> {
     [server.files_in("tmp"), server.files_in("objects")].concat()
 }
 
-/// Waits for the last file of `tmp/` to go: a dropped upload is removed off the reactor threads.
+/// Waits until `tmp/` is empty: a dropped upload is removed in the background.
 #[track_caller]
 fn assert_nothing_is_left(server: &TestServer) {
     let deadline = server.clock.monotonic() + Duration::from_secs(10);
@@ -49,7 +49,7 @@ fn assert_too_large(answer: &Answer) {
 }
 
 #[test]
-fn ten_mebibytes_are_taken_and_one_byte_more_is_not() {
+fn accepts_10_mib_not_more() {
     let server = TestServer::start();
     let mut bytes: Vec<u8> = (0..LIMIT).map(|at| (at % 251) as u8).collect();
     bytes.push(7);
@@ -61,7 +61,7 @@ fn ten_mebibytes_are_taken_and_one_byte_more_is_not() {
 }
 
 #[test]
-fn the_limit_is_a_setting_of_the_server_and_of_the_tenant() {
+fn limit_is_configurable_per_tenant() {
     let server = TestServer::with(
         "limits.upload_bytes_max = 100\n\
          [[tenant]]\norg = \"easemob-demo\"\napp = \"chatdemoui\"\n\
@@ -76,22 +76,17 @@ fn the_limit_is_a_setting_of_the_server_and_of_the_tenant() {
         let subject = chatfiles::auth::Subject::User("alice".into());
         let authorization = format!("Bearer {}", server.token_of(org, app, subject));
         let form = Form::new().file("a", "application/x-a", &vec![1; bytes]);
-        let headers = [
-            ("Authorization", &*authorization),
-            ("Content-Type", &form.content_type()),
-        ];
-        let answer = server.request(
-            "POST",
+        let answer = form.upload(
+            server.address,
             &format!("/{org}/{app}/chatfiles"),
-            &headers,
-            &form.bytes(),
+            &authorization,
         );
         assert_eq!(answer.status, status, "{org} {bytes}: {}", answer.text());
     }
 }
 
 #[test]
-fn a_client_that_waits_for_100_continue_is_refused_without_it() {
+fn expect_continue_gets_early_refusal() {
     let server = TestServer::start();
     let form = Form::new();
     let expect = ("Expect", "100-continue");
@@ -114,7 +109,7 @@ fn a_client_that_waits_for_100_continue_is_refused_without_it() {
         };
         let mut connection = server.connect();
         connection.send(&head).unwrap();
-        // The server cannot know whether the body will come: the connection ends after the answer.
+        // The server cannot know whether the body will come, so it closes after the response.
         let text = String::from_utf8(connection.rest()).unwrap();
         assert!(text.starts_with(&format!("HTTP/1.1 {status} ")), "{text}");
         assert!(
@@ -128,7 +123,7 @@ fn a_client_that_waits_for_100_continue_is_refused_without_it() {
 }
 
 #[test]
-fn a_refused_token_is_told_before_the_body_too() {
+fn bad_token_is_refused_before_body() {
     let server = TestServer::start();
     let headers = [
         ("Authorization", "Bearer nonsense"),
@@ -148,7 +143,7 @@ fn a_refused_token_is_told_before_the_body_too() {
 }
 
 #[test]
-fn a_good_upload_that_waits_for_100_continue_gets_it_before_its_body_and_goes_on() {
+fn expect_continue_gets_100() {
     let server = TestServer::start();
     let form = Form::new().file("a.txt", "text/plain", b"hello");
     let body = form.bytes();
@@ -171,9 +166,9 @@ fn a_good_upload_that_waits_for_100_continue_gets_it_before_its_body_and_goes_on
 }
 
 #[test]
-fn fifty_of_fifty_clients_that_write_first_and_read_after_see_the_413() {
+fn write_first_clients_see_413() {
     let server = TestServer::with("limits.upload_bytes_max = 1048576");
-    // More than the sockets' buffers hold, so that the client is still writing when it is refused.
+    // More than the socket buffers hold, so that the client is still writing when it is refused.
     let form = Form::new().file("a.bin", "application/x-a", &vec![3; 12 * MIB]);
     let body = form.bytes();
     let announced = upload_head(&server, &form, &[], Some(body.len()));
@@ -196,11 +191,11 @@ fn fifty_of_fifty_clients_that_write_first_and_read_after_see_the_413() {
 }
 
 #[test]
-fn a_body_is_cut_off_at_the_limit_while_it_is_still_coming() {
+fn body_is_cut_at_limit() {
     let server = TestServer::with("limits.upload_bytes_max = 100000");
     let form = Form::new().file("a.bin", "application/x-a", &[3; 100_001]);
     let whole = form.bytes();
-    // All but the closing boundary: the server cannot know the end, nor wait for it.
+    // Everything but the closing boundary: the server cannot wait for the end.
     let coming = &whole[..whole.len() - form.boundary.len() - 8];
     let chunked = [
         upload_head(&server, &form, &[("Transfer-Encoding", "chunked")], None),
@@ -209,7 +204,7 @@ fn a_body_is_cut_off_at_the_limit_while_it_is_still_coming() {
         b"\r\n".to_vec(),
     ]
     .concat();
-    // A length that the form's overhead allows, of which the end never comes.
+    // An announced length that is within the form's overhead, but whose end never comes.
     let announced = [
         upload_head(&server, &form, &[], Some(100_000 + 60_000)),
         coming.to_vec(),
@@ -225,7 +220,7 @@ fn a_body_is_cut_off_at_the_limit_while_it_is_still_coming() {
 }
 
 #[test]
-fn a_form_that_is_no_upload_is_refused_with_the_reason() {
+fn bad_forms_are_refused_with_reason() {
     let server = TestServer::start();
     let file = |form: Form| form.file("a.txt", "text/plain", b"hello");
     let many = (0..64).fold(file(Form::new()), |form, _| form.field("x", "y"));
@@ -263,7 +258,7 @@ fn a_form_that_is_no_upload_is_refused_with_the_reason() {
 }
 
 #[test]
-fn a_field_as_large_as_a_file_does_not_get_round_the_limit() {
+fn large_field_counts_towards_limit() {
     let server = TestServer::with("limits.upload_bytes_max = 1000");
     let form = Form::new()
         .field("app", &"x".repeat(200_000))
@@ -279,7 +274,7 @@ fn a_field_as_large_as_a_file_does_not_get_round_the_limit() {
 }
 
 #[test]
-fn a_content_type_that_is_no_form_or_names_no_boundary_is_refused() {
+fn bad_content_type_is_refused() {
     let server = TestServer::start();
     let authorization = format!("Bearer {}", server.token("alice"));
     let long = format!("multipart/form-data; boundary={}", "b".repeat(71));
@@ -314,7 +309,7 @@ fn a_content_type_that_is_no_form_or_names_no_boundary_is_refused() {
         let mut headers = vec![("Authorization", &*authorization)];
         headers.extend(content_type.map(|value| ("Content-Type", value)));
         let mut connection: Connection = server.connect();
-        // Twice: a refusal of a small body leaves the connection usable.
+        // Twice: refusing a small body keeps the connection usable.
         for _ in 0..2 {
             let answer =
                 connection.request("POST", &format!("{BASE}/chatfiles"), &headers, b"--a--\r\n");
@@ -327,7 +322,7 @@ fn a_content_type_that_is_no_form_or_names_no_boundary_is_refused() {
 }
 
 #[test]
-fn a_form_that_breaks_off_is_no_upload() {
+fn truncated_form_is_refused() {
     let server = TestServer::start();
     let form = Form::new().file("a.txt", "text/plain", b"hello");
     let whole = form.bytes();
@@ -337,7 +332,7 @@ fn a_form_that_breaks_off_is_no_upload() {
         whole.len() / 2,
         whole.len() - form.boundary.len() - 8,
     ] {
-        // The body ends where Content-Length says, before its form does.
+        // The body ends at Content-Length, before the form ends.
         let mut bytes = upload_head(&server, &form, &[], Some(length));
         bytes.extend_from_slice(&whole[..length]);
         let mut connection = server.connect();
@@ -348,7 +343,7 @@ fn a_form_that_breaks_off_is_no_upload() {
 }
 
 #[test]
-fn every_refusal_of_a_large_upload_reaches_a_client_that_writes_first() {
+fn refusals_reach_write_first_clients() {
     let server = TestServer::with("limits.calls_per_second = 1\nlimits.calls_burst = 1");
     let authorization = format!("Bearer {}", server.token("alice"));
     let body = vec![3; 12 * MIB];
@@ -370,7 +365,7 @@ fn every_refusal_of_a_large_upload_reaches_a_client_that_writes_first() {
             assert!(written.is_ok(), "{method} {path}: {written:?}");
             connection.answer(method).unwrap()
         };
-        // On a slow machine the bucket may have filled again since the call before.
+        // On a slow machine, the bucket may have refilled since the previous request.
         let answer = (0..20)
             .map(|_| refused())
             .find(|answer| answer.status == status);

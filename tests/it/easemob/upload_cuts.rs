@@ -1,11 +1,11 @@
-//! Payloads that are hard to find the end of, and streams cut anywhere: what is stored is what was sent.
+//! Payloads that look like the end of a form, and streams split anywhere: the stored file equals the sent one.
 
 use crate::support::{BASE, Form, Random, TestServer, head};
 
-/// Bytes around which something changes: a slice that goes round the form parser, a batch, two.
+/// Sizes at which the processing changes: a slice that bypasses the form parser, a batch, two batches.
 const EDGES: [usize; 4] = [32 << 10, 64 << 10, 256 << 10, 512 << 10];
 
-/// Next to nothing, or to an edge, or anything up to a megabyte.
+/// Very small, near one of those sizes, or anything up to a megabyte.
 fn size(random: &mut Random) -> usize {
     match random.below(4) {
         0 => 1 + random.below(4),
@@ -14,13 +14,13 @@ fn size(random: &mut Random) -> usize {
     }
 }
 
-/// Random bytes with what could be taken for the payload's end, in it and at its end.
+/// Random bytes with text inside and at the end that resembles the payload's end.
 fn payload(random: &mut Random, boundary: &str) -> Vec<u8> {
     let len = size(random);
     let mut bytes = random.bytes(len);
     let delimiter = format!("\r\n--{boundary}").into_bytes();
     for _ in 0..random.below(40) {
-        // Never the whole of it.
+        // Never the complete delimiter.
         let decoy = &delimiter[..random.below(delimiter.len())];
         if bytes.len() > decoy.len() {
             let at = random.below(bytes.len() - decoy.len());
@@ -30,12 +30,12 @@ fn payload(random: &mut Random, boundary: &str) -> Vec<u8> {
     for _ in 0..random.below(3) {
         bytes.extend_from_slice(&delimiter[..random.below(delimiter.len())]);
     }
-    // Two decoys side by side may make a whole one.
+    // Two adjacent decoys may form a complete one.
     let is_whole = bytes.windows(delimiter.len()).any(|w| w == delimiter);
     if is_whole { vec![b'\r'] } else { bytes }
 }
 
-/// How much is sent at once: little, much, or both by turns.
+/// How much is sent at once: little, much, or both in turn.
 fn cut(random: &mut Random, most: usize) -> usize {
     match random.below(3) {
         0 => 1 + random.below(100),
@@ -43,19 +43,20 @@ fn cut(random: &mut Random, most: usize) -> usize {
     }
 }
 
+/// Payloads contain text that looks like a boundary.
 #[test]
-fn whatever_looks_like_a_boundary_and_wherever_the_stream_is_cut_the_payload_is_stored_as_it_was() {
+fn stores_payload_unchanged_at_any_cut() {
     let server = TestServer::start();
     let authorization = format!("Bearer {}", server.token("alice"));
     let mut random = Random::new();
     let mut connection = server.connect();
     for round in 0..150 {
         let mut form = Form::new();
-        // RFC 2046 lets a boundary have one character; and with leading dashes it looks like its own prefix.
+        // RFC 2046 allows a boundary of one character. With leading dashes, it looks like its own prefix.
         form.boundary =
             ["x", "--", "----------------------------d74496d66958873e"][random.below(3)].to_owned();
         let bytes = payload(&mut random, &form.boundary);
-        // Other parts on either side, so that the parser holds bytes before and goes on after.
+        // Other parts on both sides, so that the parser buffers bytes before and continues after.
         if random.below(2) == 0 {
             form = form.field("before", &"b".repeat(random.below(3000)));
         }
@@ -82,7 +83,7 @@ fn whatever_looks_like_a_boundary_and_wherever_the_stream_is_cut_the_payload_is_
                 length,
             ))
             .unwrap();
-        // Few enough pieces to send thousands of forms a minute.
+        // Few enough pieces to send thousands of forms per minute.
         let most = (body.len() / 10).max(1000);
         let mut rest = &*body;
         while !rest.is_empty() {

@@ -1,4 +1,4 @@
-//! nginx as a cache in front, with the configurations of `deploy/examples/`: what it keeps and for whom.
+//! nginx as a cache with the configurations of `deploy/examples/`: what it stores and for whom.
 
 use std::{
     fs,
@@ -10,13 +10,12 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 
 use crate::support::{
     Answer, BASE, Connection, TestServer, assert_error,
-    command::run,
-    eventually,
     lanying::{APP_ID, assert_code, file_sign},
-    photo,
+    photo, poll,
+    process::run,
 };
 
-/// nginx with one of our examples in its `http` block. Killed when dropped.
+/// nginx with one example in its `http` block. Killed on drop.
 pub(super) struct Cache {
     child: Child,
     pub(super) address: SocketAddr,
@@ -24,7 +23,7 @@ pub(super) struct Cache {
 }
 
 impl Cache {
-    /// In front of a server; only the addresses and the directory of the example are others.
+    /// In front of a server; only the addresses and the directory of the example are replaced.
     fn before(origin: &TestServer, example: &str) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let cache = format!("{}/cache", directory.path().display());
@@ -35,7 +34,7 @@ impl Cache {
         Self::with(directory, example, &addresses)
     }
 
-    /// With other texts in the place of some of the example's.
+    /// Replaces some texts of the example.
     pub(super) fn with(
         directory: tempfile::TempDir,
         example: &str,
@@ -67,7 +66,7 @@ impl Cache {
             .stdout(Stdio::null())
             .spawn()
             .expect("nginx is installed");
-        eventually("nginx listens", || {
+        poll("nginx listens", || {
             let ended = child.try_wait().expect("a child");
             let said = || fs::read_to_string(format!("{at}/error.log"));
             assert!(ended.is_none(), "nginx: {ended:?} {:?}", said());
@@ -103,7 +102,7 @@ fn assert_cache(answer: &Answer, status: u16, cache: &str) {
 }
 
 #[test]
-fn a_signed_download_is_kept_by_a_cache_that_knows_nothing_of_us() {
+fn nginx_caches_signed_download() {
     let mut server = TestServer::with("[cdn]\nurl = \"http://cdn.test\"");
     let cache = Cache::before(
         &server,
@@ -120,7 +119,7 @@ fn a_signed_download_is_kept_by_a_cache_that_knows_nothing_of_us() {
     };
     let (whole, thumbnail) = (location(&[]), location(&[("thumbnail", "true")]));
 
-    // A range is the first to come: the cache fetches the whole.
+    // The first request is for a range: the cache fetches the whole file.
     let first = cache.get(&whole, &[("Range", "bytes=10-19")]);
     assert_cache(&first, 206, "MISS");
     let second = cache.get(&whole, &[]);
@@ -130,14 +129,14 @@ fn a_signed_download_is_kept_by_a_cache_that_knows_nothing_of_us() {
     let small = cache.get(&thumbnail, &[]);
     assert_cache(&small, 200, "HIT");
     assert!(small.body.len() < photo.len());
-    // Another URL than was given out is refused there and not kept.
+    // A changed URL is refused and not stored.
     let forged = format!("{whole}0");
     for _ in 0..2 {
         let answer = cache.get(&forged, &[]);
         assert_cache(&answer, 403, "MISS");
         assert_error(&answer, 403, "forbidden_op");
     }
-    // A redirect is nobody else's either.
+    // A redirect is not shared either.
     let path = format!("{BASE}/chatfiles/{id}");
     let alice = format!("Bearer {}", server.token("alice"));
     for _ in 0..2 {
@@ -145,7 +144,7 @@ fn a_signed_download_is_kept_by_a_cache_that_knows_nothing_of_us() {
     }
     assert_cache(&cache.get(&path, &[]), 401, "MISS");
 
-    // What is kept needs no server.
+    // A cached response needs no server.
     server.stop();
     let part = cache.get(&whole, &[("Range", "bytes=1-4")]);
     assert_cache(&part, 206, "HIT");
@@ -156,7 +155,7 @@ fn a_signed_download_is_kept_by_a_cache_that_knows_nothing_of_us() {
 }
 
 #[test]
-fn a_download_by_token_is_never_kept_for_another() {
+fn token_download_is_never_shared() {
     let server = TestServer::start();
     let cache = Cache::before(
         &server,
@@ -174,7 +173,7 @@ fn a_download_by_token_is_never_kept_for_another() {
 }
 
 #[test]
-fn a_kept_file_is_not_promised_longer_than_it_lives() {
+fn max_age_ends_with_file() {
     const HOUR_MS: i64 = 3_600_000;
     let server = TestServer::with("[retention]\nimage_days = 2");
     let cache = Cache::before(
@@ -214,7 +213,7 @@ fn a_kept_file_is_not_promised_longer_than_it_lives() {
 }
 
 #[test]
-fn a_cache_that_asks_first_keeps_private_files_and_gives_them_to_none_but_those_who_may() {
+fn revalidating_cache_respects_access() {
     let server = TestServer::start();
     let cache = Cache::before(
         &server,
@@ -235,11 +234,11 @@ fn a_cache_that_asks_first_keeps_private_files_and_gives_them_to_none_but_those_
     let part = get("bob", &[("Range", "bytes=1-4")]);
     assert_cache(&part, 206, "HIT");
     assert_eq!(part.body, &photo[1..5]);
-    // Nobody without a token, though it is there.
+    // Without a token, the cached file is not served.
     let answer = cache.get(path, &[("app_id", APP_ID)]);
     assert_code(&answer, 10003);
     assert_ne!(answer.header("x-cache"), Some("HIT"));
-    // And nobody at all once it is taken down.
+    // After its removal, the file is served to nobody.
     let link = BASE64_STANDARD.decode(file_sign(&url)).expect("base64");
     let link = String::from_utf8(link).expect("text");
     let object = link.split('|').nth(2).expect("an object");

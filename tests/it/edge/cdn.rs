@@ -1,11 +1,11 @@
-//! An origin that answers its CDN alone.
+//! An origin that answers only its CDN.
 
 use crate::support::{BASE, TestServer, assert_error};
 
 const SECRET: &str = "0123456789abcdef";
 
 #[test]
-fn without_the_cdns_header_nothing_but_the_health_check_is_answered() {
+fn only_health_check_without_cdn_header() {
     let server = TestServer::with(&format!("[cdn]\nsecret = \"{SECRET}\"\n"));
     let token = format!("Bearer {}", server.token("alice"));
     let path = format!("{BASE}/chatfiles/00000000-0000-7000-8000-000000000000");
@@ -24,7 +24,7 @@ fn without_the_cdns_header_nothing_but_the_health_check_is_answered() {
         );
     }
     assert_eq!(get(&[]).status, 403);
-    // The other API says it in its own way.
+    // The Lanying API has its own error format.
     let answer = server.get(
         "/file/download/chat?file_sign=x",
         &[("app_id", "welovemaxim")],

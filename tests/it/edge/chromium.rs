@@ -1,7 +1,8 @@
-//! A real browser, whose cache keeps several forms of one file under one URL.
+//! A real browser whose cache stores several representations of one file under one URL.
 //!
-//! Chromium revalidates what it has of one form when a page asks for another: with `If-None-Match`, and with a `Range`
-//! of what it has, without `If-Range`. A 206 is then taken for the whole file, and the page gets a piece of it.
+//! When a page requests another representation, Chromium revalidates the stored one: with `If-None-Match`, and with a
+//! `Range` of the bytes that it has, without `If-Range`. It would then take a 206 for the whole file, and the page
+//! would get a part of it.
 
 use std::{
     fmt::{self, Write as _},
@@ -21,9 +22,9 @@ use crate::support::{
     photo,
 };
 
-/// Far above what the browser needs on a busy machine: the test never hangs.
+/// Much more than the browser needs on a busy machine, so that the test cannot hang.
 const TIMEOUT: Duration = Duration::from_secs(240);
-/// The ranges that a page asks for, none among them.
+/// The ranges that a page requests; `None` is the whole file.
 const RANGES: [Option<&str>; 5] = [
     None,
     Some("bytes=0-"),
@@ -32,24 +33,24 @@ const RANGES: [Option<&str>; 5] = [
     Some("bytes=-100"),
 ];
 
-/// A form of a file: the header that chooses it, and its bytes.
+/// A representation of a file: the header that selects it, and its bytes.
 struct Form {
     name: &'static str,
     header: Option<(&'static str, &'static str)>,
     bytes: Vec<u8>,
 }
 
-/// What a page asked for.
+/// One request of a page.
 struct Step<'f> {
     form: &'f Form,
     range: Option<&'static str>,
 }
 
 impl Step<'_> {
-    /// Whether the page was given this form, whole, or the part of it that the answer names, where it asked for a part.
+    /// Whether the page got this representation completely, or the part that the response names if it requested a part.
     ///
-    /// The part may be another one than it asked for: Chromium cuts an open range at the length of the form that it
-    /// holds, and `Content-Range` says so.
+    /// The part may differ from the requested one: Chromium ends an open range at the length of the representation that
+    /// it has, and `Content-Range` says so.
     fn is_met_by(&self, answer: &Value) -> bool {
         let whole = &*self.form.bytes;
         let given = match answer["status"].as_u64() {
@@ -75,7 +76,7 @@ impl fmt::Display for Step<'_> {
     }
 }
 
-/// The bytes that a `Content-Range` names, where it is one of this body.
+/// The bytes that a `Content-Range` names, if it matches this body.
 fn part<'w>(content_range: &str, whole: &'w [u8]) -> Option<&'w [u8]> {
     let (range, length) = content_range.strip_prefix("bytes ")?.split_once('/')?;
     let (first, last) = range.split_once('-')?;
@@ -91,7 +92,7 @@ fn sha256(bytes: &[u8]) -> String {
     text
 }
 
-/// Both forms of a file.
+/// Both representations of a file.
 fn forms(
     server: &TestServer,
     id: &str,
@@ -119,7 +120,7 @@ fn forms(
     ]
 }
 
-/// A page in a browser of its own. The browser is killed when this is dropped.
+/// A page in its own browser. The browser is killed on drop.
 struct Browser {
     child: Child,
     results: Receiver<Value>,
@@ -127,16 +128,16 @@ struct Browser {
 }
 
 impl Browser {
-    /// Opens a page that runs these cases, served from a port of its own.
+    /// Opens a page that runs these cases, served from its own port.
     fn open(cases: &Value) -> Self {
         let page = include_str!("chromium.html").replace("__CASES__", &cases.to_string());
         let (address, results) = serve(page);
         let profile = tempfile::tempdir().expect("a temporary directory");
         let child = Command::new("chromium")
-            // Root has no sandbox of its own; the page is ours.
+            // Chromium has no sandbox for root. The page is trusted.
             .args(["--headless", "--no-sandbox", "--disable-gpu"])
             .args(["--disable-dev-shm-usage", "--no-first-run", "--mute-audio"])
-            // Nothing but this machine is asked.
+            // Allows only requests to this machine.
             .args([
                 "--disable-background-networking",
                 "--disable-component-update",
@@ -158,10 +159,10 @@ impl Browser {
         }
     }
 
-    /// What the page reports when it has run all its cases.
+    /// The page's report after all cases.
     fn results(&self) -> Value {
         let results = self.results.recv_timeout(TIMEOUT);
-        results.expect("the page reports before the time is over")
+        results.expect("the page reports in time")
     }
 }
 
@@ -172,7 +173,7 @@ impl Drop for Browser {
     }
 }
 
-/// Serves one page, and takes what it reports.
+/// Serves one page and receives its report.
 fn serve(page: String) -> (SocketAddr, Receiver<Value>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("an address");
@@ -181,7 +182,7 @@ fn serve(page: String) -> (SocketAddr, Receiver<Value>) {
         for stream in listener.incoming() {
             let Ok(stream) = stream else { return };
             let (page, sender) = (page.clone(), sender.clone());
-            // One at a time would wait for a connection that the browser opens ahead and never uses.
+            // One thread per connection: the browser opens connections that it never uses.
             std::thread::spawn(move || answer(stream, &page, &sender));
         }
     });
@@ -252,10 +253,10 @@ fn chromium_gets_every_form_whole() {
         ];
         for (first, second) in pairs {
             for (a, b) in RANGES.iter().flat_map(|a| RANGES.map(|b| (*a, b))) {
-                // The last one again without a range: what the cache has put together by then is whole, too.
+                // The last one again without a range: the cache's combined response must be complete too.
                 let steps = [(first, a), (second, b), (second, None)]
                     .map(|(form, range)| Step { form, range });
-                // Unknown parameters choose nothing: each case has an entry of its own in the browser's cache.
+                // Unknown parameters change nothing, so each case has its own entry in the browser's cache.
                 let path = format!("{BASE}/chatfiles/{id}?case={}", cases.len());
                 let asked = steps.each_ref().map(|step| {
                     let mut headers = json!({ "Authorization": authorization });
@@ -291,6 +292,6 @@ fn chromium_gets_every_form_whole() {
         wrong.len(),
         wrong.join("\n")
     );
-    // Otherwise the browser keeps nothing, and the test shows nothing.
-    assert!(from_cache > 0, "nothing came from the browser's cache");
+    // Otherwise the browser cached nothing, and the test proves nothing.
+    assert!(from_cache > 0, "the browser's cache was never used");
 }

@@ -1,4 +1,4 @@
-//! A client that speaks HTTP/2 in frames, so that a test says exactly what is on the wire.
+//! An HTTP/2 client that sends and reads single frames, so that a test controls the bytes on the wire.
 
 use std::{
     io::{self, Read, Write},
@@ -41,12 +41,12 @@ impl Client {
         Self::with_settings(address, &[])
     }
 
-    /// The same with settings: identifier and value.
+    /// Sends the preface and settings: identifier and value.
     pub fn with_settings(address: SocketAddr, settings: &[(u16, u32)]) -> Self {
         Self::over_socket(TcpStream::connect(address).expect("a connection"), settings)
     }
 
-    /// The same over a socket that is connected.
+    /// Uses a connected socket.
     pub fn over_socket(stream: TcpStream, settings: &[(u16, u32)]) -> Self {
         let timeout = Some(Duration::from_secs(60));
         stream.set_read_timeout(timeout).expect("a time-out");
@@ -56,7 +56,7 @@ impl Client {
 }
 
 impl<S: Read + Write> Client<S> {
-    /// The same over a stream that the test has opened itself.
+    /// Uses a stream that the test has opened.
     pub fn over(stream: S, settings: &[(u16, u32)]) -> Self {
         let mut client = Self(stream);
         client.0.write_all(PREFACE).expect("sent");
@@ -75,7 +75,7 @@ impl<S: Read + Write> Client<S> {
         self.0.write_all(&frame(kind, flags, stream, payload))
     }
 
-    /// The next frame; an error at the end of the connection.
+    /// Reads the next frame; an error at the end of the connection.
     pub fn frame(&mut self) -> io::Result<Frame> {
         let mut head = [0; 9];
         self.0.read_exact(&mut head)?;
@@ -90,7 +90,7 @@ impl<S: Read + Write> Client<S> {
         })
     }
 
-    /// Frames until one is `wanted`, which is returned.
+    /// Reads frames until one is `wanted` and returns it.
     #[track_caller]
     pub fn until(&mut self, wanted: impl Fn(&Frame) -> bool) -> Frame {
         let mut seen = Vec::new();
@@ -103,7 +103,7 @@ impl<S: Read + Write> Client<S> {
         }
     }
 
-    /// How many requests the server allows at a time; read from its settings, which come first.
+    /// The maximum number of concurrent streams, from the server's settings, which come first.
     #[track_caller]
     pub fn streams_max(&mut self) -> u32 {
         let settings = self.until(|frame| frame.kind == SETTINGS && frame.flags == 0);
@@ -111,7 +111,7 @@ impl<S: Read + Write> Client<S> {
         code_of(&most.expect("a bound")[2..])
     }
 
-    /// The code with which the server ends the connection: GOAWAY's, or none where it just closes.
+    /// The code of GOAWAY, or `None` if the server just closes.
     pub fn end(&mut self) -> Option<u32> {
         let mut code = None;
         while let Ok(frame) = self.frame() {
@@ -136,7 +136,7 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Fields as literals that nobody remembers (RFC 7541 §6.2.2), each text below 127 bytes or with its length spelt.
+/// A header block of literals without indexing (RFC 7541 §6.2.2).
 pub fn fields(fields: &[(&str, &str)]) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in fields {
@@ -149,7 +149,7 @@ pub fn fields(fields: &[(&str, &str)]) -> Vec<u8> {
     block
 }
 
-/// RFC 7541 §5.1, with a prefix of seven bits.
+/// An integer of RFC 7541 §5.1 with a prefix of seven bits.
 fn length(len: usize, block: &mut Vec<u8>) {
     if len < 127 {
         return block.push(len as u8);
@@ -163,7 +163,7 @@ fn length(len: usize, block: &mut Vec<u8>) {
     block.push(rest as u8);
 }
 
-/// A request for `path` with these fields more.
+/// A request for `path` with further fields.
 pub fn get(path: &str, more: &[(&str, &str)]) -> Vec<u8> {
     let mut all = vec![
         (":method", "GET"),

@@ -1,5 +1,4 @@
-//! HTTP/2 in clear text, as a proxy speaks it to its back side: real clients, and the edges of telling it from
-//! HTTP/1.
+//! HTTP/2 without TLS, as a proxy sends it: real clients, and the distinction from HTTP/1.
 
 use std::{io::Write, process::Command};
 
@@ -9,12 +8,12 @@ use super::{
         ACK, Client, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PREFACE, SETTINGS, get,
     },
 };
-use crate::support::{BASE, Connection, Random, TestServer, eventually};
+use crate::support::{BASE, Connection, Random, TestServer, poll};
 
 const PRIOR: &str = "--http2-prior-knowledge";
 
 #[test]
-fn curl_uploads_downloads_and_is_refused_as_over_http_1() {
+fn curl_works_over_http2() {
     let server = TestServer::start();
     let token = format!("Authorization: Bearer {}", server.token("alice"));
     let url = format!("http://{}{BASE}/chatfiles", server.address);
@@ -31,7 +30,7 @@ fn curl_uploads_downloads_and_is_refused_as_over_http_1() {
         let args = [&[PRIOR, "--header", token.as_str()], more].concat();
         curl(&args)
     };
-    // At the limit, and one byte over it.
+    // At the limit, and one byte more.
     for (len, status) in [(1, "200 2"), (10 << 20, "200 2"), ((10 << 20) + 1, "413 2")] {
         std::fs::write(&path, Random::from_seed(7).bytes(len)).unwrap();
         let said = run(&[&code[..], &["--form", &file, &url]].concat());
@@ -50,7 +49,7 @@ fn curl_uploads_downloads_and_is_refused_as_over_http_1() {
 }
 
 #[test]
-fn a_hundred_requests_at_a_time_on_a_connection_all_succeed() {
+fn hundred_concurrent_requests_succeed() {
     let server = TestServer::start();
     let id = server.store_file("a.bin", "application/octet-stream", &[7; 100_000]);
     let output = Command::new("h2load")
@@ -68,9 +67,9 @@ fn a_hundred_requests_at_a_time_on_a_connection_all_succeed() {
 }
 
 #[test]
-fn what_begins_like_the_preface_is_told_apart_byte_by_byte() {
+fn detects_preface_byte_by_byte() {
     let server = TestServer::start();
-    // A method with the same first letter.
+    // A method that starts with the same letter.
     let mut http1 = server.connect();
     for byte in b"POST /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n" {
         http1.send(&[*byte]).unwrap();
@@ -85,10 +84,10 @@ fn what_begins_like_the_preface_is_told_apart_byte_by_byte() {
     client
         .send(HEADERS, END_STREAM | END_HEADERS, 1, &get("/healthz", &[]))
         .unwrap();
-    // Status 200, which stands in HPACK's table.
+    // Status 200 from the static table of HPACK.
     let head = client.until(|frame| frame.kind == HEADERS);
     assert_eq!(head.payload[0], 0x88);
-    // And a method of this name is one of HTTP/1.
+    // `PRI` is also a valid method of HTTP/1.
     let mut neither = server.connect();
     neither
         .send(b"PRI / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
@@ -97,12 +96,12 @@ fn what_begins_like_the_preface_is_told_apart_byte_by_byte() {
 }
 
 #[test]
-fn a_stop_lets_a_running_answer_end_and_tells_the_client() {
+fn stop_finishes_answer_and_tells_client() {
     let mut server = TestServer::start();
     let bytes = Random::new().bytes(1 << 20);
     let id = server.store_file("a.bin", "application/octet-stream", &bytes);
     let token = format!("Bearer {}", server.token("alice"));
-    // A small window: the answer waits for the client.
+    // A small window: the response waits for the client.
     let mut client = Client::with_settings(server.address, &[(4, 1000)]);
     let path = format!("{BASE}/chatfiles/{id}");
     let request = get(&path, &[("authorization", &token)]);
@@ -138,11 +137,13 @@ fn a_stop_lets_a_running_answer_end_and_tells_the_client() {
 }
 
 #[test]
-fn an_idle_connection_is_told_and_closed() {
+fn idle_connection_is_told_and_closed() {
     let server =
         TestServer::with("[server]\nidle_timeout_seconds = 1\nheader_timeout_seconds = 1\n");
     let mut client = Client::open(server.address);
-    // It does not even take note of the end.
+    // The client did not react to GOAWAY.
     assert_eq!(client.end(), Some(0));
-    eventually("it is gone", || client.send(PING, 0, 0, &[0; 8]).is_err());
+    poll("the connection to be closed", || {
+        client.send(PING, 0, 0, &[0; 8]).is_err()
+    });
 }

@@ -1,4 +1,4 @@
-//! What one HTTP/2 connection may ask of the server, and the rules of RFC 9113 that matter, frame by frame.
+//! Limits of one HTTP/2 connection, and the relevant rules of RFC 9113, frame by frame.
 
 use super::frames::{
     ACK, CONTINUATION, Client, DATA, END_HEADERS, END_STREAM, Frame, GOAWAY, HEADERS, PING,
@@ -20,7 +20,7 @@ const ENHANCE_YOUR_CALM: u32 = 11;
 const WHOLE: u8 = END_STREAM | END_HEADERS;
 
 #[test]
-fn a_frame_that_breaks_the_connections_rules_ends_the_connection_with_its_code() {
+fn protocol_error_ends_connection() {
     let server = TestServer::start();
     let health = get("/healthz", &[]);
     let begun = frame(HEADERS, END_HEADERS, 1, &health);
@@ -167,7 +167,7 @@ fn a_frame_that_breaks_the_connections_rules_ends_the_connection_with_its_code()
         let mut client = Client::open(server.address);
         let _ = std::io::Write::write_all(&mut client.0, &bytes);
         let code = client.end();
-        // The general code may stand for any other.
+        // The general code may replace any other.
         assert!(
             code.is_some_and(|code| code == PROTOCOL_ERROR || codes.contains(&code)),
             "{what}: {code:?}"
@@ -177,7 +177,7 @@ fn a_frame_that_breaks_the_connections_rules_ends_the_connection_with_its_code()
 }
 
 #[test]
-fn what_is_no_preface_is_closed() {
+fn bad_preface_is_closed() {
     let server = TestServer::start();
     let mut bytes = PREFACE.to_vec();
     bytes[20] = b'X';
@@ -187,7 +187,7 @@ fn what_is_no_preface_is_closed() {
 }
 
 #[test]
-fn a_malformed_request_is_refused() {
+fn malformed_request_is_refused() {
     let server = TestServer::start();
     let pseudo = [
         (":method", "GET"),
@@ -225,12 +225,13 @@ fn a_malformed_request_is_refused() {
     ] {
         let mut client = Client::open(server.address);
         client.send(HEADERS, WHOLE, 1, &block).unwrap();
-        // A stream's error may be taken for the connection's (RFC 9113 §5.4).
+        // A stream error may be treated as a connection error (RFC 9113 §5.4).
         let end = client.until(|frame| frame.stream == 1 || frame.kind == GOAWAY);
         let is_refused = match end.kind {
             RST_STREAM => code_of(&end.payload) == PROTOCOL_ERROR,
             GOAWAY => code_of(&end.payload[4..]) == PROTOCOL_ERROR,
-            // 400 and 404, which stand in HPACK's table: no path is taken for the root, where nothing is.
+            // 400 and 404 from the static table of HPACK; without a path, the request is for the root, which does not
+            // exist.
             HEADERS => [0x8c, 0x8d].contains(&end.payload[0]),
             _ => false,
         };
@@ -240,7 +241,7 @@ fn a_malformed_request_is_refused() {
 }
 
 #[test]
-fn fields_of_two_meanings_are_refused() {
+fn ambiguous_fields_are_refused() {
     let server = TestServer::start();
     let request = |authority: Option<&str>, more: &[(&str, &str)]| {
         let mut all = vec![
@@ -313,7 +314,7 @@ fn fields_of_two_meanings_are_refused() {
         let is_refused = match end.kind {
             RST_STREAM => code_of(&end.payload) == PROTOCOL_ERROR,
             GOAWAY => code_of(&end.payload[4..]) == PROTOCOL_ERROR,
-            // 400, which stands in HPACK's table.
+            // 400 from the static table of HPACK.
             HEADERS => end.payload[0] == 0x8c,
             _ => false,
         };
@@ -340,7 +341,7 @@ fn fields_of_two_meanings_are_refused() {
 }
 
 #[test]
-fn a_body_of_another_length_than_it_says_is_no_upload() {
+fn body_must_match_content_length() {
     let server = TestServer::start();
     let token = format!("Bearer {}", server.token("alice"));
     let form = crate::support::Form::new().file("a", "text/plain", b"hello");
@@ -370,11 +371,11 @@ fn a_body_of_another_length_than_it_says_is_no_upload() {
 }
 
 #[test]
-fn streams_over_the_bound_are_refused_and_the_others_answered() {
+fn excess_streams_are_refused() {
     let server = TestServer::start();
     let id = server.store_file("a", "application/octet-stream", &[1; 10_000]);
     let token = format!("Bearer {}", server.token("alice"));
-    // Nothing of an answer's body may be sent, so all of them stay open.
+    // No byte of a response body may be sent, so all streams stay open.
     let mut client = Client::with_settings(server.address, &[(4, 0)]);
     let most = client.streams_max();
     assert_eq!(most, 100);
@@ -400,8 +401,9 @@ fn streams_over_the_bound_are_refused_and_the_others_answered() {
     assert_eq!((data.stream, data.payload[0]), (1, 1));
 }
 
+/// Other connections are not affected.
 #[test]
-fn requests_that_are_taken_back_at_once_end_the_connection_and_cost_the_others_nothing() {
+fn rapid_reset_ends_connection() {
     let server = TestServer::start();
     let id = server.store_file("a", "application/octet-stream", &[1; 1000]);
     let token = format!("Bearer {}", server.token("alice"));
@@ -423,7 +425,7 @@ fn requests_that_are_taken_back_at_once_end_the_connection_and_cost_the_others_n
         }
         sent += 1;
     }
-    // Whether by GOAWAY or by a cut: it did not get far.
+    // By GOAWAY or by closing: few requests got through.
     let code = client.end();
     assert!(
         code.is_none_or(|code| code == ENHANCE_YOUR_CALM),
@@ -436,9 +438,9 @@ fn requests_that_are_taken_back_at_once_end_the_connection_and_cost_the_others_n
 }
 
 #[test]
-fn header_lists_and_blocks_without_end_are_refused() {
+fn endless_headers_are_refused() {
     let server = TestServer::start();
-    // A list above the bound: a response or a reset, and the connection may go on.
+    // A list above the limit: an error response or a reset; the connection may continue.
     let mut client = Client::open(server.address);
     let long = "v".repeat(10_000);
     let many: Vec<(&str, &str)> = (0..4).map(|_| ("x-long", long.as_str())).collect();
@@ -456,20 +458,20 @@ fn header_lists_and_blocks_without_end_are_refused() {
     }
     let end = client.until(|frame| frame.stream == 1 || frame.kind == GOAWAY);
     assert!(end.kind != HEADERS || end.payload[0] != 0x88, "{end:?}");
-    // One that never ends (CVE-2024-27316).
+    // A block that never ends (CVE-2024-27316).
     let mut client = Client::open(server.address);
     let _ = client.send(HEADERS, END_STREAM, 1, &get("/healthz", &[]));
     let filler = fields(&[("x", &long[..1000])]);
     let mut sent = 0;
     while client.send(CONTINUATION, 0, 1, &filler).is_ok() {
         sent += 1;
-        assert!(sent < 100_000, "a block without end is read for ever");
+        assert!(sent < 100_000, "the server reads an endless header block");
     }
     assert_eq!(server.get("/healthz", &[]).status, 200);
 }
 
 #[test]
-fn an_answer_that_the_client_does_not_take_is_reset_and_others_on_the_connection_are_not() {
+fn unread_answer_is_reset_alone() {
     let server = TestServer::with("[server]\nwrite_stall_timeout_seconds = 1\n");
     let bytes = Random::new().bytes(300_000);
     let id = server.store_file("a", "application/octet-stream", &bytes);

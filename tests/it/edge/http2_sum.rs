@@ -1,4 +1,4 @@
-//! What many HTTP/2 connections hold in sum: one address has a bound, and others are served.
+//! Limits over many HTTP/2 connections: one client address cannot use everything, and others are served.
 
 use std::net::Ipv4Addr;
 
@@ -6,11 +6,11 @@ use super::frames::{
     ACK, Client, END_HEADERS, END_STREAM, HEADERS, RST_STREAM, SETTINGS, WINDOW_UPDATE, code_of,
     fields, get,
 };
-use crate::support::{BASE, TestServer, eventually, open_from};
+use crate::support::{BASE, TestServer, open_from, poll};
 
 /// RFC 9113 §7
 const REFUSED_STREAM: u32 = 7;
-/// Of one address, with the fewest connections that can be configured.
+/// For one address, with the smallest configurable number of connections.
 const REQUEST_BYTES_MAX: u64 = 16 << 20;
 const OPERATOR: &str = "[operator]\nlisten = \"127.0.0.1:0\"\n[server]\nconnections_max = 100\n";
 
@@ -25,7 +25,7 @@ fn refused(server: &TestServer) -> u64 {
     scrape.get("chatfiles_client_memory_refusals_total", &labels)
 }
 
-/// A form of the Lanying API whose fields do not come: its handler waits.
+/// A form of the Lanying API without its fields: its handler waits.
 fn waiting_form() -> Vec<u8> {
     fields(&[
         (":method", "POST"),
@@ -38,12 +38,12 @@ fn waiting_form() -> Vec<u8> {
 }
 
 #[test]
-fn requests_of_one_address_are_bounded_in_sum() {
+fn requests_per_address_are_bounded() {
     let server = TestServer::with(OPERATOR);
     let block = waiting_form();
     let mut clients: Vec<(Client, u32)> = Vec::new();
     let mut begun = 0;
-    // More than there is room for: each connection begins all that it may.
+    // More than the limit: each connection starts as many as it may.
     while begun < 2500 {
         let mut client = Client::open(server.address);
         let most = client.streams_max();
@@ -66,7 +66,7 @@ fn requests_of_one_address_are_bounded_in_sum() {
         "{held} bytes"
     );
     assert!(refused(&server) > 0);
-    // Of this address, HTTP/1 goes on, and of others HTTP/2 too.
+    // HTTP/1 still works for this address, and HTTP/2 for others.
     assert_eq!(server.get("/healthz", &[]).status, 200);
     let mut other = open_from(server.address, Ipv4Addr::new(127, 0, 0, 2), None);
     let mut other = Client::over_socket(other.stream().try_clone().unwrap(), &[]);
@@ -75,18 +75,20 @@ fn requests_of_one_address_are_bounded_in_sum() {
     other
         .send(HEADERS, END_STREAM | END_HEADERS, 1, &health)
         .unwrap();
-    // Status 200, which stands in HPACK's table.
+    // Status 200 from the static table of HPACK.
     let head = other.until(|frame| frame.kind == HEADERS);
     assert_eq!(head.payload[0], 0x88);
     drop((clients, other));
-    eventually("nothing is held", || memory(&server, "http2_requests") == 0);
+    poll("nothing is reserved", || {
+        memory(&server, "http2_requests") == 0
+    });
 }
 
 #[test]
-fn unsent_answer_is_held_after_its_handler() {
+fn unsent_answer_is_held_after_handler() {
     let server = TestServer::with(OPERATOR);
     let request = get(&format!("{BASE}/chatfiles/x"), &[]);
-    // One byte of window: hyper gives all of a short answer away, and h2 keeps it.
+    // A window of one byte: hyper passes the whole short response on, and h2 keeps it.
     let mut client = Client::with_settings(server.address, &[(4, 1)]);
     for number in 0..10 {
         client
@@ -96,17 +98,19 @@ fn unsent_answer_is_held_after_its_handler() {
     for _ in 0..10 {
         client.until(|frame| frame.kind == HEADERS);
     }
-    eventually("handlers have gone, answers are held", || {
+    poll("handlers have ended, responses are held", || {
         memory(&server, "http2_requests") == 10 * 3 * 1024
     });
     drop(client);
-    eventually("nothing is held", || memory(&server, "http2_requests") == 0);
+    poll("nothing is reserved", || {
+        memory(&server, "http2_requests") == 0
+    });
 }
 
 #[test]
 fn windows_shrink_with_many_connections() {
     let server = TestServer::with(OPERATOR);
-    // The first window update of a connection says how much it may send above 65,535 bytes.
+    // The first window update of a connection extends the default of 65,535 bytes.
     let window = |client: &mut Client| {
         let health = get("/healthz", &[]);
         client
@@ -125,8 +129,10 @@ fn windows_shrink_with_many_connections() {
     let mut clients: Vec<Client> = (0..40).map(|_| Client::open(server.address)).collect();
     let windows: Vec<u32> = clients.iter_mut().map(window).collect();
     let count = |bytes: u32| windows.iter().filter(|window| **window == bytes).count();
-    // 32 MiB for one address.
+    // 32 MiB per address.
     assert_eq!((count(1 << 20), count(65_535)), (34, 6), "{windows:?}");
     drop(clients);
-    eventually("nothing is held", || memory(&server, "http2_windows") == 0);
+    poll("nothing is reserved", || {
+        memory(&server, "http2_windows") == 0
+    });
 }

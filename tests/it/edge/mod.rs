@@ -1,4 +1,4 @@
-//! What stands between the internet and HTTP/1: TLS, HTTP/2, proxies, socket files.
+//! Everything between the internet and HTTP/1: TLS, HTTP/2, proxies, Unix sockets.
 
 mod caches;
 mod cdn;
@@ -17,7 +17,7 @@ mod tls;
 
 use std::process::Command;
 
-/// Runs curl; its standard output, and what `--write-out` says on standard error.
+/// Runs curl and returns its standard output.
 #[track_caller]
 fn curl(args: &[&str]) -> Vec<u8> {
     let output = Command::new("curl")

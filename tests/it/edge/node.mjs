@@ -1,8 +1,8 @@
-// What an application on Node.js does with the server, with nothing installed: fetch, node:https, node:http2.
+// An application on Node.js without packages: uses the server through fetch, node:https and node:http2.
 //
 //   node node.mjs https://HOST:PORT/ORG/APP TOKEN FILE PICTURE
 //
-// Prints, as JSON, the ids of what each client has uploaded. node finds the server's CA in NODE_EXTRA_CA_CERTS.
+// Prints the ids of all uploads as JSON. NODE_EXTRA_CA_CERTS names the server's CA.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { readFile } from 'node:fs/promises';
@@ -19,7 +19,7 @@ setTimeout(() => {
   process.exit(1);
 }, 90_000).unref();
 
-// Each client is a function: method, path below the base, headers, and perhaps a form; it gives status, headers by
+// Each client is a function of method, path below the base, headers, and an optional form. It returns status, headers by
 // name, and the bytes of the body.
 
 async function byFetch(method, path, headers, form) {
@@ -55,7 +55,7 @@ async function byHttp2(method, path, headers, form) {
   return { status: answered[':status'], headers: answered, body: await buffer(request) };
 }
 
-// A form in the bytes that node itself makes of it.
+// A form encoded by node.
 async function encode(form) {
   if (!form) {
     return { fields: {} };
@@ -78,7 +78,7 @@ async function upload(call, name, type, bytes) {
   return json.entities[0].uuid;
 }
 
-// All that an application does, by one client.
+// Everything that an application does, with one client.
 async function check(call) {
   const id = await upload(call, 'Datei ä.bin', 'application/octet-stream', file);
   const path = `/chatfiles/${id}`;
@@ -106,7 +106,7 @@ async function check(call) {
   return id;
 }
 
-// A refusal that comes while the form is still on its way.
+// A refusal that arrives while the form is being sent.
 async function checkTooLarge(call) {
   const form = new FormData();
   form.append('file', new Blob([Buffer.alloc((10 << 20) + 1)]), 'large.bin');

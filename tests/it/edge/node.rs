@@ -1,4 +1,4 @@
-//! A JavaScript application over TLS, as chat applications are: `node.mjs` beside this says what it does.
+//! A JavaScript application over TLS, like real chat applications; `node.mjs` describes its requests.
 
 use std::process::{Command, Output};
 
@@ -7,7 +7,7 @@ use crate::support::{
     certificates::{Certificate, configuration},
 };
 
-/// As `node.mjs` has it: one by fetch, one by node:https, ten by node:http2.
+/// As in `node.mjs`: one by fetch, one by node:https, ten by node:http2.
 const UPLOADS: usize = 1 + 1 + 10;
 
 struct Served {
@@ -20,7 +20,7 @@ struct Served {
 fn served() -> Served {
     let directory = tempfile::tempdir().unwrap();
     let write = |name: &str| Certificate::write(directory.path(), name, &[name]);
-    // By its name, the client gets the second one.
+    // The client asks for the name of the second certificate.
     let (other, certificate) = (write("other.test"), write("localhost"));
     let server = TestServer::with(&configuration(&[&other, &certificate], ""));
     let file = Random::new().bytes(1_500_000);
@@ -34,15 +34,15 @@ fn served() -> Served {
 }
 
 impl Served {
-    /// Runs the application, which believes `root`.
+    /// Runs the application, which trusts `root`.
     fn run(&self, root: &Certificate) -> Output {
         let port = self.server.endpoints[1].address().unwrap().port();
         Command::new("node")
             .env("NODE_EXTRA_CA_CERTS", &root.chain)
-            // Whatever the machine has set: certificates are looked at.
+            // Certificates are verified, whatever the environment says.
             .env_remove("NODE_TLS_REJECT_UNAUTHORIZED")
             .env_remove("NODE_OPTIONS")
-            // The server listens at 127.0.0.1.
+            // The server listens on 127.0.0.1.
             .arg("--dns-result-order=ipv4first")
             .arg(concat!(
                 env!("CARGO_MANIFEST_DIR"),
@@ -58,14 +58,14 @@ impl Served {
 }
 
 #[test]
-fn node_uploads_and_downloads_by_fetch_and_https_and_ten_streams_of_http2() {
+fn node_works_over_all_protocols() {
     let served = served();
     let output = served.run(&served.certificate);
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
     let ids: Vec<String> = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(ids.len(), UPLOADS);
-    // Another client finds what this one has sent.
+    // Another client finds the uploaded files.
     for id in ids {
         let answer = served.server.download(&id, &[]);
         assert!(answer.status == 200 && answer.body == served.file, "{id}");
@@ -73,7 +73,7 @@ fn node_uploads_and_downloads_by_fetch_and_https_and_ten_streams_of_http2() {
 }
 
 #[test]
-fn node_does_not_speak_to_a_server_whose_certificate_it_does_not_know() {
+fn node_rejects_unknown_certificate() {
     let served = served();
     let stranger = Certificate::write(served.directory.path(), "stranger", &["localhost"]);
     let output = served.run(&stranger);

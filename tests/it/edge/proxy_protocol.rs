@@ -1,10 +1,10 @@
-//! PROXY headers through the socket: who is believed, and what becomes of the rest. Every field that may be
-//! wrong: `src/server/proxy_protocol/tests.rs`.
+//! PROXY headers through the socket: which peers are trusted, and how others are treated.
+//! `src/server/proxy_protocol/tests.rs` tests every invalid field.
 
 use std::io::{ErrorKind, Read};
 
 use crate::support::{
-    BASE, Connection, TestServer, certificates::Certificate, eventually, head, open_from,
+    BASE, Connection, TestServer, certificates::Certificate, head, open_from, poll,
 };
 
 const TRUSTED: &str = "[server]\nlisten = [\"127.0.0.1:0\", \"proxy:127.0.0.1:0\"]\n\
@@ -15,7 +15,7 @@ fn behind(server: &TestServer) -> std::net::SocketAddr {
     server.endpoints[1].address().unwrap()
 }
 
-/// A connection that begins with `first`, and one call on it: its status, or none where it is closed.
+/// Opens a connection that starts with `first` and makes one request: the status, or `None` if it is closed.
 fn call(server: &TestServer, first: &[u8], headers: &[(&str, &str)]) -> Option<u16> {
     let token = format!("Bearer {}", server.token("alice"));
     let path = format!("{BASE}/chatfiles/00000000-0000-7000-8000-000000000000");
@@ -23,7 +23,7 @@ fn call(server: &TestServer, first: &[u8], headers: &[(&str, &str)]) -> Option<u
     all.extend_from_slice(headers);
     let mut connection = Connection::open(behind(server));
     let bytes = [first, &head("GET", &path, &all, None)].concat();
-    // Closed at once, the write may fail.
+    // If the server closes at once, the write may fail.
     let _ = connection.send(&bytes);
     connection.answer("GET").ok().map(|answer| answer.status)
 }
@@ -36,25 +36,25 @@ fn v2(source: [u8; 4]) -> Vec<u8> {
 }
 
 #[test]
-fn each_client_that_a_trusted_proxy_names_has_its_own_rate() {
+fn proxied_clients_have_own_rates() {
     let server = TestServer::with(TRUSTED);
     let text = b"PROXY TCP4 192.0.2.1 10.0.0.1 12345 80\r\n";
     assert_eq!(call(&server, text, &[]), Some(404));
-    // The same client, said otherwise.
+    // The same client in another notation.
     assert_eq!(call(&server, &v2([192, 0, 2, 1]), &[]), Some(404));
     assert_eq!(call(&server, text, &[]), Some(503));
-    // A client's own header says nothing, since it is no trusted proxy.
+    // The client is not a trusted proxy, so its own header is ignored.
     assert_eq!(
         call(&server, text, &[("X-Forwarded-For", "192.0.2.9")]),
         Some(503)
     );
     assert_eq!(call(&server, &v2([192, 0, 2, 2]), &[]), Some(404));
-    // The proxy for itself, which is one client like any other.
+    // The proxy itself, as an ordinary client.
     assert_eq!(call(&server, b"PROXY UNKNOWN\r\n", &[]), Some(404));
 }
 
 #[test]
-fn a_connection_without_a_header_or_with_a_bad_one_is_closed_without_an_answer() {
+fn bad_header_closes_without_answer() {
     let server = TestServer::with(TRUSTED);
     for first in [
         &b""[..],
@@ -65,7 +65,7 @@ fn a_connection_without_a_header_or_with_a_bad_one_is_closed_without_an_answer()
     ] {
         assert_eq!(call(&server, first, &[]), None, "{first:?}");
     }
-    // One that does not end in time.
+    // A header that does not end in time.
     let mut slow = Connection::open(behind(&server));
     slow.send(b"PROXY TCP4 192.0").unwrap();
     assert!(slow.rest().is_empty());
@@ -73,14 +73,14 @@ fn a_connection_without_a_header_or_with_a_bad_one_is_closed_without_an_answer()
 }
 
 #[test]
-fn who_is_not_trusted_cannot_say_who_it_is() {
+fn untrusted_peer_cannot_name_client() {
     let server = TestServer::with(TRUSTED);
     let mut other = open_from(behind(&server), "127.0.0.2".parse().unwrap(), None);
     let _ = other.send(
         b"PROXY TCP4 192.0.2.1 10.0.0.1 12345 80\r\nGET /healthz HTTP/1.1\r\nHost: x\r\n\r\n",
     );
     assert!(other.rest().is_empty());
-    // On a listener that does not say so, it is no HTTP.
+    // On a listener without PROXY protocol, it is invalid HTTP.
     let mut plain = server.connect();
     plain
         .send(b"PROXY TCP4 192.0.2.1 10.0.0.1 12345 80\r\n\r\n")
@@ -89,7 +89,7 @@ fn who_is_not_trusted_cannot_say_who_it_is() {
 }
 
 #[test]
-fn a_header_that_comes_byte_by_byte_is_read_and_what_follows_is_the_clients() {
+fn reads_header_byte_by_byte() {
     let server = TestServer::with(TRUSTED);
     for first in [
         b"PROXY TCP6 2001:db8::7 ::1 12345 80\r\n".to_vec(),
@@ -109,7 +109,7 @@ fn a_header_that_comes_byte_by_byte_is_read_and_what_follows_is_the_clients() {
 
 /// Whether the server closes a connection on which nothing more is sent.
 fn is_closed(mut connection: Connection) -> bool {
-    // The test's own time-out is shorter than the idle time-out, which would close it as well.
+    // The test's timeout is shorter than the idle timeout, which would also close the connection.
     match connection.stream().read(&mut [0; 64]) {
         Ok(read) => read == 0,
         Err(error) => error.kind() == ErrorKind::ConnectionReset,
@@ -118,7 +118,7 @@ fn is_closed(mut connection: Connection) -> bool {
 
 #[test]
 fn silent_stranger_is_closed_at_once() {
-    // Its silence may last for the idle time-out, and nothing counts its connections.
+    // A proxy may be silent for the idle timeout, and its connections are not counted.
     let server = TestServer::with(TRUSTED);
     let stranger = open_from(behind(&server), "127.0.0.2".parse().unwrap(), None);
     assert!(is_closed(stranger));
@@ -141,12 +141,12 @@ fn silent_connections_count_for_their_client() {
             connection.send(header.as_bytes()).unwrap();
             connection
         };
-        // Closed without a word from the client: two others hold its places.
+        // Closed without a word from the client: two others use its permits.
         let mut three = [(); 3].map(|()| named("192.0.2.1"));
         for connection in &mut three {
             connection.stream().set_nonblocking(true).unwrap();
         }
-        eventually("one of three is closed", || {
+        poll("one of three is closed", || {
             let closed = three.iter_mut().filter_map(|connection| {
                 let read = connection.stream().read(&mut [0; 64]);
                 read.ok().filter(|read| *read == 0)
@@ -161,13 +161,13 @@ fn silent_connections_count_for_their_client() {
 }
 
 #[test]
-fn client_behind_a_proxy_may_think_first() {
+fn proxied_client_may_be_slow() {
     let server = TestServer::with(TRUSTED);
     let mut early = Connection::open(behind(&server));
     early
         .send(b"PROXY TCP4 192.0.2.1 10.0.0.1 12345 80\r\n")
         .unwrap();
-    // When this one has been cut, the time for a head has passed for the other as well, which has begun none.
+    // When this one is closed, the header timeout has passed for the other one too, which has sent nothing.
     let mut slow = Connection::open(behind(&server));
     slow.send(b"PROXY TCP4 192.0").unwrap();
     assert!(slow.rest().is_empty());

@@ -1,4 +1,4 @@
-//! Forms of one file under one URL, chosen by a header: what a cache holds of one never passes for another.
+//! Representations of one file under one URL, selected by a header: a cached one is never mistaken for another.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::support::{
 
 type Header = (&'static str, &'static str);
 
-/// A form of a file, and how a plain GET is answered.
+/// A representation of a file, and the response to a plain GET.
 struct Form {
     name: &'static str,
     chosen_by: &'static [Header],
@@ -58,7 +58,7 @@ impl File {
     }
 }
 
-/// A photo, a voice and a video, each with what is made of it.
+/// A photo, a voice and a video with their derivatives.
 fn files(server: &TestServer) -> [File; 3] {
     const THUMBNAIL: &[Header] = &[("thumbnail", "true")];
     [
@@ -83,7 +83,7 @@ fn files(server: &TestServer) -> [File; 3] {
     ]
 }
 
-/// Ranges that a cache asks for which holds a form of `held` bytes: what it has, what it lacks, its end.
+/// Ranges that a cache with `held` bytes requests: the bytes it has, those it lacks, and the last ones.
 fn ranges(held: usize) -> [String; 6] {
     [
         "bytes=0-1".into(),
@@ -104,7 +104,7 @@ fn assert_whole(answer: &Answer, form: &Form, about: &str) {
 }
 
 #[test]
-fn another_forms_validator_gets_the_whole() {
+fn other_forms_validator_gets_whole() {
     let server = TestServer::start();
     for mut file in files(&server) {
         let forms = std::mem::take(&mut file.forms);
@@ -118,17 +118,17 @@ fn another_forms_validator_gets_the_whole() {
             );
             let weak = format!("W/{etag}");
             let both = format!("\"x\", {etag}");
-            // What browsers, proxies and players send of what they hold.
+            // Conditions that browsers, proxies and players send.
             let conditions: [&[(&str, &str)]; 9] = [
                 &[("If-None-Match", etag)],
-                // The entity-tag was lost on the way.
+                // The entity tag was lost on the way.
                 &[("If-Modified-Since", date)],
                 &[("If-None-Match", &weak)],
                 &[("If-None-Match", &both)],
                 &[("If-None-Match", etag), ("If-Modified-Since", date)],
                 &[("If-Range", etag)],
                 &[("If-Range", &weak)],
-                // Every form of a file has the same date.
+                // All representations of a file have the same date.
                 &[("If-Range", date)],
                 &[("If-None-Match", etag), ("If-Range", etag)],
             ];
@@ -147,7 +147,7 @@ fn another_forms_validator_gets_the_whole() {
                 let answer = file.ask("HEAD", asked.chosen_by, condition);
                 assert_eq!(answer.status, 200, "HEAD, {about}");
             }
-            // What has to hold does not, and nothing is sent.
+            // A failed precondition: nothing is sent.
             let must_hold = [("If-Match", etag), ("Range", "bytes=0-1")];
             let answer = file.ask("GET", asked.chosen_by, &must_hold);
             assert_eq!(answer.status, 412, "{} of {}", held.name, asked.name);
@@ -156,7 +156,7 @@ fn another_forms_validator_gets_the_whole() {
 }
 
 #[test]
-fn a_forms_own_validator_keeps_its_ranges() {
+fn own_validator_keeps_ranges() {
     let server = TestServer::start();
     for mut file in files(&server) {
         let forms = std::mem::take(&mut file.forms);
@@ -170,7 +170,7 @@ fn a_forms_own_validator_keeps_its_ranges() {
                 &[("If-Range", etag)],
                 &[("If-Match", etag)],
                 &[("If-Unmodified-Since", date)],
-                // RFC 9110 §13.2.2: the tag of another one is false, and `If-Range` says what the range is for.
+                // RFC 9110 §13.2.2: another entity tag does not match, and `If-Range` guards the range.
                 &[("If-None-Match", "\"x\""), ("If-Range", etag)],
             ];
             for condition in conditions {
@@ -198,7 +198,7 @@ fn a_forms_own_validator_keeps_its_ranges() {
     }
 }
 
-/// A file in one form, as one of the APIs gives it: the path, and the headers of a caller who may have it.
+/// A file in one representation through one of the APIs: the path, and the headers of an authorised client.
 struct Given {
     path: String,
     headers: Vec<(String, String)>,
@@ -213,8 +213,8 @@ impl Given {
     }
 }
 
-/// Every form of every kind of file: under Easemob's URLs, Lanying's, and the signed ones that a server with
-/// `[cdn]` sends to.
+/// Every representation of every kind of file: under Easemob's URLs, Lanying's, and the signed ones that a server with
+/// `[cdn]` redirects to.
 fn given(server: &TestServer) -> Vec<Given> {
     let alice = server.lanying("alice");
     let owned = |headers: &[(&str, &str)]| -> Vec<(String, String)> {
@@ -262,7 +262,7 @@ fn given(server: &TestServer) -> Vec<Given> {
             all.push(Given { path, headers });
         }
     }
-    // Where a signed URL opens the file, that is asked for, without any header.
+    // Follow the redirect to a signed URL, without any header.
     for given in &mut all {
         let answer = given.ask(server, "GET", &[]);
         if let Some(url) = answer.header("location") {
@@ -276,7 +276,7 @@ fn given(server: &TestServer) -> Vec<Given> {
     all
 }
 
-/// By name, without what differs from answer to answer; `max-age` counts down.
+/// Headers by name, without those that differ in every response; `max-age` counts down.
 fn lasting(answer: &Answer) -> BTreeMap<&str, String> {
     let headers = answer.headers.iter();
     headers
@@ -295,7 +295,7 @@ const CONFIGURATIONS: [&str; 3] = [
 ];
 
 #[test]
-fn head_and_304_carry_the_headers_of_get() {
+fn head_and_304_carry_get_headers() {
     for toml in CONFIGURATIONS {
         let server = TestServer::with(toml);
         let mut tags = Vec::new();
@@ -309,7 +309,7 @@ fn head_and_304_carry_the_headers_of_get() {
             let etag = whole.header("etag").unwrap().to_owned();
             let same = given.ask(&server, "GET", &[origin, ("If-None-Match", &etag)]);
             assert_eq!(same.status, 304, "{about}");
-            // RFC 9110 §15.4.5, and what a page may read of it.
+            // RFC 9110 §15.4.5, and the headers that a page may read.
             let mut expected = lasting(&whole);
             expected.retain(|name, _| {
                 let of_body = ["accept-ranges", "x-content-type-options"].contains(name)
@@ -322,7 +322,7 @@ fn head_and_304_carry_the_headers_of_get() {
             assert_eq!((same.status, lasting(&same)), (304, expected), "{about}");
             tags.push((etag, whole.body));
         }
-        // One tag, one body: over all forms of all files.
+        // Over all representations of all files, an entity tag belongs to one body.
         for (etag, body) in &tags {
             let others = tags.iter().filter(|(other, _)| other == etag);
             assert!(others.into_iter().all(|(_, other)| other == body), "{etag}");
@@ -330,9 +330,9 @@ fn head_and_304_carry_the_headers_of_get() {
     }
 }
 
-/// Whatever a client may send beside its request: where it changes the answer, `Vary` says so.
+/// If a request header changes the response, `Vary` names it.
 #[test]
-fn every_header_that_chooses_is_in_vary() {
+fn vary_names_every_choosing_header() {
     const VALUES: &[(&str, &[&str])] = &[
         ("Authorization", &["Bearer x", "Basic eDp5"]),
         ("access-token", &["x"]),

@@ -1,4 +1,4 @@
-//! Downloads that are found at a URL which opens by itself for a while, as a CDN may keep them.
+//! Downloads through signed URLs, which open a file for a limited time and may be stored by a CDN.
 
 use chatfiles::auth::Subject;
 
@@ -15,7 +15,7 @@ fn server(more: &str) -> TestServer {
     TestServer::with(&format!("[cdn]\nurl = \"{CDN}/\"\n{more}"))
 }
 
-/// Where a download leads, without the CDN's name.
+/// The target of a redirect, without the CDN's name.
 #[track_caller]
 fn target(answer: &Answer) -> String {
     assert_eq!(answer.status, 302, "{}", answer.text());
@@ -25,14 +25,14 @@ fn target(answer: &Answer) -> String {
     location.strip_prefix(CDN).expect("the CDN's").to_owned()
 }
 
-/// A file that a signed URL opens, with its `max-age`.
+/// Downloads from a signed URL; returns its `max-age`.
 #[track_caller]
 fn kept_seconds(answer: &Answer) -> i64 {
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert_eq!(answer.header("vary"), None);
     assert_eq!(answer.header("access-control-allow-origin"), Some("*"));
     assert!(answer.header("etag").is_some() && answer.header("date").is_some());
-    let text = answer.header("cache-control").expect("how long");
+    let text = answer.header("cache-control").expect("a duration");
     let seconds = text.strip_prefix("public, max-age=").expect(text);
     seconds
         .strip_suffix(", immutable")
@@ -42,14 +42,14 @@ fn kept_seconds(answer: &Answer) -> i64 {
 }
 
 #[test]
-fn whoever_may_have_a_file_is_sent_to_a_url_that_opens_by_itself() {
+fn redirects_to_signed_url() {
     let server = server("");
     let photo = photo();
     let id = server.store_file("a.jpg", "image/jpeg", &photo);
     let path = format!("{BASE}/chatfiles/{id}");
     let first = target(&server.download(&id, &[]));
     assert!(first.starts_with(&format!("{path}?expires=")), "{first}");
-    // The same for everybody and for a range; the form is chosen in it.
+    // The URL is the same for everybody and for a range. It fixes the representation.
     let bob = format!("Bearer {}", server.token("bob"));
     let of_bob = server.get(&path, &[("Authorization", &bob), ("Range", "bytes=0-1")]);
     assert_eq!(target(&of_bob), first);
@@ -62,7 +62,7 @@ fn whoever_may_have_a_file_is_sent_to_a_url_that_opens_by_itself() {
     let small = server.get(&thumbnail, &[("Origin", "null")]);
     kept_seconds(&small);
     assert!(small.body.len() < photo.len());
-    // No header chooses anything there, or a cache would give one client's form to another.
+    // Headers select nothing there; otherwise a cache would serve one client's representation to another.
     for headers in [
         &[("thumbnail", "true")],
         &[("Accept", "audio/mp3")],
@@ -70,7 +70,7 @@ fn whoever_may_have_a_file_is_sent_to_a_url_that_opens_by_itself() {
     ] {
         assert_eq!(server.get(&first, headers).body, photo);
     }
-    // Conditions and ranges hold.
+    // Conditions and ranges work.
     let etag = opened.header("etag").unwrap();
     let same = server.get(&first, &[("If-None-Match", etag)]);
     assert_eq!((same.status, same.header("vary")), (304, None));
@@ -80,7 +80,7 @@ fn whoever_may_have_a_file_is_sent_to_a_url_that_opens_by_itself() {
 }
 
 #[test]
-fn nobody_else_is_sent_there_and_nothing_but_the_very_url_opens() {
+fn rejects_strangers_and_changed_urls() {
     let server = server("");
     let form = Form::new().file("a.jpg", "image/jpeg", &photo());
     let uploaded = server.upload(&form, &[("restrict-access", "true")]).json();
@@ -93,7 +93,7 @@ fn nobody_else_is_sent_there_and_nothing_but_the_very_url_opens() {
     assert_error(&server.get(&path, &[]), 401, "unauthorized");
     assert_error(&server.download(id, &[]), 403, "forbidden_op");
     let url = target(&server.download(id, &[("share-secret", secret)]));
-    // It was decided before: no secret is asked for again.
+    // Access was decided before: the secret is not required again.
     kept_seconds(&server.get(&url, &[]));
 
     let (before, signature) = url.rsplit_once("&signature=").unwrap();
@@ -123,21 +123,22 @@ fn nobody_else_is_sent_there_and_nothing_but_the_very_url_opens() {
         );
         assert_eq!(answer.header("cache-control"), Some("no-store"));
     }
-    // Without a signature it is an ordinary call.
+    // Without a signature, it is an ordinary request.
     assert_error(&server.get(before, &[]), 401, "unauthorized");
-    // Another tenant's key signs for nothing here.
+    // Another tenant's key does not work here.
     let others = TestServer::with(
         "[[tenant]]\norg = \"easemob-demo\"\napp = \"chatdemoui\"\ndownload_auth = \"signed\"",
     );
     assert_error(&others.get(&url, &[]), 403, "forbidden_op");
 }
 
+/// No cache keeps a response beyond the end of its URL.
 #[test]
-fn a_url_stays_the_same_until_near_its_end_and_a_cache_keeps_nothing_beyond_it() {
+fn url_is_stable_until_near_end() {
     let server = server("[retention]\nchatfile_days = 1");
     let id = server.store_file("a.bin", "application/octet-stream", b"some bytes");
     let mut urls = vec![target(&server.download(&id, &[]))];
-    // A whole life, in steps of 36 s: it changes when three quarters are over, so twice at the most.
+    // A whole validity period in steps of 36 s: the URL changes when three quarters have passed, so at most twice.
     for _ in 0..100 {
         server.clock.advance(HOUR_MS / 100);
         let url = target(&server.download(&id, &[]));
@@ -157,7 +158,7 @@ fn a_url_stays_the_same_until_near_its_end_and_a_cache_keeps_nothing_beyond_it()
             .unwrap()
             .contains("expired")
     );
-    // Close to the file's own end, that counts.
+    // Near the file's own end, that counts.
     server.clock.advance(22 * HOUR_MS - HOUR_MS / 6);
     let url = target(&server.download(&id, &[]));
     let left = kept_seconds(&server.get(&url, &[]));
@@ -167,7 +168,7 @@ fn a_url_stays_the_same_until_near_its_end_and_a_cache_keeps_nothing_beyond_it()
 }
 
 #[test]
-fn voices_have_urls_for_each_format_and_say_what_is_left_where_it_cannot_be_made() {
+fn voices_have_url_per_format() {
     let server = server("");
     let id = server.store_file("a.amr", "audio/amr", &media::AMR);
     let only = target(&server.download(&id, &[("Accept", "audio/mp3")]));
@@ -181,13 +182,13 @@ fn voices_have_urls_for_each_format_and_say_what_is_left_where_it_cannot_be_made
         kept_seconds(&answer);
         assert_eq!(answer.header("content-type"), Some("audio/mpeg"));
     }
-    // A file that is no voice has one URL whatever is accepted.
+    // A file that is not a voice has one URL, whatever `Accept` says.
     let other = server.store_file("a.txt", "text/plain", b"no voice");
     assert_eq!(
         target(&server.download(&other, &[("Accept", "audio/mp3")])),
         target(&server.download(&other, &[]))
     );
-    // What cannot be converted: for one the stored file, for the other none, and neither is kept for long.
+    // A broken voice: either the stored file or an error, and neither is cached for long.
     let broken = server.store_file("b.amr", "audio/amr", b"#!AMR\nno frames in here");
     let rather = target(&server.download(&broken, &[("Accept", "audio/mp3, */*")]));
     kept_seconds(&server.get(&rather, &[]));
@@ -196,7 +197,7 @@ fn voices_have_urls_for_each_format_and_say_what_is_left_where_it_cannot_be_made
 }
 
 #[test]
-fn the_other_api_sends_all_who_may_see_an_object_to_one_url() {
+fn lanying_redirects_to_one_url() {
     let server = server("");
     let (alice, bob) = (server.lanying("alice"), server.lanying("bob"));
     let photo = photo();
@@ -219,7 +220,7 @@ fn the_other_api_sends_all_who_may_see_an_object_to_one_url() {
     let thumbnail = server.get(&small, &[]);
     kept_seconds(&thumbnail);
     assert!(thumbnail.body.len() < photo.len());
-    // WeChat follows no redirect, and gets the file itself, for itself.
+    // WeChat does not follow redirects and gets the file itself, privately.
     let direct = bob.open(&url, "&source=miniprogram");
     assert_eq!(
         (direct.status, direct.header("vary")),
@@ -231,7 +232,7 @@ fn the_other_api_sends_all_who_may_see_an_object_to_one_url() {
             .unwrap()
             .starts_with("private")
     );
-    // Who may not is told so, and no URL.
+    // A client without rights gets an error and no URL.
     assert_code(
         &server.get(&url[url.find("/file/").unwrap()..], &[("app_id", APP_ID)]),
         10003,
@@ -246,8 +247,9 @@ fn the_other_api_sends_all_who_may_see_an_object_to_one_url() {
     assert_eq!(server.get(&at, &[]).body, photo);
 }
 
+/// A tenant may keep tokens; without a CDN, the URL is this server's.
 #[test]
-fn a_tenant_may_keep_tokens_and_without_a_cdn_the_url_is_this_servers() {
+fn tokens_and_own_urls_are_options() {
     let toml = "[[tenant]]\norg = \"a\"\napp = \"b\"\ndownload_auth = \"token\"\n[[tenant]]\norg = \"c\"\napp = \"d\"\ndownload_auth = \"signed\"\n";
     for (cdn, base) in [
         ("", "http://files.test"),
@@ -260,19 +262,15 @@ fn a_tenant_may_keep_tokens_and_without_a_cdn_the_url_is_this_servers() {
                 server.token_of(org, app, Subject::User("alice".into()))
             );
             let form = Form::new().file("a.txt", "text/plain", b"text");
-            let content_type = form.content_type();
-            let headers = [("Authorization", &*token), ("Content-Type", &*content_type)];
-            let uploaded = server.request(
-                "POST",
-                &format!("/{org}/{app}/chatfiles"),
-                &headers,
-                &form.bytes(),
-            );
+            let uploaded = form.upload(server.address, &format!("/{org}/{app}/chatfiles"), &token);
             let id = uploaded.json()["entities"][0]["uuid"]
                 .as_str()
                 .expect("an id")
                 .to_owned();
-            let answer = server.get(&format!("/{org}/{app}/chatfiles/{id}"), &headers[..1]);
+            let answer = server.get(
+                &format!("/{org}/{app}/chatfiles/{id}"),
+                &[("Authorization", &*token)],
+            );
             match is_signed {
                 true => assert!(
                     answer

@@ -1,5 +1,6 @@
-//! Clients that read slowly get all of their answers, and clients that read nothing are cut, over every way to the
-//! server. The time-out is short and the paces are fast in proportion: 20 KB/s with 1 s is like 700 B/s with 30 s.
+//! Clients that read slowly get complete responses, and clients that read nothing are cut, over every kind of
+//! connection. The timeout is short and the rates are high in proportion: 20 KB/s with 1 s corresponds to 700 B/s with
+//! 30 s.
 
 use std::{
     io::{self, BufReader, Read, Write},
@@ -35,7 +36,7 @@ const WINDOW: u16 = 4;
 trait Duplex: Read + Write + Send {}
 impl<S: Read + Write + Send> Duplex for S {}
 
-/// A stream that is read slowly at first, then as fast as it goes.
+/// A stream that is read slowly at first, then as fast as possible.
 struct Paced<S> {
     stream: S,
     bytes_per_step: usize,
@@ -132,24 +133,39 @@ impl Served {
         })
     }
 
-    fn request(&self, way: Way, stream: Box<dyn Duplex>, id: &str) -> Asked {
+    /// Stores bytes and returns the id.
+    fn store(&self, bytes: &[u8]) -> String {
+        let kind = "application/octet-stream";
+        self.server.store_file("a", kind, bytes)
+    }
+
+    fn http1_request(&self, id: &str, headers: &[(&str, &str)]) -> Vec<u8> {
+        let token = format!("Bearer {}", self.server.token("alice"));
+        let headers = [&[("Authorization", &*token)], headers].concat();
+        head("GET", &format!("{BASE}/chatfiles/{id}"), &headers, None)
+    }
+
+    /// The header block of a `GET`.
+    fn http2_request(&self, id: &str) -> Vec<u8> {
         let token = format!("Bearer {}", self.server.token("alice"));
         let path = format!("{BASE}/chatfiles/{id}");
+        get(&path, &[("authorization", &token)])
+    }
+
+    fn request(&self, way: Way, mut stream: Box<dyn Duplex>, id: &str) -> Asked {
         match way {
             Way::Http2 | Way::TlsHttp2 => {
                 let mut client = Client::over(stream, &[(WINDOW, LARGE_BYTES as u32)]);
                 let window = (LARGE_BYTES as u32).to_be_bytes();
                 client.send(WINDOW_UPDATE, 0, 0, &window).unwrap();
-                let block = get(&path, &[("authorization", &token)]);
+                let block = self.http2_request(id);
                 client
                     .send(HEADERS, END_HEADERS | END_STREAM, 1, &block)
                     .unwrap();
                 Asked::Http2(client)
             }
-            _ => {
-                let mut stream = stream;
-                let request = head("GET", &path, &[("Authorization", &token)], None);
-                stream.write_all(&request).unwrap();
+            Way::Http1 | Way::Tls | Way::Unix => {
+                stream.write_all(&self.http1_request(id, &[])).unwrap();
                 Asked::Http1(BufReader::new(stream))
             }
         }
@@ -163,7 +179,7 @@ impl Served {
     }
 }
 
-/// A client that waits for its answer.
+/// A client that waits for its response.
 enum Asked {
     Http1(BufReader<Box<dyn Duplex>>),
     Http2(Client<Box<dyn Duplex>>),
@@ -194,12 +210,10 @@ impl Asked {
 }
 
 #[test]
-fn slow_readers_get_all_of_their_answers() {
+fn slow_readers_get_whole_answers() {
     let served = Served::with("");
     let bytes = Random::new().bytes(LARGE_BYTES);
-    let id = served
-        .server
-        .store_file("a", "application/octet-stream", &bytes);
+    let id = served.store(&bytes);
     let (served, bytes, id) = (&served, &bytes, &id);
     thread::scope(|scope| {
         for way in WAYS {
@@ -215,7 +229,7 @@ fn slow_readers_get_all_of_their_answers() {
                     assert!(body == *bytes, "{way:?}");
                 });
             }
-            // With the buffers that the system lends: 1 MB/s.
+            // With the default buffers of the system: 1 MB/s.
             scope.spawn(move || {
                 let stream = served.open(way, None, 20_000, 5_000_000);
                 let body = served.request(way, stream, id).body();
@@ -227,11 +241,9 @@ fn slow_readers_get_all_of_their_answers() {
 }
 
 #[test]
-fn clients_that_read_nothing_are_cut() {
+fn unreading_clients_are_cut() {
     let served = Served::with("");
-    let id = served
-        .server
-        .store_file("a", "application/octet-stream", &vec![7; LARGE_BYTES]);
+    let id = served.store(&vec![7; LARGE_BYTES]);
     let stalled: Vec<Asked> = WAYS
         .into_iter()
         .map(|way| {
@@ -239,30 +251,28 @@ fn clients_that_read_nothing_are_cut() {
             served.request(way, stream, &id)
         })
         .collect();
-    poll("all of them to be cut", || {
+    poll("all connections to be cut", || {
         served.stalls() == WAYS.len() as u64
     });
     for (asked, way) in stalled.into_iter().zip(WAYS) {
         assert!(asked.body().is_err(), "{way:?}");
     }
-    // So is one whose system has taken a first part.
+    // So is one whose kernel has received a first part.
     let stream = served.open(Way::Http1, None, 1 << 20, 0);
     let asked = served.request(Way::Http1, stream, &id);
-    poll("it to be cut", || served.stalls() == WAYS.len() as u64 + 1);
+    poll("the connection to be cut", || {
+        served.stalls() == WAYS.len() as u64 + 1
+    });
     drop(asked);
 }
 
 #[test]
-fn answer_on_its_way_is_not_idle() {
+fn active_answer_is_not_idle() {
     let served = Served::with("idle_timeout_seconds = 1\n");
-    // It fits into the send buffer: as far as this process is concerned, it is sent.
+    // It fits into the send buffer: for the server process, it has been sent.
     let bytes = Random::new().bytes(400_000);
-    let id = served
-        .server
-        .store_file("a", "application/octet-stream", &bytes);
-    let path = format!("{BASE}/chatfiles/{id}");
-    let token = format!("Bearer {}", served.server.token("alice"));
-    let request = head("GET", &path, &[("Authorization", &token)], None);
+    let id = served.store(&bytes);
+    let request = served.http1_request(&id, &[]);
     // 100 KB/s.
     let stream = served.open(Way::Http1, SMALL_BUFFER, 2_000, 400_000);
     let mut stream = BufReader::new(stream);
@@ -271,17 +281,15 @@ fn answer_on_its_way_is_not_idle() {
         let answer = read_answer(&mut stream, "GET").expect("the connection is kept");
         assert!(answer.body == bytes);
     }
-    // Then it is, and is closed.
+    // Then it is idle and is closed.
     assert_eq!(stream.read(&mut [0]).unwrap(), 0);
 }
 
 #[test]
-fn http2_answer_on_its_way_is_not_idle() {
+fn active_http2_answer_is_not_idle() {
     let served = Served::with("idle_timeout_seconds = 1\n");
     let bytes = Random::new().bytes(400_000);
-    let id = served
-        .server
-        .store_file("a", "application/octet-stream", &bytes);
+    let id = served.store(&bytes);
     for way in [Way::Http2, Way::TlsHttp2] {
         // 100 KB/s.
         let stream = served.open(way, SMALL_BUFFER, 2_000, 400_000);
@@ -296,7 +304,7 @@ fn http2_answer_on_its_way_is_not_idle() {
                 kind => assert_ne!(kind, GOAWAY, "after {taken} bytes"),
             }
         }
-        // Then it is, and is told.
+        // Then it is idle and gets GOAWAY.
         client.until(|frame| frame.kind == GOAWAY);
     }
 }
@@ -305,9 +313,7 @@ fn http2_answer_on_its_way_is_not_idle() {
 fn stop_waits_for_slow_http2_readers() {
     let served = Served::with("");
     let bytes = Random::new().bytes(400_000);
-    let id = served
-        .server
-        .store_file("a", "application/octet-stream", &bytes);
+    let id = served.store(&bytes);
     let stream = served.open(Way::Http2, SMALL_BUFFER, 2_000, 400_000);
     let Asked::Http2(mut client) = served.request(Way::Http2, stream, &id) else {
         unreachable!("asked over HTTP/2");
@@ -327,18 +333,12 @@ fn stop_waits_for_slow_http2_readers() {
 }
 
 #[test]
-fn reader_that_has_closed_its_side_gets_all() {
+fn half_closed_reader_gets_whole_answer() {
     let served = Served::with("");
     let bytes = Random::new().bytes(400_000);
-    let id = served
-        .server
-        .store_file("a", "application/octet-stream", &bytes);
-    let token = format!("Bearer {}", served.server.token("alice"));
-    let path = format!("{BASE}/chatfiles/{id}");
+    let id = served.store(&bytes);
     let mut connection = open_from(served.server.address, Ipv4Addr::LOCALHOST, SMALL_BUFFER);
-    connection
-        .send(&head("GET", &path, &[("Authorization", &token)], None))
-        .unwrap();
+    connection.send(&served.http1_request(&id, &[])).unwrap();
     let stream = connection.stream();
     stream.shutdown(std::net::Shutdown::Write).unwrap();
     let mut reader = BufReader::new(Paced {
@@ -350,20 +350,16 @@ fn reader_that_has_closed_its_side_gets_all() {
 }
 
 #[test]
-fn slow_readers_behind_nginx_get_all_of_their_answers() {
+fn slow_readers_behind_nginx_get_all() {
     let served = Served::with("");
     let bytes = Random::new().bytes(LARGE_BYTES);
-    let id = served
-        .server
-        .store_file("a", "application/octet-stream", &bytes);
+    let id = served.store(&bytes);
     let nginx = Cache::with(
         tempfile::tempdir().unwrap(),
         include_str!("../../../deploy/examples/nginx.conf"),
         &[("127.0.0.1:8080", served.server.address.to_string())],
     );
-    let token = format!("Bearer {}", served.server.token("alice"));
-    let path = format!("{BASE}/chatfiles/{id}");
-    let request = head("GET", &path, &[("Authorization", &token)], None);
+    let request = served.http1_request(&id, &[]);
     let (nginx, request, bytes) = (&nginx, &request, &bytes);
     thread::scope(|scope| {
         // 40, 100 and 300 KB/s for five seconds.
@@ -386,18 +382,13 @@ fn slow_readers_behind_nginx_get_all_of_their_answers() {
 }
 
 #[test]
-fn last_answer_is_not_lost_to_later_bytes() {
+fn later_bytes_do_not_lose_answer() {
     let served = Served::with("");
     let bytes = Random::new().bytes(400_000);
-    let id = served
-        .server
-        .store_file("a", "application/octet-stream", &bytes);
-    let token = format!("Bearer {}", served.server.token("alice"));
-    let path = format!("{BASE}/chatfiles/{id}");
-    let headers = [("Authorization", token.as_str()), ("Connection", "close")];
+    let id = served.store(&bytes);
     let mut connection = open_from(served.server.address, Ipv4Addr::LOCALHOST, SMALL_BUFFER);
     connection
-        .send(&head("GET", &path, &headers, None))
+        .send(&served.http1_request(&id, &[("Connection", "close")]))
         .unwrap();
     let mut sender = connection.stream().try_clone().unwrap();
     let mut reader = BufReader::new(Paced {
@@ -407,7 +398,7 @@ fn last_answer_is_not_lost_to_later_bytes() {
     });
     let (stop, stopped) = std::sync::mpsc::channel::<()>();
     thread::scope(|scope| {
-        // Bytes that arrive after a close are answered with a reset, which takes the rest of the answer with it.
+        // Bytes that arrive after a close cause a reset, which loses the rest of the response.
         scope.spawn(move || {
             while stopped.recv_timeout(STEP).is_err() {
                 let _ = sender.write_all(b"x");
@@ -420,17 +411,11 @@ fn last_answer_is_not_lost_to_later_bytes() {
 }
 
 #[test]
-fn unread_streams_are_reset_beside_a_slow_one() {
+fn unread_streams_are_reset_alone() {
     let served = Served::with("");
     let bytes = Random::new().bytes(300_000);
-    let id = served
-        .server
-        .store_file("a", "application/octet-stream", &bytes);
-    let token = format!("Bearer {}", served.server.token("alice"));
-    let request = get(
-        &format!("{BASE}/chatfiles/{id}"),
-        &[("authorization", &token)],
-    );
+    let id = served.store(&bytes);
+    let request = served.http2_request(&id);
     let mut client = Client::with_settings(served.server.address, &[(WINDOW, 1000)]);
     let window = (1u32 << 20).to_be_bytes();
     client.send(WINDOW_UPDATE, 0, 0, &window).unwrap();
@@ -439,7 +424,7 @@ fn unread_streams_are_reset_beside_a_slow_one() {
             .send(HEADERS, END_HEADERS | END_STREAM, stream, &request)
             .unwrap();
     }
-    // The first answer is taken at 50 KB/s, of the others nothing more.
+    // The first response is read at 50 KB/s, the others not at all.
     let (mut body, mut resets) = (Vec::new(), Vec::new());
     loop {
         let frame = client.frame().unwrap();
@@ -469,18 +454,12 @@ fn unread_streams_are_reset_beside_a_slow_one() {
 }
 
 #[test]
-fn streams_behind_a_slow_connection_are_not_reset() {
+fn slow_connection_does_not_reset_streams() {
     let served = Served::with("");
     let bytes = Random::new().bytes(2 << 20);
-    let id = served
-        .server
-        .store_file("a", "application/octet-stream", &bytes);
-    let token = format!("Bearer {}", served.server.token("alice"));
-    let request = get(
-        &format!("{BASE}/chatfiles/{id}"),
-        &[("authorization", &token)],
-    );
-    // 300 KB/s for seven seconds: what is sent first keeps the rest waiting, whatever stream it is of.
+    let id = served.store(&bytes);
+    let request = served.http2_request(&id);
+    // 300 KB/s for seven seconds: bytes sent first delay the rest, on any stream.
     let stream = served.open(Way::Http2, SMALL_BUFFER, 6_000, 2 << 20);
     let mut client = Client::over(stream, &[(WINDOW, 100)]);
     let window = (64u32 << 20).to_be_bytes();
@@ -493,7 +472,7 @@ fn streams_behind_a_slow_connection_are_not_reset() {
         let window = (4u32 << 20).to_be_bytes();
         client.send(WINDOW_UPDATE, 0, stream, &window).unwrap();
     }
-    // And one of which the client takes nothing more, while the others keep the connection busy.
+    // The client stops reading this one, while the others keep the connection busy.
     client
         .send(HEADERS, END_HEADERS | END_STREAM, 13, &request)
         .unwrap();
@@ -516,30 +495,31 @@ fn streams_behind_a_slow_connection_are_not_reset() {
 }
 
 #[test]
-fn small_answers_left_unread_end_the_connection() {
+fn unread_small_answers_end_connection() {
     let served = Served::with("");
     let large = Random::new().bytes(200_000);
-    let ids = [&large[..], &large[..4000]].map(|bytes| {
-        served
-            .server
-            .store_file("a", "application/octet-stream", bytes)
-    });
-    let token = format!("Bearer {}", served.server.token("alice"));
-    let request = |id: &str| {
-        let path = format!("{BASE}/chatfiles/{id}");
-        get(&path, &[("authorization", &token)])
-    };
-    // hyper has given the small ones away as a whole: no stream of them can be reset.
+    let ids = [&large[..], &large[..4000]].map(|bytes| served.store(bytes));
+    // hyper has already passed the small responses on completely, so their streams cannot be reset.
     let mut client = Client::with_settings(served.server.address, &[(WINDOW, 1)]);
     for stream in [3, 5, 7] {
         client
-            .send(HEADERS, END_HEADERS | END_STREAM, stream, &request(&ids[1]))
+            .send(
+                HEADERS,
+                END_HEADERS | END_STREAM,
+                stream,
+                &served.http2_request(&ids[1]),
+            )
             .unwrap();
     }
     client
-        .send(HEADERS, END_HEADERS | END_STREAM, 9, &request(&ids[0]))
+        .send(
+            HEADERS,
+            END_HEADERS | END_STREAM,
+            9,
+            &served.http2_request(&ids[0]),
+        )
         .unwrap();
-    // The large one goes on all the while, and to its end.
+    // The large response continues to its end.
     let (mut taken, mut is_told) = (0, false);
     while taken < large.len() {
         let frame = client.frame().unwrap();

@@ -1,4 +1,4 @@
-//! A socket file as a listener, for a proxy on the same machine.
+//! A Unix socket as a listener for a proxy on the same machine.
 
 use std::{
     io::{Read, Write},
@@ -9,7 +9,7 @@ use super::curl;
 use crate::support::{BASE, Random, TestServer};
 
 #[test]
-fn a_proxy_on_the_same_machine_comes_over_a_socket_file_and_says_who_the_client_is() {
+fn unix_socket_proxy_names_client() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("http");
     let toml = format!(
@@ -45,7 +45,7 @@ fn a_proxy_on_the_same_machine_comes_over_a_socket_file_and_says_who_the_client_
 }
 
 #[test]
-fn behind_a_proxy_header_over_a_socket_file_the_clients_own_header_says_nothing() {
+fn proxy_header_overrides_forwarded_header() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("http");
     let toml = format!(
@@ -65,7 +65,7 @@ fn behind_a_proxy_header_over_a_socket_file_the_clients_own_header_says_nothing(
         stream.read_to_string(&mut answer).unwrap();
         answer[9..12].to_owned()
     };
-    // Another address each time, as it says itself: it is one client all the same.
+    // The forwarded header changes each time, but it is one client.
     let calls =
         ["198.51.100.1", "198.51.100.2", "198.51.100.3"].map(|own| status("192.0.2.1", own));
     assert_eq!(calls, ["404", "404", "503"]);
@@ -73,7 +73,7 @@ fn behind_a_proxy_header_over_a_socket_file_the_clients_own_header_says_nothing(
 }
 
 #[test]
-fn files_go_over_a_socket_file_as_they_are() {
+fn unix_socket_serves_files() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("http");
     let toml = format!(
@@ -87,7 +87,7 @@ fn files_go_over_a_socket_file_as_they_are() {
         "GET {BASE}/chatfiles/{id} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nConnection: close\r\n\r\n",
         server.token("alice")
     );
-    // A byte at a time at first, as nobody sends it and everybody may.
+    // The first bytes one at a time, which is allowed.
     let mut stream = UnixStream::connect(&path).unwrap();
     for byte in &request.as_bytes()[..10] {
         stream.write_all(&[*byte]).unwrap();

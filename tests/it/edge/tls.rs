@@ -1,13 +1,15 @@
-//! TLS: real clients, several certificates, and new ones while clients are served.
+//! TLS: real clients, several certificates, and reloads while clients are served.
 
 use std::io::{Read, Write};
 
 use super::curl;
+use rustix::process::Signal;
+
 use crate::support::{
     BASE, Connection, Form, Random, TestServer,
     certificates::{Certificate, Stream, configuration, connect, healthy},
-    eventually,
-    process::{Process, hangup, poll},
+    poll,
+    process::Process,
 };
 
 struct Served {
@@ -32,7 +34,7 @@ impl Served {
         self.server.endpoints[1].address().unwrap()
     }
 
-    /// curl over TLS with these options, to a path.
+    /// Runs curl over TLS with these options.
     fn curl(&self, options: &[&str], path: &str) -> Vec<u8> {
         let port = self.address().port();
         let resolve = format!("files.test:{port}:127.0.0.1");
@@ -47,7 +49,7 @@ impl Served {
 }
 
 #[test]
-fn curl_uploads_and_downloads_by_every_version_of_tls_and_of_http() {
+fn curl_works_with_all_versions() {
     let served = served();
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("a.bin");
@@ -81,7 +83,7 @@ fn curl_uploads_and_downloads_by_every_version_of_tls_and_of_http() {
 }
 
 #[test]
-fn the_certificate_is_the_one_for_the_name_that_the_client_asks_for() {
+fn certificate_follows_sni() {
     let directory = tempfile::tempdir().unwrap();
     let write = |name: &str, names: &[&str]| Certificate::write(directory.path(), name, names);
     let a = write("a", &["a.test", "also-a.test"]);
@@ -99,7 +101,7 @@ fn the_certificate_is_the_one_for_the_name_that_the_client_asks_for() {
         assert!(healthy(&mut stream), "{name}");
         assert!(connect(address, name, wrong, &[]).is_err(), "{name}");
     }
-    // One label alone; and another name is shown the first certificate, which is not for it.
+    // A wildcard covers one label only. Other names get the first certificate, which is not valid for them.
     for name in ["x.y.b.test", "c.test"] {
         for root in [&a, &b] {
             assert!(connect(address, name, root, &[]).is_err(), "{name}");
@@ -107,14 +109,15 @@ fn the_certificate_is_the_one_for_the_name_that_the_client_asks_for() {
     }
 }
 
+/// Old connections go on.
 #[test]
-fn new_certificates_are_taken_while_old_connections_go_on_and_bad_ones_are_not() {
+fn reloads_good_certificates_only() {
     let served = served();
     let address = served.address();
     let directory = served.certificate.chain.parent().unwrap();
     let mut kept = connect(address, "files.test", &served.certificate, &[]).unwrap();
     assert!(healthy(&mut kept));
-    // A key that belongs to another certificate: the old ones stay.
+    // A key that belongs to another certificate: the old pair stays.
     let good = std::fs::read(&served.certificate.key).unwrap();
     let other = Certificate::write(directory, "other", &["files.test"]);
     std::fs::copy(&other.key, &served.certificate.key).unwrap();
@@ -125,17 +128,17 @@ fn new_certificates_are_taken_while_old_connections_go_on_and_bad_ones_are_not()
     );
     assert!(connect(address, "files.test", &served.certificate, &[]).is_ok());
     std::fs::write(&served.certificate.key, good).unwrap();
-    // A new pair, seen by itself within seconds.
+    // A new pair is detected automatically within seconds.
     let new = Certificate::write(directory, "first", &["files.test"]);
-    eventually("the new certificate is shown", || {
+    poll("the new certificate is shown", || {
         connect(address, "files.test", &new, &[]).is_ok()
     });
     assert!(connect(address, "files.test", &served.certificate, &[]).is_err());
-    assert!(healthy(&mut kept), "a connection of before goes on");
+    assert!(healthy(&mut kept), "an existing connection continues");
 }
 
 #[test]
-fn certificates_are_not_read_where_no_listener_speaks_tls() {
+fn certificates_are_unread_without_tls() {
     let directory = tempfile::tempdir().unwrap();
     let certificate = Certificate::write(directory.path(), "gone", &["files.test"]);
     for path in [&certificate.chain, &certificate.key] {
@@ -148,7 +151,7 @@ fn certificates_are_not_read_where_no_listener_speaks_tls() {
 }
 
 #[test]
-fn a_hangup_reads_certificates_anew_and_no_request_fails_meanwhile() {
+fn hangup_reloads_without_failed_requests() {
     let directory = tempfile::tempdir().unwrap();
     let first = Certificate::write(directory.path(), "first", &["files.test"]);
     let config = directory.path().join("chatfiles.toml");
@@ -167,12 +170,12 @@ fn a_hangup_reads_certificates_anew_and_no_request_fails_meanwhile() {
     let address = server.listening("https://");
     let mut known = vec![first];
     for round in 0..5 {
-        // Clients that connect all the time meet the old one or the new one, and never an error.
+        // Clients that connect meanwhile get the old or the new certificate, and never an error.
         let new = Certificate::write(directory.path(), "new", &["files.test"]);
         let old = known.last().unwrap();
         std::fs::copy(&new.chain, &old.chain).unwrap();
         std::fs::copy(&new.key, &old.key).unwrap();
-        hangup(server.pid());
+        server.signal(Signal::HUP);
         let is_known = |one: &Certificate| match connect(address, "files.test", one, &[]) {
             Ok(mut stream) => healthy(&mut stream),
             Err(_) => false,
@@ -191,7 +194,7 @@ fn a_hangup_reads_certificates_anew_and_no_request_fails_meanwhile() {
 }
 
 #[test]
-fn what_is_no_tls_and_a_handshake_that_does_not_end_are_closed() {
+fn bad_handshakes_are_closed() {
     let served = served();
     let mut plain = Connection::open(served.address());
     plain
@@ -199,7 +202,7 @@ fn what_is_no_tls_and_a_handshake_that_does_not_end_are_closed() {
         .unwrap();
     let answer = plain.rest();
     assert!(!answer.starts_with(b"HTTP/"), "{answer:?}");
-    // Within `header_timeout_seconds`, and not a moment longer than it takes.
+    // Closed after `header_timeout_seconds`.
     let mut silent = Connection::open(served.address());
     silent.send(&[0x16, 3, 1]).unwrap();
     assert!(silent.rest().is_empty());
@@ -210,7 +213,7 @@ fn what_is_no_tls_and_a_handshake_that_does_not_end_are_closed() {
 }
 
 #[test]
-fn a_file_that_was_cut_by_somebody_else_ends_that_answer_and_not_the_server() {
+fn truncated_file_ends_only_its_answer() {
     let served = served();
     let bytes = Random::new().bytes(2 << 20);
     let id = served

@@ -1,4 +1,5 @@
-//! Bodies in tiny pieces: each costs as much as a large one, so a client may not send many more than its bytes need.
+//! Bodies in tiny pieces: each piece costs as much as a large one, so their number is limited in proportion to the
+//! bytes.
 
 use std::io::{self, Write};
 
@@ -8,7 +9,7 @@ use crate::{
     support::{BASE, Form, TestServer, assert_error, process::poll, read_answer},
 };
 
-/// A body in chunks of a size, as long as the server takes them.
+/// Sends a body in chunks of a given size until the server stops reading.
 fn send(connection: &mut impl Write, body: &[u8], chunk_bytes: usize) -> io::Result<()> {
     let mut sent = Vec::new();
     for chunk in body.chunks(chunk_bytes) {
@@ -21,12 +22,12 @@ fn send(connection: &mut impl Write, body: &[u8], chunk_bytes: usize) -> io::Res
 }
 
 #[test]
-fn refuses_a_body_of_tiny_chunks() {
+fn refuses_tiny_chunks() {
     let server = TestServer::start();
     let form = Form::new().file("f", "text/plain", &[b'x'; 300_000]);
     let body = form.bytes();
     let head = upload_head(&server, &form, &[("Transfer-Encoding", "chunked")]);
-    // 1,000 bytes and more are usual; an AMR voice has 32 bytes in a frame.
+    // 1,000 bytes and more are usual; a frame of an AMR voice has 32 bytes.
     for (chunk_bytes, is_taken) in [
         (1, false),
         (2, false),
@@ -53,9 +54,9 @@ fn refuses_a_body_of_tiny_chunks() {
     assert_alive(&server);
 }
 
-/// A recorder that sends each frame of 20 ms as it is made, and one that has a minute of them to send.
+/// A recorder that sends each frame of 20 ms at once, and one that has a minute of frames to send.
 #[test]
-fn takes_a_voice_frame_by_frame() {
+fn accepts_voice_frame_by_frame() {
     let server = TestServer::start();
     for (frame_bytes, frames) in [(32, 3000), (13, 2900)] {
         let voice = [&b"#!AMR\n"[..], &vec![0x3c; frame_bytes * frames]].concat();
@@ -70,7 +71,7 @@ fn takes_a_voice_frame_by_frame() {
 }
 
 #[test]
-fn refuses_tiny_chunks_of_every_call() {
+fn refuses_tiny_chunks_everywhere() {
     let server = TestServer::start();
     let token = format!("Bearer {}", server.token("mallory"));
     for path in ["/token".to_owned(), "/sdk/chatfiles/part-upload".to_owned()] {
@@ -90,7 +91,7 @@ fn refuses_tiny_chunks_of_every_call() {
 }
 
 #[test]
-fn refuses_a_body_of_tiny_frames() {
+fn refuses_tiny_http2_frames() {
     let server = TestServer::start();
     let form = Form::new().file("f", "text/plain", &[b'x'; 20_000]);
     let token = format!("Bearer {}", server.token("mallory"));
@@ -120,7 +121,7 @@ fn refuses_a_body_of_tiny_frames() {
         let end = client.until(|frame| {
             frame.kind == GOAWAY || frame.stream == 1 && matches!(frame.kind, HEADERS | RST_STREAM)
         });
-        // 200 and 400, which stand in HPACK's table; the library below may have had enough before.
+        // 200 and 400 from the static table of HPACK; h2 may end the connection earlier.
         let is_answered = end.kind == HEADERS && end.payload[0] == 0x88;
         assert_eq!(is_answered, is_taken, "{frame_bytes}: {end:?}");
         if end.kind == HEADERS && !is_taken {
@@ -131,9 +132,9 @@ fn refuses_a_body_of_tiny_frames() {
     poll("tmp/ to be empty", || server.files_in("tmp").is_empty());
 }
 
-/// What is read on after a refusal is thrown away in large pieces.
+/// After a refusal, the rest is discarded in large pieces.
 #[test]
-fn a_refused_body_of_tiny_chunks_leaves_nothing() {
+fn refused_chunks_leave_nothing() {
     let server = TestServer::start();
     let form = Form::new().file("f", "text/plain", &[b'x'; 100_000]);
     let mut connection = server.connect();
@@ -143,6 +144,6 @@ fn a_refused_body_of_tiny_chunks_leaves_nothing() {
     let rest = connection.rest();
     let mut rest = &rest[..];
     assert_eq!(read_answer(&mut rest, "POST").unwrap().status, 400);
-    assert!(rest.is_empty(), "something was answered after it");
+    assert!(rest.is_empty(), "a later request was answered");
     assert_nothing_stays(&server);
 }

@@ -1,22 +1,23 @@
-//! Heads without end, paths that are none, crowds of addresses, and clients that never read.
+//! Endless heads, invalid paths, crowds of addresses, and clients that never read.
 
 use chatfiles::{
-    limit::{self, Interface, Limiter, Rate},
+    limit::{self, Limiter, Rate, RateClass},
     time::Clock,
 };
 
 use super::{assert_alive, send_until_closed};
 use crate::support::{BASE, Connection, TestServer, head, process::poll};
 
+/// By time and by length.
 #[test]
-fn a_head_that_never_ends_is_cut_in_time_and_in_length() {
+fn endless_head_is_cut() {
     let server = TestServer::with("[server]\nheader_timeout_seconds = 1");
-    // Slowly: a byte at once and no more.
+    // Slow: one byte and no more.
     let mut slow = server.connect();
     slow.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-A: ")
         .unwrap();
-    assert!(slow.rest().is_empty(), "nobody to answer");
-    // Quickly: too many headers, too long a one, too long a path, and one without end.
+    assert!(slow.rest().is_empty(), "no client to answer");
+    // Fast: too many headers, too long a header, too long a path, and an endless head.
     let many: String = (0..500).map(|n| format!("X-{n}: y\r\n")).collect();
     let long = format!("X-Long: {}\r\n", "y".repeat(1 << 20));
     for (what, line, headers) in [
@@ -46,7 +47,7 @@ fn a_head_that_never_ends_is_cut_in_time_and_in_length() {
 }
 
 #[test]
-fn ids_that_look_like_paths_find_nothing() {
+fn path_like_ids_find_nothing() {
     let server = TestServer::start();
     let authorization = format!("Bearer {}", server.token("mallory"));
     let headers = [("Authorization", authorization.as_str())];
@@ -77,7 +78,7 @@ fn ids_that_look_like_paths_find_nothing() {
             for path in ["chatfiles", "sdk/chatfiles/part-upload"] {
                 let path = format!("{BASE}/{path}/{id}{suffix}");
                 let answer = server.get(&path, &headers);
-                // A dot segment may lead to another route; never to a file, nor into the code's inside.
+                // A dot segment may lead to another route, but never to a file or to internals.
                 assert!(
                     matches!(answer.status, 404 | 405),
                     "{path}: {}",
@@ -90,9 +91,9 @@ fn ids_that_look_like_paths_find_nothing() {
 }
 
 #[test]
-fn a_hundred_thousand_addresses_are_limited_in_bounded_memory() {
+fn many_addresses_need_bounded_memory() {
     const BOUND: usize = 10_000;
-    // The limiter itself: what it remembers is bounded, and an address beyond it is still limited.
+    // The limiter itself: its memory is bounded, and an address beyond it is still limited.
     let clock = Clock::system();
     let (now, rate) = (
         clock.monotonic(),
@@ -106,7 +107,7 @@ fn a_hundred_thousand_addresses_are_limited_in_bounded_memory() {
         ..limit::Config::default()
     };
     let limiter = Limiter::new(config, now);
-    let call = |address: u32| limiter.check(0, Interface::Download, address_of(address), rate, now);
+    let call = |address: u32| limiter.check(0, RateClass::Download, address_of(address), rate, now);
     for address in 0..100_000 {
         let _ = call(address);
     }
@@ -115,7 +116,7 @@ fn a_hundred_thousand_addresses_are_limited_in_bounded_memory() {
         assert!(call(address).is_err(), "{address}");
     }
 
-    // And through the socket, a new address with each call, pipelined.
+    // Through the socket, with a new address per pipelined request.
     let server = TestServer::with(&format!(
         "[limits]\ncalls_per_second = 1000\ncalls_burst = 1000\naddresses_max = {BOUND}\ntrusted_proxies = [\"127.0.0.0/8\"]"
     ));
@@ -151,7 +152,7 @@ fn address_of(number: u32) -> std::net::IpAddr {
 }
 
 #[test]
-fn a_client_that_never_reads_its_download_is_cut_and_holds_nobody_up() {
+fn unread_download_is_cut() {
     const BYTES: usize = 48 << 20;
     let server = TestServer::with(&format!(
         "[server]\nwrite_stall_timeout_seconds = 1\n[limits]\nupload_bytes_max = {BYTES}"
@@ -171,7 +172,7 @@ fn a_client_that_never_reads_its_download_is_cut_and_holds_nobody_up() {
     let ranged = server.download(&id, &[("Range", "bytes=-5")]);
     assert_eq!((ranged.status, ranged.body.len()), (206, 5));
     for connection in &mut stalled {
-        // Reset, so that neither side keeps what was never read.
+        // Reset, so that neither side keeps unread bytes.
         poll("the reset", || {
             connection.stream().take_error().unwrap().is_some()
         });
@@ -181,7 +182,7 @@ fn a_client_that_never_reads_its_download_is_cut_and_holds_nobody_up() {
 }
 
 #[test]
-fn a_thousand_connections_opened_and_dropped_leave_the_server_well() {
+fn thousand_dropped_connections_do_no_harm() {
     let server = TestServer::start();
     for _ in 0..10 {
         drop(

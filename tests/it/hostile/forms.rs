@@ -1,4 +1,4 @@
-//! Forms that are none, or far too much of one, and files that are not what they say.
+//! Invalid and excessive forms, and files that are not what they claim.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use chatfiles::time::Clock;
 use super::assert_nothing_stays;
 use crate::support::{Form, TestServer, assert_error};
 
-/// Far above what a linear scan of 10 MB takes on a busy machine, far below what a quadratic one does.
+/// Much more than a linear scan of 10 MB takes on a busy machine, much less than a quadratic one.
 const SCAN_MAX: Duration = Duration::from_secs(30);
 
-/// A body that is no good form is refused with 400 and leaves nothing.
+/// Checks that an invalid form gets 400 and leaves nothing.
 fn check_refused(server: &TestServer, what: &str, body: &[u8]) {
     println!("{what}");
     let clock = Clock::system();
@@ -38,7 +38,7 @@ fn post(server: &TestServer, content_type: &str, body: &[u8]) -> crate::support:
 const TEN_MB: usize = 10 << 20;
 
 #[test]
-fn a_form_that_is_out_of_its_bounds_is_refused() {
+fn forms_out_of_bounds_are_refused() {
     let server = TestServer::start();
     let form = Form::new();
     let boundary = &form.boundary;
@@ -115,7 +115,7 @@ fn a_form_that_is_out_of_its_bounds_is_refused() {
 }
 
 #[test]
-fn a_form_within_another_is_a_file_like_any_other() {
+fn nested_form_is_plain_file() {
     let server = TestServer::start();
     let mut inner = Form::new();
     inner.boundary = "inner".into();
@@ -139,7 +139,7 @@ fn a_form_within_another_is_a_file_like_any_other() {
 }
 
 #[test]
-fn a_file_name_that_is_a_path_stays_a_name() {
+fn path_as_file_name_is_kept() {
     let server = TestServer::start();
     for name in [
         "../../etc/passwd",
@@ -161,14 +161,15 @@ fn a_file_name_that_is_a_path_stays_a_name() {
         );
         assert_eq!(download.header("x-injected"), None);
     }
-    // Everything lies where ids say it does.
+    // All files are at the path of their id.
     for path in server.files_in("objects") {
         assert_eq!(path.components().count(), 4, "{}", path.display());
     }
 }
 
+/// And cost no more than a look at the header.
 #[test]
-fn pictures_that_are_traps_have_no_thumbnail_and_cost_no_more_than_a_look() {
+fn trap_pictures_have_no_thumbnail() {
     let server = TestServer::start();
     let image = |name: &str| {
         let root = env!("CARGO_MANIFEST_DIR");
@@ -203,7 +204,7 @@ fn pictures_that_are_traps_have_no_thumbnail_and_cost_no_more_than_a_look() {
         }
         assert!(server.download(&id, &[]).body == bytes, "{name}");
     }
-    // Broken ones: a picture or a 404, and never our fault.
+    // Broken pictures: a picture or 404, never 500.
     for name in ["truncated.jpg", "truncated.png"] {
         let id = server.store_file(name, "image/png", &image(name));
         let answer = server.download(&id, &[("thumbnail", "true")]);
@@ -216,7 +217,7 @@ fn pictures_that_are_traps_have_no_thumbnail_and_cost_no_more_than_a_look() {
 }
 
 #[test]
-fn pictures_damaged_at_random_are_never_our_fault() {
+fn damaged_pictures_never_cause_500() {
     let server = TestServer::start();
     let mut random = crate::support::Random::new();
     for name in [
@@ -232,7 +233,7 @@ fn pictures_damaged_at_random_are_never_our_fault() {
         for _ in 0..8 {
             let mut bytes = original.clone();
             for _ in 0..1 + random.below(20) {
-                // Mostly in the headers, where sizes and counts are.
+                // Mostly in the headers, which contain sizes and counts.
                 let end = [64, 700, bytes.len()][random.below(3)];
                 let at = random.below(end);
                 bytes[at] = random.next() as u8;

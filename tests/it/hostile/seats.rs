@@ -1,14 +1,14 @@
-//! One address that opens all the connections it can: the others are served.
+//! One address opens as many connections as it can: others are still served.
 
 use std::net::Ipv4Addr;
 
-use crate::support::{Connection, TestServer, eventually, open_from};
+use crate::support::{Connection, TestServer, open_from, poll};
 
 #[test]
-fn an_address_with_too_many_connections_is_closed_and_others_are_served() {
+fn connections_per_address_are_limited() {
     let server = TestServer::with("[server]\nconnections_per_address_max = 5\n");
     let mut crowd: Vec<Connection> = (0..20).map(|_| server.connect()).collect();
-    // Whoever came first keeps its place; which those are the kernel's queue decides.
+    // The first connections keep their permits; the kernel's queue decides which those are.
     let answered = crowd.iter_mut().filter_map(|one| {
         one.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").ok()?;
         one.answer("GET").ok()
@@ -18,7 +18,7 @@ fn an_address_with_too_many_connections_is_closed_and_others_are_served() {
     let answer = open_from(server.address, other, None).request("GET", "/healthz", &[], b"");
     assert_eq!(answer.status, 200);
     drop(crowd);
-    eventually("the places are free again", || {
+    poll("the permits are free again", || {
         let mut again = server.connect();
         let sent = again.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
         sent.is_ok() && again.answer("GET").is_ok()
@@ -26,7 +26,7 @@ fn an_address_with_too_many_connections_is_closed_and_others_are_served() {
 }
 
 #[test]
-fn a_proxy_may_have_as_many_as_it_likes() {
+fn proxy_is_exempt() {
     let toml =
         "[server]\nconnections_per_address_max = 2\n[limits]\ntrusted_proxies = [\"127.0.0.1\"]\n";
     let server = TestServer::with(toml);

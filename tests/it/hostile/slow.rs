@@ -1,5 +1,5 @@
-//! Crowds that are silent, or that send or read a byte at a time: an ordinary client gets its answers all the
-//! while. No test here asserts on time; they end at all because nobody waits for the crowd.
+//! Crowds of silent clients and of clients that send or read one byte at a time: an ordinary client still gets its
+//! responses. No test asserts on time; a test ends because no request waits for the crowd.
 
 use std::io::Read;
 
@@ -9,7 +9,7 @@ use crate::support::{BASE, Connection, Form, TestServer, head};
 const CROWD: usize = 100;
 
 #[test]
-fn a_crowd_of_silent_and_slow_clients_holds_nobody_up() {
+fn slow_clients_do_not_delay_others() {
     const BYTES: usize = 9_000_000;
     let server = TestServer::start();
     let id = server.store_file("f", "video/mp4", &vec![7; BYTES]);
@@ -36,13 +36,13 @@ fn a_crowd_of_silent_and_slow_clients_holds_nobody_up() {
     let mut in_heads = crowd(b"GET /healthz HTTP/1.1\r\nHost: a\r\nX-A: ");
     let mut in_bodies = crowd(&[&upload[..], &form.bytes()[..1000]].concat());
     let mut readers = crowd(&download);
-    // Each has begun: the answer is on its way, and waits for its reader.
+    // Each response has started and waits for its reader.
     for reader in &mut readers {
         reader.stream().read_exact(&mut [0; 1]).unwrap();
     }
 
     for round in 0..20_usize {
-        // A byte each, and in between somebody who wants an answer.
+        // One byte each, and an ordinary request in between.
         for connection in in_heads.iter_mut().chain(&mut in_bodies) {
             connection.send(b"x").unwrap();
         }
@@ -57,7 +57,7 @@ fn a_crowd_of_silent_and_slow_clients_holds_nobody_up() {
         assert_alive(&server);
     }
 
-    // And none of the crowd was harmed: whoever goes on is served.
+    // The crowd is not harmed: a client that continues is served.
     let mut speaks = silent.swap_remove(CROWD / 2);
     assert_eq!(speaks.request("GET", "/healthz", &[], b"").status, 200);
     let mut head = in_heads.swap_remove(CROWD / 2);

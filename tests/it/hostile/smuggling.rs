@@ -1,7 +1,8 @@
-//! Requests that a proxy and a server could read in two ways: refused, and nothing that follows is answered.
+//! Request smuggling: requests that a proxy and a server could read in two ways are refused, and nothing after them is
+//! answered.
 //!
-//! Each vector is followed by a second request, bare and behind an empty chunk that is five bytes long, so that it
-//! is found by whoever takes either end of the first one.
+//! Each vector is followed by a second request, once bare and once behind an empty chunk of five bytes, so that it is
+//! found by a reader that takes either end of the first request.
 
 use std::net::Shutdown;
 
@@ -11,9 +12,9 @@ use crate::support::{BASE, Form, TestServer, assert_error, head, read_answer};
 const HIDDEN: &str = "GET /hidden HTTP/1.1\r\nHost: a\r\n\r\n";
 const EMPTY_CHUNK: &str = "0\r\n\r\n";
 
-/// Heads of which the whole is refused: 400, and the connection closed. `\x7f` and above stand for that byte.
+/// Heads that are refused: 400, and the connection is closed. `\x7f` and above stand for that byte.
 const REFUSED: &[&str] = &[
-    // Two lengths, or none that is one.
+    // Two lengths, or an invalid one.
     "POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 40\r\n\r\n",
     "POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nContent-Length: 5\r\n\r\n",
     "POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 5, 40\r\n\r\n",
@@ -31,7 +32,7 @@ const REFUSED: &[&str] = &[
     "POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 18446744073709551621\r\n\r\n",
     "POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length : 5\r\n\r\n",
     "POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length\t: 5\r\n\r\n",
-    // A coding that is not `chunked`, or not once, or not last.
+    // A transfer coding that is not `chunked`, or not exactly once, or not last.
     "POST /healthz HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, identity\r\n\r\n",
     "POST /healthz HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: identity, chunked\r\n\r\n",
     "POST /healthz HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
@@ -55,7 +56,7 @@ const REFUSED: &[&str] = &[
     "POST /healthz HTTP/1.1\r\nHost: a\r\nTransfer-Encoding\r\n : chunked\r\n\r\n",
     "POST /healthz HTTP/1.1\r\nHost: a\r\nX: y\rTransfer-Encoding: chunked\r\n\r\n",
     "POST /healthz HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n",
-    // Lines that are folded, or no lines.
+    // Folded lines, or invalid ones.
     "GET /healthz HTTP/1.1\r\nHost: a\r\nX: a\r\n b\r\n\r\n",
     "GET /healthz HTTP/1.1\r\nHost: a\r\nX: a\r\n\tb\r\n\r\n",
     "POST /healthz HTTP/1.1\r\nHost: a\r\nTransfer-Encoding:\r\n chunked\r\n\r\n",
@@ -65,7 +66,7 @@ const REFUSED: &[&str] = &[
     "GET /healthz HTTP/1.1\r\nHost: a\r\nno colon\r\n\r\n",
     "GET /healthz HTTP/1.1\r\nHost: a\r\n: nameless\r\n\r\n",
     "GET /healthz HTTP/1.1\r\nHost: a\r\r\n\r\n",
-    // Bytes that end a line, or a text, for somebody.
+    // Bytes that some parsers take for the end of a line or text.
     "GET /healthz HTTP/1.1\r\nHost: a\r\nX: a\rb\r\n\r\n",
     "GET /healthz HTTP/1.1\r\nHost: a\r\nX: a\0b\r\n\r\n",
     "GET /healthz HTTP/1.1\r\nHost: a\r\nX: a\x01b\r\n\r\n",
@@ -75,7 +76,7 @@ const REFUSED: &[&str] = &[
     "GET /healthz HTTP/1.1\r\nHost: a\r\nX\u{ff}: a\r\n\r\n",
     "GET /healthz HTTP/1.1\r\nHost: a\r\nX Y: a\r\n\r\n",
     "GET /healthz HTTP/1.1\r\nHost: a\r\nX(: a\r\n\r\n",
-    // Whose request it is.
+    // Ambiguous hosts.
     "GET /healthz HTTP/1.1\r\n\r\n",
     "GET /healthz HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
     "GET /healthz HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
@@ -105,7 +106,7 @@ const REFUSED: &[&str] = &[
     "GET http://a/healthz HTTP/1.1\r\nHost:\r\n\r\n",
     "GET http://./healthz HTTP/1.1\r\nHost: .\r\n\r\n",
     "GET http://a:98777/healthz HTTP/1.1\r\nHost: a:98777\r\n\r\n",
-    // Whose token, whose secret, which form: said twice.
+    // A token, a secret or a representation given twice.
     "GET /healthz HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer a\r\nAuthorization: Bearer b\r\n\r\n",
     "GET /healthz HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer a\r\nauthorization: Bearer a\r\n\r\n",
     "GET /healthz HTTP/1.1\r\nHost: a\r\naccess-token: a\r\naccess-token: b\r\n\r\n",
@@ -117,7 +118,7 @@ const REFUSED: &[&str] = &[
     "GET /healthz HTTP/1.1\r\nHost: a\r\nthumbnail-width: 1\r\nthumbnail-width: 2\r\n\r\n",
     "GET /healthz HTTP/1.1\r\nHost: a\r\nthumbnail-height: 1\r\nthumbnail-height: 2\r\n\r\n",
     "GET /healthz HTTP/1.1\r\nHost: a\r\nContent-Type: a/b\r\nContent-Type: a/c\r\n\r\n",
-    // What is asked for.
+    // Ambiguous targets.
     "GET /healthz x HTTP/1.1\r\nHost: a\r\n\r\n",
     "GET /healthz\tx HTTP/1.1\r\nHost: a\r\n\r\n",
     "GET /healthz\0 HTTP/1.1\r\nHost: a\r\n\r\n",
@@ -129,7 +130,7 @@ const REFUSED: &[&str] = &[
     " GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n",
     "G(T /healthz HTTP/1.1\r\nHost: a\r\n\r\n",
     "/healthz HTTP/1.1\r\nHost: a\r\n\r\n",
-    // RFC 9112 §3.2: a path, a URL of HTTP, or, of OPTIONS alone, an asterisk.
+    // RFC 9112 §3.2: a path, an HTTP URL, or, only for OPTIONS, an asterisk.
     "GET ! HTTP/1.1\r\nHost: a\r\n\r\n",
     "GET healthz HTTP/1.1\r\nHost: a\r\n\r\n",
     "GET a HTTP/1.1\r\nHost: a\r\n\r\n",
@@ -138,7 +139,7 @@ const REFUSED: &[&str] = &[
     "OPTIONS a HTTP/1.1\r\nHost: a\r\n\r\n",
     "GET ftp://a/healthz HTTP/1.1\r\nHost: a\r\n\r\n",
     "GET a://a/healthz HTTP/1.1\r\nHost: a\r\n\r\n",
-    // In which version.
+    // Invalid versions.
     "GET /healthz\r\n\r\n",
     "GET /healthz\r\nHost: a\r\n\r\n",
     "GET /healthz \r\nHost: a\r\n\r\n",
@@ -153,7 +154,7 @@ const REFUSED: &[&str] = &[
     "GET /healthz HTTP/1.1x\r\nHost: a\r\n\r\n",
 ];
 
-/// RFC 9112 §6.1: what has a length and a coding is read by its coding, and the connection ends after it.
+/// RFC 9112 §6.1: a message with a length and a coding is read by its coding, and the connection ends after it.
 const LAST: &[&str] = &[
     "GET /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "GET /healthz HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
@@ -165,11 +166,11 @@ const LAST: &[&str] = &[
     "GET /healthz HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nContent-Length: 30\r\n\r\n",
 ];
 
-/// What looks odd and has one meaning (RFC 9112 §2.2, §6.3): answered, and the next one too.
+/// Unusual but unambiguous (RFC 9112 §2.2, §6.3): answered, and so is the next request.
 const TAKEN: &[&str] = &[
     "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n",
     "\r\nGET /healthz HTTP/1.1\r\nHost: a\r\n\r\n",
-    // A line feed alone ends a line: what a server may take for one, and what is after it counts.
+    // A lone line feed may end a line, and the headers after it count.
     "GET /healthz HTTP/1.1\nHost: a\n\n",
     "GET /healthz HTTP/1.1\r\nHost: a\r\nX: y\nContent-Length: 5\r\n\r\n01234",
     "GET http://a/healthz HTTP/1.1\r\nHost: A\r\n\r\n",
@@ -178,23 +179,23 @@ const TAKEN: &[&str] = &[
     "GET /healthz HTTP/1.1\r\nHost: a.\r\n\r\n",
     "GET /healthz HTTP/1.1\r\nHost: a_b%61:65535\r\n\r\n",
     "GET /healthz HTTP/1.1\r\nHost: [::ffff:127.0.0.1]:80\r\n\r\n",
-    // Lists may have several lines, and what chooses nothing may come twice.
+    // Lists may span several lines, and headers without effect may be repeated.
     "GET /healthz HTTP/1.1\r\nHost: a\r\nAccept: a/b\r\nAccept: */*\r\nX: y\r\nX: z\r\n\r\n",
     "GET /healthz HTTP/1.1\r\nHost:\r\n\r\n",
     "GET /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n01234",
     "GET /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 005\r\n\r\n01234",
 ];
 
-/// The bytes: a character is one, as in Latin-1.
+/// One byte per character, as in Latin-1.
 fn bytes(text: &str) -> Vec<u8> {
     let byte = |c: char| u8::try_from(u32::from(c)).expect("a byte");
     text.chars().map(byte).collect()
 }
 
-/// The statuses of all that is answered, until the server closes.
+/// The statuses of all responses until the server closes.
 fn statuses(server: &TestServer, sent: &str, then_ends: bool) -> Vec<u16> {
     let mut connection = server.connect();
-    // Closed before all is written, perhaps.
+    // The server may close before everything is written.
     let _ = connection.send(&bytes(sent));
     if then_ends {
         let _ = connection.stream().shutdown(Shutdown::Write);
@@ -208,11 +209,11 @@ fn statuses(server: &TestServer, sent: &str, then_ends: bool) -> Vec<u16> {
 }
 
 #[test]
-fn a_head_that_can_be_read_in_two_ways_is_refused_and_its_connection_closed() {
+fn ambiguous_head_is_refused_and_closed() {
     let server = TestServer::start();
     for vector in REFUSED {
         for between in ["", EMPTY_CHUNK] {
-            // The client does not end the connection: the server does.
+            // The server closes the connection, not the client.
             let found = statuses(&server, &format!("{vector}{between}{HIDDEN}"), false);
             assert_eq!(found, [400], "{vector:?} {between:?}");
         }
@@ -221,7 +222,7 @@ fn a_head_that_can_be_read_in_two_ways_is_refused_and_its_connection_closed() {
 }
 
 #[test]
-fn after_two_lengths_or_a_trailer_the_connection_ends() {
+fn connection_ends_after_lengths_or_trailer() {
     let server = TestServer::start();
     for vector in LAST {
         let found = statuses(&server, &format!("{vector}{HIDDEN}"), false);
@@ -230,7 +231,7 @@ fn after_two_lengths_or_a_trailer_the_connection_ends() {
 }
 
 #[test]
-fn what_is_odd_and_has_one_meaning_is_taken() {
+fn accepts_odd_but_unambiguous_heads() {
     let server = TestServer::start();
     for vector in TAKEN {
         let found = statuses(&server, &format!("{vector}{HIDDEN}"), true);
@@ -244,7 +245,7 @@ fn what_is_odd_and_has_one_meaning_is_taken() {
 }
 
 #[test]
-fn a_refused_head_is_told_in_the_words_of_the_api() {
+fn refusal_uses_error_format_of_api() {
     let server = TestServer::start();
     for host in [
         "",
@@ -259,14 +260,14 @@ fn a_refused_head_is_told_in_the_words_of_the_api() {
         assert_error(&answer, 400, "illegal_argument");
         assert_eq!(answer.header("connection"), Some("close"), "{request}");
     }
-    // HTTP/1.0 knows no Host.
+    // HTTP/1.0 has no Host.
     assert_eq!(
         statuses(&server, "GET /nothing HTTP/1.0\r\n\r\n", false),
         [404]
     );
 }
 
-/// The head and the one good chunk of an upload, and what comes after it.
+/// The head and one valid chunk of an upload, followed by `rest`.
 fn upload_in_chunks(server: &TestServer, rest: &str) -> Vec<u16> {
     let form = Form::new().file("f", "text/plain", b"hello");
     let authorization = format!("Bearer {}", server.token("mallory"));
@@ -284,9 +285,9 @@ fn upload_in_chunks(server: &TestServer, rest: &str) -> Vec<u16> {
 }
 
 #[test]
-fn a_chunk_that_is_none_ends_the_upload_and_the_connection() {
+fn bad_chunk_ends_upload_and_connection() {
     let server = TestServer::start();
-    // Zeros and an extension are in the grammar (RFC 9112 §7.1).
+    // Leading zeros and an extension are valid (RFC 9112 §7.1).
     for rest in ["\r\n0\r\n\r\n", "\r\n0001\r\n\n\r\n000;a=b\r\n\r\n"] {
         assert_eq!(upload_in_chunks(&server, rest), [200, 404], "{rest:?}");
     }
@@ -307,13 +308,13 @@ fn a_chunk_that_is_none_ends_the_upload_and_the_connection() {
         "\r\n0;a\n\r\n",
         "\r\n0;a\rb\r\n\r\n",
         "\r\n0\r\r\n\r\n",
-        // What follows the data is no line end.
+        // The data is not followed by a line end.
         "0\r\n\r\n",
         "\n0\r\n\r\n",
         "\r0\r\n\r\n",
         "\r\n1\r\nx\n0\r\n\r\n",
         "\r\n1\r\nxy\r\n0\r\n\r\n",
-        // A trailer that is none.
+        // An invalid trailer.
         "\r\n0\r\nno colon\r\n\r\n",
         "\r\n0\r\nX : y\r\n\r\n",
         "\r\n0\r\nX: y\r\n z\r\n\r\n",
@@ -321,7 +322,7 @@ fn a_chunk_that_is_none_ends_the_upload_and_the_connection() {
     ] {
         assert_eq!(upload_in_chunks(&server, rest), [400], "{rest:?}");
     }
-    // The form was whole before; where the body ends is not sure, so nothing after it is a request.
+    // The form was complete before, but the end of the body is uncertain, so nothing after it is a request.
     for rest in [
         "\r\n0\r\n\n",
         "\r\n0\r\nX: y\n\r\n",

@@ -3,7 +3,7 @@
 use super::Reader;
 use crate::support::{BASE, TestServer, assert_error, photo};
 
-/// `{etag}`, `{date}` in a header of the table stand for the validators of the answer asked about.
+/// `{etag}` and `{date}` stand for the validators of the requested representation.
 type Headers = &'static [(&'static str, &'static str)];
 
 const EARLIER: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
@@ -11,7 +11,7 @@ const LATER: &str = "Sat, 06 Nov 2094 08:49:37 GMT";
 
 const TABLE: &[(Headers, u16)] = &[
     (&[], 200),
-    // If-None-Match: compared weakly, in lists, over several lines.
+    // If-None-Match: weak comparison, in lists and over several lines.
     (&[("If-None-Match", "{etag}")], 304),
     (&[("If-None-Match", "W/{etag}")], 304),
     (&[("If-None-Match", "*")], 304),
@@ -24,7 +24,7 @@ const TABLE: &[(Headers, u16)] = &[
     (&[("If-None-Match", "\"a\"")], 200),
     (&[("If-None-Match", "")], 200),
     (&[("If-None-Match", "unquoted")], 200),
-    // If-Match: compared strongly.
+    // If-Match: strong comparison.
     (&[("If-Match", "{etag}")], 200),
     (&[("If-Match", "*")], 200),
     (&[("If-Match", "\"a\", {etag}")], 200),
@@ -46,7 +46,7 @@ const TABLE: &[(Headers, u16)] = &[
         412,
     ),
     (&[("If-Unmodified-Since", "Sun Nov  6 08:49:37 1994")], 412),
-    // Entity-tags count before dates (§13.2.2).
+    // Entity tags take precedence over dates (§13.2.2).
     (
         &[("If-None-Match", "\"a\""), ("If-Modified-Since", "{date}")],
         200,
@@ -63,7 +63,7 @@ const TABLE: &[(Headers, u16)] = &[
         &[("If-Match", "\"a\""), ("If-Unmodified-Since", LATER)],
         412,
     ),
-    // What must hold counts before what may be saved.
+    // Preconditions are evaluated before cache validation.
     (&[("If-Match", "\"a\""), ("If-None-Match", "{etag}")], 412),
     (&[("If-Match", "{etag}"), ("If-None-Match", "{etag}")], 304),
     (
@@ -86,11 +86,11 @@ const TABLE: &[(Headers, u16)] = &[
     ),
 ];
 
-/// Conditions count before ranges.
+/// Conditions are evaluated before ranges.
 const WITH_RANGES: &[(Headers, u16)] = &[
     (&[("Range", "bytes=0-1")], 206),
     (&[("Range", "bytes=0-1"), ("If-None-Match", "{etag}")], 304),
-    // Whoever names another tag holds another form, or an older one: the whole is right for both.
+    // A client with another tag has another representation or an older one: the whole response is correct for both.
     (&[("Range", "bytes=0-1"), ("If-None-Match", "\"a\"")], 200),
     (&[("Range", "bytes=0-1"), ("If-None-Match", "")], 200),
     (
@@ -117,7 +117,7 @@ const WITH_RANGES: &[(Headers, u16)] = &[
         ],
         206,
     ),
-    // No date, no condition.
+    // An invalid date is not a condition.
     (
         &[("Range", "bytes=0-1"), ("If-Modified-Since", "no date")],
         206,
@@ -126,7 +126,7 @@ const WITH_RANGES: &[(Headers, u16)] = &[
         &[("Range", "bytes=0-1"), ("If-Unmodified-Since", "{date}")],
         206,
     ),
-    // Every form of a file has the same date: it is no strong validator (RFC 9110 §8.8.1).
+    // All representations of a file have the same date, so it is not a strong validator (RFC 9110 §8.8.1).
     (&[("Range", "bytes=0-1"), ("If-Range", "{date}")], 200),
     (&[("Range", "bytes=0-1"), ("If-Match", "\"a\"")], 412),
     (&[("Range", "bytes=0-1"), ("If-Match", "{etag}")], 206),
@@ -150,7 +150,7 @@ const WITH_RANGES: &[(Headers, u16)] = &[
     (&[("Range", "bytes=99999999-"), ("If-Match", "{etag}")], 416),
 ];
 
-/// What a file of several forms answers: of these, a date alone never gives 304.
+/// Expected responses for a file with several representations: a date alone never gives 304.
 fn of_several_forms(table: &[(Headers, u16)]) -> Vec<(Headers, u16)> {
     let answered = |(headers, status): &(Headers, u16)| {
         let has_tag = headers.iter().any(|(name, _)| *name == "If-None-Match");
@@ -160,7 +160,7 @@ fn of_several_forms(table: &[(Headers, u16)]) -> Vec<(Headers, u16)> {
     table.iter().map(answered).collect()
 }
 
-/// Runs a table against what `chosen` asks for; `method` is GET or HEAD.
+/// Checks a table for what `chosen` requests; `method` is GET or HEAD.
 fn check(reader: &mut Reader, method: &str, chosen: Headers, table: &[(Headers, u16)]) {
     let plain = reader.get(chosen);
     assert_eq!(plain.status, 200, "{}", plain.text());
@@ -211,9 +211,9 @@ fn check(reader: &mut Reader, method: &str, chosen: Headers, table: &[(Headers, 
 }
 
 #[test]
-fn conditions_count_in_the_order_of_the_rfc() {
+fn conditions_follow_rfc_order() {
     let server = TestServer::start();
-    // Of a file of which nothing else is made.
+    // A file without derivatives.
     let id = server.store_file("a.txt", "text/plain", &[b'a'; 20_000]);
     let mut reader = Reader::of(&server, &id);
     check(&mut reader, "GET", &[], TABLE);
@@ -227,7 +227,7 @@ fn conditions_count_in_the_order_of_the_rfc() {
 }
 
 #[test]
-fn a_thumbnail_has_conditions_of_its_own() {
+fn thumbnail_has_own_conditions() {
     let server = TestServer::start();
     let id = server.store_file("a.jpg", "image/jpeg", &photo());
     let mut reader = Reader::of(&server, &id);
@@ -235,7 +235,7 @@ fn a_thumbnail_has_conditions_of_its_own() {
     check(&mut reader, "GET", chosen, &of_several_forms(TABLE));
     check(&mut reader, "HEAD", chosen, &of_several_forms(TABLE));
     check(&mut reader, "GET", chosen, &of_several_forms(WITH_RANGES));
-    // What a browser has of the original must not pass for the thumbnail.
+    // A cached original must not be mistaken for the thumbnail.
     let original = reader.get(&[]);
     let etag = original.header("etag").unwrap();
     let answer = reader.get(&[("thumbnail", "true"), ("If-None-Match", etag)]);
@@ -243,7 +243,7 @@ fn a_thumbnail_has_conditions_of_its_own() {
 }
 
 #[test]
-fn a_condition_tells_strangers_nothing() {
+fn conditions_tell_strangers_nothing() {
     let server = TestServer::start();
     let restricted = server.upload(
         &crate::support::Form::new().file("a.jpg", "image/jpeg", &photo()),

@@ -1,11 +1,11 @@
-//! The headers of an answer that carries a file, byte by byte, and the connections they come over.
+//! The headers of a response with a file, byte by byte, and the handling of connections.
 
 use super::{Random, Reader, new_seed};
 use crate::support::{
     Answer, BASE, Connection, Form, TestServer, faulty_server, head, photo, read_answer,
 };
 
-/// The headers by name, without those that differ from answer to answer.
+/// The headers by name, without those that differ in every response.
 fn lasting(answer: &Answer) -> Vec<(&str, &str)> {
     let mut headers: Vec<_> = answer
         .headers
@@ -17,7 +17,7 @@ fn lasting(answer: &Answer) -> Vec<(&str, &str)> {
     headers
 }
 
-/// Uploads one part with the header lines given and returns the id.
+/// Uploads one part with the given header lines and returns the id.
 fn store_part(server: &TestServer, part_head: &str, bytes: &[u8]) -> String {
     let answer = server.upload(&Form::new().part(part_head, bytes), &[]);
     assert_eq!(answer.status, 200, "{part_head}: {}", answer.text());
@@ -28,7 +28,7 @@ fn store_part(server: &TestServer, part_head: &str, bytes: &[u8]) -> String {
 }
 
 #[test]
-fn a_file_comes_with_exactly_these_headers() {
+fn download_has_exactly_these_headers() {
     let server = TestServer::start();
     let photo = photo();
     let id = server.store_file("a.jpg", "image/jpeg", &photo);
@@ -69,13 +69,13 @@ fn a_file_comes_with_exactly_these_headers() {
     for name in ["date", "x-request-id"] {
         assert!(answer.header(name).is_some(), "{name}");
     }
-    // The thumbnail differs in what is its own.
+    // The thumbnail differs in its own headers.
     let thumbnail = server.download(&id, &[("thumbnail", "true")]);
     let own_etag = thumbnail.header("etag").unwrap().to_owned();
     assert_ne!(own_etag, etag);
     let len = thumbnail.body.len().to_string();
     assert_eq!(found(&thumbnail), expected(&own_etag, &len, "inline"));
-    // The same again: validators never change, of a new connection or of a server that starts anew.
+    // Validators stay the same on a new connection and after a restart.
     assert_eq!(found(&server.download(&id, &[])), found(&answer));
     assert_eq!(
         found(&server.download(&id, &[("thumbnail", "true")])),
@@ -84,7 +84,7 @@ fn a_file_comes_with_exactly_these_headers() {
 }
 
 #[test]
-fn validators_are_strong_and_survive_a_restart() {
+fn validators_survive_restart() {
     let directory = tempfile::tempdir().unwrap();
     let validators = |server: &TestServer, id: &str| {
         [&[][..], &[("thumbnail", "true")]].map(|headers| {
@@ -106,7 +106,7 @@ fn validators_are_strong_and_survive_a_restart() {
 }
 
 #[test]
-fn only_what_cannot_run_is_shown_in_place() {
+fn only_harmless_types_are_inline() {
     let server = TestServer::start();
     let photo = photo();
     let svg = b"<svg xmlns=\"http://www.w3.org/2000/svg\"><script>alert(1)</script></svg>";
@@ -117,7 +117,7 @@ fn only_what_cannot_run_is_shown_in_place() {
     ))
     .unwrap();
     let mp4 = b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom";
-    // (bytes, declared type, how, type answered)
+    // (bytes, declared type, disposition, returned type)
     let table: &[(&[u8], &str, &str, &str)] = &[
         (&photo, "image/jpeg", "inline", "image/jpeg"),
         (&photo, "text/html", "inline", "image/jpeg"),
@@ -130,7 +130,7 @@ fn only_what_cannot_run_is_shown_in_place() {
             "audio/amr",
         ),
         (mp4, "video/mp4", "inline", "video/mp4"),
-        // An image to look at, a script to run: what the bytes are is what is said.
+        // A viewable image and an executable script: the bytes decide the type.
         (
             b"GIF89a\x01\0\x01\0/*<script>alert(1)</script>*/",
             "text/html",
@@ -145,7 +145,7 @@ fn only_what_cannot_run_is_shown_in_place() {
             "attachment",
             "application/octet-stream",
         ),
-        // Pages show it with <img>, where it runs nothing; by itself it is an attachment in a sandbox.
+        // Pages show it with `<img>`, where it runs nothing; opened directly, it is a sandboxed attachment.
         (svg, "image/svg+xml", "attachment", "image/svg+xml"),
         (svg, "image/png", "attachment", "image/svg+xml"),
         (b"alert(1)", "image/svg+xml", "attachment", "text/plain"),
@@ -170,7 +170,7 @@ fn only_what_cannot_run_is_shown_in_place() {
         ),
         (b"alert(1)", "image/png", "attachment", "text/plain"),
         (b"PK\x03\x04", "image/jpeg", "attachment", "application/zip"),
-        // Nothing is known of the bytes: the label stays, and does not decide.
+        // Unknown bytes: the declared type stays, but does not decide the disposition.
         (b"\x01\x02\x03\x00", "image/png", "attachment", "image/png"),
         (b"\x01\x02\x03\x00", "video/mp4", "attachment", "video/mp4"),
         (
@@ -210,9 +210,9 @@ fn only_what_cannot_run_is_shown_in_place() {
     }
 }
 
-/// What a page of any origin could load as code, style or page, if it were called so.
+/// Content that a page of any origin could load as code, style or page if it had that type.
 #[test]
-fn active_types_are_plain_bytes() {
+fn active_types_become_octet_stream() {
     const ACTIVE: &[&str] = &[
         "text/javascript",
         "Text/JavaScript; charset=utf-8",
@@ -287,14 +287,14 @@ fn active_types_are_plain_bytes() {
                 assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
             }
         }
-        // Bytes of a picture are a picture, whatever they are called.
+        // The bytes of a picture are a picture, whatever the declared type.
         let id = server.store_file("x", declared, &photo());
         assert_eq!(
             server.download(&id, &[]).header("content-type"),
             Some("image/jpeg")
         );
     }
-    // Of the same families, and harmless: as the sender calls them.
+    // Harmless types of the same families keep the declared type.
     for declared in [
         "text/plain",
         "text/csv",
@@ -317,7 +317,7 @@ fn active_types_are_plain_bytes() {
 }
 
 #[test]
-fn active_types_of_older_versions_are_plain_bytes() {
+fn old_active_types_become_octet_stream() {
     let directory = tempfile::tempdir().unwrap();
     let (server, faults) = faulty_server(directory.path());
     for (stored, answered) in [
@@ -335,7 +335,7 @@ fn active_types_of_older_versions_are_plain_bytes() {
 }
 
 #[test]
-fn a_name_is_given_back_and_can_do_no_harm() {
+fn file_name_is_returned_safely() {
     let server = TestServer::start();
     let long = "x".repeat(300);
     let cut = format!("inline; filename=\"{}\"", "x".repeat(255));
@@ -360,7 +360,7 @@ fn a_name_is_given_back_and_can_do_no_harm() {
             "; filename=\"100%.jpg\"",
             "inline; filename=\"100_.jpg\"; filename*=UTF-8''100%25.jpg",
         ),
-        // Lines cannot be broken into, nor folders left.
+        // Names cannot break lines or leave folders.
         (
             "; filename*=UTF-8''a%0D%0ASet-Cookie%3A%20x.jpg",
             "inline; filename=\"aSet-Cookie: x.jpg\"",
@@ -402,9 +402,9 @@ fn a_name_is_given_back_and_can_do_no_harm() {
 }
 
 #[test]
-fn no_cache_keeps_a_file_longer_than_it_lives() {
+fn max_age_ends_with_file() {
     const HOUR_MS: i64 = 3_600_000;
-    // (days of life, hours that passed, seconds that are left)
+    // (days of retention, hours passed, seconds left)
     for (days, hours, left) in [
         (1, 0, 86_400),
         (1, 23, 3_600),
@@ -436,7 +436,7 @@ fn no_cache_keeps_a_file_longer_than_it_lives() {
 }
 
 #[test]
-fn one_connection_carries_many_requests() {
+fn connection_carries_many_requests() {
     let server = TestServer::start();
     let seed = new_seed();
     let whole = Random::from_seed(seed).bytes(70_000);
@@ -451,7 +451,7 @@ fn one_connection_carries_many_requests() {
         );
         assert_eq!(answer.header("connection"), None);
     }
-    // Refusals and answers without a body leave it in step as well.
+    // Refusals and responses without a body also keep the framing intact.
     for (method, headers, status) in [
         ("GET", &[("Range", "bytes=99999999-")][..], 416),
         ("HEAD", &[], 200),
@@ -468,7 +468,7 @@ fn one_connection_carries_many_requests() {
 }
 
 #[test]
-fn pipelined_requests_are_answered_in_their_order() {
+fn pipelined_requests_keep_order() {
     let server = TestServer::start();
     let seed = new_seed();
     let whole = Random::from_seed(seed).bytes(600_000);
@@ -495,7 +495,7 @@ fn pipelined_requests_are_answered_in_their_order() {
 }
 
 #[test]
-fn a_client_of_http_1_0_is_answered_and_let_go() {
+fn http_1_0_connection_is_closed() {
     let server = TestServer::start();
     let id = server.store_file("a.jpg", "image/jpeg", &photo());
     let token = server.token("alice");
@@ -527,7 +527,7 @@ fn a_client_of_http_1_0_is_answered_and_let_go() {
         assert_eq!(answer.header("transfer-encoding"), None, "{method} {more}");
         assert!(answer.header("content-length").is_some(), "{method} {more}");
     }
-    // One that asks to stay, stays.
+    // A client that asks to keep the connection keeps it.
     let mut connection: Connection = server.connect();
     for _ in 0..3 {
         connection

@@ -1,4 +1,4 @@
-//! HTTP's own rules on the answer that carries a file: ranges, conditions, headers, connections.
+//! HTTP rules of a response with a file: ranges, conditions, headers, connections.
 
 mod conditions;
 mod headers;
@@ -9,8 +9,8 @@ use std::hash::{BuildHasher, RandomState};
 
 use crate::support::{Answer, BASE, Connection, TestServer};
 
-/// `alice`, who asks for one path again and again on one connection: an answer that is framed wrongly spoils
-/// the next.
+/// A client that requests one path repeatedly on one connection as `alice`: a wrongly framed response breaks the next
+/// one.
 pub struct Reader {
     pub connection: Connection,
     pub authorization: String,
@@ -37,7 +37,7 @@ impl Reader {
     }
 }
 
-/// A generator that a seed repeats (xorshift64*): every failure names the seed it came from.
+/// A repeatable generator (xorshift64*): every failure names its seed.
 pub struct Random(u64);
 
 impl Random {
@@ -52,7 +52,7 @@ impl Random {
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    /// Less than `bound`, which is not zero.
+    /// A number below `bound`, which is not zero.
     pub fn below(&mut self, bound: usize) -> usize {
         usize::try_from(self.next() % bound as u64).unwrap()
     }
@@ -67,7 +67,7 @@ impl Random {
     }
 }
 
-/// Another one at every run.
+/// A different seed in every run.
 pub fn new_seed() -> u64 {
     RandomState::new().hash_one("seed")
 }

@@ -5,10 +5,10 @@ use std::ops::Range;
 use super::{Random, Reader, new_seed};
 use crate::support::{Answer, TestServer, assert_error, photo};
 
-/// Several chunks, and a last one that is not whole.
+/// Several chunks, and a partial last one.
 const LEN: usize = 1_572_864 + 12_345;
 
-/// What is to come.
+/// The expected response.
 #[derive(Debug, Clone, PartialEq)]
 enum Expected {
     Whole,
@@ -18,7 +18,7 @@ enum Expected {
 }
 use Expected::{Many, One, Unsatisfiable, Whole};
 
-/// Checks a GET's answer against the whole body; `about` stands in every message.
+/// Checks the response to a GET against the whole body; `about` appears in every message.
 #[track_caller]
 fn check(answer: &Answer, whole: &[u8], content_type: &str, expected: &Expected, about: &str) {
     let len = whole.len();
@@ -97,7 +97,7 @@ struct Part {
     bytes: Vec<u8>,
 }
 
-/// Reads the body strictly: nothing before the first delimiter, nothing after the last.
+/// Parses the body strictly: nothing before the first delimiter or after the last.
 #[track_caller]
 fn parts(answer: &Answer, about: &str) -> Vec<Part> {
     let kind = answer.header("content-type").expect(about);
@@ -154,7 +154,7 @@ fn parts(answer: &Answer, about: &str) -> Vec<Part> {
 }
 
 #[test]
-fn a_range_is_answered_with_exactly_its_bytes() {
+fn range_has_exact_bytes() {
     let seed = new_seed();
     let whole = Random::from_seed(seed).bytes(LEN);
     let server = TestServer::start();
@@ -176,19 +176,19 @@ fn a_range_is_answered_with_exactly_its_bytes() {
         ("bytes=262144-524287", One(262_144..524_288)),
         ("bytes=1000-1000000", One(1000..1_000_001)),
         (&format!("bytes={end}-{end}"), One(end..LEN)),
-        // Open.
+        // Open ranges.
         ("bytes=0-", One(0..LEN)),
         ("bytes=1572864-", One(1_572_864..LEN)),
         (&format!("bytes={end}-"), One(end..LEN)),
-        // Past the end is cut, up to numbers that no integer holds.
+        // An end past the file is cut, even numbers that no integer holds.
         ("bytes=1000000-99999999", One(1_000_000..LEN)),
         ("bytes=5-18446744073709551615", One(5..LEN)),
         ("bytes=5-99999999999999999999999999", One(5..LEN)),
-        // Suffix.
+        // Suffix ranges.
         ("bytes=-1", One(end..LEN)),
         ("bytes=-300000", One(LEN - 300_000..LEN)),
         ("bytes=-99999999999999999999999999", One(0..LEN)),
-        // Several.
+        // Several ranges.
         ("bytes=0-99,200-299", Many(vec![0..100, 200..300])),
         ("bytes=0-0,-1", Many(vec![0..1, end..LEN])),
         (
@@ -198,11 +198,11 @@ fn a_range_is_answered_with_exactly_its_bytes() {
         ("bytes= 0-99 ,\t200-299 , ", Many(vec![0..100, 200..300])),
         ("bytes=,,0-99,,200-299,", Many(vec![0..100, 200..300])),
         (&ones(16), single_bytes(16)),
-        // Those that overlap or touch are one.
+        // Overlapping and adjacent ranges are merged.
         ("bytes=0-99,50-149", One(0..150)),
         ("bytes=0-99,100-199", One(0..200)),
         ("bytes=0-,0-,0-,-1,5-", One(0..LEN)),
-        // Some of them do not exist.
+        // Only some of them exist.
         ("bytes=0-9,99999999-", One(0..10)),
         ("bytes=99999999-,0-9,20-29,-0", Many(vec![0..10, 20..30])),
         // None of them exists.
@@ -211,11 +211,11 @@ fn a_range_is_answered_with_exactly_its_bytes() {
         (&format!("bytes={LEN}-{LEN}"), Unsatisfiable),
         ("bytes=99999999999999999999999999-", Unsatisfiable),
         ("bytes=99999999-,99999999-,-0", Unsatisfiable),
-        // Units are names, in any case.
+        // Unit names are case-insensitive.
         ("BYTES=0-1", One(0..2)),
         ("items=0-1", Whole),
         ("seconds=1-2", Whole),
-        // Too many, and what is no range set.
+        // Too many ranges, and invalid sets.
         (&ones(17), Whole),
         (&ones(5000), Whole),
         ("bytes=", Whole),
@@ -241,10 +241,10 @@ fn a_range_is_answered_with_exactly_its_bytes() {
         let answer = reader.get(&[("Range", range)]);
         check(&answer, &whole, "application/x-noise", expected, &about);
     }
-    // Two lines of it are no range either.
+    // Two `Range` lines are ignored as well.
     let answer = reader.get(&[("Range", "bytes=0-1"), ("Range", "bytes=4-5")]);
     check(&answer, &whole, "application/x-noise", &Whole, "two lines");
-    // A plain GET is 200 and nothing else: the web SDK takes 206 for failure.
+    // A plain GET is always 200: the web SDK treats 206 as a failure.
     check(
         &reader.get(&[]),
         &whole,
@@ -255,7 +255,7 @@ fn a_range_is_answered_with_exactly_its_bytes() {
 }
 
 #[test]
-fn a_head_ignores_its_range() {
+fn head_ignores_range() {
     let server = TestServer::start();
     let id = server.store_file("a.jpg", "image/jpeg", &photo());
     let mut reader = Reader::of(&server, &id);
@@ -275,7 +275,7 @@ fn a_head_ignores_its_range() {
 }
 
 #[test]
-fn a_range_counts_only_if_the_validator_is_the_current_one() {
+fn if_range_needs_current_validator() {
     let server = TestServer::start();
     let whole = photo();
     let id = server.store_file("a.jpg", "image/jpeg", &whole);
@@ -286,7 +286,7 @@ fn a_range_counts_only_if_the_validator_is_the_current_one() {
     let other_date = "Sun, 06 Nov 1994 08:49:37 GMT";
     for (validator, expected) in [
         (etag, One(0..2)),
-        // The same for every form of the file.
+        // It is the same for every representation of the file.
         (date, Whole),
         ("\"another\"", Whole),
         (&format!("W/{etag}"), Whole),
@@ -307,7 +307,7 @@ fn a_range_counts_only_if_the_validator_is_the_current_one() {
             &format!("If-Range: {validator}"),
         );
     }
-    // A range that cannot be satisfied is not looked at either, and without `Range` it means nothing.
+    // An unsatisfiable range is ignored as well, and without `Range` the header has no meaning.
     let answer = reader.get(&[("Range", "bytes=99999999-"), ("If-Range", "\"another\"")]);
     check(
         &answer,
@@ -326,7 +326,7 @@ fn a_range_counts_only_if_the_validator_is_the_current_one() {
 }
 
 #[test]
-fn a_thumbnail_has_ranges_of_its_own_bytes() {
+fn thumbnail_has_own_ranges() {
     let server = TestServer::start();
     let id = server.store_file("a.jpg", "image/jpeg", &photo());
     let mut reader = Reader::of(&server, &id);
@@ -369,9 +369,9 @@ fn a_thumbnail_has_ranges_of_its_own_bytes() {
     }
 }
 
-/// Whatever is asked, no byte comes twice, and none that was not asked for comes at all.
+/// For any request, no byte comes twice, and no byte that was not requested.
 #[test]
-fn random_range_sets_are_answered_with_their_union() {
+fn random_ranges_cover_their_union() {
     const SMALL: usize = 300_007;
     let seed = new_seed();
     let mut random = Random::from_seed(seed);

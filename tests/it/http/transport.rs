@@ -1,4 +1,4 @@
-//! Zero copy: what leaves by `sendfile`, that it is the same bytes, and what happens where it cannot.
+//! Zero copy: what is sent by `sendfile`, that the bytes are the same, and the fallback.
 
 use std::{
     fs,
@@ -8,11 +8,12 @@ use std::{
 
 use crate::support::{
     BASE, Connection, Random, files_below, head, open_from,
-    process::{Process, Strace, poll},
+    process::{Process, poll},
     read_answer,
+    strace::Strace,
 };
 
-/// Just below, at and above what is worth a `sendfile`, a cold chunk, and a loan.
+/// Around the thresholds of `sendfile`, of a cold chunk, and of a loan.
 const SIZES: &[usize] = &[
     1,
     4096,
@@ -36,20 +37,20 @@ fn server() -> (tempfile::TempDir, Process) {
 }
 
 fn get(server: &Process, id: &str, more: &[(&str, &str)]) -> Vec<u8> {
-    let bearer = format!("Bearer {}", server.token);
+    let bearer = format!("Bearer {}", server.token());
     let mut headers = vec![("Authorization", bearer.as_str())];
     headers.extend(more);
     head("GET", &format!("{BASE}/chatfiles/{id}"), &headers, None)
 }
 
 #[test]
-fn every_size_and_range_is_the_bytes_that_were_stored_also_for_a_client_that_is_slow() {
+fn sizes_and_ranges_match_stored_bytes() {
     let (_directory, server) = server();
     let mut random = Random::new();
     for &size in SIZES {
         let bytes = random.bytes(size);
         let id = server.upload(&bytes);
-        // A window of a few kilobytes: the socket is full again and again, in heads as well as in files.
+        // A window of a few kilobytes: the socket fills up again and again, in heads and in files.
         for receive_bytes in [None, Some(4096)] {
             let mut client = open_from(server.address, Ipv4Addr::LOCALHOST, receive_bytes);
             for _ in 0..4 {
@@ -71,7 +72,7 @@ fn every_size_and_range_is_the_bytes_that_were_stored_also_for_a_client_that_is_
 }
 
 #[test]
-fn several_large_ranges_and_pipelined_answers_of_several_files_stay_apart() {
+fn pipelined_answers_stay_apart() {
     let (_directory, server) = server();
     let mut random = Random::new();
     let files: Vec<_> = (0..4)
@@ -102,25 +103,26 @@ fn several_large_ranges_and_pipelined_answers_of_several_files_stay_apart() {
                 .body
                 .windows(wanted.len())
                 .any(|window| window == wanted),
-            "a part is missing or wrong"
+            "a part is missing or damaged"
         );
     }
 }
 
+/// Its head shares the first segment; a small file leaves in one call.
 #[test]
-fn a_large_file_leaves_by_sendfile_and_in_the_segments_of_its_head_and_a_small_one_in_one_call() {
+fn large_file_uses_sendfile() {
     let (_directory, server) = server();
     let small = server.upload(&[1; 4096]);
     let large = server.upload(&[2; 1 << 20]);
-    // Both are opened and warm before anything is counted.
+    // Both are open and warm before calls are counted.
     for id in [&small, &large] {
         assert_eq!(server.download(id, &[]).status, 200);
     }
-    // Calls that the server makes for sockets alone: no line needs more than its name and its result.
+    // Calls for sockets only: no line needs more than its name and result.
     let strace = Strace::attach(&server, "sendfile,sendmsg,writev:delay_enter=1");
     assert_eq!(server.download(&small, &[]).body, [1; 4096]);
     assert_eq!(server.download(&large, &[]).body, [2; 1 << 20]);
-    // The client has the last byte before the call that sent it has returned.
+    // The client gets the last byte before the call that sent it returns.
     let log = strace.detach_when(|log| sent(log, "sendfile") >= 1 << 20);
     let sent = |call| sent(&log, call);
     assert_eq!(sent("sendfile"), 1 << 20, "{log}");
@@ -136,7 +138,7 @@ fn a_large_file_leaves_by_sendfile_and_in_the_segments_of_its_head_and_a_small_o
     );
 }
 
-/// What the ended calls of this name returned, in sum. A call may have two lines: unfinished, and resumed.
+/// The sum of the results of all ended calls of this name. A call may have two lines: unfinished and resumed.
 fn sent(log: &str, call: &str) -> u64 {
     let (whole, resumed) = (format!(" {call}("), format!("<... {call} resumed>"));
     log.lines()
@@ -153,7 +155,7 @@ fn sent(log: &str, call: &str) -> u64 {
 }
 
 #[test]
-fn where_sendfile_is_not_to_be_had_the_bytes_go_by_address() {
+fn falls_back_without_sendfile() {
     let (_directory, server) = server();
     let bytes = Random::new().bytes(3 << 20);
     let id = server.upload(&bytes);
@@ -167,7 +169,7 @@ fn where_sendfile_is_not_to_be_had_the_bytes_go_by_address() {
 }
 
 #[test]
-fn a_disk_that_fails_in_the_middle_cuts_that_answer_and_nothing_else() {
+fn disk_error_cuts_only_its_answer() {
     let (_directory, server) = server();
     let bytes = Random::new().bytes(5 << 20);
     let id = server.upload(&bytes);
@@ -176,7 +178,7 @@ fn a_disk_that_fails_in_the_middle_cuts_that_answer_and_nothing_else() {
     let mut client = Connection::open(server.address);
     client.send(&get(&server, &id, &[])).unwrap();
     let mut received = Vec::new();
-    // Ends early, as an end of file or as a reset; never with other bytes.
+    // Ends early, by end of stream or reset, but never with other bytes.
     let _ = client.stream().read_to_end(&mut received);
     let log = strace.detach();
     assert!(log.contains("INJECTED"), "{log}");
@@ -189,12 +191,12 @@ fn a_disk_that_fails_in_the_middle_cuts_that_answer_and_nothing_else() {
     let answer = server.download(&id, &[]);
     assert!(
         answer.status == 200 && answer.body == bytes,
-        "the server goes on"
+        "the server continues"
     );
 }
 
 #[test]
-fn a_file_cut_by_somebody_else_ends_its_answers_and_not_the_server() {
+fn truncated_file_ends_only_its_answers() {
     let (_directory, server) = server();
     let id = server.upload(&vec![7; 4 << 20]);
     assert_eq!(server.download(&id, &[]).status, 200);
@@ -221,10 +223,10 @@ fn a_file_cut_by_somebody_else_ends_its_answers_and_not_the_server() {
 }
 
 #[test]
-fn a_file_is_given_back_when_its_answer_ends_or_its_client_goes_away() {
+fn file_is_released_after_answer() {
     let (_directory, server) = server();
     let id = server.upload(&vec![7; 9 << 20]);
-    // Taken down while it is being sent: the answer ends well, and then nobody holds the file any more.
+    // Removed while it is being sent: the response completes, and then the file is released.
     let mut client = open_from(server.address, Ipv4Addr::LOCALHOST, Some(4096));
     client.send(&get(&server, &id, &[])).unwrap();
     let mut start = [0; 1024];

@@ -1,5 +1,5 @@
-//! What these tests share: applications, the six calls with good parameters, links of a test's own making, and
-//! a value with each of its bits wrong.
+//! Shared by these tests: applications, the six calls with valid parameters, links made by a test, and values with
+//! single wrong bits.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use chatfiles::{auth::Subject, time::MS_PER_DAY};
@@ -13,7 +13,7 @@ use crate::support::{
 /// The `app_id` of the second tenant of [`TWO_APPS`].
 pub(super) const OTHER_ID: &str = "acme-id";
 
-/// Two applications of this API, and one that has no `app_id`.
+/// Two applications of this API, and a tenant without an `app_id`.
 pub(super) const TWO_APPS: &str = r#"
     [[tenant]]
     org = "easemob-demo"
@@ -29,7 +29,7 @@ pub(super) const TWO_APPS: &str = r#"
     app = "plain"
     "#;
 
-/// The default tenant, with settings of its own.
+/// The default tenant with further settings.
 pub(super) fn app(settings: &str) -> String {
     format!(
         "[[tenant]]\norg = \"easemob-demo\"\napp = \"chatdemoui\"\napp_id = \"{APP_ID}\"\n{settings}\n"
@@ -43,12 +43,12 @@ pub(super) fn at_noon(server: &TestServer) {
     server.clock.advance(noon_ms - now.ms());
 }
 
-/// A user of the second tenant.
+/// A token for a user of the second tenant.
 pub(super) fn token_of_other(server: &TestServer, user: &str) -> String {
     server.token_of("acme", "chat", Subject::User(user.into()))
 }
 
-/// The backend of the default tenant; `user_id` is the test's to add.
+/// The backend of the default tenant; the test adds `user_id`.
 pub(super) fn backend(server: &TestServer) -> Client<'_> {
     Client {
         server,
@@ -56,13 +56,13 @@ pub(super) fn backend(server: &TestServer) -> Client<'_> {
     }
 }
 
-/// A call of any tenant.
+/// A request of any tenant.
 pub(super) fn get_of(server: &TestServer, app_id: &str, token: &str, call: &str) -> Answer {
     let headers = [("access-token", token), ("app_id", app_id)];
     server.get(&format!("/file/{call}"), &headers)
 }
 
-/// Something to open: the `file_sign` of the photo that alice sent to bob, and alice's avatar.
+/// Stored files: the `file_sign` of a photo that alice sent to bob, and alice's avatar.
 pub(super) struct Stored {
     pub(super) sign: String,
     pub(super) avatar: String,
@@ -102,7 +102,7 @@ pub(super) const PATHS: [&str; 6] = [
     "download/chat",
 ];
 
-/// Uploads an avatar, and returns its `object_name`.
+/// Uploads an avatar and returns its `object_name`.
 #[track_caller]
 pub(super) fn store_avatar(client: &Client<'_>, bytes: &[u8]) -> String {
     let ticket = success(&client.get("upload/avatar/user"));
@@ -115,7 +115,7 @@ pub(super) fn object_name(url: &str) -> String {
     name.expect("the URL of an avatar").to_owned()
 }
 
-/// Checks that a call succeeded: a file came, or an envelope that says so.
+/// Checks that a call succeeded, with a file or with an envelope.
 #[track_caller]
 pub(super) fn assert_success(answer: &Answer, call: &str) {
     if call.starts_with("upload") {
@@ -144,7 +144,7 @@ pub(super) fn id_of(object: &str) -> &str {
     object.splitn(3, '.').nth(2).expect("three fields")
 }
 
-/// A `file_sign` over `tuple` as the contract describes it, with a key that the test knows.
+/// A `file_sign` over `tuple` as the contract describes it, with the given key.
 pub(super) fn signed(link_key: &str, app_id: &str, dialect: &str, tuple: &str) -> String {
     let text = ["file_sign", dialect, app_id, tuple].join("\0");
     let mut digits = hmac_sha256(link_key, &text);
@@ -152,8 +152,8 @@ pub(super) fn signed(link_key: &str, app_id: &str, dialect: &str, tuple: &str) -
     BASE64_STANDARD.encode(format!("{tuple}|{digits}"))
 }
 
-/// Sends `GET {before}{value}{after}` once for each bit of `value`, with that bit wrong and the bytes as they
-/// are: every answer is given to `check`, with what was sent. One that is no HTTP any more is answered 400.
+/// Sends `GET {before}{value}{after}` once for each bit of `value`, with that bit flipped. `check` gets every response
+/// and what was sent. A request that is no longer valid HTTP gets 400.
 pub(super) fn with_each_bit_wrong(
     server: &TestServer,
     [before, value, after]: [&str; 3],

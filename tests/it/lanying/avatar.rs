@@ -1,4 +1,4 @@
-//! Avatars: a new name for each, open to every user of the app and to nobody else.
+//! Avatars: a new name for each, open to every user of the app and to no one else.
 
 use super::apps::{
     OTHER_ID, Stored, TWO_APPS, backend, get_of, id_of, object_name, object_of, store_avatar,
@@ -15,7 +15,7 @@ fn call(object: &str) -> String {
 }
 
 #[test]
-fn a_new_avatar_has_a_new_name_and_the_old_one_stays() {
+fn new_avatar_has_new_name() {
     let server = TestServer::start();
     let alice = server.lanying("alice");
     for ticket in ["upload/avatar/user", "upload/avatar/group?group_id=g1"] {
@@ -40,7 +40,7 @@ fn a_new_avatar_has_a_new_name_and_the_old_one_stays() {
 }
 
 #[test]
-fn every_user_of_the_app_opens_an_avatar_and_nobody_without_a_token() {
+fn app_users_open_avatar_with_token() {
     let server = TestServer::with(TWO_APPS);
     let Stored { avatar, .. } = Stored::at(&server);
     for user in ["alice", "bob", "zoe"] {
@@ -70,11 +70,11 @@ fn every_user_of_the_app_opens_an_avatar_and_nobody_without_a_token() {
 }
 
 #[test]
-fn a_name_that_is_no_avatars_is_not_found() {
+fn bad_avatar_name_is_not_found() {
     let server = TestServer::start();
     let Stored { avatar, sign } = Stored::at(&server);
     let alice = server.lanying("alice");
-    // Open, so that no cache answers for another name.
+    // Requested first, so that it is cached. The cache must not answer for another name.
     assert!(alice.get(&call(&avatar)).body == photo());
     let chat = object_of(&sign);
     let (id, day) = (id_of(&avatar), avatar.split('.').nth(1).unwrap());
@@ -115,13 +115,13 @@ fn a_name_that_is_no_avatars_is_not_found() {
             assert_code(&alice.get(&format!("{}{more}", call(name))), 20022);
         }
     }
-    // Encoded, it is the same name.
+    // The encoded name is the same name.
     let encoded = avatar.replace('-', "%2D").replace('.', "%2e");
     assert!(alice.get(&call(&encoded)).body == photo());
 }
 
 #[test]
-fn whoever_posts_with_a_ticket_cannot_put_an_avatar_under_another_name() {
+fn avatar_ticket_fixes_its_name() {
     let server = TestServer::start();
     let alice = server.lanying("alice");
     let name = store_avatar(&alice, &photo());

@@ -1,4 +1,4 @@
-//! The way of a file from ticket to download, as a client goes it.
+//! A file on its way from ticket to download, as a client does it.
 
 use crate::support::{
     TestServer,
@@ -7,7 +7,7 @@ use crate::support::{
 };
 
 #[test]
-fn a_file_goes_from_ticket_to_form_to_download_and_on_to_somebody_else() {
+fn ticket_form_download_forward() {
     let server = TestServer::start();
     let (alice, bob, carol) = (
         server.lanying("alice"),

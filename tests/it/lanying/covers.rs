@@ -1,4 +1,4 @@
-//! Covers of videos: what they show, which box they fit, and for what ffmpeg is started.
+//! Covers of videos: content, size, and when ffmpeg is started.
 
 mod bounds;
 mod failures;
@@ -13,7 +13,7 @@ use crate::support::{
 
 type Size = (u32, u32);
 
-/// What phones, cameras and browsers record, and the size of it upright.
+/// Formats of phones, cameras and browsers, and their upright size.
 fn videos() -> Vec<(&'static str, Vec<u8>, Size)> {
     let faststart = [H264, &["-movflags", "+faststart"]].concat();
     let fragmented = [H264, &["-movflags", "+frag_keyframe+empty_moov"]].concat();
@@ -43,7 +43,7 @@ fn videos() -> Vec<(&'static str, Vec<u8>, Size)> {
     ]
 }
 
-/// Whether the size is what is left of a picture when it was made to fit, and never enlarged.
+/// Whether a picture of this size was scaled down to fit, and not enlarged.
 fn fits((width, height): Size, (source_width, source_height): Size, fit: Size) -> bool {
     let ratio = |fit: u32, source: u32| f64::from(fit) / f64::from(source);
     let scale = ratio(fit.0, source_width)
@@ -58,7 +58,7 @@ fn fits((width, height): Size, (source_width, source_height): Size, fit: Size) -
 }
 
 #[test]
-fn the_cover_of_every_kind_of_video_is_its_first_frame() {
+fn cover_is_first_frame_of_video() {
     let server = TestServer::start();
     let (alice, bob) = (server.lanying("alice"), server.lanying("bob"));
     for (about, video, source) in videos() {
@@ -84,9 +84,9 @@ fn the_cover_of_every_kind_of_video_is_its_first_frame() {
     }
 }
 
-/// An avatar that moves: the first frame stands for it as well.
+/// The cover of an animated avatar is its first frame as well.
 #[test]
-fn an_avatar_that_is_a_video_has_a_cover_too() {
+fn video_avatar_has_cover() {
     let server = TestServer::start();
     let alice = server.lanying("alice");
     let ticket = crate::support::lanying::success(&alice.get("upload/avatar/user"));
@@ -96,7 +96,7 @@ fn an_avatar_that_is_a_video_has_a_cover_too() {
 }
 
 #[test]
-fn a_cover_is_served_by_the_rules_for_files() {
+fn cover_follows_rules_for_files() {
     let server = TestServer::start();
     let alice = server.lanying("alice");
     let url = alice.send("103", "bob", "a.mp4", &MP4);
@@ -106,7 +106,7 @@ fn a_cover_is_served_by_the_rules_for_files() {
 }
 
 #[test]
-fn ffmpeg_sees_nothing_of_what_is_stored_behind_the_video() {
+fn ffmpeg_reads_only_the_video() {
     let program = Program::real();
     let server = TestServer::with(&program.toml(""));
     let alice = server.lanying("alice");
@@ -122,7 +122,7 @@ fn ffmpeg_sees_nothing_of_what_is_stored_behind_the_video() {
 }
 
 #[test]
-fn a_hundred_that_ask_for_a_cover_at_once_start_ffmpeg_once() {
+fn concurrent_covers_start_ffmpeg_once() {
     let program = Program::real();
     let server = TestServer::with(&program.toml(""));
     let alice = server.lanying("alice");
@@ -137,9 +137,9 @@ fn a_hundred_that_ask_for_a_cover_at_once_start_ffmpeg_once() {
     assert_eq!(program.starts(), 1);
 }
 
-/// The frame is made once for all of them.
+/// The frame is extracted once for all sizes.
 #[test]
-fn many_that_ask_for_many_sizes_at_once_start_ffmpeg_once() {
+fn concurrent_sizes_start_ffmpeg_once() {
     let program = Program::real();
     let server = TestServer::with(&program.toml(""));
     let alice = server.lanying("alice");

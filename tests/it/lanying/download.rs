@@ -1,4 +1,4 @@
-//! A file on its way to the client: ranges, conditions, HEAD, and headers that keep it from doing harm.
+//! Downloads: ranges, conditions, HEAD, and headers that prevent harm.
 
 use super::apps::Stored;
 use crate::support::{
@@ -7,7 +7,7 @@ use crate::support::{
     photo,
 };
 
-/// Downloads by both calls, with headers.
+/// Downloads through both calls, with further headers.
 fn both(client: &Client<'_>, stored: &Stored, more: &str, headers: &[(&str, &str)]) -> [Answer; 2] {
     let Stored { sign, avatar } = stored;
     [
@@ -17,7 +17,7 @@ fn both(client: &Client<'_>, stored: &Stored, more: &str, headers: &[(&str, &str
     .map(|call| client.get_with(&call, headers))
 }
 
-/// The headers, without those that differ from answer to answer.
+/// The headers without those that differ in every response.
 fn lasting(answer: &Answer) -> Vec<(String, String)> {
     let mut headers = answer.headers.clone();
     headers.retain(|(name, _)| !matches!(name.as_str(), "date" | "x-request-id"));
@@ -26,7 +26,7 @@ fn lasting(answer: &Answer) -> Vec<(String, String)> {
 }
 
 #[test]
-fn a_file_comes_with_exactly_these_headers() {
+fn download_has_exactly_these_headers() {
     let server = TestServer::start();
     let stored = Stored::at(&server);
     let bob = server.lanying("bob");
@@ -73,7 +73,7 @@ fn a_file_comes_with_exactly_these_headers() {
 }
 
 #[test]
-fn ranges_are_served_and_one_outside_of_the_file_is_416_with_its_length() {
+fn serves_ranges_and_416() {
     let server = TestServer::start();
     let stored = Stored::at(&server);
     let bob = server.lanying("bob");
@@ -130,7 +130,7 @@ fn ranges_are_served_and_one_outside_of_the_file_is_416_with_its_length() {
 }
 
 #[test]
-fn conditions_are_looked_at_after_the_right_to_the_file() {
+fn rights_come_before_conditions() {
     let server = TestServer::start();
     let stored = Stored::at(&server);
     let bob = server.lanying("bob");
@@ -180,7 +180,7 @@ fn conditions_are_looked_at_after_the_right_to_the_file() {
 }
 
 #[test]
-fn a_head_has_the_headers_of_the_get_and_no_body() {
+fn head_has_headers_of_get() {
     let server = TestServer::start();
     let Stored { sign, avatar } = Stored::at(&server);
     let token = server.token("bob");
@@ -227,7 +227,7 @@ fn a_head_has_the_headers_of_the_get_and_no_body() {
     }
 }
 
-/// Sends bytes as a file of this name and declared type; returns the answer to its download, and to a range.
+/// Sends bytes as a file with this name and type; returns the responses to a download and to a range.
 fn sent_as(
     client: &Client<'_>,
     name: &str,
@@ -248,7 +248,7 @@ fn sent_as(
 }
 
 #[test]
-fn no_file_is_ever_taken_for_an_envelope() {
+fn file_is_never_mistaken_for_envelope() {
     let server = TestServer::start();
     let alice = server.lanying("alice");
     let envelope = br#"{"code":402,"message":"x","data":null}"#;
@@ -288,7 +288,7 @@ fn no_file_is_ever_taken_for_an_envelope() {
 }
 
 #[test]
-fn what_a_browser_would_run_is_saved_and_not_shown() {
+fn active_types_are_attachments() {
     let server = TestServer::start();
     let alice = server.lanying("alice");
     let html = b"<!DOCTYPE html><script>alert(1)</script>";
@@ -323,7 +323,7 @@ fn what_a_browser_would_run_is_saved_and_not_shown() {
 }
 
 #[test]
-fn the_answers_to_both_parties_are_one_file_and_its_name_is_kept() {
+fn both_parties_get_same_file() {
     let server = TestServer::start();
     let alice = server.lanying("alice");
     let ticket = success(&alice.get("upload/chat?file_type=100&to_id=bob"));

@@ -1,4 +1,4 @@
-//! The envelope, its codes, the parameters that lead to them, and what is no call at all.
+//! The response envelope, its error codes, the parameters that cause them, and unknown calls.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::support::{
 };
 
 #[test]
-fn a_success_is_an_envelope_too() {
+fn success_uses_envelope() {
     let server = TestServer::start();
     let stored = Stored::at(&server);
     let alice = server.lanying("alice");
@@ -33,7 +33,7 @@ fn a_success_is_an_envelope_too() {
     }
 }
 
-/// A call that must be refused for one of its parameters.
+/// Checks that a call is refused because of one parameter.
 #[track_caller]
 fn check(server: &TestServer, call: &str, parameter: &str) {
     let message = assert_code(&server.lanying("alice").get(call), 10002);
@@ -41,7 +41,7 @@ fn check(server: &TestServer, call: &str, parameter: &str) {
 }
 
 #[test]
-fn a_parameter_that_is_missing_or_wrong_is_named() {
+fn bad_parameter_is_named() {
     let server = TestServer::start();
     let Stored { sign, avatar } = Stored::at(&server);
     for value in [
@@ -155,8 +155,9 @@ fn a_parameter_that_is_missing_or_wrong_is_named() {
     }
 }
 
+/// Unknown parameters are ignored.
 #[test]
-fn of_a_parameter_that_comes_twice_the_first_wins_and_an_unknown_one_changes_nothing() {
+fn first_of_repeated_parameters_counts() {
     let server = TestServer::start();
     let Stored { sign, avatar } = Stored::at(&server);
     let alice = server.lanying("alice");
@@ -198,8 +199,9 @@ fn of_a_parameter_that_comes_twice_the_first_wins_and_an_unknown_one_changes_not
     );
 }
 
+/// Also if they are present but empty.
 #[test]
-fn optional_parameters_have_their_defaults_also_where_they_are_empty() {
+fn optional_parameters_have_defaults() {
     let server = TestServer::start();
     let Stored { sign, .. } = Stored::at(&server);
     let alice = server.lanying("alice");
@@ -225,7 +227,7 @@ fn optional_parameters_have_their_defaults_also_where_they_are_empty() {
 }
 
 #[test]
-fn what_is_no_call_is_404_and_a_wrong_method_405_with_the_right_ones() {
+fn unknown_call_404_wrong_method_405() {
     let server = TestServer::start();
     let long = format!("/file/{}", "a/".repeat(100));
     for path in [
@@ -259,7 +261,7 @@ fn what_is_no_call_is_404_and_a_wrong_method_405_with_the_right_ones() {
         } else {
             "GET, OPTIONS"
         };
-        // Before the application is looked for, and whatever the body.
+        // Checked before the application, and with any body.
         for method in ["POST", "PUT", "DELETE", "PATCH", "TRACE", "get"] {
             let answer = server.request(method, &format!("/file/{path}?a=b"), &[], b"a=b");
             assert_eq!(envelope(&answer, 405)["code"], 405, "{method} {path}");
@@ -269,14 +271,14 @@ fn what_is_no_call_is_404_and_a_wrong_method_405_with_the_right_ones() {
             let answer = server.request("HEAD", &format!("/file/{path}"), &[], b"");
             assert_eq!((answer.status, answer.header("allow")), (405, Some(allow)));
         }
-        // A slash more is none.
+        // An additional slash is ignored.
         let doubled = format!("//file//{}/", path.replace('/', "//"));
         assert_code(&server.get(&doubled, &[]), 40000);
     }
 }
 
 #[test]
-fn a_request_without_one_host_is_no_matter_of_business() {
+fn bad_host_is_plain_400() {
     let server = TestServer::start();
     let alice = server.lanying("alice");
     for path in PATHS {
@@ -294,16 +296,16 @@ fn a_request_without_one_host_is_no_matter_of_business() {
 }
 
 #[test]
-fn a_store_that_fails_is_10009_and_one_that_is_busy_503() {
+fn store_failure_10009_busy_503() {
     let directory = tempfile::tempdir().unwrap();
     let (server, faults) = faulty_server(directory.path());
     let stored = Stored::at(&server);
     let [.., forward, avatar, chat] = stored.calls();
-    // A new day, on which a forward has something to do.
+    // A new day, on which a forward has to add a name.
     server.clock.advance(MS_PER_DAY);
     let alice = server.lanying("alice");
     let busy = Kind::Unavailable(Duration::from_millis(1500));
-    // The files are not open yet: one that is needs no store.
+    // The files are not open yet; an open file needs no store.
     for (step, call) in [
         (Step::Open, &forward),
         (Step::Open, &avatar),

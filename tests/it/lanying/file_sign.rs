@@ -1,4 +1,4 @@
-//! The format of `file_sign`, and what clients do to it on its way.
+//! The format of `file_sign`, and how clients change it.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use chatfiles::auth::Subject;
@@ -12,7 +12,7 @@ use crate::support::{
 
 const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._@-";
 
-/// Checks that a link has five fields, the first two as given, and nothing in it that a URL must encode.
+/// Checks that a link has five fields, the first two as given, and no character that a URL must encode.
 #[track_caller]
 fn check(sign: &str, from: &str, to: &str, to_type: &str) {
     assert!(
@@ -42,7 +42,7 @@ fn check(sign: &str, from: &str, to: &str, to_type: &str) {
 }
 
 #[test]
-fn a_link_needs_no_percent_encoding_whatever_the_ids() {
+fn link_needs_no_percent_encoding() {
     let mut random = Random::new();
     let server = TestServer::start();
     let token = server.token_of("easemob-demo", "chatdemoui", Subject::App);
@@ -83,7 +83,7 @@ fn a_link_needs_no_percent_encoding_whatever_the_ids() {
 }
 
 #[test]
-fn a_link_survives_what_clients_do_to_it() {
+fn link_survives_client_rewrites() {
     let server = TestServer::start();
     let Stored { sign, .. } = Stored::at(&server);
     let bob = server.lanying("bob");
@@ -119,7 +119,7 @@ fn a_link_survives_what_clients_do_to_it() {
             assert_success(&answer, &call);
         }
     }
-    // As the web SDK takes it out of the URL and puts it into another.
+    // The web SDK takes it from the URL and puts it into another one.
     let url = format!("https://elsewhere.example/file/download/chat?file_sign={sign}");
     let cut = url.split("sign=").nth(1).unwrap();
     assert_success(
@@ -129,7 +129,7 @@ fn a_link_survives_what_clients_do_to_it() {
 }
 
 #[test]
-fn the_same_file_for_the_same_two_on_the_same_day_has_the_same_link() {
+fn same_day_gives_same_link() {
     let server = TestServer::start();
     at_noon(&server);
     let alice = server.lanying("alice");
@@ -139,13 +139,13 @@ fn the_same_file_for_the_same_two_on_the_same_day_has_the_same_link() {
     );
     let [one, two] = [one, two].map(|ticket| text(&ticket["download_url"]));
     assert_ne!(fields(file_sign(&one))[4], fields(file_sign(&two))[4]);
-    // At every later moment of the day.
+    // At any later time of the day.
     let url = alice.send("100", "bob", "a.txt", b"hello");
     let sign = file_sign(&url);
     server.clock.advance(3_600_000);
     let again = format!("upload/forward?to_id=bob&file_sign={sign}");
     assert_eq!(text(&success(&alice.get(&again))), url);
-    // Missing is another thing than wrong.
+    // A missing parameter has a different code than a wrong one.
     assert_code(&alice.get("download/chat"), 10002);
     assert_eq!(
         envelope(&alice.get("download/chat?file_sign=x"), 200)["code"],

@@ -1,4 +1,4 @@
-//! Links that were not issued here, or not for this: none opens anything, and none is an error of ours.
+//! Forged links: none opens a file, and none causes an internal error.
 
 use base64::{
     Engine,
@@ -17,7 +17,7 @@ use crate::support::{
 
 const KEY: &str = "a link key that the test knows";
 
-/// The default tenant with [`KEY`], and another with a key of its own.
+/// The default tenant with [`KEY`], and another one with a different key.
 fn server() -> TestServer {
     let other = "[[tenant]]\norg = \"acme\"\napp = \"chat\"\napp_id = \"acme-id\"\n";
     TestServer::with(&format!(
@@ -27,12 +27,12 @@ fn server() -> TestServer {
 }
 
 #[test]
-fn no_link_with_a_wrong_bit_opens_anything() {
+fn flipped_bit_opens_nothing() {
     let server = TestServer::start();
     let Stored { sign, .. } = Stored::at(&server);
     let token = server.token("bob");
     let headers = [("access-token", &*token), ("app_id", APP_ID)];
-    // Open in the caches: what is refused is refused for the link.
+    // The file is open in the caches; the refusal must come from the link.
     let call = format!("download/chat?file_sign={sign}");
     assert_success(&server.lanying("bob").get(&call), &call);
     let mut refused = 0;
@@ -43,7 +43,7 @@ fn no_link_with_a_wrong_bit_opens_anything() {
     ] {
         with_each_bit_wrong(&server, [before, &sign, after], &headers, |answer, sent| {
             let code = envelope(answer, 200)["code"].as_u64();
-            // One whose first byte became a separator is missing.
+            // A link whose first byte became a separator counts as missing.
             let is_missing = sent.starts_with(['&', '#']);
             assert_eq!(
                 code,
@@ -53,12 +53,12 @@ fn no_link_with_a_wrong_bit_opens_anything() {
             refused += 1;
         });
     }
-    // Most are URLs still: the test has seen their refusals.
+    // Most are still valid URLs, so the test saw refusals of this API.
     assert!(refused > 3 * 8 * sign.len() / 2, "{refused}");
 }
 
 #[test]
-fn no_link_that_was_cut_or_added_to_opens_anything() {
+fn changed_length_opens_nothing() {
     let server = TestServer::start();
     let Stored { sign, .. } = Stored::at(&server);
     let bob = server.lanying("bob");
@@ -88,7 +88,7 @@ fn no_link_that_was_cut_or_added_to_opens_anything() {
     }
 }
 
-/// Checks what a link opens: the file, or nothing, with that code.
+/// Checks that a link opens the file, or fails with this code.
 #[track_caller]
 fn check(server: &TestServer, sign: &str, code: Option<u32>, about: &str) {
     let answer = server
@@ -103,7 +103,7 @@ fn check(server: &TestServer, sign: &str, code: Option<u32>, about: &str) {
 }
 
 #[test]
-fn a_link_is_good_with_the_key_of_its_app_and_over_five_fields_alone() {
+fn link_needs_key_and_five_fields() {
     let server = server();
     let Stored { sign, avatar } = Stored::at(&server);
     let tuple = fields(&sign)[..4].join("|");
@@ -160,7 +160,7 @@ fn a_link_is_good_with_the_key_of_its_app_and_over_five_fields_alone() {
     ] {
         check(&server, &sign, Some(20023), about);
     }
-    // Objects that are not there, by links that are good.
+    // Missing objects with valid links.
     let id = id_of(&object);
     let day = object.split('.').nth(1).unwrap();
     for object in [
@@ -179,8 +179,9 @@ fn a_link_is_good_with_the_key_of_its_app_and_over_five_fields_alone() {
     }
 }
 
+/// Even if both apps have the same key.
 #[test]
-fn a_link_of_one_app_opens_nothing_in_another_though_they_share_a_key() {
+fn link_of_other_app_opens_nothing() {
     let server = server();
     let Stored { sign, .. } = Stored::at(&server);
     for (org, app_name, app_id, key) in [
@@ -197,7 +198,7 @@ fn a_link_of_one_app_opens_nothing_in_another_though_they_share_a_key() {
             )
         };
         assert_code(&open(&sign), 20023);
-        // And with a link of its own, to a file that is none of its own.
+        // Also with its own valid link, to a file of another app.
         let tuple = fields(&sign)[..4].join("|");
         assert_code(&open(&signed(key, app_id, "lanying", &tuple)), 20022);
     }
@@ -205,12 +206,12 @@ fn a_link_of_one_app_opens_nothing_in_another_though_they_share_a_key() {
 }
 
 #[test]
-fn neither_api_opens_a_file_of_the_other() {
+fn apis_do_not_share_files() {
     let server = server();
     let alice = server.lanying("alice");
     let authorization = format!("Bearer {}", server.token("alice"));
     let authorization = [("Authorization", &*authorization), ("thumbnail", "true")];
-    // Under the class of the other API's files, and of the same tenant.
+    // Under the class of the other API's files, in the same tenant.
     for file_type in ["100", "102"] {
         let url = alice.send(file_type, "bob", "a.jpg", &photo());
         assert!(alice.open(&url, "").body == photo());

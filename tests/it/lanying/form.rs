@@ -1,4 +1,4 @@
-//! `POST /file/oss/{app_id}`: what a form may look like, and what its success says.
+//! `POST /file/oss/{app_id}`: valid forms and the successful response.
 
 mod already_there;
 mod bounds;
@@ -26,19 +26,19 @@ use crate::support::{
 
 /// Where the default tenant's forms go.
 const FORM_PATH: &str = "/file/oss/welovemaxim";
-/// What a success says, byte for byte.
+/// The exact successful response.
 const STORED: &str = r#"{"code":200,"data":true,"Status":"OK","message":null}"#;
 
 /// Names and values, in the order of the form.
 type Fields = Vec<(String, String)>;
 
-/// A ticket for a file that alice sends to bob.
+/// A ticket for a file from alice to bob.
 #[track_caller]
 fn ticket(server: &TestServer) -> Value {
     server.lanying("alice").ticket("100", "bob", "1")
 }
 
-/// The fields of a ticket as clients were seen to send them.
+/// The fields of a ticket as observed from clients.
 fn fields_of(ticket: &Value) -> Fields {
     let fields = &ticket["oss_body_param"];
     ["OSSAccessKeyId", "policy", "signature", "callback", "key"]
@@ -52,7 +52,7 @@ fn form_of(fields: &Fields) -> Form {
         .fold(Form::new(), |form, (name, value)| form.field(name, value))
 }
 
-/// The same with one value changed.
+/// The fields with one value changed.
 fn with(fields: &Fields, name: &str, value: &str) -> Fields {
     let mut fields = fields.clone();
     let field = fields.iter_mut().find(|(given, _)| given == name);
@@ -60,19 +60,19 @@ fn with(fields: &Fields, name: &str, value: &str) -> Fields {
     fields
 }
 
-/// The file of most of these tests.
+/// The file of most tests.
 fn file(form: Form) -> Form {
     form.file("a.bin", "application/octet-stream", b"hello")
 }
 
-/// Posts a form and nothing beside it: no token, no `app_id`.
+/// Posts a form without any further headers: no token, no `app_id`.
 fn post(server: &TestServer, form: &Form) -> Answer {
     let content_type = form.content_type();
     let headers = [("Content-Type", content_type.as_str())];
     server.request("POST", FORM_PATH, &headers, &form.bytes())
 }
 
-/// Checks a success, and that bob opens by the ticket's link what was sent; returns that download.
+/// Checks a success, and that bob can open the sent file with the ticket's link; returns that download.
 #[track_caller]
 fn assert_stored(server: &TestServer, ticket: &Value, answer: &Answer, bytes: &[u8]) -> Answer {
     assert_eq!(answer.status, 200, "{}", answer.text());
@@ -94,7 +94,7 @@ fn assert_stored(server: &TestServer, ticket: &Value, answer: &Answer, bytes: &[
     download
 }
 
-/// Checks an error: status, code, the shape of the XML and its headers; returns the message.
+/// Checks an error: status, code, XML and headers; returns the message.
 #[track_caller]
 fn assert_xml(answer: &Answer, status: u16, code: &str) -> String {
     let body = answer.text();
@@ -117,7 +117,7 @@ fn assert_xml(answer: &Answer, status: u16, code: &str) -> String {
     message.to_owned()
 }
 
-/// Waits for the last file of `tmp/` to go: a dropped upload is removed off the reactor threads.
+/// Waits until `tmp/` is empty: a dropped upload is removed in the background.
 #[track_caller]
 fn assert_nothing_stays(server: &TestServer) {
     poll("tmp/ to be empty", || server.files_in("tmp").is_empty());
@@ -125,7 +125,7 @@ fn assert_nothing_stays(server: &TestServer) {
     assert!(objects.is_empty(), "{objects:?}");
 }
 
-/// A form is stored, and opens as it was sent.
+/// Checks that a form is stored and opens as it was sent.
 #[track_caller]
 fn check_stored(server: &TestServer, what: &str, change: impl FnOnce(Fields) -> Form) {
     println!("{what}");
@@ -134,8 +134,9 @@ fn check_stored(server: &TestServer, what: &str, change: impl FnOnce(Fields) -> 
     assert_stored(server, &ticket, &answer, b"hello");
 }
 
+/// In any case too, with an empty callback or none.
 #[test]
-fn field_names_are_read_in_any_case_and_in_any_order_with_an_empty_callback_or_none() {
+fn accepts_fields_in_any_order() {
     let server = TestServer::start();
     let mut random = Random::new();
     check_stored(&server, "as issued", |fields| form_of(&fields));
@@ -185,7 +186,7 @@ fn field_names_are_read_in_any_case_and_in_any_order_with_an_empty_callback_or_n
 }
 
 #[test]
-fn headers_and_query_of_the_form_change_nothing() {
+fn ignores_other_headers_and_query() {
     let server = TestServer::start();
     for (query, headers) in [
         ("?x=y", &[][..]),
@@ -209,7 +210,7 @@ fn headers_and_query_of_the_form_change_nothing() {
 }
 
 #[test]
-fn a_file_is_read_from_the_part_of_every_client() {
+fn reads_file_part_of_all_clients() {
     let server = TestServer::start();
     for (head, file_name) in [
         (
@@ -245,8 +246,9 @@ fn a_file_is_read_from_the_part_of_every_client() {
     }
 }
 
+/// The form's field, then the part's; the bytes overrule both.
 #[test]
-fn the_type_is_the_forms_field_before_the_parts_and_the_bytes_before_both() {
+fn content_type_precedence() {
     let server = TestServer::start();
     let own = &b"\x01\x02\x03\x00\xfe"[..];
     let photo = photo();
@@ -265,7 +267,7 @@ fn the_type_is_the_forms_field_before_the_parts_and_the_bytes_before_both() {
             "application/x-field",
         ),
         (None, None, own, "application/octet-stream"),
-        // Clients tell a file from an error by this type: no file is sent as it.
+        // Clients recognise an error by this type, so no file is sent with it.
         (
             Some("application/json"),
             None,
@@ -300,7 +302,7 @@ fn the_type_is_the_forms_field_before_the_parts_and_the_bytes_before_both() {
 }
 
 #[test]
-fn a_submit_button_after_the_file_is_let_pass() {
+fn accepts_submit_button_after_file() {
     let server = TestServer::start();
     for name in ["submit", "Submit"] {
         let ticket = ticket(&server);
@@ -311,7 +313,7 @@ fn a_submit_button_after_the_file_is_let_pass() {
 }
 
 #[test]
-fn every_kind_of_file_has_a_ticket_whose_form_is_taken() {
+fn every_file_type_has_working_ticket() {
     let server = TestServer::start();
     let alice = server.lanying("alice");
     for file_type in [
@@ -327,7 +329,7 @@ fn every_kind_of_file_has_a_ticket_whose_form_is_taken() {
 }
 
 #[test]
-fn the_upload_url_is_the_forms_and_says_what_the_form_may_hold() {
+fn upload_url_states_limits() {
     let server = TestServer::start();
     let ticket = ticket(&server);
     let url = format!("http://files.test{FORM_PATH}");

@@ -1,4 +1,4 @@
-//! Forwarding: a new link over the same bytes, that costs next to nothing and lives as long as a new file.
+//! Forwarding: a new link to the same bytes, with little cost and the retention of a new file.
 
 use std::{
     collections::HashSet,
@@ -15,14 +15,14 @@ use crate::support::{
     photo,
 };
 
-/// Forwards by a link, and returns the new one.
+/// Forwards by a link and returns the new one.
 #[track_caller]
 pub(crate) fn forward(client: &Client<'_>, sign: &str, to: &str, to_type: &str) -> String {
     let call = format!("upload/forward?file_sign={sign}&to_id={to}&to_type={to_type}");
     text(&success(&client.get(&call)))
 }
 
-/// What a directory takes on the disk, as `du` counts it, and the files in it.
+/// Disk usage of a directory as `du` counts it, and the files in it.
 fn usage(root: &Path) -> (u64, usize) {
     let mut inodes = HashSet::new();
     let (mut bytes, mut files) = (0, 0);
@@ -45,7 +45,7 @@ fn usage(root: &Path) -> (u64, usize) {
     (bytes, files)
 }
 
-/// The names that a file has in the store.
+/// The names of a file in the store.
 pub(super) fn names_of(server: &TestServer, object: &str) -> Vec<PathBuf> {
     let mut names = server.files_in("objects");
     names.retain(|path| path.ends_with(id_of(object)));
@@ -59,7 +59,7 @@ fn inode(server: &TestServer, name: &Path) -> u64 {
 }
 
 #[test]
-fn a_forwarded_file_opens_by_its_new_link_and_the_old_one_goes_on() {
+fn forwarded_file_opens_by_new_link() {
     let server = TestServer::start();
     at_noon(&server);
     let Stored { sign, .. } = Stored::at(&server);
@@ -77,7 +77,7 @@ fn a_forwarded_file_opens_by_its_new_link_and_the_old_one_goes_on() {
             "the same object on the same day"
         );
         assert!(server.lanying(to).open(&url, "").body == photo());
-        // And on from there.
+        // And once more from there.
         let again = forward(&server.lanying(to), file_sign(&url), "dave", "1");
         assert!(server.lanying("dave").open(&again, "").body == photo());
         assert_eq!(fields(file_sign(&again))[..2], [to, "dave"]);
@@ -88,7 +88,7 @@ fn a_forwarded_file_opens_by_its_new_link_and_the_old_one_goes_on() {
 }
 
 #[test]
-fn a_thousand_forwards_of_a_file_take_no_space_and_copy_no_byte() {
+fn forwards_copy_no_bytes() {
     let server = TestServer::with(&app("strict_recipients = true"));
     at_noon(&server);
     let mut random = Random::new();
@@ -107,7 +107,11 @@ fn a_thousand_forwards_of_a_file_take_no_space_and_copy_no_byte() {
             let url = text(&success(&connection.request("GET", &path, &headers, b"")));
             links.push((to, url));
         }
-        assert_eq!(names_of(&server, &object).len(), day + 1, "one name a day");
+        assert_eq!(
+            names_of(&server, &object).len(),
+            day + 1,
+            "one name per day"
+        );
         server.clock.advance(MS_PER_DAY);
     }
     let (after_bytes, after_files) = usage(&server.store);
@@ -116,7 +120,7 @@ fn a_thousand_forwards_of_a_file_take_no_space_and_copy_no_byte() {
     assert_eq!(after_files, before_files + 1);
     let names = names_of(&server, &object);
     assert_eq!(inode(&server, &names[0]), inode(&server, &names[1]));
-    // Each opens for its recipient, and not for the next one.
+    // Each one opens for its recipient, and not for the next one.
     let tokens: Vec<String> = (0..500)
         .map(|to| server.token(&format!("user{to}")))
         .collect();
@@ -142,7 +146,7 @@ fn a_thousand_forwards_of_a_file_take_no_space_and_copy_no_byte() {
 }
 
 #[test]
-fn on_a_later_day_the_file_gets_a_name_in_that_day_once() {
+fn later_day_adds_one_name() {
     let server = TestServer::start();
     at_noon(&server);
     let Stored { sign, .. } = Stored::at(&server);
@@ -151,7 +155,7 @@ fn on_a_later_day_the_file_gets_a_name_in_that_day_once() {
     for day in 1..4 {
         server.clock.advance(MS_PER_DAY);
         let today = server.clock.now().day().to_string();
-        // By every link so far, to several, and again.
+        // By every link so far, to several recipients, and repeatedly.
         for sign in signs.clone() {
             for to in ["carol", "dave", "carol"] {
                 let url = forward(&server.lanying("bob"), &sign, to, "1");
@@ -170,7 +174,7 @@ fn on_a_later_day_the_file_gets_a_name_in_that_day_once() {
         .map(|name| inode(&server, name))
         .collect();
     assert_eq!(inodes.len(), 1);
-    // A clock that goes back shortens no life.
+    // A clock that goes back does not shorten the retention.
     server.clock.advance(-2 * MS_PER_DAY);
     let latest = signs.last().unwrap();
     let url = forward(&server.lanying("bob"), latest, "erin", "1");
@@ -179,7 +183,7 @@ fn on_a_later_day_the_file_gets_a_name_in_that_day_once() {
 }
 
 #[test]
-fn who_forward_at_once_on_a_new_day_give_the_file_one_name_together() {
+fn concurrent_forwards_add_one_name() {
     let server = TestServer::start();
     at_noon(&server);
     let Stored { sign, .. } = Stored::at(&server);
@@ -202,7 +206,7 @@ fn who_forward_at_once_on_a_new_day_give_the_file_one_name_together() {
 }
 
 #[test]
-fn what_is_not_there_is_not_forwarded() {
+fn missing_file_is_not_forwarded() {
     let server = TestServer::with(&app("image_days = 1"));
     at_noon(&server);
     let alice = server.lanying("alice");
@@ -212,7 +216,7 @@ fn what_is_not_there_is_not_forwarded() {
     let url = alice.send("102", "bob", "a.jpg", &photo());
     assert_code(&alice.get(&call("x")), 20023);
     forward(&alice, file_sign(&url), "carol", "1");
-    // Taken away behind the server's back, on the day before.
+    // Removed without the server's knowledge, on the day before.
     let lost = alice.send("102", "bob", "a.jpg", &photo());
     let name = names_of(&server, &object_of(file_sign(&lost))).remove(0);
     std::fs::remove_file(server.store.join("objects").join(name)).unwrap();
@@ -227,7 +231,7 @@ fn what_is_not_there_is_not_forwarded() {
 }
 
 #[test]
-fn a_file_with_as_many_names_as_a_file_can_have_is_copied() {
+fn copies_at_hard_link_limit() {
     let server = TestServer::start();
     at_noon(&server);
     let Stored { sign, .. } = Stored::at(&server);
@@ -236,7 +240,7 @@ fn a_file_with_as_many_names_as_a_file_can_have_is_copied() {
     let path = server.store.join("objects").join(name);
     let aside = server.store.join("names");
     std::fs::create_dir(&aside).unwrap();
-    // 65,000 on ext4; other file systems have room for more.
+    // 65,000 on ext4; other file systems allow more.
     let is_full = (0..66_000).any(|number| {
         std::fs::hard_link(&path, aside.join(number.to_string())).is_err_and(|error| {
             assert_eq!(error.raw_os_error(), Some(31), "EMLINK: {error}");
@@ -259,9 +263,6 @@ fn a_file_with_as_many_names_as_a_file_can_have_is_copied() {
     assert_ne!(inode(&server, &names[0]), inode(&server, &names[1]));
     let [one, two] =
         [0, 1].map(|at| std::fs::read(server.store.join("objects").join(&names[at])).unwrap());
-    assert!(
-        one == two,
-        "the copy is whole, with what is known of the file"
-    );
+    assert!(one == two, "the copy is complete, including its metadata");
     assert_eq!(server.files_in("tmp"), Vec::<PathBuf>::new());
 }

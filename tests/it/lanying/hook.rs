@@ -1,4 +1,4 @@
-//! The authorisation hook: what the backend is asked, and that only its clear yes lets anybody in.
+//! The authorisation hook: the question to the backend, and that only a clear yes grants access.
 
 mod backend;
 mod pictures;
@@ -15,7 +15,7 @@ use crate::support::{
     photo,
 };
 
-/// A server whose default tenant asks this backend, with more settings.
+/// A server whose default tenant asks this backend, with further settings.
 fn server(backend: &Backend, hook: &str, settings: &str) -> TestServer {
     TestServer::with(&format!(
         "[hook]\n{hook}\n{}",
@@ -37,7 +37,7 @@ fn question(user: &str, action: &str, to_type: u8, to_id: &str) -> Value {
     json!({ "app_id": APP_ID, "user": user, "action": action, "to_type": to_type, "to_id": to_id })
 }
 
-/// About a file that alice sent.
+/// The question about a file that alice sent.
 fn download(user: &str, to_type: u8, to_id: &str) -> Value {
     let mut question = question(user, "download", to_type, to_id);
     question["from"] = "alice".into();
@@ -45,14 +45,14 @@ fn download(user: &str, to_type: u8, to_id: &str) -> Value {
 }
 
 #[test]
-fn the_backend_is_asked_exactly_this() {
+fn question_has_exactly_this_form() {
     let backend = Backend::start(|_| Reply::allow());
     let server = server(&backend, "cache_seconds = 0", "");
     let Stored { sign, avatar } = Stored::at(&server);
     let alice = server.lanying("alice");
     let url = alice.store(&alice.ticket("102", "g1", "2"), "a.jpg", &photo());
     let in_group = crate::support::lanying::file_sign(&url).to_owned();
-    // The tickets were asked about, the form posts and the user's avatar were not.
+    // The tickets caused questions, the form posts and the user's avatar did not.
     let asked = backend.questions();
     assert_eq!(
         asked,
@@ -107,7 +107,7 @@ fn the_backend_is_asked_exactly_this() {
                 question("bob", "forward", 2, "g2"),
             ],
         ),
-        // What is refused before is not asked about.
+        // A request that is refused earlier causes no question.
         ("upload/chat?file_type=99&to_id=carol".into(), vec![]),
         ("upload/chat?file_type=100&to_id=a%20b".into(), vec![]),
         ("upload/avatar/group".into(), vec![]),
@@ -119,7 +119,7 @@ fn the_backend_is_asked_exactly_this() {
         assert_eq!(bob.get(&call).status, 200, "{call}");
         assert_eq!(backend.questions(), expected, "{call}");
     }
-    // A HEAD tells as much as a GET.
+    // HEAD needs the same right as GET.
     let headers = [("access-token", &*bob.token), ("app_id", APP_ID)];
     server.request(
         "HEAD",
@@ -128,7 +128,7 @@ fn the_backend_is_asked_exactly_this() {
         b"",
     );
     assert_eq!(backend.questions(), [download("bob", 1, "bob")]);
-    // Of the backend's own call it is the user that counts; of a store token the one it acts for.
+    // For the backend's own call, the named user counts; for a store token, the user it acts for.
     let call = format!("download/chat?file_sign={sign}");
     assert_success(
         &app_client(&server).get_with(&call, &[("user_id", "dave")]),
@@ -149,7 +149,7 @@ fn the_backend_is_asked_exactly_this() {
 }
 
 #[test]
-fn a_question_is_signed_where_there_is_a_secret() {
+fn question_is_signed_with_secret() {
     let backend = Backend::start(|_| Reply::allow());
     let server = server(&backend, "", "hook_secret = \"s3cret-of-the-tests\"");
     server.lanying("alice").ticket("100", "bob", "1");
@@ -167,7 +167,7 @@ fn a_question_is_signed_where_there_is_a_secret() {
 }
 
 #[test]
-fn a_no_is_told_with_the_backends_code_or_the_one_that_fits() {
+fn refusal_uses_backends_code() {
     let (backend, reply) = changeable(Reply::allow());
     let server = server(&backend, "cache_seconds = 0", "");
     let Stored { sign, .. } = Stored::at(&server);
@@ -215,8 +215,9 @@ fn a_no_is_told_with_the_backends_code_or_the_one_that_fits() {
     }
 }
 
+/// To the file and to the recipient.
 #[test]
-fn a_forward_needs_both_the_right_to_the_file_and_the_right_to_the_target() {
+fn forward_needs_two_rights() {
     let refused = Arc::new(Mutex::new(""));
     let moved = refused.clone();
     let backend = Backend::start(move |question| {
@@ -242,7 +243,7 @@ fn a_forward_needs_both_the_right_to_the_file_and_the_right_to_the_target() {
     }
 }
 
-/// Checks that nobody was let in and that the client may come again.
+/// Checks that access was denied and that the client may retry.
 #[track_caller]
 fn assert_unavailable(answer: &Answer, about: &str) {
     let json = envelope(answer, 503);
@@ -261,7 +262,7 @@ fn assert_unavailable(answer: &Answer, about: &str) {
 }
 
 #[test]
-fn whatever_goes_wrong_is_503_and_nobody_is_let_in() {
+fn any_failure_is_503() {
     let (backend, reply) = changeable(Reply::allow());
     let server = server(&backend, "timeout_seconds = 1", "");
     let Stored { sign, .. } = Stored::at(&server);
@@ -301,7 +302,7 @@ fn whatever_goes_wrong_is_503_and_nobody_is_let_in() {
             assert_unavailable(&bob.get(call), about);
         }
     }
-    // A failure is not kept.
+    // Failures are not cached.
     *reply.lock().unwrap() = Reply::allow();
     for call in &calls {
         assert_success(&bob.get(call), call);
@@ -309,7 +310,7 @@ fn whatever_goes_wrong_is_503_and_nobody_is_let_in() {
 }
 
 #[test]
-fn a_backend_that_is_not_there_is_503() {
+fn absent_backend_is_503() {
     let port = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
@@ -325,7 +326,7 @@ fn a_backend_that_is_not_there_is_503() {
 }
 
 #[test]
-fn an_answer_is_believed_for_a_while_by_whom_and_for_what_it_was_given() {
+fn answer_is_cached_per_question() {
     let (backend, reply) = changeable(Reply::allow());
     let server = server(&backend, "cache_seconds = 3600", "");
     let Stored { sign, .. } = Stored::at(&server);
@@ -337,7 +338,7 @@ fn an_answer_is_believed_for_a_while_by_whom_and_for_what_it_was_given() {
         assert_success(&bob.get(&format!("{chat}&source=miniprogram")), &chat);
     }
     assert_eq!(backend.questions().len(), 1, "asked once");
-    // A yes goes on while the backend says no; another user, action or target is another question.
+    // A cached yes stays valid although the backend now says no. Another user, action or target is another question.
     *reply.lock().unwrap() = Reply::json(r#"{"allow":false,"code":20023}"#);
     assert_success(&bob.get(&chat), &chat);
     assert_eq!(backend.questions().len(), 0);
@@ -353,11 +354,11 @@ fn an_answer_is_believed_for_a_while_by_whom_and_for_what_it_was_given() {
             20023,
         );
     }
-    assert_eq!(backend.questions().len(), 4, "a no is believed too");
+    assert_eq!(backend.questions().len(), 4, "a no is cached too");
 }
 
 #[test]
-fn strict_recipients_come_before_the_backend() {
+fn strict_recipients_come_first() {
     let backend = Backend::start(|_| Reply::allow());
     let server = server(&backend, "cache_seconds = 0", "strict_recipients = true");
     let Stored { sign, .. } = Stored::at(&server);

@@ -1,4 +1,4 @@
-//! The rate limit in this API's words, and the headers that let a browser read an answer.
+//! The rate limit in this API's error format, and CORS headers.
 
 use std::net::Ipv4Addr;
 
@@ -14,7 +14,7 @@ use crate::{
 
 const ORIGIN: (&str, &str) = ("Origin", "https://chat.example");
 
-/// Whether the limiter refused a call; if so, in the contract's words.
+/// Whether the rate limit refused a call. A refusal must follow the contract.
 #[track_caller]
 fn is_refused(answer: &Answer, has_body: bool) -> bool {
     if answer.status != 503 {
@@ -36,7 +36,7 @@ fn is_refused(answer: &Answer, has_body: bool) -> bool {
 }
 
 #[test]
-fn each_call_and_each_way_to_ask_for_a_picture_or_a_voice_is_limited() {
+fn every_call_is_rate_limited() {
     let server = TestServer::with("[limits]\ncalls_per_second = 1\ncalls_burst = 3\n");
     let path = |call: &str| format!("/file/{call}app_id={APP_ID}");
     for (client, target) in [
@@ -49,7 +49,7 @@ fn each_call_and_each_way_to_ask_for_a_picture_or_a_voice_is_limited() {
         path("download/chat?image_type=2&"),
         path("download/avatar?image_type=3&"),
         path("download/chat?format=mp3&"),
-        // Who belongs to no application, and what is no call.
+        // Unknown applications and unknown calls.
         "/file/upload/chat".into(),
         "/file/download/chat?app_id=nobody".into(),
         "/file/nothing".into(),
@@ -63,7 +63,7 @@ fn each_call_and_each_way_to_ask_for_a_picture_or_a_voice_is_limited() {
         let (answers, seconds) = burst(&mut connection, &vec![call("GET", target, &[], b""); 4]);
         assert!(
             seconds < 0.9,
-            "the machine is too slow to tell: {seconds} s"
+            "the machine is too slow for this test: {seconds} s"
         );
         let refused: Vec<_> = answers
             .iter()
@@ -74,7 +74,7 @@ fn each_call_and_each_way_to_ask_for_a_picture_or_a_voice_is_limited() {
 }
 
 #[test]
-fn tickets_downloads_pictures_and_forms_are_counted_apart_and_each_apps_own() {
+fn rate_classes_count_apart() {
     const DOWNLOAD: &str = "GET download/chat?app_id=welovemaxim";
     const PICTURE: &str = "GET download/chat?image_type=2&app_id=welovemaxim";
     const TICKET: &str = "GET upload/chat?app_id=welovemaxim";
@@ -140,7 +140,7 @@ fn tickets_downloads_pictures_and_forms_are_counted_apart_and_each_apps_own() {
         let (answers, seconds) = burst(&mut connection, &calls);
         assert!(
             seconds < 0.9,
-            "the machine is too slow to tell: {seconds} s"
+            "the machine is too slow for this test: {seconds} s"
         );
         assert_ne!(answers[0].status, 503, "{first}");
         let is_ours = second.starts_with("GET");
@@ -150,7 +150,7 @@ fn tickets_downloads_pictures_and_forms_are_counted_apart_and_each_apps_own() {
             "{first} · {second}"
         );
     }
-    // The header names the same application as the query does.
+    // The header and the query name the same application.
     let mut connection = open_from(server.address, Ipv4Addr::new(127, 0, 3, 1), None);
     let calls = [
         call("GET", "/file/upload/chat", &[("app_id", OTHER_ID)], b""),
@@ -159,7 +159,7 @@ fn tickets_downloads_pictures_and_forms_are_counted_apart_and_each_apps_own() {
     let (answers, seconds) = burst(&mut connection, &calls);
     assert!(
         seconds < 0.9,
-        "the machine is too slow to tell: {seconds} s"
+        "the machine is too slow for this test: {seconds} s"
     );
     let refused: Vec<_> = answers
         .iter()
@@ -169,7 +169,7 @@ fn tickets_downloads_pictures_and_forms_are_counted_apart_and_each_apps_own() {
 }
 
 #[test]
-fn a_preflight_is_allowed_what_the_clients_send_and_counts_against_nothing() {
+fn preflight_is_exempt_from_rate() {
     let server = TestServer::with(ONE);
     for (path, method, headers) in [
         (
@@ -216,13 +216,13 @@ fn a_preflight_is_allowed_what_the_clients_send_and_counts_against_nothing() {
             }
         }
     }
-    // The one call that a second has is still there.
+    // The single request of this second is still available.
     let path = format!("/file/upload/chat?app_id={APP_ID}");
     assert_ne!(server.get(&path, &[]).status, 503);
 }
 
 #[test]
-fn a_browser_may_read_every_answer() {
+fn browser_may_read_every_answer() {
     let server = TestServer::with(TWO_APPS);
     let Stored { sign, avatar } = Stored::at(&server);
     let alice = server.lanying("alice");

@@ -1,4 +1,4 @@
-//! Thumbnails: their sizes, what of them is kept on the disk, and what has none.
+//! Thumbnails: sizes, storage, and files without one.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use crate::support::{
     photo,
 };
 
-/// A picture of noise: large, whatever the format.
+/// A picture of noise, which is large in every format.
 fn noise(width: u32, height: u32, format: ImageFormat) -> Vec<u8> {
     let pixels = Random::new().bytes((width * height * 3) as usize + 8);
     let pixels = pixels[..(width * height * 3) as usize].to_vec();
@@ -22,7 +22,7 @@ fn noise(width: u32, height: u32, format: ImageFormat) -> Vec<u8> {
 }
 
 #[test]
-fn a_thumbnail_fits_the_box_that_was_asked_for() {
+fn thumbnail_fits_requested_box() {
     let server = TestServer::start();
     let alice = server.lanying("alice");
     let table = [
@@ -65,13 +65,13 @@ fn a_thumbnail_fits_the_box_that_was_asked_for() {
                 }
             }
         }
-        // Without image_type a size says nothing.
+        // Without image_type, a size has no effect.
         assert!(alice.open(&chat, "&w=20&h=20").body == original);
     }
 }
 
 #[test]
-fn of_all_sizes_only_the_usual_one_is_kept_on_the_disk() {
+fn only_default_size_is_stored() {
     let server = TestServer::start();
     let alice = server.lanying("alice");
     let chat = alice.send("102", "bob", "a.jpg", &photo());
@@ -92,7 +92,7 @@ fn of_all_sizes_only_the_usual_one_is_kept_on_the_disk() {
         }
     }
     for url in [&chat, &avatar] {
-        // One side is another box, though the picture is the same.
+        // A single side is a different box, although the picture is the same.
         assert_eq!(alice.open(url, "&image_type=2&w=170").status, 200);
     }
     assert_eq!(server.files_in("derived"), Vec::<PathBuf>::new());
@@ -118,13 +118,13 @@ fn of_all_sizes_only_the_usual_one_is_kept_on_the_disk() {
 }
 
 #[test]
-fn what_is_no_picture_has_neither_thumbnail_nor_cover() {
+fn non_pictures_have_no_thumbnail() {
     let server = TestServer::start();
     let alice = server.lanying("alice");
     let broken = &photo()[..20_000];
     for (file_type, bytes) in [
         ("100", &b"hello"[..]),
-        // Whatever it was said to be.
+        // Whatever type it was sent with.
         ("102", b"hello"),
         ("103", b"hello"),
         ("101", b"#!AMR\n\x3c\x91\x17\x16"),
@@ -147,7 +147,7 @@ fn what_is_no_picture_has_neither_thumbnail_nor_cover() {
         }
         assert!(alice.open(&url, "").body == bytes);
     }
-    // One that is cut shows as much as there is of it, or nothing; it is no error of ours.
+    // A truncated picture shows its readable part or nothing, without an internal error.
     let url = alice.send("102", "bob", "a.jpg", broken);
     let answer = alice.open(&url, "&image_type=2");
     assert_eq!(answer.status, 200);
@@ -164,7 +164,7 @@ fn what_is_no_picture_has_neither_thumbnail_nor_cover() {
 }
 
 #[test]
-fn a_small_picture_is_its_own_thumbnail() {
+fn small_picture_is_own_thumbnail() {
     let server = TestServer::start();
     let alice = server.lanying("alice");
     let small = noise(40, 30, ImageFormat::Png);
@@ -175,9 +175,9 @@ fn a_small_picture_is_its_own_thumbnail() {
     }
 }
 
-/// A picture of a kind that is not decoded here is answered whole, as in the other dialect; never to be run.
+/// An undecodable format is served whole, as in the Easemob API, and never as active content.
 #[test]
-fn a_picture_of_a_kind_that_is_not_decoded_is_its_own_thumbnail() {
+fn undecodable_picture_is_own_thumbnail() {
     let server = TestServer::start();
     let (alice, bob) = (server.lanying("alice"), server.lanying("bob"));
     let svg = format!(

@@ -1,5 +1,4 @@
-//! Thumbnails and covers that somebody else makes: when a client is sent there, to where, and what the other
-//! side may fetch.
+//! External thumbnails and covers: when and where a client is redirected, and what the external server may fetch.
 
 use chatfiles::auth::Subject;
 use percent_encoding::percent_decode_str;
@@ -12,10 +11,10 @@ use crate::support::{
 
 const IMAGE: &str = "https://img.example.com/{app_id}/{object}?x-oss-process=image/resize,m_lfit,w_{w},h_{h}&src={source}";
 const VIDEO: &str = "http://video.example.com/{object}?x-oss-process=video/snapshot,t_0,f_jpg,w_{w},h_{h},m_fast&src={source}";
-/// A store token's life, and how long one URL is given, in milliseconds.
+/// Lifetime of a store token and validity of one URL, in milliseconds.
 const HOUR_MS: i64 = 3_600_000;
 
-/// A server with these templates, and more lines of the tenant.
+/// A server with these templates and further tenant settings.
 fn server(image: Option<&str>, video: Option<&str>, more: &str) -> TestServer {
     let line = |key: &str, url: Option<&str>| {
         url.map(|url| format!("{key} = \"{url}\"\n"))
@@ -28,14 +27,14 @@ fn server(image: Option<&str>, video: Option<&str>, more: &str) -> TestServer {
     ))
 }
 
-/// A file that is an MP4 by its first bytes, and that nobody can play.
+/// A file with the magic bytes of an MP4 that cannot be played.
 fn video() -> Vec<u8> {
     let mut bytes = b"\0\0\0\x18ftypisom\0\0\x02\0isomiso2".to_vec();
     bytes.resize(20_000, 0);
     bytes
 }
 
-/// Where an answer leads; checks what stands on every redirect.
+/// The redirect target; also checks the headers of every redirect.
 #[track_caller]
 fn location(answer: &Answer) -> String {
     assert_eq!(answer.status, 302, "{}", answer.text());
@@ -44,7 +43,7 @@ fn location(answer: &Answer) -> String {
     answer.header("location").expect("a location").to_owned()
 }
 
-/// The path of the original in a location.
+/// The path of the original in a redirect target.
 fn source(location: &str) -> String {
     let (_, encoded) = location.split_once("src=").expect("a source");
     assert!(
@@ -63,14 +62,14 @@ fn source(location: &str) -> String {
     path.to_owned()
 }
 
-/// The object that a link names.
+/// The object of a link.
 fn object(url: &str) -> String {
     let tuple = base64::Engine::decode(&base64::prelude::BASE64_STANDARD, file_sign(url)).unwrap();
     let tuple = String::from_utf8(tuple).unwrap();
     tuple.split('|').nth(2).unwrap().to_owned()
 }
 
-/// Opens a file with a query behind its link and checks where it leads, up to the source.
+/// Requests a link with a query and checks the redirect target, including the source.
 #[track_caller]
 fn check(client: &Client<'_>, url: &str, more: &str, expected: &str) -> String {
     let location = location(&client.open(url, more));
@@ -80,7 +79,7 @@ fn check(client: &Client<'_>, url: &str, more: &str, expected: &str) -> String {
 }
 
 #[test]
-fn a_picture_and_a_cover_are_asked_for_where_the_configuration_says() {
+fn redirects_pictures_and_covers() {
     let server = server(Some(IMAGE), Some(VIDEO), "");
     let (alice, bob) = (server.lanying("alice"), server.lanying("bob"));
     let picture = alice.send("102", "bob", "a.jpg", &photo());
@@ -122,7 +121,7 @@ fn a_picture_and_a_cover_are_asked_for_where_the_configuration_says() {
 }
 
 #[test]
-fn an_avatar_is_asked_for_there_too() {
+fn redirects_avatars() {
     let server = server(Some(IMAGE), None, "");
     let alice = server.lanying("alice");
     let ticket = crate::support::lanying::success(&alice.get("upload/avatar/user"));
@@ -130,14 +129,14 @@ fn an_avatar_is_asked_for_there_too() {
     let [location, other] =
         ["bob", "carol"].map(|user| location(&server.lanying(user).open(&url, "&image_type=2")));
     assert!(location.contains("/avatar."), "{location}");
-    assert_eq!(location, other, "one cache serves all");
+    assert_eq!(location, other, "one cache serves all clients");
     let original = server.get(&source(&location), &[]);
     assert_eq!(original.status, 200, "{}", original.text());
     assert!(original.body == photo());
 }
 
 #[test]
-fn nobody_is_sent_away_who_cannot_follow_or_asks_for_something_else() {
+fn serves_clients_that_cannot_follow() {
     let server = server(Some(IMAGE), Some(VIDEO), "");
     let (alice, bob) = (server.lanying("alice"), server.lanying("bob"));
     let url = alice.send("102", "bob", "a.jpg", &photo());
@@ -178,7 +177,7 @@ fn nobody_is_sent_away_who_cannot_follow_or_asks_for_something_else() {
 }
 
 #[test]
-fn a_file_that_is_missing_or_forbidden_leads_nowhere() {
+fn missing_or_forbidden_is_no_redirect() {
     let server = server(Some(IMAGE), Some(VIDEO), "strict_recipients = true");
     let (alice, bob) = (server.lanying("alice"), server.lanying("bob"));
     let url = alice.send("102", "bob", "a.jpg", &photo());
@@ -198,7 +197,7 @@ fn a_file_that_is_missing_or_forbidden_leads_nowhere() {
 }
 
 #[test]
-fn what_is_not_configured_is_made_here() {
+fn unconfigured_kinds_are_made_here() {
     for (image, film) in [(None, None), (None, Some(VIDEO))] {
         let server = server(image, film, "");
         let url = server
@@ -212,18 +211,19 @@ fn what_is_not_configured_is_made_here() {
     let url = server
         .lanying("alice")
         .send("103", "bob", "a.mp4", &video());
-    // Nobody can make a cover of this one, and nobody else is asked to.
+    // No cover can be made of this file, and no external server is asked.
     assert_code(&server.lanying("bob").open(&url, "&image_type=2"), 20022);
 }
 
-/// Moves the clock to the beginning of a half-hour.
+/// Advances the clock to the beginning of a half-hour.
 fn to_half_hour(server: &TestServer) {
     let half = HOUR_MS / 2;
     server.clock.advance(half - server.clock.now().ms() % half);
 }
 
+/// It stays the same for half an hour and opens for one hour at most.
 #[test]
-fn the_url_stays_the_same_for_half_an_hour_and_its_source_opens_for_an_hour_at_the_most() {
+fn source_url_is_stable_and_expires() {
     let server = server(Some(IMAGE), None, "");
     let (alice, bob) = (server.lanying("alice"), server.lanying("bob"));
     let url = alice.send("102", "bob", "a.jpg", &photo());
@@ -231,7 +231,7 @@ fn the_url_stays_the_same_for_half_an_hour_and_its_source_opens_for_an_hour_at_t
     to_half_hour(&server);
     let first = ask(&bob);
     assert_eq!(ask(&bob), first);
-    // Caches are shared: it is the same for everybody who may see the file.
+    // Shared caches: the URL is the same for everybody who may see the file.
     assert_eq!(ask(&alice), first);
     for minutes in [5, 24] {
         server.clock.advance(minutes * 60_000);
@@ -240,7 +240,7 @@ fn the_url_stays_the_same_for_half_an_hour_and_its_source_opens_for_an_hour_at_t
     server.clock.advance(60_000);
     let second = ask(&bob);
     assert_ne!(second, first);
-    // 30 minutes are over: the first one opens to the end of its hour.
+    // After 30 minutes, the first URL still opens until the end of its hour.
     let status = |location: &str| server.get(&source(location), &[]);
     assert_eq!(status(&first).status, 200);
     server.clock.advance(29 * 60_000);
@@ -255,7 +255,7 @@ fn the_url_stays_the_same_for_half_an_hour_and_its_source_opens_for_an_hour_at_t
 }
 
 #[test]
-fn the_source_opens_without_a_token_and_as_a_download_does() {
+fn source_opens_without_token() {
     let server = server(Some(IMAGE), None, "strict_recipients = true");
     let url = server
         .lanying("alice")
@@ -280,7 +280,7 @@ fn the_source_opens_without_a_token_and_as_a_download_does() {
     let etag = whole.header("etag").unwrap();
     let same = server.get(&source, &[("If-None-Match", etag)]);
     assert_eq!(same.status, 304);
-    // It is good for the one file, and for no other call.
+    // It is valid only for this file and this call.
     let other = server
         .lanying("alice")
         .send("102", "bob", "b.jpg", &photo());
@@ -293,7 +293,7 @@ fn the_source_opens_without_a_token_and_as_a_download_does() {
 }
 
 #[test]
-fn headers_that_a_client_carries_over_to_the_source_change_nothing() {
+fn source_ignores_client_headers() {
     let server = server(Some(IMAGE), None, "");
     let url = server
         .lanying("alice")
@@ -311,7 +311,7 @@ fn headers_that_a_client_carries_over_to_the_source_change_nothing() {
         &[("app_id", APP_ID)],
         &[("access-token", ""), ("app_id", "")],
         &[("access-token", "nonsense"), ("app_id", "nobody")],
-        // An application's token, without a word on whose behalf.
+        // An application token without a user.
         &[("access-token", &app)],
     ] {
         let answer = server.get(&source, headers);

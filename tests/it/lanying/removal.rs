@@ -1,4 +1,4 @@
-//! `chatfiles rm` of a file of this API: all its names go, and what was made of it, and what is in memory.
+//! `chatfiles rm` for a file of this API: removes all names, derivatives and cached copies.
 
 use std::path::{Path, PathBuf};
 
@@ -9,11 +9,10 @@ use super::{
     forward::{forward, names_of},
 };
 use crate::support::{
-    TestServer,
-    command::{run, stdout},
-    eventually, files_below,
+    TestServer, files_below,
     lanying::{APP_ID, assert_code, envelope, file_sign, ticket_form},
-    photo,
+    photo, poll,
+    process::{run, stdout},
 };
 
 /// A file with a name in three days and derivatives in each; returns its object and its links.
@@ -30,7 +29,7 @@ fn forwarded(server: &TestServer) -> (String, Vec<String>) {
     for call in calls(&signs) {
         assert_eq!(server.lanying("carol").get(&call).status, 200);
     }
-    // The three names share what is derived in memory, so it is on the disk once. After restarts each name has its own.
+    // The three names share the derivative in memory, so it is stored once. After a restart, each name has its own.
     let [derived] = &derived_of(&server.store, &object)[..] else {
         panic!("one derivative")
     };
@@ -46,7 +45,7 @@ fn forwarded(server: &TestServer) -> (String, Vec<String>) {
     (object, signs)
 }
 
-/// Originals and thumbnails, kept on disk and not.
+/// Originals and thumbnails, stored and not stored.
 fn calls(signs: &[String]) -> Vec<String> {
     let of = |sign: &String| {
         ["", "&image_type=2", "&image_type=2&w=99"]
@@ -66,8 +65,8 @@ fn remove(store: &Path, name: &str) -> std::process::Output {
 }
 
 #[test]
-fn a_removed_file_is_gone_under_all_its_names_and_from_a_running_servers_memory() {
-    // By its id, by its object's name, and by the name that it has in a later day.
+fn removal_covers_all_names_and_memory() {
+    // By its id, by its object name, and by its name in a later day.
     for by in ["id", "first day", "last day"] {
         let server = TestServer::start();
         let (object, signs) = forwarded(&server);
@@ -94,7 +93,7 @@ fn a_removed_file_is_gone_under_all_its_names_and_from_a_running_servers_memory(
         let left = files_below(&server.store);
         let is_left = |path: &&PathBuf| path.to_string_lossy().contains(id_of(&object));
         assert_eq!(left.iter().find(is_left), None, "{by}");
-        // And nothing else.
+        // Other files stay.
         assert_eq!(names_of(&server, &other).len(), 1);
         for call in calls(&other_signs) {
             assert_eq!(carol.get(&call).status, 200);
@@ -108,7 +107,7 @@ fn a_removed_file_is_gone_under_all_its_names_and_from_a_running_servers_memory(
 }
 
 #[test]
-fn a_file_that_is_forwarded_into_new_days_meanwhile_is_removed_all_the_same() {
+fn removal_beats_concurrent_forwards() {
     const DAYS_MAX: usize = 100;
     for _ in 0..5 {
         let server = TestServer::start();
@@ -118,8 +117,8 @@ fn a_file_that_is_forwarded_into_new_days_meanwhile_is_removed_all_the_same() {
         let signs = std::thread::scope(|scope| {
             let forwarding = scope.spawn(|| {
                 let mut signs = vec![sign.clone()];
-                // Each link is made by the one before, until that leads nowhere. Not for ever on new days: a
-                // day that passes faster than they can be walked through is never caught up with.
+                // Each link is made from the previous one until that fails. Not on new days forever: a day that passes
+                // faster than the removal can visit it would never end.
                 loop {
                     if signs.len() < DAYS_MAX {
                         server.clock.advance(MS_PER_DAY);
@@ -134,7 +133,7 @@ fn a_file_that_is_forwarded_into_new_days_meanwhile_is_removed_all_the_same() {
                     signs.push(file_sign(url).to_owned());
                 }
             });
-            eventually("some days have passed", || {
+            poll("several days to pass", || {
                 names_of(&server, &object).len() > 3
             });
             stdout(&remove(&server.store, &object));
@@ -153,7 +152,7 @@ fn a_file_that_is_forwarded_into_new_days_meanwhile_is_removed_all_the_same() {
 }
 
 #[test]
-fn a_file_is_removed_under_all_its_names_without_a_server_too() {
+fn removal_works_without_server() {
     let directory = tempfile::tempdir().unwrap();
     let mut server = TestServer::in_directory(directory.path(), "");
     let (object, signs) = forwarded(&server);
@@ -162,12 +161,12 @@ fn a_file_is_removed_under_all_its_names_without_a_server_too() {
     assert_eq!(names_of(&server, &object), Vec::<PathBuf>::new());
     assert_eq!(derived_of(&server.store, &object), Vec::<PathBuf>::new());
     assert_eq!(remove(&server.store, &object).status.code(), Some(2));
-    // The avatar is another file.
+    // The avatar is a different file.
     assert_eq!(server.files_in("objects").len(), 1);
 }
 
 #[test]
-fn an_avatar_is_removed_by_its_object_name() {
+fn removes_avatar_by_object_name() {
     let server = TestServer::start();
     let Stored { avatar, sign } = Stored::at(&server);
     let alice = server.lanying("alice");
@@ -191,7 +190,7 @@ fn an_avatar_is_removed_by_its_object_name() {
 }
 
 #[test]
-fn a_ticket_brings_a_file_that_was_taken_down_not_back() {
+fn ticket_does_not_restore_removed_file() {
     for is_running in [true, false] {
         let directory = tempfile::tempdir().unwrap();
         let mut server = TestServer::in_directory(directory.path(), "");
@@ -214,7 +213,7 @@ fn a_ticket_brings_a_file_that_was_taken_down_not_back() {
             assert!(answer.text().contains("FileAlreadyExists"));
             assert_code(&alice.open(&url, ""), 20022);
         }
-        // What bars the name is no object: nothing to verify, nothing to remove, nothing to forward.
+        // A tombstone is not an object: nothing to verify, remove or forward.
         let found = crate::support::verify(&server.store);
         assert_eq!((found.objects, found.damaged.len()), (0, 0));
         assert!(!remove(&server.store, &object).status.success());
@@ -227,7 +226,7 @@ fn a_ticket_brings_a_file_that_was_taken_down_not_back() {
     }
 }
 
-/// Everything below a directory that has a tombstone's form.
+/// All files below a directory in the form of tombstones.
 fn tombstones_below(root: &Path) -> usize {
     let mut count = 0;
     let mut waiting = vec![root.to_owned()];
@@ -245,13 +244,13 @@ fn tombstones_below(root: &Path) -> usize {
 }
 
 #[test]
-fn tombstones_are_gathered_and_still_keep_the_names() {
+fn gathered_tombstones_keep_names() {
     use super::form::signed;
     let toml = signed::configuration("[retention]\nchatfile_days = 0\nimage_days = 0\n", "");
     let server = TestServer::with(&toml);
     at_noon(&server);
     let alice = server.lanying("alice");
-    // A policy that somebody else has signed lives as long as they like.
+    // A policy signed by a third party may be valid for any time.
     let keys: Vec<_> = (0..20)
         .map(|_| signed::new_key(&server).to_string())
         .collect();
@@ -290,11 +289,11 @@ fn tombstones_are_gathered_and_still_keep_the_names() {
     for key in &keys {
         stdout(&remove(&server.store, key));
     }
-    // One more name each, and no inode.
+    // One more name each, without an inode.
     let objects = server.store.join("objects");
     assert_eq!(tombstones_below(&objects), keys.len());
     assert_eq!(inodes(), before - keys.len());
-    // Twice, as they are in place, and as they are gathered.
+    // Before and after tombstones are gathered into lists.
     for days in [0, 4] {
         for _ in 0..days {
             server.clock.advance(MS_PER_DAY);
@@ -317,11 +316,11 @@ fn tombstones_are_gathered_and_still_keep_the_names() {
         }
         assert_eq!(server.files_in("objects").len(), 1);
     }
-    // A list for the day, and nothing else.
+    // One list per day, and nothing else.
     assert_eq!(inodes(), before - keys.len() + 1);
     let found = crate::support::verify(&server.store);
     assert_eq!((found.objects, found.damaged.len()), (1, 0));
-    // What is taken down late is gathered too, into the same lists, and a list goes with its day.
+    // Later removals are gathered into the same lists, and a list is removed with its day.
     stdout(&remove(&server.store, &kept));
     let forget = crate::support::configuration(
         Path::new("unused"),

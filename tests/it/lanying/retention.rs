@@ -1,5 +1,5 @@
-//! How long a link leads to its file: to the end of its class's days, counted from the end of the day that
-//! stands in it; and the sweep that takes the days away.
+//! Validity of links: to the end of the class's retention, counted from the end of the day in the link; and the sweep
+//! that removes days.
 
 use std::path::Path;
 
@@ -13,12 +13,12 @@ use super::{
     forward::{forward, names_of},
 };
 use crate::support::{
-    TestServer, configuration, eventually,
+    TestServer, configuration,
     lanying::{Client, assert_code, file_sign, success, text},
-    last_sweep, photo,
+    last_sweep, photo, poll,
 };
 
-/// The setting that counts for each class, and how a file gets there.
+/// The setting of each class, and how a file gets there.
 const SETTINGS: [(&str, &str); 9] = [
     ("chatfile_days", "100"),
     ("voice_days", "101"),
@@ -31,10 +31,10 @@ const SETTINGS: [(&str, &str); 9] = [
     ("shared_video_days", "203"),
 ];
 
-/// A server whose own sweep at its start has been done.
+/// A server whose first sweep has ended.
 fn swept_server(toml: &str) -> TestServer {
     let server = TestServer::with(toml);
-    eventually("the first sweep", || last_sweep(&server.store).is_some());
+    poll("the first sweep", || last_sweep(&server.store).is_some());
     server
 }
 
@@ -52,12 +52,12 @@ fn set_clock(server: &TestServer, to_ms: i64) {
     server.clock.advance(to_ms - server.clock.now().ms());
 }
 
-/// The day that stands in an object's name.
+/// The day in an object's name.
 fn day_of(object: &str) -> Day {
     Day::parse(object.split('.').nth(1).unwrap()).unwrap()
 }
 
-/// The age that caches are allowed, in seconds.
+/// The `max-age` in seconds.
 #[track_caller]
 fn max_age(client: &Client<'_>, url: &str) -> i64 {
     let answer = client.open(url, "");
@@ -70,7 +70,7 @@ fn max_age(client: &Client<'_>, url: &str) -> i64 {
 }
 
 #[test]
-fn each_class_has_its_own_days_which_end_with_the_day() {
+fn each_class_has_own_days() {
     for (setting, file_type) in SETTINGS {
         let mut days = String::new();
         let mut others: Vec<_> = SETTINGS.iter().map(|(other, _)| *other).collect();
@@ -115,7 +115,7 @@ fn each_class_has_its_own_days_which_end_with_the_day() {
 }
 
 #[test]
-fn what_is_sent_in_a_chat_ends_with_chat_files_and_what_is_shared_with_shared_ones() {
+fn chat_and_shared_files_end_apart() {
     for (setting, ending) in [("chatfile_days", "1"), ("shared_days", "2")] {
         let server = TestServer::with(&app(&format!("{setting} = 1")));
         let alice = server.lanying("alice");
@@ -138,10 +138,10 @@ fn what_is_sent_in_a_chat_ends_with_chat_files_and_what_is_shared_with_shared_on
 }
 
 #[test]
-fn a_forwarded_file_outlives_its_first_day_and_the_sweep_of_it() {
+fn forwarded_file_outlives_first_day() {
     let everybody = "[retention]\nvoice_days = 5\nimage_days = 5".to_owned();
     let one_app = app("voice_days = 5\nimage_days = 5");
-    // Where all apps have the same days, days are removed whole; else file by file.
+    // If all apps have the same retention, days are removed whole, otherwise file by file.
     for (toml, file_type, is_whole) in [
         (&everybody, "101", true),
         (&everybody, "102", true),
@@ -161,13 +161,13 @@ fn a_forwarded_file_outlives_its_first_day_and_the_sweep_of_it() {
         assert!(bob.open(&first, "").body == photo() && bob.open(&second, "").body == photo());
         assert!((86_400 - 60..86_400).contains(&max_age(&bob, &first)));
         assert!((6 * 86_400 - 60..6 * 86_400).contains(&max_age(&bob, &second)));
-        // The first link ends, the file does not.
+        // The first link expires, the file does not.
         set_clock(&server, start.end().ms() + 5 * MS_PER_DAY);
         let carol = server.lanying("carol");
         assert_code(&carol.open(&first, ""), 20022);
         assert!(carol.open(&second, "").body == photo());
         assert_eq!(sweep(&server, toml), Report::default());
-        // Two days later the first day goes.
+        // Two days later, the first day is removed.
         set_clock(&server, start.end().ms() + 7 * MS_PER_DAY);
         let report = sweep(&server, toml);
         let class = object.split('.').next().unwrap();
@@ -185,10 +185,10 @@ fn a_forwarded_file_outlives_its_first_day_and_the_sweep_of_it() {
         if file_type == "102" {
             assert_eq!(carol.open(&second, "&image_type=2&w=90").status, 200);
         }
-        // And it can be passed on from there.
+        // It can still be forwarded from there.
         let third = forward(&carol, file_sign(&second), "dave", "1");
         assert!(server.lanying("dave").open(&third, "").body == photo());
-        // The last link ends, and then the file.
+        // The last link expires, and then the file.
         set_clock(
             &server,
             day_of(&object_of(file_sign(&third))).end().ms() + 7 * MS_PER_DAY,
@@ -204,7 +204,7 @@ fn a_forwarded_file_outlives_its_first_day_and_the_sweep_of_it() {
 }
 
 #[test]
-fn avatars_and_shared_files_live_on_where_chat_files_end() {
+fn avatars_and_shared_files_stay() {
     let toml = "[retention]\nchatfile_days = 1\n";
     let server = swept_server(toml);
     let alice = server.lanying("alice");
@@ -224,7 +224,7 @@ fn avatars_and_shared_files_live_on_where_chat_files_end() {
 }
 
 #[test]
-fn avatars_end_where_they_are_told_to() {
+fn avatars_end_when_configured() {
     let toml = "[retention]\navatar_days = 3\n";
     let server = swept_server(toml);
     let alice = server.lanying("alice");
@@ -259,7 +259,7 @@ fn avatars_end_where_they_are_told_to() {
 }
 
 #[test]
-fn a_ticket_that_is_used_after_midnight_is_the_day_befores() {
+fn late_ticket_belongs_to_its_day() {
     let server = TestServer::with(&app("chatfile_days = 1"));
     let midnight_ms = server.clock.now().day().end().ms();
     set_clock(&server, midnight_ms - 60 * MS_PER_SECOND);
@@ -273,7 +273,7 @@ fn a_ticket_that_is_used_after_midnight_is_the_day_befores() {
     assert_eq!(bob.open(&url, "").body, b"hello");
     let left = 86_400 - max_age(&bob, &url);
     assert!((0..=120).contains(&left), "{left}");
-    // Forwarded now, it is today's.
+    // Forwarded now, it belongs to today.
     let new = forward(&bob, file_sign(&url), "carol", "1");
     assert_eq!(
         day_of(&object_of(file_sign(&new))),

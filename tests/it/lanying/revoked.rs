@@ -1,4 +1,4 @@
-//! What was given to a user before `users_not_before` or `tokens_not_before` ends with it, whatever form it has.
+//! `users_not_before` and `tokens_not_before` revoke every kind of credential.
 
 use std::path::Path;
 
@@ -23,7 +23,7 @@ fn assert_photo(answer: &Answer) {
     assert!(answer.body == photo(), "{}", answer.text());
 }
 
-/// Puts a setting of the default tenant in force.
+/// Reloads with a setting of the default tenant.
 fn reload(server: &TestServer, setting: &str) {
     let config = configuration(Path::new("/nowhere"), &app(&format!("{IMAGE}\n{setting}")));
     server.reloader().reload(&config).unwrap();
@@ -34,7 +34,7 @@ fn path_of(url: &str) -> &str {
 }
 
 #[test]
-fn store_tokens_end_with_their_users_revocation() {
+fn store_tokens_end_with_users_revocation() {
     let server = TestServer::with(&app(IMAGE));
     let (alice, bob) = (server.lanying("alice"), server.lanying("bob"));
     let stored = [&alice, &bob].map(|client| {
@@ -52,7 +52,7 @@ fn store_tokens_end_with_their_users_revocation() {
     let message = assert_code(&open(&server, &stored[0]), 10008);
     assert!(message.contains("store_token"), "{message}");
     assert_photo(&open(&server, &stored[1]));
-    // One that is given out after it opens again.
+    // A new one works again.
     let again = server.lanying("alice").ticket("102", "carol", "1");
     let url = server.lanying("alice").store(&again, "a.jpg", &photo());
     let store_token = text(&again["store_token"]);
@@ -70,7 +70,7 @@ fn store_tokens_end_with_their_users_revocation() {
 }
 
 #[test]
-fn tickets_end_with_their_users_revocation() {
+fn tickets_end_with_users_revocation() {
     let server = TestServer::with(&app(""));
     let (alice, bob) = (server.lanying("alice"), server.lanying("bob"));
     let tickets = [&alice, &bob].map(|client| client.ticket("102", "carol", "1"));
@@ -99,7 +99,7 @@ fn tickets_end_with_their_users_revocation() {
 }
 
 #[test]
-fn picture_servers_tokens_end_with_the_applications() {
+fn picture_tokens_end_with_application() {
     let server = TestServer::with(&app(IMAGE));
     let url = server
         .lanying("alice")
@@ -118,7 +118,7 @@ fn picture_servers_tokens_end_with_the_applications() {
     let now = server.clock.now().secs();
     reload(&server, &format!("tokens_not_before = {now}"));
     assert_code(&server.get(&before, &[]), 10008);
-    // A new one works at once, not when the next half hour begins, and stays the same.
+    // A new one works at once, not only from the next half-hour, and stays the same.
     let after = source();
     assert_ne!(after, before);
     assert_photo(&server.get(&after, &[]));

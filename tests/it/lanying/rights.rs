@@ -1,4 +1,4 @@
-//! Who may open and pass on a file where no backend is asked: whoever has the link, or only its two parties.
+//! Rights to a file without a backend: everybody with the link, or only the two parties.
 
 use super::apps::{Stored, app, backend, fields};
 use crate::support::{
@@ -7,7 +7,7 @@ use crate::support::{
     photo,
 };
 
-/// Opens a file in each way, and passes it on: both are allowed, or both refused.
+/// Opens and forwards a file in every way: all are allowed, or all are refused.
 #[track_caller]
 fn check(client: &Client<'_>, user_id: Option<&str>, url: &str, may: bool) {
     let sign = file_sign(url);
@@ -40,8 +40,8 @@ fn check(client: &Client<'_>, user_id: Option<&str>, url: &str, may: bool) {
 }
 
 #[test]
-fn a_strict_app_opens_a_users_file_to_its_sender_and_its_recipient_alone() {
-    // (strict, to_type, who, whether they may)
+fn strict_app_limits_to_both_parties() {
+    // (strict, to_type, user, allowed)
     let table = [
         (false, "1", "alice", true),
         (false, "1", "bob", true),
@@ -53,7 +53,7 @@ fn a_strict_app_opens_a_users_file_to_its_sender_and_its_recipient_alone() {
         (true, "1", "Bob", false),
         (true, "1", "bob2", false),
         (true, "1", "bo", false),
-        // Who is in a group, only the backend knows.
+        // Only the backend knows group members.
         (true, "2", "alice", true),
         (true, "2", "carol", true),
         (true, "2", "bob", true),
@@ -65,14 +65,14 @@ fn a_strict_app_opens_a_users_file_to_its_sender_and_its_recipient_alone() {
             let ticket = alice.ticket("102", "bob", to_type);
             let url = alice.store(&ticket, "a.jpg", &photo());
             check(&server.lanying(user), None, &url, *may);
-            // The backend is whom it says it is.
+            // The backend acts for the user it names.
             check(&backend(&server), Some(user), &url, *may);
         }
     }
 }
 
 #[test]
-fn whoever_was_forwarded_a_file_is_its_recipient_and_nobody_else() {
+fn forward_makes_only_recipient_a_party() {
     let server = TestServer::with(&app("strict_recipients = true"));
     let [alice, bob, carol, dave] =
         ["alice", "bob", "carol", "dave"].map(|user| server.lanying(user));
@@ -82,11 +82,11 @@ fn whoever_was_forwarded_a_file_is_its_recipient_and_nobody_else() {
     let to_carol = text(&to_carol);
     check(&carol, None, &to_carol, true);
     check(&bob, None, &to_carol, true);
-    // The sender of the first link has no part in the second, nor carol in the first.
+    // The sender of the first link has no right to the second one, and carol has none to the first one.
     check(&alice, None, &to_carol, false);
     check(&dave, None, &to_carol, false);
     check(&carol, None, &url, false);
-    // Through a group everybody may: that is what the hook is for.
+    // Everybody may open a file sent to a group; the hook restricts that.
     let to_group = success(&bob.get(&format!(
         "upload/forward?to_id=g1&to_type=2&file_sign={sign}"
     )));
@@ -94,7 +94,7 @@ fn whoever_was_forwarded_a_file_is_its_recipient_and_nobody_else() {
 }
 
 #[test]
-fn a_file_for_oneself_is_ones_own() {
+fn file_to_self_stays_private() {
     let server = TestServer::with(&app("strict_recipients = true"));
     let alice = server.lanying("alice");
     let url = alice.send("102", "alice", "a.jpg", &photo());
@@ -103,7 +103,7 @@ fn a_file_for_oneself_is_ones_own() {
 }
 
 #[test]
-fn avatars_are_for_every_user_of_a_strict_app() {
+fn avatars_are_open_in_strict_app() {
     let server = TestServer::with(&app("strict_recipients = true"));
     let Stored { avatar, .. } = Stored::at(&server);
     for user in ["alice", "bob", "zoe"] {

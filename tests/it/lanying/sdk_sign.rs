@@ -1,4 +1,4 @@
-//! `sdk_sign`: asked for where the app has a key, and nobody's business where it has none.
+//! `sdk_sign`: required if the app has a key, ignored otherwise.
 
 use super::apps::{PATHS, Stored, app, assert_success};
 use crate::support::{
@@ -9,7 +9,7 @@ use crate::support::{
 
 const KEY: &str = "a key that the SDK has";
 
-/// As the documents describe it: over the path, `?`, and the sorted parameters without itself.
+/// As documented: over the path, `?`, and the sorted other parameters.
 fn sign(key: &str, path: &str, query: &str) -> String {
     let mut pairs: Vec<_> = query.split('&').collect();
     pairs.sort_unstable();
@@ -28,7 +28,7 @@ fn check(answer: &Answer, may: bool, about: &str) {
 }
 
 #[test]
-fn a_configured_key_has_every_download_signed_over_all_its_parameters() {
+fn key_requires_signed_downloads() {
     let server = TestServer::with(&app(&format!("sdk_sign_key = \"{KEY}\"")));
     let Stored { sign: link, avatar } = Stored::at(&server);
     let bob = server.lanying("bob");
@@ -123,7 +123,7 @@ fn a_configured_key_has_every_download_signed_over_all_its_parameters() {
         ] {
             check(&bob.get(&format!("{path}?{query}")), may, about);
         }
-        // The token is the first that is looked at, and is covered where it stands in the query.
+        // The token is checked first, and is signed if it is in the query.
         let query = format!("{target}&access-token={}&app_id={APP_ID}", bob.token);
         let signed = format!("/file/{path}?{query}&sdk_sign={}", sign(KEY, path, &query));
         check(&server.get(&signed, &[]), true, "token in the query");
@@ -146,7 +146,7 @@ fn a_configured_key_has_every_download_signed_over_all_its_parameters() {
 }
 
 #[test]
-fn a_store_token_is_no_way_around_it() {
+fn store_token_does_not_bypass_signature() {
     let server = TestServer::with(&app(&format!("sdk_sign_key = \"{KEY}\"")));
     let alice = server.lanying("alice");
     let ticket = success(&alice.get("upload/avatar/user"));
@@ -163,7 +163,7 @@ fn a_store_token_is_no_way_around_it() {
 }
 
 #[test]
-fn without_a_key_anything_is_accepted() {
+fn without_key_anything_is_accepted() {
     let server = TestServer::start();
     let stored = Stored::at(&server);
     let bob = server.lanying("bob");

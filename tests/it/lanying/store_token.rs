@@ -1,13 +1,13 @@
-//! `store_token`: one object for an hour, without a token of a user.
+//! `store_token`: opens one object for an hour without a user's token.
 
 use chatfiles::time::MS_PER_SECOND;
 
 use super::apps::{OTHER_ID, PATHS, Stored, app, get_of, object_of, with_each_bit_wrong};
 use crate::support::{
     Answer, TestServer,
-    command::{run, stdout},
     lanying::{APP_ID, Client, assert_code, envelope, file_sign, success, text},
     photo,
+    process::{run, stdout},
 };
 
 const TICKETS: [&str; 3] = [
@@ -16,7 +16,7 @@ const TICKETS: [&str; 3] = [
     "upload/chat?file_type=102&to_id=bob",
 ];
 
-/// A file stored by a ticket of this call: the path that opens it, and the ticket's store token.
+/// A file stored with a ticket: the path that opens it, and the ticket's store token.
 fn stored(client: &Client<'_>, call: &str) -> (String, String) {
     let ticket = success(&client.get(call));
     let url = client.store(&ticket, "a.jpg", &photo());
@@ -24,7 +24,7 @@ fn stored(client: &Client<'_>, call: &str) -> (String, String) {
     (path, text(&ticket["store_token"]))
 }
 
-/// Opens with a store token alone.
+/// Opens with only a store token.
 fn open(server: &TestServer, path: &str, token: &str) -> Answer {
     server.get(
         &format!("{path}&store_token={token}"),
@@ -38,7 +38,7 @@ fn assert_photo(answer: &Answer) {
 }
 
 #[test]
-fn a_store_token_opens_its_object_for_an_hour_without_an_access_token() {
+fn opens_its_object_for_an_hour() {
     for call in TICKETS {
         let server = TestServer::start();
         let (path, token) = stored(&server.lanying("alice"), call);
@@ -50,7 +50,7 @@ fn a_store_token_opens_its_object_for_an_hour_without_an_access_token() {
         );
         assert_photo(&open(&server, &path, &token));
         assert_photo(&server.get(&format!("{path}&store_token={token}&app_id={APP_ID}"), &[]));
-        // A header that is empty is none.
+        // An empty header counts as absent.
         let headers = [("app_id", APP_ID), ("access-token", "")];
         assert_photo(&server.get(&format!("{path}&store_token={token}"), &headers));
         let thumbnail = open(&server, &format!("{path}&image_type=2"), &token);
@@ -69,7 +69,7 @@ fn a_store_token_opens_its_object_for_an_hour_without_an_access_token() {
 }
 
 #[test]
-fn a_store_token_opens_no_other_object_and_nothing_of_another_app() {
+fn opens_no_other_object() {
     let key = "upload_key = \"the same upload key for both\"";
     let server = TestServer::with(&format!(
         "{}[[tenant]]\norg = \"acme\"\napp = \"chat\"\napp_id = \"{OTHER_ID}\"\n{key}\n",
@@ -91,7 +91,7 @@ fn a_store_token_opens_no_other_object_and_nothing_of_another_app() {
             }
         }
     }
-    // The other app's own file, with this one's token and the other way round: the key is no help.
+    // The other app's file with this token, and the reverse: the same key does not help.
     let token = super::apps::token_of_other(&server, "alice");
     let ticket = success(&get_of(&server, OTHER_ID, &token, TICKETS[0]));
     let theirs = text(&ticket["store_token"]);
@@ -112,7 +112,7 @@ fn a_store_token_opens_no_other_object_and_nothing_of_another_app() {
 }
 
 #[test]
-fn no_store_token_with_a_wrong_bit_opens_anything() {
+fn flipped_bit_opens_nothing() {
     let server = TestServer::start();
     let (path, token) = stored(&server.lanying("alice"), TICKETS[2]);
     assert_photo(&open(&server, &path, &token));
@@ -128,7 +128,7 @@ fn no_store_token_with_a_wrong_bit_opens_anything() {
         let expected = if sent.starts_with(['&', '#']) {
             10003
         } else if sent.contains('#') {
-            // What stands behind it never arrives.
+            // The rest of the query is not sent.
             10002
         } else {
             10008
@@ -149,12 +149,13 @@ fn no_store_token_with_a_wrong_bit_opens_anything() {
     }
 }
 
+/// The error is the access token's.
 #[test]
-fn where_both_are_sent_one_that_is_good_is_enough_and_the_access_token_says_what_is_wrong() {
+fn one_good_token_is_enough() {
     let server = TestServer::start();
     let alice = server.lanying("alice");
     let expired = server.token("alice");
-    // A day and a second, which is what a test's token lives.
+    // A day and a second; test tokens are valid for a day.
     server.clock.advance(86_401_000);
     let alice = Client {
         token: server.token("alice"),
@@ -165,7 +166,7 @@ fn where_both_are_sent_one_that_is_good_is_enough_and_the_access_token_says_what
         for (access, store, code) in [
             (&*alice.token, "garbage", None),
             (&*alice.token, &*token, None),
-            // Carried over by a client that follows a redirect.
+            // Headers kept by a client that follows a redirect.
             ("garbage", &*token, None),
             (&*expired, &*token, None),
             (&*expired, "garbage", Some(402)),
@@ -189,7 +190,7 @@ fn where_both_are_sent_one_that_is_good_is_enough_and_the_access_token_says_what
 }
 
 #[test]
-fn uploads_and_forwards_take_no_store_token() {
+fn uploads_and_forwards_refuse_store_token() {
     let server = TestServer::start();
     let (path, token) = stored(&server.lanying("alice"), TICKETS[2]);
     let sign = file_sign(&path);
@@ -198,7 +199,7 @@ fn uploads_and_forwards_take_no_store_token() {
             format!("file_sign={sign}&file_type=100&to_id=carol&group_id=g1&store_token={token}");
         let answer = server.get(&format!("/file/{path}?{query}"), &[("app_id", APP_ID)]);
         assert_code(&answer, 10003);
-        // Nor as the other one.
+        // Nor as an access token.
         let headers = [("app_id", APP_ID), ("access-token", &*token)];
         assert_code(
             &server.get(&format!("/file/{path}?{query}"), &headers),
@@ -208,7 +209,7 @@ fn uploads_and_forwards_take_no_store_token() {
 }
 
 #[test]
-fn the_command_line_issues_one_that_acts_for_its_user() {
+fn command_line_token_acts_for_user() {
     let directory = tempfile::tempdir().unwrap();
     let toml = "strict_recipients = true";
     let server = TestServer::in_directory(directory.path(), &app(toml));
@@ -254,7 +255,7 @@ fn the_command_line_issues_one_that_acts_for_its_user() {
         assert_eq!(output.status.code(), Some(2), "{bad:?}");
         assert!(output.stdout.is_empty() && !output.stderr.is_empty());
     }
-    // The sender's, from the ticket.
+    // The sender's token, from the ticket.
     let alice = server.lanying("alice");
     let (path, token) = stored(&alice, TICKETS[2]);
     assert_photo(&open(&server, &path, &token));

@@ -1,4 +1,4 @@
-//! The tickets of the three upload calls: what is in them, how long they are good, and that they cost nothing.
+//! The tickets of the three upload calls: contents, validity, and that they store nothing.
 
 use std::path::PathBuf;
 
@@ -30,7 +30,7 @@ fn members(value: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn a_ticket_has_these_members_of_these_types() {
+fn ticket_has_documented_members() {
     let server = TestServer::with(&app("upload_bytes_max = 12345"));
     for call in TICKETS {
         let before = server.clock.now().secs();
@@ -70,7 +70,7 @@ fn a_ticket_has_these_members_of_these_types() {
             text(&ticket["upload_url"]),
             format!("http://files.test/file/oss/{APP_ID}")
         );
-        // The policy allows the one key, for as long, and the size.
+        // The policy allows only this key, this time and this size.
         let policy = BASE64_STANDARD
             .decode(text(&fields["policy"]))
             .expect("base64");
@@ -89,7 +89,7 @@ fn a_ticket_has_these_members_of_these_types() {
             conditions.contains(r#"["content-length-range",1,12345]"#),
             "{conditions}"
         );
-        // Nothing of it can break a URL or a form.
+        // No value can break a URL or a form.
         for name in ["key", "policy", "signature"] {
             assert!(
                 text(&fields[name]).is_ascii()
@@ -100,7 +100,7 @@ fn a_ticket_has_these_members_of_these_types() {
 }
 
 #[test]
-fn a_download_url_ends_with_its_one_parameter_which_leads_to_the_key_of_the_form() {
+fn download_url_leads_to_form_key() {
     let server = TestServer::start();
     for call in TICKETS {
         let ticket = success(&server.lanying("alice").get(call));
@@ -113,7 +113,7 @@ fn a_download_url_ends_with_its_one_parameter_which_leads_to_the_key_of_the_form
         if call.starts_with("upload/chat") {
             assert_eq!(path, "http://files.test/file/download/chat");
             assert_eq!(query, format!("file_sign={}", file_sign(&url)));
-            // Cut as the clients cut it.
+            // Extracted as clients do.
             assert_eq!(url.split("sign=").count(), 2);
             assert_eq!(object_of(file_sign(&url)), key);
         } else {
@@ -126,7 +126,7 @@ fn a_download_url_ends_with_its_one_parameter_which_leads_to_the_key_of_the_form
 }
 
 #[test]
-fn the_urls_begin_with_the_configured_one_else_with_the_host_that_was_asked() {
+fn urls_use_public_url_or_host() {
     let bases = [
         ("", "files.test", "http://files.test"),
         ("", "10.0.0.1:8080", "http://10.0.0.1:8080"),
@@ -162,7 +162,7 @@ fn the_urls_begin_with_the_configured_one_else_with_the_host_that_was_asked() {
 }
 
 #[test]
-fn asking_for_a_ticket_stores_nothing() {
+fn ticket_stores_nothing() {
     let server = TestServer::start();
     let alice = server.lanying("alice");
     let mut keys = std::collections::HashSet::new();
@@ -186,7 +186,7 @@ fn asking_for_a_ticket_stores_nothing() {
 }
 
 #[test]
-fn a_file_type_names_the_class_that_the_file_is_stored_under() {
+fn file_type_names_storage_class() {
     for (file_type, class) in [
         ("100", "chatfile"),
         ("101", "voice"),
@@ -212,13 +212,14 @@ fn a_file_type_names_the_class_that_the_file_is_stored_under() {
             file.starts_with(format!("{class}/{}", parts[1])) && file.ends_with(parts[2]),
             "{file:?}"
         );
-        // What it is said to be, it need not be.
+        // The declared type does not have to be true.
         assert_eq!(server.lanying("bob").open(&url, "").body, b"whatever it is");
     }
 }
 
+/// The ticket after twenty minutes, its link with the file.
 #[test]
-fn a_ticket_is_good_for_twenty_minutes_and_its_link_as_long_as_the_file() {
+fn ticket_and_link_expire_apart() {
     let server = TestServer::start();
     let alice = server.lanying("alice");
     for (after_secs, is_good) in [
@@ -251,7 +252,7 @@ fn a_ticket_is_good_for_twenty_minutes_and_its_link_as_long_as_the_file() {
 }
 
 #[test]
-fn a_ticket_opens_no_form_of_another_app() {
+fn ticket_opens_no_other_apps_form() {
     let server = TestServer::with(TWO_APPS);
     let token = token_of_other(&server, "alice");
     for call in TICKETS {
@@ -274,7 +275,7 @@ fn a_ticket_opens_no_form_of_another_app() {
 }
 
 #[test]
-fn the_backend_uploads_for_its_user() {
+fn backend_uploads_for_its_user() {
     let server = TestServer::start();
     let backend = backend(&server);
     let ticket = success(&backend.get_with(TICKETS[2], &[("user_id", "dave")]));
@@ -283,8 +284,9 @@ fn the_backend_uploads_for_its_user() {
     assert_eq!(server.lanying("bob").open(&url, "").body, b"hello");
 }
 
+/// Even if both apps have the same keys.
 #[test]
-fn a_ticket_is_good_for_its_own_app_alone_whatever_the_keys() {
+fn ticket_is_bound_to_its_app() {
     let server = TestServer::with(
         r#"
         [[tenant]]

@@ -1,4 +1,4 @@
-//! Who calls: `app_id`, `access-token` and `user_id`, in this order, in each of the six calls.
+//! Authentication: `app_id`, `access-token` and `user_id`, checked in this order in each of the six calls.
 
 use super::apps::{
     PATHS, Stored, TWO_APPS, app, assert_success, backend, fields, get_of, token_of_other,
@@ -10,7 +10,7 @@ use crate::support::{
 use chatfiles::{auth::Subject, time::MS_PER_DAY};
 
 #[test]
-fn a_call_of_no_known_app_is_refused_before_anything_else_is_looked_at() {
+fn unknown_app_is_refused_first() {
     let server = TestServer::with(TWO_APPS);
     let good = server.token("alice");
     let apps: &[(Option<&str>, &str)] = &[
@@ -21,7 +21,7 @@ fn a_call_of_no_known_app_is_refused_before_anything_else_is_looked_at() {
         (Some("WELOVEMAXIM"), ""),
         (Some("easemob-demo"), ""),
         (Some("easemob-demo/chatdemoui"), ""),
-        // A tenant, but none of this API.
+        // A tenant that does not use this API.
         (Some("plain"), ""),
         (None, "app_id="),
         (None, "app_id"),
@@ -45,7 +45,7 @@ fn a_call_of_no_known_app_is_refused_before_anything_else_is_looked_at() {
 }
 
 #[test]
-fn a_token_comes_before_the_parameters_and_each_fault_has_its_code() {
+fn token_errors_have_own_codes() {
     let server = TestServer::with(TWO_APPS);
     let stored = Stored::at(&server);
     let old = server.token("alice");
@@ -69,7 +69,7 @@ fn a_token_comes_before_the_parameters_and_each_fault_has_its_code() {
         (Some(&old), 402),
         (Some(&revoked), 402),
     ];
-    // With good parameters, and with none: the token is the first that is looked at.
+    // With valid parameters and without any: the token is checked first.
     let bare = PATHS.map(|path| format!("{path}?image_type=x"));
     for call in stored.calls().iter().chain(&bare) {
         for (token, code) in tokens {
@@ -91,7 +91,7 @@ fn a_token_comes_before_the_parameters_and_each_fault_has_its_code() {
 }
 
 #[test]
-fn a_tenant_whose_tokens_were_all_revoked_has_its_clients_log_in_again() {
+fn revoked_tenant_must_log_in_again() {
     let server = TestServer::with(&app("tokens_not_before = 4102444800"));
     for path in PATHS {
         assert_code(&server.lanying("alice").get(path), 402);
@@ -100,7 +100,7 @@ fn a_tenant_whose_tokens_were_all_revoked_has_its_clients_log_in_again() {
 }
 
 #[test]
-fn token_and_app_id_come_as_header_or_in_the_query_each() {
+fn credentials_in_header_or_query() {
     let server = TestServer::with(TWO_APPS);
     let stored = Stored::at(&server);
     let token = server.token("alice");
@@ -108,7 +108,7 @@ fn token_and_app_id_come_as_header_or_in_the_query_each() {
         for (token_in_header, app_in_header) in
             [(true, true), (true, false), (false, true), (false, false)]
         {
-            // Before the others, since a link is the last parameter of its URL, and behind it.
+            // Before and after the others, because a link is the last parameter of its URL.
             for first in [true, false] {
                 let mut headers = Vec::new();
                 let mut query = String::new();
@@ -131,7 +131,7 @@ fn token_and_app_id_come_as_header_or_in_the_query_each() {
                 assert_success(&server.get(&path, &headers), &call);
             }
         }
-        // An empty header is none.
+        // An empty header counts as absent.
         let path = format!("/file/{call}&app_id={APP_ID}&access-token={token}");
         let empty = [("app_id", ""), ("access-token", "")];
         assert_success(&server.get(&path, &empty), &call);
@@ -139,7 +139,7 @@ fn token_and_app_id_come_as_header_or_in_the_query_each() {
 }
 
 #[test]
-fn the_backend_says_for_whom_it_calls() {
+fn backend_names_its_user() {
     let server = TestServer::with(TWO_APPS);
     let stored = Stored::at(&server);
     let backend = backend(&server);
@@ -157,7 +157,7 @@ fn the_backend_says_for_whom_it_calls() {
         let answer = backend.get_with(&call, &[("user_id", "dave")]);
         assert_success(&answer, &call);
     }
-    // What it asks for is that user's.
+    // The request is for that user.
     let dave = [("user_id", "dave")];
     let ticket = success(&backend.get_with("upload/chat?file_type=100&to_id=bob", &dave));
     let url = text(&ticket["download_url"]);
@@ -165,14 +165,14 @@ fn the_backend_says_for_whom_it_calls() {
     let forward = format!("upload/forward?to_id=carol&file_sign={}", stored.sign);
     let url = text(&success(&backend.get_with(&forward, &dave)));
     assert_eq!(fields(file_sign(&url))[..2], ["dave", "carol"]);
-    // A user says nothing of the kind.
+    // Ignored for a user's own token.
     let alice = server.lanying("alice");
     let url = text(&success(&alice.get_with(&forward, &dave)));
     assert_eq!(fields(file_sign(&url))[..2], ["alice", "carol"]);
 }
 
 #[test]
-fn a_user_whose_name_cannot_stand_in_a_link_has_no_part_in_this_api() {
+fn unlinkable_user_name_is_refused() {
     let server = TestServer::with(TWO_APPS);
     let stored = Stored::at(&server);
     for name in ["a|b", "日本", "a~b", "a?b", "a:b", &"a".repeat(65)] {
@@ -192,7 +192,7 @@ fn a_user_whose_name_cannot_stand_in_a_link_has_no_part_in_this_api() {
 }
 
 #[test]
-fn a_client_of_one_app_sees_nothing_of_the_other() {
+fn app_sees_nothing_of_other_app() {
     let server = TestServer::with(TWO_APPS);
     let stored = Stored::at(&server);
     let token = token_of_other(&server, "bob");

@@ -1,4 +1,4 @@
-//! Voices in the format that is asked for: what is converted, what is not, and how long it plays.
+//! Voices in the requested format: what is converted, what is not, and the duration.
 
 mod failures;
 
@@ -10,12 +10,12 @@ use crate::support::{
     },
 };
 
-/// What comes.
+/// The expected response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Comes {
-    /// The bytes that were sent, of this type.
+    /// The original bytes with this type.
     Original(&'static str),
-    /// Five seconds of it.
+    /// Five seconds of MP3.
     Mp3,
     Amr,
 }
@@ -25,8 +25,9 @@ const AUDIO_AMR: &str = "audio/amr";
 const AUDIO_AMR_WB: &str = "audio/amr-wb";
 const AUDIO_MPEG: &str = "audio/mpeg";
 
+/// Other files come unchanged.
 #[test]
-fn a_voice_comes_in_the_format_asked_for_and_all_else_as_it_is() {
+fn converts_voice_to_requested_format() {
     let server = TestServer::start();
     let (alice, bob) = (server.lanying("alice"), server.lanying("bob"));
     let (as_amr, as_wide, as_mp3) = (
@@ -35,17 +36,17 @@ fn a_voice_comes_in_the_format_asked_for_and_all_else_as_it_is() {
         Original(AUDIO_MPEG),
     );
     let as_video = Original("video/mp4");
-    // (file type, bytes; as nothing, amr and mp3 is asked for)
+    // (file type, bytes; response without a format, with amr, with mp3)
     let table = [
         ("101", &AMR, as_amr, as_amr, Mp3),
         ("101", &AMR_WB, as_wide, as_wide, Mp3),
         ("104", &MP3, as_mp3, Amr, as_mp3),
-        // The bytes tell the format, and not the type.
+        // The bytes decide the format, not the file type.
         ("104", &AMR, as_amr, as_amr, Mp3),
         ("101", &MP3, as_mp3, Amr, as_mp3),
         ("201", &AMR, as_amr, as_amr, Mp3),
         ("201", &MP3, as_mp3, Amr, as_mp3),
-        // No voices by their type.
+        // Not voices by their file type.
         ("100", &AMR, as_amr, as_amr, as_amr),
         ("100", &MP3, as_mp3, as_mp3, as_mp3),
         ("102", &AMR, as_amr, as_amr, as_amr),
@@ -54,7 +55,7 @@ fn a_voice_comes_in_the_format_asked_for_and_all_else_as_it_is() {
         ("200", &AMR, as_amr, as_amr, as_amr),
         ("202", &MP3, as_mp3, as_mp3, as_mp3),
         ("203", &MP3, as_mp3, as_mp3, as_mp3),
-        // And by their bytes.
+        // Not voices by their bytes.
         ("101", &MP4, as_video, as_video, as_video),
     ];
     for (file_type, bytes, plain, amr, mp3) in table {
@@ -85,7 +86,7 @@ fn a_voice_comes_in_the_format_asked_for_and_all_else_as_it_is() {
 }
 
 #[test]
-fn a_voice_keeps_its_length_at_every_rate() {
+fn conversion_keeps_length() {
     let server = TestServer::start();
     let alice = server.lanying("alice");
     for (name, seconds, arguments, more) in [
@@ -108,9 +109,9 @@ fn a_voice_keeps_its_length_at_every_rate() {
     }
 }
 
-/// Phones send no speech in a pause, and a voice may end in one, or be one.
+/// Phones send no frames during a pause. A voice may end with a pause or consist of one.
 #[test]
-fn a_voice_keeps_its_pauses() {
+fn conversion_keeps_pauses() {
     let server = TestServer::start();
     let alice = server.lanying("alice");
     let recorded = |name: &str, from: &str, to: &str, arguments: &str| {
@@ -145,7 +146,7 @@ fn a_voice_keeps_its_pauses() {
 }
 
 #[test]
-fn a_format_that_there_is_not_is_a_wrong_parameter() {
+fn unknown_format_is_bad_parameter() {
     let server = TestServer::start();
     let alice = server.lanying("alice");
     for (file_type, bytes) in [("101", &AMR), ("100", &MP4)] {
@@ -155,14 +156,14 @@ fn a_format_that_there_is_not_is_a_wrong_parameter() {
             assert_eq!(assert_code(&answer, 10002), "format must be amr or mp3");
         }
         assert!(alice.open(&url, "&format=").body == **bytes, "as without");
-        // The first of two counts.
+        // The first of two parameters counts.
         assert!(alice.open(&url, "&format=amr&format=wav").body == **bytes);
         assert_code(&alice.open(&url, "&format=wav&format=amr"), 10002);
     }
 }
 
 #[test]
-fn a_voice_that_was_forwarded_is_converted_for_whom_it_came_to() {
+fn forwarded_voice_is_converted() {
     let server = TestServer::start();
     let url = server.lanying("alice").send("101", "bob", "a.amr", &AMR);
     let bob = server.lanying("bob");
@@ -175,7 +176,7 @@ fn a_voice_that_was_forwarded_is_converted_for_whom_it_came_to() {
 }
 
 #[test]
-fn a_converted_voice_is_served_by_the_rules_for_files() {
+fn converted_voice_follows_file_rules() {
     let server = TestServer::start();
     let alice = server.lanying("alice");
     for (bytes, more) in [(&AMR, "&format=mp3"), (&MP3, "&format=amr")] {
@@ -185,7 +186,7 @@ fn a_converted_voice_is_served_by_the_rules_for_files() {
 }
 
 #[test]
-fn ffmpeg_hears_nothing_of_what_is_stored_behind_the_voice() {
+fn ffmpeg_reads_only_the_voice() {
     let program = Program::real();
     let server = TestServer::with(&program.toml(""));
     let alice = server.lanying("alice");
@@ -195,7 +196,7 @@ fn ffmpeg_hears_nothing_of_what_is_stored_behind_the_voice() {
         (&AMR_WB, "&format=mp3"),
         (&MP3, "&format=amr"),
     ] {
-        // What stands behind it: as many letters as a file's name may have.
+        // A secret behind the voice, as long as a file name may be.
         let url = alice.send("101", "bob", &"n".repeat(200), bytes);
         let ms = played_ms(&alice.open(&url, more).body);
         assert!(ms.abs_diff(5000) < 120, "{ms}");
@@ -208,7 +209,7 @@ fn ffmpeg_hears_nothing_of_what_is_stored_behind_the_voice() {
 }
 
 #[test]
-fn a_hundred_that_ask_for_a_voice_at_once_start_ffmpeg_once() {
+fn concurrent_voices_start_ffmpeg_once() {
     let program = Program::real();
     let server = TestServer::with(&program.toml(""));
     let alice = server.lanying("alice");

@@ -1,5 +1,5 @@
-//! The bytes of uploads in flight: who finds no room is told to come again, in either dialect, room comes back however an
-//! upload ends, and one client or tenant leaves room for others.
+//! The budget for uploads in flight: uploads without room are told to retry in both APIs, room returns when an upload
+//! ends, and one client or tenant leaves room for others.
 
 use std::net::Ipv4Addr;
 
@@ -7,15 +7,15 @@ use chatfiles::auth::Subject;
 
 use super::OTHER_TENANT;
 use crate::support::{
-    Answer, BASE, Connection, Form, TestServer, assert_error, configuration, eventually, head,
-    lanying::ticket_form, open_from,
+    Answer, BASE, Connection, Form, TestServer, assert_error, configuration, head,
+    lanying::ticket_form, open_from, poll,
 };
 
-/// Four million bytes of a file and its form, and an upload that holds the least, and little more.
+/// One upload of four million bytes and one minimal upload, with a small reserve.
 const BYTES_MAX: u64 = 5_200_000;
 const LIMITS: &str = "[operator]\nlisten = \"127.0.0.1:0\"\n[limits]\nupload_bytes_max = 4000000\n\
                       upload_bytes_in_flight_max = 5200000\nexempt = [\"127.0.0.1\"]\n";
-/// A budget with shares: an eighth of it, 8 MiB, for one client, and half for one tenant.
+/// A budget with shares: an eighth, 8 MiB, per client, and half per tenant.
 const SHARES: &str = "[operator]\nlisten = \"127.0.0.1:0\"\n[limits]\nupload_bytes_max = 4000000\n\
                       upload_bytes_in_flight_max = 67108864\n";
 
@@ -37,12 +37,12 @@ fn refusals(server: &TestServer) -> u64 {
     scrape.get("chatfiles_upload_budget_refusals_total", &[])
 }
 
-/// The head of an upload by alice, with these headers more.
+/// The head of an upload by alice with further headers.
 fn upload_head(server: &TestServer, form: &Form, headers: &[(&str, &str)]) -> Vec<u8> {
     server.upload_head("alice", form, headers)
 }
 
-/// An upload that has sent so much of its body, and holds all of it.
+/// An upload that has sent part of its body and reserves all of it.
 fn stalled(server: &TestServer, form: &Form, sent: usize) -> Connection {
     let body = form.bytes();
     let length = body.len().to_string();
@@ -50,7 +50,7 @@ fn stalled(server: &TestServer, form: &Form, sent: usize) -> Connection {
     let mut first = upload_head(server, form, &[("Content-Length", &length)]);
     first.extend_from_slice(&body[..sent]);
     connection.send(&first).unwrap();
-    eventually("the upload holds its bytes", || {
+    poll("the upload holds its bytes", || {
         in_flight(server) == body.len() as u64
     });
     connection
@@ -64,7 +64,7 @@ fn assert_no_room(answer: &Answer) {
     assert_eq!(answer.header("retry-after"), Some("1"));
 }
 
-/// The head of an upload of 3,600,000 bytes and little of its body, from the last byte of an address.
+/// The head of an upload of 3,600,000 bytes and a little of its body, from a loopback address.
 fn begin_from(server: &TestServer, last: u8, org: &str, app: &str) -> Connection {
     let form = form(3_600_000);
     let (body, content_type) = (form.bytes(), form.content_type());
@@ -82,20 +82,20 @@ fn begin_from(server: &TestServer, last: u8, org: &str, app: &str) -> Connection
     connection
 }
 
-/// Sends the rest of an upload of [`begin_from`]; the status of the answer.
+/// Sends the rest of an upload of [`begin_from`]; returns the status.
 fn finish(mut begun: Connection) -> u16 {
-    // One that was cut may be closed meanwhile.
+    // A cut upload may already be closed.
     let _ = begun.send(&form(3_600_000).bytes()[1000..]);
     begun.answer("POST").unwrap().status
 }
 
-/// Begins uploads one by one until one is refused; those that are under way.
+/// Starts uploads until one is refused; returns those in progress.
 fn begin_all(server: &TestServer, last: u8, org: &str, app: &str) -> Vec<Connection> {
     let mut begun = Vec::new();
     loop {
         let (held, refused) = (in_flight_of(server), share_refusals(server));
         let mut connection = begin_from(server, last, org, app);
-        eventually("it is let in or refused", || {
+        poll("it to be accepted or refused", || {
             in_flight_of(server) > held || share_refusals(server) > refused
         });
         if share_refusals(server) > refused {
@@ -121,15 +121,15 @@ fn one_address_leaves_room_for_others() {
     let server = TestServer::with(SHARES);
     let (org, app) = ("easemob-demo", "chatdemoui");
     let first = begin_all(&server, 1, org, app);
-    assert_eq!(first.len(), 9, "alone it has half");
-    // Others have an eighth each.
+    assert_eq!(first.len(), 9, "a single client has half");
+    // Other clients have an eighth each.
     let second = begin_all(&server, 2, org, app);
     let third = begin_all(&server, 3, org, app);
     assert_eq!((second.len(), third.len()), (2, 2));
-    // One upload of an address always passes, while there is room.
+    // One upload per address is always accepted while there is room.
     assert_eq!(finish(begin_from(&server, 4, org, app)), 200);
     drop((first, second, third));
-    eventually("nothing is held", || in_flight_of(&server) == 0);
+    poll("nothing is reserved", || in_flight_of(&server) == 0);
 }
 
 #[test]
@@ -139,41 +139,41 @@ fn one_tenant_leaves_half_for_others() {
     let mut held: Vec<Connection> = (1..=9)
         .map(|last| begin_from(&server, last, org, app))
         .collect();
-    eventually("all are let in", || in_flight_of(&server) > 9 * 3_600_000);
+    poll("all are accepted", || in_flight_of(&server) > 9 * 3_600_000);
     assert!(begin_all(&server, 10, org, app).is_empty());
     let others = begin_all(&server, 11, "other-org", "other-app");
     assert_eq!(others.len(), 2);
     held.extend(others);
     drop(held);
-    eventually("nothing is held", || in_flight_of(&server) == 0);
+    poll("nothing is reserved", || in_flight_of(&server) == 0);
 }
 
 #[test]
-fn who_holds_much_has_to_be_fast() {
+fn large_holders_must_be_fast() {
     let pace = "[server]\nbody_idle_timeout_seconds = 60\nbody_bytes_per_second_min = 1000\n";
     let server = TestServer::with(&format!("{SHARES}{pace}"));
     let (org, app) = ("easemob-demo", "chatdemoui");
     let slow = begin_all(&server, 1, org, app);
     assert_eq!(slow.len(), 9);
-    // Now others want some of it as well: of the nine are cut as many as make it less than half again.
+    // Now others want room as well: as many of the nine are cut as reduce the share to less than half.
     let others: Vec<_> = [2, 3]
         .into_iter()
         .flat_map(|last| begin_all(&server, last, org, app))
         .collect();
-    eventually("less than half is held", || {
+    poll("less than half is reserved", || {
         in_flight_of(&server) <= 67_108_864 / 2
     });
     for other in others {
         assert_eq!(finish(other), 200);
     }
-    // One more may be cut by another thread at the same moment.
+    // Another thread may cut one more at the same moment.
     let cut = slow.into_iter().map(finish).filter(|status| *status == 408);
     let cut = cut.count();
     assert!((4..9).contains(&cut), "{cut} of 9");
 }
 
 #[test]
-fn an_upload_that_finds_no_room_is_told_so_in_its_dialect_and_all_else_goes_on() {
+fn no_room_answers_in_api_format() {
     let server = TestServer::with(LIMITS);
     let alice = server.lanying("alice");
     let id = server.store_file("a.txt", "text/plain", b"text");
@@ -203,7 +203,7 @@ fn an_upload_that_finds_no_room_is_told_so_in_its_dialect_and_all_else_goes_on()
     assert_eq!(in_flight(&server), large.bytes().len() as u64);
     assert_eq!(server.files_in("objects").len(), 1);
 
-    // What fits passes, and downloads are never asked.
+    // Smaller uploads pass, and downloads are exempt.
     server.store_file("b.bin", "text/plain", &[1; 100_000]);
     assert_eq!(server.download(&id, &[]).body, b"text");
     assert_eq!(part("PUT", &parts, &[1; 100_000]).status, 200);
@@ -219,7 +219,7 @@ fn an_upload_that_finds_no_room_is_told_so_in_its_dialect_and_all_else_goes_on()
 }
 
 #[test]
-fn room_comes_back_however_an_upload_ends() {
+fn room_returns_after_any_end() {
     let toml = format!("{LIMITS}[server]\nbody_idle_timeout_seconds = 1\n");
     let server = TestServer::with(&toml);
     let large = form(3_600_000);
@@ -231,7 +231,7 @@ fn room_comes_back_however_an_upload_ends() {
             Some(connection.answer("POST").unwrap().status)
         }),
         ("broken", &|connection| {
-            // A second part of the name, where the first has not ended: the form never ends.
+            // A second part that has not ended: the form never ends.
             let _ = connection.send(&vec![b'x'; body.len() - 1000]);
             Some(connection.answer("POST").unwrap().status)
         }),
@@ -250,22 +250,22 @@ fn room_comes_back_however_an_upload_ends() {
         let mut first = stalled(&server, &large, 1000);
         assert_no_room(&server.upload(&form(1_700_000), &[]));
         assert_eq!(end(&mut first), status, "{what}");
-        eventually("nothing is held", || in_flight(&server) == 0);
+        poll("nothing is reserved", || in_flight(&server) == 0);
         assert_eq!(server.upload(&form(1_700_000), &[]).status, 200, "{what}");
     }
-    // Refused before the body is asked for: at once.
+    // Refused at once, before the body is requested.
     let bad_token = [("Authorization", "Bearer x")];
     let mut connection = server.connect();
     let refused = connection.request("POST", &format!("{BASE}/chatfiles"), &bad_token, &body);
     assert_eq!(refused.status, 401);
     assert_eq!(in_flight(&server), 0);
-    // Over what the tenant accepts, whatever is announced.
+    // Over the tenant's limit, whatever length is announced.
     assert_eq!(server.upload(&form(8_000_000), &[]).status, 413);
     assert_eq!(in_flight(&server), 0);
 }
 
 #[test]
-fn a_client_that_waits_for_100_continue_does_not_get_it_where_there_is_no_room() {
+fn expect_continue_is_refused_without_room() {
     let server = TestServer::with(LIMITS);
     let _first = stalled(&server, &form(3_600_000), 1000);
     let mut connection = server.connect();
@@ -278,13 +278,13 @@ fn a_client_that_waits_for_100_continue_does_not_get_it_where_there_is_no_room()
 }
 
 #[test]
-fn a_chunked_upload_holds_the_most_that_its_tenant_accepts() {
+fn chunked_upload_reserves_tenant_limit() {
     let server = TestServer::with(LIMITS);
     let small = form(20_000);
     let mut first = server.connect();
     let chunked = [("Transfer-Encoding", "chunked")];
     first.send(&upload_head(&server, &small, &chunked)).unwrap();
-    eventually("it holds all it may bring", || {
+    poll("it reserves its maximum", || {
         in_flight(&server) == 4_000_000 + 65_536
     });
     assert_no_room(&server.upload(&form(1_700_000), &[]));
@@ -300,7 +300,7 @@ fn a_chunked_upload_holds_the_most_that_its_tenant_accepts() {
 }
 
 #[test]
-fn a_form_holds_little_until_its_policy_is_good() {
+fn form_reserves_after_policy_check() {
     let server = TestServer::with(LIMITS);
     let alice = server.lanying("alice");
     let ticket = alice.ticket("100", "bob", "1");
@@ -316,33 +316,35 @@ fn a_form_holds_little_until_its_policy_is_good() {
         connection.send(&first).unwrap();
         connection
     };
-    // Whoever sends no policy may announce what he likes, and be many.
+    // Clients without a policy may announce anything, in any number.
     let silent: Vec<_> = (0..2).map(|_| begin(b"")).collect();
-    eventually("they hold what a form's fields need", || {
+    poll("they reserve the memory for form fields", || {
         in_flight(&server) == 2 * 65_536
     });
     assert_eq!(server.upload(&self::form(3_600_000), &[]).status, 200);
     drop(silent);
-    eventually("nothing is held", || in_flight(&server) == 0);
-    // With a good one, it is all of it.
+    poll("nothing is reserved", || in_flight(&server) == 0);
+    // With a valid policy, the whole length is reserved.
     let mut known = begin(&body[..5000]);
-    eventually("it holds all of it", || {
+    poll("it reserves all of it", || {
         in_flight(&server) == body.len() as u64
     });
     assert_no_room(&server.upload(&self::form(1_700_000), &[]));
     known.send(&body[5000..]).unwrap();
     assert_eq!(known.answer("POST").unwrap().status, 200);
-    // The room was there when the form began, and has gone when its policy has come.
+    // The room exists when the form starts, and is gone when its policy has been read.
     let ticket = alice.ticket("100", "bob", "1");
     let form = ticket_form(&ticket).file("a.bin", "text/plain", &[7; 3_600_000]);
     let mut late = begin(b"");
-    eventually("it waits for its fields", || in_flight(&server) == 65_536);
+    poll("it to wait for its fields", || in_flight(&server) == 65_536);
     let large = self::form(3_200_000);
     let mut first = server.connect();
     let length = large.bytes().len().to_string();
     let upload = upload_head(&server, &large, &[("Content-Length", &length)]);
     first.send(&upload).unwrap();
-    eventually("another has the room", || in_flight(&server) > 3_200_000);
+    poll("another upload holds the room", || {
+        in_flight(&server) > 3_200_000
+    });
     let _ = late.send(&form.bytes());
     let refused = late.answer("POST").unwrap();
     assert_eq!(refused.status, 503, "{}", refused.text());
@@ -354,7 +356,7 @@ fn a_form_holds_little_until_its_policy_is_good() {
 }
 
 #[test]
-fn a_reload_for_uploads_that_would_never_fit_changes_nothing() {
+fn bad_reload_changes_nothing() {
     let server = TestServer::with(LIMITS);
     let reload = |limits: &str| {
         let text = format!("[limits]\nupload_bytes_in_flight_max = 9000000\n{limits}");

@@ -1,12 +1,12 @@
-//! Who is one client: addresses, proxies that are trusted and those that are not, and very many of them.
+//! Identification of clients: addresses, trusted and untrusted proxies, and large numbers of clients.
 
 use std::net::Ipv4Addr;
 
 use super::{ONE, burst, call, get, is_refused, share};
-use crate::support::{BASE, TestServer, eventually, open_from};
+use crate::support::{BASE, TestServer, open_from, poll};
 
 #[test]
-fn client_addresses_are_counted_apart_and_exempt_networks_not_at_all() {
+fn addresses_count_apart_except_exempt() {
     let server = TestServer::with(&format!("{ONE}exempt = [\"127.0.3.0/24\", \"127.0.4.4\"]"));
     let path = format!("{BASE}/chatfiles/x");
     for (from, limited) in [
@@ -25,7 +25,7 @@ fn client_addresses_are_counted_apart_and_exempt_networks_not_at_all() {
             "{from:?}"
         );
     }
-    // Another connection from the same address is the same client.
+    // Another connection from the same address belongs to the same client.
     let mut connection = open_from(server.address, [127, 0, 0, 9].into(), None);
     let mut another = open_from(server.address, [127, 0, 0, 9].into(), None);
     assert!(!is_refused(&burst(&mut connection, &[get(&path)]).0[0]));
@@ -33,7 +33,7 @@ fn client_addresses_are_counted_apart_and_exempt_networks_not_at_all() {
 }
 
 #[test]
-fn behind_trusted_proxies_the_right_most_untrusted_address_is_the_client() {
+fn client_is_rightmost_untrusted_address() {
     let trusted = "trusted_proxies = [\"127.0.0.1\", \"10.0.0.0/8\", \"fd00::/8\"]";
     let server = TestServer::with(&format!("{ONE}{trusted}"));
     let mut connection = server.connect();
@@ -48,11 +48,11 @@ fn behind_trusted_proxies_the_right_most_untrusted_address_is_the_client() {
     for (first, second, expected) in [
         ("192.0.2.1", "192.0.2.1", true),
         ("192.0.2.2", "192.0.2.3", false),
-        // Whatever the client wrote stands further left.
+        // Values from the client are further left.
         ("192.0.2.4", "6.6.6.6, 192.0.2.4", true),
         ("7.7.7.7, 192.0.2.5", "8.8.8.8, 192.0.2.5", true),
         ("9.9.9.9, 192.0.2.6", "9.9.9.9, 192.0.2.7", false),
-        // Further trusted proxies are passed over.
+        // Further trusted proxies are skipped.
         (
             "192.0.2.8, 10.1.2.3",
             "192.0.2.8, 10.3.2.1, 127.0.0.1",
@@ -60,9 +60,9 @@ fn behind_trusted_proxies_the_right_most_untrusted_address_is_the_client() {
         ),
         ("192.0.2.9, fd00::1", "192.0.2.9", true),
         ("192.0.2.10, 11.0.0.1", "192.0.2.11, 11.0.0.1", true),
-        // Several lines are one list.
+        // Several header lines form one list.
         ("1.1.1.1|192.0.2.12", "2.2.2.2|192.0.2.12", true),
-        // One subscriber has a whole /64.
+        // A subscriber has a whole /64.
         ("2001:db8:1:1::1", "2001:db8:1:1:ffff:ffff:ffff:ffff", true),
         ("2001:db8:1:2::1", "2001:db8:1:3::1", false),
         ("::ffff:192.0.2.13", "192.0.2.13", true),
@@ -78,7 +78,7 @@ fn behind_trusted_proxies_the_right_most_untrusted_address_is_the_client() {
 }
 
 #[test]
-fn the_standard_header_is_read_where_it_is_configured_and_the_other_is_not() {
+fn forwarded_header_when_configured() {
     let trusted = "trusted_proxies = [\"127.0.0.1\"]\nforwarded_header = \"forwarded\"";
     let server = TestServer::with(&format!("{ONE}{trusted}"));
     let mut connection = server.connect();
@@ -109,7 +109,7 @@ fn the_standard_header_is_read_where_it_is_configured_and_the_other_is_not() {
 }
 
 #[test]
-fn a_forwarding_header_of_an_untrusted_peer_changes_nothing() {
+fn untrusted_peer_headers_are_ignored() {
     let path = format!("{BASE}/chatfiles/x");
     let from = |value: &str| {
         let lines = [
@@ -129,7 +129,7 @@ fn a_forwarding_header_of_an_untrusted_peer_changes_nothing() {
             "{trusted}"
         );
     }
-    // Nor does it make anybody exempt.
+    // Nor does it exempt anybody.
     let server = TestServer::with(&format!("{ONE}exempt = [\"192.0.2.0/24\"]"));
     assert!(share(
         &mut server.connect(),
@@ -145,7 +145,7 @@ fn a_forwarding_header_of_an_untrusted_peer_changes_nothing() {
     ));
 }
 
-/// The `number`-th of many clients, every third with IPv6.
+/// The address of the `number`-th client; every third one has IPv6.
 fn client(number: u32) -> String {
     if number.is_multiple_of(3) {
         format!("2001:db8:{:x}:{:x}::1", number >> 16, number & 0xffff)
@@ -155,7 +155,7 @@ fn client(number: u32) -> String {
 }
 
 #[test]
-fn many_thousand_clients_are_counted_each_by_itself() {
+fn many_clients_count_separately() {
     let server = TestServer::with(&format!("{ONE}trusted_proxies = [\"127.0.0.1\"]"));
     let path = format!("{BASE}/chatfiles/x");
     let mut connection = server.connect();
@@ -168,7 +168,7 @@ fn many_thousand_clients_are_counted_each_by_itself() {
             })
             .collect();
         let (answers, seconds) = burst(&mut connection, &calls);
-        // On a machine this slow the buckets fill again in between.
+        // On a machine this slow, the buckets refill in between.
         if seconds > 0.9 {
             continue;
         }
@@ -184,7 +184,7 @@ fn many_thousand_clients_are_counted_each_by_itself() {
 }
 
 #[test]
-fn more_clients_than_there_is_room_for_share_buckets_and_open_no_gate() {
+fn full_table_still_limits() {
     let settings = "trusted_proxies = [\"127.0.0.1\"]\naddresses_max = 16";
     let server = TestServer::with(&format!("{ONE}{settings}"));
     let path = format!("{BASE}/chatfiles/x");
@@ -196,12 +196,12 @@ fn more_clients_than_there_is_room_for_share_buckets_and_open_no_gate() {
         let (answers, _) = burst(&mut connection, &calls);
         passed += answers.iter().filter(|answer| !is_refused(answer)).count();
     }
-    // Some are refused for others, many are not.
+    // Some clients share a bucket, most do not.
     assert!((1000..6000).contains(&passed), "{passed}");
-    // A client that has no bucket of its own is limited all the same.
+    // A client without its own bucket is still limited.
     let (answers, seconds) = burst(&mut connection, &[from(9999), from(9999), from(9999)]);
     assert!(answers.iter().filter(|answer| !is_refused(answer)).count() <= 1 || seconds > 0.9);
-    eventually("a new client is served", || {
+    poll("a new client is served", || {
         !is_refused(&burst(&mut connection, &[from(123_456)]).0[0])
     });
 }

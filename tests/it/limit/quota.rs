@@ -1,4 +1,4 @@
-//! Bytes of a day: a user's, a tenant's; what counts, what is given back, and what a refusal looks like.
+//! Daily quotas of users and tenants: what counts, what is returned, and the refusal.
 
 use std::{io::Write as _, path::Path};
 
@@ -11,12 +11,13 @@ use serde_json::Value;
 
 use crate::support::{
     Answer, BASE, Connection, Faults, FaultyStore, Form, Step, TestServer, assert_error,
-    configuration, eventually, head,
+    configuration, head,
     lanying::{success, ticket_form},
+    poll,
 };
 
 const OPERATOR: &str = "[operator]\nlisten = \"127.0.0.1:0\"\n";
-/// A form takes some two hundred bytes more than its file.
+/// A form is some two hundred bytes longer than its file.
 const USER: &str = "[limits]\nuser_upload_bytes_per_day = 5000\n";
 
 fn form(bytes: usize) -> Form {
@@ -27,7 +28,7 @@ fn upload_head(server: &TestServer, user: &str, headers: &[(&str, &str)]) -> Vec
     server.upload_head(user, &form(0), headers)
 }
 
-/// Uploads so many bytes as a user.
+/// Uploads `bytes` bytes as a user.
 fn upload(server: &TestServer, user: &str, bytes: usize) -> Answer {
     let body = form(bytes).bytes();
     let length = body.len().to_string();
@@ -43,7 +44,7 @@ fn assert_stored(answer: &Answer) {
     assert_eq!(answer.status, 200, "{}", answer.text());
 }
 
-/// Whether it was refused for a quota, in the dialect's words; whose it was, and of how many bytes.
+/// The owner and the size of the exceeded quota, if the response is such a refusal in the API's format.
 #[track_caller]
 fn assert_over(server: &TestServer, answer: &Answer, whose: &str, bytes_a_day: u64) {
     let error = assert_error(answer, 429, "reach_limit");
@@ -56,7 +57,7 @@ fn assert_over(server: &TestServer, answer: &Answer, whose: &str, bytes_a_day: u
     assert_midnight(server, answer);
 }
 
-/// `Retry-After` leads to the next UTC midnight.
+/// `Retry-After` points to the next UTC midnight.
 #[track_caller]
 fn assert_midnight(server: &TestServer, answer: &Answer) {
     let after: i64 = answer.header("retry-after").unwrap().parse().unwrap();
@@ -68,7 +69,7 @@ fn assert_midnight(server: &TestServer, answer: &Answer) {
     );
 }
 
-/// The next day's noon: far from midnight, so that no test runs into it.
+/// Noon of the next day, so that no test reaches midnight.
 fn set_to_noon(server: &TestServer) {
     let now = server.clock.now();
     let half_a_day = 12 * 3_600_000;
@@ -84,14 +85,14 @@ fn server(toml: &str) -> TestServer {
 }
 
 #[test]
-fn a_user_and_a_tenant_may_store_so_much_a_day_and_all_of_it_the_next_day() {
+fn daily_quota_per_user_and_tenant() {
     let server = server(&format!("{USER}upload_bytes_per_day = 12000\n"));
     assert_stored(&upload(&server, "alice", 3000));
     assert_over(&server, &upload(&server, "alice", 3000), "user", 5000);
     // The file counts, not the form around it.
     assert_stored(&upload(&server, "alice", 1700));
     assert_over(&server, &upload(&server, "alice", 200), "user", 5000);
-    // Others have their own, until the tenant has no more.
+    // Others have their own quota, until the tenant's is used up.
     assert_stored(&upload(&server, "bob", 4700));
     assert_over(
         &server,
@@ -119,14 +120,15 @@ fn a_user_and_a_tenant_may_store_so_much_a_day_and_all_of_it_the_next_day() {
     }
 }
 
+/// A forward counts for nobody.
 #[test]
-fn a_form_counts_for_the_user_whose_ticket_it_was_and_a_forward_for_nobody() {
+fn form_counts_for_ticket_owner() {
     let server = server(USER);
     let alice = server.lanying("alice");
     let url = alice.send("100", "bob", "a.bin", &[7; 3000]);
     let ticket = alice.ticket("100", "bob", "1");
     let large = ticket_form(&ticket).file("a.bin", "text/plain", &[7; 1800]);
-    // What is announced has policy and fields in it, a thousand bytes more.
+    // The announced length includes policy and fields, a thousand bytes more.
     let refused = alice.post(&ticket, &large);
     assert_eq!(refused.status, 429, "{}", refused.text());
     assert_midnight(&server, &refused);
@@ -141,7 +143,7 @@ fn a_form_counts_for_the_user_whose_ticket_it_was_and_a_forward_for_nobody() {
             "upload/forward?file_sign={sign}&to_id=carol&to_type=1"
         )));
     }
-    // One user in both dialects; and a ticket that was refused is as good as before.
+    // One user in both APIs. A refused ticket is still valid.
     assert_stored(&upload(&server, "alice", 1500));
     assert_over(&server, &upload(&server, "alice", 500), "user", 5000);
     server
@@ -157,7 +159,7 @@ fn a_form_counts_for_the_user_whose_ticket_it_was_and_a_forward_for_nobody() {
 }
 
 #[test]
-fn the_application_itself_counts_for_its_tenant_alone() {
+fn application_counts_for_tenant_only() {
     let server = server(&format!("{USER}upload_bytes_per_day = 12000\n"));
     let token = server.token_of("easemob-demo", "chatdemoui", Subject::App);
     let upload = |bytes: usize| {
@@ -176,7 +178,7 @@ fn the_application_itself_counts_for_its_tenant_alone() {
 }
 
 #[test]
-fn what_is_on_its_way_counts_and_what_fails_is_given_back() {
+fn pending_counts_and_failed_returns() {
     let server = server(USER);
     let body = form(4000).bytes();
     let length = body.len().to_string();
@@ -186,19 +188,19 @@ fn what_is_on_its_way_counts_and_what_fails_is_given_back() {
         sent.extend_from_slice(&body[..100]);
         connection.send(&sent).unwrap();
         let uploads = "chatfiles_uploads_in_flight";
-        eventually("it is on its way", || {
+        poll("it to be in progress", || {
             server.scrape().get(uploads, &[]) == 1
         });
         connection
     };
-    // It has no file, so that it stores nothing; whether it is refused before that is the quota's.
+    // It has no file and stores nothing; if it is refused earlier, the quota is the reason.
     let probe = || {
         let no_file = Form::new().field("a", &"b".repeat(2000));
         server.upload(&no_file, &[]).status
     };
     for end in ["gone", "broken"] {
         let mut connection = begin();
-        eventually("it has reserved its bytes", || probe() == 429);
+        poll("it has reserved its bytes", || probe() == 429);
         assert_stored(&upload(&server, end, 2000));
         match end {
             "gone" => drop(connection),
@@ -207,7 +209,7 @@ fn what_is_on_its_way_counts_and_what_fails_is_given_back() {
                 assert_eq!(connection.answer("POST").unwrap().status, 400);
             }
         }
-        eventually("the bytes are given back", || probe() == 400);
+        poll("the bytes are given back", || probe() == 400);
     }
     for _ in 0..10 {
         assert_eq!(upload(&server, "alice", 0).status, 400);
@@ -217,7 +219,7 @@ fn what_is_on_its_way_counts_and_what_fails_is_given_back() {
 }
 
 #[test]
-fn a_file_that_the_disk_refuses_is_given_back() {
+fn failed_write_returns_quota() {
     let directory = tempfile::tempdir().unwrap();
     let faults = Faults::default();
     let moved = faults.clone();
@@ -240,7 +242,7 @@ fn a_file_that_the_disk_refuses_is_given_back() {
 }
 
 #[test]
-fn uploads_at_the_same_time_cannot_pass_together() {
+fn concurrent_uploads_cannot_exceed() {
     let server = server(&format!("{USER}upload_bytes_per_day = 12000\n"));
     let statuses: Vec<u16> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..16)
@@ -252,13 +254,13 @@ fn uploads_at_the_same_time_cannot_pass_together() {
             .collect();
         threads.into_iter().map(|t| t.join().unwrap()).collect()
     });
-    // Two of each: a third needs more than what is left, however they meet.
+    // Two of each: a third one exceeds the quota in any order.
     let of = |status: u16| statuses.iter().filter(|found| **found == status).count();
     assert_eq!((of(200), of(429)), (4, 12), "{statuses:?}");
 }
 
 #[test]
-fn a_chunked_upload_needs_room_for_the_most_that_it_may_bring() {
+fn chunked_upload_reserves_maximum() {
     let server = server(&format!("{USER}upload_bytes_max = 4000\n"));
     let chunked = || {
         let body = form(500).bytes();
@@ -273,7 +275,7 @@ fn a_chunked_upload_needs_room_for_the_most_that_it_may_bring() {
     for _ in 0..3 {
         assert_stored(&chunked());
     }
-    // 1500 are stored.
+    // 1500 bytes are stored.
     assert_over(&server, &chunked(), "user", 5000);
     assert_stored(&upload(&server, "alice", 3000));
 }
@@ -299,17 +301,17 @@ fn parts_count_as_they_come() {
     assert_stored(&put(&one, 2, 1500));
     assert_over(&server, &put(&one, 3, 2500), "user", 5000);
     assert_over(&server, &put(&other, 1, 2500), "user", 5000);
-    // Nothing of a refused part is on the disk.
+    // Nothing of a refused part is on disk.
     assert_eq!(server.files_in("parts").len(), 4);
     assert!(server.files_in("tmp").is_empty());
-    // Replaced, a part is given back; stored, the file takes the place of its parts.
+    // A replaced part is returned; the stored file replaces its parts.
     assert_stored(&put(&one, 2, 500));
     assert_stored(&put(&other, 1, 2500));
     assert_stored(&call("POST", &one, b""));
     assert_over(&server, &upload(&server, "alice", 500), "user", 5000);
-    // A retry of a completion counts nothing.
+    // Repeating a completion counts nothing.
     assert_stored(&call("POST", &one, b""));
-    // Given back with an abort, and when it breaks off.
+    // Returned on an abort and on an interruption.
     assert_stored(&call("DELETE", &other, b""));
     for _ in 0..3 {
         let upload = begin();
@@ -319,7 +321,7 @@ fn parts_count_as_they_come() {
     }
     assert_stored(&upload(&server, "alice", 2500));
     assert_over(&server, &upload(&server, "alice", 500), "user", 5000);
-    // Parts count for the day on which they came: completed on the next one, nothing is counted twice.
+    // Parts count for the day of their upload; a completion on the next day counts nothing twice.
     let last = begin();
     assert_stored(&put(&last, 1, 300));
     server.clock.advance(13 * 3_600_000);
@@ -334,10 +336,10 @@ fn parts_count_as_they_come() {
 }
 
 #[test]
-fn a_reload_changes_the_quota_and_keeps_the_counts() {
+fn reload_keeps_counts() {
     let server = server(USER);
     let reload = |toml: &str| {
-        // A tenant before it in the table: the counts stay with the one that they are of.
+        // Another tenant is inserted before it in the configuration: the counts stay with their tenant.
         let tenants = "[[tenant]]\norg = \"a\"\napp = \"b\"\n\
                        [[tenant]]\norg = \"easemob-demo\"\napp = \"chatdemoui\"\n";
         let config = configuration(Path::new("/nowhere"), &format!("{tenants}{toml}"));

@@ -1,23 +1,16 @@
-//! The access log: one line for each request, when its answer has ended, with what really came of it.
+//! The access log: one line per request when its response has ended, with the actual result.
 
 use std::{io::Read, net::Ipv4Addr};
 
 use serde_json::{Value, json};
 
 use super::{Logged, access_lines};
-use crate::support::{
-    BASE, Connection, Form,
-    command::{run, stdout},
-    eventually, head, open_from, photo,
-    process::{Process, poll},
-};
+use crate::support::{BASE, Connection, Form, head, open_from, photo, poll, process::Process};
 
 const ALL: &[&str] = &["--log-format", "json", "--log-access-sample", "1"];
 
 fn token(server: &Logged) -> String {
-    let store = server.store();
-    let arguments = ["token", "--user", "alice", "--store-path", &store];
-    format!("Bearer {}", stdout(&run(&arguments, "")))
+    format!("Bearer {}", server.process.token())
 }
 
 /// Uploads as `alice` and returns the id.
@@ -31,7 +24,7 @@ fn upload(server: &Logged, token: &str, name: &str, kind: &str, bytes: &[u8]) ->
 }
 
 #[test]
-fn a_line_says_what_came_of_a_request() {
+fn line_describes_request() {
     let server = Logged::start(ALL);
     let token = token(&server);
     let large = vec![7; 3 << 20];
@@ -47,7 +40,7 @@ fn a_line_says_what_came_of_a_request() {
     let with = |name, value| [("Authorization", &*token), (name, value)];
 
     let mut expected = vec![
-        // Of the two uploads.
+        // For both uploads.
         (json!("easemob_upload"), json!(200), None),
         (json!("easemob_upload"), json!(200), None),
     ];
@@ -112,23 +105,29 @@ fn a_line_says_what_came_of_a_request() {
 }
 
 #[test]
-fn an_answer_that_nobody_takes_to_its_end_is_cut_short() {
+fn unfinished_answer_is_cut_short() {
     let server = Logged::start(ALL);
     let token = token(&server);
-    // More than sockets hold on both sides.
+    // More than the sockets of both sides hold.
     let large = vec![7; 10 << 20];
     let id = upload(&server, &token, "a.bin", "application/octet-stream", &large);
     let path = format!("{BASE}/chatfiles/{id}");
     let request = head("GET", &path, &[("Authorization", &token)], None);
-    let mut client = open_from(server.served.address, Ipv4Addr::LOCALHOST, Some(16 << 10));
+    let mut client = open_from(server.process.address, Ipv4Addr::LOCALHOST, Some(16 << 10));
     client.send(&request).unwrap();
     client.stream().read_exact(&mut [0; 1000]).unwrap();
-    eventually("the upload's line", || {
-        !access_lines(&server.text()).is_empty()
+    poll("the upload's line", || {
+        !access_lines(&server.process.log()).is_empty()
     });
-    assert_eq!(access_lines(&server.text()).len(), 1, "it has not ended");
+    assert_eq!(
+        access_lines(&server.process.log()).len(),
+        1,
+        "it has not ended"
+    );
     drop(client);
-    eventually("its line", || access_lines(&server.text()).len() == 2);
+    poll("its line", || {
+        access_lines(&server.process.log()).len() == 2
+    });
     let line = access_lines(&server.end()).remove(1);
     assert_eq!((&line["status"], &line["cut"]), (&json!(200), &json!(true)));
     let sent = line["sent_bytes"].as_u64().unwrap();
@@ -136,9 +135,9 @@ fn an_answer_that_nobody_takes_to_its_end_is_cut_short() {
 }
 
 #[test]
-fn one_in_so_many_is_logged() {
+fn sample_logs_one_in_n() {
     let server = Logged::start(&["--log-format", "json", "--log-access-sample", "5"]);
-    let mut connection = Connection::open(server.served.address);
+    let mut connection = Connection::open(server.process.address);
     for _ in 0..50 {
         assert_eq!(connection.request("GET", "/healthz", &[], b"").status, 200);
     }
@@ -146,17 +145,17 @@ fn one_in_so_many_is_logged() {
 }
 
 #[test]
-fn without_its_key_there_is_no_access_log() {
+fn access_log_is_off_by_default() {
     let server = Logged::start(&["--log-format", "json"]);
     assert_eq!(server.get("/healthz").status, 200);
     assert_eq!(access_lines(&server.end()), Vec::<Value>::new());
 }
 
 #[test]
-fn a_failure_of_ours_is_logged_whatever_the_sample() {
+fn server_errors_are_always_logged() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
-    // A floor that no disk has: 507.
+    // No disk satisfies this floor, so the response is 507.
     let flags = [
         "--log-format",
         "json",
@@ -182,7 +181,7 @@ fn a_failure_of_ours_is_logged_whatever_the_sample() {
 }
 
 #[test]
-fn no_path_makes_a_line_or_a_field_of_its_own() {
+fn paths_cannot_forge_lines() {
     for format in ["text", "json"] {
         let server = Logged::start(&[
             "--log-access-sample",
@@ -199,14 +198,14 @@ fn no_path_makes_a_line_or_a_field_of_its_own() {
             "/a/status\"=FORGED\\n",
             "/x/y/chatfiles/\"\u{9b}31mFORGED",
         ] {
-            let mut connection = Connection::open(server.served.address);
+            let mut connection = Connection::open(server.process.address);
             let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
             connection.send(request.as_bytes()).unwrap();
             assert!(connection.answer("GET").unwrap().status >= 400, "{path}");
         }
-        // What hyper refuses is in no access log, and in no line of any other.
+        // Requests that hyper refuses appear in no log line.
         for path in ["/a\u{1b}[31mFORGED", "/a\u{0}FORGED", "/a\rFORGED"] {
-            let mut connection = Connection::open(server.served.address);
+            let mut connection = Connection::open(server.process.address);
             let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
             connection.send(request.as_bytes()).unwrap();
             connection.rest();
@@ -224,7 +223,7 @@ fn no_path_makes_a_line_or_a_field_of_its_own() {
             }
             assert!(
                 line.starts_with("20"),
-                "a line begins with its moment: {line}"
+                "a line starts with its time: {line}"
             );
             assert!(
                 !line.contains("status\"") && !line.contains(" FORGED"),

@@ -1,16 +1,15 @@
-//! An id that opens a file by itself stands in no line of the log; its fingerprint does.
+//! An id that opens a file by itself never appears in the log; its fingerprint does.
 
 use chatfiles::secret::hex;
 use sha2::{Digest, Sha256};
 
 use crate::support::{
-    Connection, Form,
-    command::{Served, run, stdout},
-    photo,
+    Connection, Form, photo,
+    process::{Process, id, run, stdout},
 };
 
-/// Two tenants: in the first one an id opens an unrestricted file. A line of the store names no tenant, so the ids of
-/// both are hashed.
+/// Two tenants: in the first one, an id opens an unrestricted file. Log lines of the store name no tenant, so the ids
+/// of both are hashed.
 const TENANTS: &str = r#"
     [retention]
     chatfile_days = 1
@@ -23,23 +22,16 @@ const TENANTS: &str = r#"
     app = "app"
     "#;
 
-const FINEST: &[&str] = &[
-    "--log-level",
-    "trace",
-    "--log-access-sample",
-    "1",
-    "--calls-per-second",
-    "0",
-];
+const FINEST: &[&str] = &["--log-level", "trace", "--log-access-sample", "1"];
 
 #[test]
 fn ids_that_open_files_are_hashed() {
     let directory = tempfile::tempdir().unwrap();
-    let (store, log) = (directory.path().join("data"), directory.path().join("log"));
+    let store = directory.path().join("data");
     let config = directory.path().join("chatfiles.toml");
     std::fs::write(&config, TENANTS).unwrap();
     let flags = ["--config", config.to_str().unwrap()];
-    let mut server = Served::start(&store, &log, &[&flags[..], FINEST].concat());
+    let mut server = Process::start(&store, &[&flags[..], FINEST].concat());
     let get = |path: &str, headers: &[(&str, &str)]| {
         Connection::open(server.address).request("GET", path, headers, b"")
     };
@@ -51,21 +43,8 @@ fn ids_that_open_files_are_hashed() {
         let bearer = format!("Bearer {token}");
         for bytes in [&photo()[..], b"no picture"] {
             let form = Form::new().file("a.jpg", "image/jpeg", bytes);
-            let headers = [
-                ("Authorization", &*bearer),
-                ("Content-Type", &*form.content_type()),
-            ];
-            let answer = Connection::open(server.address).request(
-                "POST",
-                &format!("/{tenant}/chatfiles"),
-                &headers,
-                &form.bytes(),
-            );
-            assert_eq!(answer.status, 200, "{}", answer.text());
-            let id = answer.json()["entities"][0]["uuid"]
-                .as_str()
-                .unwrap()
-                .to_owned();
+            let answer = form.upload(server.address, &format!("/{tenant}/chatfiles"), &bearer);
+            let id = id(&answer);
             ids.push((tenant, bearer.clone(), id));
         }
     }
@@ -75,7 +54,7 @@ fn ids_that_open_files_are_hashed() {
         assert_eq!(get(&file, &[]).status, if is_open { 200 } else { 401 });
         let by_token = [("Authorization", &**bearer)];
         assert_eq!(get(&file, &by_token).status, 200);
-        // What is answered otherwise, and paths that are nearly right.
+        // Other errors, and almost correct paths.
         for path in [
             format!("{file}?thumbnail=true"),
             format!("{file}/"),
@@ -96,7 +75,7 @@ fn ids_that_open_files_are_hashed() {
         let range = [by_token[0], ("Range", "bytes=99999999-")];
         assert_eq!(get(&file, &range).status, 416);
     }
-    // A file that cannot be read: the lines of the store and of the decoders.
+    // An unreadable file, for the log lines of the store and the decoders.
     let is_of = |path: &std::path::Path, id: &str| path.to_string_lossy().contains(id);
     for (_, bearer, id) in &ids {
         let found = crate::support::files_below(&store);
@@ -110,10 +89,9 @@ fn ids_that_open_files_are_hashed() {
         let headers = [("Authorization", &**bearer), ("thumbnail", "true")];
         get(&format!("/{tenant}/chatfiles/{id}"), &headers);
     }
-    server.signal("TERM");
-    assert!(server.wait().success());
+    server.stop();
 
-    let log = std::fs::read_to_string(log).unwrap();
+    let log = server.log();
     for (tenant, _, id) in &ids {
         let fingerprint = hex(&Sha256::digest(id.as_bytes())[..8]);
         let plain = log.to_lowercase().replace("%2d", "-").contains(id.as_str());

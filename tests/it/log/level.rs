@@ -1,4 +1,4 @@
-//! The level, read and changed while the server runs.
+//! Reads and changes the log level of a running server.
 
 use super::{Logged, access_lines};
 use crate::support::{Answer, Connection};
@@ -6,12 +6,12 @@ use crate::support::{Answer, Connection};
 const FLAGS: &[&str] = &["--operator-listen", "127.0.0.1:0", "--log-format", "json"];
 
 fn ask(server: &Logged, method: &str, body: &[u8]) -> Answer {
-    let mut connection = Connection::open(server.operator());
+    let mut connection = Connection::open(server.process.operator());
     connection.request(method, "/log-level", &[], body)
 }
 
 #[test]
-fn a_level_is_in_force_at_once() {
+fn level_changes_at_once() {
     let server = Logged::start(&[FLAGS, &["--log-access-sample", "1"]].concat());
     assert_eq!(ask(&server, "GET", b"").text(), "info\n");
     assert_eq!(server.get("/one").status, 404);
@@ -45,7 +45,7 @@ fn a_level_is_in_force_at_once() {
             "{path} {log}"
         );
     }
-    // Only at debug is a success logged beside its access line.
+    // Only at debug, a success is logged in addition to its access line.
     assert_eq!(lines("/healthz", "answered"), 1, "{log}");
     assert_eq!(access_lines(&log).len(), 5, "{log}");
     assert_eq!(
@@ -56,7 +56,7 @@ fn a_level_is_in_force_at_once() {
 }
 
 #[test]
-fn what_is_no_level_changes_nothing_and_is_named() {
+fn bad_level_changes_nothing() {
     let server = Logged::start(FLAGS);
     let long = [b'a'; 1025];
     for (body, status, why) in [

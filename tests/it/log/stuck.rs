@@ -1,34 +1,34 @@
-//! Nobody reads the log: requests go on being answered, and what has no room is counted.
+//! A log that is not read: requests are still answered, and dropped lines are counted.
 
 use std::io::{self, Read};
 
-use super::operator;
-use crate::support::{Connection, Exposition, command::Served, eventually};
+use crate::support::{
+    Connection, Exposition, poll,
+    process::{Launch, Process},
+};
 
-/// A pipe holds 64 KiB, and the server two mebibytes at the most; each request here makes a line of half a kilobyte and more.
+/// A pipe holds 64 KiB and the server at most 2 MiB; each request here logs a line of at least half a kilobyte.
 const REQUESTS_MAX: usize = 20_000;
 
-fn dropped(server: &Served) -> u64 {
-    let answer = Connection::open(operator(server)).request("GET", "/metrics", &[], b"");
-    let text = String::from_utf8(answer.body).unwrap();
+const FLAGS: [&str; 4] = [
+    "--operator-listen",
+    "127.0.0.1:0",
+    "--log-access-sample",
+    "1",
+];
+
+fn dropped(server: &Process) -> u64 {
+    let text = String::from_utf8(server.ask_operator("/metrics").body).unwrap();
     let scrape = Exposition::parse(&text).unwrap();
     scrape.get("chatfiles_log_lines_dropped_total", &[])
 }
 
 #[test]
-fn a_log_that_nobody_reads_holds_up_no_request_and_not_the_end() {
+fn full_log_pipe_blocks_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let (mut reader, writer) = io::pipe().unwrap();
-    let flags = [
-        "--operator-listen",
-        "127.0.0.1:0",
-        "--log-access-sample",
-        "1",
-        "--calls-per-second",
-        "0",
-    ];
     let store = directory.path().join("data");
-    let mut server = Served::start_to(&store, writer.into(), &flags).unwrap();
+    let mut server = Launch::new(&store).flags(&FLAGS).log_to(writer).start();
     let path = format!("/{}", "a".repeat(511));
     let mut connection = Connection::open(server.address);
     let mut call = || assert_eq!(connection.request("GET", &path, &[], b"").status, 404);
@@ -43,7 +43,7 @@ fn a_log_that_nobody_reads_holds_up_no_request_and_not_the_end() {
     let before = dropped(&server);
     assert!(before > 200, "{before}");
 
-    // Somebody reads again: nothing more is dropped, and what waited comes in whole lines.
+    // The log is read again: nothing more is dropped, and the waiting lines are complete.
     let mut read = Vec::new();
     let mut buffer = vec![0; 64 << 10];
     while read.len() < 1 << 20 {
@@ -60,30 +60,22 @@ fn a_log_that_nobody_reads_holds_up_no_request_and_not_the_end() {
     call();
     assert_eq!(dropped(&server), before);
 
-    // And nobody once more: the end does not wait for the log for ever.
+    // Not read again: the server does not wait forever for the log when it stops.
     while dropped(&server) == before {
         (0..200).for_each(|_| call());
     }
-    server.signal("TERM");
-    assert!(server.wait().success());
+    server.stop();
 }
 
 #[test]
-fn a_log_whose_reader_is_gone_is_counted_and_harms_nothing() {
+fn closed_log_pipe_is_counted() {
     let directory = tempfile::tempdir().unwrap();
     let (reader, writer) = io::pipe().unwrap();
-    let flags = [
-        "--operator-listen",
-        "127.0.0.1:0",
-        "--log-access-sample",
-        "1",
-    ];
     let store = directory.path().join("data");
-    let mut server = Served::start_to(&store, writer.into(), &flags).unwrap();
+    let mut server = Launch::new(&store).flags(&FLAGS).log_to(writer).start();
     drop(reader);
     let answer = Connection::open(server.address).request("GET", "/healthz", &[], b"");
     assert_eq!(answer.status, 200);
-    eventually("its line is counted", || dropped(&server) > 0);
-    server.signal("TERM");
-    assert!(server.wait().success());
+    poll("its line is counted", || dropped(&server) > 0);
+    server.stop();
 }

@@ -1,4 +1,4 @@
-//! The memory that HTTP/2 clients without a token can make the program hold.
+//! Memory that HTTP/2 clients without a token can make the program use.
 
 use std::net::SocketAddr;
 
@@ -14,14 +14,14 @@ use crate::{
 
 const CONNECTIONS: usize = 100;
 
-/// Connections that each begin as many requests as they may, and give the answers so little window; with the number of
-/// requests of each.
+/// Opens connections that start as many requests as allowed, with this response window; returns them with their number
+/// of requests.
 fn begin_requests(address: SocketAddr, window: u32, flags: u8, block: &[u8]) -> Vec<(Client, u32)> {
     let begin = |_| {
         let mut client = Client::with_settings(address, &[(4, window)]);
         let most = client.streams_max();
         for number in 0..most {
-            // A connection that is cut takes no more.
+            // A closed connection accepts no more.
             if client.send(HEADERS, flags, 2 * number + 1, block).is_err() {
                 break;
             }
@@ -31,7 +31,7 @@ fn begin_requests(address: SocketAddr, window: u32, flags: u8, block: &[u8]) -> 
     (0..CONNECTIONS).map(begin).collect()
 }
 
-/// Waits until every request has the head of its answer, or was refused, or its connection was cut.
+/// Waits until every request has its response head, was refused, or lost its connection.
 fn read_heads(clients: &mut [(Client, u32)]) {
     for (client, requests) in clients {
         let mut left = *requests;
@@ -57,7 +57,7 @@ fn unread_http2_answers_cost_little() {
     let refused = get(&format!("{BASE}/chatfiles/x"), &[]);
     let mut clients = begin_requests(server.address, 0, END_STREAM | END_HEADERS, &refused);
     read_heads(&mut clients);
-    // 100 MB when each of them kept the place of its handler's future.
+    // 100 MB when each stream kept the memory of its handler's future.
     assert!(grown_kb(&server, before_kb) < 45 * 1024);
 }
 
@@ -72,7 +72,7 @@ fn request_heads_are_freed_before_draining() {
         (":scheme", "http"),
         (":authority", "x"),
         (":path", &path),
-        // A body that is short enough to be drained, and does not come.
+        // A body short enough to be drained that never arrives.
         ("content-length", "60000"),
         ("x-a", &long),
         ("x-b", &long),
@@ -80,12 +80,12 @@ fn request_heads_are_freed_before_draining() {
     ]);
     let mut clients = begin_requests(server.address, 0, END_HEADERS, &block);
     read_heads(&mut clients);
-    // 299 MB when the head lived as long as the drain. What is handled at a time is bounded too: 80 MiB for one address.
+    // 299 MB when the head was kept during the drain. Concurrent handling is limited as well: 80 MiB per address.
     assert!(grown_kb(&server, before_kb) < 120 * 1024);
 }
 
 #[test]
-fn file_bytes_that_wait_are_bounded_in_sum() {
+fn queued_file_bytes_are_bounded() {
     let directory = tempfile::tempdir().unwrap();
     let server = Process::start(&directory.path().join("data"), &[]);
     let bytes = Random::new().bytes(1_000_000);
@@ -94,15 +94,15 @@ fn file_bytes_that_wait_are_bounded_in_sum() {
         id(&server.try_upload(&bytes).unwrap())
     );
     let before_kb = server.status_kb("VmRSS");
-    let token = format!("Bearer {}", server.token);
+    let token = format!("Bearer {}", server.token());
     let request = get(&path, &[("authorization", &token)]);
-    // One byte of window: a chunk is on its way, and the next one is in hand.
+    // A window of one byte: one chunk is being sent, and the next one is ready.
     let mut clients = begin_requests(server.address, 1, END_STREAM | END_HEADERS, &request);
     read_heads(&mut clients);
-    // 690 MB without a bound. It is 64 MiB for one address, and 4 KiB for each of the others.
+    // 690 MB without a limit. The limit is 64 MiB per address, plus 4 KiB per stream.
     let grown_kb = grown_kb(&server, before_kb);
     assert!(grown_kb < 150 * 1024, "{grown_kb} kB");
-    // Whoever takes what is sent gets all of it, from the same address too.
+    // A client that reads gets everything, from the same address too.
     let window = (2u32 << 20).to_be_bytes();
     let (reader, _) = &mut clients[99];
     for stream in [0, 1] {
@@ -116,16 +116,16 @@ fn file_bytes_that_wait_are_bounded_in_sum() {
             break;
         }
     }
-    // The first byte may have come with the heads.
+    // The first byte may have arrived with the heads.
     assert!(received.len() >= bytes.len() - 1 && bytes.ends_with(&received));
 }
 
 #[test]
-fn header_tables_are_bounded_in_sum() {
+fn header_tables_are_bounded() {
     let directory = tempfile::tempdir().unwrap();
     let server = Process::start(&directory.path().join("data"), &[]);
     let before_kb = server.status_kb("VmRSS");
-    // An entry of the table that keeps the buffer of its frame: a path of one byte, to be remembered (RFC 7541 §6.2.1).
+    // A table entry that keeps the buffer of its frame: a path of one byte with indexing (RFC 7541 §6.2.1).
     let mut block = vec![0x82, 0x86, 0x41, 1, b'x', 0x44, 1, b'/'];
     block.extend(fields(&[("x-a", &"v".repeat(15_900))]));
     let clients: Vec<_> = (0..CONNECTIONS)
@@ -133,7 +133,7 @@ fn header_tables_are_bounded_in_sum() {
             let mut client = Client::open(server.address);
             for number in 0..110 {
                 let flags = END_STREAM | END_HEADERS;
-                // A connection that is cut takes no more.
+                // A closed connection accepts no more.
                 if client.send(HEADERS, flags, 2 * number + 1, &block).is_err() {
                     break;
                 }
@@ -142,11 +142,11 @@ fn header_tables_are_bounded_in_sum() {
         })
         .collect();
     server.request("GET", "/healthz", &[], b"");
-    // 180 MB without a bound. It is 64 MiB for one address while nobody else wants it, and 64 KiB for each connection.
+    // 180 MB without a limit. The limit is 64 MiB per address while no other needs it, and 64 KiB per connection.
     let grown_kb = grown_kb(&server, before_kb);
     assert!(grown_kb < 110 * 1024, "{grown_kb} kB");
     drop(clients);
-    // Who sends what is usual has as many requests as it wants.
+    // A client with ordinary headers has no limit on its number of requests.
     let mut client = Client::open(server.address);
     let mut usual = fields(&[
         (":method", "HEAD"),

@@ -1,7 +1,7 @@
-//! The table of memory in docs/operations.md: it adds up, and a server under the worst that clients can do takes what the
-//! table says, row by row and in all.
+//! The memory table of docs/operations.md: its sum is correct, and a server under the worst possible load uses what the
+//! table says, per row and in total.
 //!
-//! Prices are read from the table. The bounds are small ones where a setting gives them.
+//! Prices come from the table. Limits are small where they can be configured.
 
 use std::{
     collections::VecDeque,
@@ -24,29 +24,29 @@ use crate::{
     },
 };
 
-/// Connections of HTTP/1 that are full.
+/// Full HTTP/1 connections.
 const HTTP1: u64 = 150;
-/// Connections of HTTP/2 that are full. With [`WAITING`], one more than have a large window.
+/// Full HTTP/2 connections. With [`WAITING`], one more than get a large window.
 const HTTP2: usize = 210;
-/// Those of them that fill their table of fields, until no more is granted.
+/// Those that fill their header table until no more memory is granted.
 const TABLES: usize = 60;
-/// Connections of HTTP/2 that have requests alone.
+/// HTTP/2 connections with requests only.
 const WAITING: usize = 64;
-/// Those of the first that have forms, sixteen each. So many that what the allocator has left over from the step before,
-/// up to 10 MB, does not decide; the others are just enough to fill the bytes of files.
+/// Those of [`HTTP2`] with sixteen forms each. Enough that memory left over by the allocator from the previous step, up
+/// to 10 MB, does not matter; the others just fill the budget for file bytes.
 const WITH_FORMS: usize = 80;
 const FORMS: u64 = 16;
-/// Downloads of each of the others. With four covers, as many requests as a connection may have.
+/// Downloads on each of the others. With four covers, the maximum number of requests per connection.
 const DOWNLOADS: u32 = 16;
-/// Connections of TLS whose answers wait.
+/// TLS connections with waiting responses.
 const TLS: u64 = 40;
 const UPLOADS: u64 = 120;
-/// The memory of requests of HTTP/2, which is the least that can be configured.
+/// Memory for HTTP/2 requests, the smallest configurable value.
 const REQUEST_KB: u64 = 64 << 10;
 /// A connection without a request.
 const IDLE_KB: u64 = 20;
 
-/// One row: its price, how many times, and the product.
+/// A row: price, count, and product.
 struct Row {
     each_kb: u64,
     count: u64,
@@ -66,7 +66,7 @@ fn kb(cell: &str) -> u64 {
     }
 }
 
-/// The rows of the table, by what they are about, and its last line in MiB.
+/// The rows of the table by name, and its total in MiB.
 fn table() -> (Vec<(String, Row)>, u64) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations.md");
     let text = std::fs::read_to_string(path).unwrap();
@@ -114,20 +114,20 @@ fn table_of_memory_adds_up() {
     assert!(rows.len() > 15, "the table is read");
 }
 
-/// A server under attack, and what was measured so far.
+/// A server under attack, and the measurements so far.
 struct Attack {
     server: Process,
     before_kb: u64,
     last_kb: u64,
-    /// What each row takes, and what the table says.
+    /// Measured and documented memory of each row.
     rows: Vec<(&'static str, u64, u64)>,
 }
 
 impl Attack {
-    /// Adds to a row what the server has grown by, and what the table says of that.
+    /// Adds the server's growth to a row, with the documented value.
     fn step(&mut self, what: &'static str, says_kb: u64) {
         self.await_reading();
-        // What was read last is worked on by now: its threads take connections in turn.
+        // Lets the server process the last bytes: its threads serve connections in turn.
         for _ in 0..20 {
             self.server.request("GET", "/healthz", &[], b"");
         }
@@ -141,7 +141,7 @@ impl Attack {
         }
     }
 
-    /// Memory, once it no longer changes: what was read is parsed and its buffers freed somewhat later.
+    /// The memory once it is stable: received bytes are parsed, and their buffers freed, with a delay.
     fn settled_kb(&self) -> u64 {
         let mut looks = VecDeque::from([0; 40]);
         poll("memory no longer changes", || {
@@ -152,7 +152,7 @@ impl Attack {
         looks[0]
     }
 
-    /// What clients hold of a kind of memory, as the server counts it.
+    /// Memory of one kind held by clients, according to the server's metric.
     fn held(&self, of: &str) -> u64 {
         let body = self.server.ask_operator("/metrics").body;
         let scrape = String::from_utf8(body.to_vec()).unwrap();
@@ -163,7 +163,7 @@ impl Attack {
             .unwrap()
     }
 
-    /// Waits until the server has read all that was sent to it, and has done what that asked for.
+    /// Waits until the server has read and processed everything.
     fn await_reading(&self) {
         let ports = [self.server.address, self.server.listening("https://")];
         let ports = ports.map(|address| format!(":{:04X}", address.port()));
@@ -182,7 +182,7 @@ impl Attack {
     }
 }
 
-/// HTTP/1: a head as long as may be, and a form's field and a part's head that do not end.
+/// HTTP/1: a head of maximum length, and an endless form field and part head.
 fn full_of_http1(address: SocketAddr) -> Connection {
     let mut connection = Connection::open(address);
     let long: Vec<_> = (0..94).map(|number| format!("X-{number}")).collect();
@@ -195,7 +195,7 @@ fn full_of_http1(address: SocketAddr) -> Connection {
     connection
 }
 
-/// The first fields of a form, and the head of a part: as much as is taken before the file.
+/// The first fields of a form and the head of a part: the maximum before the file.
 fn fields_of_form() -> [Vec<u8>; 2] {
     let field = "--x\r\nContent-Disposition: form-data; name=\"key\"\r\n\r\n";
     let part = "\r\n--x\r\nContent-Disposition: form-data; name=\"next\"\r\nX-A: ";
@@ -205,7 +205,7 @@ fn fields_of_form() -> [Vec<u8>; 2] {
     ]
 }
 
-/// A connection of HTTP/2 whose answers wait after their first byte, with the requests that it may have.
+/// An HTTP/2 connection whose responses wait after the first byte, with its allowed number of requests.
 fn open_http2(address: SocketAddr) -> Peer {
     let mut client = Client::with_settings(address, &[(4, 1)]);
     let streams = client.streams_max();
@@ -220,13 +220,13 @@ fn open_http2(address: SocketAddr) -> Peer {
 
 struct Peer {
     client: Client,
-    /// Requests that it may still begin.
+    /// Requests that it may still start.
     streams: u32,
     next: u32,
 }
 
 impl Peer {
-    /// Begins so many requests, or as many as it may; returns the first one's stream.
+    /// Starts `count` requests, or as many as allowed; returns the first stream.
     fn begin(&mut self, count: u32, flags: u8, block: &[u8]) -> u32 {
         let first = self.next;
         let mut bytes = Vec::new();
@@ -239,14 +239,14 @@ impl Peer {
         first
     }
 
-    /// Requests without a body in their answers, whose paths keep frames of 16 KiB in the table of fields.
+    /// Requests without a response body whose paths keep frames of 16 KiB in the header table.
     fn fill_table(&mut self, blocks: usize) {
         let mut block = fields(&[
             (":method", "HEAD"),
             (":scheme", "http"),
             (":authority", "x"),
         ]);
-        // The path is a literal to be remembered (RFC 7541 §6.2.1).
+        // The path is a literal with indexing (RFC 7541 §6.2.1).
         block.extend([0x44, 1, b'/']);
         block.extend(fields(&[("x-a", &"v".repeat(16_384 - block.len() - 8))]));
         for _ in 0..blocks {
@@ -254,7 +254,7 @@ impl Peer {
         }
     }
 
-    /// Has a field remembered as the first one of the table.
+    /// Adds a field as the first one of the table.
     fn remember(&mut self, name: &str, value: &str) {
         let mut block = fields(&[(":method", "HEAD"), (":scheme", "http"), (":path", "/")]);
         let mut field = fields(&[(name, value)]);
@@ -267,11 +267,11 @@ impl Peer {
         let flags = END_STREAM | END_HEADERS;
         self.client.send(HEADERS, flags, self.next, block).unwrap();
         self.next += 2;
-        // One at a time: a connection may have as many of them as it likes.
+        // One at a time, so their number is not limited.
         self.client.until(|frame| frame.kind == HEADERS);
     }
 
-    /// Data of which nothing is read, in frames of which each needs a buffer of 8 KiB.
+    /// Unread data in frames that each need a buffer of 8 KiB.
     fn send_ahead(&mut self, stream: u32, bytes: usize) {
         let mut all = Vec::with_capacity(bytes + bytes / 400);
         for piece in vec![b'd'; bytes].chunks(4200) {
@@ -294,7 +294,7 @@ fn begin_upload(address: SocketAddr, authorization: &str, content_type: &str) ->
     connection
 }
 
-/// Asks over TLS for more than the kernel takes, and reads none of it.
+/// Requests more over TLS than the kernel buffers, and reads nothing.
 fn leave_answers(address: SocketAddr, root: &Certificate, request: &[u8]) -> Stream {
     let mut tcp = open_from(address, Ipv4Addr::LOCALHOST, Some(4096));
     let tcp = tcp.stream().try_clone().unwrap();
@@ -306,13 +306,13 @@ fn leave_answers(address: SocketAddr, root: &Certificate, request: &[u8]) -> Str
 }
 
 #[test]
-fn worst_case_is_what_the_table_says() {
+fn worst_case_matches_table() {
     let directory = tempfile::tempdir().unwrap();
     let certificate = Certificate::write(directory.path(), "first", &["files.test"]);
-    // Covers wait for it until the test has ended.
+    // Covers wait for it until the test ends.
     let program = Program::fake("exec sleep 1000");
     let toml = directory.path().join("chatfiles.toml");
-    // The address of the test is exempt: the bounds on all clients together are what is looked for.
+    // The test's address is exempt, because the limits for all clients together are tested.
     let text = format!(
         "[server]\nconnections_max = 1000\n\
          body_idle_timeout_seconds = 120\nheader_timeout_seconds = 60\n[tls]\ncertificates = [{}]\n\
@@ -328,14 +328,14 @@ fn worst_case_is_what_the_table_says() {
     let stored = id(&server.try_upload(&Random::new().bytes(800_000)).unwrap());
     let mut video = b"\0\0\0\x20ftypisom\0\0\x02\0isomiso2avc1mp41".to_vec();
     video.resize(20_000, 0);
-    // A request for the cover of one of its own waits for two minutes; one that waits for another request's, for 10 s.
+    // The first request for a cover waits for two minutes; one that waits for another request's cover, for 10 s.
     let videos: Vec<_> = (0..4 * (HTTP2 + WAITING))
         .map(|_| server.upload(&video))
         .collect();
     let address = server.address;
-    let authorization = format!("Bearer {}", server.token);
+    let authorization = format!("Bearer {}", server.token());
     let of_file = format!("{BASE}/chatfiles/{stored}");
-    // What the first requests make once.
+    // Derivatives and caches that the first requests create.
     for _ in 0..20 {
         server.download(&stored, &[]);
     }
@@ -367,7 +367,7 @@ fn worst_case_is_what_the_table_says() {
         .map(|_| leave_answers(tls, &certificate, &request))
         .collect();
     let mut looks = VecDeque::from([0; 50]);
-    poll("all of them wait with chunks of the file", || {
+    poll("all responses to wait with file bytes", || {
         looks.pop_front();
         looks.push_back(attack.held("file_bytes"));
         looks[0] >= TLS * 30_000 && looks.iter().all(|held| *held == looks[0])
@@ -376,7 +376,7 @@ fn worst_case_is_what_the_table_says() {
     let price_kb = each_kb("TLS on a connection") + IDLE_KB;
     attack.step("TLS", TLS * price_kb + of_tls_kb);
 
-    // Those that have most requests come first: later ones are told fewer.
+    // Those with the most requests first: later connections are granted fewer.
     let mut waiting: Vec<_> = (0..WAITING).map(|_| open_http2(address)).collect();
     attack.step("HTTP/2 requests", WAITING as u64 * IDLE_KB);
     let mut peers: Vec<_> = (0..HTTP2).map(|_| open_http2(address)).collect();
@@ -396,7 +396,7 @@ fn worst_case_is_what_the_table_says() {
     let mut uploads: Vec<_> = (0..UPLOADS)
         .map(|_| begin_upload(address, &authorization, &content_type))
         .collect();
-    // Slices of less than 32 KiB go through the form parser, whose buffers they keep; larger ones keep their own.
+    // Slices below 32 KiB pass through the form parser and keep its buffers; larger ones keep their own.
     for round in 0..200 {
         for (number, upload) in uploads.iter_mut().enumerate() {
             let every = [1, 2, 5, 10][number % 4];
@@ -409,7 +409,7 @@ fn worst_case_is_what_the_table_says() {
     }
     attack.step("uploads", UPLOADS * (each_kb("an upload") + IDLE_KB));
 
-    // Short blocks from here on: what their tables may keep is used up.
+    // Short header blocks from here on: the memory for their tables is used up.
     for peer in peers.iter_mut().chain(&mut waiting) {
         peer.remember("authorization", &authorization);
     }
@@ -465,7 +465,7 @@ fn worst_case_is_what_the_table_says() {
     let of_forms_kb = forms * 9;
     attack.step("forms", forms * each_kb("a form over HTTP/2") + of_forms_kb);
 
-    // Requests that wait for covers and have bodies, of which nothing is read.
+    // Requests that wait for covers and have unread bodies.
     let thumbnail = |id: &str, more: &[_]| {
         let path = format!("{BASE}/chatfiles/{id}");
         get(&path, &[&[("thumbnail", "true")], more].concat())
@@ -485,7 +485,7 @@ fn worst_case_is_what_the_table_says() {
     let above_kb = row("sent ahead above that").sum_kb;
     attack.step("sent ahead", ahead_kb + above_kb + of_these_kb);
 
-    // The same without bodies, until no more are taken.
+    // The same without bodies, until no more are accepted.
     let request = with_token(thumbnail(&videos[0], &[]));
     for peer in &mut waiting {
         peer.begin(100, END_STREAM | END_HEADERS, &request);
@@ -501,8 +501,8 @@ fn worst_case_is_what_the_table_says() {
         let percent = grown_kb * 100 / says_kb;
         let line = format!("{what}: {grown_kb} kB, {percent} % of the {says_kb} kB of the table");
         println!("{line}");
-        // How much of its buffers an upload's slices keep depends on how they fall into reads: often half of the most that
-        // they may. Forms keep more of the same budget, so the sum in the table has no uploads.
+        // How much of its buffers an upload's slices keep depends on how reads split them: often half of the maximum.
+        // Forms keep more of the same budget, so the total has no uploads.
         let least = if what == "uploads" { 50 } else { 80 };
         if !(least..=120).contains(&percent) {
             wrong.push(line);

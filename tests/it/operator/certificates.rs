@@ -1,4 +1,4 @@
-//! When the certificates in force end.
+//! The metric for the expiry of certificates.
 
 use std::{fs, path::Path};
 
@@ -6,7 +6,7 @@ use super::OPERATOR;
 use crate::support::{
     TestServer,
     certificates::{Certificate, configuration},
-    eventually,
+    poll,
 };
 
 const ENDS: &str = "chatfiles_certificate_expiry_timestamp_seconds";
@@ -15,8 +15,9 @@ fn write(directory: &Path, name: &str, year: i32) -> Certificate {
     Certificate::write_until(directory, name, &[&format!("{name}.test")], year)
 }
 
+/// It follows the files after a reload.
 #[test]
-fn the_end_of_the_one_that_ends_first_is_shown_and_follows_the_files() {
+fn shows_earliest_expiry() {
     let directory = tempfile::tempdir().unwrap();
     let first = write(directory.path(), "first", 2100);
     let second = write(directory.path(), "second", 2090);
@@ -24,28 +25,28 @@ fn the_end_of_the_one_that_ends_first_is_shown_and_follows_the_files() {
     let ends = || server.scrape().get(ENDS, &[]);
     // `date -u -d 2090-01-01 +%s`, and so on.
     assert_eq!(ends(), 3_786_912_000);
-    // A year before 2050 is written in another form (RFC 5280 §4.1.2.5).
+    // Years before 2050 have another encoding (RFC 5280 §4.1.2.5).
     write(directory.path(), "second", 2040);
     server.reloader().certificates().unwrap();
     assert_eq!(ends(), 2_208_988_800);
     write(directory.path(), "second", 2110);
     server.reloader().certificates().unwrap();
     assert_eq!(ends(), 4_102_444_800);
-    // One that is over is shown as well.
+    // An expired one is shown as well.
     write(directory.path(), "second", 2000);
     server.reloader().certificates().unwrap();
     assert_eq!(ends(), 946_684_800);
-    // What is no good is not in force.
+    // An invalid one is not loaded.
     fs::write(&second.chain, "").unwrap();
     assert!(server.reloader().certificates().is_err());
     assert_eq!(ends(), 946_684_800);
-    // By itself, as a renewal does it.
+    // Detected automatically, as after a renewal.
     write(directory.path(), "second", 2095);
-    eventually("the new end is shown", || ends() == 3_944_678_400);
+    poll("the new expiry is shown", || ends() == 3_944_678_400);
 }
 
 #[test]
-fn a_certificate_that_vouches_for_another_one_counts_with_it() {
+fn issuer_certificate_counts_too() {
     let directory = tempfile::tempdir().unwrap();
     let own = write(directory.path(), "own", 2100);
     let other = write(directory.path(), "other", 2090);
@@ -56,7 +57,7 @@ fn a_certificate_that_vouches_for_another_one_counts_with_it() {
 }
 
 #[test]
-fn without_tls_there_is_no_end_to_show() {
+fn without_tls_there_is_no_expiry() {
     let server = TestServer::with(OPERATOR);
     let scrape = server.scrape();
     assert!(scrape.families.contains_key(ENDS));

@@ -1,12 +1,12 @@
-//! Counts move by exactly what was done, and by nothing else.
+//! Counters grow by exactly what was done, and others do not change.
 
 use std::{collections::BTreeMap, io::Read};
 
 use super::OPERATOR;
 use crate::support::{
-    BASE, Exposition, Form, TestServer, eventually, head,
+    BASE, Exposition, Form, TestServer, head,
     media::{MP4, Program},
-    photo,
+    photo, poll,
 };
 
 const REQUESTS: &str = "chatfiles_http_requests_total";
@@ -20,7 +20,7 @@ const ACCEPTED: &str = "chatfiles_connections_accepted_total";
 const UPLOADS: &str = "chatfiles_uploads_in_flight";
 const SYNCS: &str = "chatfiles_fsync_duration_seconds_count";
 
-/// What is expected to grow, by series.
+/// Expected growth by series.
 #[derive(Default)]
 struct Growth(BTreeMap<String, u64>);
 
@@ -38,7 +38,7 @@ impl Growth {
         self
     }
 
-    /// So many requests of a route, each on a connection of its own, answered with this status.
+    /// `count` requests of a route, each over a new connection, with this status.
     fn requests(self, route: &str, status: &str, times: usize) -> Self {
         self.more(REQUESTS, &[("route", route), ("status", status)], times)
             .more(DURATIONS, &[("route", route)], times)
@@ -54,7 +54,7 @@ impl Growth {
     }
 }
 
-/// Does it, and fails the test unless exactly this grew.
+/// Runs `action` and fails the test unless exactly this grew.
 #[track_caller]
 fn check<T>(
     server: &TestServer,
@@ -73,7 +73,7 @@ fn derived(scrape: &Exposition, source: &str) -> u64 {
 }
 
 #[test]
-fn an_upload_and_its_downloads_are_counted_with_their_bytes() {
+fn transfers_are_counted_with_bytes() {
     let server = TestServer::with(OPERATOR);
     let form = Form::new().file("a.bin", "application/octet-stream", &[7; 300_000]);
     let upload = || server.upload(&form, &[]);
@@ -110,7 +110,7 @@ fn an_upload_and_its_downloads_are_counted_with_their_bytes() {
     let head = || server.request("HEAD", &path, &[("Authorization", &token)], b"");
     check(&server, head, |answer| {
         assert_eq!(answer.header("content-length"), Some("300000"));
-        // None of them is sent.
+        // None of these is an HTTP request.
         Growth::default()
             .requests("easemob_download", "200", 1)
             .more(OPENED, &[("result", "hit")], 1)
@@ -118,7 +118,7 @@ fn an_upload_and_its_downloads_are_counted_with_their_bytes() {
 }
 
 #[test]
-fn refusals_are_counted_by_their_status() {
+fn refusals_are_counted_by_status() {
     let server = TestServer::with(OPERATOR);
     let id = server.store_file("a.txt", "text/plain", b"text");
     let nobody = || server.get(&format!("{BASE}/chatfiles/{id}"), &[]);
@@ -157,7 +157,7 @@ fn refusals_are_counted_by_their_status() {
             }
         });
     }
-    // Without a Host, it is no request to anything.
+    // Without a Host, it counts for no route.
     let no_host = || {
         let mut connection = server.connect();
         connection.send(b"GET /healthz HTTP/1.1\r\n\r\n").unwrap();
@@ -171,7 +171,7 @@ fn refusals_are_counted_by_their_status() {
 }
 
 #[test]
-fn calls_over_the_rate_are_counted_where_they_were_refused() {
+fn rate_refusals_are_counted_by_class() {
     let limits = "[limits]\ncalls_per_second = 1\ncalls_burst = 1\n";
     for (status, toml) in [("503", ""), ("429", "status = 429\n")] {
         let server = TestServer::with(&format!("{OPERATOR}{limits}{toml}"));
@@ -202,13 +202,14 @@ fn calls_over_the_rate_are_counted_where_they_were_refused() {
                 .more(REFUSALS, &[route], refused)
         });
         let refused = answers.iter().filter(|answer| answer.status != 401);
-        assert!(refused.count() > 0, "the machine is too slow to tell");
+        assert!(refused.count() > 0, "the machine is too slow for this test");
         assert_eq!(server.scrape().get("chatfiles_limiter_addresses", &[]), 1);
     }
 }
 
+/// Made, from memory, and after a restart from disk.
 #[test]
-fn a_thumbnail_is_made_then_found_in_memory_and_after_a_restart_on_disk() {
+fn thumbnail_sources_are_counted() {
     let directory = tempfile::tempdir().unwrap();
     let thumbnail = [("thumbnail", "true")];
     let mut server = TestServer::in_directory(directory.path(), OPERATOR);
@@ -241,7 +242,7 @@ fn a_thumbnail_is_made_then_found_in_memory_and_after_a_restart_on_disk() {
 }
 
 #[test]
-fn what_cannot_be_made_is_tried_once_and_what_is_small_not_at_all() {
+fn failed_and_small_pictures_are_counted() {
     let server = TestServer::with(OPERATOR);
     let fixture = |name: &str| {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/images/");
@@ -271,7 +272,7 @@ fn what_cannot_be_made_is_tried_once_and_what_is_small_not_at_all() {
 }
 
 #[test]
-fn places_and_the_queue_of_decoding_are_shown_while_they_are_taken() {
+fn decode_queue_is_shown() {
     let program = Program::held();
     let toml = program.toml("processes_max = 1\nqueue_max = 5\ntimeout_seconds = 60");
     let server = TestServer::with(&format!("{OPERATOR}{toml}[thumbnails]\nthreads = 3\n"));
@@ -291,7 +292,7 @@ fn places_and_the_queue_of_decoding_are_shown_while_they_are_taken() {
             let alice = &alice;
             scope.spawn(move || assert_eq!(alice.open(url, "&image_type=3").status, 200));
         }
-        eventually("one runs and two wait", || {
+        poll("one runs and two wait", || {
             level("queue_length", "ffmpeg") == 2
         });
         assert_eq!(level("places_busy", "ffmpeg"), 1);
@@ -320,7 +321,7 @@ fn places_and_the_queue_of_decoding_are_shown_while_they_are_taken() {
 }
 
 #[test]
-fn uploads_and_connections_are_shown_while_they_last() {
+fn uploads_and_connections_are_shown() {
     let server = TestServer::with(OPERATOR);
     let form = Form::new().file("a.bin", "application/octet-stream", &[1; 100_000]);
     let (bytes, content_type) = (form.bytes(), form.content_type());
@@ -353,18 +354,18 @@ fn uploads_and_connections_are_shown_while_they_last() {
     one.send(&bytes[1000..]).unwrap();
     assert_eq!(one.answer("POST").unwrap().status, 200);
     assert_eq!(levels(), (1, 2));
-    // The client goes away in the middle.
+    // The client disconnects in the middle.
     drop(other);
-    eventually("one is left", || levels() == (0, 1));
+    poll("one is left", || levels() == (0, 1));
     drop(one);
-    eventually("none is left", || levels() == (0, 0));
+    poll("none is left", || levels() == (0, 0));
     assert_eq!(server.scrape().get(ACCEPTED, &[]), 2);
     let stored = [("route", "easemob_upload"), ("status", "200")];
     assert_eq!(server.scrape().get(REQUESTS, &stored), 1);
 }
 
 #[test]
-fn every_sync_of_an_upload_is_timed_and_none_where_there_is_none() {
+fn every_sync_is_timed() {
     for (durability, is_synced) in [("full", true), ("none", false)] {
         let toml = format!("{OPERATOR}[store]\ndurability = \"{durability}\"\n");
         let server = TestServer::with(&toml);

@@ -1,6 +1,6 @@
-//! The dashboard and the alarms of `deploy/` ask for nothing that a server does not show.
+//! The dashboard and the alarms of `deploy/` use only metrics that the server has.
 //!
-//! Not an evaluator: an expression is read for the names in it, of series, labels and their values.
+//! This is not an evaluator: it reads the names of series, labels and label values from an expression.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,17 +8,17 @@ use std::{
     path::Path,
 };
 
-use chatfiles::metrics::Route;
+use chatfiles::routes;
 use serde_json::Value;
 
 use super::{showing_everything, use_everything};
 use crate::support::Exposition;
 
-/// What Prometheus itself knows.
+/// Series of Prometheus itself.
 const OF_PROMETHEUS: [&str; 1] = ["up"];
-/// The labels that a scrape adds.
+/// Labels added by the scrape.
 const OF_THE_SCRAPE: [&str; 2] = ["instance", "job"];
-/// The functions and aggregations in use.
+/// Functions and aggregations in use.
 const FUNCTIONS: [&str; 7] = [
     "sum",
     "min",
@@ -35,7 +35,7 @@ fn document(name: &str) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// By series, the values of each of its labels.
+/// The values of each label by series.
 type Shown = BTreeMap<String, BTreeMap<String, BTreeSet<String>>>;
 
 fn shown(scrape: &Exposition) -> Shown {
@@ -52,8 +52,8 @@ fn shown(scrape: &Exposition) -> Shown {
     }
     for labels in shown.values_mut() {
         if let Some(routes) = labels.get_mut("route") {
-            // Shown from their first request on.
-            routes.extend(Route::ALL.iter().map(|route| route.name().to_owned()));
+            // These routes are shown from their first request on.
+            routes.extend(routes::labels().map(str::to_owned));
         }
     }
     shown
@@ -66,7 +66,7 @@ enum Word {
     Mark(char),
 }
 
-/// Names, texts in quotes, and everything else by its character; without durations in brackets.
+/// Names, quoted texts, and single characters; without durations in brackets.
 fn words(expression: &str) -> Vec<Word> {
     let mut words = Vec::new();
     let mut rest = expression;
@@ -99,7 +99,7 @@ fn words(expression: &str) -> Vec<Word> {
     words
 }
 
-/// What of an expression no server shows.
+/// The parts of an expression that no server shows.
 fn unknown(expression: &str, shown: &Shown) -> Vec<String> {
     let words = words(expression);
     let end_of = |from: usize, mark: char| {
@@ -151,7 +151,7 @@ fn unknown(expression: &str, shown: &Shown) -> Vec<String> {
     found
 }
 
-/// The matchers between braces: labels of the series, and values that it may have.
+/// Checks the matchers between braces: labels of the series and their possible values.
 fn unmatched(
     series: &str,
     matchers: &[Word],
@@ -171,7 +171,7 @@ fn unmatched(
             found.push(format!("{series}: the label {label}"));
             continue;
         };
-        // Which statuses there are depends on what was asked.
+        // The set of statuses depends on the requests.
         let is_status = |value: &str| label == "status" && value.len() == 3;
         for value in value.split('|') {
             if !values.contains(value) && !is_status(value) {
@@ -182,7 +182,7 @@ fn unmatched(
     found
 }
 
-/// Every `expr` of the dashboard, at whatever depth.
+/// Every `expr` of the dashboard, at any depth.
 fn expressions_in(value: &Value, found: &mut Vec<String>) {
     match value {
         Value::Object(members) => {
@@ -212,7 +212,7 @@ fn dashboard() -> Vec<String> {
     found
 }
 
-/// What stands behind `key` in the lines of the alarms.
+/// The values of `key` in the alarms.
 fn in_alarms(key: &str) -> Vec<String> {
     let text = document("deploy/prometheus/alerts.yml");
     let lines = text.lines().map(str::trim);
@@ -221,7 +221,7 @@ fn in_alarms(key: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_dashboard_and_the_alarms_ask_for_what_is_shown() {
+fn dashboard_and_alarms_use_known_metrics() {
     let directory = tempfile::tempdir().unwrap();
     let server = showing_everything(directory.path());
     use_everything(&server);
@@ -256,7 +256,7 @@ fn the_dashboard_and_the_alarms_ask_for_what_is_shown() {
 }
 
 #[test]
-fn the_check_finds_what_is_not_shown() {
+fn check_finds_unknown_metrics() {
     let directory = tempfile::tempdir().unwrap();
     let server = showing_everything(directory.path());
     use_everything(&server);
@@ -302,7 +302,7 @@ fn the_check_finds_what_is_not_shown() {
 }
 
 #[test]
-fn the_document_says_of_every_alarm_what_to_do() {
+fn document_explains_every_alarm() {
     let document = document("docs/operations.md");
     for name in in_alarms("- alert: ") {
         assert!(document.contains(&format!("`{name}`")), "{name}");

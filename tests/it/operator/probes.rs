@@ -1,17 +1,16 @@
-//! Alive, ready, and why not; the end of the server, which the operator's listener sees to the last.
+//! Liveness and readiness with reasons, and the operator listener until the server's end.
 
 use std::{io::Read, net::TcpStream};
 
 use super::OPERATOR;
 use crate::support::{
-    BASE, Connection, Exposition, TestServer,
-    command::{Served, run},
-    eventually, head,
-    process::{Process, Strace},
+    BASE, Connection, Exposition, TestServer, head, poll,
+    process::{Process, run},
+    strace::Strace,
 };
 
 #[test]
-fn a_server_with_room_on_its_disk_is_ready() {
+fn disk_with_room_is_ready() {
     let server = TestServer::with(OPERATOR);
     let ready = server.operator("GET", "/readyz");
     assert_eq!((ready.status, ready.text().as_str()), (200, "ready\n"));
@@ -20,7 +19,7 @@ fn a_server_with_room_on_its_disk_is_ready() {
 }
 
 #[test]
-fn a_disk_under_its_floor_is_not_ready_and_says_so() {
+fn disk_below_floor_is_not_ready() {
     const FLOOR: u64 = 1 << 60;
     let toml = format!("{OPERATOR}[store]\nfree_space_min_bytes = {FLOOR}\n");
     let server = TestServer::with(&toml);
@@ -33,13 +32,13 @@ fn a_disk_under_its_floor_is_not_ready_and_says_so() {
     let text = answer.text();
     assert!(text.starts_with("disk: "), "{text}");
     assert!(text.ends_with(&format!("the floor is {FLOOR}\n")), "{text}");
-    // Such a server lives, and still serves what it has.
+    // The server is alive and still serves files.
     assert_eq!(server.operator("GET", "/livez").status, 200);
     assert_eq!(server.get("/healthz", &[]).status, 200);
 }
 
 #[test]
-fn a_disk_that_does_not_answer_is_not_ready() {
+fn failing_disk_is_not_ready() {
     let directory = tempfile::tempdir().unwrap();
     let server = TestServer::in_directory(directory.path(), OPERATOR);
     assert_eq!(server.operator("GET", "/readyz").status, 200);
@@ -54,10 +53,11 @@ fn a_disk_that_does_not_answer_is_not_ready() {
     assert_eq!(server.operator("GET", "/readyz").status, 200);
 }
 
+/// Further probes do not wait for it.
 #[test]
-fn a_disk_that_hangs_is_not_ready_and_is_asked_by_one_at_a_time() {
+fn hanging_disk_is_probed_once() {
     const PROBES: usize = 4;
-    // All of 127.0.0.0/8 is this machine: no other test has this address.
+    // No other test uses this loopback address.
     let address = "127.77.0.1:9090";
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
@@ -77,13 +77,13 @@ fn a_disk_that_hangs_is_not_ready_and_is_asked_by_one_at_a_time() {
     assert!(!scrape.samples.contains_key("chatfiles_disk_free_bytes"));
     let log = strace.detach();
     assert_eq!(log.matches("statfs(").count(), 1, "{log}");
-    eventually("the disk answers again", || ask("/readyz").status == 200);
+    poll("the disk answers again", || ask("/readyz").status == 200);
 }
 
 #[test]
-fn a_stopping_server_says_that_it_drains_until_the_last_transfer_has_ended() {
+fn stopping_server_reports_draining() {
     let server = TestServer::with(OPERATOR);
-    // More than sockets hold on both sides.
+    // More than the sockets of both sides hold.
     let large = vec![7; 10 << 20];
     let id = server.store_file("large.bin", "application/octet-stream", &large);
     let mut download = crate::support::open_from(
@@ -100,7 +100,7 @@ fn a_stopping_server_says_that_it_drains_until_the_last_transfer_has_ended() {
     assert_eq!(kept.request("GET", "/readyz", &[], b"").status, 200);
 
     server.shutdown().trigger();
-    eventually("new clients are refused", || {
+    poll("new clients are refused", || {
         TcpStream::connect(server.address).is_err()
     });
     for _ in 0..2 {
@@ -114,16 +114,16 @@ fn a_stopping_server_says_that_it_drains_until_the_last_transfer_has_ended() {
     assert!(!server.has_ended());
 
     assert!(download.rest().len() > large.len());
-    eventually("the server ends", || server.has_ended());
-    assert!(kept.rest().is_empty(), "closed without a word");
+    poll("the server ends", || server.has_ended());
+    assert!(kept.rest().is_empty(), "closed without a response");
     assert!(TcpStream::connect(server.operator.unwrap()).is_err());
 }
 
 #[test]
-fn flag_and_variable_set_the_address_which_is_printed() {
+fn flag_and_variable_set_printed_address() {
     let directory = tempfile::tempdir().unwrap();
-    let (store, log) = (directory.path().join("data"), directory.path().join("log"));
-    let server = Served::start(&store, &log, &["--operator-listen", "127.0.0.1:0"]);
+    let store = directory.path().join("data");
+    let server = Process::start(&store, &["--operator-listen", "127.0.0.1:0"]);
     let mut lines = server.welcome.lines();
     assert!(lines.next().unwrap().starts_with("listening on http://"));
     let line = lines.next().unwrap();
@@ -144,12 +144,12 @@ fn flag_and_variable_set_the_address_which_is_printed() {
 }
 
 #[test]
-fn an_address_that_is_taken_is_named() {
+fn taken_address_is_named() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
-    let output = crate::support::command::chatfiles(&[
+    let output = crate::support::process::chatfiles(&[
         "--listen",
         "127.0.0.1:0",
         "--store-path",
@@ -159,7 +159,7 @@ fn an_address_that_is_taken_is_named() {
     .output()
     .unwrap();
     let error = String::from_utf8_lossy(&output.stderr);
-    // Not 2: the unit would never try again, and the other process may end.
+    // Not 2: systemd would not restart it, but the other process may end.
     assert_eq!(output.status.code(), Some(1), "{error}");
     assert!(
         error.contains(&address) && error.contains("in use"),

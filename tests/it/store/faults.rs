@@ -16,7 +16,7 @@ use chatfiles::{
 };
 
 use super::{UNANNOUNCED, bare_meta, config, new_key, open, put, read, run};
-use crate::support::{expire_parts, files_below, process::Mount, verify};
+use crate::support::{expire_parts, files_below, mount::Mount, verify};
 
 /// A store with one object, closed, and that object's file.
 fn store_with(payload: &[u8]) -> (tempfile::TempDir, Key, PathBuf) {

@@ -1,4 +1,4 @@
-//! Certificates made for a test, and a client that says which one it was shown.
+//! Self-signed certificates, and a client that reports the certificate it got.
 
 use std::{
     io::{Read, Write},
@@ -14,7 +14,7 @@ use rustls::{
     pki_types::{CertificateDer, ServerName},
 };
 
-/// A certificate that vouches for itself, in a directory.
+/// A self-signed certificate in a directory.
 pub struct Certificate {
     pub chain: PathBuf,
     pub key: PathBuf,
@@ -22,12 +22,12 @@ pub struct Certificate {
 }
 
 impl Certificate {
-    /// Writes `<name>.pem` and `<name>.key`, for these DNS names; replaces what is there.
+    /// Writes `<name>.pem` and `<name>.key` for these DNS names; replaces existing files.
     pub fn write(directory: &Path, name: &str, names: &[&str]) -> Self {
         Self::write_until(directory, name, names, 4096)
     }
 
-    /// The same, good until the beginning of a year.
+    /// Writes a certificate that expires at the beginning of a year.
     pub fn write_until(directory: &Path, name: &str, names: &[&str], year: i32) -> Self {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = rcgen::CertificateParams::new(names).expect("names");
@@ -45,7 +45,7 @@ impl Certificate {
         }
     }
 
-    /// As the configuration has it.
+    /// The entry in the configuration.
     pub fn toml(&self) -> String {
         format!(
             "{{ chain = \"{}\", key = \"{}\" }}",
@@ -55,7 +55,7 @@ impl Certificate {
     }
 }
 
-/// One server with these certificates, over plain HTTP first and then TLS.
+/// A server with these certificates: plain HTTP first, then TLS.
 pub fn configuration(certificates: &[&Certificate], more: &str) -> String {
     let certificates: Vec<String> = certificates.iter().map(|one| one.toml()).collect();
     format!(
@@ -67,7 +67,7 @@ pub fn configuration(certificates: &[&Certificate], more: &str) -> String {
 
 pub type Stream<S = TcpStream> = StreamOwned<ClientConnection, S>;
 
-/// A handshake for `name`, believing `root` alone.
+/// Makes a handshake for `name` that trusts only `root`.
 pub fn connect(
     address: SocketAddr,
     name: &str,
@@ -79,7 +79,7 @@ pub fn connect(
     connect_over(tcp, name, root, alpn)
 }
 
-/// The same over a connection that the test has opened itself.
+/// Makes the handshake over a stream that the test has opened.
 pub fn connect_over<S: Read + Write>(
     tcp: S,
     name: &str,
@@ -103,7 +103,7 @@ pub fn connect_over<S: Read + Write>(
     Ok(stream)
 }
 
-/// The health check, over a stream that is kept.
+/// Requests the health check over a kept stream.
 pub fn healthy(stream: &mut Stream) -> bool {
     stream
         .write_all(b"GET /healthz HTTP/1.1\r\nHost: files.test\r\n\r\n")

@@ -1,4 +1,4 @@
-//! A client that speaks HTTP/1.1 in bytes, so that a test says exactly what is on the wire.
+//! An HTTP/1.1 client that sends and reads bytes, so that a test controls the bytes on the wire.
 
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::Value;
 
-/// Longer than any wait that a test is about; a test never hangs.
+/// Longer than any wait in a test; a test never hangs.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A connection to a server.
@@ -16,7 +16,7 @@ pub struct Connection {
     stream: BufReader<TcpStream>,
 }
 
-/// An answer, read to its end.
+/// A complete response.
 #[derive(Debug, Clone)]
 pub struct Answer {
     pub status: u16,
@@ -29,12 +29,12 @@ impl Connection {
         Self::try_open(address).expect("a connection")
     }
 
-    /// The same, where the server may be gone.
+    /// Opens a connection; fails if the server is gone.
     pub fn try_open(address: SocketAddr) -> io::Result<Self> {
         TcpStream::connect(address).map(Self::over)
     }
 
-    /// Over a socket that the test has opened itself.
+    /// Uses a socket that the test has opened.
     pub fn over(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(TIMEOUT)).expect("a time-out");
         stream.set_write_timeout(Some(TIMEOUT)).expect("a time-out");
@@ -44,17 +44,17 @@ impl Connection {
         }
     }
 
-    /// The socket itself.
+    /// The socket.
     pub fn stream(&mut self) -> &mut TcpStream {
         self.stream.get_mut()
     }
 
-    /// Sends bytes as they are.
+    /// Sends bytes unchanged.
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.get_mut().write_all(bytes)
     }
 
-    /// Sends a request with its body in one write, and reads the answer.
+    /// Sends a request with its body in one write and reads the response.
     pub fn request(
         &mut self,
         method: &str,
@@ -69,26 +69,26 @@ impl Connection {
             (!body.is_empty()).then_some(body.len()),
         );
         bytes.extend_from_slice(body);
-        // A server that refuses early may close while the body is still on its way: the answer is read anyway.
+        // A server that refuses early may close while the body is being sent. The response is read anyway.
         let _ = self.send(&bytes);
         self.answer(method).expect("an answer")
     }
 
-    /// Reads one answer to a request of `method`.
+    /// Reads the response to a request of `method`.
     pub fn answer(&mut self, method: &str) -> io::Result<Answer> {
         read_answer(&mut self.stream, method)
     }
 
-    /// Reads whatever comes until the server closes.
+    /// Reads until the server closes.
     pub fn rest(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();
-        // A reset after the bytes that matter is an end as well.
+        // A reset after the relevant bytes also counts as the end.
         let _ = self.stream.read_to_end(&mut rest);
         rest
     }
 }
 
-/// The head of a request; `Host` is set unless given, and `Content-Length` where there is one to set.
+/// A request head. Sets `Host` unless given, and `Content-Length` if there is one.
 pub fn head(method: &str, path: &str, headers: &[(&str, &str)], length: Option<usize>) -> Vec<u8> {
     let mut head = format!("{method} {path} HTTP/1.1\r\n").into_bytes();
     let has = |name: &str| {
@@ -109,7 +109,7 @@ pub fn head(method: &str, path: &str, headers: &[(&str, &str)], length: Option<u
     head
 }
 
-/// Reads one answer: `Content-Length`, chunked, or to the end of the connection. 1xx are passed over.
+/// Reads one response: with `Content-Length`, chunked, or until the connection ends. Skips 1xx.
 pub fn read_answer(stream: &mut impl BufRead, method: &str) -> io::Result<Answer> {
     loop {
         let mut answer = read_head(stream)?;
@@ -182,7 +182,7 @@ fn read_chunked(stream: &mut impl BufRead) -> io::Result<Vec<u8>> {
 }
 
 impl Answer {
-    /// The first header of this name (lower case).
+    /// The first header of this name (in lower case).
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers
             .iter()
@@ -198,7 +198,7 @@ impl Answer {
             .collect()
     }
 
-    /// The body as JSON; fails the test where it is none.
+    /// The body as JSON; fails the test on anything else.
     #[track_caller]
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body)

@@ -1,27 +1,27 @@
-//! Prometheus's text format (0.0.4), read as strictly as it is written down: whatever a lenient reader would pass
-//! over is an error here. And how a test asks the operator's listener.
+//! A strict parser of Prometheus's text format (0.0.4): errors that a lenient parser ignores fail here. Also requests
+//! to the operator listener.
 
 use std::collections::BTreeMap;
 
 use super::{Answer, Connection, TestServer};
 
-/// A scrape.
+/// A parsed scrape.
 #[derive(Debug, Clone, Default)]
 pub struct Exposition {
     /// Kind of each family: `counter`, `gauge` or `histogram`.
     pub families: BTreeMap<String, String>,
-    /// Samples by name and labels, these in their order: `a_total{b="c"}`.
+    /// Samples by name and labels in their order: `a_total{b="c"}`.
     pub samples: BTreeMap<String, f64>,
 }
 
 impl TestServer {
-    /// One request to the operator's listener, on a connection of its own.
+    /// Sends a request to the operator listener over a new connection.
     pub fn operator(&self, method: &str, path: &str) -> Answer {
         let address = self.operator.expect("the test configures operator.listen");
         Connection::open(address).request(method, path, &[], b"")
     }
 
-    /// What `/metrics` shows; fails the test where it is not well-formed.
+    /// Scrapes `/metrics`; fails the test if it is not well-formed.
     #[track_caller]
     pub fn scrape(&self) -> Exposition {
         let answer = self.operator("GET", "/metrics");
@@ -32,7 +32,7 @@ impl TestServer {
 }
 
 impl Exposition {
-    /// Reads a whole text.
+    /// Parses a complete exposition.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut found = Self::default();
         let text = text.strip_suffix('\n').ok_or("no line end at the end")?;
@@ -69,7 +69,7 @@ impl Exposition {
         Ok(found)
     }
 
-    /// The number of a series; 0 where it is not shown. Labels in their order.
+    /// The value of a series; 0 if it is absent. Labels are in their order.
     pub fn get(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
         let labels: Vec<_> = labels
             .iter()
@@ -81,7 +81,7 @@ impl Exposition {
         value as u64
     }
 
-    /// What became more since `before`: counters and histograms' counts, each with its difference.
+    /// The counters and histogram counts that grew since `before`, with the difference.
     pub fn growth(&self, before: &Self) -> BTreeMap<String, u64> {
         let counts = |series: &str| {
             let name = series.split('{').next().unwrap_or_default();
@@ -140,7 +140,7 @@ impl Sample {
     }
 }
 
-/// Where the quote is that ends a label's value; within it, quotes and backslashes are escaped.
+/// The position of the quote that ends a label value; within it, quotes and backslashes are escaped.
 fn end_of_value(text: &str) -> Option<usize> {
     let mut bytes = text.bytes().enumerate();
     while let Some((at, byte)) = bytes.next() {
@@ -192,7 +192,7 @@ fn check_family(name: &str, kind: &str, samples: &[Sample]) -> Result<(), String
     }
 }
 
-/// Buckets, `_sum`, `_count`, for each set of labels in a row.
+/// Checks buckets, `_sum` and `_count` for each set of labels.
 fn check_histogram(name: &str, samples: &[Sample]) -> Result<(), String> {
     let wrong = |what: &str| Err(format!("{name}, a histogram: {what}"));
     let mut rest = samples;
@@ -203,7 +203,7 @@ fn check_histogram(name: &str, samples: &[Sample]) -> Result<(), String> {
         let Some((bound, labels)) = first.labels.split_last().filter(|_| len > 0) else {
             return wrong("it begins with buckets");
         };
-        // Those of the next set may follow at once.
+        // The next set of labels may follow at once.
         let len = buckets
             .iter()
             .take_while(|bucket| bucket.labels[..bucket.labels.len() - 1] == *labels)
@@ -239,7 +239,7 @@ fn check_histogram(name: &str, samples: &[Sample]) -> Result<(), String> {
 }
 
 #[test]
-fn the_reader_takes_what_is_right_and_nothing_else() {
+fn parser_rejects_bad_expositions() {
     let good = "# HELP a_total Some help.\n# TYPE a_total counter\na_total{b=\"c\\\"{,\",d=\"\"} 1\na_total{b=\"d\"} 2\n\
                 # HELP g Now.\n# TYPE g gauge\ng 1.5\n# HELP h_seconds H.\n# TYPE h_seconds histogram\n\
                 h_seconds_bucket{r=\"x\",le=\"0.1\"} 1\nh_seconds_bucket{r=\"x\",le=\"+Inf\"} 3\n\

@@ -1,6 +1,10 @@
-//! Forms as clients send them, and files to put into them.
+//! Forms as clients send them, and the test photo.
 
-/// A `multipart/form-data` body, put together part by part.
+use std::net::SocketAddr;
+
+use super::{Answer, Connection};
+
+/// A `multipart/form-data` body, built part by part.
 #[derive(Clone)]
 pub struct Form {
     pub boundary: String,
@@ -23,7 +27,7 @@ impl Form {
         )
     }
 
-    /// The part `file`, as browsers and curl send it.
+    /// The part `file` as browsers and curl send it.
     pub fn file(self, name: &str, content_type: &str, bytes: &[u8]) -> Self {
         let head = format!(
             "Content-Disposition: form-data; name=\"file\"; filename=\"{name}\"\r\nContent-Type: {content_type}\r\n"
@@ -31,7 +35,7 @@ impl Form {
         self.part(&head, bytes)
     }
 
-    /// A part with its header lines, each ended by CR LF.
+    /// A part with its header lines, each of which ends with CR LF.
     pub fn part(mut self, head: &str, bytes: &[u8]) -> Self {
         self.body
             .extend_from_slice(format!("--{}\r\n{head}\r\n", self.boundary).as_bytes());
@@ -44,16 +48,25 @@ impl Form {
         format!("multipart/form-data; boundary={}", self.boundary)
     }
 
-    /// The whole body, closed.
+    /// The complete body.
     pub fn bytes(&self) -> Vec<u8> {
         let mut bytes = self.body.clone();
         bytes.extend_from_slice(format!("--{}--\r\n", self.boundary).as_bytes());
         bytes
+    }
+
+    /// Sends the form in one request over a new connection.
+    pub fn upload(&self, server: SocketAddr, path: &str, authorization: &str) -> Answer {
+        let headers = [
+            ("Authorization", authorization),
+            ("Content-Type", &self.content_type()),
+        ];
+        Connection::open(server).request("POST", path, &headers, &self.bytes())
     }
 }
 
 /// The repository's photo.
 pub fn photo() -> Vec<u8> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/photo.jpg");
-    std::fs::read(path).expect("the repository's photo")
+    std::fs::read(path).expect("the test photo")
 }

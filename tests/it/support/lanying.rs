@@ -1,4 +1,4 @@
-//! What clients of the Lanying API do: ask for a ticket, post the form, download by the link.
+//! A client of the Lanying API: requests a ticket, posts the form, downloads by the link.
 
 use serde_json::Value;
 
@@ -7,14 +7,14 @@ use super::{Answer, Form, TestServer};
 /// The `app_id` of the default tenant.
 pub const APP_ID: &str = "welovemaxim";
 
-/// A user with a token, at a server.
+/// A user with a token.
 pub struct Client<'s> {
     pub server: &'s TestServer,
     pub token: String,
 }
 
 impl TestServer {
-    /// A client of the Lanying API, as a user of the default tenant.
+    /// A client of the Lanying API as a user of the default tenant.
     pub fn lanying(&self, user: &str) -> Client<'_> {
         Client {
             server: self,
@@ -24,7 +24,7 @@ impl TestServer {
 }
 
 impl Client<'_> {
-    /// `GET /file/{call}` with token and `app_id` in headers; `call` holds the query.
+    /// Sends `GET /file/{call}` with token and `app_id` in headers; `call` includes the query.
     pub fn get(&self, call: &str) -> Answer {
         self.get_with(call, &[])
     }
@@ -36,26 +36,26 @@ impl Client<'_> {
         self.server.get(&format!("/file/{call}"), &all)
     }
 
-    /// Follows a URL that the server gave, with `more` behind it (`&image_type=2`).
+    /// Requests a URL that the server returned, with `more` appended (`&image_type=2`).
     pub fn open(&self, url: &str, more: &str) -> Answer {
         let path = url.find("/file/").expect("a URL of this API");
         self.get(&format!("{}{more}", &url[path + "/file/".len()..]))
     }
 
-    /// A ticket for a file in a chat.
+    /// Requests a ticket for a file in a chat.
     #[track_caller]
     pub fn ticket(&self, file_type: &str, to: &str, to_type: &str) -> Value {
         let call = format!("upload/chat?file_type={file_type}&to_id={to}&to_type={to_type}");
         success(&self.get(&call))
     }
 
-    /// Sends a file to a user, and returns the `download_url`.
+    /// Sends a file to a user and returns the `download_url`.
     #[track_caller]
     pub fn send(&self, file_type: &str, to: &str, name: &str, bytes: &[u8]) -> String {
         self.store(&self.ticket(file_type, to, "1"), name, bytes)
     }
 
-    /// Sends a file to where a ticket says, and returns the `download_url`.
+    /// Sends a file with a ticket and returns the `download_url`.
     #[track_caller]
     pub fn store(&self, ticket: &Value, name: &str, bytes: &[u8]) -> String {
         let answer = self.post(
@@ -70,7 +70,7 @@ impl Client<'_> {
         text(&ticket["download_url"])
     }
 
-    /// Posts a form to where a ticket says, with what the web SDK sends beside it.
+    /// Posts a form with a ticket, with the additional fields of the web SDK.
     pub fn post(&self, ticket: &Value, form: &Form) -> Answer {
         let url = text(&ticket["upload_url"]);
         let path = &url[url.find("/file/").expect("a URL of this API")..];
@@ -84,7 +84,7 @@ impl Client<'_> {
     }
 }
 
-/// The fields of a ticket, in the order in which clients were seen to send them.
+/// The fields of a ticket in the order in which clients send them.
 pub fn ticket_form(ticket: &Value) -> Form {
     let fields = &ticket["oss_body_param"];
     ["OSSAccessKeyId", "policy", "signature", "callback", "key"]
@@ -94,12 +94,12 @@ pub fn ticket_form(ticket: &Value) -> Form {
         })
 }
 
-/// The `file_sign` of a URL, cut out as clients do.
+/// The `file_sign` of a URL, extracted as clients do.
 pub fn file_sign(url: &str) -> &str {
     url.split("sign=").nth(1).expect("a link")
 }
 
-/// `data` of a success.
+/// The `data` of a successful response.
 #[track_caller]
 pub fn success(answer: &Answer) -> Value {
     let json = envelope(answer, 200);
@@ -107,7 +107,7 @@ pub fn success(answer: &Answer) -> Value {
     json["data"].clone()
 }
 
-/// Checks that an answer is an error of this API with that code, at HTTP 200; returns its message.
+/// Checks for an error of this API with this code and HTTP status 200; returns its message.
 #[track_caller]
 pub fn assert_code(answer: &Answer, code: u32) -> String {
     let json = envelope(answer, 200);
@@ -116,7 +116,7 @@ pub fn assert_code(answer: &Answer, code: u32) -> String {
     text(&json["message"])
 }
 
-/// The three members, and the headers that stand on every answer which is no file.
+/// Checks the three members and the headers of every response that is not a file.
 #[track_caller]
 pub fn envelope(answer: &Answer, status: u16) -> Value {
     assert_eq!(answer.status, status, "{}", answer.text());
@@ -133,7 +133,7 @@ pub fn envelope(answer: &Answer, status: u16) -> Value {
     json
 }
 
-/// A text of an answer.
+/// A JSON string.
 #[track_caller]
 pub fn text(value: &Value) -> String {
     value

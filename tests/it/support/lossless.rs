@@ -1,14 +1,14 @@
-//! Lossless WebPs written bit by bit: very many prefix codes in very few bytes (RFC 9649 §3).
+//! Lossless WebPs written bit by bit, with many prefix codes in few bytes (RFC 9649 §3).
 
-/// The order in which the lengths of the code for code lengths are stored.
+/// The order in which the lengths of code length codes are stored.
 const ORDER: [u8; 16] = [17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8, 9, 10, 11, 12];
 
-/// Where a lossless bitstream is.
+/// The position of a lossless bitstream in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Inside {
-    /// A file of nothing else.
+    /// The only content of the file.
     Alone,
-    /// The only picture among several chunks.
+    /// The only picture, among several chunks.
     Extended,
     /// The alpha channel of a lossy picture.
     Alpha,
@@ -16,7 +16,7 @@ pub enum Inside {
     Frame,
     /// The alpha channel of an animation's first frame.
     FrameAlpha,
-    /// The first frame of what does not say that it is an animation.
+    /// The first frame of a file that does not declare an animation.
     UnsaidFrame,
 }
 
@@ -29,7 +29,7 @@ pub const EVERYWHERE: [Inside; 6] = [
     Inside::UnsaidFrame,
 ];
 
-/// Bits, the lowest of each byte first.
+/// A bit writer, lowest bit of each byte first.
 #[derive(Default)]
 struct Bits {
     bytes: Vec<u8>,
@@ -49,13 +49,13 @@ impl Bits {
         }
     }
 
-    /// A prefix code of one symbol.
+    /// A prefix code with one symbol.
     fn single(&mut self, symbol: u8) {
         self.put(0b101, 3);
         self.put(symbol.into(), 8);
     }
 
-    /// The prefix code of 2^`length` symbols, all codes of `length` bits: 8 bytes, for any alphabet.
+    /// A prefix code with 2^`length` symbols, all of `length` bits: 8 bytes, for any alphabet.
     fn uniform(&mut self, length: u8) {
         let count = 1 + ORDER.iter().position(|of| *of == length).expect("a length");
         self.put(0, 1);
@@ -63,15 +63,15 @@ impl Bits {
         for at in 0..count {
             self.put(u32::from(at + 1 == count), 3);
         }
-        // How many lengths follow, in 12 bits. Each of them takes none.
+        // The number of lengths, in 12 bits. Each of them takes no bits.
         self.put(1, 1);
         self.put(5, 3);
         self.put((1 << length) - 2, 12);
     }
 }
 
-/// A bitstream of a picture that names so many groups of prefix codes. The green code of each takes 70 KB in
-/// `image-webp`, since its alphabet has a colour cache; the others 1 KB.
+/// A bitstream with `groups` groups of prefix codes. The green code of each takes 70 KB in `image-webp`, because its
+/// alphabet includes a colour cache; the others take 1 KB.
 fn bitstream(has_header: bool, (width, height): (u32, u32), groups: u32) -> Vec<u8> {
     let mut bits = Bits::default();
     if has_header {
@@ -84,7 +84,7 @@ fn bitstream(has_header: bool, (width, height): (u32, u32), groups: u32) -> Vec<
     bits.put(0, 1);
     bits.put(1 | 11 << 1, 5);
     bits.put(1, 1);
-    // Of blocks of 4 × 4 pixels, all in the last group; without a colour cache.
+    // Blocks of 4 × 4 pixels, all in the last group; no colour cache.
     bits.put(0, 3);
     bits.put(0, 1);
     let [high, low] = ((groups - 1) as u16).to_be_bytes();
@@ -98,7 +98,7 @@ fn bitstream(has_header: bool, (width, height): (u32, u32), groups: u32) -> Vec<
         bits.uniform(8);
         bits.single(0);
     }
-    // Every pixel is the first symbol of each code.
+    // Every pixel uses the first symbol of each code.
     for _ in 0..width * height {
         bits.put(0, 11);
         bits.put(0, 24);
@@ -106,11 +106,11 @@ fn bitstream(has_header: bool, (width, height): (u32, u32), groups: u32) -> Vec<
     bits.bytes
 }
 
-/// A WebP of few pixels with so many groups of prefix codes in its lossless bitstream.
+/// A WebP with few pixels and `groups` groups of prefix codes in its lossless bitstream.
 pub fn many_groups(inside: Inside, groups: u32) -> Vec<u8> {
     let size = (64, 48);
     let with_header = bitstream(true, size, groups);
-    // Compressed, not filtered.
+    // Compressed, without a filter.
     let alpha = [vec![1], bitstream(false, size, groups)].concat();
     let small = chunk(b"VP8L", &bitstream(true, size, 1));
     match inside {
@@ -143,8 +143,8 @@ pub fn many_groups(inside: Inside, groups: u32) -> Vec<u8> {
     }
 }
 
-/// An animation whose first frame has an alpha channel and, under a name of its own, a lossy bitstream that claims so
-/// many pixels. The decoder does not look at the name.
+/// An animation whose first frame has an alpha channel and, under an unknown chunk name, a lossy bitstream that claims
+/// this size. The decoder ignores the name.
 pub fn unnamed_bitstream(claimed: (u32, u32)) -> Vec<u8> {
     let size = (64, 48);
     let alpha = vec![0; 1 + 64 * 48];
@@ -176,7 +176,7 @@ fn frame((width, height): (u32, u32), chunks: &[Vec<u8>]) -> Vec<u8> {
     chunk(b"ANMF", &[head, chunks.concat()].concat())
 }
 
-/// The header of a lossy key frame (RFC 6386 §9.1), and zeros in the place of its partitions.
+/// The header of a lossy key frame (RFC 6386 §9.1), with zeros instead of its partitions.
 fn lossy((width, height): (u32, u32)) -> Vec<u8> {
     let first_partition_bytes = 2048;
     let tag = u24(first_partition_bytes << 5 | 1 << 4);

@@ -1,5 +1,5 @@
-//! Videos and voices that the real ffmpeg makes, what answers are by its own account, and programs that stand
-//! in for it: one that counts its starts, and fakes that misbehave.
+//! Videos and voices made by the real ffmpeg, checks of responses with them, and replacements of ffmpeg: one that
+//! counts its starts, and fakes that misbehave.
 
 use std::{
     collections::BTreeSet,
@@ -12,14 +12,15 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::{
-    Answer, eventually,
+    Answer,
     lanying::{APP_ID, Client, envelope},
+    poll,
 };
 
-/// H.264 and AAC, what phones record.
+/// H.264 and AAC, as phones record.
 pub const H264: &[&str] = &["-c:v", "libx264", "-pix_fmt", "yuv420p", "-c:a", "aac"];
 
-/// A video of 320 × 240 whose first frame alone is red.
+/// A video of 320 × 240 in which only the first frame is red.
 pub static MP4: LazyLock<Vec<u8>> = LazyLock::new(|| video("a.mp4", (320, 240), H264));
 /// Five seconds at 12.2 kbit/s.
 pub static AMR: LazyLock<Vec<u8>> =
@@ -29,11 +30,11 @@ pub static AMR_WB: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let wide = ["-ar", "16000", "-c:a", "libvo_amrwbenc", "-f", "amr"];
     voice("a.awb", "5", &wide)
 });
-/// Five seconds, as a recorder makes it.
+/// Five seconds, as a recorder encodes it.
 pub static MP3: LazyLock<Vec<u8>> =
     LazyLock::new(|| voice("a.mp3", "5", &["-ar", "44100", "-b:a", "64k"]));
 
-/// Bytes that ffmpeg makes in a file named `name`.
+/// The output of ffmpeg in a file named `name`.
 #[track_caller]
 pub fn made(name: &str, arguments: &[&str]) -> Vec<u8> {
     let directory = tempfile::tempdir().expect("a temporary directory");
@@ -44,10 +45,10 @@ pub fn made(name: &str, arguments: &[&str]) -> Vec<u8> {
         .args(arguments)
         .arg(&path);
     succeed(&mut command);
-    fs::read(path).expect("what ffmpeg wrote")
+    fs::read(path).expect("the output of ffmpeg")
 }
 
-/// A video whose first frame is red and whose nine others are blue, with sound.
+/// A video with sound whose first frame is red and whose nine others are blue.
 pub fn video(name: &str, (width, height): (u32, u32), arguments: &[&str]) -> Vec<u8> {
     let source =
         |color: &str, seconds: &str| format!("color=c={color}:s={width}x{height}:r=10:d={seconds}");
@@ -59,7 +60,7 @@ pub fn video(name: &str, (width, height): (u32, u32), arguments: &[&str]) -> Vec
     made(name, &all)
 }
 
-/// A tone of so many seconds.
+/// A tone of `seconds` seconds.
 pub fn voice(name: &str, seconds: &str, arguments: &[&str]) -> Vec<u8> {
     let source = format!("sine=f=440:d={seconds}");
     let mut all = vec!["-f", "lavfi", "-i", &source, "-ac", "1"];
@@ -67,7 +68,7 @@ pub fn voice(name: &str, seconds: &str, arguments: &[&str]) -> Vec<u8> {
     made(name, &all)
 }
 
-/// The video by a quarter to the right: the matrix in the first track's header (ISO/IEC 14496-12 §8.3.2).
+/// Turns a video a quarter to the right, with the matrix in the first track's header (ISO/IEC 14496-12 §8.3.2).
 pub fn turned(mut mp4: Vec<u8>) -> Vec<u8> {
     let header = mp4.windows(4).position(|name| name == b"tkhd");
     let matrix = header.expect("a track") + 44;
@@ -79,7 +80,7 @@ pub fn turned(mut mp4: Vec<u8>) -> Vec<u8> {
     mp4
 }
 
-/// The only stream of a file, as ffprobe sees it.
+/// The only stream of a file, according to ffprobe.
 #[track_caller]
 pub fn probed(bytes: &[u8]) -> Value {
     let output = with_file(bytes, "ffprobe", &["-of", "json", "-show_streams"], &[]);
@@ -92,7 +93,7 @@ pub fn probed(bytes: &[u8]) -> Value {
     found["streams"][0].clone()
 }
 
-/// How long a voice plays, counted in decoded samples: of AMR, ffprobe guesses the length from the size.
+/// The duration of a voice, counted in decoded samples, because ffprobe guesses that of an AMR from its size.
 #[track_caller]
 pub fn played_ms(bytes: &[u8]) -> u64 {
     let samples = ["-ac", "1", "-ar", "8000", "-f", "s16le", "pipe:1"];
@@ -100,7 +101,7 @@ pub fn played_ms(bytes: &[u8]) -> u64 {
     output.stdout.len() as u64 / 16
 }
 
-/// Fails the test unless the picture is one of the red first frame, all over; returns its size.
+/// Checks that the picture shows the red first frame completely; returns its size.
 #[track_caller]
 pub fn assert_first_frame(answer: &Answer, about: &str) -> (u32, u32) {
     assert_eq!(answer.status, 200, "{about}: {}", answer.text());
@@ -148,7 +149,7 @@ fn succeed(command: &mut Command) -> Output {
     output
 }
 
-/// Fails the test unless what is made of the file at `url` is served by the rules for files.
+/// Checks that the derivative at `url` follows the rules for files.
 #[track_caller]
 pub fn assert_served_as_a_file(client: &Client<'_>, url: &str, more: &str) {
     let path = &url[url.find("/file/").expect("a URL of this API")..];
@@ -184,7 +185,7 @@ pub fn assert_served_as_a_file(client: &Client<'_>, url: &str, more: &str) {
         format!("bytes {end}-{}/{len}", len - 1),
         format!("bytes 3-9/{len}"),
     );
-    // (method, header, status, the part of the body, Content-Range)
+    // (method, header, status, part of the body, Content-Range)
     let table = [
         ("GET", none, 200, 0..len, None),
         ("GET", ("Range", "bytes=3-9"), 206, 3..10, Some(&in_middle)),
@@ -220,7 +221,7 @@ pub fn assert_served_as_a_file(client: &Client<'_>, url: &str, more: &str) {
     }
 }
 
-/// So many clients that ask at the same time.
+/// Lets `clients` clients make a request at the same time.
 pub fn crowd(clients: usize, ask: impl Fn() -> Answer + Sync) -> Vec<Answer> {
     let barrier = Barrier::new(clients);
     std::thread::scope(|scope| {
@@ -231,18 +232,18 @@ pub fn crowd(clients: usize, ask: impl Fn() -> Answer + Sync) -> Vec<Answer> {
         let threads: Vec<_> = (0..clients).map(|_| scope.spawn(ask)).collect();
         let answers = threads.into_iter().map(|thread| thread.join());
         answers
-            .map(|answer| answer.expect("a client that ends well"))
+            .map(|answer| answer.expect("a client that succeeds"))
             .collect()
     })
 }
 
-/// A program in the place of ffmpeg. It notes each start, but not the questions at the server's own: as an
-/// empty file, since whatever the server starts may write none.
+/// A program in place of ffmpeg. It records each start, except the server's checks of its capabilities, as an empty
+/// file, because programs that the server starts may not write any bytes.
 pub struct Program {
     directory: TempDir,
 }
 
-/// What ffmpeg says when it is asked what it can do.
+/// Matches the arguments of the server's checks of ffmpeg's capabilities.
 const AS_IT_IS: &str = "*-encoders|*-decoders) exec ffmpeg \"$@\";;";
 const EVERYTHING: &str = "\
 *-encoders) for name in mjpeg libmp3lame libopencore_amrnb; do echo \" V $name x\"; done; exit;;
@@ -250,25 +251,24 @@ const EVERYTHING: &str = "\
 const WORK: &str = "exec ffmpeg \"$@\"";
 
 impl Program {
-    /// The real one.
+    /// Runs the real ffmpeg.
     pub fn real() -> Self {
         Self::new(AS_IT_IS, WORK)
     }
 
-    /// The real one, that begins when it is let: [`Program::release`].
+    /// Runs the real ffmpeg once [`Program::release`] is called.
     pub fn held() -> Self {
         let wait = "until [ -e released ]; do sleep 0.01; done";
         Self::new(AS_IT_IS, &format!("{wait}\n{WORK}"))
     }
 
-    /// The real one, without encoders of this name.
+    /// Runs the real ffmpeg, but hides an encoder.
     pub fn without(encoder: &str) -> Self {
         let lists = format!("*-encoders) ffmpeg \"$@\" | grep -v {encoder}; exit;;\n{AS_IT_IS}");
         Self::new(&lists, WORK)
     }
 
-    /// One that says that it can do everything, and then does what a text of the shell says. What that starts
-    /// is noted by [`FORK`].
+    /// Claims all capabilities, and then runs a shell script. [`FORK`] records the processes it starts.
     pub fn fake(body: &str) -> Self {
         Self::new(EVERYTHING, body)
     }
@@ -288,8 +288,8 @@ impl Program {
         );
         let source = directory.path().join("source");
         fs::write(&source, text).expect("a script");
-        // Copied by another program: what is open for writing here, and so for a moment in what another
-        // test starts, cannot be executed.
+        // Copied by another program: a file open for writing in this process, and so for a moment in a child started by
+        // another test, cannot be executed.
         let copy = "cp \"$0\" \"$1\" && chmod 755 \"$1\"";
         let program = directory.path().join("ffmpeg");
         let copied = Command::new("sh")
@@ -301,30 +301,30 @@ impl Program {
         Self { directory }
     }
 
-    /// The section `[media]` with this program, and what else it should hold.
+    /// The section `[media]` with this program and further settings.
     pub fn toml(&self, more: &str) -> String {
         let program = self.directory.path().join("ffmpeg");
         format!("[media]\nffmpeg = {:?}\n{more}\n", program.display())
     }
 
-    /// Lets the runs of [`Program::held`] go on.
+    /// Lets the runs of [`Program::held`] continue.
     pub fn release(&self) {
         fs::write(self.directory.path().join("released"), "").expect("a file");
     }
 
-    /// How often it was started.
+    /// Number of starts.
     pub fn starts(&self) -> usize {
         self.inputs().len()
     }
 
-    /// What it was started on: the part of a file, not the file.
+    /// The inputs: the part of a file, not the file.
     pub fn inputs(&self) -> Vec<String> {
         let noted = self.noted("start.");
         let inputs = noted.iter().filter_map(|note| note.split_once('.'));
         inputs.map(|(_, input)| input.to_owned()).collect()
     }
 
-    /// What was started, itself and others.
+    /// The processes that were started, directly or indirectly.
     pub fn pids(&self) -> BTreeSet<u32> {
         let mut notes = self.noted("start.");
         notes.extend(self.noted("child."));
@@ -336,13 +336,13 @@ impl Program {
 
     #[track_caller]
     pub fn await_starts(&self, starts: usize) {
-        eventually("it is started", || self.starts() >= starts);
+        poll("it is started", || self.starts() >= starts);
     }
 
-    /// Fails the test where anything that was started lives on.
+    /// Fails the test if a started process is still running.
     #[track_caller]
     pub fn await_end(&self) {
-        eventually("all its processes are gone", || {
+        poll("all its processes have ended", || {
             !self.pids().into_iter().any(is_alive)
         });
     }
@@ -356,12 +356,12 @@ impl Program {
     }
 }
 
-/// For [`Program::fake`]: a child that has the pipes, and would keep them for a quarter of an hour.
+/// For [`Program::fake`]: a child that holds the pipes for a quarter of an hour.
 pub const FORK: &str = "sleep 1000 & : > child.$!";
-/// For [`Program::fake`]: as much of a picture as the server looks at.
+/// For [`Program::fake`]: the part of a picture that the server examines.
 pub const JPEG: &str = "printf '\\377\\330\\377'";
 
-/// Whether there is such a process, and it is no zombie that its new parent has not reaped yet.
+/// Whether the process exists and is not a zombie.
 pub fn is_alive(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let state = stat
@@ -371,7 +371,7 @@ pub fn is_alive(pid: u32) -> bool {
     state.is_some_and(|state| state != 'Z')
 }
 
-/// A script that refers to something else, in the languages that ffmpeg knows.
+/// Scripts that refer to `target`, in the languages that ffmpeg knows.
 pub fn playlists(target: &str) -> [String; 3] {
     [
         format!("#EXTM3U\n#EXTINF:1,\n{target}\n#EXT-X-ENDLIST\n"),

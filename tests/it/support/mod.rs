@@ -1,27 +1,29 @@
-//! What the tests share: a server on a free port, and a client that speaks bytes.
+//! Shared by all tests: servers in this process or in their own, clients that control each byte, and test data.
 
 mod attached;
 pub mod certificates;
 mod client;
-pub mod command;
 mod exposition;
 mod faulty;
 mod forms;
 pub mod lanying;
 pub mod lossless;
 pub mod media;
+pub mod mount;
 pub mod process;
 mod random;
 pub mod scans;
 mod sockets;
+pub mod strace;
 
 pub use attached::{attach, block_on, expire_parts, last_sweep, sweep, verify};
 pub use client::{Answer, Connection, head, read_answer};
 pub use exposition::Exposition;
 pub use faulty::{Faults, FaultyStore, Step, faulty_server};
 pub use forms::{Form, photo};
+pub use process::poll;
 pub use random::Random;
-pub use sockets::{eventually, open_from};
+pub use sockets::open_from;
 
 use std::{
     net::SocketAddr,
@@ -43,15 +45,15 @@ use hmac::{Hmac, KeyInit, Mac};
 use serde_json::Value;
 use sha2::Sha256;
 
-/// The path that the default tenant's calls begin with.
+/// Path prefix of the default tenant.
 pub const BASE: &str = "/easemob-demo/chatdemoui";
 
-/// A server of its own, with a store of its own, in this process. Stops when dropped.
+/// A server in this process with its own store. Stops on drop.
 pub struct TestServer {
     pub address: SocketAddr,
-    /// All that the test's configuration has, in its order.
+    /// All configured listeners in order.
     pub endpoints: Vec<Endpoint>,
-    /// The operator's listener, where the test's configuration has one.
+    /// The operator listener, if configured.
     pub operator: Option<SocketAddr>,
     pub clock: Clock,
     pub store: PathBuf,
@@ -60,17 +62,17 @@ pub struct TestServer {
     thread: Option<JoinHandle<()>>,
     keys: KeyRing,
     tenants: Tenants,
-    /// Owned here unless the test brought its own directory.
+    /// Owned here unless the test provided a directory.
     _directory: Option<tempfile::TempDir>,
 }
 
 impl TestServer {
-    /// With the limiter off (a test that is about it turns it on) and nothing synced.
+    /// Starts a server without a rate limit and without sync. Tests of the rate limit turn it on.
     pub fn start() -> Self {
         Self::with("")
     }
 
-    /// With a configuration over the tests' own defaults: a TOML text.
+    /// Starts a server with TOML settings on top of the tests' defaults.
     pub fn with(toml: &str) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let mut server = Self::in_directory(directory.path(), toml);
@@ -78,12 +80,12 @@ impl TestServer {
         server
     }
 
-    /// In a directory that outlives the server.
+    /// Starts a server in a directory that outlives it.
     pub fn in_directory(directory: &Path, toml: &str) -> Self {
         Self::over(directory, toml, |store| Arc::new(store))
     }
 
-    /// Over a store that wraps the local one.
+    /// Starts a server over a wrapper of the local store.
     pub fn over(
         directory: &Path,
         toml: &str,
@@ -123,7 +125,7 @@ impl TestServer {
                     .map(|listener| listener.endpoint().clone())
                     .collect();
                 let bound = (endpoints, app.operator_address(), app.reloader());
-                sender.send(bound).expect("the test waits");
+                sender.send(bound).expect("the receiver exists");
                 app.run(listeners, moved_shutdown).await;
             });
         });
@@ -147,12 +149,12 @@ impl TestServer {
         }
     }
 
-    /// A user's token of the default tenant.
+    /// A token for a user of the default tenant.
     pub fn token(&self, user: &str) -> String {
         self.token_of("easemob-demo", "chatdemoui", Subject::User(user.into()))
     }
 
-    /// A token of any tenant and subject, for a day.
+    /// A token for any tenant and subject, valid for a day.
     pub fn token_of(&self, org: &str, app: &str, subject: Subject) -> String {
         let tenant = self.tenants.find(org, app).expect("a configured tenant");
         let day = std::time::Duration::from_secs(86_400);
@@ -169,17 +171,17 @@ impl TestServer {
             .to_owned()
     }
 
-    /// A new connection.
+    /// Opens a connection.
     pub fn connect(&self) -> Connection {
         Connection::open(self.address)
     }
 
-    /// One request on a connection of its own: `GET`, a path, header lines, no body.
+    /// Sends a `GET` without a body over a new connection.
     pub fn get(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
         self.request("GET", path, headers, b"")
     }
 
-    /// One request on a connection of its own, with `Content-Length` where there is a body.
+    /// Sends a request over a new connection, with `Content-Length` if there is a body.
     pub fn request(
         &self,
         method: &str,
@@ -190,7 +192,7 @@ impl TestServer {
         self.connect().request(method, path, headers, body)
     }
 
-    /// The head of an upload to the default tenant by a user, with these headers more: one says the length.
+    /// The head of an upload to the default tenant with further headers, one of which gives the length.
     pub fn upload_head(&self, user: &str, form: &Form, headers: &[(&str, &str)]) -> Vec<u8> {
         let authorization = format!("Bearer {}", self.token(user));
         let content_type = form.content_type();
@@ -202,7 +204,7 @@ impl TestServer {
         head("POST", &format!("{BASE}/chatfiles"), &all, None)
     }
 
-    /// Uploads a form to the default tenant as `alice`; extra headers as given.
+    /// Uploads a form to the default tenant as `alice`, with further headers.
     pub fn upload(&self, form: &Form, headers: &[(&str, &str)]) -> Answer {
         let authorization = format!("Bearer {}", self.token("alice"));
         let content_type = form.content_type();
@@ -214,17 +216,13 @@ impl TestServer {
         self.request("POST", &format!("{BASE}/chatfiles"), &all, &form.bytes())
     }
 
-    /// Uploads bytes as the part `file`, and returns the id; fails the test on anything but 200.
+    /// Uploads bytes as the part `file` and returns the id; fails the test on any status but 200.
     pub fn store_file(&self, name: &str, content_type: &str, bytes: &[u8]) -> String {
         let answer = self.upload(&Form::new().file(name, content_type, bytes), &[]);
-        assert_eq!(answer.status, 200, "{}", answer.text());
-        answer.json()["entities"][0]["uuid"]
-            .as_str()
-            .expect("an id")
-            .to_owned()
+        process::id(&answer)
     }
 
-    /// Downloads as `alice`; extra headers as given.
+    /// Downloads as `alice`, with further headers.
     pub fn download(&self, id: &str, headers: &[(&str, &str)]) -> Answer {
         let authorization = format!("Bearer {}", self.token("alice"));
         let mut all = vec![("Authorization", authorization.as_str())];
@@ -232,12 +230,12 @@ impl TestServer {
         self.get(&format!("{BASE}/chatfiles/{id}"), &all)
     }
 
-    /// Every file below a directory of the store, as paths below it.
+    /// Every file below a directory of the store, as relative paths.
     pub fn files_in(&self, directory: &str) -> Vec<PathBuf> {
         files_below(&self.store.join(directory))
     }
 
-    /// Triggers the graceful stop and waits for its end.
+    /// Triggers the graceful shutdown and waits for its end.
     pub fn stop(&mut self) {
         self.shutdown.trigger();
         if let Some(thread) = self.thread.take() {
@@ -245,17 +243,17 @@ impl TestServer {
         }
     }
 
-    /// Whether the server has ended by itself, or was stopped.
+    /// Whether the server has ended.
     pub fn has_ended(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
-    /// What changes it while it runs.
+    /// Reloads the configuration.
     pub fn reloader(&self) -> &Reloader {
         &self.reloader
     }
 
-    /// The switch of the graceful stop, for tests that watch it.
+    /// The switch of the graceful shutdown.
     pub fn shutdown(&self) -> &Shutdown {
         &self.shutdown
     }
@@ -273,7 +271,7 @@ impl Drop for TestServer {
     }
 }
 
-/// The tests' defaults, and over them what the test says.
+/// The tests' defaults with the test's settings.
 pub fn configuration(directory: &Path, toml: &str) -> Config {
     let mut file = File::parse(toml).expect("a test's configuration parses");
     file.server
@@ -290,15 +288,14 @@ pub fn configuration(directory: &Path, toml: &str) -> Config {
     file.validate().expect("a test's configuration is valid")
 }
 
-/// HMAC-SHA256 in hexadecimal, with any key: whoever forges a signature has none of the program's scruples.
+/// HMAC-SHA256 in hexadecimal with any key, also keys that the program refuses.
 pub fn hmac_sha256(key: &str, text: &str) -> String {
     let mut mac = Hmac::<Sha256>::new_from_slice(key.as_bytes()).expect("any length");
     mac.update(text.as_bytes());
     chatfiles::secret::hex(&mac.finalize().into_bytes())
 }
 
-/// Every file below a directory, as paths below it; empty where it does not exist. What bars the name of a file
-/// that was taken down is none.
+/// Every file below a directory, as relative paths; empty if it does not exist. Tombstones are left out.
 pub fn files_below(root: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut waiting = vec![root.to_owned()];
@@ -319,7 +316,7 @@ pub fn files_below(root: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Checks an error answer of the Easemob dialect: status, `error`, and the five fields.
+/// Checks an error of the Easemob API: status, `error`, and the five fields.
 #[track_caller]
 pub fn assert_error(answer: &Answer, status: u16, error: &str) -> Value {
     let text = answer.text();

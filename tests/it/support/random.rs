@@ -1,4 +1,4 @@
-//! Randomness that can be repeated: the seed is printed, and taken from the environment where it is set.
+//! Repeatable randomness: the seed is printed, and can be set in the environment.
 
 #![allow(clippy::print_stdout, reason = "shown when a test fails")]
 
@@ -6,7 +6,7 @@
 pub struct Random(u64);
 
 impl Random {
-    /// From `CHATFILES_TEST_SEED`, else from the operating system; prints the seed either way.
+    /// Takes the seed from `CHATFILES_TEST_SEED` or the operating system, and prints it.
     pub fn new() -> Self {
         let seed = match std::env::var("CHATFILES_TEST_SEED") {
             Ok(text) => text.parse().expect("CHATFILES_TEST_SEED is a number"),
@@ -20,9 +20,9 @@ impl Random {
         Self::from_seed(seed)
     }
 
-    /// The same numbers for the same seed.
+    /// Produces the same numbers for the same seed.
     pub fn from_seed(seed: u64) -> Self {
-        // Never zero, where xorshift would stay.
+        // Never zero, because xorshift would stay at zero.
         Self(seed.wrapping_mul(2) | 1)
     }
 
@@ -39,7 +39,7 @@ impl Random {
         (self.next() % end as u64) as usize
     }
 
-    /// So many bytes.
+    /// `len` random bytes.
     pub fn bytes(&mut self, len: usize) -> Vec<u8> {
         std::iter::repeat_with(|| self.next().to_le_bytes())
             .flatten()

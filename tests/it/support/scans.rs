@@ -1,21 +1,22 @@
-//! JPEGs written bit by bit: very many pixels, and passes over them, in very few bytes.
+//! JPEGs written bit by bit, with many pixels and scans in few bytes.
 
-/// Factors of the components: chroma halved, chroma whole, and four inks.
+/// Sampling factors of the components: chroma halved, chroma full, and four inks.
 pub const HALVED: &[u8] = &[0x22, 0x11, 0x11];
 pub const WHOLE: &[u8] = &[0x11; 3];
 pub const INKS: &[u8] = &[0x11; 4];
 
-/// A grey picture as a progressive JPEG of so many scans: one over all components, the others over the first.
+/// A grey progressive JPEG: one scan over all components, the others over the first one.
 pub fn progressive(width: u16, height: u16, sampling: &[u8], scans: u32) -> Vec<u8> {
     let mut file = start(0xc2, width, height, sampling);
-    // The lowest frequency of all components: the same shade everywhere, one bit for each block.
+    // The lowest frequency of all components: the same shade everywhere, one bit per block.
     file.extend(scan_of_all(sampling, &[0, 0, 0]));
     file.extend(vec![
         0;
         blocks_of_all(width, height, sampling).div_ceil(8)
             as usize
     ]);
-    // All others of the first, refined again and again with nothing: a decoder looks at every coefficient.
+    // All other frequencies of the first component, refined repeatedly without change: a decoder visits every
+    // coefficient.
     let blocks = u32::from(width).div_ceil(8) * u32::from(height).div_ceil(8);
     for _ in 1..scans {
         file.extend(segment(0xda, &[1, 1, 0, 1, 63, 0x10]));
@@ -25,7 +26,7 @@ pub fn progressive(width: u16, height: u16, sampling: &[u8], scans: u32) -> Vec<
     file
 }
 
-/// A grey picture of which nothing is said but its size: some 300 bytes, whatever that is.
+/// A grey picture with only a size: some 300 bytes for any size.
 pub fn empty(width: u16, height: u16) -> Vec<u8> {
     let mut file = start(0xc2, width, height, HALVED);
     file.extend(segment(0xda, &[1, 1, 0, 1, 63, 0]));
@@ -36,11 +37,11 @@ pub fn empty(width: u16, height: u16) -> Vec<u8> {
     file
 }
 
-/// A grey picture as a baseline JPEG of one scan.
+/// A grey baseline JPEG with one scan.
 pub fn baseline(width: u16, height: u16, sampling: &[u8]) -> Vec<u8> {
     let mut file = start(0xc0, width, height, sampling);
     file.extend(scan_of_all(sampling, &[0, 63, 0]));
-    // For each block the shade before (0) and the end of the block (0000).
+    // For each block, the same shade as before (0) and the end of the block (0000).
     let bits = blocks_of_all(width, height, sampling) * 5;
     file.extend(vec![0; bits.div_ceil(8) as usize]);
     file.extend([0xff, 0xd9]);
@@ -58,11 +59,11 @@ fn start(frame: u8, width: u16, height: u16, sampling: &[u8]) -> Vec<u8> {
             .flat_map(|(id, factors)| [id, *factors, 0]),
     );
     file.extend(segment(frame, &body));
-    // One code of one bit: no difference from the block before.
+    // One code of one bit: no difference from the previous block.
     let mut counts = [0; 16];
     counts[0] = 1;
     file.extend(segment(0xc4, &[&[0][..], &counts, &[0]].concat()));
-    // Fifteen codes of four bits: the ends of runs of 2^n blocks. The first ends one block.
+    // Fifteen codes of four bits: the ends of runs of 2^n blocks. The first one ends one block.
     let mut counts = [0; 16];
     counts[3] = 15;
     let ends: Vec<u8> = (0..15).map(|n| n << 4).collect();
@@ -88,7 +89,7 @@ fn segment(marker: u8, body: &[u8]) -> Vec<u8> {
     [&[0xff, marker][..], &length.to_be_bytes(), body].concat()
 }
 
-/// So many blocks in which nothing changes.
+/// A run of blocks without changes.
 fn nothing(mut blocks: u32) -> Vec<u8> {
     let mut bits = Vec::new();
     while blocks > 0 {

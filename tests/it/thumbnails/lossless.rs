@@ -1,18 +1,18 @@
-//! Lossless WebPs as libwebp writes them have thumbnails, whatever its effort and the kind of the picture.
+//! Lossless WebPs written by libwebp have thumbnails, at any effort and for any kind of picture.
 
 use std::net::Ipv4Addr;
 
 use super::{ask, server, store};
 use crate::support::{BASE, media::made};
 
-/// What ffmpeg draws: a picture like a photo, one of few colours, which has a palette, and one with alpha.
+/// Pictures drawn by ffmpeg: similar to a photo, with few colours and a palette, and with alpha.
 const SOURCES: [(&str, &str); 4] = [
     (
         "photo",
         "mandelbrot=s=900x600:start_scale=0.01,noise=alls=6",
     ),
     ("drawing", "testsrc2=s=800x600"),
-    // Eight greys at random: three bits for each pixel, of which a palette makes pairs.
+    // Eight random greys: three bits per pixel, packed in pairs by a palette.
     (
         "palette",
         "nullsrc=s=400x300,geq=lum='floor(random(1)*8)*32':cb=128:cr=128",
@@ -52,7 +52,7 @@ fn lossless_pictures_have_thumbnails() {
                 "{about}, method {method}: {}",
                 answer.text()
             );
-            // The original is not sent in its place.
+            // The original is not served instead.
             assert!(picture.len() > 10 * 1024, "{about}, method {method}");
             assert!(
                 answer.body.len() < picture.len(),

@@ -1,4 +1,4 @@
-//! Decoders keep the promise that is made for them: the peak of the real process, format by format.
+//! Decoders stay within their memory estimate: peak of the real process, format by format.
 
 use std::{fs, io::Cursor, path::Path};
 
@@ -17,10 +17,10 @@ const BOUNDS: Bounds = Bounds {
     pixels_max: 64_000_000,
     memory_bytes_max: 384 << 20,
 };
-/// Threads, the connection, and what the allocator keeps for later.
+/// Threads, the connection, and memory that the allocator keeps.
 const SLACK_BYTES: u64 = 12 << 20;
 
-/// What the process had at its peak beside what it had before, in bytes.
+/// The increase of the process's peak memory in bytes.
 fn peak(source: &[u8], side: u32) -> (u64, u16) {
     let directory = tempfile::tempdir().unwrap();
     let server = Process::start(&directory.path().join("data"), &["--durability", "none"]);
@@ -33,7 +33,7 @@ fn peak(source: &[u8], side: u32) -> (u64, u16) {
     let path = format!("{BASE}/chatfiles");
     let id = id(&server.request("POST", &path, &headers, &form.bytes()));
     assert_eq!(server.download(&id, &[]).body.len(), source.len());
-    // Sets the peak to what there is now.
+    // Resets the peak to the current value.
     let reset = Path::new("/proc")
         .join(server.pid().to_string())
         .join("clear_refs");
@@ -57,7 +57,7 @@ fn webp(more: &[&str]) -> Vec<u8> {
     made("a.webp", &all)
 }
 
-/// A lossy picture of few pixels whose bitstream has 9 MB behind its end.
+/// A small lossy picture with 9 MB after the end of its bitstream.
 fn padded_webp() -> Vec<u8> {
     let source = ["-f", "lavfi", "-i", "testsrc=s=200x200", "-frames:v", "1"];
     let mut file = made("a.webp", &[&source[..], &["-pix_fmt", "yuv420p"]].concat());
@@ -100,7 +100,7 @@ fn extended_gif() -> Vec<u8> {
     file
 }
 
-/// A GIF whose frame is one pixel less wide than its canvas.
+/// A GIF whose frame is one pixel narrower than its canvas.
 fn gif_in_canvas() -> Vec<u8> {
     let mut file = encoded(&DynamicImage::new_rgba8(3999, 4000), ImageFormat::Gif);
     file[6..8].copy_from_slice(&4000_u16.to_le_bytes());
@@ -108,7 +108,7 @@ fn gif_in_canvas() -> Vec<u8> {
 }
 
 #[test]
-fn a_decoder_stays_within_its_estimate() {
+fn decoder_stays_within_estimate() {
     let rgb = || DynamicImage::new_rgb8(3000, 3000);
     let rgba = || DynamicImage::new_rgba8(3000, 3000);
     let cases: Vec<(&str, Vec<u8>)> = vec![
@@ -162,7 +162,7 @@ fn a_decoder_stays_within_its_estimate() {
     ];
     let mut broken = Vec::new();
     for (about, source) in cases {
-        // A large one as well where the resizer's memory comes on top of the decoder's.
+        // Also a large one where the resizer needs memory in addition to the decoder.
         let sides = if about.ends_with("JPEG") || about == "PNG" {
             vec![170, 2048]
         } else {
@@ -192,7 +192,7 @@ fn a_decoder_stays_within_its_estimate() {
 }
 
 #[test]
-fn nothing_is_decoded_above_the_budget() {
+fn nothing_is_decoded_above_budget() {
     let source = scans::progressive(7000, 7000, scans::WHOLE, 2);
     let (peak, status) = peak(&source, 170);
     assert_eq!(status, 404);
@@ -200,7 +200,7 @@ fn nothing_is_decoded_above_the_budget() {
 }
 
 #[test]
-fn refuses_prefix_codes_above_the_budget() {
+fn refuses_prefix_codes_above_budget() {
     for inside in EVERYWHERE {
         let source = many_groups(inside, 8000);
         let (peak, status) = peak(&source, 170);

@@ -1,4 +1,4 @@
-//! Any size can be asked for, and few of them decode the original.
+//! Any size can be requested, and few of them decode the original.
 
 use super::{Ipv4Addr, server};
 use crate::support::{
@@ -10,7 +10,7 @@ use crate::support::{
 const LOOKUPS: &str = "chatfiles_derivative_lookups_total";
 
 #[test]
-fn many_sizes_are_made_of_few_decodes() {
+fn many_sizes_need_few_decodes() {
     let server = server("");
     let alice = server.lanying("alice");
     let photo = image::load_from_memory(&photo()).unwrap();
@@ -25,7 +25,7 @@ fn many_sizes_are_made_of_few_decodes() {
     let link = format!("/file/download/chat?file_sign={}", file_sign(&url));
     // Two for each box.
     let sides = [60, 128, 150, 192, 200, 256, 300, 384, 420, 500];
-    // All at once, so that nobody finds what another has made.
+    // All at once, so that none finds another's result.
     let asked: Vec<_> = sides
         .iter()
         .map(|side| {
@@ -55,13 +55,13 @@ fn many_sizes_are_made_of_few_decodes() {
     assert_eq!(
         (made, shared),
         (5, 5),
-        "decodes, and sizes that shared them"
+        "number of decodes and of sizes that share them"
     );
 }
 
-/// The contract's rule is about bytes. A phone would have to hold all the pixels.
+/// The contract's rule is about bytes, but a phone would have to hold all pixels.
 #[test]
-fn a_small_original_of_many_pixels_is_reduced() {
+fn small_original_with_many_pixels_shrinks() {
     let server = server("");
     for (width, height, size) in [(4000, 3000, (170, 128)), (2049, 2049, (170, 170))] {
         let source = scans::empty(width, height);
@@ -78,7 +78,7 @@ fn a_small_original_of_many_pixels_is_reduced() {
 }
 
 #[test]
-fn a_jpeg_of_too_many_scans_has_no_thumbnail() {
+fn jpeg_with_many_scans_is_refused() {
     let server = server("");
     let source = scans::progressive(8000, 8000, scans::WHOLE, 32);
     assert!(source.len() < 400_000, "{} bytes", source.len());

@@ -1,9 +1,9 @@
-//! Rust's source, as far as the rules of the tree need it: words without comments and texts, and the paths
-//! that a file names. No macro is expanded and no name is resolved.
+//! A minimal Rust tokenizer: words without comments and literals, and the paths that a file names. It expands no macros
+//! and resolves no names.
 
 use std::path::Path;
 
-/// One word or mark.
+/// A word or mark.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Token {
     Word(String),
@@ -12,7 +12,7 @@ pub enum Token {
     Mark(char),
 }
 
-/// The words and marks of a source text; comments, texts, characters and lifetimes are left out.
+/// The words and marks of a source text, without comments, literals and lifetimes.
 pub fn tokens(source: &str) -> Vec<Token> {
     let chars: Vec<char> = source.chars().collect();
     let at = |place: usize| chars.get(place).copied().unwrap_or('\0');
@@ -81,7 +81,7 @@ fn is_raw_text(rest: &[char]) -> bool {
     rest.iter().find(|c| **c != '#') == Some(&'"')
 }
 
-/// From the `#`s or the quote to the end.
+/// The length of a raw string, from its `#`s or quote to the end.
 fn raw_text(rest: &[char]) -> usize {
     let hashes = until(rest, |rest| rest[0] != '#');
     let body = &rest[hashes + 1..];
@@ -119,11 +119,11 @@ pub fn module_of(path: &Path) -> Vec<String> {
     module
 }
 
-/// Every path of this crate that a file names, from the root: those that begin with `crate` or `super`, each
-/// branch of a `use` by itself.
+/// Every path of this crate that a file names, from the root: those that start with `crate` or `super`, each branch of
+/// a `use` separately.
 pub fn paths(module: &[String], tokens: &[Token]) -> Vec<Vec<String>> {
     let mut paths = Vec::new();
-    // Modules within the file, each with the depth of braces at which it ends.
+    // Modules within the file, each with the brace depth at which it ends.
     let (mut inner, mut depth): (Vec<(String, usize)>, usize) = (Vec::new(), 0);
     let mut i = 0;
     while i < tokens.len() {
@@ -165,7 +165,7 @@ pub fn paths(module: &[String], tokens: &[Token]) -> Vec<Vec<String>> {
     paths
 }
 
-/// Reads `a::b`, `a::{b, c::d}`, `a::*`; returns how many tokens it took.
+/// Reads `a::b`, `a::{b, c::d}`, `a::*`; returns the number of tokens.
 fn tree(tokens: &[Token], mut path: Vec<String>, paths: &mut Vec<Vec<String>>) -> usize {
     let mut i = 0;
     loop {
@@ -206,7 +206,7 @@ fn tree(tokens: &[Token], mut path: Vec<String>, paths: &mut Vec<Vec<String>>) -
 }
 
 #[test]
-fn the_reader_sees_code_and_no_comment_or_text() {
+fn tokenizer_skips_comments_and_literals() {
     let source = r##"
         //! crate::a
         /* crate::b /* crate::c */ crate::d */

@@ -1,4 +1,4 @@
-//! The report as one page, which needs nothing else: styles and plots stand in it.
+//! Renders the report as a self-contained HTML page with styles and plots.
 
 use std::fmt::Write as _;
 
@@ -16,12 +16,11 @@ td:first-child, th:first-child, td:last-child, th:last-child { text-align: left 
 .warning { background: #fff3d6; padding: .5em 1em } .error { background: #fde4e1; padding: .5em 1em }
 svg { width: 100%; height: auto }";
 
-/// As HTML.
 pub(crate) fn render(report: &Report) -> Result<String, Error> {
     let mut out = String::new();
     let setup = &report.setup;
     let title = format!("{} on {}", setup.scenario, setup.target);
-    // Writing to a String does not fail.
+    // Writing to a `String` cannot fail.
     let _ = write!(
         out,
         "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
@@ -71,10 +70,10 @@ pub(crate) fn render(report: &Report) -> Result<String, Error> {
     );
     for (name, plot) in [
         (
-            "Latency by the moment of the request",
+            "Latency by start of the request",
             plot::latency_over_time(report)?,
         ),
-        ("Answers over time", plot::answers_over_time(report)?),
+        ("Responses over time", plot::answers_over_time(report)?),
         ("Bytes over time", plot::bytes_over_time(report)?),
         (
             "Latency by percentile",
@@ -99,7 +98,7 @@ fn cell(out: &mut String, tag: &str, text: &str) {
     let _ = write!(out, "<{tag}>{}</{tag}>", escape(text));
 }
 
-/// SVG as it may stand in HTML: there it needs no namespace, which looks like an address.
+/// SVG for embedding in HTML: there it needs no namespace, which looks like a link.
 fn inline(svg: &str) -> String {
     svg.replacen(" xmlns=\"http://www.w3.org/2000/svg\"", "", 1)
 }

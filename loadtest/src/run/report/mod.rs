@@ -1,4 +1,5 @@
-//! What a run has found, as numbers and sentences; its children write it as a table, as JSON and as a page.
+//! The results of a run as numbers and sentences. The submodules render them as a table and as a page; JSON follows
+//! from the types.
 
 pub(crate) mod html;
 mod plot;
@@ -11,31 +12,31 @@ use serde::Serialize;
 
 use super::stats::{Fault, KindStats, Stats};
 
-/// Own delays up to here do not matter to latencies that are read in milliseconds.
+/// A smaller delay of the generator does not affect latencies read in milliseconds.
 const LAG_P99_US_MAX: f64 = 1000.0;
-/// A thread that was busy for more than this share of the time may have been what was measured.
+/// A thread that is busy for a larger share may have limited the results.
 const BUSY_MAX: f64 = 0.95;
-/// A greater share of requests that found all connections busy is worth a sentence.
+/// A larger share of requests that found all connections busy causes a note.
 const WAITED_MAX: f64 = 0.01;
-/// The percentiles of tables.
+/// Percentiles shown in tables.
 const QUANTILES: [f64; 5] = [0.5, 0.9, 0.99, 0.999, 0.9999];
 
-/// How a run was made.
+/// Settings of a run.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Setup {
-    /// Of the scenario.
+    /// Name of the scenario.
     pub(crate) scenario: String,
-    /// The server's URL.
+    /// URL of the server.
     pub(crate) target: String,
     /// `open` or `closed`.
     pub(crate) mode: &'static str,
-    /// Requests a second that an open loop means to make.
+    /// Requests per second of an open loop.
     pub(crate) rate: Option<f64>,
     /// `poisson` or `uniform`, in an open loop.
     pub(crate) arrivals: Option<&'static str>,
     pub(crate) connections: usize,
     pub(crate) threads: usize,
-    /// Addresses that requests come from; 0 = the one that the kernel takes.
+    /// Number of source addresses; 0 means that the kernel chooses one.
     pub(crate) sources: usize,
     pub(crate) seed: u64,
     /// Whether every byte was compared.
@@ -44,11 +45,11 @@ pub(crate) struct Setup {
     pub(crate) file_bytes: u64,
     pub(crate) fill_s: f64,
     pub(crate) warmup_s: f64,
-    /// When it started: seconds since 1970, and as people read it.
+    /// Start of the run, as seconds since 1970 and as text.
     pub(crate) started_unix_s: u64,
     #[serde(skip)]
     pub(crate) started: String,
-    /// What was left out, or otherwise not as the scenario says.
+    /// Deviations from the scenario.
     pub(crate) notes: Vec<String>,
 }
 
@@ -65,33 +66,33 @@ pub(crate) struct Latency {
     pub(crate) max: f64,
 }
 
-/// A fault, and how often.
+/// A fault and its count.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Count {
     pub(crate) what: String,
     pub(crate) count: u64,
-    /// The start of one such answer.
+    /// The start of one such response.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) example: String,
 }
 
-/// Requests of one kind.
+/// Results of one kind of request.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct KindReport {
     pub(crate) name: String,
-    /// Those whose moment lay in the measured time.
+    /// Requests whose intended start lies in the measured time.
     pub(crate) requests: u64,
-    /// Right answers a second.
+    /// Correct responses per second.
     pub(crate) per_second: f64,
     pub(crate) errors: u64,
     pub(crate) latency_us: Latency,
     pub(crate) statuses: BTreeMap<u16, u64>,
     pub(crate) faults: Vec<Count>,
-    /// Shares of requests, and the latency that so many stayed below, in microseconds.
+    /// Shares of requests, and the latency in microseconds that this share did not exceed.
     pub(crate) distribution: Vec<(f64, f64)>,
 }
 
-/// A piece of the time line.
+/// An interval of the time line.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Piece {
     /// Seconds since the end of the warm-up.
@@ -100,33 +101,33 @@ pub(crate) struct Piece {
     pub(crate) errors_per_second: f64,
     pub(crate) bytes_up_per_second: f64,
     pub(crate) bytes_down_per_second: f64,
-    /// Microseconds, of requests whose moment lies here; 0 where there is none.
+    /// In microseconds, for requests whose intended start lies in the interval; 0 if there is none.
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
     pub(crate) max_us: f64,
 }
 
-/// The generator itself.
+/// Figures of the generator itself.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Generator {
-    /// From a request's moment to its start, where a connection was free.
+    /// Delay from the intended start to the real start, if a connection was free.
     pub(crate) lag_us: Latency,
-    /// The same where all connections were busy.
+    /// The same if all connections were busy.
     pub(crate) wait_us: Latency,
-    /// Share of the time for which the busiest thread had its processor; its waiting in a loop included.
+    /// Share of the time that the busiest thread ran on a CPU, including its polling.
     pub(crate) busy: f64,
 }
 
-/// All of it.
+/// The report.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Report {
     #[serde(flatten)]
     pub(crate) setup: Setup,
-    /// Seconds that were measured.
+    /// Duration of the measurement in seconds.
     pub(crate) measured_s: f64,
     pub(crate) requests: u64,
     pub(crate) errors: u64,
-    /// Right answers a second.
+    /// Correct responses per second.
     pub(crate) per_second: f64,
     pub(crate) bytes_up_per_second: f64,
     pub(crate) bytes_down_per_second: f64,
@@ -135,12 +136,12 @@ pub(crate) struct Report {
     pub(crate) generator: Generator,
     pub(crate) kinds: Vec<KindReport>,
     pub(crate) timeline: Vec<Piece>,
-    /// What makes the figures doubtful.
+    /// Reasons why the figures may be unreliable.
     pub(crate) warnings: Vec<String>,
 }
 
 impl Report {
-    /// Of what was seen in `measured`; the time line's pieces are `interval` long.
+    /// `measured` is the duration of the measurement, `interval` the length of each interval of the time line.
     pub(crate) fn new(
         setup: Setup,
         names: &[&str],
@@ -148,7 +149,7 @@ impl Report {
         measured: Duration,
         interval: Duration,
     ) -> Self {
-        // A run that was stopped in its warm-up has no time to divide by.
+        // A run stopped during its warm-up has no duration to divide by.
         let measured_s = measured.as_secs_f64();
         let rate = |count: u64| {
             if measured.is_zero() {
@@ -191,7 +192,7 @@ impl Report {
 }
 
 impl Latency {
-    /// Of a histogram whose unit goes so often into a microsecond.
+    /// `per_us` is the number of histogram units per microsecond.
     fn of(histogram: &Histogram<u64>, per_us: f64) -> Self {
         let [p50, p90, p99, p99_9, p99_99] =
             QUANTILES.map(|quantile| histogram.value_at_quantile(quantile) as f64 / per_us);
@@ -232,11 +233,11 @@ impl KindReport {
     }
 }
 
-/// The latencies at shares that come ever closer to one, as far as there are requests to tell them apart.
+/// Latencies at shares that approach one, as far as the number of requests allows.
 fn distribution(histogram: &Histogram<u64>) -> Vec<(f64, f64)> {
     let point = |share: f64| (share, histogram.value_at_quantile(share) as f64 / 1000.0);
     let len = histogram.len() as f64;
-    // Ten points in each factor of ten of what is left above.
+    // Ten points for each factor of ten in the remaining share.
     let shares = (0..=60).map(|step| 1.0 - 10f64.powf(f64::from(step) / -10.0));
     shares
         .take_while(|share| (1.0 - share) * len >= 1.0)
@@ -251,7 +252,7 @@ fn timeline(
 ) -> Vec<Piece> {
     let at = |index: usize| interval.as_secs_f64() * index as f64;
     let piece = |(index, seen): (usize, &super::stats::Interval)| {
-        // The last one may be shorter.
+        // The last interval may be shorter.
         let length = (measured.as_secs_f64() - at(index)).min(interval.as_secs_f64());
         let rate = |count: u64| count as f64 / length.max(f64::MIN_POSITIVE);
         let quantile = |share| seen.latency.value_at_quantile(share) as f64;
@@ -276,26 +277,26 @@ fn warnings(report: &Report, stats: &Stats) -> Vec<String> {
     let waited_share = waited as f64 / (waited + generator.lag_us.count).max(1) as f64;
     if generator.lag_us.p99 > LAG_P99_US_MAX {
         let remedy = if generator.busy > BUSY_MAX {
-            "Give it --threads."
+            "Raise --threads."
         } else {
-            "It was not busy: something else had its processor, such as a server on the same machine."
+            "Its threads were not busy: another process used the CPU, for example a server on the same machine."
         };
         warnings.push(format!(
-            "The generator was late: 1 % of the requests started {:.1} ms or more after their \
-             moment though a connection was free. The latencies are partly its own. {remedy}",
+            "The generator was late: 1 % of the requests started at least {:.1} ms after their intended \
+             start, although a connection was free. The latencies include this delay. {remedy}",
             generator.lag_us.p99 / 1000.0
         ));
     }
     let is_closed = report.setup.mode == "closed";
     if generator.busy > BUSY_MAX && (is_closed || waited_share > WAITED_MAX) {
         warnings.push(format!(
-            "A thread of the generator was busy for {:.0} % of the time: it may be what was measured. Give it \
-             --threads, or a machine of its own.",
+            "A thread of the generator was busy for {:.0} % of the time and may have limited the results. Raise \
+             --threads, or run it on another machine.",
             generator.busy * 100.0
         ));
     } else if waited_share > WAITED_MAX {
         warnings.push(format!(
-            "{:.1} % of the requests found every connection busy; their waiting is in the latencies. Either the \
+            "{:.1} % of the requests found every connection busy; the latencies include the wait. Either the \
              server is at its limit, or --connections is too small for this rate.",
             waited_share * 100.0
         ));
@@ -310,21 +311,22 @@ fn warnings(report: &Report, stats: &Stats) -> Vec<String> {
     let not_sent = count(|fault| *fault == Fault::NotSent);
     if not_sent > 0 {
         warnings.push(format!(
-            "{not_sent} requests were never sent: no connection was free for them until long after the end. Their \
-             latency counts as what they had waited by then, which is less than it would have been."
+            "{not_sent} requests were never sent, because no connection became free until long after the end. \
+             Their latency is the wait until then, which is less than the real one."
         ));
     }
     let limited = count(|fault| matches!(fault, Fault::Status(429 | 503)));
     if limited > 0 {
         warnings.push(format!(
-            "{limited} requests were refused with 503 or 429. If it is the limit for one client address: come from \
-             more (--sources, with at least as many --connections), or raise it (chatfiles: --calls-per-second 0)."
+            "{limited} requests were refused with 503 or 429. If the rate limit per client address is the \
+             cause, use more addresses (--sources, with at least as many --connections) or raise the limit (chatfiles: \
+             --calls-per-second 0)."
         ));
     }
     warnings
 }
 
-/// Bytes, as people read them.
+/// Formats bytes for people.
 fn bytes(count: f64) -> String {
     let units = ["B", "kB", "MB", "GB", "TB"];
     let mut count = count;
@@ -340,7 +342,7 @@ fn bytes(count: f64) -> String {
     )
 }
 
-/// Microseconds, as people read them.
+/// Formats microseconds for people.
 fn time(us: f64) -> String {
     match us {
         us if us < 1000.0 => format!("{us:.0} µs"),

@@ -1,4 +1,4 @@
-//! The plots of the page, as SVG.
+//! Draws the plots of the page as SVG.
 
 use std::ops::Range;
 
@@ -13,9 +13,9 @@ use plotters::{
 use super::{Report, bytes, time};
 use crate::Error;
 
-/// Of each plot, in pixels of its own: the page scales it.
+/// Size of each plot in pixels; the page scales it.
 const SIZE: (u32, u32) = (960, 320);
-/// Of lines, in the order in which they are drawn; told apart by those who do not see all colours too.
+/// Colours of lines in drawing order, distinguishable with colour blindness.
 const COLOURS: [RGBColor; 10] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
@@ -29,21 +29,21 @@ const COLOURS: [RGBColor; 10] = [
     RGBColor(120, 40, 140),
 ];
 
-/// A plot, without the names of its lines.
+/// A plot without its legend.
 pub(super) struct Plot {
-    /// As it may stand in a file of its own.
+    /// A complete SVG document.
     pub(super) svg: String,
-    /// The lines: a colour as CSS has it, and a name.
+    /// The legend: CSS colour and name of each line.
     pub(super) legend: Vec<(String, String)>,
 }
 
-/// A line: its name, and its points.
+/// Name and points of a line.
 type Line<'a> = (&'a str, Vec<(f64, f64)>);
 
-/// Latency over time: p50, p99, max.
+/// Latency over time: p50, p99, maximum.
 pub(super) fn latency_over_time(report: &Report) -> Result<Plot, Error> {
     let line = |of: fn(&super::Piece) -> f64| -> Vec<(f64, f64)> {
-        // A piece without requests has no latency: the line goes over it.
+        // An interval without requests has no latency and is skipped.
         let pieces = report.timeline.iter().filter(|piece| piece.max_us > 0.0);
         pieces.map(|piece| (piece.at_s, of(piece))).collect()
     };
@@ -62,17 +62,17 @@ pub(super) fn latency_over_time(report: &Report) -> Result<Plot, Error> {
     )
 }
 
-/// A figure of each piece of the run, at its moment.
+/// A figure of each interval over time.
 fn over_time(report: &Report, of: fn(&super::Piece) -> f64) -> Vec<(f64, f64)> {
     let pieces = report.timeline.iter();
     pieces.map(|piece| (piece.at_s, of(piece))).collect()
 }
 
-/// Answers over time, right and wrong.
+/// Correct and wrong responses over time.
 pub(super) fn answers_over_time(report: &Report) -> Result<Plot, Error> {
     let line = |of| over_time(report, of);
     let lines = [
-        ("right answers/s", line(|piece| piece.per_second)),
+        ("successful responses/s", line(|piece| piece.per_second)),
         ("errors/s", line(|piece| piece.errors_per_second)),
     ];
     let y = linear_range(&lines);
@@ -81,15 +81,15 @@ pub(super) fn answers_over_time(report: &Report) -> Result<Plot, Error> {
     })
 }
 
-/// Bytes over time, up and down.
+/// Sent and received bytes over time.
 pub(super) fn bytes_over_time(report: &Report) -> Result<Plot, Error> {
     let line = |of| over_time(report, of);
     let lines = [
         (
-            "down, in a second",
+            "received per second",
             line(|piece| piece.bytes_down_per_second),
         ),
-        ("up, in a second", line(|piece| piece.bytes_up_per_second)),
+        ("sent per second", line(|piece| piece.bytes_up_per_second)),
     ];
     let y = linear_range(&lines);
     draw(&lines, seconds(report), y, &|x| format!("{x:.1} s"), &|y| {
@@ -97,7 +97,7 @@ pub(super) fn bytes_over_time(report: &Report) -> Result<Plot, Error> {
     })
 }
 
-/// Latency by percentile, of each kind: x grows by a factor of ten with each nine.
+/// Latency by percentile for each kind; each nine takes the same width.
 pub(super) fn latency_by_percentile(report: &Report) -> Result<Plot, Error> {
     let points = |distribution: &[(f64, f64)]| -> Vec<(f64, f64)> {
         distribution
@@ -146,7 +146,7 @@ fn linear_range(lines: &[Line<'_>]) -> Range<f64> {
     0.0..max * 1.05
 }
 
-/// Whole powers of ten around all points.
+/// Powers of ten that enclose all points.
 fn log_range(lines: &[Line<'_>]) -> Range<f64> {
     let values = || {
         lines
@@ -178,7 +178,7 @@ where
     let mut svg = String::new();
     let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
     draw_on(&area, lines, x, y, x_label, y_label)
-        .map_err(|error| format!("a plot cannot be drawn: {error}"))?;
+        .map_err(|error| format!("cannot draw a plot: {error}"))?;
     drop(area);
     let name = |((name, _), RGBColor(r, g, b)): (&Line<'_>, RGBColor)| {
         (format!("#{r:02x}{g:02x}{b:02x}"), (*name).to_owned())

@@ -1,4 +1,4 @@
-//! The report for a terminal.
+//! Renders the report for a terminal.
 
 use std::fmt::Write as _;
 
@@ -6,10 +6,9 @@ use comfy_table::{CellAlignment, Table, presets};
 
 use super::{KindReport, Latency, Report, bytes, time};
 
-/// As text.
 pub(crate) fn render(report: &Report) -> String {
     let mut out = String::new();
-    // Writing to a String does not fail.
+    // Writing to a `String` cannot fail.
     let _ = write!(out, "{}", head(report));
     let _ = writeln!(out, "\n{}", kinds(report));
     for kind in report.kinds.iter().filter(|kind| kind.errors > 0) {
@@ -33,11 +32,13 @@ pub(crate) fn render(report: &Report) -> String {
     out
 }
 
-/// The lines above the table.
+/// Lines above the table.
 pub(super) fn facts(report: &Report) -> Vec<(&'static str, String)> {
     let setup = &report.setup;
     let loop_kind = match (setup.rate, setup.arrivals) {
-        (Some(rate), Some(arrivals)) => format!("open loop, {rate} requests/s meant, {arrivals}"),
+        (Some(rate), Some(arrivals)) => {
+            format!("open loop, {rate} requests/s intended, {arrivals}")
+        }
         _ => "closed loop".to_owned(),
     };
     let sources = match setup.sources {
@@ -77,7 +78,7 @@ pub(super) fn facts(report: &Report) -> Vec<(&'static str, String)> {
         (
             "throughput",
             format!(
-                "{:.1} right answers/s, {}/s up, {}/s down",
+                "{:.1} successful responses/s, {}/s up, {}/s down",
                 report.per_second,
                 bytes(report.bytes_up_per_second),
                 bytes(report.bytes_down_per_second)
@@ -88,28 +89,28 @@ pub(super) fn facts(report: &Report) -> Vec<(&'static str, String)> {
     facts
 }
 
-/// How the generator itself did.
+/// Line about the generator.
 fn generator(report: &Report) -> String {
     let of = &report.generator;
     let busy = format!("busiest thread {:.0} %", of.busy * 100.0);
     let (lag, wait) = (of.lag_us, of.wait_us);
     let all = lag.count + wait.count;
     if all == 0 {
-        // A closed loop has no moments to be late for.
+        // A closed loop has no intended starts.
         return busy;
     }
     let late = match lag.count {
-        0 => "no request found a connection free".to_owned(),
+        0 => "no request found a free connection".to_owned(),
         _ => format!(
-            "late by p99 {}, max {} where a connection was free",
+            "late by p99 {}, max {} with a free connection",
             time(lag.p99),
             time(lag.max)
         ),
     };
     let waited = match wait.count {
-        0 => "none found all busy".to_owned(),
+        0 => "none had to wait for a connection".to_owned(),
         count => format!(
-            "{:.2} % found all busy (waited p99 {})",
+            "{:.2} % waited for a connection (p99 {})",
             count as f64 * 100.0 / all as f64,
             time(wait.p99)
         ),
@@ -122,13 +123,13 @@ fn head(report: &Report) -> String {
     facts(report).into_iter().map(line).collect()
 }
 
-/// The names of the table's columns.
+/// Column names.
 pub(super) const COLUMNS: [&str; 11] = [
     "request", "count", "right/s", "errors", "p50", "p90", "p99", "p99.9", "p99.99", "max",
     "statuses",
 ];
 
-/// Its rows.
+/// Rows of the table.
 pub(super) fn rows(report: &Report) -> Vec<[String; 11]> {
     let row =
         |name: &str, count: u64, rate: f64, errors: u64, latency: Latency, statuses: String| {

@@ -1,4 +1,4 @@
-//! Of a report made of invented samples.
+//! Tests of a report made from invented samples.
 
 use std::time::Instant;
 
@@ -32,7 +32,7 @@ fn setup(mode: &'static str) -> Setup {
     }
 }
 
-/// A hundred requests a second of 1 to 100 ms; of the second kind, every tenth is refused.
+/// 100 requests per second with latencies of 1 to 100 ms; every tenth request of the second kind is refused.
 fn stats(window: Window) -> Stats {
     let mut stats = Stats::new(3, window);
     for index in 0..SECONDS as u32 * 100 {
@@ -84,7 +84,7 @@ fn report(change: impl FnOnce(&mut Stats, Window)) -> Report {
 }
 
 #[test]
-fn the_numbers_are_those_of_the_samples() {
+fn figures_match_samples() {
     let report = report(|_, _| {});
     assert_eq!((report.requests, report.errors), (1200, 60));
     let names: Vec<_> = report.kinds.iter().map(|kind| &*kind.name).collect();
@@ -97,7 +97,7 @@ fn the_numbers_are_those_of_the_samples() {
     let get = report.kinds[0].latency_us;
     assert!((48_000.0..51_000.0).contains(&get.p50), "{get:?}");
     assert!((98_000.0..100_000.0).contains(&get.max), "{get:?}");
-    // Answers of the last tenth of a second came after the end: a few of the 1140 right ones.
+    // Responses in the last tenth of a second ended too late: a few of the 1140 correct ones.
     assert!(
         (94.0..95.0).contains(&report.per_second),
         "{}",
@@ -108,7 +108,7 @@ fn the_numbers_are_those_of_the_samples() {
 }
 
 #[test]
-fn a_run_that_was_stopped_early_is_divided_by_its_own_time() {
+fn stopped_run_uses_its_own_time() {
     let window = window();
     let stats = stats(window);
     let half = Duration::from_secs(SECONDS / 2);
@@ -136,7 +136,7 @@ fn a_run_that_was_stopped_early_is_divided_by_its_own_time() {
 }
 
 #[test]
-fn doubtful_figures_are_said_to_be() {
+fn warns_of_doubtful_figures() {
     let warned =
         |report: &Report, with: &str| report.warnings.iter().any(|text| text.contains(with));
     let late = report(|stats, window| {
@@ -185,7 +185,7 @@ fn doubtful_figures_are_said_to_be() {
 }
 
 #[test]
-fn the_table_has_a_row_for_each_kind_and_one_for_all() {
+fn table_has_rows_per_kind_and_total() {
     let text = table::render(&report(|_, _| {}));
     for part in [
         "p99.99",
@@ -201,7 +201,7 @@ fn the_table_has_a_row_for_each_kind_and_one_for_all() {
 }
 
 #[test]
-fn the_page_has_four_plots_and_nothing_from_elsewhere() {
+fn page_has_plots_and_no_links() {
     let page = html::render(&report(|_, _| {})).unwrap();
     assert_eq!(page.matches("<svg").count(), 4);
     assert!(
@@ -220,7 +220,7 @@ fn the_page_has_four_plots_and_nothing_from_elsewhere() {
 }
 
 #[test]
-fn numbers_are_written_for_people() {
+fn formats_numbers_for_people() {
     for (us, text) in [
         (12.3, "12 µs"),
         (1234.0, "1.23 ms"),

@@ -1,4 +1,4 @@
-//! The TOML as it is written, and its checks: each message starts with the key that is wrong.
+//! The TOML of a scenario and its checks. Each message starts with the key that is wrong.
 
 use std::collections::BTreeMap;
 
@@ -10,11 +10,11 @@ use crate::run::{
     template::{Template, Variable},
 };
 
-/// Files that one run fills a server with, at most: of each some hundred bytes are remembered.
+/// Maximum number of files; a few hundred bytes of each are kept in memory.
 pub(crate) const FILES_MAX: usize = 1_000_000;
-/// Bytes of one file.
+/// Maximum length of a file.
 const FILE_BYTES_MAX: u64 = 1 << 30;
-/// Calls of one burst.
+/// Maximum number of requests in a burst.
 const BURST_CALLS_MAX: u32 = 10_000;
 
 #[derive(Deserialize)]
@@ -134,7 +134,7 @@ enum KindName {
 }
 
 impl KindName {
-    /// As it is written.
+    /// The name in TOML.
     fn text(self) -> &'static str {
         match self {
             Self::Upload => "upload",
@@ -155,7 +155,7 @@ impl File {
             return Err(format!("files: from 1 to {FILES_MAX}"));
         }
         if !(self.zipf_exponent.is_finite() && (0.0..=10.0).contains(&self.zipf_exponent)) {
-            return Err("zipf_exponent: from 0 (all files alike) to 10".to_owned());
+            return Err("zipf_exponent: from 0 (uniform) to 10".to_owned());
         }
         let api = match (self.dialect, self.easemob, self.api) {
             (Dialect::Easemob, Some(entry), None) => entry.check()?,
@@ -218,7 +218,7 @@ impl ApiEntry {
             if endpoint.needs(variable) {
                 let has = "{name}, {content_type} and {token}";
                 return Err(format!(
-                    "api.upload.path: {variable} is not known before; there is {has}"
+                    "api.upload.path: {variable} is not known here; available: {has}"
                 ));
             }
         }
@@ -264,7 +264,7 @@ impl EndpointEntry {
             }
             let framing = ["content-length", "transfer-encoding", "host", "connection"];
             if framing.contains(&&*name.to_ascii_lowercase()) {
-                return Err(format!("{key}.headers.{name}: is set by this tool"));
+                return Err(format!("{key}.headers.{name}: set by loadtest itself"));
             }
             let value = Template::parse(&value);
             let value = value.map_err(|error| format!("{key}.headers.{name}: {error}"))?;
@@ -348,7 +348,7 @@ fn check_classes(entries: Vec<ClassEntry>) -> Result<Vec<Class>, String> {
     for (index, entry) in entries.into_iter().enumerate() {
         let wrong = |key: &str, what: &str| Err(format!("class[{index}].{key}: {what}"));
         if entry.name.is_empty() || classes.iter().any(|class| class.name == entry.name) {
-            return wrong("name", "a name that no other class has");
+            return wrong("name", "must be unique");
         }
         let [min, max] = entry.bytes;
         if !(1 <= min && min <= max && max <= FILE_BYTES_MAX) {
@@ -361,7 +361,7 @@ fn check_classes(entries: Vec<ClassEntry>) -> Result<Vec<Class>, String> {
         if entry.file_name.is_empty() || !entry.file_name.chars().all(is_name) {
             return wrong(
                 "file_name",
-                "letters, digits, - _ and . only: it stands in paths",
+                "only letters, digits, - _ and ., because it appears in paths",
             );
         }
         if entry.content_type.is_empty() || entry.content_type.chars().any(char::is_control) {
@@ -376,7 +376,7 @@ fn check_classes(entries: Vec<ClassEntry>) -> Result<Vec<Class>, String> {
             bytes: entry.bytes,
             content_type: entry.content_type,
             file_name: entry.file_name,
-            // Each character is one byte, as \u00ff is.
+            // Each character stands for one byte, for example \u00ff.
             start: match entry
                 .starts_with
                 .chars()
@@ -405,7 +405,7 @@ fn check_requests(
             .map_err(|(key, what)| format!("request[{index}].{key}: {what}"))?;
         if kinds.iter().any(|other| other.name == kind.name) {
             return Err(format!(
-                "request[{index}].name: {} is there already",
+                "request[{index}].name: {} is not unique",
                 kind.name
             ));
         }
@@ -415,7 +415,7 @@ fn check_requests(
 }
 
 impl RequestEntry {
-    /// The error is a key of this entry, and what is wrong with it.
+    /// An error contains a key of this entry and the reason.
     fn check(self, classes: &[Class], api: &Api) -> Result<Kind, (&'static str, String)> {
         let wrong = |key, what: &str| Err((key, what.to_owned()));
         let action = match (self.kind, self.range_bytes, self.calls) {
@@ -445,10 +445,7 @@ impl RequestEntry {
             return wrong("kind", "\"wrong_token\" needs a {token} in api.download");
         }
         if self.expect.is_empty() || !self.expect.iter().all(|status| (200..600).contains(status)) {
-            return wrong(
-                "expect",
-                "the statuses that are right, each from 200 to 599",
-            );
+            return wrong("expect", "the expected statuses, each from 200 to 599");
         }
         let chosen = match self.classes {
             None => classes
@@ -479,7 +476,7 @@ impl RequestEntry {
             name: self.name.unwrap_or_else(|| self.kind.text().to_owned()),
             action,
             weight: self.weight,
-            // Leaked once per kind and run of the program: the engine takes lists that live for ever.
+            // Leaked once per kind and run of the program, because the engine takes `'static` lists.
             expect: Vec::leak(self.expect),
             classes: chosen,
         })

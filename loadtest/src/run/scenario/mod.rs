@@ -1,5 +1,5 @@
-//! A scenario: what files there are, what is asked for and how often, and how a server of its kind is asked. It is a
-//! TOML file; unknown keys are errors, and every message names the key that is wrong.
+//! A scenario: the files, the kinds of requests and their frequency, and the API of the server. It is a TOML file.
+//! Unknown keys are errors, and every message names the key that is wrong.
 
 mod file;
 
@@ -9,102 +9,102 @@ use bytes::Bytes;
 
 use super::api::Api;
 
-/// The scenario that is built in.
+/// The built-in scenario.
 pub(crate) const CHAT: &str = include_str!("../../../scenarios/chat.toml");
 
-/// A scenario that has been checked.
+/// A validated scenario.
 #[derive(Debug, Clone)]
 pub(crate) struct Scenario {
-    /// For the report.
+    /// Name in the report.
     pub(crate) name: String,
-    /// How many are uploaded before the run.
+    /// Number of files uploaded before the run.
     pub(crate) files: usize,
-    /// How much more often the popular ones are asked for.
+    /// Exponent of Zipf's law for the popularity of files.
     pub(crate) zipf_exponent: f64,
-    /// How a server is asked.
+    /// The API of the server.
     pub(crate) api: Api,
-    /// Where a token comes from, unless one is given.
+    /// Source of the token, unless `--token` is given.
     pub(crate) token: TokenSource,
-    /// What files are uploaded.
+    /// Classes of files.
     pub(crate) classes: Vec<Class>,
-    /// What is asked for.
+    /// Kinds of requests.
     pub(crate) kinds: Vec<Kind>,
 }
 
-/// Files of one kind.
+/// A class of files.
 #[derive(Debug, Clone)]
 pub(crate) struct Class {
-    /// For messages, and for the keys that refer to it.
+    /// Name in messages and in references.
     pub(crate) name: String,
-    /// How often, beside the others.
+    /// Relative frequency.
     pub(crate) weight: f64,
-    /// The least and the greatest length.
+    /// Minimum and maximum length.
     pub(crate) bytes: [u64; 2],
-    /// As the upload declares it.
+    /// Content type sent with the upload.
     pub(crate) content_type: String,
-    /// As the upload declares it; its end follows the names that are made up.
+    /// File name sent with the upload; generated names keep its extension.
     pub(crate) file_name: String,
-    /// The first bytes of each file.
+    /// First bytes of each file.
     pub(crate) start: Bytes,
-    /// Whether each is a JPEG that can be decoded.
+    /// Whether each file is a JPEG that can be decoded.
     pub(crate) is_picture: bool,
 }
 
-/// Requests of one kind.
+/// A kind of request.
 #[derive(Debug, Clone)]
 pub(crate) struct Kind {
-    /// For the report.
+    /// Name in the report.
     pub(crate) name: String,
-    /// What is asked.
+    /// The request.
     pub(crate) action: Action,
-    /// How often, beside the others.
+    /// Relative frequency.
     pub(crate) weight: f64,
-    /// The statuses that are right; any other is an error.
+    /// Expected statuses; any other is an error.
     pub(crate) expect: &'static [u16],
-    /// Which classes' files, by their index.
+    /// Which classes it applies to, by index.
     pub(crate) classes: Vec<bool>,
 }
 
-/// What a request asks.
+/// What a request does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// A new file is uploaded.
+    /// Uploads a new file.
     Upload,
-    /// The whole file.
+    /// Downloads the whole file.
     Download,
-    /// The file's thumbnail.
+    /// Requests the file's thumbnail.
     Thumbnail,
-    /// One range of the file, its length between these two.
+    /// Downloads one range with a length between these two.
     Range { bytes: [u64; 2] },
-    /// The file, unless it is the one that the client has.
+    /// Downloads the file if it has changed.
     Conditional,
-    /// The head of an answer with the file.
+    /// Sends a HEAD request for the file.
     Head,
-    /// The file, with a token that is none.
+    /// Downloads the file with an invalid token.
     WrongToken,
-    /// So many heads one after the other, from an address of their own.
+    /// Sends this many HEAD requests in a row, from a separate address.
     Burst { calls: u32 },
 }
 
-/// Where a token comes from.
+/// Source of a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum TokenSource {
-    /// The API needs none.
+    /// The API needs no token.
     None,
-    /// It must be given: `--token`.
+    /// `--token` is required.
     Given,
-    /// It was.
+    /// The value of `--token`.
     Fixed(String),
-    /// The first line that a program prints.
+    /// The first line printed by this program.
     Command(Vec<String>),
-    /// The server gives it, as the Easemob API has it.
+    /// Issued by the server as in the Easemob API.
     Grant(Grant),
 }
 
-/// What [`TokenSource::Grant`] asks with.
+/// Credentials for [`TokenSource::Grant`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Grant {
-    /// `client_credentials`; with a user, that token is exchanged for one of the user's (`inherit`).
+    /// `client_credentials`; if a user is set, that token is exchanged for a token of the user (`inherit`).
     Client {
         client_id: String,
         client_secret: String,
@@ -115,7 +115,7 @@ pub(crate) enum Grant {
 }
 
 impl Scenario {
-    /// Parses and checks it.
+    /// Parses and validates a scenario.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let file: file::File = toml::from_str(text).map_err(|error| error.to_string())?;
         file.check()
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_built_in_scenario_is_one() {
+    fn built_in_scenario_is_valid() {
         let chat = Scenario::parse(CHAT).unwrap();
         assert_eq!(chat.name, "chat");
         let has = |action: fn(&Action) -> bool| chat.kinds.iter().any(|kind| action(&kind.action));
@@ -142,14 +142,14 @@ mod tests {
         );
     }
 
-    /// The built-in one with a change.
+    /// The built-in scenario with one replacement.
     fn changed(from: &str, to: &str) -> Result<Scenario, String> {
         assert!(CHAT.contains(from), "{from}");
         Scenario::parse(&CHAT.replacen(from, to, 1))
     }
 
     #[test]
-    fn what_is_wrong_is_named_by_its_key() {
+    fn errors_name_the_key() {
         let upload = "kind = \"upload\"\nweight = 10\nexpect = [200]";
         let class = "name = \"voice\"\nweight = 45\nbytes = [5_120, 51_200]";
         for (from, to, message) in [
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_key_is_an_error_with_its_line() {
+    fn unknown_key_names_its_line() {
         let error = changed("zipf_exponent", "zipf").unwrap_err();
         assert!(
             error.contains("line ") && error.contains("unknown field `zipf`"),
@@ -246,7 +246,7 @@ expect = [200]
 "#;
 
     #[test]
-    fn any_other_server_is_described_by_templates() {
+    fn templates_describe_other_servers() {
         let scenario = Scenario::parse(GENERIC).unwrap();
         assert_eq!(
             scenario.token,
@@ -260,7 +260,7 @@ expect = [200]
             (
                 "path = \"/load/{id}\"",
                 "path = \"/load/{x}\"",
-                "api.download.path: {x} is not known",
+                "api.download.path: {x} is unknown",
             ),
             (
                 "path = \"/load/{id}\"",

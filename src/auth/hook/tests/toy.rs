@@ -1,5 +1,5 @@
-//! A chat backend of raw bytes: a listener, a thread for each connection, and a closure that says what to do
-//! with each question.
+//! A chat backend for tests that sends raw bytes: a listener, a thread for each connection, and a closure that decides
+//! what to do with each question.
 
 use std::{
     io::{Read, Write},
@@ -16,12 +16,12 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::tenant::{Hook, Tenant};
 
-/// A question as it came.
+/// A received question.
 #[derive(Debug, Clone)]
 pub(super) struct Asked {
-    /// Counts the connections, from 0.
+    /// The number of the connection, from 0.
     pub(super) connection: usize,
-    /// Counts the questions of this connection, from 0.
+    /// The number of the question on its connection, from 0.
     pub(super) nth: usize,
     /// Request line and headers.
     pub(super) head: String,
@@ -37,32 +37,32 @@ impl Asked {
     }
 }
 
-/// What to do with a question.
+/// The reaction to a question.
 pub(super) enum Reply {
-    /// These bytes; then the next question on the same connection.
+    /// Sends these bytes, then reads the next question on the same connection.
     Bytes(Vec<u8>),
-    /// These bytes, then the end.
+    /// Sends these bytes, then closes.
     BytesThenClose(Vec<u8>),
-    /// Nothing, until the client goes.
+    /// Sends nothing until the client disconnects.
     Never,
-    /// The first at once, then one byte of the second every 50 ms, until the client goes.
+    /// Sends the first at once, then one byte of the second every 50 ms, until the client disconnects.
     Drip(Vec<u8>, Vec<u8>),
 }
 
-/// A response with a length.
+/// A response with `Content-Length`.
 pub(super) fn response(status: &str, headers: &str, body: &str) -> Vec<u8> {
     let length = body.len();
     format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\n{headers}\r\n{body}").into_bytes()
 }
 
-/// 200 with this body.
+/// A response 200 with this body.
 pub(super) fn json(body: &str) -> Reply {
     Reply::Bytes(response("200 OK", "", body))
 }
 
 type Respond = dyn Fn(&Asked) -> Reply + Send + Sync;
 
-/// Accepts until it is dropped; a connection's thread ends with its client.
+/// The backend. It accepts until it is dropped. The thread of a connection ends with its client.
 pub(super) struct Toy {
     pub(super) address: SocketAddr,
     asked: UnboundedReceiver<Asked>,
@@ -92,29 +92,29 @@ impl Toy {
         }
     }
 
-    /// A backend that holds every answer back until [`Gate::open`], which lets one through.
+    /// A backend that delays each answer until [`Gate::open`], which releases one.
     pub(super) fn gated(reply: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> (Self, Gate) {
         let (sender, receiver) = mpsc::channel();
         let receiver = Mutex::new(receiver);
         let toy = Self::start(move |asked| {
-            // An error = the test is over.
+            // An error means that the test has ended.
             let _ = receiver.lock().unwrap().recv();
             reply(asked)
         });
         (toy, Gate(sender))
     }
 
-    /// The tenant whose hook this is.
+    /// A tenant with this backend as its hook.
     pub(super) fn tenant(&self) -> Tenant {
         tenant(&format!("http://{}/hook?key=s3cret", self.address))
     }
 
-    /// The next question, as soon as it has come.
+    /// Waits for the next question.
     pub(super) async fn next(&mut self) -> Asked {
         self.asked.recv().await.unwrap()
     }
 
-    /// How many questions came that [`Self::next`] did not tell of.
+    /// The number of questions that [`Self::next`] has not returned.
     pub(super) fn count(&mut self) -> usize {
         std::iter::from_fn(|| self.asked.try_recv().ok()).count()
     }
@@ -184,7 +184,7 @@ fn converse(
     }
 }
 
-/// The pace is kept by reading with a time-out, which also sees the client go.
+/// Reads with a time-out between the bytes, which also detects that the client has disconnected.
 fn drip(stream: &mut TcpStream, bytes: &[u8]) {
     stream
         .set_read_timeout(Some(Duration::from_millis(50)))
@@ -196,7 +196,7 @@ fn drip(stream: &mut TcpStream, bytes: &[u8]) {
     }
 }
 
-/// Head and body; `None` at the end, and for what is no HTTP.
+/// Reads head and body; `None` at the end of the stream and for anything but HTTP.
 fn read_request(stream: &mut TcpStream) -> Option<(String, String)> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {

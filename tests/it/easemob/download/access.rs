@@ -1,4 +1,4 @@
-//! Every way to send a token, with every way to send a secret, in both modes.
+//! Every way to send a token, combined with every way to send a secret, in both modes.
 
 use chatfiles::auth::Subject;
 
@@ -7,13 +7,13 @@ use super::{
 };
 use crate::support::{BASE, Form, TestServer, photo};
 
-/// Every way to send a token, with the refusal it deserves. Moves the clock by more than a day.
+/// Every way to send a token, with the expected refusal. Advances the clock by more than a day.
 fn authorizations(server: &TestServer) -> Vec<(&'static str, Option<String>, Option<Refusal>)> {
     let expired = server.token("alice");
     server.clock.advance(DAY_MS + 2000);
     let good = server.token("alice");
     let mut flipped = good.clone().into_bytes();
-    // In the middle of the signature: its last character has bits that mean nothing.
+    // Within the signature: some bits of its last character have no meaning.
     let at = flipped.len() - 10;
     flipped[at] = if flipped[at] == b'A' { b'B' } else { b'A' };
     let of =
@@ -73,7 +73,7 @@ fn authorizations(server: &TestServer) -> Vec<(&'static str, Option<String>, Opt
     ]
 }
 
-/// Every way to send a secret: a header, a query, whether it opens the file.
+/// Every way to send a secret: a header, a query, and whether it opens the file.
 fn secrets(secret: &str) -> Vec<(Option<String>, String, bool)> {
     let mut wrong = secret.to_owned();
     let last = if wrong.pop() == Some('A') { 'B' } else { 'A' };
@@ -90,7 +90,7 @@ fn secrets(secret: &str) -> Vec<(Option<String>, String, bool)> {
             true,
         ),
         (None, format!("?secret={secret}"), false),
-        // SDKs fill the place that they do not use.
+        // SDKs also fill the place that they do not use.
         (
             Some("undefined".into()),
             format!("?share-secret={secret}"),
@@ -115,68 +115,54 @@ fn secrets(secret: &str) -> Vec<(Option<String>, String, bool)> {
     all
 }
 
-#[test]
-fn a_file_opens_by_token_and_secret() {
-    let server = TestServer::with(TENANTS);
+/// Requests an open and a restricted file with every token and every secret. `expected` gets the refusal of the token and
+/// whether the secret is missing. Returns the id of the open file.
+fn check_all(
+    server: &TestServer,
+    expected: impl Fn(Option<Refusal>, bool) -> Option<Refusal>,
+) -> String {
     let open = server.store_file("a.jpg", "image/jpeg", &photo());
-    let (restricted, secret) = store_restricted(&server);
+    let (restricted, secret) = store_restricted(server);
     let mut connection = server.connect();
-    for (token, authorization, refusal) in authorizations(&server) {
+    for (token, authorization, refusal) in authorizations(server) {
         for (id, is_restricted) in [(&open, false), (&restricted, true)] {
             for (header, query, opens) in secrets(&secret) {
+                let authorization = authorization.as_deref();
                 let mut headers = Vec::new();
-                headers.extend(
-                    authorization
-                        .as_deref()
-                        .map(|value| ("Authorization", value)),
-                );
+                headers.extend(authorization.map(|value| ("Authorization", value)));
                 headers.extend(header.as_deref().map(|value| ("share-secret", value)));
                 let path = format!("{BASE}/chatfiles/{id}{query}");
                 let answer = connection.request("GET", &path, &headers, b"");
-                // The token first: a secret replaces none, an app's own neither replaces a secret.
-                let expected = refusal.or((is_restricted && !opens).then_some(NO_PERMISSION));
                 check(
                     &answer,
-                    expected,
+                    expected(refusal, is_restricted && !opens),
                     &format!("token: {token}, secret: {header:?} {path}"),
                 );
             }
         }
     }
+    open
 }
 
 #[test]
-fn in_the_other_mode_the_secret_alone_opens_a_file() {
+fn opens_by_token_and_secret() {
+    // The token is checked first: a secret does not replace it, and an app token does not replace a secret.
+    check_all(&TestServer::with(TENANTS), |token, lacks_secret| {
+        token.or(lacks_secret.then_some(NO_PERMISSION))
+    });
+}
+
+#[test]
+fn secret_mode_needs_no_token() {
     let server = TestServer::with(&TENANTS.replacen(
         "[[tenant]]",
         "[[tenant]]\ndownload_auth = \"secret\"",
         1,
     ));
-    let open = server.store_file("a.jpg", "image/jpeg", &photo());
-    let (restricted, secret) = store_restricted(&server);
-    let mut connection = server.connect();
-    for (token, authorization, _) in authorizations(&server) {
-        for (id, is_restricted) in [(&open, false), (&restricted, true)] {
-            for (header, query, opens) in secrets(&secret) {
-                let mut headers = Vec::new();
-                headers.extend(
-                    authorization
-                        .as_deref()
-                        .map(|value| ("Authorization", value)),
-                );
-                headers.extend(header.as_deref().map(|value| ("share-secret", value)));
-                let path = format!("{BASE}/chatfiles/{id}{query}");
-                let answer = connection.request("GET", &path, &headers, b"");
-                let expected = (is_restricted && !opens).then_some(NO_PERMISSION);
-                check(
-                    &answer,
-                    expected,
-                    &format!("token: {token}, secret: {header:?} {path}"),
-                );
-            }
-        }
-    }
-    // It is the setting of one tenant, and of downloads alone.
+    let open = check_all(&server, |_, lacks_secret| {
+        lacks_secret.then_some(NO_PERMISSION)
+    });
+    // The setting applies to one tenant and to downloads only.
     let other = server.get(&format!("/acme/chat/chatfiles/{open}"), &[]);
     check(&other, Some(NO_TOKEN), "another tenant");
     let form = Form::new().file("a.jpg", "image/jpeg", &photo());
@@ -190,7 +176,7 @@ fn in_the_other_mode_the_secret_alone_opens_a_file() {
 }
 
 #[test]
-fn a_secret_guards_the_thumbnail_as_well() {
+fn secret_guards_thumbnail() {
     let server = TestServer::start();
     let (id, secret) = store_restricted(&server);
     for refused in [

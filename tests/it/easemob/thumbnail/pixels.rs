@@ -1,4 +1,4 @@
-//! Thumbnails of every format and orientation, compared in pixels with what the `image` crate makes of them.
+//! Thumbnails of every format and orientation, compared in pixels with the results of the `image` crate.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use image::{DynamicImage, RgbaImage, codecs::jpeg::JpegEncoder, imageops::Filter
 use super::{JPEG, NOT_SHOWN, THUMBNAIL, fixture, folder, store};
 use crate::support::{TestServer, files_below};
 
-/// The mean absolute difference of a channel, both with colour weighed by alpha.
+/// The mean absolute difference per channel, with colour weighted by alpha.
 fn difference(a: &RgbaImage, b: &RgbaImage) -> f64 {
     assert_eq!(a.dimensions(), b.dimensions());
     let weighed = |pixel: &image::Rgba<u8>| {
@@ -28,8 +28,8 @@ fn difference(a: &RgbaImage, b: &RgbaImage) -> f64 {
     sum / f64::from(a.width() * a.height() * 4)
 }
 
-/// What the `image` crate makes of the upright picture, colour multiplied by alpha meanwhile; after the loss
-/// of JPEG where the thumbnail is one.
+/// The `image` crate's thumbnail of the upright picture, scaled with premultiplied alpha, and with JPEG's loss if the
+/// thumbnail is a JPEG.
 fn reference(picture: &DynamicImage, (width, height): (u32, u32), is_jpeg: bool) -> RgbaImage {
     let mut source = picture.to_rgba32f();
     for pixel in source.pixels_mut() {
@@ -54,7 +54,7 @@ fn reference(picture: &DynamicImage, (width, height): (u32, u32), is_jpeg: bool)
     image::load_from_memory(&bytes).unwrap().into_rgba8()
 }
 
-/// The largest size of the same proportions that fits the box, never larger than the picture.
+/// The largest size with the same proportions that fits the box, never larger than the picture.
 fn fitted(picture: &DynamicImage, (box_width, box_height): (u32, u32)) -> (u32, u32) {
     let (width, height) = (f64::from(picture.width()), f64::from(picture.height()));
     let by = (f64::from(box_width) / width)
@@ -68,8 +68,8 @@ fn fitted(picture: &DynamicImage, (box_width, box_height): (u32, u32)) -> (u32, 
 
 const PNG: &str = "image/png";
 
-/// Every fixture that has a thumbnail: the file that shows the same, upright, to a decoder that knows nothing
-/// of orientation or ink; the thumbnail's type; the bound of the mean difference.
+/// Every fixture with a thumbnail: a file with the same upright picture, without orientation or ink; the thumbnail's
+/// type; the maximum mean difference.
 const SHOWN: &[(&str, &str, &str, f64)] = &[
     ("../photo.jpg", "../photo.jpg", JPEG, 1.5),
     ("animated.gif", "animated.gif", JPEG, 2.5),
@@ -113,7 +113,7 @@ const SHOWN: &[(&str, &str, &str, f64)] = &[
 ];
 
 #[test]
-fn every_fixture_is_in_a_table() {
+fn every_fixture_is_listed() {
     let mut expected: Vec<_> = SHOWN
         .iter()
         .map(|row| row.0)
@@ -129,9 +129,9 @@ fn every_fixture_is_in_a_table() {
     );
 }
 
-/// The default box, one of the client's own, and one so flat that a picture turned after it was fitted shows.
+/// The default box, a custom one, and one so flat that turning after fitting would show.
 #[test]
-fn a_thumbnail_shows_what_the_original_shows_and_fits_its_box() {
+fn thumbnail_shows_original_within_box() {
     let server = TestServer::start();
     let (mut originals, mut worst) = (Vec::new(), Vec::new());
     for (name, shown_by, content_type, bound) in SHOWN {
@@ -160,7 +160,7 @@ fn a_thumbnail_shows_what_the_original_shows_and_fits_its_box() {
             let size = fitted(&shown, own_size.unwrap_or((170, 170)));
             assert_eq!(picture.dimensions(), size, "{about}");
             let difference = difference(&picture, &reference(&shown, size, *content_type == JPEG));
-            // The larger box averages less of the noise away, which no two files share.
+            // The larger box averages out less of the noise, which differs between two files.
             let slack = if own_size.is_none() && source != fixture(shown_by) {
                 2.0
             } else {
@@ -176,7 +176,7 @@ fn a_thumbnail_shows_what_the_original_shows_and_fits_its_box() {
         }
     }
     assert!(worst.is_empty(), "{worst:#?}");
-    // Noise in a PNG: at this size it takes more bytes than the palette, or the stronger coding, it came from.
+    // Noise in a PNG: at this size it takes more bytes than the palette or the better compression of the source.
     let names = [
         "frame_in_canvas.gif",
         "grey_alpha.png",

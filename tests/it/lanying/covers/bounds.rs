@@ -1,4 +1,4 @@
-//! One ffmpeg at a time, one that waits: who is refused, who is not, and who goes away.
+//! One ffmpeg runs and one request waits: refusals, and clients that disconnect.
 
 use std::{sync::mpsc, time::Duration};
 
@@ -13,8 +13,8 @@ use crate::support::{
 
 const ONE_RUNS_ONE_WAITS: &str = "processes_max = 1\nqueue_max = 1\ntimeout_seconds = 60";
 
-/// Runs four calls for something that ffmpeg makes: one runs, one waits, two are refused and looked at; then
-/// all else is served; then what was refused is asked for again.
+/// Makes four requests that need ffmpeg: one runs, one waits, two are refused. Then other requests succeed, and the
+/// refused ones are repeated.
 #[track_caller]
 fn check(
     server: &TestServer,
@@ -36,7 +36,7 @@ fn check(
         for which in 1..4 {
             start(which);
         }
-        // The one that came first of the three waits; it cannot be told which.
+        // The first of the three others waits; the test cannot know which one that is.
         let mut again = Vec::new();
         for _ in 0..2 {
             let (which, answer) = answers.recv().unwrap();
@@ -74,7 +74,7 @@ fn check(
 }
 
 #[test]
-fn a_full_queue_is_a_503_in_lanyings_form_and_nobody_else_stands_in_it() {
+fn full_queue_is_503_in_lanying() {
     let program = Program::held();
     let server = TestServer::with(&program.toml(ONE_RUNS_ONE_WAITS));
     let alice = server.lanying("alice");
@@ -85,8 +85,9 @@ fn a_full_queue_is_a_503_in_lanyings_form_and_nobody_else_stands_in_it() {
     });
 }
 
+/// A request waits for at most a third of the time limit of a run.
 #[test]
-fn nobody_waits_for_a_run_for_longer_than_a_third_of_its_time() {
+fn wait_is_bounded_by_time_limit() {
     let program = Program::held();
     let server = TestServer::with(&program.toml("processes_max = 1\ntimeout_seconds = 3"));
     let alice = server.lanying("alice");
@@ -103,7 +104,7 @@ fn nobody_waits_for_a_run_for_longer_than_a_third_of_its_time() {
             assert_eq!(envelope(&answer, 503)["code"], 503);
             assert_eq!(answer.header("retry-after"), Some("1"));
         }
-        // It had its whole time, and was the only one that ran.
+        // It used its whole time limit, and no other program ran.
         let message = assert_code(&first.join().unwrap(), 20022);
         assert!(message.contains("longer than 3 seconds"), "{message}");
     });
@@ -112,7 +113,7 @@ fn nobody_waits_for_a_run_for_longer_than_a_third_of_its_time() {
 }
 
 #[test]
-fn voices_and_covers_stand_in_one_queue() {
+fn voices_and_covers_share_queue() {
     let program = Program::held();
     let server = TestServer::with(&program.toml(ONE_RUNS_ONE_WAITS));
     let alice = server.lanying("alice");
@@ -130,7 +131,7 @@ fn voices_and_covers_stand_in_one_queue() {
 }
 
 #[test]
-fn a_full_queue_is_a_503_in_easemobs_form_and_nobody_else_stands_in_it() {
+fn full_queue_is_503_in_easemob() {
     let program = Program::held();
     let server = TestServer::with(&program.toml(ONE_RUNS_ONE_WAITS));
     let ids = [0; 4].map(|_| server.store_file("a.mp4", "video/mp4", &MP4));
@@ -140,10 +141,10 @@ fn a_full_queue_is_a_503_in_easemobs_form_and_nobody_else_stands_in_it() {
     });
 }
 
-/// A client that half-closes still wants its answer, so that one that is gone is noticed when the answer is
-/// written (`server/connection.rs`): the run ends by itself or at its time-out, and what it made is kept.
+/// A half-closed client still expects its response, so a disconnect is noticed only when the response is written
+/// (`server/connection.rs`). The run ends by itself or at its time limit, and its result is kept.
 #[test]
-fn what_was_begun_for_a_client_that_is_gone_is_made_and_kept() {
+fn abandoned_run_result_is_kept() {
     let program = Program::held();
     let server = TestServer::with(&program.toml(""));
     let alice = server.lanying("alice");
@@ -155,7 +156,7 @@ fn what_was_begun_for_a_client_that_is_gone_is_made_and_kept() {
 }
 
 #[test]
-fn what_hangs_for_a_client_that_is_gone_is_killed_at_its_time_out() {
+fn abandoned_hanging_run_is_killed() {
     let program = Program::fake("sleep 1000 & : > child.$!; wait");
     let server = TestServer::with(&program.toml("timeout_seconds = 2"));
     let clock = Clock::system();
@@ -169,11 +170,11 @@ fn what_hangs_for_a_client_that_is_gone_is_killed_at_its_time_out() {
     assert!(bounds.contains(&lived), "{lived:?}");
     assert!(
         server.get(&format!("{BASE}/nothing"), &[]).status > 0,
-        "it goes on"
+        "it works again"
     );
 }
 
-/// Asks for a cover, and breaks the connection when ffmpeg was started.
+/// Requests a cover and disconnects when ffmpeg has started.
 fn leave_when_started(server: &TestServer, program: &Program, url: &str) {
     let token = server.token("alice");
     let headers = [("access-token", token.as_str()), ("app_id", APP_ID)];

@@ -1,5 +1,4 @@
-//! A program that misbehaves, and videos that are none: each is told as it is, within its bound, and harms
-//! nobody else.
+//! An ffmpeg that misbehaves, and invalid videos: each failure has its own error, is bounded, and affects nothing else.
 
 use std::{net::TcpListener, time::Duration};
 
@@ -16,15 +15,15 @@ const NO_FRAME: &str = "the first frame of this video cannot be decoded";
 const NO_VOICE: &str = "this voice cannot be decoded";
 const NO_PICTURE: &str = "the file has no picture";
 const OFF: &str = "this server has no ffmpeg: covers of videos and voices in other formats need it";
-/// The longest that any of these may take on a busy machine.
+/// Maximum duration of each case on a busy machine.
 const BOUND: Duration = Duration::from_secs(20);
 
-/// Sends a video and voices, asks for what needs ffmpeg, in both dialects, and for what does not.
+/// Sends a video and voices, and requests everything that needs ffmpeg in both APIs, and something that does not.
 #[track_caller]
 fn check(about: &str, server: &TestServer, cover_text: &str, voice_text: &str) {
     let clock = Clock::system();
     let alice = server.lanying("alice");
-    // That nothing can be made of it fails no upload.
+    // An impossible derivative does not fail the upload.
     let video = alice.send("103", "bob", "a.mp4", &MP4);
     let (amr, mp3) = (
         alice.send("101", "bob", "a.amr", &AMR),
@@ -66,13 +65,13 @@ fn check(about: &str, server: &TestServer, cover_text: &str, voice_text: &str) {
 }
 
 #[test]
-fn whatever_ffmpeg_does_is_told_and_leaves_no_process() {
+fn ffmpeg_failures_leave_no_process() {
     let hangs = format!("{FORK}; wait");
     let floods = format!("{FORK}; {JPEG}; exec cat /dev/zero");
     let complains = format!("{FORK}; echo '/var/lib/secret: no' >&2; exit 1");
     let late = "ffmpeg took longer than 1 seconds";
     let much = "ffmpeg wrote more than 16777216 bytes";
-    // (what it does, settings, what is said of a cover, and of a voice)
+    // (behaviour, settings, message for a cover, message for a voice)
     let table = [
         (&*hangs, "timeout_seconds = 1", late, late),
         ("exec cat /dev/zero >&2", "timeout_seconds = 1", late, late),
@@ -90,8 +89,8 @@ fn whatever_ffmpeg_does_is_told_and_leaves_no_process() {
         let program = Program::fake(body);
         let server = TestServer::with(&program.toml(settings));
         check(body, &server, cover_text, voice_text);
-        // Two covers, two voices in one dialect, one of each in the other; the second cover of one video is
-        // a failure that is remembered.
+        // Two covers, two voices in one API, one of each in the other. The second cover of a video is a remembered
+        // failure.
         assert_eq!(program.starts(), 5, "{body}");
         assert!(program.pids().len() >= 5, "{body}");
         program.await_end();
@@ -99,7 +98,7 @@ fn whatever_ffmpeg_does_is_told_and_leaves_no_process() {
 }
 
 #[test]
-fn without_an_ffmpeg_all_else_is_served() {
+fn works_without_ffmpeg() {
     let directory = tempfile::tempdir().unwrap();
     let not_executable = directory.path().join("ffmpeg");
     std::fs::write(&not_executable, "#!/bin/sh\n").unwrap();
@@ -113,13 +112,13 @@ fn without_an_ffmpeg_all_else_is_served() {
         let server = TestServer::with(&format!("[media]\nffmpeg = {program:?}"));
         check(program, &server, OFF, OFF);
     }
-    // One that says nothing of what it can do is none.
+    // A program that lists no capabilities does not count as ffmpeg.
     let server = TestServer::with("[media]\nffmpeg = \"/bin/false\"");
     check("/bin/false", &server, OFF, OFF);
 }
 
 #[test]
-fn a_failure_is_remembered_for_a_minute_and_no_longer() {
+fn failure_is_remembered_one_minute() {
     let program = Program::real();
     let server = TestServer::with(&program.toml(""));
     let alice = server.lanying("alice");
@@ -127,7 +126,7 @@ fn a_failure_is_remembered_for_a_minute_and_no_longer() {
     let voice = alice.send("104", "bob", "a.mp3", b"ID3\x04\0\0\0\0\0\0");
     for (later_ms, attempts) in [(0, 1), (0, 1), (59_000, 1), (2_000, 2), (0, 2), (61_000, 3)] {
         server.clock.advance(later_ms);
-        // What is said is remembered, too.
+        // The message is remembered too.
         for (url, more, text) in [
             (&broken, "&image_type=3", NO_FRAME),
             (&voice, "&format=amr", NO_VOICE),
@@ -138,9 +137,9 @@ fn a_failure_is_remembered_for_a_minute_and_no_longer() {
     }
 }
 
-/// However often it is asked for, in whatever size: one attempt for each time that failures are remembered.
+/// Any number of requests for any sizes cause one attempt per minute.
 #[test]
-fn a_failure_is_one_for_all_sizes() {
+fn failure_applies_to_all_sizes() {
     let program = Program::fake("exit 1");
     let settings = "[thumbnails]\nfailure_memory_seconds = 10\n";
     let server = TestServer::with(&format!("{settings}{}", program.toml("")));
@@ -148,7 +147,7 @@ fn a_failure_is_one_for_all_sizes() {
     let url = alice.send("103", "bob", "a.mp4", &MP4);
     for (later_ms, attempts) in [(0, 1), (9_000, 1), (2_000, 2)] {
         server.clock.advance(later_ms);
-        // Sizes that were never asked for, and one that always is.
+        // Sizes that were not requested before, and one that always is.
         for side in [attempts * 100 + later_ms / 1000, 170] {
             assert_code(&alice.open(&url, &format!("&image_type=3&w={side}")), 20022);
         }
@@ -157,7 +156,7 @@ fn a_failure_is_one_for_all_sizes() {
 }
 
 #[test]
-fn a_failure_that_has_passed_is_forgotten() {
+fn past_failure_is_forgotten() {
     let program = Program::fake("[ -e released ] || exit 1; exec ffmpeg \"$@\"");
     let server = TestServer::with(&program.toml(""));
     let alice = server.lanying("alice");
@@ -179,7 +178,7 @@ fn without_frames() -> Vec<u8> {
 }
 
 #[test]
-fn a_video_that_is_broken_or_empty_has_no_cover() {
+fn broken_video_has_no_cover() {
     let server = TestServer::start();
     let alice = server.lanying("alice");
     let sound = made("a.mp4", &["-f", "lavfi", "-i", "sine=d=1", "-c:a", "aac"]);
@@ -212,7 +211,7 @@ fn a_video_that_is_broken_or_empty_has_no_cover() {
     assert!(server.files_in("derived").is_empty());
 }
 
-/// Sends a file that its sender calls a video.
+/// Sends a file with the type of a video.
 fn send_as_video(alice: &Client<'_>, bytes: &[u8]) -> String {
     let ticket = alice.ticket("103", "bob", "1");
     let form = ticket_form(&ticket).file("a.mp4", "video/mp4", bytes);
@@ -221,7 +220,7 @@ fn send_as_video(alice: &Client<'_>, bytes: &[u8]) -> String {
 }
 
 #[test]
-fn a_playlist_that_is_called_a_video_opens_nothing() {
+fn playlist_as_video_opens_nothing() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -237,12 +236,12 @@ fn a_playlist_that_is_called_a_video_opens_nothing() {
         &format!("http://127.0.0.1:{port}/a.ts"),
     ] {
         for text in playlists(target) {
-            // As it is, it is text to this server, and ffmpeg is not even started.
+            // By its bytes it is text, so ffmpeg is not started.
             let url = send_as_video(&alice, text.as_bytes());
             let message = assert_code(&alice.open(&url, "&image_type=3"), 20022);
             assert_eq!(message, NO_PICTURE, "{text}");
             assert_eq!(program.starts(), tried);
-            // Behind the first bytes of a video or a voice, a decoder must see it.
+            // Behind the magic bytes of a video or a voice, a decoder has to reject it.
             for (start, more, text_of) in [
                 (type_box, "&image_type=3", NO_FRAME),
                 (&webm[..64], "&image_type=3", NO_FRAME),
@@ -265,9 +264,9 @@ fn a_playlist_that_is_called_a_video_opens_nothing() {
     assert_eq!(nobody.kind(), std::io::ErrorKind::WouldBlock);
 }
 
-/// The grace of a stop is for transfers that run; what was started does not outlive the server.
+/// The grace period is for running transfers; started programs do not outlive the server.
 #[test]
-fn a_server_that_is_cut_off_leaves_no_process() {
+fn aborted_server_leaves_no_process() {
     let program = Program::fake(&format!("{FORK}; wait"));
     let server = TestServer::with(&program.toml("timeout_seconds = 600"));
     let url = server.lanying("alice").send("103", "bob", "a.mp4", &MP4);

@@ -1,4 +1,4 @@
-//! What was made of videos and voices is kept, and goes with its file.
+//! Derivatives of videos and voices are stored, and removed with their file.
 
 use std::{fs, path::Path};
 
@@ -9,13 +9,14 @@ use chatfiles::{
 };
 
 use crate::support::{
-    TestServer, configuration, eventually,
+    TestServer, configuration,
     lanying::{Client, assert_code},
     last_sweep,
     media::{AMR, MP3, MP4, Program, assert_first_frame},
+    poll,
 };
 
-/// What is sent, what is asked of it, and how the name of what is kept ends.
+/// Files, requests for derivatives, and the suffix of each stored derivative.
 fn files() -> [(
     &'static str,
     &'static [u8],
@@ -29,7 +30,7 @@ fn files() -> [(
     ]
 }
 
-/// Sends all of them; returns their URLs with what to ask for.
+/// Sends all files; returns their URLs with the requests.
 fn send(alice: &Client<'_>) -> Vec<(String, &'static str)> {
     files()
         .map(|(file_type, bytes, more, _)| (alice.send(file_type, "bob", "file", bytes), more))
@@ -37,7 +38,7 @@ fn send(alice: &Client<'_>) -> Vec<(String, &'static str)> {
 }
 
 #[test]
-fn what_was_made_is_made_once_also_for_the_server_that_comes_after() {
+fn derivatives_survive_restart() {
     let directory = tempfile::tempdir().unwrap();
     let program = Program::real();
     let toml = program.toml("");
@@ -60,11 +61,11 @@ fn what_was_made_is_made_once_also_for_the_server_that_comes_after() {
                 }
             }
         }
-        // Another size at each: it is made of the frame that was kept, also of one on the disk.
+        // A different size each time, made from the stored frame.
         let more = format!("&image_type=3&w={0}&h={0}", 40 + round);
         let size = assert_first_frame(&alice.open(&sent[0].0, &more), &more);
         assert_eq!(size.0, 40 + round);
-        assert_eq!(program.starts(), 3, "each was made once");
+        assert_eq!(program.starts(), 3, "each derivative was made once");
         server.stop();
         server = TestServer::in_directory(directory.path(), &toml);
     }
@@ -75,11 +76,11 @@ fn what_was_made_is_made_once_also_for_the_server_that_comes_after() {
             assert_eq!(kept.extract_if(.., is_it).count(), 1, "{ending}");
         }
     }
-    assert!(kept.is_empty(), "two sizes alone are kept: {kept:?}");
+    assert!(kept.is_empty(), "only two sizes are stored: {kept:?}");
 }
 
 #[test]
-fn what_is_lost_or_damaged_on_the_disk_is_made_again() {
+fn lost_derivatives_are_made_again() {
     let directory = tempfile::tempdir().unwrap();
     let program = Program::real();
     let toml = program.toml("");
@@ -125,7 +126,7 @@ fn remove_all(server: &TestServer) -> usize {
 }
 
 #[test]
-fn what_is_taken_down_takes_with_it_what_was_made_of_it() {
+fn removal_takes_derivatives() {
     let program = Program::real();
     let server = TestServer::with(&program.toml(""));
     let alice = server.lanying("alice");
@@ -143,7 +144,7 @@ fn what_is_taken_down_takes_with_it_what_was_made_of_it() {
 }
 
 #[test]
-fn what_is_taken_down_while_something_is_made_of_it_leaves_nothing() {
+fn removal_during_run_leaves_nothing() {
     let program = Program::held();
     let server = TestServer::with(&program.toml("processes_max = 3"));
     let alice = server.lanying("alice");
@@ -165,11 +166,11 @@ fn what_is_taken_down_while_something_is_made_of_it_leaves_nothing() {
 }
 
 #[test]
-fn the_sweep_takes_what_was_made_with_the_day_of_its_file() {
+fn sweep_takes_derivatives_of_day() {
     let program = Program::real();
     let toml = format!("[retention]\nchatfile_days = 1\n{}", program.toml(""));
     let server = TestServer::with(&toml);
-    eventually("the first sweep", || last_sweep(&server.store).is_some());
+    poll("the first sweep", || last_sweep(&server.store).is_some());
     let alice = server.lanying("alice");
     for (url, more) in send(&alice) {
         assert_eq!(alice.open(&url, more).status, 200);
@@ -187,7 +188,7 @@ fn the_sweep_takes_what_was_made_with_the_day_of_its_file() {
     sweep();
     assert_eq!(server.files_in("derived").len(), 4);
     server.clock.advance(4 * MS_PER_DAY);
-    assert_eq!(sweep().days.len(), 2, "of voices and of videos");
+    assert_eq!(sweep().days.len(), 2, "for voices and for videos");
     assert!(server.files_in("derived").is_empty());
     assert!(server.files_in("objects").is_empty());
 }

@@ -1,4 +1,4 @@
-//! A second form for a key: one file is stored, whole, and whoever comes later is told so.
+//! A second form for a key: exactly one file is stored completely, and later forms are refused.
 
 use std::{collections::BTreeSet, sync::Barrier};
 
@@ -22,7 +22,7 @@ fn assert_exists(answer: &Answer) {
 }
 
 #[test]
-fn the_second_of_two_forms_is_told_that_there_is_a_file_and_changes_nothing() {
+fn second_form_changes_nothing() {
     let server = TestServer::start();
     let ticket = ticket(&server);
     let first = post(&server, &file(ticket_form(&ticket)));
@@ -37,10 +37,10 @@ fn the_second_of_two_forms_is_told_that_there_is_a_file_and_changes_nothing() {
 }
 
 #[test]
-fn a_form_that_was_refused_or_broke_off_can_be_sent_again_at_once() {
+fn failed_form_can_be_sent_again() {
     let server = TestServer::start();
     let ticket = ticket(&server);
-    // One is refused at its end, one breaks off, and one is on its way all the time.
+    // One is refused at its end, one is interrupted, and one is in progress all the time.
     let bad = file(ticket_form(&ticket)).field("x", "y");
     assert_xml(&post(&server, &bad), 400, "MalformedPOSTRequest");
     let form = ticket_form(&ticket).file("a.bin", "text/plain", &[7; 300_000]);
@@ -66,10 +66,10 @@ fn whole_head(form: &Form) -> Vec<u8> {
 }
 
 #[test]
-fn of_twenty_forms_for_one_key_at_once_one_is_stored_as_it_was_sent() {
+fn one_of_twenty_concurrent_forms_wins() {
     let server = TestServer::start();
     for round in 0..10 {
-        // Small ones have no file before they end.
+        // Small forms have no file before they end.
         let is_small = round % 2 == 0;
         let bytes_min = if is_small { 1000 } else { 300_000 };
         let ticket = ticket(&server);
@@ -92,7 +92,7 @@ fn of_twenty_forms_for_one_key_at_once_one_is_stored_as_it_was_sent() {
                         let mut connection = server.connect();
                         connection.send(&whole_head(form)).unwrap();
                         connection.send(most).unwrap();
-                        // All have passed the check for a file that is there.
+                        // All have passed the check for an existing file.
                         poll("all to begin", || {
                             is_small || server.files_in("tmp").len() == CLIENTS
                         });
@@ -124,9 +124,9 @@ fn of_twenty_forms_for_one_key_at_once_one_is_stored_as_it_was_sent() {
 }
 
 #[test]
-fn a_file_that_was_forwarded_on_the_next_day_is_there_for_a_second_form_too() {
+fn forwarded_file_blocks_second_form() {
     let server = TestServer::start();
-    // Five minutes before midnight: the ticket is good on both days.
+    // Five minutes before midnight: the ticket is valid on both days.
     let day_ms = 86_400_000;
     let ms = server.clock.now().ms();
     server.clock.advance(day_ms - ms % day_ms - 300_000);
@@ -147,7 +147,7 @@ fn a_file_that_was_forwarded_on_the_next_day_is_there_for_a_second_form_too() {
 }
 
 #[test]
-fn every_ticket_has_a_key_of_its_own() {
+fn tickets_have_distinct_keys() {
     let server = TestServer::start();
     let keys: BTreeSet<String> = (0..100)
         .map(|_| text(&ticket(&server)["oss_body_param"]["key"]))

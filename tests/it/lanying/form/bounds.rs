@@ -1,4 +1,4 @@
-//! How much a form may hold, and that nothing is written of what is refused, while it is still being sent too.
+//! Size limits of a form, and that refused forms are not written, even while they are being sent.
 
 use std::io::Read;
 
@@ -16,10 +16,10 @@ use crate::support::{
 };
 
 const MIB: usize = 1 << 20;
-/// 10 MB of the contract.
+/// The contract's 10 MB.
 const LIMIT: usize = 10 * MIB;
 
-/// How a form says its length.
+/// How a form announces its length.
 #[derive(Debug, Clone, Copy)]
 enum Length {
     Announced,
@@ -27,7 +27,7 @@ enum Length {
 }
 use Length::{Announced, Chunked};
 
-/// A form on the wire.
+/// A form as bytes on the wire.
 fn request(form: &Form, length: Length, more: &[(&str, &str)]) -> Vec<u8> {
     let (content_type, body) = (form.content_type(), form.bytes());
     let mut headers = vec![("Content-Type", content_type.as_str())];
@@ -48,7 +48,7 @@ fn request(form: &Form, length: Length, more: &[(&str, &str)]) -> Vec<u8> {
     }
 }
 
-/// Sends all of a form before it reads, and fails where that is cut short.
+/// Sends a complete form before reading; fails if the connection closes early.
 #[track_caller]
 fn write_first(server: &TestServer, request: &[u8]) -> Answer {
     let mut connection = server.connect();
@@ -58,7 +58,7 @@ fn write_first(server: &TestServer, request: &[u8]) -> Answer {
 }
 
 #[test]
-fn ten_mebibytes_are_taken_and_one_byte_more_is_not() {
+fn accepts_10_mib_not_more() {
     let server = TestServer::start();
     let bytes: Vec<u8> = (0..=LIMIT).map(|at| (at % 251) as u8).collect();
     for length in [Announced, Chunked] {
@@ -76,7 +76,7 @@ fn ten_mebibytes_are_taken_and_one_byte_more_is_not() {
 }
 
 #[test]
-fn an_empty_file_and_one_below_or_above_its_policys_range_are_refused() {
+fn policy_range_and_empty_file() {
     let server = signed::server();
     let form = ticket_form(&ticket(&server)).file("a", "text/plain", b"");
     for length in [Announced, Chunked] {
@@ -90,7 +90,7 @@ fn an_empty_file_and_one_below_or_above_its_policys_range_are_refused() {
         (0, 20, 0, "EntityTooSmall"),
         (0, 0, 1, "EntityTooLarge"),
         (10, 20, 200_000, "EntityTooLarge"),
-        // No policy allows more than the server.
+        // A policy cannot allow more than the server.
         (0, u64::MAX, LIMIT + 1, "EntityTooLarge"),
         (20 << 20, 30 << 20, 1000, "EntityTooSmall"),
     ] {
@@ -115,7 +115,7 @@ fn an_empty_file_and_one_below_or_above_its_policys_range_are_refused() {
 }
 
 #[test]
-fn the_limit_is_the_tenants_and_stands_in_its_policy() {
+fn tenant_limit_is_in_policy() {
     let toml = signed::configuration("limits.upload_bytes_max = 100", "upload_bytes_max = 1000");
     let other = "[[tenant]]\norg = \"o\"\napp = \"a\"\napp_id = \"small\"";
     let server = TestServer::with(&(toml + other));
@@ -150,10 +150,10 @@ fn the_limit_is_the_tenants_and_stands_in_its_policy() {
 }
 
 #[test]
-fn fifty_of_fifty_clients_that_write_first_and_read_after_see_why() {
+fn write_first_clients_see_refusal() {
     let server = TestServer::with("limits.upload_bytes_max = 1048576");
     let ticket = ticket(&server);
-    // More than the sockets' buffers hold, so that the client is still writing when it is refused.
+    // More than the socket buffers hold, so that the client is still writing when it is refused.
     let large = vec![3; 12 * MIB];
     let form = ticket_form(&ticket).file("a", "application/x-a", &large);
     for length in [Announced, Chunked] {
@@ -166,7 +166,7 @@ fn fifty_of_fifty_clients_that_write_first_and_read_after_see_why() {
 }
 
 #[test]
-fn every_refusal_of_a_large_form_reaches_a_client_that_writes_first() {
+fn refusals_reach_write_first_clients() {
     let server = TestServer::with("limits.upload_bytes_max = 20000000");
     let fields = fields_of(&ticket(&server));
     let large = vec![3; 12 * MIB];
@@ -206,7 +206,7 @@ fn every_refusal_of_a_large_form_reaches_a_client_that_writes_first() {
 }
 
 #[test]
-fn nothing_of_a_refused_form_is_written_while_it_is_still_being_sent() {
+fn refused_form_is_never_written() {
     let server = TestServer::with("limits.upload_bytes_max = 100000");
     let fields = fields_of(&ticket(&server));
     let large = vec![3; 90_000];
@@ -231,7 +231,7 @@ fn nothing_of_a_refused_form_is_written_while_it_is_still_being_sent() {
         let (most, rest) = request.split_at(request.len() - 20_000);
         let mut connection = server.connect();
         connection.send(most).unwrap();
-        // The answer is there before the end of what it refuses.
+        // The response comes before the end of the refused form.
         assert_xml(&connection.answer("POST").unwrap(), status, code);
         assert!(server.files_in("tmp").is_empty() && server.files_in("objects").is_empty());
         let _ = connection.send(rest);
@@ -240,10 +240,10 @@ fn nothing_of_a_refused_form_is_written_while_it_is_still_being_sent() {
 }
 
 #[test]
-fn a_file_is_cut_off_at_the_limit_while_it_is_still_coming() {
+fn file_is_cut_at_limit() {
     let server = TestServer::with("limits.upload_bytes_max = 100000");
     let form = ticket_form(&ticket(&server)).file("a", "application/x-a", &[3; 100_001]);
-    // All but the closing boundary: the server cannot know the end, nor wait for it.
+    // Everything but the closing boundary: the server cannot wait for the end.
     for length in [Announced, Chunked] {
         let whole = request(&form, length, &[]);
         let last_chunk = if let Chunked = length { 7 } else { 0 };
@@ -256,7 +256,7 @@ fn a_file_is_cut_off_at_the_limit_while_it_is_still_coming() {
 }
 
 #[test]
-fn a_client_that_waits_for_100_continue_gets_it_unless_its_head_says_enough() {
+fn expect_continue_unless_refused_by_head() {
     let server = TestServer::start();
     let fields = fields_of(&ticket(&server));
     let expect = ("Expect", "100-continue");
@@ -301,7 +301,7 @@ fn a_client_that_waits_for_100_continue_gets_it_unless_its_head_says_enough() {
         assert_eq!(text.matches("HTTP/1.1").count(), 1, "{text}");
         assert_nothing_stays(&server);
     }
-    // The policy is in the body: a bad one is asked for, and then refused.
+    // The policy is in the body: with a bad one, the body is requested and then refused.
     for (fields, status) in [(with(&fields, "signature", "x"), 403), (fields, 200)] {
         let form = file(form_of(&fields));
         let whole = request(&form, Announced, &[expect]);
@@ -318,7 +318,7 @@ fn a_client_that_waits_for_100_continue_gets_it_unless_its_head_says_enough() {
 }
 
 #[test]
-fn a_connection_goes_on_after_a_small_form_that_was_refused() {
+fn connection_survives_small_refused_form() {
     let server = TestServer::start();
     let fields = fields_of(&ticket(&server));
     let mut connection = server.connect();

@@ -1,5 +1,5 @@
-//! Forwarding a file of an earlier day while the disk fails: the second name is whole and durable, or there is
-//! none. (A form whose policy was signed elsewhere may name an earlier day; that is how the file gets there.)
+//! Forwarding a file of an earlier day while the disk fails: the second name is complete and durable, or does not
+//! exist. (A form with a policy signed elsewhere may name an earlier day.)
 
 use std::{os::unix::fs::MetadataExt, path::PathBuf};
 
@@ -13,22 +13,23 @@ use super::{FORM_PATH, STORED, signed};
 use crate::support::{
     Answer, Form, Random, files_below,
     lanying::{APP_ID, assert_code, file_sign, success, text},
-    process::{Process, Strace},
+    process::Process,
+    strace::Strace,
 };
 
-/// What becomes of the forward that meets the fault.
+/// Outcome of the forward that meets the fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     /// A second name of the same file.
     Linked,
-    /// A file of its own.
+    /// A copy.
     Copied,
-    /// 10009, and the name is not there.
+    /// Error 10009, and no name.
     Refused,
 }
 
 fn get(server: &Process, path: &str) -> Answer {
-    let headers = [("access-token", server.token.as_str()), ("app_id", APP_ID)];
+    let headers = [("access-token", server.token()), ("app_id", APP_ID)];
     server.request("GET", path, &headers, b"")
 }
 
@@ -63,7 +64,7 @@ fn inodes(server: &Process) -> Vec<u64> {
 }
 
 #[test]
-fn a_forward_that_the_disk_fails_is_refused_or_copied_and_never_half_done() {
+fn failed_forward_is_never_half_done() {
     let bytes = Random::new().bytes(200_000);
     for (inject, outcome) in [
         ("linkat:error=EMLINK", Outcome::Copied),
@@ -71,10 +72,10 @@ fn a_forward_that_the_disk_fails_is_refused_or_copied_and_never_half_done() {
         ("linkat:error=EIO", Outcome::Refused),
         ("linkat:error=ENOSPC", Outcome::Refused),
         ("mkdirat:error=ENOSPC:when=3", Outcome::Refused),
-        // Of a directory above, and of the one that holds the name.
+        // For a directory above, and for the directory of the name.
         ("fsync:error=EIO:when=3", Outcome::Refused),
         ("fsync:error=EIO:when=5", Outcome::Refused),
-        // Counted, and of no use to anybody: the forward's own file is not written again.
+        // Has no effect: the forward does not write the file again.
         ("fdatasync:error=EIO", Outcome::Linked),
     ] {
         println!("{inject}: {outcome:?}");
@@ -96,7 +97,7 @@ fn a_forward_that_the_disk_fails_is_refused_or_copied_and_never_half_done() {
             Outcome::Refused => {
                 assert_code(&answer, 10009);
                 assert_eq!(names(&server).len(), 1, "{inject}");
-                // And once the disk is well again, it is a link like any.
+                // Once the disk works again, it is an ordinary link.
                 success(&get(&server, &forward));
             }
             Outcome::Linked | Outcome::Copied => drop(success(&answer)),

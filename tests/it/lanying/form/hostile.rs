@@ -1,11 +1,11 @@
-//! Clients that break off, stall and dawdle in the middle of a form.
+//! Clients that disconnect, stall and send slowly in the middle of a form.
 
 use std::net::Shutdown;
 
 use super::{FORM_PATH, assert_nothing_stays, assert_stored, assert_xml, post, ticket};
 use crate::support::{Connection, Form, TestServer, head, lanying::ticket_form, process::poll};
 
-/// A connection that has sent the head of a form which says to be so long.
+/// A connection that has sent the head of a form with this length.
 fn begin(server: &TestServer, form: &Form, length: usize) -> Connection {
     let content_type = form.content_type();
     let headers = [("Content-Type", content_type.as_str())];
@@ -16,13 +16,13 @@ fn begin(server: &TestServer, form: &Form, length: usize) -> Connection {
     connection
 }
 
-/// A form whose file is most of it.
+/// A form that consists mostly of its file.
 fn large(server: &TestServer) -> Form {
     ticket_form(&ticket(server)).file("a.bin", "application/x-own", &[b'x'; 400_000])
 }
 
 #[test]
-fn a_form_that_ends_before_its_end_is_malformed_and_leaves_nothing() {
+fn truncated_form_leaves_nothing() {
     let server = TestServer::start();
     let form = large(&server);
     let body = form.bytes();
@@ -34,14 +34,14 @@ fn a_form_that_ends_before_its_end_is_malformed_and_leaves_nothing() {
         assert_xml(&answer, 400, "MalformedPOSTRequest");
         assert_nothing_stays(&server);
     }
-    // The line end behind the last boundary is nothing that a form needs.
+    // A form does not need the line end after its last boundary.
     let mut connection = begin(&server, &form, body.len() - 2);
     connection.send(&body[..body.len() - 2]).unwrap();
     assert_eq!(connection.answer("POST").unwrap().status, 200);
 }
 
 #[test]
-fn a_client_that_goes_in_the_middle_of_a_form_leaves_nothing() {
+fn disconnect_leaves_nothing() {
     let server = TestServer::start();
     let form = large(&server);
     let body = form.bytes();
@@ -65,7 +65,7 @@ fn a_client_that_goes_in_the_middle_of_a_form_leaves_nothing() {
 }
 
 #[test]
-fn a_form_that_comes_a_byte_at_a_time_is_stored() {
+fn accepts_form_byte_by_byte() {
     let server = TestServer::start();
     let ticket = ticket(&server);
     let form = ticket_form(&ticket).file("a.bin", "text/plain", b"slow but honest");
@@ -79,11 +79,11 @@ fn a_form_that_comes_a_byte_at_a_time_is_stored() {
 }
 
 #[test]
-fn a_form_that_stalls_is_given_up_and_its_connection_closed() {
+fn stalled_form_is_closed() {
     let server = TestServer::with("server.body_idle_timeout_seconds = 1");
     let form = large(&server);
     let body = form.bytes();
-    // Before the fields, within them, within the file, and before the very end.
+    // Before the fields, within them, within the file, and just before the end.
     for sent in [0, 300, 200_000, body.len() - 1] {
         let mut connection = begin(&server, &form, body.len());
         connection.send(&body[..sent]).unwrap();
@@ -98,7 +98,7 @@ fn a_form_that_stalls_is_given_up_and_its_connection_closed() {
 }
 
 #[test]
-fn what_is_no_chunk_is_no_form() {
+fn bad_chunks_are_refused() {
     let server = TestServer::start();
     let form = large(&server);
     let content_type = form.content_type();
@@ -106,7 +106,7 @@ fn what_is_no_chunk_is_no_form() {
         ("Content-Type", content_type.as_str()),
         ("Transfer-Encoding", "chunked"),
     ];
-    // More than is gathered before there is a file.
+    // More than the server buffers before it creates a file.
     let first = &form.bytes()[..200_000];
     let mut bytes = head("POST", FORM_PATH, &headers, None);
     bytes.extend_from_slice(format!("{:x}\r\n", first.len()).as_bytes());

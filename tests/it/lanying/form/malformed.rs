@@ -1,4 +1,4 @@
-//! What is no form, and forms whose file is not where it must be.
+//! Invalid forms, and forms whose file is in the wrong place.
 
 use super::{
     FORM_PATH, assert_nothing_stays, assert_xml, fields_of, file, form_of, post, ticket,
@@ -7,7 +7,7 @@ use super::{
 use crate::support::{Form, TestServer, lanying::ticket_form};
 
 #[test]
-fn a_form_that_is_none_or_has_its_file_elsewhere_is_malformed() {
+fn malformed_forms_are_refused() {
     let watched = Watched::start();
     let server = &watched.server;
     let fields = fields_of(&ticket(server));
@@ -116,7 +116,7 @@ fn a_form_that_is_none_or_has_its_file_elsewhere_is_malformed() {
             "MalformedPOSTRequest",
         );
     }
-    // 64 parts are allowed, and nearly 32 KiB.
+    // 64 parts and nearly 32 KiB are allowed.
     assert_eq!(post(server, &file(parts(63))).status, 200);
     let fields = fields_of(&ticket(server));
     assert_eq!(
@@ -130,7 +130,7 @@ fn a_form_that_is_none_or_has_its_file_elsewhere_is_malformed() {
 }
 
 #[test]
-fn a_field_after_the_file_is_refused_and_the_file_goes() {
+fn field_after_file_is_refused() {
     let server = TestServer::start();
     let ticket = ticket(&server);
     for (what, form) in [
@@ -152,6 +152,6 @@ fn a_field_after_the_file_is_refused_and_the_file_goes() {
         assert_xml(&post(&server, &form), 400, "MalformedPOSTRequest");
         assert_nothing_stays(&server);
     }
-    // The ticket is as good as before.
+    // The ticket is still valid.
     assert_eq!(post(&server, &file(ticket_form(&ticket))).status, 200);
 }

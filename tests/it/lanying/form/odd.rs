@@ -1,4 +1,4 @@
-//! Forms put together as nobody would: what is in them changes nothing but the file.
+//! Unusual but valid forms: their details do not change the stored file.
 
 use super::{
     FORM_PATH, assert_nothing_stays, assert_stored, assert_xml, fields_of, file, form_of, post,
@@ -14,7 +14,7 @@ fn post_bytes(server: &TestServer, content_type: &str, body: &[u8]) -> Answer {
 }
 
 #[test]
-fn a_file_that_looks_like_the_end_of_a_form_is_stored_as_it_is() {
+fn file_like_form_end_is_stored() {
     let server = TestServer::start();
     let boundary = Form::new().boundary;
     let mut inner = Form::new();
@@ -47,7 +47,7 @@ fn a_file_that_looks_like_the_end_of_a_form_is_stored_as_it_is() {
 }
 
 #[test]
-fn a_boundary_may_be_quoted_seventy_long_and_full_of_signs() {
+fn accepts_quoted_and_long_boundary() {
     let server = TestServer::start();
     for (boundary, content_type) in [
         ("b".repeat(70), "multipart/form-data; boundary=*"),
@@ -88,7 +88,7 @@ fn a_boundary_may_be_quoted_seventy_long_and_full_of_signs() {
 }
 
 #[test]
-fn names_and_values_with_signs_that_end_lines_and_texts_change_nothing() {
+fn special_characters_change_nothing() {
     let server = TestServer::start();
     let part = |name: &str| format!("Content-Disposition: form-data; name=\"{name}\"\r\n");
     for (what, name, value) in [
@@ -106,7 +106,7 @@ fn names_and_values_with_signs_that_end_lines_and_texts_change_nothing() {
         assert_stored(&server, &ticket, &answer, b"hello");
         assert_eq!(answer.header("x-a"), None);
     }
-    // A NUL is in no header, and a line end in a name ends one: what follows is another, or none.
+    // A header cannot contain NUL, and a line end in a name starts another header or none.
     for name in [
         "ke\0y",
         "key\0",
@@ -130,7 +130,7 @@ fn names_and_values_with_signs_that_end_lines_and_texts_change_nothing() {
 }
 
 #[test]
-fn a_form_that_is_out_of_its_bounds_is_refused_and_leaves_nothing() {
+fn forms_out_of_bounds_are_refused() {
     let server = TestServer::start();
     let fields = fields_of(&ticket(&server));
     let good = || form_of(&fields);
@@ -227,11 +227,11 @@ fn a_form_that_is_out_of_its_bounds_is_refused_and_leaves_nothing() {
     assert_eq!(post(&server, &file(good())).status, 200);
 }
 
-/// Rounds of the mutations below.
+/// Number of mutations.
 const ROUNDS: usize = 600;
 
 #[test]
-fn a_form_damaged_at_random_is_refused_or_stored_as_it_was_sent() {
+fn damaged_form_is_refused_or_exact() {
     let server = TestServer::start();
     let mut random = Random::new();
     let (mut stored, mut refused) = (0, 0);
@@ -253,12 +253,12 @@ fn a_form_damaged_at_random_is_refused_or_stored_as_it_was_sent() {
         let download = server.lanying("bob").open(&url, "");
         assert_eq!(download.status, 200, "round {round}: {}", download.text());
         assert!(!download.body.is_empty());
-        // What is stored stood in the body, from the end of a head to a boundary.
+        // The stored bytes appear in the body between a part head and a boundary.
         let ends = format!("\r\n--{}", form.boundary);
         let framed = [b"\r\n\r\n", &download.body[..], ends.as_bytes()].concat();
         assert!(
             body.windows(framed.len()).any(|part| part == framed),
-            "round {round}: {} bytes are stored, of {len}",
+            "round {round}: stored {} of {len} bytes",
             download.body.len()
         );
         ticket = super::ticket(&server);

@@ -1,4 +1,4 @@
-//! Policies that are well signed and good for nothing.
+//! Policies with a valid signature and invalid content.
 
 use chatfiles::store::{Class, Key, ObjectId};
 use serde_json::json;
@@ -10,7 +10,7 @@ use super::{
 };
 
 #[test]
-fn a_policy_that_is_none_is_refused_though_it_is_well_signed() {
+fn signed_invalid_policy_is_refused() {
     let watched = Watched::start();
     let key = new_key(&watched.server).to_string();
     let deep = |open: &str| open.repeat(12_000 / open.len());
@@ -66,7 +66,7 @@ fn a_policy_that_is_none_is_refused_though_it_is_well_signed() {
 }
 
 #[test]
-fn a_policy_whose_key_is_no_new_object_of_ours_is_refused() {
+fn policy_key_must_be_new_object() {
     let watched = Watched::start();
     let key = new_key(&watched.server);
     let text = key.to_string();

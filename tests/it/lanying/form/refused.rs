@@ -1,4 +1,4 @@
-//! Who is refused, in OSS's words, before the store was asked for anything.
+//! Refusals in OSS's format before any access to the store.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::{
 use crate::support::{TestServer, lanying::ticket_form};
 
 #[test]
-fn a_ticket_is_good_for_twenty_minutes() {
+fn ticket_lasts_twenty_minutes() {
     let watched = Watched::start();
     let server = &watched.server;
     let [early, late] = [ticket(server), ticket(server)];
@@ -22,7 +22,7 @@ fn a_ticket_is_good_for_twenty_minutes() {
 }
 
 #[test]
-fn a_form_that_is_signed_wrongly_or_for_something_else_is_refused() {
+fn wrong_signatures_are_refused() {
     let watched = Watched::start();
     let server = &watched.server;
     let (mine, other) = (fields_of(&ticket(server)), fields_of(&ticket(server)));
@@ -121,7 +121,7 @@ fn a_form_that_is_signed_wrongly_or_for_something_else_is_refused() {
 }
 
 #[test]
-fn a_form_of_another_tenant_is_signed_with_another_key() {
+fn tenants_sign_with_own_keys() {
     let more = "[[tenant]]\norg = \"o\"\napp = \"a\"\napp_id = \"other\"";
     let server = TestServer::with(&signed::configuration("", more));
     let fields = fields_of(&ticket(&server));
@@ -142,7 +142,7 @@ fn a_form_of_another_tenant_is_signed_with_another_key() {
 }
 
 #[test]
-fn whom_nobody_knows_has_no_bucket_and_no_other_method_is_one() {
+fn unknown_bucket_and_method_are_refused() {
     let more = "[[tenant]]\norg = \"o\"\napp = \"a\"";
     let server = TestServer::with(&signed::configuration("", more));
     let form = file(ticket_form(&ticket(&server)));

@@ -1,5 +1,4 @@
-//! The peak of resident memory of the real program while forms come. As `memory.rs`, which has the uploads of
-//! the other API.
+//! Peak resident memory of the real program during forms. `memory.rs` tests uploads of the other API.
 
 use std::sync::Barrier;
 
@@ -10,7 +9,7 @@ use crate::support::{
     process::Process,
 };
 
-/// The aim, as for any upload.
+/// The limit for every kind of upload.
 const PEAK_KB_MAX: u64 = 150 * 1024;
 const FORMS: usize = 50;
 const CLIENTS: usize = 2;
@@ -18,19 +17,19 @@ const FILE_BYTES: usize = 10 << 20;
 const PIECE_BYTES: usize = 64 * 1024;
 
 #[test]
-fn fifty_forms_of_10_mb_at_once_stay_under_150_mb() {
+fn fifty_forms_stay_under_150_mb() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
     let server = Process::start(&store, &["--durability", "none"]);
     let idle_kb = server.status_kb("VmHWM");
     let bytes: Vec<u8> = (0..FILE_BYTES).map(|at| (at / 251) as u8).collect();
-    // Each its own fields, and all of them one file.
+    // Individual fields, but the same file for all.
     let after = Form::new()
         .file("a.bin", "application/octet-stream", &bytes)
         .bytes();
     let heads: Vec<Vec<u8>> = (0..FORMS)
         .map(|_| {
-            let headers = [("access-token", server.token.as_str()), ("app_id", APP_ID)];
+            let headers = [("access-token", server.token()), ("app_id", APP_ID)];
             let call = "/file/upload/chat?file_type=100&to_id=bob";
             let ticket = success(&server.request("GET", call, &headers, b""));
             let form = ticket_form(&ticket);
@@ -59,13 +58,13 @@ fn fifty_forms_of_10_mb_at_once_stay_under_150_mb() {
                         connection
                     })
                     .collect();
-                // Piece by piece, so that all of them are on their way all the time.
+                // Piece by piece, so that all forms are in progress all the time.
                 for (number, piece) in after.chunks(PIECE_BYTES).enumerate() {
                     if number == half {
                         halfway.wait();
                         if client == 0 {
                             let begun = files_below(&server.store.join("tmp")).len();
-                            assert_eq!(begun, FORMS, "are on their way");
+                            assert_eq!(begun, FORMS, "are in progress");
                         }
                         halfway.wait();
                     }

@@ -1,4 +1,4 @@
-//! Forms of the vendor's own signer, through the socket. `tests/data/oss/make.mjs` makes them.
+//! Forms signed by the vendor's own signer; `tests/data/oss/make.mjs` generates them.
 
 use serde_json::Value;
 
@@ -9,10 +9,10 @@ use super::{
 use crate::support::{Answer, Form, TestServer, lanying::APP_ID};
 
 const VECTORS: &str = include_str!("../../../data/oss/vectors.json");
-/// Of a length that every policy among them allows.
+/// A length that every policy allows.
 const FILE: &[u8] = b"a file of some thirty bytes ...";
 
-/// Their files are of one day of 2026, and live for ever.
+/// The files are of a day of 2026 and have unlimited retention.
 fn server() -> TestServer {
     TestServer::with(&signed::configuration("", "chatfile_days = 0"))
 }
@@ -43,7 +43,7 @@ fn form(fields: &Fields) -> Form {
     form_of(fields).file("a.bin", "application/octet-stream", FILE)
 }
 
-/// Checks the success that a vector expects, and that the file opens by a link signed here.
+/// Checks the expected success of a vector, and that the file opens with a link signed here.
 #[track_caller]
 fn assert_success(server: &TestServer, vector: &Value, answer: &Answer) {
     let (name, status) = (&vector["name"], &vector["expect"]["success"]);
@@ -72,7 +72,7 @@ fn assert_success(server: &TestServer, vector: &Value, answer: &Answer) {
 }
 
 #[test]
-fn what_the_vendors_signer_signed_is_stored_and_answered_as_its_policy_says() {
+fn accepts_forms_signed_by_vendor() {
     let server = server();
     for vector in vectors() {
         let answer = post(&server, &form(&fields(&vector)));
@@ -86,7 +86,7 @@ fn what_the_vendors_signer_signed_is_stored_and_answered_as_its_policy_says() {
 }
 
 #[test]
-fn a_changed_field_of_the_vendors_form_is_refused_and_leaves_nothing() {
+fn changed_bound_field_is_refused() {
     for vector in vectors() {
         if vector["expect"]["error"].is_string() {
             continue;
@@ -118,7 +118,7 @@ fn a_changed_field_of_the_vendors_form_is_refused_and_leaves_nothing() {
 }
 
 #[test]
-fn a_changed_field_that_no_condition_binds_changes_nothing() {
+fn changed_unbound_field_is_ignored() {
     let mut changed = 0;
     for vector in vectors() {
         let fields = fields(&vector);
@@ -134,7 +134,7 @@ fn a_changed_field_that_no_condition_binds_changes_nothing() {
 }
 
 #[test]
-fn the_range_of_the_vendors_policy_is_that_of_the_file() {
+fn vendor_policy_range_is_enforced() {
     let server = server();
     let vector = vectors()
         .into_iter()

@@ -1,11 +1,11 @@
-//! A server over a store that tells what it was asked for.
+//! A server over a store that records its calls.
 
 use std::sync::Arc;
 
 use super::{Fields, assert_nothing_stays, assert_xml, file, form_of, post, signed};
 use crate::support::{Answer, Faults, FaultyStore, Step, TestServer};
 
-/// The server, and the calls.
+/// The server and the recorded calls.
 pub(super) struct Watched {
     pub(super) server: TestServer,
     calls: Faults,
@@ -28,7 +28,7 @@ impl Watched {
         }
     }
 
-    /// Checks an error to a form that the store must not have heard of.
+    /// Checks an error to a form that never reaches the store.
     #[track_caller]
     pub(super) fn check(&self, what: &str, answer: &Answer, status: u16, code: &str) -> String {
         println!("{what}");
@@ -38,7 +38,7 @@ impl Watched {
         message
     }
 
-    /// The same, of these fields and a good file.
+    /// Checks an error to a form with these fields and a valid file.
     #[track_caller]
     pub(super) fn check_fields(
         &self,

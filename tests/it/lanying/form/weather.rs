@@ -1,4 +1,4 @@
-//! A rate that is over, a disk that is full, a store that fails.
+//! Forms when the rate limit is reached, the disk is full, or the store fails.
 
 use chatfiles::error::Kind;
 use std::time::Duration;
@@ -7,10 +7,10 @@ use super::{assert_nothing_stays, assert_stored, assert_xml, file, post, ticket}
 use crate::support::{Step, TestServer, faulty_server, lanying::ticket_form};
 
 #[test]
-fn over_the_rate_is_503_with_the_time_to_wait() {
+fn rate_limit_is_503_with_retry_after() {
     let server = TestServer::with("limits.calls_per_second = 1\nlimits.calls_burst = 1");
     let form = file(ticket_form(&ticket(&server)));
-    // On a slow machine the bucket may have filled again since the call before.
+    // On a slow machine, the bucket may have refilled since the previous request.
     let refused = (0..20)
         .map(|_| post(&server, &form))
         .find(|answer| answer.status == 503)
@@ -20,7 +20,7 @@ fn over_the_rate_is_503_with_the_time_to_wait() {
 }
 
 #[test]
-fn below_the_free_space_floor_is_507() {
+fn free_space_floor_is_507() {
     let server = TestServer::with("store.free_space_min_bytes = 1152921504606846976");
     let form = file(ticket_form(&ticket(&server)));
     assert_xml(&post(&server, &form), 507, "InsufficientStorage");
@@ -28,7 +28,7 @@ fn below_the_free_space_floor_is_507() {
 }
 
 #[test]
-fn a_store_that_fails_keeps_nothing_and_says_nothing_of_its_inside() {
+fn store_failure_leaves_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let (server, faults) = faulty_server(directory.path());
     let ticket = ticket(&server);

@@ -1,4 +1,4 @@
-//! A chat backend: records what it is asked, and answers as the test says.
+//! A chat backend that records questions and replies as the test requires.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -11,14 +11,14 @@ use std::{
 
 use serde_json::Value;
 
-/// How it answers.
+/// A reply.
 #[derive(Clone)]
 pub(super) enum Reply {
-    /// With this status and body.
+    /// This status and body.
     Body(u16, String),
-    /// Not at all, until the client has gone.
+    /// No reply until the client has disconnected.
     Never,
-    /// By closing the connection.
+    /// Closes the connection.
     Close,
 }
 
@@ -34,7 +34,7 @@ impl Reply {
 
 type Respond = dyn Fn(&Value) -> Reply + Send + Sync;
 
-/// Accepts until it is dropped.
+/// Accepts connections until it is dropped.
 pub(super) struct Backend {
     address: SocketAddr,
     asked: Arc<Mutex<Vec<(String, Value)>>>,
@@ -55,7 +55,7 @@ impl Backend {
                     return;
                 }
                 let (record, respond) = (record.clone(), respond.clone());
-                // A client that goes away ends its thread.
+                // The thread ends when the client disconnects.
                 std::thread::spawn(move || {
                     stream.and_then(|stream| answer(stream, &record, &*respond))
                 });
@@ -68,17 +68,17 @@ impl Backend {
         }
     }
 
-    /// The setting that has it asked.
+    /// The setting that activates it.
     pub(super) fn setting(&self) -> String {
         format!("hook_url = \"http://{}/may\"", self.address)
     }
 
-    /// The questions since the last look, as JSON.
+    /// The questions since the last call, as JSON.
     pub(super) fn questions(&self) -> Vec<Value> {
         self.take().into_iter().map(|(_, body)| body).collect()
     }
 
-    /// The same with the heads of their requests.
+    /// The questions with their request heads.
     pub(super) fn take(&self) -> Vec<(String, Value)> {
         std::mem::take(&mut *self.asked.lock().unwrap())
     }
@@ -87,12 +87,12 @@ impl Backend {
 impl Drop for Backend {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        // Wakes it up.
+        // Wakes the accepting thread.
         let _ = TcpStream::connect(self.address);
     }
 }
 
-/// One question on a connection.
+/// Answers one question.
 fn answer(
     stream: TcpStream,
     asked: &Mutex<Vec<(String, Value)>>,
@@ -116,7 +116,7 @@ fn answer(
     reader.read_exact(&mut body)?;
     let question: Value = serde_json::from_slice(&body).expect("JSON");
     let reply = respond(&question);
-    // Before the answer: who has it may look.
+    // Recorded before the reply, so that a client with the reply finds it.
     asked.lock().unwrap().push((head, question));
     match reply {
         Reply::Body(status, text) => {

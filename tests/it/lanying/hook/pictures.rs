@@ -1,5 +1,5 @@
-//! Pictures made elsewhere, where everything is asked of a viewer: the server that makes them is asked nothing
-//! more, and gets nothing else.
+//! External picture servers with a hook: the viewer is checked, and the picture server causes no further question and
+//! gets nothing else.
 
 use percent_encoding::percent_decode_str;
 
@@ -14,8 +14,8 @@ use crate::support::{
 };
 
 #[test]
-fn the_server_that_makes_a_picture_for_a_viewer_gets_the_original_and_no_question() {
-    // The sender has left the group; the viewer is in it.
+fn picture_server_needs_no_question() {
+    // The sender has left the group; the viewer is a member.
     let backend = Backend::start(|question| match question["user"].as_str() {
         Some("alice") if question["action"] == "download" => {
             Reply::json(r#"{"allow":false,"code":20002}"#)
@@ -51,7 +51,7 @@ fn the_server_that_makes_a_picture_for_a_viewer_gets_the_original_and_no_questio
     assert!(original.body == photo(), "{}", original.text());
     assert_eq!(backend.questions(), [] as [serde_json::Value; 0]);
 
-    // It opens this one object, and forwards nothing.
+    // The token opens only this object, and forwards nothing.
     let other = alice.store(&alice.ticket("102", "g1", "2"), "b.jpg", &photo());
     let (before, _) = source.split_once("file_sign=").unwrap();
     let (_, other) = other.split_once("file_sign=").unwrap();
@@ -61,7 +61,7 @@ fn the_server_that_makes_a_picture_for_a_viewer_gets_the_original_and_no_questio
     );
     let forward = source.replace("download/chat", "upload/forward");
     assert_code(&server.get(&format!("{forward}&to_id=eve"), &[]), 10003);
-    // Who asks for themselves is asked as before.
+    // Users' own requests still cause questions.
     let refused = server.get(
         &signed(path),
         &[("access-token", &alice.token), ("app_id", APP_ID)],

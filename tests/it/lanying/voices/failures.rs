@@ -1,4 +1,4 @@
-//! Voices that are too long, or none, and an ffmpeg that cannot make them.
+//! Voices that are too long or invalid, and an ffmpeg that cannot convert.
 
 use std::time::Duration;
 
@@ -10,9 +10,9 @@ use crate::support::{
     media::{AMR, MP3, MP4, Program, assert_first_frame, probed, voice},
 };
 
-/// The header of a frame of nothing, which is all there is of it.
+/// The header of an AMR frame without data, which has no further bytes.
 const NO_DATA: u8 = 15 << 3 | 4;
-/// Bytes that one file may have.
+/// Maximum length of a file.
 const LIMIT: usize = 10 << 20;
 
 fn amr(frame: &[u8], frames: usize) -> Vec<u8> {
@@ -20,12 +20,12 @@ fn amr(frame: &[u8], frames: usize) -> Vec<u8> {
 }
 
 #[test]
-fn a_voice_that_plays_too_long_or_is_none_starts_no_ffmpeg() {
+fn too_long_or_bad_starts_no_ffmpeg() {
     let program = Program::real();
     let server = TestServer::with(&program.toml(""));
     let alice = server.lanying("alice");
     let clock = Clock::system();
-    // A frame at 4.75 kbit/s, over and over for four hours.
+    // A frame at 4.75 kbit/s, repeated for four hours.
     let mut frame = [0; 13];
     frame[0] = 4;
     let four_hours = amr(&frame, 4 * 3600 * 50);
@@ -62,7 +62,7 @@ fn a_voice_that_plays_too_long_or_is_none_starts_no_ffmpeg() {
 }
 
 #[test]
-fn how_long_a_voice_may_play_is_a_setting() {
+fn voice_seconds_max_is_configurable() {
     let server = TestServer::with("[media]\nvoice_seconds_max = 3");
     let alice = server.lanying("alice");
     let mp3 = |seconds: &str| voice("a.mp3", seconds, &["-ar", "16000", "-b:a", "32k"]);
@@ -73,7 +73,7 @@ fn how_long_a_voice_may_play_is_a_setting() {
         (AMR.clone(), "&format=mp3", long),
         (mp3("2.9"), "&format=amr", None),
         (MP3.clone(), "&format=amr", long),
-        // Longer than ffmpeg would be let to go on.
+        // Longer than the time limit of ffmpeg would allow.
         (mp3("2000"), "&format=amr", long),
     ] {
         let url = alice.send("101", "bob", "voice", &bytes);
@@ -90,7 +90,7 @@ fn how_long_a_voice_may_play_is_a_setting() {
 }
 
 #[test]
-fn an_ffmpeg_without_amr_says_what_to_install_and_does_all_else() {
+fn ffmpeg_without_amr_names_package() {
     let no_amr =
         "this server has no encoder for amr: install ffmpeg with libavcodec-extra".to_owned();
     let no_mp3 = "this server has no encoder for mp3: install ffmpeg with libmp3lame".to_owned();
@@ -126,7 +126,7 @@ fn an_ffmpeg_without_amr_says_what_to_install_and_does_all_else() {
 }
 
 #[test]
-fn a_voice_that_is_broken_is_told_so_and_comes_as_it_is() {
+fn broken_voice_comes_unchanged() {
     let server = TestServer::start();
     let alice = server.lanying("alice");
     for bytes in [
@@ -139,7 +139,7 @@ fn a_voice_that_is_broken_is_told_so_and_comes_as_it_is() {
         assert_eq!(message, "this voice cannot be decoded");
         assert!(alice.open(&url, "&format=mp3").body == bytes);
     }
-    // Phones stop in the middle of a frame; what is there is heard.
+    // Phones may stop within a frame; the rest is converted.
     let cut = &MP3[..MP3.len() - 100];
     let url = alice.send("104", "bob", "a.mp3", cut);
     assert_eq!(alice.open(&url, "&format=amr").status, 200);
