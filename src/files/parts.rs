@@ -357,3 +357,8 @@ fn owner_of(found: PartsOwner) -> Owner {
         client: None,
     }
 }
+
+/// Whether two calls are of the same user of the same tenant, from wherever they come.
+fn is_same_user(one: &Owner, other: &Owner) -> bool {
+    (&one.tenant, &one.user) == (&other.tenant, &other.user)
+}

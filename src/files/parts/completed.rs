@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::table::is_same_user;
+use super::is_same_user;
 use crate::{files::Stored, limit::Owner, store::ObjectId};
 
 /// Answers at the most: a few hundred bytes each.

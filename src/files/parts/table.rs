@@ -11,7 +11,7 @@ use std::{
 
 use tokio::sync::Mutex;
 
-use super::completed::Completed;
+use super::{completed::Completed, is_same_user};
 use crate::{
     error::{Error, Kind, Result},
     files::Stored,
@@ -81,11 +81,6 @@ pub(super) fn charge(bytes: u64) -> u64 {
 
 fn user_key(owner: &Owner) -> (Arc<str>, Arc<str>) {
     (owner.tenant.clone(), owner.user.clone())
-}
-
-/// Whether two calls are of the same user of the same tenant, from wherever they come.
-pub(super) fn is_same_user(one: &Owner, other: &Owner) -> bool {
-    (&one.tenant, &one.user) == (&other.tenant, &other.user)
 }
 
 impl Table {

@@ -5,11 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{
-    BoundingBox, Derived, Dialect, Key, Meta, Opened,
-    layout::{self, Layout},
-    names,
-};
+use super::{BoundingBox, Derived, Dialect, Key, Meta, Opened, layout::Layout, names, paths};
 use crate::{error::Result, store::trailer};
 
 /// A derivative that is damaged, or written by another version, counts as absent and is made again.
@@ -62,7 +58,7 @@ pub(super) fn write_derived(
     let (temporary, target) = (instance.unfinished(&name), instance.root.at(path));
     let write = || -> io::Result<()> {
         let mut at = PathBuf::new();
-        for name in layout::parent(path) {
+        for name in paths::parent(path) {
             at.push(name);
             instance.root.at(&at).make_dir()?;
         }
@@ -72,7 +68,7 @@ pub(super) fn write_derived(
             .and_then(|()| names::rename_over(temporary, target));
         kept.inspect_err(|_| drop(temporary.remove_if_there()))?;
         // The object may have been taken down meanwhile: see `remove_object`.
-        if !instance.root.at(&layout::object_name(key)).is_file()? {
+        if !instance.root.at(&paths::object_name(key)).is_file()? {
             target.remove_if_there()?;
         }
         Ok(())

@@ -19,10 +19,10 @@ use uuid::Uuid;
 
 use super::{
     Durability,
-    layout::{OBJECTS, TMP},
     names::{self, At, RenameBy},
+    paths::{OBJECTS, TMP},
     root::Root,
-    upload::write_all,
+    write::write_all,
 };
 
 /// How the name of a trial in `objects/` begins.

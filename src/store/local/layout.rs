@@ -1,8 +1,7 @@
 //! Where everything lies: paths, directories, and how a finished file gets its place.
 
 use std::{
-    collections::HashSet,
-    fs, io,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -12,10 +11,11 @@ use arc_swap::ArcSwap;
 use rustix::io::retry_on_intr;
 
 use super::{
-    Config, DerivedName, Durability, Key,
+    Config, Durability,
     health::{Health, storage_error},
     instance::Instance,
     names,
+    paths::parent,
     root::Root,
     space::{Reservation, Space},
     startup::Opened,
@@ -24,14 +24,7 @@ use super::{
 use crate::{
     error::{Error, Kind, Result},
     metrics::{Synced, Syncs},
-    store::{Class, ObjectId},
-    time::Day,
 };
-
-pub(super) const OBJECTS: &str = "objects";
-pub(super) const DERIVED: &str = "derived";
-pub(super) const TMP: &str = "tmp";
-pub(super) const PARTS: &str = "parts";
 
 /// Paths of one store, its open directory, and its state.
 pub(super) struct Layout {
@@ -48,15 +41,6 @@ pub(super) struct Layout {
 const KNOWN_MAX: usize = 4096;
 /// `Retry-After` while the store is gone. A new mount is found within this time.
 const GONE_RETRY_AFTER: Duration = Duration::from_secs(5);
-
-/// A day of a class on disk.
-#[derive(Debug, Clone)]
-pub(super) struct DayDirectory {
-    /// The day.
-    pub(super) day: Day,
-    /// Its directories, of objects and of derivatives, whether or not both are there.
-    pub(super) paths: [PathBuf; 2],
-}
 
 impl Layout {
     pub(super) fn new(root: PathBuf, config: Config, opened: Opened) -> Self {
@@ -319,111 +303,15 @@ fn must_copy(error: &io::Error) -> bool {
     )
 }
 
-/// The path as the process will still understand it after a change of directory.
-pub(super) fn absolute(path: &Path) -> Result<PathBuf> {
-    std::path::absolute(path)
-        .map_err(|error| Error::invalid(format!("store.path = \"{}\": {error}", path.display())))
-}
-
-pub(super) fn object_path(root: &Path, key: Key) -> PathBuf {
-    let mut path = sharded(root, OBJECTS, key);
-    path.push(key.id.to_string());
-    path
-}
-
-/// Where an object lies below the root.
-pub(super) fn object_name(key: Key) -> PathBuf {
-    object_path(Path::new(""), key)
-}
-
-/// Where a derivative lies below the root.
-pub(super) fn derived_name(key: Key, name: DerivedName) -> PathBuf {
-    let mut path = sharded(Path::new(""), DERIVED, key);
-    path.push(format!("{}-{name}", key.id));
-    path
-}
-
-fn sharded(root: &Path, tree: &str, key: Key) -> PathBuf {
-    let mut path = root.join(tree);
-    path.push(key.class.name());
-    path.push(key.day.to_string());
-    path.push(format!("{:02x}", key.id.spread()));
-    path
-}
-
-/// The derivatives of an object that are on disk.
-pub(super) fn derived_of(root: &Path, key: Key) -> io::Result<Vec<PathBuf>> {
-    let prefix = format!("{}-", key.id);
-    let entries = match fs::read_dir(sharded(root, DERIVED, key)) {
-        Err(error) if names::is_absent(&error) => return Ok(Vec::new()),
-        entries => entries?,
-    };
-    let mut found = Vec::new();
-    for entry in entries {
-        let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with(&prefix) {
-            found.push(entry.path());
-        }
-    }
-    Ok(found)
-}
-
-pub(super) fn days(root: &Path, class: Class) -> io::Result<Vec<DayDirectory>> {
-    let mut days = HashSet::new();
-    for tree in [OBJECTS, DERIVED] {
-        let entries = match fs::read_dir(root.join(tree).join(class.name())) {
-            Err(error) if names::is_absent(&error) => continue,
-            entries => entries?,
-        };
-        for entry in entries {
-            // What is not a day is not ours, and left alone.
-            days.extend(entry?.file_name().to_str().and_then(Day::parse));
-        }
-    }
-    let mut days: Vec<Day> = days.into_iter().collect();
-    days.sort_unstable();
-    let path = |tree: &str, day: Day| root.join(tree).join(class.name()).join(day.to_string());
-    Ok(days
-        .into_iter()
-        .map(|day| DayDirectory {
-            day,
-            paths: [path(OBJECTS, day), path(DERIVED, day)],
-        })
-        .collect())
-}
-
-/// The directories that a day's objects are spread over. Blocking.
-pub(super) fn spreads_of(day: &DayDirectory) -> io::Result<Vec<PathBuf>> {
-    let [objects, _] = &day.paths;
-    match fs::read_dir(objects) {
-        Err(error) if names::is_absent(&error) => Ok(Vec::new()),
-        spreads => spreads?.map(|spread| Ok(spread?.path())).collect(),
-    }
-}
-
-/// The objects of one such directory, by the ids in their names; other files are not ours. Blocking.
-pub(super) fn objects_in(spread: &Path, class: Class, day: Day) -> io::Result<Vec<Key>> {
-    let files = match fs::read_dir(spread) {
-        Err(error) if names::is_absent(&error) => return Ok(Vec::new()),
-        files => files?,
-    };
-    let mut keys = Vec::new();
-    for file in files {
-        let id = file?.file_name().to_str().and_then(ObjectId::parse);
-        keys.extend(id.map(|id| Key { class, day, id }));
-    }
-    Ok(keys)
-}
-
-pub(super) fn parent(path: &Path) -> &Path {
-    path.parent()
-        .expect("every path of the store lies below its root")
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
-    use crate::store::local::LocalStore;
+    use crate::store::local::{
+        LocalStore,
+        paths::{OBJECTS, TMP},
+    };
 
     /// What a file system does that has no more links to give, or none at all.
     #[test]

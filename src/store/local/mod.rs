@@ -21,6 +21,7 @@ mod layout;
 mod mend;
 mod names;
 mod parts;
+mod paths;
 mod removal;
 mod root;
 mod scrub;
@@ -28,6 +29,7 @@ mod space;
 mod startup;
 mod tombstones;
 mod upload;
+mod write;
 mod writers;
 
 use std::{
@@ -109,7 +111,7 @@ impl LocalStore {
     /// A message that names the path and what to do: not writable, read-only or full without a store in it, on two
     /// file systems, or in use by another server.
     pub fn open(config: &Config, inherited: Option<OwnedFd>) -> Result<Self> {
-        let root = layout::absolute(&config.path)?;
+        let root = paths::absolute(&config.path)?;
         let opened = startup::open(&root, config.durability, inherited.map(Into::into))?;
         let store = Self::over(Layout::new(root, config.clone(), opened));
         if let Some(why) = store.layout.health.troubles().writes {
@@ -130,7 +132,7 @@ impl LocalStore {
     /// # Errors
     /// `Internal` if the directory cannot be opened.
     pub fn attach(config: &Config) -> Result<Option<Self>> {
-        let root = layout::absolute(&config.path)?;
+        let root = paths::absolute(&config.path)?;
         let opened = startup::attach(&root)?;
         Ok(opened.map(|opened| Self::over(Layout::new(root, config.clone(), opened))))
     }
@@ -163,10 +165,10 @@ impl LocalStore {
 /// # Errors
 /// `Internal` if the disk fails or the file is damaged.
 fn open_object(root: &Path, key: Key) -> Result<Option<Opened>> {
-    match names::open_read(&layout::object_path(root, key)) {
+    match names::open_read(&paths::object_path(root, key)) {
         Ok(file) => Opened::from_file(file, key).map(Some),
         Err(error) if names::is_absent(&error) => Ok(None),
-        Err(_) if tombstones::is_at(At::path(&layout::object_path(root, key))) => Ok(None),
+        Err(_) if tombstones::is_at(At::path(&paths::object_path(root, key))) => Ok(None),
         Err(error) => Err(Error::internal(error)),
     }
 }
@@ -209,7 +211,7 @@ impl Store for LocalStore {
 
     fn is_taken(&self, key: Key) -> StoreFuture<'_, bool> {
         let find = move |layout: &Arc<Layout>| {
-            let path = layout::object_path(layout.root(), key);
+            let path = paths::object_path(layout.root(), key);
             Ok(open_object(layout.root(), key)?.is_some()
                 || tombstones::is_at(At::path(&path))
                 || tombstones::is_listed(layout.root(), key).map_err(Error::internal)?)
@@ -231,8 +233,8 @@ impl Store for LocalStore {
             layout
                 .link(
                     &instance,
-                    &layout::object_name(from),
-                    &layout::object_name(to),
+                    &paths::object_name(from),
+                    &paths::object_name(to),
                 )
                 .map_err(|error| layout.write_error(error))
         };
@@ -247,14 +249,14 @@ impl Store for LocalStore {
     fn derived(&self, key: Key, name: DerivedName) -> StoreFuture<'_, Option<Derived>> {
         let layout = self.layout.clone();
         Box::pin(blocking(move || {
-            let path = layout.root().join(layout::derived_name(key, name));
+            let path = layout.root().join(paths::derived_name(key, name));
             Ok(read_derived(&path, key))
         }))
     }
 
     fn put_derived(&self, key: Key, name: DerivedName, derived: Derived) -> StoreFuture<'_, ()> {
         let put = move |layout: &Arc<Layout>| {
-            write_derived(layout, &layout::derived_name(key, name), key, derived)
+            write_derived(layout, &paths::derived_name(key, name), key, derived)
         };
         Box::pin(on_disk(&self.layout, put))
     }

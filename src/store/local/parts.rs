@@ -27,10 +27,12 @@ use super::{
     blocking,
     health::storage_error,
     instance::{Instance, is_running},
-    layout::{Layout, PARTS},
+    layout::Layout,
     names, on_disk,
+    paths::PARTS,
     space::Reservation,
-    upload::{BATCH_BYTES, BATCH_CHUNKS_MAX, write_all},
+    upload::{BATCH_BYTES, BATCH_CHUNKS_MAX},
+    write::write_all,
 };
 use crate::{
     error::{Error, Kind, Result},

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{expire::days, layout, layout::DayDirectory, names, names::At, tombstones};
+use super::{names, names::At, paths, paths::DayDirectory, tombstones};
 use crate::{
     durable,
     error::{Error, Result},
@@ -31,7 +31,7 @@ pub(super) fn remove_everywhere(root: &Path, id: ObjectId) -> Result<bool> {
     loop {
         let mut found = false;
         for class in Class::ALL {
-            for DayDirectory { day, .. } in days(root, class)? {
+            for DayDirectory { day, .. } in paths::days(root, class)? {
                 let key = Key { class, day, id };
                 // Derivatives also where the object is gone: an earlier removal may have been cut short.
                 found |= match key == Key::of(class, id) {
@@ -55,7 +55,7 @@ fn remove_by(
     // The derivatives first: if this is cut short, the object is still there to be removed again. And once
     // more after it: one that was being made meanwhile looks for its object only after it was kept.
     remove_derived(root, key)?;
-    let path = layout::object_path(root, key);
+    let path = paths::object_path(root, key);
     let was_there =
         !tombstones::is_at(At::path(&path)) && At::path(&path).exists().map_err(Error::internal)?;
     if was_there {
@@ -66,7 +66,7 @@ fn remove_by(
 }
 
 fn remove_derived(root: &Path, key: Key) -> Result<()> {
-    for path in layout::derived_of(root, key).map_err(Error::internal)? {
+    for path in paths::derived_of(root, key).map_err(Error::internal)? {
         names::remove_if_there(&path).map_err(Error::internal)?;
     }
     Ok(())

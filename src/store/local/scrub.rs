@@ -3,9 +3,8 @@
 use std::{fs, io, path::Path};
 
 use super::{
-    expire,
-    layout::{self, OBJECTS},
     names::{self, At},
+    paths::{self, OBJECTS},
     root::Root,
     tombstones,
 };
@@ -27,7 +26,7 @@ pub(super) fn verify(root: &Path) -> Result<Verified> {
         Error::internal(format!("{}: {error}", path.display()))
     };
     for class in Class::ALL {
-        for day in expire::days(root, class)? {
+        for day in paths::days(root, class)? {
             let [objects, _] = day.paths;
             let spreads = match fs::read_dir(&objects) {
                 Err(error) if names::is_absent(&error) => continue,
@@ -75,7 +74,7 @@ fn verify_file(root: &Path, class: Class, day: Day, path: &Path) -> Result<(), S
         .unwrap_or_default();
     let id = ObjectId::parse(name).ok_or("its name is no id")?;
     let key = Key { class, day, id };
-    if layout::object_path(root, key) != path {
+    if paths::object_path(root, key) != path {
         return Err("it lies where no look-up would find it".into());
     }
     match names::open_read(path) {

@@ -18,8 +18,8 @@ use uuid::Uuid;
 use super::{
     Durability,
     instance::{Instance, TRIAL},
-    layout::{DERIVED, OBJECTS, PARTS, TMP},
     names::{self, RenameBy},
+    paths::{DERIVED, OBJECTS, PARTS, TMP},
     root::{Root, STORE_ID},
     tombstones,
 };

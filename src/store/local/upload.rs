@@ -1,22 +1,14 @@
 //! An upload into the local store: batches written off the reactor threads, then the commit.
 
-use std::{
-    fs::File,
-    io::{self, IoSlice},
-    sync::Arc,
-};
+use std::{fs::File, io, sync::Arc};
 
 use bytes::Bytes;
 use rustix::{fs::FallocateFlags, io::retry_on_intr};
 use tokio::sync::oneshot;
 
 use super::{
-    Key, Meta, Sink, StoreFuture, Upload, UploadSize,
-    instance::Instance,
-    layout::{self, Layout},
-    names::At,
-    space::Reservation,
-    writers::Writers,
+    Key, Meta, Sink, StoreFuture, Upload, UploadSize, instance::Instance, layout::Layout,
+    names::At, paths, space::Reservation, write::write_all, writers::Writers,
 };
 use crate::{
     error::{Error, Result},
@@ -296,7 +288,7 @@ impl Writer {
         written.map_err(|error| layout.write_error(error))?;
         let instance = self.temporary.instance.clone();
         layout.check_opening(&instance)?;
-        let path = layout::object_name(self.key);
+        let path = paths::object_name(self.key);
         if let Err(error) = layout.publish(&instance, &self.temporary.name, &path) {
             // The name may be there while its sync failed: an upload that is refused must not stay. Another one's
             // file of this name must.
@@ -337,38 +329,4 @@ fn preallocate(file: &File, bytes: u64) -> io::Result<bool> {
         Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(false),
         result => Ok(result.map(|()| true)?),
     }
-}
-
-/// Writes all chunks from `offset` on, and the trailer behind them, in as few calls as the kernel allows.
-pub(super) fn write_all(
-    file: &File,
-    chunks: &[Bytes],
-    trailer: Option<&Bytes>,
-    mut offset: u64,
-) -> io::Result<()> {
-    /// The kernel takes 1,024 (UIO_MAXIOV); batches seldom have more than 16.
-    const SLICES_MAX: usize = 64;
-    let mut chunks = chunks.iter().chain(trailer).peekable();
-    while chunks.peek().is_some() {
-        let mut slices: [IoSlice<'_>; SLICES_MAX] = std::array::from_fn(|_| IoSlice::new(&[]));
-        let mut count = 0;
-        for (slice, chunk) in slices.iter_mut().zip(chunks.by_ref()) {
-            *slice = IoSlice::new(chunk);
-            count += 1;
-        }
-        let mut rest = &mut slices[..count];
-        IoSlice::advance_slices(&mut rest, 0);
-        while !rest.is_empty() {
-            match rustix::io::pwritev(file, rest, offset) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => {
-                    offset += written as u64;
-                    IoSlice::advance_slices(&mut rest, written);
-                }
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-    Ok(())
 }
