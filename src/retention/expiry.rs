@@ -1,5 +1,5 @@
-//! Expiry is counted from what a key says, creation or the day of forwarding, so a file needs no record of it and a change of the
-//! setting holds for every file at once.
+//! When an object expires. Expiry is computed from the key (creation, or the day of forwarding) and the configuration,
+//! so it is not stored, and a change of the configuration applies to every file at once.
 
 use crate::{
     store::{Class, Dialect, Key},
@@ -22,9 +22,9 @@ pub fn days_of(class: Class, days: &Days) -> u32 {
     }
 }
 
-/// When an object ends; `None` for never. Counted from its creation in the Easemob API, and from the end of
-/// its key's day in the other one: a file may be forwarded at any moment of that day, and each link to it must
-/// live as long as it is said to.
+/// When an object expires; `None` for never. Counted from its creation in the Easemob API, and from the end of the day
+/// in its key in the Lanying API: a file may be forwarded at any time of that day, and each link to it must stay valid
+/// for the configured time.
 pub fn expires_at(dialect: Dialect, key: Key, days: &Days) -> Option<Timestamp> {
     let days = days_of(key.class, days);
     let counted_from = match dialect {
@@ -34,7 +34,7 @@ pub fn expires_at(dialect: Dialect, key: Key, days: &Days) -> Option<Timestamp> 
     (days > 0).then(|| counted_from.plus_days(days))
 }
 
-/// Whether it has ended at `now`.
+/// Whether an object has expired at `now`.
 pub fn is_expired(dialect: Dialect, key: Key, days: &Days, now: Timestamp) -> bool {
     expires_at(dialect, key, days).is_some_and(|end| end <= now)
 }
@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_lives_to_the_end_of_its_day_and_its_days_more() {
+    fn links_expire_at_end_of_day() {
         let created = Timestamp::from_ms(5 * MS_PER_DAY + 1_000);
         let end = |day| {
             let key = Key {
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_seven_days_ends_after_seven_days_to_the_millisecond() {
+    fn files_expire_to_the_millisecond() {
         let created = Timestamp::from_ms(1_000);
         for (days, now_ms, expected) in [
             (7, 1_000 + 7 * MS_PER_DAY - 1, false),

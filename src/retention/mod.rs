@@ -1,6 +1,6 @@
-//! How long objects live: the rule (`expiry.rs`), and the removal of what has outlived it (`sweep.rs`).
+//! Retention of objects: the rule (`expiry.rs`), and the removal of expired objects (`sweep.rs`).
 //!
-//! Every read checks the rule itself; the sweep only frees the space, two days later.
+//! Every read checks the rule. The sweep only frees the space, two days later.
 
 mod expiry;
 mod sweep;

@@ -1,4 +1,4 @@
-//! Where everything lies: paths, directories, and how a finished file gets its place.
+//! Paths and directories of the store, and how a finished file gets its name.
 
 use std::{
     io,
@@ -30,14 +30,14 @@ use crate::{
 pub(super) struct Layout {
     root: PathBuf,
     config: Config,
-    /// The directory as it was opened last.
+    /// The most recent opening of the directory.
     opened: ArcSwap<Opened>,
     pub(super) space: Space,
     pub(super) health: Health,
     pub(super) syncs: Arc<Syncs>,
 }
 
-/// Directories remembered as synced at the most.
+/// The largest number of directories that are remembered as synced.
 const KNOWN_MAX: usize = 4096;
 /// `Retry-After` while the store is gone. A new mount is found within this time.
 const GONE_RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -66,7 +66,7 @@ impl Layout {
         self.config.durability == Durability::Full
     }
 
-    /// The directory as it was opened last.
+    /// The most recent opening of the directory.
     pub(super) fn opened(&self) -> Arc<Opened> {
         self.opened.load_full()
     }
@@ -106,7 +106,7 @@ impl Layout {
         }
     }
 
-    /// Checks that something may be written by path. A store that is only attached to is written without a lock.
+    /// Checks that a file may be written by path. A command that attached to the store writes without a lock.
     ///
     /// # Errors
     /// As [`Layout::instance`].
@@ -141,14 +141,14 @@ impl Layout {
     /// Reserves space for a file of at most `bytes`, above the free-space floor. Blocking.
     ///
     /// # Errors
-    /// `StorageFull` where it, beside all that is reserved, could go below the floor.
+    /// `StorageFull` if it, beside everything that is reserved, could go below the floor.
     pub(super) fn reserve(&self, bytes: u64) -> Result<Reservation> {
         let free = || self.free_bytes().map_err(Error::internal);
         self.space.reserve(bytes, free)
     }
 
-    /// Notices now and then that others have filled the disk, before `bytes` that are not preallocated are written.
-    /// Blocking.
+    /// Checks, once in a while, whether other programs have filled the disk, before `bytes` that are not preallocated
+    /// are written. Blocking.
     ///
     /// # Errors
     /// `StorageFull` below the floor.
@@ -163,8 +163,8 @@ impl Layout {
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
-    /// Gives a finished file its name, `path` below the root: directories first, the name, then the directory's sync.
-    /// An existing name is never replaced.
+    /// Gives a finished file its name, `path` below the root: makes the directories, renames, then syncs the directory.
+    /// Never replaces an existing file.
     pub(super) fn publish(
         &self,
         instance: &Instance,
@@ -174,7 +174,7 @@ impl Layout {
         let (from, to) = (instance.unfinished(temporary), instance.root.at(path));
         self.make_parents(instance, path)?;
         match names::rename_no_replace(instance.rename, from, to) {
-            // Swept between the look-up and the rename, or removed by hand: make it again, once.
+            // The directory was swept between the look-up and the rename, or removed by hand. Make it again, once.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 instance.known().clear();
                 self.make_parents(instance, path)?;
@@ -188,8 +188,8 @@ impl Layout {
         Ok(())
     }
 
-    /// Gives a committed file a second name, durably; both are below the root. One that is there already is the same
-    /// file, or a copy of it. `false` where the first name is not there.
+    /// Gives a committed file a second name, durably. Both names are below the root. If the second name exists, it is
+    /// the same file or a copy of it. Returns `false` if the first name does not exist.
     pub(super) fn link(&self, instance: &Instance, from: &Path, to: &Path) -> io::Result<bool> {
         self.make_parents(instance, to)?;
         let (source, target) = (instance.root.at(from), instance.root.at(to));
@@ -198,7 +198,7 @@ impl Layout {
             if !source.is_file()? {
                 return Ok(false);
             }
-            // The directory was swept or removed by hand: make it again, once.
+            // The directory was swept or removed by hand. Make it again, once.
             instance.known().clear();
             self.make_parents(instance, to)?;
             linked = names::link(source, target);
@@ -212,13 +212,13 @@ impl Layout {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             result => result?,
         }
-        // The file may have been taken down in this very moment: what was linked is then its tombstone.
+        // The file may have been taken down at the same moment. Then its tombstone was linked.
         if tombstones::is_at(target) {
             target.remove_if_there()?;
             return Ok(false);
         }
-        // Also where it was there before: whoever made it may not have synced it yet. Where that fails, the name
-        // must not be found there by the next one, whose sync might not fail again.
+        // Also for an existing name, because the caller that made it may not have synced it yet. If the sync fails, the
+        // name is removed: the next caller's sync might succeed although this name was lost.
         if self.is_durable() {
             self.sync_dir(instance, parent(to)).inspect_err(|_| {
                 if is_new {
@@ -244,7 +244,7 @@ impl Layout {
                 self.syncs.time(Synced::File, || target.sync_data())?;
             }
             names::rename_no_replace(instance.rename, temporary, to)?;
-            // Taken down meanwhile: whoever did that has not seen the new name.
+            // The file was taken down meanwhile, and the removal has not seen the new name.
             if !from.is_file()? {
                 to.remove_if_there()?;
                 return Err(io::ErrorKind::NotFound.into());
@@ -254,8 +254,8 @@ impl Layout {
         copy().inspect_err(|_| drop(temporary.remove_if_there()))
     }
 
-    /// Makes and syncs the missing directories above `path`, from the top: a name is durable only when the
-    /// directory above it is synced.
+    /// Makes and syncs the missing directories above `path`, from the top, because a name is durable only when the
+    /// directory that contains it is synced.
     fn make_parents(&self, instance: &Instance, path: &Path) -> io::Result<()> {
         let directory = parent(path);
         if instance.known().contains(directory) {
@@ -266,8 +266,8 @@ impl Layout {
             let above = at.clone();
             at.push(name);
             instance.root.at(&at).make_dir()?;
-            // Also where it was there before: another upload may have made it and not synced it yet. Where
-            // that fails it must not be found there by the next upload, whose sync might not fail again.
+            // Also for an existing directory, because another upload may have made it and not synced it yet. If the
+            // sync fails, the directory is removed: the next upload's sync might succeed although this one was lost.
             if self.is_durable() {
                 self.sync_dir(instance, &above)
                     .inspect_err(|_| instance.root.at(&at).remove_dir())?;
@@ -294,7 +294,8 @@ fn check(root: &Root, health: &Health) -> Result<()> {
     })
 }
 
-/// A file has its most names already (65,000 on ext4), or the file system knows only one for each.
+/// Whether a hard link failed because the file has the largest number of names (65,000 on ext4), or because the file
+/// system does not support hard links.
 fn must_copy(error: &io::Error) -> bool {
     use rustix::io::Errno;
     matches!(
@@ -313,9 +314,9 @@ mod tests {
         paths::{OBJECTS, TMP},
     };
 
-    /// What a file system does that has no more links to give, or none at all.
+    /// Without hard links, the second name is a copy.
     #[test]
-    fn where_there_are_no_links_the_second_name_is_a_whole_copy() {
+    fn copies_without_hard_links() {
         let directory = tempfile::tempdir().unwrap();
         let config = Config {
             path: directory.path().to_owned(),

@@ -1,17 +1,17 @@
-//! The embedded store: a directory, and nothing else.
+//! The local engine: one directory, without an index or a database. The time in an id gives the path of its object.
 //!
 //! ```text
-//! <path>/lock                                      held by the running server
-//! <path>/store-id                                  tells this store and its copies from others
+//! <path>/lock                                      locked by the running server
+//! <path>/store-id                                  distinguishes this store and its copies from others
 //! <path>/keys/                                     token keys and generated secrets, mode 0700
 //! <path>/tmp/<instance>/<uuid>                     uploads on their way in
-//! <path>/objects/<class>/YYYY-MM-DD/<xx>/<uuid>    committed objects, never changed; a forwarded one has a
-//!                                                  name (a hard link) in each day it was forwarded on
+//! <path>/objects/<class>/YYYY-MM-DD/<xx>/<uuid>    committed objects, never changed; a forwarded object has a
+//!                                                  name (a hard link) in each day that it was forwarded on
 //! <path>/derived/<class>/YYYY-MM-DD/<xx>/<uuid>-…  derivatives, may be deleted at any time
 //! <path>/parts/<uuid>/                             uploads in parts, not complete yet
-//! <path>/tombstones/                               what keeps files that were taken down from coming back
+//! <path>/last-sweep                                time of the last sweep, in milliseconds
+//! <path>/tombstones/                               names of files that were taken down, which no upload may reuse
 //! ```
-//! There is no index and no database: an id's own time gives its path.
 
 mod derived;
 mod expire;

@@ -10,8 +10,8 @@
 //!
 //! Renaming the directory claims an upload for its completion, also against another process on this store: a second
 //! claim finds nothing to rename. The new name says what to do after a crash: if `<object>` is stored, the completion
-//! had succeeded; otherwise the upload is given back. A directory that is no longer needed is renamed into `tmp/` before
-//! it is removed, so that nobody finds half of it.
+//! had succeeded; otherwise the upload is given back. A directory that is no longer needed is renamed into `tmp/`
+//! before it is removed, so that nobody finds half of it.
 
 use std::{
     fs::{self, File},

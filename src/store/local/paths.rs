@@ -23,11 +23,11 @@ pub(super) const PARTS: &str = "parts";
 pub(super) struct DayDirectory {
     /// The day.
     pub(super) day: Day,
-    /// Its directories, of objects and of derivatives, whether or not both are there.
+    /// Its directories of objects and of derivatives. One of them may not exist.
     pub(super) paths: [PathBuf; 2],
 }
 
-/// The path as the process will still understand it after a change of directory.
+/// Makes a path absolute, so that it does not depend on the current directory.
 pub(super) fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path)
         .map_err(|error| Error::invalid(format!("store.path = \"{}\": {error}", path.display())))
@@ -39,12 +39,12 @@ pub(super) fn object_path(root: &Path, key: Key) -> PathBuf {
     path
 }
 
-/// Where an object lies below the root.
+/// The path of an object below the root.
 pub(super) fn object_name(key: Key) -> PathBuf {
     object_path(Path::new(""), key)
 }
 
-/// Where a derivative lies below the root.
+/// The path of a derivative below the root.
 pub(super) fn derived_name(key: Key, name: DerivedName) -> PathBuf {
     let mut path = sharded(Path::new(""), DERIVED, key);
     path.push(format!("{}-{name}", key.id));
@@ -59,7 +59,7 @@ fn sharded(root: &Path, tree: &str, key: Key) -> PathBuf {
     path
 }
 
-/// The derivatives of an object that are on disk.
+/// The paths of the stored derivatives of an object.
 pub(super) fn derived_of(root: &Path, key: Key) -> io::Result<Vec<PathBuf>> {
     let prefix = format!("{}-", key.id);
     let entries = match fs::read_dir(sharded(root, DERIVED, key)) {
@@ -89,7 +89,7 @@ fn list_days(root: &Path, class: Class) -> io::Result<Vec<DayDirectory>> {
             entries => entries?,
         };
         for entry in entries {
-            // What is not a day is not ours, and left alone.
+            // Names that are not days are ignored.
             days.extend(entry?.file_name().to_str().and_then(Day::parse));
         }
     }
@@ -105,7 +105,7 @@ fn list_days(root: &Path, class: Class) -> io::Result<Vec<DayDirectory>> {
         .collect())
 }
 
-/// The directories that a day's objects are spread over. Blocking.
+/// The directories that the objects of a day are spread over. Blocking.
 pub(super) fn spreads_of(day: &DayDirectory) -> io::Result<Vec<PathBuf>> {
     let [objects, _] = &day.paths;
     match fs::read_dir(objects) {
@@ -114,7 +114,7 @@ pub(super) fn spreads_of(day: &DayDirectory) -> io::Result<Vec<PathBuf>> {
     }
 }
 
-/// The objects of one such directory, by the ids in their names; other files are not ours. Blocking.
+/// The keys of the objects in one such directory. Files whose names are not ids are ignored. Blocking.
 pub(super) fn objects_in(spread: &Path, class: Class, day: Day) -> io::Result<Vec<Key>> {
     let files = match fs::read_dir(spread) {
         Err(error) if names::is_absent(&error) => return Ok(Vec::new()),

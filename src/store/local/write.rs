@@ -7,14 +7,14 @@ use std::{
 
 use bytes::Bytes;
 
-/// Writes all chunks from `offset` on, and the trailer behind them, in as few calls as the kernel allows.
+/// Writes all chunks from `offset` on, and then the trailer, in as few calls as the kernel allows.
 pub(super) fn write_all(
     file: &File,
     chunks: &[Bytes],
     trailer: Option<&Bytes>,
     mut offset: u64,
 ) -> io::Result<()> {
-    /// The kernel takes 1,024 (UIO_MAXIOV); batches seldom have more than 16.
+    /// The kernel accepts 1,024 (UIO_MAXIOV); most batches have at most 16.
     const SLICES_MAX: usize = 64;
     let mut chunks = chunks.iter().chain(trailer).peekable();
     while chunks.peek().is_some() {
