@@ -67,8 +67,8 @@ pub(super) fn read(file: &File, file_len: u64) -> io::Result<Meta> {
     ))
 }
 
-/// Decodes the trailer from `tail`, the last bytes of a file of `file_len` bytes. Without an error for a short tail, it
-/// needs the last `min(file_len, META_BYTES_MAX + FOOTER_BYTES)` bytes. The error says what is wrong.
+/// Decodes the trailer from `tail`, the last bytes of a file of `file_len` bytes. The last
+/// `META_BYTES_MAX + FOOTER_BYTES` bytes are always enough; fewer may be. The error says what is wrong.
 fn decode(tail: &[u8], file_len: u64) -> Result<Meta, String> {
     let (before, footer) = tail
         .split_last_chunk::<FOOTER_BYTES>()

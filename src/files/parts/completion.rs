@@ -41,8 +41,8 @@ pub struct Completion {
 struct Claim(Option<Claimed>);
 
 struct Claimed {
-    upload: PartUpload,
-    parts: ClaimedUpload,
+    call: PartUpload,
+    upload: ClaimedUpload,
     reserved: PartsPermit,
     /// Held until the work has ended, also if the client has disconnected.
     place: Permit,
@@ -91,7 +91,7 @@ impl Files {
             })?;
             let key = self.new_key(Class::Chatfile)?;
             let claim = upload.claim(key, place).await?;
-            let joined = self.join(claim.parts(), key, bytes_max).await;
+            let joined = self.join(claim.upload(), key, bytes_max).await;
             let commit = match joined.and_then(|received| received.into_commit(attributes)) {
                 Ok(commit) => commit,
                 // Before the response, because the client may send the missing part at once.
@@ -204,9 +204,9 @@ impl PartUpload {
             let _alone = uploads.lock(id).await?;
             let reserved = uploads.table().claim(id)?;
             match uploads.stored().claim(id, key).await {
-                Ok(parts) => Ok(Claim(Some(Claimed {
-                    upload: self,
-                    parts,
+                Ok(upload) => Ok(Claim(Some(Claimed {
+                    call: self,
+                    upload,
                     reserved,
                     place,
                 }))),
@@ -222,12 +222,12 @@ impl PartUpload {
 }
 
 impl Claim {
-    fn parts(&self) -> &ClaimedUpload {
+    fn upload(&self) -> &ClaimedUpload {
         &self
             .0
             .as_ref()
             .expect("the claim is taken only at its end")
-            .parts
+            .upload
     }
 
     /// Ends the completion with the outcome of its commit.
@@ -241,18 +241,18 @@ impl Claim {
             }
         };
         let Claimed {
+            call,
             upload,
-            parts,
             reserved,
             place: _place,
         } = claimed;
-        let (uploads, id) = (&upload.uploads, upload.id);
+        let (uploads, id) = (&call.uploads, call.id);
         reserved.keep();
         // Remembered before the parts are removed, so that a call that finds no upload finds the response.
         let now = uploads.0.clock.monotonic();
-        let owner = upload.owner.clone();
+        let owner = call.owner.clone();
         uploads.table().complete(id, owner, stored.clone(), now);
-        if let Err(error) = parts.parts.discard().await {
+        if let Err(error) = upload.parts.discard().await {
             // The file is stored. The next start removes its parts.
             tracing::warn!(%id, %error, "the parts of a completed upload could not be removed");
         }
@@ -262,8 +262,8 @@ impl Claim {
 
 impl Claimed {
     async fn give_back(self) {
-        let (uploads, id) = (&self.upload.uploads, self.upload.id);
-        match self.parts.parts.give_back().await {
+        let (uploads, id) = (&self.call.uploads, self.call.id);
+        match self.upload.parts.give_back().await {
             Ok(()) => {
                 let now = uploads.0.clock.monotonic();
                 uploads.table().give_back(id, self.reserved, now);
