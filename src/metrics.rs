@@ -17,7 +17,10 @@ use self::{
     cells::{Sharded, label, zeros},
     durations::Durations,
 };
-use crate::time::Clock;
+use crate::{
+    derivative::{Derivative, VoiceFormat},
+    time::Clock,
+};
 
 pub use self::{
     cells::{Counter, Gauge},
@@ -297,18 +300,29 @@ impl Lookups {
 }
 
 label! {
-    /// What is made of a file.
+    /// A kind of derivative, as a label.
     pub enum Derived {
-        /// A small picture.
+        /// A thumbnail of any size.
         Thumbnail = "thumbnail",
         /// The first frame of a video.
         Frame = "frame",
-        /// A voice as MP3.
+        /// A voice message as MP3.
         Mp3 = "mp3",
-        /// A voice as AMR.
+        /// A voice message as AMR.
         Amr = "amr",
-        /// A picture, decoded, that thumbnails of any size are made from. Never on disk.
+        /// A decoded picture from which thumbnails of any size are made. Never on disk.
         Reduced = "reduced",
+    }
+}
+
+impl From<Derivative> for Derived {
+    fn from(derivative: Derivative) -> Self {
+        match derivative {
+            Derivative::Thumbnail(_) => Self::Thumbnail,
+            Derivative::VideoFrame => Self::Frame,
+            Derivative::Voice(VoiceFormat::Mp3) => Self::Mp3,
+            Derivative::Voice(VoiceFormat::Amr) => Self::Amr,
+        }
     }
 }
 
@@ -339,8 +353,17 @@ impl Default for Derivations {
 }
 
 impl Derivations {
-    /// Counts one.
-    pub fn count(&self, derived: Derived, source: Source) {
+    /// Counts a request for a derivative.
+    pub fn count(&self, derivative: Derivative, source: Source) {
+        self.add(derivative.into(), source);
+    }
+
+    /// Counts a request for a reduced picture.
+    pub fn count_reduced(&self, source: Source) {
+        self.add(Derived::Reduced, source);
+    }
+
+    fn add(&self, derived: Derived, source: Source) {
         self.0.mine()[Self::place(derived, source)].add(1);
     }
 

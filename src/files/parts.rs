@@ -5,7 +5,7 @@
 //! first byte of a part is read; the whole upload before its parts are joined. A guard, or a task that runs to its end,
 //! holds each reservation, so that none is lost when the client disconnects.
 //!
-//! Key: the id of the upload. Bounds: `Config::part_uploads_max`, and a share of it for each tenant, client and user
+//! Key: the id of the upload. Bounds: `limits.part_uploads_max`, and a share of it for each tenant, client and user
 //! (`limit/shares.rs`). Staleness: during a handover, two processes have a table each. An upload that is not in the
 //! table is looked up in the store, and the table is compared with the store every ten minutes.
 
@@ -18,7 +18,7 @@ use std::{collections::HashSet, sync::Arc};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::OwnedMutexGuard;
 
-use self::table::{Bounds, Table, charge};
+use self::table::{Table, charge};
 use crate::{
     error::{Error, Kind, Result},
     limit::{Owner, QuotaPermit},
@@ -31,7 +31,7 @@ use crate::{
 };
 
 pub use self::completion::Completion;
-pub(super) use self::completion::places;
+pub(super) use self::{completion::places, table::Bounds};
 
 /// All unfinished uploads in parts. Cheap to clone; the clones are one table.
 #[derive(Clone)]
@@ -66,16 +66,7 @@ struct PartClaim {
 
 impl PartUploads {
     /// Makes an empty table over a store. [`PartUploads::reconcile`] fills it.
-    pub fn new(
-        store: Arc<dyn Store>,
-        uploads_max: u64,
-        user_uploads_max: u64,
-        clock: Clock,
-    ) -> Self {
-        let bounds = Bounds {
-            uploads_max,
-            user_uploads_max,
-        };
+    pub fn new(store: Arc<dyn Store>, bounds: Bounds, clock: Clock) -> Self {
         Self(Arc::new(Shared {
             store,
             table: Mutex::new(Table::new(bounds)),

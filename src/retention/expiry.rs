@@ -1,32 +1,20 @@
-//! When an object expires. Expiry is computed from the key (creation, or the day of forwarding) and the configuration,
-//! so it is not stored, and a change of the configuration applies to every file at once.
+//! Computes when a file expires.
+//!
+//! Expiry depends on the key and the settings alone, so files need no record of it, and a change of a setting applies to
+//! all files at once.
 
 use crate::{
-    store::{Class, Dialect, Key},
-    tenant::Days,
+    store::{Dialect, Key},
+    tenant::Retention,
     time::Timestamp,
 };
 
-/// The days that objects of a class live; 0 = for ever.
-pub fn days_of(class: Class, days: &Days) -> u32 {
-    match class {
-        Class::Chatfile => days.chatfile,
-        Class::Voice => days.voice,
-        Class::Image => days.image,
-        Class::Video => days.video,
-        Class::Shared => days.shared,
-        Class::SharedVoice => days.shared_voice,
-        Class::SharedImage => days.shared_image,
-        Class::SharedVideo => days.shared_video,
-        Class::Avatar => days.avatar,
-    }
-}
-
-/// When an object expires; `None` for never. Counted from its creation in the Easemob API, and from the end of the day
-/// in its key in the Lanying API: a file may be forwarded at any time of that day, and each link to it must stay valid
-/// for the configured time.
-pub fn expires_at(dialect: Dialect, key: Key, days: &Days) -> Option<Timestamp> {
-    let days = days_of(key.class, days);
+/// When an object expires; `None` = never.
+///
+/// In the Easemob API, the days count from the creation of the object. In the Lanying API, they count from the end of the
+/// day in its key: the file can be forwarded at any time of that day, and each link must work for the full time.
+pub fn expires_at(dialect: Dialect, key: Key, retention: &Retention) -> Option<Timestamp> {
+    let days = retention.days(key.class);
     let counted_from = match dialect {
         Dialect::Easemob => key.id.created(),
         Dialect::Lanying => key.day.end(),
@@ -35,28 +23,28 @@ pub fn expires_at(dialect: Dialect, key: Key, days: &Days) -> Option<Timestamp> 
 }
 
 /// Whether an object has expired at `now`.
-pub fn is_expired(dialect: Dialect, key: Key, days: &Days, now: Timestamp) -> bool {
-    expires_at(dialect, key, days).is_some_and(|end| end <= now)
+pub fn is_expired(dialect: Dialect, key: Key, retention: &Retention, now: Timestamp) -> bool {
+    expires_at(dialect, key, retention).is_some_and(|end| end <= now)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{store::ObjectId, time::MS_PER_DAY};
+    use crate::{
+        store::{Class, ObjectId},
+        time::MS_PER_DAY,
+    };
 
     fn key(created: Timestamp) -> Key {
         Key::of(Class::Image, ObjectId::new(created, &[1; 10]))
     }
 
-    fn image(days: u32) -> Days {
-        Days {
-            image: days,
-            ..Days::default()
-        }
+    fn image(days: u32) -> Retention {
+        Retention::default().with(Class::Image, days)
     }
 
     #[test]
-    fn links_expire_at_end_of_day() {
+    fn links_count_from_end_of_day() {
         let created = Timestamp::from_ms(5 * MS_PER_DAY + 1_000);
         let end = |day| {
             let key = Key {

@@ -13,18 +13,16 @@ use super::{
 use crate::{
     api::{Call, answer, signed_url},
     delivery::{Body, CachePolicy, NotConvertible, View, deliver},
+    derivative::{BoundingBox, VoiceFormat},
     error::{Error, Kind, Result},
     files::OpenFile,
-    media::voice::VoiceFormat,
     retention,
-    store::{BoundingBox, Class, Dialect, Key},
+    store::{Class, Dialect, Key},
     time::Timestamp,
 };
 
 /// The request headers that say who may have the body; what it is stands in the query.
 const VARY: HeaderValue = HeaderValue::from_static("access-token, app_id, user_id");
-/// Each side of a thumbnail at the most.
-const SIDE_MAX: u16 = 2048;
 
 /// The parameters of a download that choose what is sent, and from where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,7 +172,7 @@ async fn render(
 }
 
 fn expires_at(context: &Context<'_>, key: Key) -> Option<Timestamp> {
-    retention::expires_at(Dialect::Lanying, key, &context.tenant.limits.days)
+    retention::expires_at(Dialect::Lanying, key, &context.tenant.limits.retention)
 }
 
 impl Parameters {
@@ -201,10 +199,10 @@ impl Parameters {
         };
         let fit = match (side(call, "w")?, side(call, "h")?) {
             (None, None) => None,
-            (width, height) => Some(BoundingBox {
-                width: width.unwrap_or(SIDE_MAX),
-                height: height.unwrap_or(SIDE_MAX),
-            }),
+            (width, height) => Some(BoundingBox::new(
+                width.unwrap_or(BoundingBox::SIDE_MAX),
+                height.unwrap_or(BoundingBox::SIDE_MAX),
+            )),
         };
         let view = match format {
             _ if wants_picture => View::Thumbnail(fit),
@@ -229,8 +227,8 @@ fn target(context: &Context<'_>, path: &str, key: Key, view: View) -> String {
         View::Voice(VoiceFormat::Amr, _) => "&format=amr",
         View::Voice(VoiceFormat::Mp3, _) => "&format=mp3",
     });
-    if let View::Thumbnail(Some(BoundingBox { width, height })) = view {
-        target.push_str(&format!("&w={width}&h={height}"));
+    if let View::Thumbnail(Some(fit)) = view {
+        target.push_str(&format!("&w={}&h={}", fit.width(), fit.height()));
     }
     target
 }
@@ -239,11 +237,12 @@ fn side(call: &Call<'_>, name: &str) -> Result<Option<u16>> {
     let Some(text) = parameter(call, name) else {
         return Ok(None);
     };
+    let side_max = BoundingBox::SIDE_MAX;
     let pixels = text.parse().ok();
     pixels
-        .filter(|pixels| (1..=SIDE_MAX).contains(pixels))
+        .filter(|pixels| (1..=side_max).contains(pixels))
         .map(Some)
-        .ok_or_else(|| Error::invalid(format!("{name} must be a number from 1 to {SIDE_MAX}")))
+        .ok_or_else(|| Error::invalid(format!("{name} must be a number from 1 to {side_max}")))
 }
 
 /// A query parameter; an empty one counts as absent.

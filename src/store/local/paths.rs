@@ -8,8 +8,9 @@ use std::{
 
 use super::names;
 use crate::{
+    derivative::Derivative,
     error::{Error, Result},
-    store::{Class, DerivedName, Key, ObjectId},
+    store::{Class, Key, ObjectId},
     time::Day,
 };
 
@@ -45,9 +46,9 @@ pub(super) fn object_name(key: Key) -> PathBuf {
 }
 
 /// The path of a derivative below the root.
-pub(super) fn derived_name(key: Key, name: DerivedName) -> PathBuf {
+pub(super) fn derived_name(key: Key, derivative: Derivative) -> PathBuf {
     let mut path = sharded(Path::new(""), DERIVED, key);
-    path.push(format!("{}-{name}", key.id));
+    path.push(format!("{}-{derivative}", key.id));
     path
 }
 
