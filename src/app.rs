@@ -159,12 +159,18 @@ impl App {
         self.service.api().files.capabilities()
     }
 
-    /// Binds the listeners and the control socket, and reads the certificates if a listener speaks TLS. Must be called
-    /// within the runtime.
+    /// Counts the unfinished uploads in the store, binds the listeners and the control socket, and reads the
+    /// certificates if a listener speaks TLS.
     ///
     /// # Errors
     /// An address cannot be bound, or a certificate is not usable.
-    pub fn bind(&mut self) -> Result<Vec<Listener>> {
+    pub async fn bind(&mut self) -> Result<Vec<Listener>> {
+        if let Ok(free_bytes) = self.store.maintenance().free_bytes().await {
+            let in_flight_bytes_max = self.service.upload_levels().in_flight_bytes_max;
+            warn_of_little_space(free_bytes, self.free_space_min_bytes, in_flight_bytes_max);
+        }
+        // Before the first request, so that the bounds of each user hold from the start.
+        upkeep::reconcile(&self.service).await;
         if !self.activated.is_empty() {
             let endpoints = self.activated.iter();
             self.listener.listen = endpoints.map(|(endpoint, _)| endpoint.clone()).collect();
@@ -227,12 +233,6 @@ impl App {
     /// Serves until `shutdown` is triggered and all transfers have ended, or their grace period has. The operator
     /// listener closes last.
     pub async fn run(self, listeners: Vec<Listener>, shutdown: Shutdown) {
-        if let Ok(free_bytes) = self.store.maintenance().free_bytes().await {
-            let in_flight_bytes_max = self.service.upload_levels().in_flight_bytes_max;
-            warn_of_little_space(free_bytes, self.free_space_min_bytes, in_flight_bytes_max);
-        }
-        // Before the first request, so that the bounds of each user hold from the start.
-        upkeep::reconcile(&self.service).await;
         let mut tasks = self.spawn_tasks(&shutdown);
         let ended = Shutdown::new();
         let descriptors = Descriptors::new(&listeners, &self.operator_listeners)

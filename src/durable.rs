@@ -1,5 +1,5 @@
-//! Makes names durable. A name survives a power cut once the directory that holds it has been synced, which is a
-//! sync of its own: that of the file or of the new directory does not include it (fsync(2)).
+//! Makes names durable. A name survives a power cut only after a sync of the directory that contains it; the sync of
+//! the file or of the new directory does not include that (fsync(2)).
 
 use std::{
     fs::{self, File},
@@ -8,11 +8,11 @@ use std::{
     path::Path,
 };
 
-/// Makes a directory and those above it that are missing, and syncs the parent of each new one before it makes the
-/// next. The directory itself gets mode 0700; those above follow the umask.
+/// Makes a directory with mode 0700, and the missing directories above it with the mode that the umask gives. Syncs the
+/// parent of each new directory before it makes the next one.
 ///
 /// # Errors
-/// Where the file system refuses.
+/// If the file system refuses.
 pub fn make_dirs(path: &Path) -> io::Result<()> {
     let missing: Vec<&Path> = path
         .ancestors()
@@ -21,7 +21,7 @@ pub fn make_dirs(path: &Path) -> io::Result<()> {
     for directory in missing.into_iter().rev() {
         let mode = if directory == path { 0o700 } else { 0o777 };
         match fs::DirBuilder::new().mode(mode).create(directory) {
-            // Made by another process just now, which may not have synced it yet.
+            // Another process has made it at the same moment, and may not have synced it yet.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             result => result?,
         }
@@ -30,10 +30,10 @@ pub fn make_dirs(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Syncs the directory that holds `path`.
+/// Syncs the directory that contains `path`.
 ///
 /// # Errors
-/// Where the disk fails, or the directory cannot be opened.
+/// If the disk fails or the directory cannot be opened.
 pub fn sync_parent(path: &Path) -> io::Result<()> {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => sync_dir(parent),
@@ -42,12 +42,12 @@ pub fn sync_parent(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Syncs a directory: the names in it.
+/// Syncs a directory, that is the names in it.
 ///
 /// # Errors
-/// Where the disk fails, or the directory cannot be opened.
+/// If the disk fails or the directory cannot be opened.
 pub fn sync_dir(path: &Path) -> io::Result<()> {
-    // Both calls are made again where a signal interrupts them.
+    // The standard library repeats both calls after a signal.
     File::open(path)?.sync_all()
 }
 
@@ -66,7 +66,7 @@ mod tests {
             let mode = fs::metadata(&path).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o700);
         }
-        // A file in the place of a directory.
+        // A file is in the place of a directory.
         fs::write(path.join("file"), "").unwrap();
         make_dirs(&path.join("file/d")).unwrap_err();
     }

@@ -23,12 +23,12 @@ use crate::{
     time::Clock,
 };
 
-/// How often the limiter forgets addresses that are idle.
+/// How often the limiter removes idle addresses.
 const LIMITER_SWEEP: Duration = Duration::from_secs(1);
-/// How often the clock is looked at for a new day.
+/// How often the clock is checked for a new day.
 const RETENTION_TICK: Duration = Duration::from_secs(3600);
 
-/// How often unfinished uploads in parts are compared with the disk.
+/// How often the table of unfinished uploads in parts is compared with the store.
 const PARTS_TICK: Duration = Duration::from_secs(600);
 
 /// Recovers the store when needed, until shutdown. After the store was opened again it closes all open files, because
@@ -47,8 +47,8 @@ pub(super) async fn mend_store(store: Arc<dyn Store>, service: Arc<Service>, shu
     }
 }
 
-/// Compares the table of unfinished uploads in parts with the disk now and then, and when the store was opened again:
-/// another process on it may have begun, completed or swept some, and another mount may have others.
+/// Compares the table of unfinished uploads in parts with the store at intervals, and when the store was opened again:
+/// another process may have begun, completed or removed uploads, and another mount may have others.
 pub(super) async fn reconcile_parts(
     store: Arc<dyn Store>,
     service: Arc<Service>,
@@ -163,14 +163,14 @@ pub(super) async fn sweep_limiter(limiter: Arc<Limiter>, clock: Clock, shutdown:
         .await
         .is_err()
     {
-        // Holds each shard for microseconds, all of them for milliseconds: not on a reactor thread.
+        // Locks each shard for microseconds, and takes milliseconds in all, so it does not run on a reactor thread.
         let (limiter, now) = (limiter.clone(), clock.monotonic());
         let _ = tokio::task::spawn_blocking(move || limiter.sweep(now)).await;
     }
 }
 
-/// Sweeps at the start and whenever a new day has begun; in between remembers that time goes on, so that a
-/// jump of the clock is seen for what it is, and removes uploads in parts that were given up.
+/// Sweeps at start and when a new day has begun. Every hour in between, records the time, so that a jump of the clock
+/// is noticed, and removes expired uploads in parts.
 pub(super) async fn sweep_daily(
     store: Arc<dyn Store>,
     policy: Arc<ArcSwap<Policy>>,

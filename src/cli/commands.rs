@@ -58,7 +58,7 @@ pub(super) fn serve(
         .build()
         .map_err(Error::internal)?;
     runtime.block_on(async {
-        let listeners = app.bind()?;
+        let listeners = app.bind().await?;
         let endpoints = listeners.iter().map(Listener::endpoint);
         let (operator, capabilities) = (app.operator_address(), app.capabilities());
         let banner = welcome::text(&config, file.as_deref(), endpoints, operator, capabilities);

@@ -1,7 +1,7 @@
-//! The use cases, without a dialect: receive a file, open it, derive from it, take it down.
+//! The operations on files that both APIs share: receive, open, derive, forward, take down.
 //!
-//! What a client may do is decided here (the object's tenant, dialect and secret, its expiry); how it is
-//! asked and answered belongs to `api/`.
+//! This module decides what a client may do, by tenant, API, secret and expiry. Requests and responses belong to
+//! `api/`.
 
 mod derive;
 mod ffmpeg;
@@ -97,16 +97,16 @@ pub fn capabilities(config: &FfmpegConfig) -> Capabilities {
     ffmpeg::Ffmpeg::probe(config).capabilities()
 }
 
-/// Whose objects a request may see at all.
+/// The objects that a request may see.
 #[derive(Debug, Clone, Copy)]
 pub struct Scope<'a> {
     /// The tenant in the path.
     pub tenant: &'a Tenant,
-    /// The API asked through.
+    /// The API of the request.
     pub dialect: Dialect,
 }
 
-/// Everything about files, built once.
+/// All operations on files.
 pub struct Files {
     store: Arc<dyn Store>,
     parts: PartUploads,
@@ -117,7 +117,7 @@ pub struct Files {
 }
 
 impl Files {
-    /// Over a store. Blocking.
+    /// Builds everything over a store. Blocking.
     pub fn new(store: Arc<dyn Store>, config: &Config, clock: Clock) -> Self {
         Self {
             open: open::OpenFiles::new(store.clone(), &config.open),
@@ -134,12 +134,12 @@ impl Files {
         self.derivatives.capabilities()
     }
 
-    /// What the cache of open objects and the derivatives count.
+    /// The counters of the cache of open objects and of the derivatives.
     pub fn counts(&self) -> (Arc<Lookups>, Arc<Derivations>) {
         (self.open.lookups.clone(), self.derivatives.counts.clone())
     }
 
-    /// How much there is now.
+    /// Current levels, for metrics.
     pub fn levels(&self) -> FileLevels {
         let parts = self.parts.levels();
         self.derivatives.levels(self.open.len(), parts)
@@ -150,24 +150,23 @@ impl Files {
         &self.parts
     }
 
-    /// A new id, made now from the randomness of the operating system.
+    /// Makes an id from the current time and random bytes of the operating system.
     ///
     /// # Errors
-    /// `Internal` where there is no randomness.
+    /// `Internal` if the system has no random bytes.
     pub fn new_id(&self) -> Result<ObjectId> {
         let mut random = [0; 10];
         getrandom::fill(&mut random).map_err(Error::internal)?;
         Ok(ObjectId::new(self.clock.now(), &random))
     }
 
-    /// Opens a file of the scope. Whether the caller's secret is right is a second question:
-    /// [`OpenFile::check_secret`].
+    /// Opens a file of the scope. Does not check the share-secret: see [`OpenFile::check_secret`].
     ///
     /// # Errors
-    /// `ObjectExpired` for what outlived its tenant's retention, also where its bytes are gone already;
-    /// `ObjectNotFound` for what never was or is another tenant's or dialect's.
+    /// `ObjectExpired` if the retention of its tenant has ended, also after its bytes were removed; `ObjectNotFound` if
+    /// it never existed or belongs to another tenant or API.
     pub async fn open(&self, scope: Scope<'_>, key: Key, now: Timestamp) -> Result<Arc<OpenFile>> {
-        // Before the look-up, so that a file answers the same before and after its bytes are swept.
+        // Before the look-up, so that the response is the same before and after the bytes are swept.
         let is_expired =
             retention::is_expired(scope.dialect, key, &scope.tenant.limits.retention, now);
         match self.open.get(key, now).await {
@@ -220,30 +219,29 @@ impl Files {
             .await
     }
 
-    /// A new key of a class, made now from the randomness of the operating system.
+    /// Makes a key of a class, with a new id.
     ///
     /// # Errors
-    /// `Internal` where there is no randomness.
+    /// As [`Files::new_id`].
     pub fn new_key(&self, class: Class) -> Result<Key> {
         self.new_id().map(|id| Key::of(class, id))
     }
 
-    /// Whether an object of this key is stored or was taken down, whosesoever it is.
+    /// Whether an object of this key is stored or was taken down, of any tenant.
     ///
     /// # Errors
-    /// `Internal` where the disk fails.
+    /// Those of the store.
     pub async fn is_taken(&self, key: Key) -> Result<bool> {
         self.store.is_taken(key).await
     }
 
-    /// Makes a file live as long as one that were stored now, and returns the key by which it does: no byte
-    /// is copied.
+    /// Extends the life of a file as if it were stored now, and returns its new key. No byte is copied.
     ///
     /// # Errors
-    /// `ObjectNotFound` where it is gone.
+    /// `ObjectNotFound` if the file is gone.
     pub async fn forward(&self, file: &OpenFile, now: Timestamp) -> Result<Key> {
         let key = file.object.key;
-        // Never to an earlier day: a clock that went back must not shorten a life.
+        // Never to an earlier day, so that a clock that was set back does not shorten the life of a file.
         let day = now.day().max(key.day);
         if day != key.day && !self.store.extend_life(key, day).await? {
             return Err(Kind::ObjectNotFound.into());
@@ -251,25 +249,25 @@ impl Files {
         Ok(Key { day, ..key })
     }
 
-    /// Lets every open file go: the store was opened again, and what is open lies in what it was before.
+    /// Closes every open file, because the store was opened again and they belong to its previous opening.
     pub fn forget_open(&self) {
         self.open.forget_all();
     }
 
-    /// Takes an object down, whatever its class: the file, its derivatives, and every cache.
+    /// Takes an object of any class down: the file, its derivatives, and every cache entry.
     ///
     /// # Errors
-    /// `Internal` where the disk refuses.
+    /// Those of the store.
     pub async fn remove(&self, id: ObjectId) -> Result<bool> {
-        // Before, since an open file keeps its inode, and the disk may have no other one for the tombstone. And after,
-        // whatever the disk answers, and also where nobody waits for the answer any more.
+        // Before, because an open file keeps its inode, and the disk may have no other inode for the tombstone. And
+        // after, whatever the result is, also if this call is dropped.
         drop(ForgetOnDrop { files: self, id });
         let _forget = ForgetOnDrop { files: self, id };
         self.store.remove(id).await
     }
 }
 
-/// Takes an object out of every cache when dropped.
+/// Removes an object from every cache when dropped.
 struct ForgetOnDrop<'a> {
     files: &'a Files,
     id: ObjectId,
@@ -289,7 +287,7 @@ impl OpenFile {
         meta.dialect == scope.dialect && org == scope.tenant.org && app == scope.tenant.app
     }
 
-    /// Whether a restricted file opens with what the caller sent; an unrestricted one opens with anything.
+    /// Checks the share-secret of a restricted file. An unrestricted file needs none.
     ///
     /// # Errors
     /// `Forbidden`.

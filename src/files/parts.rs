@@ -1,13 +1,13 @@
-//! Uploads in parts: who may have how many, what their parts may hold, and their completion, once.
+//! Uploads in parts: how many a user may have, how large their parts may be, and that each is completed once.
 //!
-//! Everything is claimed before it is done, since clients send four parts at once and hostile ones more: a place
-//! before the directory is made, bytes of the shares, of the day's quotas and of the disk before a part's first
-//! byte is asked for, the whole upload before its parts are joined. Each claim is held by a guard or by the
-//! blocking call that does the work, so that none is lost when the client goes away.
+//! Everything is reserved before it is used, because clients send four parts at once and hostile clients send more: an
+//! entry in the table before the upload begins; bytes of the shares, of the daily quotas and of the disk before the
+//! first byte of a part is read; the whole upload before its parts are joined. A guard, or a task that runs to its end,
+//! holds each reservation, so that none is lost when the client disconnects.
 //!
-//! Key: the upload's id. Bounds: `limits.part_uploads_max`, and a share of them for each tenant, client and user
-//! (`limit/shares.rs`). Staleness: another process that takes over has a table of its own for some seconds; what
-//! is not in the table is looked for on the disk, and the table is compared with the disk once an hour.
+//! Key: the id of the upload. Bounds: `limits.part_uploads_max`, and a share of it for each tenant, client and user
+//! (`limit/shares.rs`). Staleness: during a handover, two processes have a table each. An upload that is not in the
+//! table is looked up in the store, and the table is compared with the store every ten minutes.
 
 mod completed;
 mod completion;
@@ -43,14 +43,14 @@ struct Shared {
     clock: Clock,
 }
 
-/// A call on an unfinished upload of the caller's; while it lives, the upload is not idle.
+/// A call on an unfinished upload of its owner. While it exists, the upload is not idle.
 pub struct PartUpload {
     uploads: PartUploads,
     id: ObjectId,
     owner: Owner,
 }
 
-/// A part that is being received. Dropping it removes what came and gives back what it had claimed.
+/// A part that is being received. Dropping it removes the received bytes and releases what was reserved for it.
 pub struct ReceivedPart {
     writer: Box<dyn PartWriter>,
     bytes: u64,
@@ -58,14 +58,14 @@ pub struct ReceivedPart {
     reserved: QuotaPermit,
 }
 
-/// What a part on its way counts for, given back when dropped.
+/// The charge of a part that is being received. Dropping it takes the charge back.
 struct PartClaim {
     upload: PartUpload,
     charge: u64,
 }
 
 impl PartUploads {
-    /// Over a store. [`PartUploads::reconcile`] counts what is in it.
+    /// Makes an empty table over a store. [`PartUploads::reconcile`] fills it.
     pub fn new(store: Arc<dyn Store>, bounds: Bounds, clock: Clock) -> Self {
         Self(Arc::new(Shared {
             store,
@@ -76,15 +76,16 @@ impl PartUploads {
 
     /// Begins an upload in parts.
     ///
-    /// A user that has as many as it may loses the one that it has not used for longest, if that is idle for a
-    /// minute: a phone that begins anew at each attempt would else be shut out for a day by its own dead
-    /// uploads. With fewer idle ones the call is refused, and web clients send the file in one piece.
+    /// If the user has the largest allowed number of uploads, the new one replaces the one that was idle for longest,
+    /// if that is at least a minute. Otherwise a phone that begins a new upload at each attempt would be locked out for
+    /// a day by its abandoned uploads. Without an idle upload the call is refused, and web clients then send the file
+    /// in one request.
     ///
     /// # Errors
-    /// `Unavailable` where a share is full, `StorageFull` below the floor.
+    /// `Unavailable` if a share is full, `StorageFull` below the floor.
     ///
     /// # Cancel safety
-    /// A dropped call begins the upload all the same, or leaves nothing; either way it is counted.
+    /// A dropped call either begins the upload or leaves nothing. The table is correct in both cases.
     pub async fn begin(&self, id: ObjectId, owner: Owner) -> Result<()> {
         let this = self.clone();
         to_end(async move {
@@ -113,7 +114,7 @@ impl PartUploads {
     /// Finds an unfinished upload of `owner`.
     ///
     /// # Errors
-    /// `ObjectNotFound` where there is none, it is another's, or it has expired.
+    /// `ObjectNotFound` if there is none, it belongs to another user, or it has expired.
     pub async fn find(&self, id: ObjectId, owner: Owner) -> Result<PartUpload> {
         if parts_have_expired(id, self.0.clock.now()) {
             return Err(Kind::ObjectNotFound.into());
@@ -133,7 +134,7 @@ impl PartUploads {
         })
     }
 
-    /// Counts an upload that is stored and not in the table.
+    /// Adds an upload to the table that is in the store.
     async fn adopt(&self, id: ObjectId) -> Result<()> {
         if let Some(found) = self.stored().find(id).await? {
             let parts: Vec<u64> = found.parts.iter().map(|part| part.bytes).collect();
@@ -143,8 +144,8 @@ impl PartUploads {
         Ok(())
     }
 
-    /// Makes the table agree with the store: after a start, and now and then, since another process may have begun,
-    /// completed or swept uploads. Settles completions that a crash has cut short.
+    /// Compares the table with the store and corrects the table: at start, and every ten minutes, because another
+    /// process may have begun, completed or removed uploads. Settles completions that a crash has interrupted.
     ///
     /// # Errors
     /// Those of the store.
@@ -153,7 +154,7 @@ impl PartUploads {
         for orphan in self.stored().list().await?.orphaned {
             let id = orphan.id;
             if let Err(error) = self.settle_orphan(orphan).await {
-                tracing::warn!(%id, %error, "a completion that was cut short cannot be settled");
+                tracing::warn!(%id, %error, "an interrupted completion cannot be settled");
             }
         }
         let open = self.stored().list().await?.open;
@@ -164,7 +165,7 @@ impl PartUploads {
         }
         let open: HashSet<ObjectId> = open.into_iter().collect();
         for id in idle.into_iter().filter(|id| !open.contains(id)) {
-            // Looked at once more: it may have been claimed and given back while the names were read.
+            // Checked again, because it may have been claimed and given back while the list was read.
             if self.stored().find(id).await?.is_none() {
                 self.table().remove_idle(id);
             }
@@ -172,7 +173,7 @@ impl PartUploads {
         Ok(())
     }
 
-    /// How much there is, and how often a share was full.
+    /// The number of uploads and bytes, and how often a share was full.
     pub fn levels(&self) -> PartLevels {
         self.table().levels()
     }
@@ -181,21 +182,21 @@ impl PartUploads {
         self.0.store.parts()
     }
 
-    /// Held for a few look-ups, never while the store is waited for.
+    /// Locks the table, for a few look-ups. The lock is never held while waiting for the store.
     fn table(&self) -> MutexGuard<'_, Table> {
         self.0.table.lock()
     }
 
-    /// Waits until this caller alone changes an upload that is not being completed.
+    /// Waits for the exclusive right to change an upload. Checks that it is not being completed.
     async fn lock(&self, id: ObjectId) -> Result<OwnedMutexGuard<()>> {
         let lock = self.table().lock(id)?;
         let guard = lock.lock_owned().await;
-        // Whoever held it may have claimed or removed the upload.
+        // The previous holder may have claimed or removed the upload.
         self.table().lock(id)?;
         Ok(guard)
     }
 
-    /// Forgets an upload that another process has completed, aborted or swept.
+    /// Removes an upload from the table that another process has completed, aborted or swept.
     fn forget_if_gone<T>(&self, id: ObjectId, result: Result<T>) -> Result<T> {
         result.inspect_err(|error| {
             if error.kind() == Kind::ObjectNotFound {
@@ -206,15 +207,15 @@ impl PartUploads {
 }
 
 impl PartUpload {
-    /// Its id.
+    /// The id of the upload.
     pub fn id(&self) -> ObjectId {
         self.id
     }
 
-    /// The parts that are there, by number.
+    /// The stored parts, by number.
     ///
     /// # Errors
-    /// `ObjectNotFound` where the upload is gone, `AlreadyExists` while it is being completed.
+    /// `ObjectNotFound` if the upload is gone, `AlreadyExists` while it is being completed.
     pub async fn list(&self) -> Result<Vec<StoredPart>> {
         let _alone = self.uploads.lock(self.id).await?;
         let found = self.uploads.stored().find(self.id).await;
@@ -223,12 +224,11 @@ impl PartUpload {
             .forget_if_gone(self.id, found.map(|found| found.parts))
     }
 
-    /// Claims what a part of at most `bytes_max` bytes may hold, and makes its file. `upload_bytes_max` are those of
-    /// a whole upload.
+    /// Begins a part of at most `bytes_max` bytes, and charges them. A whole upload may have `upload_bytes_max` bytes.
     ///
     /// # Errors
-    /// `StorageFull` where so many bytes could go below the floor, `Unavailable` where a share is full;
-    /// `ObjectNotFound` and `AlreadyExists` as [`PartUpload::list`].
+    /// `StorageFull` if the part could go below the floor; `Unavailable` if a share is full; `ObjectNotFound` and
+    /// `AlreadyExists` as [`PartUpload::list`].
     pub async fn receive(
         self,
         bytes_max: u64,
@@ -270,7 +270,7 @@ impl PartUpload {
 }
 
 impl ReceivedPart {
-    /// Bytes so far.
+    /// Number of bytes received.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -278,17 +278,17 @@ impl ReceivedPart {
     /// Appends bytes.
     ///
     /// # Errors
-    /// `StorageFull`, or `Internal` where the disk fails.
+    /// `StorageFull`, or `Internal` if the storage fails.
     ///
     /// # Cancel safety
-    /// Not cancel safe: after a dropped `write` the part can only be dropped.
+    /// Not cancel safe: after a dropped `write`, the part can only be dropped.
     pub async fn write(&mut self, chunk: bytes::Bytes) -> Result<()> {
         self.bytes += chunk.len() as u64;
         self.writer.write(chunk).await
     }
 
-    /// Puts the part in its place; one of the same number is replaced. (The web SDK sends the number after the
-    /// bytes.) The parts together may have `upload_bytes_max`.
+    /// Stores the part under its number, in the place of an earlier one. The number is not needed before, because the
+    /// web SDK sends it after the bytes. All parts together may have `upload_bytes_max` bytes.
     ///
     /// # Errors
     /// `InvalidArgument` for an empty part, `TooLarge`; `ObjectNotFound` and `AlreadyExists` as
@@ -311,7 +311,7 @@ impl ReceivedPart {
             let mut table = uploads.table();
             let replaced_bytes = replaced.iter().map(|old| old.bytes).sum();
             table.keep_part(id, reserved, part.bytes, replaced_bytes);
-            // What the part counts for stays; what it had claimed beyond that, and what it replaced, goes.
+            // The charge of the part stays. What was charged beyond it, and the replaced parts, are taken back.
             let replaced: u64 = replaced.iter().map(|old| charge(old.bytes)).sum();
             let claimed = std::mem::take(&mut claim.charge);
             table.uncharge(id, claimed - charge(part.bytes).min(claimed) + replaced);
@@ -340,11 +340,16 @@ impl Drop for PartClaim {
     }
 }
 
-/// From which address it was begun is not known any more.
+/// The client address is not stored.
 fn owner_of(found: PartsOwner) -> Owner {
     Owner {
         tenant: found.tenant.into(),
         user: found.user.into(),
         client: None,
     }
+}
+
+/// Whether two owners are the same user of the same tenant, whatever their client addresses.
+fn is_same_user(one: &Owner, other: &Owner) -> bool {
+    (&one.tenant, &one.user) == (&other.tenant, &other.user)
 }

@@ -1,4 +1,4 @@
-//! Receiving a file: bytes to the store as they come, cut off at the limit, then the commit.
+//! Receives a file: passes its bytes to the store, stops at the size limit, then commits it.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;
@@ -15,10 +15,10 @@ use crate::{
     store::{BoxFuture, Key, Meta, SECRET_HASH_BYTES, Upload, UploadSize},
 };
 
-/// Random bytes of a share-secret: 48 characters, as long as the vendor's.
+/// Random bytes of a share-secret. It has 48 characters, as in the vendor's API.
 const SECRET_BYTES: usize = 36;
 
-/// A file whose bytes are all there, but which nobody can see yet. Dropping it removes it.
+/// A file that was received and is not visible yet. Dropping it removes it.
 pub struct Received {
     upload: Box<dyn Upload>,
     key: Key,
@@ -28,37 +28,37 @@ pub struct Received {
     file_name: Option<String>,
 }
 
-/// What the dialect knows of a file beside its bytes.
+/// What the API knows about a file beside its bytes.
 pub struct Attributes<'a> {
-    /// Whose it becomes.
+    /// The tenant and API that it is stored for.
     pub scope: Scope<'a>,
     /// The user; empty for the application itself.
     pub owner: &'a str,
-    /// Make a secret that opens it.
+    /// Whether a secret is required to open it.
     pub restricted: bool,
-    /// The size of its thumbnail.
+    /// The default size of its thumbnail.
     pub thumbnail: BoundingBox,
-    /// Whom it is for, where the dialect knows.
+    /// The recipient, if the API knows one.
     pub recipient: Option<&'a str>,
 }
 
 /// A committed file.
 pub struct Stored {
-    /// Where it is.
+    /// Its key.
     pub key: Key,
-    /// What was stored with it.
+    /// Its metadata.
     pub meta: Meta,
-    /// The secret of a restricted file: shown once, only its hash is kept.
+    /// The secret of a restricted file. It is shown once; only its hash is stored.
     pub share_secret: Option<Secret>,
 }
 
 impl Files {
-    /// Receives the current part of the form as the file of a key, of at most `bytes_max` bytes. `announced`
-    /// is the length of the whole request, which bounds the file's.
+    /// Receives the current part of the form as the file `key`, of at most `bytes_max` bytes. `announced` is the length
+    /// of the whole request, which is an upper bound for the file.
     ///
     /// # Errors
-    /// `TooLarge` at the first byte over; `TooSmall` for an empty file; the form's and the store's own.
-    /// Whatever the error, nothing of the file stays.
+    /// `TooLarge` at the first byte over the limit; `TooSmall` for an empty file; the errors of the form and the store.
+    /// After any error, nothing of the file stays.
     ///
     /// # Cancel safety
     /// Dropping the future removes what was received.
@@ -83,14 +83,14 @@ impl Files {
         received.check_not_empty()
     }
 
-    /// Makes a received file durable and visible. Its bytes count in the place of those that were reserved for it.
+    /// Makes a received file durable and visible. Its bytes replace those that were reserved of the quotas.
     ///
     /// # Errors
-    /// `AlreadyExists` where an object of its key was stored meanwhile; the store's own.
+    /// `AlreadyExists` if an object of its key was stored meanwhile; the errors of the store.
     ///
     /// # Cancel safety
-    /// All or nothing: a dropped commit either removes every trace or runs to its end by itself. The bytes count
-    /// then, since nobody is left who would know.
+    /// A dropped commit either removes every trace or runs to its end. Its bytes then count towards the quotas in both
+    /// cases, because the outcome is not known.
     pub async fn commit(
         &self,
         received: Received,
@@ -109,8 +109,8 @@ impl Files {
 }
 
 impl Files {
-    /// A name of an earlier day may have been taken down while its upload was under way, and its tombstone gathered,
-    /// which the commit cannot see. Only a policy that somebody else signed lives so long.
+    /// Removes a file that was taken down during its upload. The commit does not notice a take-down of an earlier day
+    /// whose tombstone was gathered. Only an upload policy that a backend signed itself is valid for so long.
     async fn refuse_taken_down(&self, key: Key) -> Result<()> {
         let is_of_today = key.day.end() > self.clock.now();
         if is_of_today || !self.store.is_taken_down(key).await? {
@@ -122,7 +122,7 @@ impl Files {
 }
 
 impl Received {
-    /// The file of a key, of which nothing has come.
+    /// A file of which nothing was received yet.
     pub(super) fn new(
         upload: Box<dyn Upload>,
         key: Key,
@@ -139,13 +139,12 @@ impl Received {
         }
     }
 
-    /// Bytes received.
+    /// Number of bytes received.
     pub fn bytes(&self) -> u64 {
         self.len
     }
 
-    /// What makes the file durable and visible. It has begun with its first poll, and then runs to its end, or
-    /// removes every trace, even if it is dropped.
+    /// Returns the commit. After its first poll, it runs to its end or removes every trace, even if it is dropped.
     pub(super) fn into_commit(
         self,
         attributes: Attributes<'_>,
@@ -157,7 +156,7 @@ impl Received {
         };
         let key = self.key;
         let meta = Meta {
-            // Set by the store, from the bytes it wrote.
+            // The store sets `len` and `crc` from the bytes that it wrote.
             len: self.len,
             crc: 0,
             created: key.id.created(),
@@ -193,7 +192,7 @@ impl Received {
 
     pub(super) fn check_not_empty(self) -> Result<Self> {
         match self.len {
-            // To Android clients an empty body is a failed download, so it is a failed upload.
+            // Android clients treat an empty body as a failed download, so an empty upload is refused.
             0 => Err(Kind::TooSmall.into()),
             _ => Ok(self),
         }
@@ -213,7 +212,7 @@ fn new_secret() -> Result<(Secret, [u8; SECRET_HASH_BYTES])> {
     Ok((Secret::new(secret), hash))
 }
 
-/// A plain hash is enough: the secret is 288 random bits, not a password.
+/// Hashes a share-secret. A plain hash is enough, because the secret is 288 random bits and not a password.
 pub(super) fn hash_secret(secret: &str) -> [u8; SECRET_HASH_BYTES] {
     Sha256::digest(secret.as_bytes()).into()
 }

@@ -1,11 +1,10 @@
-//! The control socket: how a command of the command line reaches the server that runs on the same store.
+//! The control socket: commands of the command line use it to reach the server that runs on the same store.
 //!
-//! One line asks, one line answers: `remove <id>` or `name` → `ok <text>` or `error <text>`. The socket's mode, 0600,
-//! is the whole of its access control. What a command does, and whether an id is one, is the handler's. `take-over`
-//! is `handover.rs`'s.
+//! One line asks, one line answers: `remove <id>` or `name` → `ok <text>` or `error <text>`. Access control
+//! is the socket's mode, 0600. The handler executes the commands and checks ids. `handover.rs` handles `take-over`.
 //!
-//! A socket's address holds 108 bytes and a store's path may be longer, so the directory is opened and the
-//! socket named as `/proc/self/fd/<fd>/control.sock`.
+//! The address of a socket has at most 108 bytes, and the path of a store may be longer. So the directory is opened,
+//! and the socket is addressed as `/proc/self/fd/<fd>/control.sock`.
 
 use std::{
     fs,
@@ -40,19 +39,19 @@ use super::{
 use crate::error::{Error, Kind, Result};
 
 const SOCKET: &str = "control.sock";
-/// A request's or an answer's line with its line feed.
+/// The largest line of a request or an answer, with its line feed.
 const LINE_BYTES_MAX: u64 = 1024;
-/// For a request's line to arrive, and again for the answer to be taken.
+/// The longest time for the line of a request to arrive, and for the client to read the answer.
 const LINE_TIMEOUT: Duration = Duration::from_secs(5);
-/// For the handler to do what it was asked.
+/// The longest time for the handler to execute a command.
 const HANDLER_TIMEOUT: Duration = Duration::from_secs(30);
-/// Connections at a time; further ones wait in the kernel's queue.
+/// Concurrent connections. Others wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 8;
 const BACKLOG: u32 = 16;
-/// How long to leave accepting alone after an error.
+/// The pause after an error of accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// What can be asked of a running server.
+/// A command for a running server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
     /// Removes the object of this id: the text as it was typed, unvalidated.
@@ -86,14 +85,14 @@ impl Command {
     }
 }
 
-/// The listening control socket of a store. Dropping it removes the socket's file.
+/// The listening control socket of a store. Dropping it removes the file of the socket.
 #[derive(Debug)]
 pub struct Listener {
     listener: UnixListener,
     path: PathBuf,
-    /// Device and inode of the file, so that a later server's socket is not removed in its place.
+    /// Device and inode of the file, so that the socket of a later server is not removed.
     identity: (u64, u64),
-    /// Another process listens at it too, and has it from now on.
+    /// Whether another process has taken the socket over.
     is_handed_over: bool,
 }
 
@@ -106,17 +105,17 @@ impl AsFd for Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         if !self.is_handed_over && identity(&self.path).is_ok_and(|found| found == self.identity) {
-            // A file left behind is replaced by the next server.
+            // The next server replaces a file that stays.
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// Listens on `<dir>/control.sock`, mode 0600. A file of that name is taken for a dead server's and
-/// replaced: the caller holds the store's lock, so no other server lives. Must be called within the runtime.
+/// Listens on `<dir>/control.sock` with mode 0600. Replaces an existing file: the caller has opened the store, so no
+/// other server runs on it. Must be called within the runtime.
 ///
 /// # Errors
-/// `Internal` where the directory or the socket cannot be had.
+/// `Internal` if the directory cannot be opened or the socket cannot be bound.
 pub fn bind(dir: &Path) -> Result<Listener> {
     bind_in(dir)
         .map_err(|error| Error::internal(format!("control socket in {}: {error}", dir.display())))
@@ -130,7 +129,7 @@ fn bind_in(dir: &Path) -> io::Result<Listener> {
     }
     let socket = UnixSocket::new_stream()?;
     socket.bind(&address)?;
-    // Before listen(2): until then a connection is refused, so nobody slips in under the umask's mode.
+    // Before listen(2). Until then, connections are refused, so the mode that the umask gives cannot be used.
     fs::set_permissions(&address, fs::Permissions::from_mode(0o600))?;
     let identity = identity(&address)?;
     Ok(Listener {
@@ -141,10 +140,10 @@ fn bind_in(dir: &Path) -> io::Result<Listener> {
     })
 }
 
-/// The socket of the server before, which has handed it over. Must be called within the runtime.
+/// Uses the socket that a running server has handed over. Must be called within the runtime.
 ///
 /// # Errors
-/// `Internal` where it is no such socket.
+/// `Internal` if the descriptor is not such a socket.
 pub fn inherit(dir: &Path, socket: OwnedFd) -> Result<Listener> {
     let inherit = || {
         let (_dir, address) = address_in(dir)?;
@@ -165,7 +164,7 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
     Ok((metadata.dev(), metadata.ino()))
 }
 
-/// A name of the socket that is short enough, good while the descriptor is open.
+/// Returns a short path of the socket, which is valid while the descriptor is open.
 fn address_in(dir: &Path) -> io::Result<(OwnedFd, PathBuf)> {
     let fd = rustix::fs::open(
         dir,
@@ -176,8 +175,8 @@ fn address_in(dir: &Path) -> io::Result<(OwnedFd, PathBuf)> {
     Ok((fd, address))
 }
 
-/// Answers commands until the shutdown is triggered, then finishes those that run and removes the socket.
-/// A command that takes more than 30 s is dropped.
+/// Answers commands until the shutdown is triggered, then finishes running commands and removes the socket. A command
+/// that takes more than 30 s is dropped.
 ///
 /// # Cancel safety
 /// Dropping the future drops running commands and removes the socket.
@@ -213,13 +212,13 @@ pub async fn serve<F, A>(
             },
         }
     }
-    // What ends now may be the handover that brought the end.
+    // The handover that triggered the shutdown may end here.
     while let Some(ended) = connections.join_next().await {
         listener.is_handed_over |= report(ended);
     }
 }
 
-/// Whether the command that has ended handed this server's sockets over.
+/// Whether the command has handed over the sockets of this server. Logs a panic.
 fn report(ended: Result<bool, tokio::task::JoinError>) -> bool {
     ended.unwrap_or_else(|error| {
         if error.is_panic() {
@@ -262,7 +261,7 @@ where
     };
     let (word, text) = match outcome {
         Ok(text) => ("ok", text),
-        // Whoever may open the socket runs the server, so the causes are shown; there is no other answer.
+        // Only the user of the server can open the socket, so the answer contains the causes.
         Err(error) => (
             "error",
             error
@@ -271,7 +270,7 @@ where
         ),
     };
     let line = answer_line(word, &text);
-    // A client that has gone misses its answer; there is nobody to tell.
+    // The error of a client that has disconnected is of no interest.
     let _ = timeout(LINE_TIMEOUT, stream.write_all(line.as_bytes())).await;
     false
 }
@@ -286,7 +285,7 @@ async fn read_line(reader: impl tokio::io::AsyncRead + Unpin) -> Result<String> 
     line_of(line)
 }
 
-/// The text of a whole line, without its end. One that has none was too long or broke off.
+/// Returns the text of a line without its end. A line without an end was too long or incomplete.
 fn line_of(mut line: Vec<u8>) -> Result<String> {
     if line.pop() != Some(b'\n') {
         return Err(Error::invalid("the line is too long or has no end"));
@@ -294,7 +293,7 @@ fn line_of(mut line: Vec<u8>) -> Result<String> {
     String::from_utf8(line).map_err(|_| Error::invalid("the line is not UTF-8"))
 }
 
-/// One line whatever the text holds, cut at a character to what the other side takes.
+/// Formats an answer as one line, cut at a character boundary to the largest size.
 fn answer_line(word: &str, text: &str) -> String {
     let text_bytes_max = LINE_BYTES_MAX as usize - word.len() - " \n".len();
     let mut line = format!("{word} ");
@@ -308,11 +307,11 @@ fn answer_line(word: &str, text: &str) -> String {
     line
 }
 
-/// Asks the server that runs on the store in `dir`; `None` where none does. Blocks, for at most about 45 s.
+/// Sends a command to the server that runs on the store in `dir`. Returns `None` if none runs. Blocks for at most 45 s.
 ///
 /// # Errors
-/// `InvalidArgument` where the command cannot be sent as one line or the server refused it (the public text
-/// is the server's); `Internal` where the talk broke off.
+/// `InvalidArgument` if the command cannot be sent as one line or the server refused it (then with the server's text);
+/// `Internal` if the connection failed.
 pub fn request(dir: &Path, command: &Command) -> Result<Option<String>> {
     let line = command.line()?;
     let answer = match ask(dir, &line) {
@@ -350,7 +349,7 @@ fn connect(dir: &Path) -> io::Result<Option<BlockingStream>> {
             stream.set_write_timeout(Some(LINE_TIMEOUT))?;
             Ok(Some(stream))
         }
-        // No file, or one that a server which was killed has left.
+        // There is no file, or a killed server has left it.
         Err(error) if matches!(error.kind(), NotFound | ConnectionRefused) => Ok(None),
         Err(error) => Err(error),
     }

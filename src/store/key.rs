@@ -1,4 +1,4 @@
-//! Names of objects. They are ours alone: nothing that a client sends becomes part of a path.
+//! Names of objects: ids, classes and keys. The server makes them all; no text from a client becomes part of a path.
 
 use std::fmt;
 
@@ -8,19 +8,20 @@ use crate::time::{Day, Timestamp};
 
 /// The id of an object: a version-7 UUID, 48 bits of time and 74 bits from the operating system.
 ///
-/// Whoever knows the id of an unrestricted file opens it, so it must not be guessable from another:
-/// `Uuid::now_v7` counts within a millisecond, hence the builder with fresh randomness each time.
+/// The id of an unrestricted file is enough to open it, so an id must not be guessable from another one. `Uuid::now_v7`
+/// counts within a millisecond, therefore each id is built from fresh random bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectId(Uuid);
 
 impl ObjectId {
-    /// A new id made at `now`, from 10 random bytes of the operating system.
+    /// Makes an id from the time `now` and 10 random bytes of the operating system.
     pub fn new(now: Timestamp, random: &[u8; 10]) -> Self {
         let ms = u64::try_from(now.ms()).unwrap_or(0);
         Self(uuid::Builder::from_unix_timestamp_millis(ms, random).into_uuid())
     }
 
-    /// Reads the hyphenated form in either case; `None` for anything else, other UUID versions included.
+    /// Parses the hyphenated form, in upper or lower case. Returns `None` for anything else, also for other UUID
+    /// versions.
     pub fn parse(text: &str) -> Option<Self> {
         if text.len() != 36 {
             return None;
@@ -30,7 +31,7 @@ impl ObjectId {
             .then_some(Self(uuid))
     }
 
-    /// When the object was begun.
+    /// When the upload of the object began.
     pub fn created(self) -> Timestamp {
         let bytes = self.0.as_bytes();
         let mut ms = [0; 8];
@@ -38,12 +39,12 @@ impl ObjectId {
         Timestamp::from_ms(i64::from_be_bytes(ms))
     }
 
-    /// The last, random byte: spreads a day over 256 directories.
+    /// The last byte, which is random. It spreads the objects of a day over 256 directories.
     pub fn spread(self) -> u8 {
         self.0.as_bytes()[15]
     }
 
-    /// The 16 bytes.
+    /// The 16 bytes of the UUID.
     pub fn as_bytes(&self) -> &[u8; 16] {
         self.0.as_bytes()
     }
@@ -61,12 +62,13 @@ impl fmt::Debug for ObjectId {
     }
 }
 
-/// The retention class of an object: a directory of its own, so that a day of it can be removed whole.
+/// The retention class of an object. Each class has its own directory, so that a whole day of it can be removed at
+/// once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Class {
-    /// A file sent in a chat; all that came through the Easemob API.
+    /// A file sent in a chat, and every file of the Easemob API.
     Chatfile,
-    /// A voice sent in a chat.
+    /// A voice message sent in a chat.
     Voice,
     /// A picture sent in a chat.
     Image,
@@ -74,18 +76,18 @@ pub enum Class {
     Video,
     /// A file shared outside of a chat.
     Shared,
-    /// A voice shared so.
+    /// A voice message shared outside of a chat.
     SharedVoice,
-    /// A picture shared so.
+    /// A picture shared outside of a chat.
     SharedImage,
-    /// A video shared so.
+    /// A video shared outside of a chat.
     SharedVideo,
     /// The picture of a user or a group.
     Avatar,
 }
 
 impl Class {
-    /// Every class, for walks over the store.
+    /// All classes.
     pub const ALL: [Self; 9] = [
         Self::Chatfile,
         Self::Voice,
@@ -98,7 +100,7 @@ impl Class {
         Self::Avatar,
     ];
 
-    /// The directory's name.
+    /// The name of the class in paths and keys.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Chatfile => "chatfile",
@@ -113,25 +115,25 @@ impl Class {
         }
     }
 
-    /// Reads a directory's name.
+    /// Parses [`Class::name`].
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|class| class.name() == name)
     }
 }
 
-/// Where an object is: everything its path is made of. Shown as `class.YYYY-MM-DD.uuid`.
+/// The key of an object: everything that its path is made of. Displayed as `class.YYYY-MM-DD.uuid`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Key {
     /// The retention class.
     pub class: Class,
-    /// The day its life is counted from: that of its id, or a later one on which it was forwarded.
+    /// The day that its retention is counted from: the day of its id, or a later day on which it was forwarded.
     pub day: Day,
-    /// The id.
+    /// The id of the object.
     pub id: ObjectId,
 }
 
 impl Key {
-    /// The key of an object in the day of its own id.
+    /// The key of an object under the day of its id.
     pub fn of(class: Class, id: ObjectId) -> Self {
         Self {
             class,
@@ -140,7 +142,7 @@ impl Key {
         }
     }
 
-    /// Reads exactly what [`fmt::Display`] writes; `None` for anything else.
+    /// Parses exactly what [`fmt::Display`] writes. Returns `None` for anything else.
     pub fn parse(text: &str) -> Option<Self> {
         let mut fields = text.splitn(3, '.');
         let key = Self {
@@ -163,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_tells_when_it_was_made() {
+    fn id_contains_its_creation_time() {
         let now = Timestamp::from_ms(1_795_000_123_456);
         let id = ObjectId::new(now, &[0xab; 10]);
         assert_eq!(id.created(), now);
@@ -172,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_read_only_as_it_is_written() {
+    fn parses_only_displayed_keys() {
         let id = ObjectId::new(Timestamp::from_ms(1_795_000_123_456), &[0xab; 10]);
         for class in Class::ALL {
             let key = Key::of(class, id);
@@ -193,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_no_version_7_uuid_is_no_id() {
+    fn refuses_other_ids() {
         for text in [
             "",
             "0c0f5f3a-e66b-11e3-8863-f1c202c2b3ae", // version 1, the vendor's

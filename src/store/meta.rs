@@ -1,13 +1,13 @@
-//! What is known of an object beside its bytes, and how that is written.
+//! Metadata of an object, and its encoding.
 //!
-//! A sequence of tagged fields, so that a later version can add one and an earlier one skips it:
+//! The encoding is a sequence of tagged fields. A later version can add a field, and an earlier version skips it:
 //!
 //! ```text
 //! field   := tag u8 | length u16 LE | value
 //! integer := little-endian, as wide as its type
 //! text    := UTF-8
 //! ```
-//! A tag of 0x80 or more must be understood: a reader that does not know it refuses the object.
+//! A reader that does not know a tag of 0x80 or more must refuse the object.
 
 use crate::{derivative::BoundingBox, error::Error, time::Timestamp};
 
@@ -16,7 +16,7 @@ use super::trailer::META_BYTES_MAX;
 /// Bytes of a hashed share-secret (SHA-256).
 pub const SECRET_HASH_BYTES: usize = 32;
 
-/// The API an object was stored through. Each opens only its own.
+/// The API that an object was stored through. Each API opens only its own objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dialect {
     /// Easemob's chatfiles.
@@ -28,7 +28,7 @@ pub enum Dialect {
 /// The metadata in an object's trailer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Meta {
-    /// Bytes of the payload.
+    /// Number of bytes of the payload.
     pub len: u64,
     /// CRC-32 (IEEE) of the payload.
     pub crc: u32,
@@ -36,23 +36,23 @@ pub struct Meta {
     pub created: Timestamp,
     /// The tenant's `org/app`.
     pub tenant: String,
-    /// The API it came through.
+    /// The API that it was stored through.
     pub dialect: Dialect,
-    /// The user who stored it; empty for the application itself.
+    /// The user who stored the object; empty for the application itself.
     pub owner: String,
-    /// The media type that downloads announce.
+    /// The media type of downloads.
     pub content_type: String,
-    /// The media type that the first bytes show, if they show one.
+    /// The media type that was recognised by the first bytes.
     pub sniffed_type: Option<String>,
-    /// The sniffed type is on the list of those that a browser may show in place.
+    /// Whether the recognised type is one that a browser may show in place.
     pub inline: bool,
     /// The original name, at most 255 bytes.
     pub file_name: Option<String>,
-    /// SHA-256 of the share-secret, where the file is restricted.
+    /// SHA-256 of the share-secret of a restricted file.
     pub secret_hash: Option<[u8; SECRET_HASH_BYTES]>,
-    /// The thumbnail size asked for at upload.
+    /// The thumbnail size requested by the upload.
     pub thumbnail: BoundingBox,
-    /// Whom it was sent to, where the dialect knows.
+    /// The recipient, if the API knows one.
     pub recipient: Option<String>,
 }
 
@@ -66,9 +66,9 @@ const TAG_INLINE: u8 = 7;
 const TAG_FILE_NAME: u8 = 8;
 const TAG_THUMBNAIL: u8 = 9;
 const TAG_RECIPIENT: u8 = 10;
-/// From here on, a field must be understood.
+/// A reader must know tags from here on.
 const TAG_MANDATORY: u8 = 0x80;
-/// Skipping this one would open a restricted file to everybody: it must be understood.
+/// Mandatory, because a reader that skipped it would open a restricted file to everybody.
 const TAG_SECRET_HASH: u8 = 0x80;
 
 impl Meta {
@@ -106,7 +106,7 @@ impl Meta {
         Ok(out)
     }
 
-    /// Reads what [`Meta::encode`] wrote; the error says what is wrong with it.
+    /// Decodes what [`Meta::encode`] wrote. The error says what is wrong.
     pub(super) fn decode(mut fields: &[u8], len: u64, crc: u32) -> Result<Self, String> {
         let mut meta = Self {
             len,
@@ -148,7 +148,7 @@ impl Meta {
                 TAG_SECRET_HASH => meta.secret_hash = Some(fixed(tag, value)?),
                 tag if tag >= TAG_MANDATORY => {
                     return Err(format!(
-                        "a field {tag:#x} that this version does not know and must"
+                        "this version does not know the mandatory field {tag:#x}"
                     ));
                 }
                 _ => {}
@@ -238,13 +238,13 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn metadata_is_read_as_it_was_written() {
+    fn decodes_encoded_metadata() {
         let meta = sample();
         assert_eq!(Meta::decode(&meta.encode().unwrap(), 5, 6).unwrap(), meta);
     }
 
     #[test]
-    fn an_unknown_optional_field_is_skipped_and_a_mandatory_one_refused() {
+    fn skips_unknown_optional_fields_only() {
         let mut fields = sample().encode().unwrap();
         fields.extend([0x7f, 1, 0, 9]);
         assert_eq!(Meta::decode(&fields, 5, 6).unwrap(), sample());
@@ -253,7 +253,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn metadata_cut_anywhere_is_refused_or_lacks_only_optional_fields() {
+    fn truncation_loses_only_optional_fields() {
         let fields = sample().encode().unwrap();
         for end in 0..fields.len() {
             if let Ok(meta) = Meta::decode(&fields[..end], 5, 6) {
@@ -267,7 +267,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn metadata_beyond_its_bound_is_refused() {
+    fn refuses_metadata_over_its_bound() {
         let meta = Meta {
             file_name: Some("n".repeat(META_BYTES_MAX)),
             ..sample()

@@ -1,7 +1,7 @@
-//! Where objects live: keys, metadata, the file format, and the embedded local store.
+//! Stores objects: the traits of an engine, keys, metadata, the file format, and the local engine.
 //!
-//! An object is never modified after its commit. This layer knows nothing of tenants' rights, retention or
-//! HTTP; it does not decide who may open what (`files/`), nor when an object has expired (`retention/`).
+//! An object is never modified after its commit. This layer does not decide who may open an object (`files/`) or when
+//! it has expired (`retention/`), and knows nothing about HTTP.
 
 mod key;
 mod maintenance;
@@ -113,12 +113,12 @@ pub trait Store: Send + Sync + 'static {
     fn maintenance(&self) -> &dyn Maintenance;
 }
 
-/// What is known of an upload's size before its bytes come.
+/// The size of an upload, as far as it is known before its bytes arrive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UploadSize {
-    /// The client announced a body of so many bytes, so the file has no more.
+    /// The client announced a body of this many bytes. The file is not larger.
     Announced(u64),
-    /// Nothing was announced; the caller takes no more than so many bytes.
+    /// The client announced nothing. The caller accepts at most this many bytes.
     AtMost(u64),
 }
 
@@ -136,14 +136,15 @@ pub trait Sink: Send {
 
 /// An object on its way in. Dropping it before the commit removes every trace of it.
 pub trait Upload: Sink {
-    /// Makes the object durable and visible under its key, all or nothing. `meta.len` and `meta.crc` are
-    /// set here, from the bytes written.
+    /// Makes the object durable and visible under its key, all or nothing. Sets `meta.len` and `meta.crc` from the
+    /// bytes written.
     ///
     /// # Errors
-    /// As [`Sink::write`]. A failed fsync is never tried again: the kernel may have dropped the pages.
+    /// As [`Sink::write`]; `AlreadyExists` if the key is taken. A failed fsync is not tried again, because the kernel
+    /// may have dropped the pages.
     ///
     /// # Cancel safety
-    /// All or nothing: a dropped commit either removes every trace or runs to its end by itself.
+    /// A dropped commit either removes every trace or runs to its end.
     fn commit(self: Box<Self>, meta: Meta) -> StoreFuture<'static, Meta>;
 }
 

@@ -91,7 +91,8 @@ pub trait PartWriter: Sink {
     /// Stores the part under its number, from 1 to [`PART_NUMBER_MAX`]. Stored parts of the same number are replaced.
     ///
     /// # Errors
-    /// `TooLarge` if all parts together would have more than `upload_bytes_max`; `ObjectNotFound` if the upload is gone.
+    /// `TooLarge` if all parts together would have more than `upload_bytes_max`; `ObjectNotFound` if the upload is
+    /// gone.
     fn put(
         self: Box<Self>,
         id: ObjectId,
@@ -131,8 +132,8 @@ impl ClaimedUpload {
 
 /// The parts of a claimed upload.
 pub trait ClaimedParts: Send + Sync {
-    /// Reads one part. The caller compares the checksum. The stream fails with `ObjectNotFound` if the part is gone, and
-    /// with `Internal` if the engine fails.
+    /// Reads one part. The caller compares the checksum. The stream fails with `ObjectNotFound` if the part is gone,
+    /// and with `Internal` if the engine fails.
     fn read(&self, part: StoredPart) -> BoxStream<'static, Result<Bytes>>;
 
     /// Removes a damaged part. The default is for an engine whose parts cannot be damaged.

@@ -1,4 +1,4 @@
-//! The end of an object's file, as `docs/storage-format.md` describes it.
+//! The trailer of an object's file: metadata and footer, as `docs/storage-format.md` describes them.
 //!
 //! ```text
 //! 0                 len               len+m                    len+m+32
@@ -15,8 +15,8 @@
 //! 20  trailer CRC     u32   CRC-32 of the metadata and of the footer's first 20 bytes
 //! 24  magic           8 B   "CHATFILE"
 //! ```
-//! The payload starts at offset 0, so that it can be sent straight from the file. The magic is the last
-//! thing written: a file that ends in a valid footer is whole.
+//! The payload starts at offset 0, so that it can be sent from the file without a copy. The magic is written last: a
+//! file that ends in a valid footer is complete.
 
 use std::{fs::File, io, os::unix::fs::FileExt};
 
@@ -25,13 +25,14 @@ use crate::error::Error;
 
 /// Bytes of the footer.
 pub const FOOTER_BYTES: usize = 32;
-/// Bytes of metadata at the most: file name 255, types 255 each, names of tenant, owner and recipient.
+/// The largest size of the metadata: a file name of 255 bytes, two types of 255 bytes each, and the names of tenant,
+/// owner and recipient.
 pub const META_BYTES_MAX: usize = 8192;
 
 const MAGIC: &[u8; 8] = b"CHATFILE";
 const VERSION: u16 = 1;
 
-/// Metadata and footer, to be appended to the payload. `meta.len` and `meta.crc` must be right.
+/// Encodes metadata and footer, which follow the payload. `meta.len` and `meta.crc` must be set.
 pub(super) fn encode(meta: &Meta) -> Result<Vec<u8>, Error> {
     let mut out = meta.encode()?;
     let fields_len =
@@ -60,11 +61,14 @@ pub(super) fn read(file: &File, file_len: u64) -> io::Result<Meta> {
             Err(what) => return Err(io::Error::new(io::ErrorKind::InvalidData, what)),
         }
     }
-    Err(io::Error::new(io::ErrorKind::InvalidData, "an empty file"))
+    Err(io::Error::new(
+        io::ErrorKind::InvalidData,
+        "the file is empty",
+    ))
 }
 
-/// Reads the trailer out of the last bytes of a file of `file_len` bytes; `tail` must hold the last
-/// `min(file_len, META_BYTES_MAX + FOOTER_BYTES)` of them. The error says what is wrong.
+/// Decodes the trailer from `tail`, the last bytes of a file of `file_len` bytes. The last
+/// `META_BYTES_MAX + FOOTER_BYTES` bytes are always enough; fewer may be. The error says what is wrong.
 fn decode(tail: &[u8], file_len: u64) -> Result<Meta, String> {
     let (before, footer) = tail
         .split_last_chunk::<FOOTER_BYTES>()
@@ -107,14 +111,14 @@ mod tests {
     use super::{super::meta::tests::sample, *};
 
     #[test]
-    fn a_trailer_is_read_as_it_was_written() {
+    fn decodes_encoded_trailer() {
         let trailer = encode(&sample()).unwrap();
         let file_len = 5 + trailer.len() as u64;
         assert_eq!(decode(&trailer, file_len).unwrap(), sample());
     }
 
     #[test]
-    fn every_flipped_bit_of_a_trailer_is_noticed() {
+    fn detects_every_flipped_bit() {
         let trailer = encode(&sample()).unwrap();
         let file_len = 5 + trailer.len() as u64;
         for bit in 0..trailer.len() * 8 {
@@ -125,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_another_length_than_the_footer_says_is_refused() {
+    fn refuses_wrong_file_length() {
         let trailer = encode(&sample()).unwrap();
         for file_len in [0, trailer.len() as u64, 6 + trailer.len() as u64, u64::MAX] {
             assert!(decode(&trailer, file_len).is_err(), "{file_len}");

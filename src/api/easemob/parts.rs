@@ -1,8 +1,8 @@
-//! Uploads in parts, as the web SDK 4.x makes them above 7.5 MiB.
+//! The requests of uploads in parts, which the web SDK 4.x uses above 7.5 MiB.
 //!
-//! Begin, put the parts in any order and several at once, complete; or abort. The completed file is a file
-//! like any other, with an id of its own, so that its life is counted from its completion. What a caller may have
-//! unfinished, and that an upload is completed once, is `files/parts.rs`'s.
+//! A client begins an upload, sends parts in any order and several at once, then completes or aborts it. The completed
+//! file has an id of its own, so its retention is counted from its completion. Bounds, and that an upload is completed
+//! once, belong to `files/parts.rs`.
 
 use hyper::{Response, header};
 
@@ -24,9 +24,9 @@ use crate::{
     store::{ObjectId, PART_BYTES_MIN, PART_NUMBER_MAX},
 };
 
-/// Bytes of a body that should be empty and is not looked at.
+/// The largest body of a request that should have none. The body is ignored.
 const EMPTY_BODY_BYTES_MAX: usize = 4096;
-/// Bytes of the field `part_number`.
+/// The largest size of the field `part_number`.
 const FIELD_BYTES_MAX: usize = 64;
 
 pub(crate) async fn begin(context: &Context<'_>, body: &mut RequestBody) -> Result<Response<Body>> {
@@ -52,7 +52,7 @@ pub(crate) async fn put(
     let upload = find(context, &identity, id).await?;
     let upload_bytes_max = context.tenant.limits.upload_bytes_max;
     let announced = multipart::bound(body, upload_bytes_max)?;
-    // A chunked part may become as large as a file may be.
+    // A chunked part may be as large as a file.
     let bytes_max = announced.unwrap_or(u64::MAX).min(upload_bytes_max);
     let from_query = context
         .call
@@ -68,7 +68,7 @@ pub(crate) async fn put(
                 .to_ascii_lowercase()
                 .starts_with("multipart/")
         });
-    // Before the first byte of the body is asked for.
+    // Before the first byte of the body is read.
     let reserved = context.reserve(&identity, bytes_max)?;
     let part = upload.receive(bytes_max, upload_bytes_max, reserved);
     let (part, number) = if is_form {
@@ -87,7 +87,7 @@ pub(crate) async fn put(
     Ok(wire::parts(context, "put", &[part]))
 }
 
-/// `part_file`, and `part_number` before or after it.
+/// Reads the form: `part_file`, and `part_number` before or after it.
 async fn read_form(
     form: &mut Form<'_>,
     mut file: ReceivedPart,
@@ -113,7 +113,7 @@ async fn read_form(
     Ok((file, number))
 }
 
-/// Native clients send the bytes bare.
+/// Reads the body of a native client, which sends the bytes without a form.
 async fn read_raw(
     body: &mut RequestBody,
     mut part: ReceivedPart,
@@ -177,14 +177,14 @@ pub(crate) async fn abort(context: &Context<'_>, id: &str) -> Result<Response<Bo
     Ok(wire::parts_aborted(context, id))
 }
 
-/// The caller's own unfinished upload.
+/// Finds an unfinished upload of the caller.
 async fn find(context: &Context<'_>, identity: &Identity, id: &str) -> Result<PartUpload> {
     let id = ObjectId::parse(id).ok_or(Kind::ObjectNotFound)?;
     let parts = context.api.files.parts();
     parts.find(id, owner(context, identity)).await
 }
 
-/// Whose an upload is that the caller begins.
+/// The owner of uploads that the caller begins.
 fn owner(context: &Context<'_>, identity: &Identity) -> Owner {
     Owner {
         tenant: context.tenant.name().into(),

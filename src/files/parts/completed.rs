@@ -1,7 +1,7 @@
-//! Answers of completions, kept for a while: a client that lost its answer asks again.
+//! Keeps the responses to completions for ten minutes, for clients that lost the response and ask again.
 //!
-//! Key: the id of the upload, and its user. Bound: a number of answers, the oldest go first. Staleness: a file that was
-//! taken down meanwhile is answered all the same, as it was to whoever had its answer in time.
+//! Key: the id of the upload, and its user. Bound: 4,096 responses; the oldest is dropped first. Staleness: a file that
+//! was taken down meanwhile is still in the response, as in the first one.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -9,12 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::table::is_same_user;
+use super::is_same_user;
 use crate::{files::Stored, limit::Owner, store::ObjectId};
 
-/// Answers at the most: a few hundred bytes each.
+/// The largest number of responses. Each has a few hundred bytes.
 const ANSWERS_MAX: usize = 4096;
-/// How long each is kept.
+/// How long a response is kept.
 const KEPT_FOR: Duration = Duration::from_secs(600);
 
 #[derive(Default)]
@@ -54,7 +54,7 @@ impl Completed {
         }
     }
 
-    /// The answer to a user's completion.
+    /// Finds the response to a completion of the user.
     pub(super) fn find(&self, id: ObjectId, owner: &Owner, now: Instant) -> Option<Arc<Stored>> {
         let answer = self.answers.get(&id)?;
         let is_owners = is_same_user(&answer.owner, owner);

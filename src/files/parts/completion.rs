@@ -1,5 +1,5 @@
-//! The completion of an upload in parts: claimed by one call alone, joined, committed, and answered again to a
-//! client that lost the answer.
+//! Completes an upload in parts: one call claims it, joins its parts and commits the file. A client that lost the
+//! response gets it again.
 
 use std::{
     future::Future,
@@ -21,39 +21,39 @@ use crate::{
     store::{BoxFuture, ClaimedUpload, Class, Key, ObjectId, StoredPart, UploadSize, to_end},
 };
 
-/// Completions at once, and waiting. Each reads and writes up to `upload_bytes_max` bytes without bringing any, so
-/// the budget of uploads in flight does not bound them.
+/// Completions at the same time, and in the queue. Each reads and writes up to `upload_bytes_max` bytes without
+/// receiving any, so the budget for uploads in flight does not bound them.
 const AT_ONCE: usize = 8;
 const WAITING_MAX: usize = 256;
-/// The longest wait, and when to come again after it.
+/// The longest time in the queue, and `Retry-After` after that.
 const WAIT_MAX: Duration = Duration::from_secs(20);
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// An upload that was completed.
+/// The result of a completion.
 pub struct Completion {
     /// The file.
     pub stored: Arc<Stored>,
-    /// Whether this call stored it, and not one before.
+    /// Whether this call stored the file, and not an earlier one.
     pub is_new: bool,
 }
 
-/// An upload that is being completed by this call alone. Dropping it gives the upload back.
+/// The exclusive right to complete an upload. Dropping it makes the upload unfinished again.
 struct Claim(Option<Claimed>);
 
 struct Claimed {
-    upload: PartUpload,
-    parts: ClaimedUpload,
+    call: PartUpload,
+    upload: ClaimedUpload,
     reserved: PartsPermit,
-    /// Held as long as the work goes on, also where the client has gone.
+    /// Held until the work has ended, also if the client has disconnected.
     place: Permit,
 }
 
-/// A commit whose outcome decides over a claim. Dropping it leaves both to a thread that waits for the outcome.
+/// A commit, and the claim that its outcome settles. If it is dropped, a thread of its own waits for the outcome.
 struct Settling(Option<(Claim, Commit)>);
 
 type Commit = BoxFuture<'static, Result<Stored>>;
 
-/// The places of completions.
+/// The queue of completions.
 pub(in crate::files) fn places() -> FairQueue {
     FairQueue::new(fair_queue::Config {
         jobs_max: AT_ONCE,
@@ -64,17 +64,17 @@ pub(in crate::files) fn places() -> FairQueue {
 }
 
 impl Files {
-    /// Joins the parts of an upload into a file of at most `bytes_max` bytes, once: for some minutes, later calls are
-    /// answered as the first one was. The file counts for the quotas of the days on which its parts came.
+    /// Joins the parts of an upload into a file of at most `bytes_max` bytes, once: for ten minutes, later calls get
+    /// the response of the first one. The file counts towards the quotas of the days on which its parts arrived.
     ///
     /// # Errors
-    /// `ObjectNotFound`; `AlreadyExists` while another call completes it; `InvalidArgument` where a part is missing
-    /// or damaged, `TooLarge`; `Unavailable` where too many are being completed. After any error the upload is as
-    /// it was.
+    /// `ObjectNotFound`; `AlreadyExists` while another call completes it; `InvalidArgument` if a part is missing or
+    /// damaged; `TooLarge`; `Unavailable` if too many uploads are being completed. After any error, the upload is
+    /// unchanged.
     ///
     /// # Cancel safety
-    /// All or nothing: a dropped call gives the upload back, or its commit runs to its end by itself and is
-    /// answered to whoever asks again.
+    /// All or nothing: a dropped call makes the upload unfinished again, or its commit runs to its end and the next
+    /// call gets the response.
     pub async fn complete(
         &self,
         id: ObjectId,
@@ -91,10 +91,10 @@ impl Files {
             })?;
             let key = self.new_key(Class::Chatfile)?;
             let claim = upload.claim(key, place).await?;
-            let joined = self.join(claim.parts(), key, bytes_max).await;
+            let joined = self.join(claim.upload(), key, bytes_max).await;
             let commit = match joined.and_then(|received| received.into_commit(attributes)) {
                 Ok(commit) => commit,
-                // Before it is answered: the client may send what is missing at once.
+                // Before the response, because the client may send the missing part at once.
                 Err(error) => return to_end(claim.settle(Err(error))).await,
             };
             let (claim, stored) = Settling(Some((claim, commit))).await;
@@ -123,7 +123,7 @@ impl Files {
             return Err(Kind::TooLarge.into());
         }
         let upload = self.store.begin(key, UploadSize::Announced(bytes)).await?;
-        // Parts are called `blob`: neither a name nor a type comes with them.
+        // The parts are named `blob` and have neither a file name nor a type.
         let mut received = Received::new(upload, key, None, None);
         for part in stored {
             let (mut bytes, mut crc) = (claimed.parts.read(part), crc32fast::Hasher::new());
@@ -132,7 +132,7 @@ impl Files {
                 received.append(chunk, bytes_max).await?;
             }
             if crc.finalize() != part.crc {
-                // Removed, so that the completion can be tried again once the part was sent again.
+                // Removed, so that the client can send the part again and then complete the upload.
                 claimed.parts.remove(part).await?;
                 let text = format!("part {} is damaged: send it again.", part.number);
                 return Err(Error::invalid(text));
@@ -143,17 +143,17 @@ impl Files {
 }
 
 impl PartUploads {
-    /// The file that an upload of the owner's was completed into a short while ago.
+    /// Finds the file of an upload that its owner completed a short time ago.
     fn completed(&self, id: ObjectId, owner: &Owner) -> Option<Arc<Stored>> {
         let now = self.0.clock.monotonic();
         self.table().completed(id, owner, now)
     }
 
-    /// Settles a completion that was cut short with its server.
+    /// Settles a completion whose server ended before it.
     ///
-    /// Where its object was stored, the client may have its answer or not; it is answered if it asks again. Only the
-    /// secret of a restricted file is gone, so the upload is given back for another completion: a second file
-    /// rather than one that nobody can open.
+    /// If the object was stored, a client that did not get the response can ask again. Only the secret of a restricted
+    /// file is lost. Then the upload becomes unfinished again for another completion, because a second file is better
+    /// than one that nobody can open.
     pub(super) async fn settle_orphan(&self, orphan: ClaimedUpload) -> Result<()> {
         let ClaimedUpload {
             id,
@@ -197,16 +197,16 @@ fn without_gap(claimed: &ClaimedUpload) -> Result<Vec<StoredPart>> {
 }
 
 impl PartUpload {
-    /// Takes the upload for its completion into an object.
+    /// Claims the upload for its completion into an object.
     async fn claim(self, key: Key, place: Permit) -> Result<Claim> {
         to_end(async move {
             let (uploads, id) = (self.uploads.clone(), self.id);
             let _alone = uploads.lock(id).await?;
             let reserved = uploads.table().claim(id)?;
             match uploads.stored().claim(id, key).await {
-                Ok(parts) => Ok(Claim(Some(Claimed {
-                    upload: self,
-                    parts,
+                Ok(upload) => Ok(Claim(Some(Claimed {
+                    call: self,
+                    upload,
                     reserved,
                     place,
                 }))),
@@ -222,13 +222,17 @@ impl PartUpload {
 }
 
 impl Claim {
-    fn parts(&self) -> &ClaimedUpload {
-        &self.0.as_ref().expect("taken by its end alone").parts
+    fn upload(&self) -> &ClaimedUpload {
+        &self
+            .0
+            .as_ref()
+            .expect("the claim is taken only at its end")
+            .upload
     }
 
-    /// Ends the completion as its commit ended.
+    /// Ends the completion with the outcome of its commit.
     async fn settle(mut self, stored: Result<Stored>) -> Result<Arc<Stored>> {
-        let claimed = self.0.take().expect("taken by its end alone");
+        let claimed = self.0.take().expect("the claim is taken only at its end");
         let stored = match stored {
             Ok(stored) => Arc::new(stored),
             Err(error) => {
@@ -237,19 +241,19 @@ impl Claim {
             }
         };
         let Claimed {
+            call,
             upload,
-            parts,
             reserved,
             place: _place,
         } = claimed;
-        let (uploads, id) = (&upload.uploads, upload.id);
+        let (uploads, id) = (&call.uploads, call.id);
         reserved.keep();
-        // Remembered before the parts go: whoever finds none of them finds the answer.
+        // Remembered before the parts are removed, so that a call that finds no upload finds the response.
         let now = uploads.0.clock.monotonic();
-        let owner = upload.owner.clone();
+        let owner = call.owner.clone();
         uploads.table().complete(id, owner, stored.clone(), now);
-        if let Err(error) = parts.parts.discard().await {
-            // The file is stored; the next start removes its parts.
+        if let Err(error) = upload.parts.discard().await {
+            // The file is stored. The next start removes its parts.
             tracing::warn!(%id, %error, "the parts of a completed upload could not be removed");
         }
         Ok(stored)
@@ -258,14 +262,14 @@ impl Claim {
 
 impl Claimed {
     async fn give_back(self) {
-        let (uploads, id) = (&self.upload.uploads, self.upload.id);
-        match self.parts.parts.give_back().await {
+        let (uploads, id) = (&self.call.uploads, self.call.id);
+        match self.upload.parts.give_back().await {
             Ok(()) => {
                 let now = uploads.0.clock.monotonic();
                 uploads.table().give_back(id, self.reserved, now);
             }
             Err(error) => {
-                tracing::warn!(%id, %error, "an upload in parts could not be given back: the next start does it");
+                tracing::warn!(%id, %error, "an upload in parts could not be given back; the next start tries again");
                 uploads.table().remove(id);
             }
         }
@@ -274,7 +278,7 @@ impl Claimed {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        // Without a runtime the process is ending, and the next start gives it back.
+        // Without a runtime, the process is ending. The next start gives the upload back.
         if let (Some(claimed), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
             runtime.spawn(claimed.give_back());
         }
@@ -285,9 +289,9 @@ impl Future for Settling {
     type Output = (Claim, Result<Stored>);
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let (_, commit) = self.0.as_mut().expect("polled until it is ready");
+        let (_, commit) = self.0.as_mut().expect("not polled after it is ready");
         let stored = ready!(commit.as_mut().poll(cx));
-        let (claim, _) = self.0.take().expect("as above");
+        let (claim, _) = self.0.take().expect("not polled after it is ready");
         Poll::Ready((claim, stored))
     }
 }
@@ -297,14 +301,14 @@ impl Drop for Settling {
         let Some((claim, commit)) = self.0.take() else {
             return;
         };
-        // The client has gone while the file became durable: it may be there, and must not be stored once more. On a
-        // blocking thread, because the runtime waits for those when it ends.
+        // The client disconnected during the commit. The file may be stored already and must not be stored again. This
+        // runs on a blocking thread, because the runtime waits for those when it shuts down.
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn_blocking(move || {
                 let settled =
                     Handle::current().block_on(async { claim.settle(commit.await).await });
                 if let Err(error) = settled {
-                    tracing::info!(%error, "a completion failed that nobody waited for");
+                    tracing::info!(%error, "a completion failed after its client had disconnected");
                 }
             });
         }

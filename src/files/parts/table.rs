@@ -1,7 +1,7 @@
-//! Unfinished uploads in parts, in memory: whose they are, what they hold, and what is being done to them.
+//! The table of unfinished uploads in parts: their owners, their bytes, and the calls that use them.
 //!
-//! The disk knows which parts there are (`store/local/parts.rs`). The table knows who holds how much, so that
-//! nobody is asked to read a directory before an upload may begin. It is made from the disk once, at the start.
+//! The store knows which parts exist. The table knows how much each owner uses, so that an upload can begin without
+//! reading the store. It is filled from the store at start.
 
 use std::{
     collections::HashMap,
@@ -12,7 +12,7 @@ use std::{
 use serde::Deserialize;
 use tokio::sync::Mutex;
 
-use super::completed::Completed;
+use super::{completed::Completed, is_same_user};
 use crate::{
     error::{Error, Kind, Result},
     files::Stored,
@@ -22,24 +22,24 @@ use crate::{
     store::ObjectId,
 };
 
-/// Calls that may be under way for one upload when another part is to come. The web SDK sends four at once.
+/// The largest number of concurrent calls for one upload. The web SDK sends four parts at once.
 const CALLS_MAX: u32 = 16;
-/// An upload without a call for so long may make room for another one of its user. A client that is still at it
-/// sends its next part within moments.
+/// An upload without a call for this long may be replaced by a new one of the same user. An active client sends its
+/// next part much sooner.
 const IDLE_BEFORE_REPLACED: Duration = Duration::from_secs(60);
-/// What a part counts at the least: for its inode and its directory entry. So the parts of any upload take fewer
-/// inodes than ext4 makes for their bytes (one for 16 KiB).
+/// The smallest charge of a part, for its inode and its directory entry. It keeps the inodes of an upload below the
+/// number that ext4 provides for its bytes (one per 16 KiB).
 const PART_CHARGE_MIN: u64 = 64 * 1024;
-/// What an upload may be counted for at the least, so that a small `upload_bytes_max` leaves room for charges.
+/// The smallest bound for the charge of an upload, so that a small `upload_bytes_max` leaves room for charges.
 const UPLOAD_CHARGE_MIN: u64 = 5 * 1024 * 1024;
-/// When to come again where a share is full: uploads are completed, replaced or expire.
+/// `Retry-After` if a share is full, until uploads are completed, replaced or expire.
 const AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 /// Bounds of all unfinished uploads, from `[limits]`.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(default)]
 pub struct Bounds {
-    /// In all. At least 16, so that a client's share, a quarter, is more than one.
+    /// Of all users. At least 16, so that a client's share, a quarter, is more than one.
     #[serde(
         rename = "part_uploads_max",
         deserialize_with = "number::<16, 1_000_000, _, _>"
@@ -77,11 +77,11 @@ pub(super) struct Table {
 struct Entry {
     owner: Owner,
     state: State,
-    /// Calls under way.
+    /// Calls that use it now.
     calls: u32,
     /// When the last call ended.
     used: Instant,
-    /// What it counts for in `Table::bytes`: stored parts and those on their way.
+    /// Its charge in `Table::bytes`, for stored parts and parts that are being received.
     charge: u64,
     reserved: PartsPermit,
     /// Held while the stored upload is changed.
@@ -94,18 +94,13 @@ enum State {
     Completing,
 }
 
-/// What a part of so many bytes counts for.
+/// The charge of a part of this many bytes.
 pub(super) fn charge(bytes: u64) -> u64 {
     bytes.max(PART_CHARGE_MIN)
 }
 
 fn user_key(owner: &Owner) -> (Arc<str>, Arc<str>) {
     (owner.tenant.clone(), owner.user.clone())
-}
-
-/// Whether two calls are of the same user of the same tenant, from wherever they come.
-pub(super) fn is_same_user(one: &Owner, other: &Owner) -> bool {
-    (&one.tenant, &one.user) == (&other.tenant, &other.user)
 }
 
 impl Table {
@@ -122,11 +117,11 @@ impl Table {
         }
     }
 
-    /// Takes a place for a new upload, which counts as having a call under way. Returns the user's own idle uploads
-    /// that make room for it, which are forgotten here and are the caller's to remove from the disk.
+    /// Adds a new upload with one call. Returns the idle uploads of the same user that it replaces: they are removed
+    /// from the table, and the caller must remove them from the store.
     ///
     /// # Errors
-    /// `Unavailable` where a share is full.
+    /// `Unavailable` if a share is full.
     pub(super) fn begin(
         &mut self,
         id: ObjectId,
@@ -146,7 +141,7 @@ impl Table {
         }
         let free = uploads_max.saturating_sub(self.uploads.total());
         if let Err(whose) = self.uploads.check(&owner, 1, free, user_uploads_max) {
-            // Who gets no new upload keeps the old ones.
+            // A user that gets no new upload keeps the old ones.
             for (idle, entry) in replaced {
                 self.put(idle, entry);
             }
@@ -165,11 +160,11 @@ impl Table {
             (entry.is_idle() && idle_for >= IDLE_BEFORE_REPLACED).then_some((entry.used, *id))
         };
         let of_user = self.users.get(&user_key(owner))?;
-        // Ids begin with their time: of those that were unused since the start, the oldest goes first.
+        // Ids begin with their time, so the oldest of the uploads that were not used since the start goes first.
         of_user.iter().filter_map(idle).min().map(|(_, id)| id)
     }
 
-    /// Counts an upload that lies on the disk already, whatever the bounds say.
+    /// Adds an upload that is in the store already, also beyond the bounds.
     pub(super) fn adopt(&mut self, id: ObjectId, owner: Owner, parts: &[u64], now: Instant) {
         if !self.entries.contains_key(&id) {
             let charged = parts.iter().copied().map(charge).sum();
@@ -206,7 +201,7 @@ impl Table {
         self.entries.insert(id, entry);
     }
 
-    /// Forgets an upload that is gone from the disk, or about to be.
+    /// Removes an upload that is gone from the store or is being removed.
     pub(super) fn remove(&mut self, id: ObjectId) {
         drop(self.take(id));
     }
@@ -225,7 +220,7 @@ impl Table {
         Some(entry)
     }
 
-    /// Whether a user has this upload; `None` where nobody has it.
+    /// Whether the upload belongs to this user; `None` if there is no such upload.
     pub(super) fn is_of(&self, id: ObjectId, owner: &Owner) -> Option<bool> {
         let entry = self.entries.get(&id)?;
         Some(is_same_user(&entry.owner, owner))
@@ -259,12 +254,12 @@ impl Table {
         Ok(entry.lock.clone())
     }
 
-    /// Counts the bytes of a part that is about to come, of which `room` more are free above the floor. A user may
-    /// hold as many as `user_uploads_max` uploads of `upload_bytes_max`.
+    /// Charges the bytes of a part that will be received. After its reservation, `room` bytes are free above the floor.
+    /// A user may use as many bytes as `user_uploads_max` uploads of `upload_bytes_max`.
     ///
     /// # Errors
-    /// `ObjectNotFound`; `AlreadyExists` while it is being completed; `Unavailable` where a share is full, or the upload
-    /// has too many calls under way.
+    /// `ObjectNotFound`; `AlreadyExists` while it is being completed; `Unavailable` if a share is full or the upload
+    /// has too many calls.
     pub(super) fn charge_part(
         &mut self,
         id: ObjectId,
@@ -282,7 +277,7 @@ impl Table {
             .max(UPLOAD_CHARGE_MIN)
             .saturating_mul(self.bounds.user_uploads_max);
         let more = charge(bytes);
-        // What the part itself takes is not in `room` any more.
+        // `room` no longer includes the bytes of the part itself.
         let free = room.saturating_add(more);
         if let Err(whose) = self.bytes.check(&entry.owner, more, free, user_max) {
             return Err(self.refuse(whose));
@@ -292,7 +287,7 @@ impl Table {
         Ok(())
     }
 
-    /// Takes back the charge of a part that did not come to its end, or was replaced.
+    /// Takes back the charge of a part that was not received completely or was replaced.
     pub(super) fn uncharge(&mut self, id: ObjectId, charge: u64) {
         if let Some(entry) = self.entries.get_mut(&id) {
             let charge = charge.min(entry.charge);
@@ -301,7 +296,7 @@ impl Table {
         }
     }
 
-    /// Keeps the reservation of a stored part, and gives back those of the parts that it replaced.
+    /// Keeps the quota reservation of a stored part, and gives back those of the parts that it replaced.
     pub(super) fn keep_part(
         &mut self,
         id: ObjectId,
@@ -315,10 +310,10 @@ impl Table {
         }
     }
 
-    /// Marks an upload as being completed, and hands out what it has reserved of the quotas.
+    /// Marks an upload as being completed, and returns its quota reservations.
     ///
     /// # Errors
-    /// `ObjectNotFound`; `AlreadyExists` where it is already being completed.
+    /// `ObjectNotFound`; `AlreadyExists` if it is already being completed.
     pub(super) fn claim(&mut self, id: ObjectId) -> Result<PartsPermit> {
         let entry = self.entries.get_mut(&id).ok_or(Kind::ObjectNotFound)?;
         entry.check_open()?;
@@ -326,7 +321,7 @@ impl Table {
         Ok(std::mem::take(&mut entry.reserved))
     }
 
-    /// Opens an upload again whose completion failed.
+    /// Makes an upload unfinished again after its completion failed.
     pub(super) fn give_back(&mut self, id: ObjectId, reserved: PartsPermit, now: Instant) {
         if let Some(entry) = self.entries.get_mut(&id) {
             entry.state = State::Open;
@@ -335,7 +330,7 @@ impl Table {
         }
     }
 
-    /// Forgets an upload that was completed, and remembers its answer.
+    /// Removes an upload that was completed, and remembers the response.
     pub(super) fn complete(
         &mut self,
         id: ObjectId,
@@ -347,7 +342,7 @@ impl Table {
         self.completed.remember(id, owner, stored, now);
     }
 
-    /// The answer of a completion of the owner's.
+    /// Finds the response to a completion of the owner.
     pub(super) fn completed(
         &self,
         id: ObjectId,
@@ -357,13 +352,13 @@ impl Table {
         self.completed.find(id, owner, now)
     }
 
-    /// Uploads that nobody is doing anything to.
+    /// The uploads that no call uses.
     pub(super) fn idle(&self) -> Vec<ObjectId> {
         let idle = |(id, entry): (&ObjectId, &Entry)| entry.is_idle().then_some(*id);
         self.entries.iter().filter_map(idle).collect()
     }
 
-    /// Forgets an upload unless somebody is doing something to it.
+    /// Removes an upload unless a call uses it.
     pub(super) fn remove_idle(&mut self, id: ObjectId) {
         if self.entries.get(&id).is_some_and(Entry::is_idle) {
             self.remove(id);

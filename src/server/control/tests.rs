@@ -24,7 +24,7 @@ async fn handler(command: Command) -> Result<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_command_is_answered_while_a_server_runs_even_under_a_long_path() {
+async fn answers_commands_under_long_path() {
     let root = tempfile::tempdir().unwrap();
     let dir = root.path().join("d".repeat(120)).join("e".repeat(120));
     assert_eq!(
@@ -74,7 +74,7 @@ async fn a_command_is_answered_while_a_server_runs_even_under_a_long_path() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_line_that_is_no_command_is_answered_with_an_error() {
+async fn refuses_unknown_lines() {
     let root = tempfile::tempdir().unwrap();
     let shutdown = Shutdown::new();
     let mut server = JoinSet::new();
@@ -107,7 +107,7 @@ async fn a_line_that_is_no_command_is_answered_with_an_error() {
 }
 
 #[test]
-fn an_answer_is_one_bounded_line() {
+fn answers_with_one_bounded_line() {
     let line = answer_line("error", &"é\n".repeat(2000));
     assert!(line.len() as u64 <= LINE_BYTES_MAX && line.len() as u64 > LINE_BYTES_MAX - 4);
     assert_eq!(line.matches('\n').count(), 1);

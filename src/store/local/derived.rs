@@ -18,11 +18,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{
-    Derived, Key,
-    layout::{self, Layout},
-    names,
-};
+use super::{Derived, Key, layout::Layout, names, paths};
 use crate::error::{Error, Result};
 
 const MAGIC: [u8; 8] = *b"CHATDRV1";
@@ -54,7 +50,7 @@ pub(super) fn write_derived(
     let (temporary, target) = (instance.unfinished(&name), instance.root.at(path));
     let write = || -> io::Result<()> {
         let mut at = PathBuf::new();
-        for name in layout::parent(path) {
+        for name in paths::parent(path) {
             at.push(name);
             instance.root.at(&at).make_dir()?;
         }
@@ -67,7 +63,7 @@ pub(super) fn write_derived(
             .and_then(|()| names::rename_over(temporary, target));
         stored.inspect_err(|_| drop(temporary.remove_if_there()))?;
         // The object may have been removed meanwhile: see `remove_object`.
-        if !instance.root.at(&layout::object_name(key)).is_file()? {
+        if !instance.root.at(&paths::object_name(key)).is_file()? {
             target.remove_if_there()?;
         }
         Ok(())

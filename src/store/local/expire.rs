@@ -7,8 +7,8 @@ use std::{
 
 use super::{
     health,
-    layout::{self, DayDirectory},
     names::{self, At},
+    paths::{self, DayDirectory},
     removal, tombstones,
 };
 use crate::{
@@ -32,7 +32,7 @@ pub(super) fn expire(
     mode: ExpireMode,
 ) -> Result<Expired> {
     let mut expired = Expired::default();
-    for day in days(root, class)? {
+    for day in paths::days(root, class)? {
         if cutoffs.all_have_ended(day.day) {
             if mode == ExpireMode::Remove {
                 remove_day(&day)?;
@@ -45,12 +45,6 @@ pub(super) fn expire(
     Ok(expired)
 }
 
-/// The days of a class that have objects or derivatives, oldest first. Blocking.
-pub(super) fn days(root: &Path, class: Class) -> Result<Vec<DayDirectory>> {
-    layout::days(root, class)
-        .map_err(|error| Error::internal(format!("{}: {error}", root.display())))
-}
-
 /// Removes the objects that have ended from a day in which others have not. A damaged object is skipped. The names of
 /// one of the day's 256 directories are held in memory at a time.
 fn expire_single(
@@ -61,9 +55,9 @@ fn expire_single(
     mode: ExpireMode,
 ) -> Result<u64> {
     let mut objects = 0;
-    for spread in layout::spreads_of(day).map_err(Error::internal)? {
-        for key in layout::objects_in(&spread, class, day.day).map_err(Error::internal)? {
-            let meta = names::open_read(&layout::object_path(root, key)).and_then(|file| {
+    for spread in paths::spreads_of(day).map_err(Error::internal)? {
+        for key in paths::objects_in(&spread, class, day.day).map_err(Error::internal)? {
+            let meta = names::open_read(&paths::object_path(root, key)).and_then(|file| {
                 let file_len = file.metadata()?.len();
                 trailer::read(&file, file_len)
             });

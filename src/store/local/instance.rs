@@ -1,4 +1,4 @@
-//! A server's folder for unfinished files, and what it knows about the file system.
+//! The folder for unfinished files of one server, and what the server knows about the file system.
 
 use std::{
     collections::HashSet,
@@ -19,31 +19,30 @@ use uuid::Uuid;
 
 use super::{
     Durability,
-    layout::{OBJECTS, TMP},
     names::{self, At, RenameBy},
+    paths::{OBJECTS, TMP},
     root::Root,
-    upload::write_all,
+    write::write_all,
 };
 
-/// How the name of a trial in `objects/` begins.
+/// Prefix of the names of trial uploads in `objects/`.
 pub(super) const TRIAL: &str = ".probe-";
 
-/// One server's folder for unfinished uploads, with its lock.
+/// The folder for unfinished uploads of one server, with its lock.
 pub(super) struct Instance {
     pub(super) root: Arc<Root>,
     directory: PathBuf,
     sequence: AtomicU64,
-    /// The folder, locked, so that other servers do not sweep it.
+    /// The folder, locked so that other servers do not sweep it.
     folder: File,
     pub(super) rename: RenameBy,
-    /// Day and spread directories known to be there and synced, so that only the first upload into one pays
-    /// for it. A synchronous Mutex: held for a look-up. At most 257 entries per class and day in use; cleared when
-    /// there are too many.
+    /// Directories that exist and were synced, so that only the first upload into each pays for that. Locked for one
+    /// look-up. At most 257 entries per class and day in use; cleared if there are too many.
     known: Mutex<HashSet<PathBuf>>,
 }
 
 impl Instance {
-    /// Makes a new folder in `tmp/`, which must exist.
+    /// Creates a folder in `tmp/`, which must exist.
     pub(super) fn new(root: Arc<Root>) -> io::Result<Self> {
         let name = Path::new(TMP).join(Uuid::new_v4().simple().to_string());
         root.at(&name).make_dir()?;
@@ -60,17 +59,17 @@ impl Instance {
         Ok(instance)
     }
 
-    /// Its folder's name in `tmp/`.
+    /// The name of the folder in `tmp/`.
     pub(super) fn name(&self) -> std::path::Display<'_> {
         Path::new(self.directory.file_name().unwrap_or_default()).display()
     }
 
-    /// A path for an unfinished file that no other one has.
+    /// A unique path for an unfinished file.
     pub(super) fn temporary(&self, stem: &str) -> PathBuf {
         self.directory.join(self.temporary_name(stem))
     }
 
-    /// Its name in the folder: see [`Instance::unfinished`].
+    /// A unique name for an unfinished file, to be used with [`Instance::unfinished`].
     pub(super) fn temporary_name(&self, stem: impl fmt::Display) -> String {
         let sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
         format!("{stem}-{sequence}")
@@ -85,7 +84,7 @@ impl Instance {
         At::new(&self.folder, Path::new(name))
     }
 
-    /// Does everything that an upload does, and checks that the rename does not replace an existing name.
+    /// Does everything that an upload does, and checks that the rename does not replace an existing file.
     pub(super) fn try_upload(&self, durability: Durability) -> io::Result<()> {
         let objects = Path::new(OBJECTS);
         let target = objects.join(format!(
@@ -128,7 +127,7 @@ impl Instance {
     }
 }
 
-/// Whether the server whose folder in `tmp/` has this name still runs on the store at `root`. Blocking.
+/// Whether the server with this folder in `tmp/` still runs on the store at `root`. Blocking.
 pub(super) fn is_running(root: &Path, name: &str) -> bool {
     File::open(root.join(TMP).join(name)).is_ok_and(|folder| {
         rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive).is_err()
@@ -137,7 +136,7 @@ pub(super) fn is_running(root: &Path, name: &str) -> bool {
 
 impl Drop for Instance {
     fn drop(&mut self) {
-        // Nothing is lost if this fails: the next start sweeps it.
+        // If this fails, the next start sweeps the folder.
         let _ = fs::remove_dir_all(&self.directory);
     }
 }

@@ -1,8 +1,7 @@
-//! Where everything lies: paths, directories, and how a finished file gets its place.
+//! Paths and directories of the store, and how a finished file gets its name.
 
 use std::{
-    collections::HashSet,
-    fs, io,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -12,52 +11,36 @@ use arc_swap::ArcSwap;
 use rustix::io::retry_on_intr;
 
 use super::{
-    Config, Durability, Key,
+    Config, Durability,
     health::{Health, storage_error},
     instance::Instance,
     names,
+    paths::parent,
     root::Root,
     space::{Reservation, Space},
     startup::Opened,
     tombstones,
 };
 use crate::{
-    derivative::Derivative,
     error::{Error, Kind, Result},
     metrics::{Synced, Syncs},
-    store::{Class, ObjectId},
-    time::Day,
 };
-
-pub(super) const OBJECTS: &str = "objects";
-pub(super) const DERIVED: &str = "derived";
-pub(super) const TMP: &str = "tmp";
-pub(super) const PARTS: &str = "parts";
 
 /// Paths of one store, its open directory, and its state.
 pub(super) struct Layout {
     root: PathBuf,
     config: Config,
-    /// The directory as it was opened last.
+    /// The most recent opening of the directory.
     opened: ArcSwap<Opened>,
     pub(super) space: Space,
     pub(super) health: Health,
     pub(super) syncs: Arc<Syncs>,
 }
 
-/// Directories remembered as synced at the most.
+/// The largest number of directories that are remembered as synced.
 const KNOWN_MAX: usize = 4096;
 /// `Retry-After` while the store is gone. A new mount is found within this time.
 const GONE_RETRY_AFTER: Duration = Duration::from_secs(5);
-
-/// A day of a class on disk.
-#[derive(Debug, Clone)]
-pub(super) struct DayDirectory {
-    /// The day.
-    pub(super) day: Day,
-    /// Its directories, of objects and of derivatives, whether or not both are there.
-    pub(super) paths: [PathBuf; 2],
-}
 
 impl Layout {
     pub(super) fn new(root: PathBuf, config: Config, opened: Opened) -> Self {
@@ -83,7 +66,7 @@ impl Layout {
         self.config.durability == Durability::Full
     }
 
-    /// The directory as it was opened last.
+    /// The most recent opening of the directory.
     pub(super) fn opened(&self) -> Arc<Opened> {
         self.opened.load_full()
     }
@@ -123,7 +106,7 @@ impl Layout {
         }
     }
 
-    /// Checks that something may be written by path. A store that is only attached to is written without a lock.
+    /// Checks that a file may be written by path. A command that attached to the store writes without a lock.
     ///
     /// # Errors
     /// As [`Layout::instance`].
@@ -158,14 +141,14 @@ impl Layout {
     /// Reserves space for a file of at most `bytes`, above the free-space floor. Blocking.
     ///
     /// # Errors
-    /// `StorageFull` where it, beside all that is reserved, could go below the floor.
+    /// `StorageFull` if it, beside everything that is reserved, could go below the floor.
     pub(super) fn reserve(&self, bytes: u64) -> Result<Reservation> {
         let free = || self.free_bytes().map_err(Error::internal);
         self.space.reserve(bytes, free)
     }
 
-    /// Notices now and then that others have filled the disk, before `bytes` that are not preallocated are written.
-    /// Blocking.
+    /// Checks, once in a while, whether other programs have filled the disk, before `bytes` that are not preallocated
+    /// are written. Blocking.
     ///
     /// # Errors
     /// `StorageFull` below the floor.
@@ -180,8 +163,8 @@ impl Layout {
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
-    /// Gives a finished file its name, `path` below the root: directories first, the name, then the directory's sync.
-    /// An existing name is never replaced.
+    /// Gives a finished file its name, `path` below the root: makes the directories, renames, then syncs the directory.
+    /// Never replaces an existing file.
     pub(super) fn publish(
         &self,
         instance: &Instance,
@@ -191,7 +174,7 @@ impl Layout {
         let (from, to) = (instance.unfinished(temporary), instance.root.at(path));
         self.make_parents(instance, path)?;
         match names::rename_no_replace(instance.rename, from, to) {
-            // Swept between the look-up and the rename, or removed by hand: make it again, once.
+            // The directory was swept between the look-up and the rename, or removed by hand. Make it again, once.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 instance.known().clear();
                 self.make_parents(instance, path)?;
@@ -205,8 +188,8 @@ impl Layout {
         Ok(())
     }
 
-    /// Gives a committed file a second name, durably; both are below the root. One that is there already is the same
-    /// file, or a copy of it. `false` where the first name is not there.
+    /// Gives a committed file a second name, durably. Both names are below the root. If the second name exists, it is
+    /// the same file or a copy of it. Returns `false` if the first name does not exist.
     pub(super) fn link(&self, instance: &Instance, from: &Path, to: &Path) -> io::Result<bool> {
         self.make_parents(instance, to)?;
         let (source, target) = (instance.root.at(from), instance.root.at(to));
@@ -215,7 +198,7 @@ impl Layout {
             if !source.is_file()? {
                 return Ok(false);
             }
-            // The directory was swept or removed by hand: make it again, once.
+            // The directory was swept or removed by hand. Make it again, once.
             instance.known().clear();
             self.make_parents(instance, to)?;
             linked = names::link(source, target);
@@ -229,13 +212,13 @@ impl Layout {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             result => result?,
         }
-        // The file may have been taken down in this very moment: what was linked is then its tombstone.
+        // The file may have been taken down at the same moment. Then its tombstone was linked.
         if tombstones::is_at(target) {
             target.remove_if_there()?;
             return Ok(false);
         }
-        // Also where it was there before: whoever made it may not have synced it yet. Where that fails, the name
-        // must not be found there by the next one, whose sync might not fail again.
+        // Also for an existing name, because the caller that made it may not have synced it yet. If the sync fails, the
+        // name is removed: the next caller's sync might succeed although this name was lost.
         if self.is_durable() {
             self.sync_dir(instance, parent(to)).inspect_err(|_| {
                 if is_new {
@@ -261,7 +244,7 @@ impl Layout {
                 self.syncs.time(Synced::File, || target.sync_data())?;
             }
             names::rename_no_replace(instance.rename, temporary, to)?;
-            // Taken down meanwhile: whoever did that has not seen the new name.
+            // The file was taken down meanwhile, and the removal has not seen the new name.
             if !from.is_file()? {
                 to.remove_if_there()?;
                 return Err(io::ErrorKind::NotFound.into());
@@ -271,8 +254,8 @@ impl Layout {
         copy().inspect_err(|_| drop(temporary.remove_if_there()))
     }
 
-    /// Makes and syncs the missing directories above `path`, from the top: a name is durable only when the
-    /// directory above it is synced.
+    /// Makes and syncs the missing directories above `path`, from the top, because a name is durable only when the
+    /// directory that contains it is synced.
     fn make_parents(&self, instance: &Instance, path: &Path) -> io::Result<()> {
         let directory = parent(path);
         if instance.known().contains(directory) {
@@ -283,8 +266,8 @@ impl Layout {
             let above = at.clone();
             at.push(name);
             instance.root.at(&at).make_dir()?;
-            // Also where it was there before: another upload may have made it and not synced it yet. Where
-            // that fails it must not be found there by the next upload, whose sync might not fail again.
+            // Also for an existing directory, because another upload may have made it and not synced it yet. If the
+            // sync fails, the directory is removed: the next upload's sync might succeed although this one was lost.
             if self.is_durable() {
                 self.sync_dir(instance, &above)
                     .inspect_err(|_| instance.root.at(&at).remove_dir())?;
@@ -311,7 +294,8 @@ fn check(root: &Root, health: &Health) -> Result<()> {
     })
 }
 
-/// A file has its most names already (65,000 on ext4), or the file system knows only one for each.
+/// Whether a hard link failed because the file has the largest number of names (65,000 on ext4), or because the file
+/// system does not support hard links.
 fn must_copy(error: &io::Error) -> bool {
     use rustix::io::Errno;
     matches!(
@@ -320,115 +304,19 @@ fn must_copy(error: &io::Error) -> bool {
     )
 }
 
-/// The path as the process will still understand it after a change of directory.
-pub(super) fn absolute(path: &Path) -> Result<PathBuf> {
-    std::path::absolute(path)
-        .map_err(|error| Error::invalid(format!("store.path = \"{}\": {error}", path.display())))
-}
-
-pub(super) fn object_path(root: &Path, key: Key) -> PathBuf {
-    let mut path = sharded(root, OBJECTS, key);
-    path.push(key.id.to_string());
-    path
-}
-
-/// Where an object lies below the root.
-pub(super) fn object_name(key: Key) -> PathBuf {
-    object_path(Path::new(""), key)
-}
-
-/// Where a derivative lies below the root.
-pub(super) fn derived_name(key: Key, derivative: Derivative) -> PathBuf {
-    let mut path = sharded(Path::new(""), DERIVED, key);
-    path.push(format!("{}-{derivative}", key.id));
-    path
-}
-
-fn sharded(root: &Path, tree: &str, key: Key) -> PathBuf {
-    let mut path = root.join(tree);
-    path.push(key.class.name());
-    path.push(key.day.to_string());
-    path.push(format!("{:02x}", key.id.spread()));
-    path
-}
-
-/// The derivatives of an object that are on disk.
-pub(super) fn derived_of(root: &Path, key: Key) -> io::Result<Vec<PathBuf>> {
-    let prefix = format!("{}-", key.id);
-    let entries = match fs::read_dir(sharded(root, DERIVED, key)) {
-        Err(error) if names::is_absent(&error) => return Ok(Vec::new()),
-        entries => entries?,
-    };
-    let mut found = Vec::new();
-    for entry in entries {
-        let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with(&prefix) {
-            found.push(entry.path());
-        }
-    }
-    Ok(found)
-}
-
-pub(super) fn days(root: &Path, class: Class) -> io::Result<Vec<DayDirectory>> {
-    let mut days = HashSet::new();
-    for tree in [OBJECTS, DERIVED] {
-        let entries = match fs::read_dir(root.join(tree).join(class.name())) {
-            Err(error) if names::is_absent(&error) => continue,
-            entries => entries?,
-        };
-        for entry in entries {
-            // What is not a day is not ours, and left alone.
-            days.extend(entry?.file_name().to_str().and_then(Day::parse));
-        }
-    }
-    let mut days: Vec<Day> = days.into_iter().collect();
-    days.sort_unstable();
-    let path = |tree: &str, day: Day| root.join(tree).join(class.name()).join(day.to_string());
-    Ok(days
-        .into_iter()
-        .map(|day| DayDirectory {
-            day,
-            paths: [path(OBJECTS, day), path(DERIVED, day)],
-        })
-        .collect())
-}
-
-/// The directories that a day's objects are spread over. Blocking.
-pub(super) fn spreads_of(day: &DayDirectory) -> io::Result<Vec<PathBuf>> {
-    let [objects, _] = &day.paths;
-    match fs::read_dir(objects) {
-        Err(error) if names::is_absent(&error) => Ok(Vec::new()),
-        spreads => spreads?.map(|spread| Ok(spread?.path())).collect(),
-    }
-}
-
-/// The objects of one such directory, by the ids in their names; other files are not ours. Blocking.
-pub(super) fn objects_in(spread: &Path, class: Class, day: Day) -> io::Result<Vec<Key>> {
-    let files = match fs::read_dir(spread) {
-        Err(error) if names::is_absent(&error) => return Ok(Vec::new()),
-        files => files?,
-    };
-    let mut keys = Vec::new();
-    for file in files {
-        let id = file?.file_name().to_str().and_then(ObjectId::parse);
-        keys.extend(id.map(|id| Key { class, day, id }));
-    }
-    Ok(keys)
-}
-
-pub(super) fn parent(path: &Path) -> &Path {
-    path.parent()
-        .expect("every path of the store lies below its root")
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::store::local::LocalStore;
+    use std::fs;
 
-    /// What a file system does that has no more links to give, or none at all.
+    use super::*;
+    use crate::store::local::{
+        LocalStore,
+        paths::{OBJECTS, TMP},
+    };
+
+    /// Without hard links, the second name is a copy.
     #[test]
-    fn where_there_are_no_links_the_second_name_is_a_whole_copy() {
+    fn copies_without_hard_links() {
         let directory = tempfile::tempdir().unwrap();
         let config = Config {
             path: directory.path().to_owned(),

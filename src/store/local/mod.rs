@@ -1,17 +1,17 @@
-//! The embedded store: a directory, and nothing else.
+//! The local engine: one directory, without an index or a database. The time in an id gives the path of its object.
 //!
 //! ```text
-//! <path>/lock                                      held by the running server
-//! <path>/store-id                                  tells this store and its copies from others
+//! <path>/lock                                      locked by the running server
+//! <path>/store-id                                  distinguishes this store and its copies from others
 //! <path>/keys/                                     token keys and generated secrets, mode 0700
 //! <path>/tmp/<instance>/<uuid>                     uploads on their way in
-//! <path>/objects/<class>/YYYY-MM-DD/<xx>/<uuid>    committed objects, never changed; a forwarded one has a
-//!                                                  name (a hard link) in each day it was forwarded on
+//! <path>/objects/<class>/YYYY-MM-DD/<xx>/<uuid>    committed objects, never changed; a forwarded object has a
+//!                                                  name (a hard link) in each day that it was forwarded on
 //! <path>/derived/<class>/YYYY-MM-DD/<xx>/<uuid>-…  derivatives, may be deleted at any time
 //! <path>/parts/<uuid>/                             uploads in parts, not complete yet
-//! <path>/tombstones/                               what keeps files that were taken down from coming back
+//! <path>/last-sweep                                time of the last sweep, in milliseconds
+//! <path>/tombstones/                               names of files that were taken down, which no upload may reuse
 //! ```
-//! There is no index and no database: an id's own time gives its path.
 
 mod derived;
 mod expire;
@@ -21,6 +21,7 @@ mod layout;
 mod mend;
 mod names;
 mod parts;
+mod paths;
 mod removal;
 mod root;
 mod scrub;
@@ -28,6 +29,7 @@ mod space;
 mod startup;
 mod tombstones;
 mod upload;
+mod write;
 mod writers;
 
 use std::{
@@ -124,7 +126,7 @@ impl LocalStore {
     /// A message that names the path and what to do: not writable, read-only or full without a store in it, on two
     /// file systems, or in use by another server.
     pub fn open(config: &Config, inherited: Option<OwnedFd>) -> Result<Self> {
-        let root = layout::absolute(&config.path)?;
+        let root = paths::absolute(&config.path)?;
         let opened = startup::open(&root, config.durability, inherited.map(Into::into))?;
         let store = Self::over(Layout::new(root, config.clone(), opened));
         if let Some(why) = store.layout.health.troubles().writes {
@@ -145,7 +147,7 @@ impl LocalStore {
     /// # Errors
     /// `Internal` if the directory cannot be opened.
     pub fn attach(config: &Config) -> Result<Option<Self>> {
-        let root = layout::absolute(&config.path)?;
+        let root = paths::absolute(&config.path)?;
         let opened = startup::attach(&root)?;
         Ok(opened.map(|opened| Self::over(Layout::new(root, config.clone(), opened))))
     }
@@ -178,10 +180,10 @@ impl LocalStore {
 /// # Errors
 /// `Internal` if the disk fails or the file is damaged.
 fn open_object(root: &Path, key: Key) -> Result<Option<Opened>> {
-    match names::open_read(&layout::object_path(root, key)) {
+    match names::open_read(&paths::object_path(root, key)) {
         Ok(file) => Opened::from_file(file, key).map(Some),
         Err(error) if names::is_absent(&error) => Ok(None),
-        Err(_) if tombstones::is_at(At::path(&layout::object_path(root, key))) => Ok(None),
+        Err(_) if tombstones::is_at(At::path(&paths::object_path(root, key))) => Ok(None),
         Err(error) => Err(Error::internal(error)),
     }
 }
@@ -224,7 +226,7 @@ impl Store for LocalStore {
 
     fn is_taken(&self, key: Key) -> StoreFuture<'_, bool> {
         let find = move |layout: &Arc<Layout>| {
-            let path = layout::object_path(layout.root(), key);
+            let path = paths::object_path(layout.root(), key);
             Ok(open_object(layout.root(), key)?.is_some()
                 || tombstones::is_at(At::path(&path))
                 || tombstones::is_listed(layout.root(), key).map_err(Error::internal)?)
@@ -246,8 +248,8 @@ impl Store for LocalStore {
             layout
                 .link(
                     &instance,
-                    &layout::object_name(from),
-                    &layout::object_name(to),
+                    &paths::object_name(from),
+                    &paths::object_name(to),
                 )
                 .map_err(|error| layout.write_error(error))
         };
@@ -262,7 +264,7 @@ impl Store for LocalStore {
     fn derived(&self, key: Key, derivative: Derivative) -> StoreFuture<'_, Option<Derived>> {
         let layout = self.layout.clone();
         Box::pin(blocking(move || {
-            let path = layout.root().join(layout::derived_name(key, derivative));
+            let path = layout.root().join(paths::derived_name(key, derivative));
             Ok(read_derived(&path))
         }))
     }
@@ -274,12 +276,8 @@ impl Store for LocalStore {
         derived: Derived,
     ) -> StoreFuture<'_, ()> {
         let put = move |layout: &Arc<Layout>| {
-            write_derived(
-                layout,
-                &layout::derived_name(key, derivative),
-                key,
-                &derived,
-            )
+            let name = paths::derived_name(key, derivative);
+            write_derived(layout, &name, key, &derived)
         };
         Box::pin(on_disk(&self.layout, put))
     }

@@ -1,8 +1,9 @@
-//! The few operations on names of files and directories that durability depends on. It knows no layout.
+//! The operations on names of files and directories that durability depends on. It knows nothing about the layout.
 //!
-//! A signal may interrupt each of them: on FUSE, a call fails with EINTR whatever the handler's flags are, if the
-//! program behind the file system lets requests be interrupted. Such a call is made again here. It may have been done
-//! all the same, so the second time "there already" or "not there any more" can be our own doing.
+//! A signal may interrupt each operation: on FUSE, a call can fail with EINTR whatever the flags of the signal handler
+//! are, if the program behind the file system supports interruption. The call is then repeated here. The interrupted
+//! call may have succeeded all the same, so the repeated call can fail with "exists" or "not found" because of the
+//! first one.
 
 use std::{
     fs::File,
@@ -16,7 +17,7 @@ use rustix::{
     io::{Errno, retry_on_intr},
 };
 
-/// How a finished file gets its name without ever replacing another. Probed at start.
+/// How a finished file gets its name without replacing another file. Tried at start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RenameBy {
     /// `renameat2(RENAME_NOREPLACE)`.
@@ -25,8 +26,7 @@ pub(super) enum RenameBy {
     Link,
 }
 
-/// A path below an open directory. What is found so is on the file system of that directory, whatever is mounted at
-/// its path by now.
+/// A path below an open directory. It stays on the file system of that directory, whatever is mounted at its path now.
 #[derive(Clone, Copy)]
 pub(super) struct At<'a> {
     directory: BorrowedFd<'a>,
@@ -34,7 +34,7 @@ pub(super) struct At<'a> {
 }
 
 impl<'a> At<'a> {
-    /// `name` below `directory`; the directory itself where it is empty.
+    /// `name` below `directory`; the directory itself if the name is empty.
     pub(super) fn new(directory: &'a impl AsFd, name: &'a Path) -> Self {
         let name = if name.as_os_str().is_empty() {
             Path::new(".")
@@ -55,20 +55,20 @@ impl<'a> At<'a> {
         }
     }
 
-    /// Makes a new file that only we may read. Nobody else uses its name.
+    /// Creates a file with mode 0600. No other process uses its name.
     pub(super) fn create_new(self) -> io::Result<File> {
         let mut flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         loop {
             match self.open(flags) {
-                // What is there the second time was made the first time.
+                // If the file exists at the second call, the first one has created it.
                 Err(Errno::INTR) => flags = (flags - OFlags::EXCL) | OFlags::TRUNC,
                 result => return Ok(result?.into()),
             }
         }
     }
 
-    /// Opens a committed file for reading, never through a symbolic link. A pipe that lies in its place is not
-    /// waited for; its trailer is then missing.
+    /// Opens a committed file for reading, never through a symbolic link. Does not block on a pipe in its place; the
+    /// trailer is missing then.
     pub(super) fn open_read(self) -> io::Result<File> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         Ok(retry_on_intr(|| self.open(flags))?.into())
@@ -80,7 +80,7 @@ impl<'a> At<'a> {
         Ok(retry_on_intr(|| self.open(flags))?.into())
     }
 
-    /// Opens a small file that is locked and written over: made if it is not there, with mode 0600.
+    /// Opens a small file that is locked and overwritten. Creates it with mode 0600 if it does not exist.
     pub(super) fn open_or_create(self) -> io::Result<File> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         Ok(retry_on_intr(|| self.open(flags))?.into())
@@ -90,7 +90,7 @@ impl<'a> At<'a> {
         rustix::fs::openat(self.directory, self.name, flags, Mode::RUSR | Mode::WUSR)
     }
 
-    /// Makes a directory that only we may enter; one that is there is fine.
+    /// Creates a directory with mode 0700 if it does not exist.
     pub(super) fn make_dir(self) -> io::Result<()> {
         let make = || rustix::fs::mkdirat(self.directory, self.name, Mode::RWXU);
         match retry_on_intr(make) {
@@ -99,18 +99,18 @@ impl<'a> At<'a> {
         }
     }
 
-    /// Removes a directory if it is empty; one that is not, or cannot be, stays.
+    /// Removes a directory if it is empty. Ignores errors.
     pub(super) fn remove_dir(self) {
         let _ = rustix::fs::unlinkat(self.directory, self.name, AtFlags::REMOVEDIR);
     }
 
-    /// Syncs a directory: the names in it.
+    /// Syncs a directory, that is the names in it.
     pub(super) fn sync_dir(self) -> io::Result<()> {
-        // Made again where a signal interrupts it.
+        // `sync_all` repeats the call after a signal.
         self.open_dir()?.sync_all()
     }
 
-    /// Removes a file; `false` where there is none.
+    /// Removes a file. Returns `false` if there is none.
     pub(super) fn remove_if_there(self) -> io::Result<bool> {
         let mut was_interrupted = false;
         loop {
@@ -122,35 +122,35 @@ impl<'a> At<'a> {
         }
     }
 
-    /// Whether a file has this name, and not a directory or a symbolic link.
+    /// Whether this is the name of a regular file.
     pub(super) fn is_file(self) -> io::Result<bool> {
         let is_file = |stat: rustix::fs::Stat| FileType::from_raw_mode(stat.st_mode).is_file();
         Ok(self.stat()?.is_some_and(is_file))
     }
 
-    /// Whether it is the name of an open file.
+    /// Whether this is a name of an open file.
     pub(super) fn is_of(self, file: &File) -> io::Result<bool> {
         Ok(self.inode()? == Some(inode_of(file)?))
     }
 
-    /// Device and inode of what has this name; `None` where nothing has it.
+    /// Device and inode of the file of this name; `None` if there is none.
     fn inode(self) -> io::Result<Option<(u64, u64)>> {
         Ok(self.stat()?.map(|stat| (stat.st_dev, stat.st_ino)))
     }
 
-    /// Makes a symbolic link that points to `target`.
+    /// Creates a symbolic link to `target`.
     pub(super) fn make_link_to(self, target: &str) -> io::Result<()> {
-        // Interrupted and done all the same, it is there the second time, as whoever calls this expects of others.
+        // A repeated call can fail with "exists", which callers handle anyway.
         let make = || rustix::fs::symlinkat(target, self.directory, self.name);
         Ok(retry_on_intr(make)?)
     }
 
-    /// Whether something has this name.
+    /// Whether the name exists.
     pub(super) fn exists(self) -> io::Result<bool> {
         Ok(self.stat()?.is_some())
     }
 
-    /// Whether it is a symbolic link that points to `target`.
+    /// Whether this is a symbolic link to `target`.
     pub(super) fn is_link_to(self, target: &str) -> bool {
         retry_on_intr(|| rustix::fs::readlinkat(self.directory, self.name, Vec::new()))
             .is_ok_and(|found| found.as_bytes() == target.as_bytes())
@@ -172,13 +172,13 @@ pub(super) fn inode_of(file: &File) -> io::Result<(u64, u64)> {
     Ok((stat.st_dev, stat.st_ino))
 }
 
-/// Gives an unfinished file its name; one that is there is never replaced. Nobody else uses the name `from`.
+/// Gives an unfinished file its name. Never replaces an existing one. No other process uses the name `from`.
 pub(super) fn rename_no_replace(by: RenameBy, from: At<'_>, to: At<'_>) -> io::Result<()> {
     match by {
         RenameBy::NoReplace => rename(from, to, RenameFlags::NOREPLACE),
         RenameBy::Link => {
             link(from, to)?;
-            // Two names mean a commit that is half done: take the new one back.
+            // Two names mean a half-done commit, so the new name is removed again.
             from.remove_if_there()
                 .map(drop)
                 .inspect_err(|_| drop(to.remove_if_there()))
@@ -186,14 +186,14 @@ pub(super) fn rename_no_replace(by: RenameBy, from: At<'_>, to: At<'_>) -> io::R
     }
 }
 
-/// Gives a file its name; one that is there is replaced. Nobody else uses the name `from`.
+/// Gives a file its name. Replaces an existing one. No other process uses the name `from`.
 pub(super) fn rename_over(from: At<'_>, to: At<'_>) -> io::Result<()> {
     rename(from, to, RenameFlags::empty())
 }
 
 fn rename(from: At<'_>, to: At<'_>, flags: RenameFlags) -> io::Result<()> {
     let rename = || match flags {
-        // renameat2 may be missing; without flags the older call does.
+        // renameat2 may be missing; renameat is enough without flags.
         RenameFlags::NOREPLACE => {
             rustix::fs::renameat_with(from.directory, from.name, to.directory, to.name, flags)
         }
@@ -201,7 +201,7 @@ fn rename(from: At<'_>, to: At<'_>, flags: RenameFlags) -> io::Result<()> {
     };
     loop {
         match rename() {
-            // Only this call takes the old name away: where it is gone, the interrupted call was done.
+            // Only this call removes the old name. If it is gone, the interrupted call has succeeded.
             Err(Errno::INTR) if from.inode()?.is_none() => return Ok(()),
             Err(Errno::INTR) => {}
             result => return result.map_err(io::Error::from),
@@ -209,7 +209,7 @@ fn rename(from: At<'_>, to: At<'_>, flags: RenameFlags) -> io::Result<()> {
     }
 }
 
-/// Gives a file a second name; one that is there is never replaced.
+/// Gives a file a second name. Never replaces an existing one.
 pub(super) fn link(from: At<'_>, to: At<'_>) -> io::Result<()> {
     let mut was_interrupted = false;
     loop {
@@ -222,7 +222,7 @@ pub(super) fn link(from: At<'_>, to: At<'_>) -> io::Result<()> {
     }
 }
 
-/// Replaces a small file whole or not at all, durably: `draft` becomes `to`.
+/// Replaces a small file durably and in one step, by way of the file `draft`.
 pub(super) fn write_over(draft: At<'_>, to: At<'_>, text: &str) -> io::Result<()> {
     let write = || {
         let mut file = draft.create_new()?;
@@ -233,22 +233,22 @@ pub(super) fn write_over(draft: At<'_>, to: At<'_>, text: &str) -> io::Result<()
     write().inspect_err(|_| drop(draft.remove_if_there()))
 }
 
-/// As [`At::open_read`], of an absolute path.
+/// [`At::open_read`] for an absolute path.
 pub(super) fn open_read(path: &Path) -> io::Result<File> {
     At::path(path).open_read()
 }
 
-/// As [`At::create_new`], of an absolute path.
+/// [`At::create_new`] for an absolute path.
 pub(super) fn create_new(path: &Path) -> io::Result<File> {
     At::path(path).create_new()
 }
 
-/// As [`At::make_dir`], of an absolute path.
+/// [`At::make_dir`] for an absolute path.
 pub(super) fn make_dir(path: &Path) -> io::Result<()> {
     At::path(path).make_dir()
 }
 
-/// As [`At::remove_if_there`], of an absolute path.
+/// [`At::remove_if_there`] for an absolute path.
 pub(super) fn remove_if_there(path: &Path) -> io::Result<bool> {
     At::path(path).remove_if_there()
 }

@@ -10,8 +10,8 @@
 //!
 //! Renaming the directory claims an upload for its completion, also against another process on this store: a second
 //! claim finds nothing to rename. The new name says what to do after a crash: if `<object>` is stored, the completion
-//! had succeeded; otherwise the upload is given back. A directory that is no longer needed is renamed into `tmp/` before
-//! it is removed, so that nobody finds half of it.
+//! had succeeded; otherwise the upload is given back. A directory that is no longer needed is renamed into `tmp/`
+//! before it is removed, so that nobody finds half of it.
 
 use std::{
     fs::{self, File},
@@ -27,10 +27,12 @@ use super::{
     blocking,
     health::storage_error,
     instance::{Instance, is_running},
-    layout::{Layout, PARTS},
+    layout::Layout,
     names, on_disk,
+    paths::PARTS,
     space::Reservation,
-    upload::{BATCH_BYTES, BATCH_CHUNKS_MAX, write_all},
+    upload::{BATCH_BYTES, BATCH_CHUNKS_MAX},
+    write::write_all,
 };
 use crate::{
     error::{Error, Kind, Result},

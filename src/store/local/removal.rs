@@ -1,18 +1,18 @@
-//! Taking a file down: the object under all its names, and what was made of it.
+//! Takes a file down: the object under all its names, and its derivatives.
 
 use std::path::Path;
 
-use super::{expire::days, layout, layout::DayDirectory, names, names::At, tombstones};
+use super::{names, names::At, paths, paths::DayDirectory, tombstones};
 use crate::{
     durable,
     error::{Error, Result},
     store::{Class, Key, ObjectId},
 };
 
-/// Removes an object and its derivatives from a store, whether or not a server runs on it. Blocking.
+/// Removes an object and its derivatives under one key. Blocking.
 ///
 /// # Errors
-/// `Internal` where the disk refuses.
+/// `Internal` if the disk fails.
 pub(super) fn remove_object(root: &Path, key: Key) -> Result<bool> {
     remove_by(root, key, |path| {
         names::remove_if_there(path)?;
@@ -21,19 +21,19 @@ pub(super) fn remove_object(root: &Path, key: Key) -> Result<bool> {
 }
 
 /// Removes an object under every key it has, with all its derivatives. The name that it was uploaded under gets a
-/// tombstone: whoever still holds a ticket for it must not bring it back. Blocking.
+/// tombstone, so that an upload ticket for it that is still valid cannot bring it back. Blocking.
 ///
 /// # Errors
-/// `Internal` where the disk refuses.
+/// `Internal` if the disk fails.
 pub(super) fn remove_everywhere(root: &Path, id: ObjectId) -> Result<bool> {
     let mut was_there = false;
-    // Again until a whole walk finds none: it may be forwarded into a new day meanwhile.
+    // Repeated until a whole walk finds none, because the object may be forwarded into a new day meanwhile.
     loop {
         let mut found = false;
         for class in Class::ALL {
-            for DayDirectory { day, .. } in days(root, class)? {
+            for DayDirectory { day, .. } in paths::days(root, class)? {
                 let key = Key { class, day, id };
-                // Derivatives also where the object is gone: an earlier removal may have been cut short.
+                // Also if the object is gone: an earlier removal may have been interrupted before its derivatives.
                 found |= match key == Key::of(class, id) {
                     true => remove_by(root, key, |_| tombstones::put(root, key))?,
                     false => remove_object(root, key)?,
@@ -52,10 +52,10 @@ fn remove_by(
     key: Key,
     remove: impl FnOnce(&Path) -> std::io::Result<()>,
 ) -> Result<bool> {
-    // The derivatives first: if this is cut short, the object is still there to be removed again. And once
-    // more after it: one that was being made meanwhile looks for its object only after it was kept.
+    // Derivatives first: if this is interrupted, the object is still there and can be removed again. And once more
+    // after the object: a derivative that is being made meanwhile checks for its object after it was written.
     remove_derived(root, key)?;
-    let path = layout::object_path(root, key);
+    let path = paths::object_path(root, key);
     let was_there =
         !tombstones::is_at(At::path(&path)) && At::path(&path).exists().map_err(Error::internal)?;
     if was_there {
@@ -66,7 +66,7 @@ fn remove_by(
 }
 
 fn remove_derived(root: &Path, key: Key) -> Result<()> {
-    for path in layout::derived_of(root, key).map_err(Error::internal)? {
+    for path in paths::derived_of(root, key).map_err(Error::internal)? {
         names::remove_if_there(&path).map_err(Error::internal)?;
     }
     Ok(())

@@ -1,11 +1,10 @@
-//! Reads every byte of every object and compares checksums. Runs beside a server.
+//! Verifies every object: reads every byte and compares checksums. A server may use the store meanwhile.
 
 use std::{fs, io, path::Path};
 
 use super::{
-    expire,
-    layout::{self, OBJECTS},
     names::{self, At},
+    paths::{self, OBJECTS},
     root::Root,
     tombstones,
 };
@@ -18,8 +17,8 @@ use crate::{
 /// Verifies the store at `root`. Blocking.
 ///
 /// # Errors
-/// `Internal` where a directory cannot be read, or the store was unmounted meanwhile, which looks as if its files had
-/// expired. A file that cannot be read is a bad one.
+/// `Internal` if a directory cannot be read, or the store was unmounted meanwhile, which looks as if its files had
+/// expired. A file that cannot be read is a damaged one.
 pub(super) fn verify(root: &Path) -> Result<Verified> {
     let opened = Root::open(root).map_err(Error::internal)?;
     let mut verified = Verified::default();
@@ -27,7 +26,7 @@ pub(super) fn verify(root: &Path) -> Result<Verified> {
         Error::internal(format!("{}: {error}", path.display()))
     };
     for class in Class::ALL {
-        for day in expire::days(root, class)? {
+        for day in paths::days(root, class)? {
             let [objects, _] = day.paths;
             let spreads = match fs::read_dir(&objects) {
                 Err(error) if names::is_absent(&error) => continue,
@@ -39,7 +38,7 @@ pub(super) fn verify(root: &Path) -> Result<Verified> {
                     Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
                         verified.damaged.push(Damaged {
                             name: below(root, &spread),
-                            what: "it lies where only directories do".into(),
+                            what: "a file where only directories belong".into(),
                         });
                         continue;
                     }
@@ -53,7 +52,6 @@ pub(super) fn verify(root: &Path) -> Result<Verified> {
                     }
                     verified.objects += 1;
                     match verify_file(root, class, day.day, &path) {
-                        // Removed or expired while we walked: no fault.
                         Ok(()) => {}
                         Err(what) => verified.damaged.push(Damaged {
                             name: below(root, &path),
@@ -73,10 +71,10 @@ fn verify_file(root: &Path, class: Class, day: Day, path: &Path) -> Result<(), S
         .file_name()
         .and_then(|name| name.to_str())
         .unwrap_or_default();
-    let id = ObjectId::parse(name).ok_or("its name is no id")?;
+    let id = ObjectId::parse(name).ok_or("its name is not an id")?;
     let key = Key { class, day, id };
-    if layout::object_path(root, key) != path {
-        return Err("it lies where no look-up would find it".into());
+    if paths::object_path(root, key) != path {
+        return Err("no look-up would find it in this directory".into());
     }
     match names::open_read(path) {
         Ok(file) => {

@@ -7,9 +7,7 @@
 //!
 //! Not covered: another process that writes to the same disk, such as the server that this one takes over from,
 //! and what the file system itself needs beside files and directories (its journal, extent blocks).
-
-//!
-//! Only the account; `layout.rs` asks the disk.
+//! This file only keeps the account; `layout.rs` asks the disk.
 
 use std::sync::{
     Arc,
@@ -18,28 +16,28 @@ use std::sync::{
 
 use crate::error::{Error, Kind, Result};
 
-/// What a file needs beside its payload: the trailer (at most 8 KiB), the rest of its last block, and blocks for
+/// Bytes that a file needs beside its payload: the trailer (at most 8 KiB), the rest of its last block, and blocks for
 /// the directories of a new day.
 const OVERHEAD_BYTES: u64 = 24 * 1024;
-/// Bytes that all uploads together may write into reservations before the disk is asked again what is free.
-/// Asking takes a microsecond on a local disk, but a round trip on a network one.
+/// Bytes that all uploads together may write into reservations before the free bytes are read again. Reading them takes
+/// a microsecond on a local disk, and a round trip on a network disk.
 const CHECK_EVERY_BYTES: u64 = 1024 * 1024;
-/// No file is larger; keeps the sum of all reservations from overflowing.
+/// No file is larger. Keeps the sum of all reservations from overflowing.
 const SIZE_MAX: u64 = 1 << 50;
 
-/// The disk of one store. Cheap to clone; the clones are one account.
+/// The account of the disk of one store. Cheap to clone; the clones are one account.
 #[derive(Clone)]
 pub(super) struct Space(Arc<Account>);
 
 struct Account {
     floor_bytes: u64,
-    /// Reserved, and not yet written.
+    /// Reserved and not written yet.
     reserved_bytes: AtomicU64,
     /// Written since the last check of the floor.
     unchecked_bytes: AtomicU64,
 }
 
-/// Bytes that its owner may write. Dropping it gives back what was not written.
+/// Bytes that its owner may write. Dropping it releases what was not written.
 #[must_use]
 pub(super) struct Reservation {
     account: Arc<Account>,
@@ -49,7 +47,7 @@ pub(super) struct Reservation {
 }
 
 impl Space {
-    /// With nothing reserved.
+    /// An account without reservations.
     pub(super) fn new(floor_bytes: u64) -> Self {
         Self(Arc::new(Account {
             floor_bytes,
@@ -63,10 +61,10 @@ impl Space {
         self.0.reserved_bytes.load(Ordering::Relaxed)
     }
 
-    /// Reserves space for a file of at most `bytes`, and for what it needs beside them. `free_bytes` asks the disk.
+    /// Reserves space for a file of at most `bytes` with its overhead. `free_bytes` asks the disk.
     ///
     /// # Errors
-    /// `StorageFull` where that would go below the floor; those of `free_bytes`.
+    /// `StorageFull` if that could go below the floor, and the errors of `free_bytes`.
     pub(super) fn reserve(
         &self,
         bytes: u64,
@@ -74,8 +72,8 @@ impl Space {
     ) -> Result<Reservation> {
         let account = &self.0;
         let bytes = bytes.min(SIZE_MAX) + OVERHEAD_BYTES;
-        // Added before the disk is asked: two callers at once see each other, and bytes that move from a
-        // reservation into a file meanwhile are counted twice rather than not at all.
+        // Added before the disk is asked, so that two callers at once see each other, and bytes that move from a
+        // reservation into a file meanwhile are counted twice and not left out.
         let before = account.reserved_bytes.fetch_add(bytes, Ordering::AcqRel);
         let mut reservation = Reservation {
             account: account.clone(),
@@ -112,16 +110,16 @@ impl Account {
 }
 
 impl Reservation {
-    /// Bytes above the floor that were left beside this and all other reservations.
+    /// Bytes above the floor that were left after this and all other reservations.
     pub(super) fn room(&self) -> u64 {
         self.room
     }
 
-    /// Notices in the middle of an upload that the disk has filled up from elsewhere. Looks once for each
+    /// Checks during an upload whether other programs have filled the disk. Asks the disk once per
     /// [`CHECK_EVERY_BYTES`] that all uploads write. Not needed for preallocated bytes. `free_bytes` asks the disk.
     ///
     /// # Errors
-    /// `StorageFull` where `bytes` more would go below the floor; those of `free_bytes`.
+    /// `StorageFull` if `bytes` more would go below the floor, and the errors of `free_bytes`.
     pub(super) fn check(&self, bytes: u64, free_bytes: impl FnOnce() -> Result<u64>) -> Result<()> {
         let account = &self.account;
         let unchecked = account.unchecked_bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -136,7 +134,7 @@ impl Reservation {
         }
     }
 
-    /// So many bytes are the file's now: written, or preallocated.
+    /// Releases bytes that now belong to the file, because they were written or preallocated.
     pub(super) fn used(&mut self, bytes: u64) {
         let bytes = bytes.min(self.bytes);
         self.bytes -= bytes;
@@ -163,7 +161,7 @@ mod tests {
     }
 
     impl Disk {
-        /// With so many bytes free above the floor.
+        /// A disk with `room` bytes free above the floor.
         fn with(room: u64) -> Self {
             Self {
                 free: AtomicU64::new(FLOOR + room),
@@ -175,7 +173,7 @@ mod tests {
             Ok(self.free.load(Ordering::SeqCst))
         }
 
-        /// What writes do to it.
+        /// Takes bytes, as a write does.
         fn fill(&self, bytes: u64) {
             self.free.fetch_sub(bytes, Ordering::SeqCst);
         }
@@ -196,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn reservations_add_up_and_are_given_back() {
+    fn reservations_add_up() {
         let disk = Disk::with(3 * (1000 + OVERHEAD_BYTES));
         let (first, _second) = (disk.reserve(1000).unwrap(), disk.reserve(1000).unwrap());
         assert_full(disk.reserve(1001));
@@ -211,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn written_bytes_are_counted_by_the_disk_alone() {
+    fn written_bytes_leave_the_reservation() {
         let disk = Disk::with(10_000 + 2 * OVERHEAD_BYTES);
         let mut reservation = disk.reserve(10_000).unwrap();
         assert_full(disk.reserve(1));
@@ -226,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_writer_notices_that_others_fill_the_disk() {
+    fn detects_disk_filled_by_others() {
         let disk = Disk::with(100 << 20);
         let reservation = disk.reserve(20 << 20).unwrap();
         disk.fill(100 << 20);
@@ -247,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_together_stay_above_the_floor() {
+    fn concurrent_writers_stay_above_floor() {
         const ROOM: u64 = 40 * (1000 + OVERHEAD_BYTES);
         let disk = Disk::with(ROOM);
         let granted: u64 = std::thread::scope(|scope| {
@@ -270,7 +268,7 @@ mod tests {
                 .collect();
             threads.into_iter().map(|t| t.join().unwrap()).sum()
         });
-        // Refused where a neighbour's bytes were counted twice, so perhaps not all of them.
+        // A request is refused while another writer's bytes are counted twice, so perhaps not all 40 were granted.
         assert!((1..=40).contains(&granted), "{granted}");
         assert!(disk.free().unwrap() >= FLOOR);
         assert_eq!(disk.reserved(), 0);

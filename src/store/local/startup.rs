@@ -18,8 +18,8 @@ use uuid::Uuid;
 use super::{
     Durability,
     instance::{Instance, TRIAL},
-    layout::{DERIVED, OBJECTS, PARTS, TMP},
     names::{self, RenameBy},
+    paths::{DERIVED, OBJECTS, PARTS, TMP},
     root::{Root, STORE_ID},
     tombstones,
 };
@@ -364,7 +364,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_ways_of_naming_refuse_to_replace() {
+    fn renames_never_replace() {
         let directory = tempfile::tempdir().unwrap();
         let root = Arc::new(Root::open(directory.path()).unwrap());
         let mut instance =
@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn only_folders_that_nobody_holds_are_swept() {
+    fn sweeps_only_unlocked_folders() {
         let directory = tempfile::tempdir().unwrap();
         let tmp = directory.path().join("tmp");
         for name in ["dead", "alive"] {
@@ -396,14 +396,14 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_that_is_let_go_in_a_moment_is_waited_for_and_one_that_is_held_is_not() {
+    fn waits_briefly_for_the_lock() {
         let directory = tempfile::tempdir().unwrap();
         let root = Root::open(directory.path()).unwrap();
         let lock = || open_lock(&root).and_then(take_lock);
         let held = lock().unwrap_or_else(|fault| panic!("{fault}"));
         let refused = lock().err().unwrap();
         assert!(refused.what.contains("in use by another server"));
-        // As a program does that was being started when its server ended.
+        // Like a program that was being started when its server ended.
         let ends = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(30));
             drop(held);

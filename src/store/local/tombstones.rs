@@ -20,8 +20,8 @@ use std::{
 use uuid::Uuid;
 
 use super::{
-    layout::{self, OBJECTS},
     names::{self, At},
+    paths::{self, OBJECTS},
 };
 use crate::{
     durable,
@@ -67,7 +67,7 @@ pub(super) fn put(root: &Path, key: Key) -> io::Result<()> {
     if let Err(error) = mark(root, key.class, key.day) {
         tracing::warn!(%key, %error, "a tombstone that no sweep will find, until its day is removed");
     }
-    let path = layout::object_path(root, key);
+    let path = paths::object_path(root, key);
     let draft = root
         .join(TOMBSTONES)
         .join(format!("{DRAFT}{}", Uuid::new_v4().simple()));

@@ -1,22 +1,14 @@
-//! An upload into the local store: batches written off the reactor threads, then the commit.
+//! An upload into the local store: batches are written on the threads of `writers.rs`, then committed.
 
-use std::{
-    fs::File,
-    io::{self, IoSlice},
-    sync::Arc,
-};
+use std::{fs::File, io, sync::Arc};
 
 use bytes::Bytes;
 use rustix::{fs::FallocateFlags, io::retry_on_intr};
 use tokio::sync::oneshot;
 
 use super::{
-    Key, Meta, Sink, StoreFuture, Upload, UploadSize,
-    instance::Instance,
-    layout::{self, Layout},
-    names::At,
-    space::Reservation,
-    writers::Writers,
+    Key, Meta, Sink, StoreFuture, Upload, UploadSize, instance::Instance, layout::Layout,
+    names::At, paths, space::Reservation, write::write_all, writers::Writers,
 };
 use crate::{
     error::{Error, Result},
@@ -24,37 +16,37 @@ use crate::{
     store::trailer,
 };
 
-/// Bytes gathered before they go to a writing thread: fewer cost a hand-over each, more cost memory for every
-/// slow client. One batch is gathered while one is written, so an upload holds two. They end at multiples of this:
-/// ext4 makes the pieces of its page cache as large as the alignment allows.
+/// Bytes that are gathered before they go to a writing thread. Smaller batches cost more hand-overs, larger ones more
+/// memory per slow client. One batch is gathered while another is written, so an upload holds two. Batches end at
+/// multiples of this size, because ext4 makes the folios of its page cache as large as the alignment allows.
 pub(super) const BATCH_BYTES: usize = 128 * 1024;
 
-/// Chunks of one batch: a client that sends single bytes makes chunks of single bytes.
+/// The largest number of chunks in a batch. A client that sends single bytes makes chunks of single bytes.
 pub(super) const BATCH_CHUNKS_MAX: usize = 512;
 
 /// An upload in progress. Dropping it removes its file.
 pub(super) struct LocalUpload {
     batch: Vec<Bytes>,
     batch_bytes: usize,
-    /// Where the batch begins in the file.
+    /// The offset of the batch in the file.
     offset: u64,
     writer: WriterState,
     writers: Writers,
 }
 
 enum WriterState {
-    /// No file yet: one that may fit into one batch is made when that is written, all in one go.
+    /// No file yet. A file that may fit into one batch is made when the batch is written.
     New(NewFile),
     Idle(Writer),
-    /// Gives the written batch back, to be freed by the threads that made it: freed by the many writing
-    /// threads, its memory stays with them. Measured with 200 uploads of 10 MB at once: a peak of 110 to
-    /// 120 MB instead of 250 to 310, and a tenth less CPU.
+    /// A batch is being written. It is returned, so that the threads that allocated it free it: memory that the many
+    /// writing threads free stays in their arenas. Measured with 200 uploads of 10 MB at once: a peak of 110–120 MB
+    /// instead of 250–310 MB, and a tenth less CPU.
     Busy(oneshot::Receiver<(Result<Writer>, Vec<Bytes>)>),
-    /// A write failed, or its future was dropped: only dropping is left.
+    /// A write failed or its future was dropped. The upload can only be dropped.
     Failed,
 }
 
-/// What a file is made of.
+/// A file that was not made yet.
 pub(super) struct NewFile {
     pub(super) layout: Arc<Layout>,
     pub(super) key: Key,
@@ -69,13 +61,13 @@ struct Writer {
     temporary: Temporary,
     crc: crc32fast::Hasher,
     len: u64,
-    /// Blocks were allocated for the announced bytes, maybe more than the file will have.
+    /// Whether blocks were allocated for the announced bytes. The file may become smaller.
     is_preallocated: bool,
-    /// Space for what is not written yet.
+    /// Space for the bytes that are not written yet.
     reservation: Reservation,
 }
 
-/// The name of an unfinished file; removed with this.
+/// The name of an unfinished file. Dropping it removes the file.
 struct Temporary {
     instance: Arc<Instance>,
     name: String,
@@ -93,17 +85,17 @@ impl Drop for Temporary {
         if !self.is_gone
             && let Err(error) = self.at().remove_if_there()
         {
-            // The start-up sweep takes it later.
+            // The next start sweeps it.
             tracing::warn!(%error, name = self.name, "an unfinished upload could not be removed");
         }
     }
 }
 
 impl LocalUpload {
-    /// Makes the temporary file where the announced bytes need more than one batch.
+    /// Begins an upload. Makes the temporary file at once if the announced bytes need more than one batch.
     ///
-    /// Otherwise it is made with the first batch, or with the commit. A size that is not announced is such a case:
-    /// most chunked uploads are small, and one that fits into a batch need not reserve the most that it may become.
+    /// Otherwise the file is made with the first batch, or with the commit. That includes unannounced sizes: most
+    /// chunked uploads are small, and one that fits into a batch need not reserve its largest possible size.
     pub(super) async fn begin(writers: Writers, new: NewFile) -> Result<Self> {
         let writer = match new.size {
             UploadSize::Announced(bytes) if bytes > BATCH_BYTES as u64 => {
@@ -121,7 +113,7 @@ impl LocalUpload {
         })
     }
 
-    /// Cuts a full batch so that it ends at a multiple of [`BATCH_BYTES`] of the file; returns what is over.
+    /// Cuts a full batch so that it ends at a multiple of [`BATCH_BYTES`] in the file. Returns the rest.
     fn split_at_multiple(&mut self) -> Bytes {
         let end = self.offset + self.batch_bytes as u64;
         let over = (end % BATCH_BYTES as u64) as usize;
@@ -134,7 +126,7 @@ impl LocalUpload {
         }
     }
 
-    /// Hands the gathered batch to a writing thread, after the one before it is written.
+    /// Passes the gathered batch to a writing thread, after the previous batch was written.
     async fn flush(&mut self) -> Result<()> {
         let writer = self.ready().await?;
         let batch = std::mem::take(&mut self.batch);
@@ -150,7 +142,7 @@ impl LocalUpload {
         Ok(())
     }
 
-    /// Waits for the write under way.
+    /// Waits until the current write has ended.
     async fn ready(&mut self) -> Result<Target> {
         match std::mem::replace(&mut self.writer, WriterState::Failed) {
             WriterState::New(new) => Ok(Target::New(new)),
@@ -165,7 +157,7 @@ impl LocalUpload {
     }
 }
 
-/// What a writing thread is given.
+/// The file that a writing thread writes to.
 enum Target {
     New(NewFile),
     Made(Writer),
@@ -204,11 +196,11 @@ impl Upload for LocalUpload {
         Box::pin(async move {
             let mut writer = self.ready().await?;
             if let Target::New(new) = &mut writer {
-                // All of it is here.
+                // All bytes of the file are in this batch.
                 new.size = UploadSize::Announced(self.batch_bytes as u64);
             }
             let batch = std::mem::take(&mut self.batch);
-            // The batch comes back, as it does from every write.
+            // The batch is returned, as from every write.
             let committed = self.writers.run(move || {
                 let committed = writer.file().and_then(|writer| writer.commit(&batch, meta));
                 (committed, batch)
@@ -219,8 +211,8 @@ impl Upload for LocalUpload {
 }
 
 impl NewFile {
-    /// Reserves the most that the file may become, makes it, and preallocates what was announced: such a file
-    /// seldom has less. Blocking.
+    /// Reserves the largest possible size of the file, makes the file, and preallocates the announced bytes, because
+    /// few files are smaller than announced. Blocking.
     fn make(self) -> Result<Writer> {
         let Self { layout, key, size } = self;
         let instance = layout.instance()?;
@@ -229,7 +221,7 @@ impl NewFile {
         let mut temporary = Temporary {
             name: instance.temporary_name(key.id),
             instance,
-            // Not there yet.
+            // It does not exist yet.
             is_gone: true,
         };
         let failed = |error| layout.write_error(error);
@@ -276,15 +268,15 @@ impl Writer {
         }
     }
 
-    /// The order matters, each step for a reason:
-    /// 1. the rest of the payload and the trailer, so that a whole file ends in a valid footer;
-    /// 2. `ftruncate` to the size written, where blocks were preallocated: frees those past it;
-    /// 3. `fdatasync`: the bytes and the size are on the disk before the name says so;
-    /// 4. directories above, made and synced; then the name, which never replaces another;
-    /// 5. sync of the directory: only now would a power cut keep the name, and only now is it answered.
+    /// Commits the file. The order of the steps matters:
+    /// 1. Write the rest of the payload and the trailer, so that a complete file ends in a valid footer.
+    /// 2. If blocks were preallocated, `ftruncate` to the size written, which frees the blocks after it.
+    /// 3. `fdatasync`, so that the bytes and the size are on the disk before the name is.
+    /// 4. Make and sync the directories above, then rename, without replacing another file.
+    /// 5. Sync the directory. Only now does the name survive a power cut, and only now is the upload acknowledged.
     ///
-    /// Before the name, the directory must still be the one that its path leads to: what is written to one that was
-    /// unmounted would be answered and not be found.
+    /// Before the rename, the path must still lead to the directory in which the upload began: a file in an unmounted
+    /// directory would be acknowledged and not be found.
     fn commit(mut self, batch: &[Bytes], mut meta: Meta) -> Result<Meta> {
         let batch_at = self.len;
         self.count(batch);
@@ -296,10 +288,10 @@ impl Writer {
         written.map_err(|error| layout.write_error(error))?;
         let instance = self.temporary.instance.clone();
         layout.check_opening(&instance)?;
-        let path = layout::object_name(self.key);
+        let path = paths::object_name(self.key);
         if let Err(error) = layout.publish(&instance, &self.temporary.name, &path) {
-            // The name may be there while its sync failed: an upload that is refused must not stay. Another one's
-            // file of this name must.
+            // The name may exist although its sync failed. A refused upload must not stay, but another upload's file of
+            // this name must.
             let named = instance.root.at(&path);
             if named.is_of(&self.file).unwrap_or(false) {
                 let _ = named.remove_if_there();
@@ -318,8 +310,8 @@ impl Writer {
             retry_on_intr(|| rustix::fs::ftruncate(&self.file, file_len))?;
         }
         if self.layout.is_durable() {
-            // Interrupted, it has synced nothing and reported no failed write (those are EIO): the next call
-            // does. That is no second try of a sync that failed.
+            // An interrupted call has synced nothing and reported no failed write (that would be EIO), so the repeated
+            // call is not a second try of a failed sync.
             let sync = || retry_on_intr(|| rustix::fs::fdatasync(&self.file));
             self.layout.syncs.time(Synced::File, sync)?;
         }
@@ -327,48 +319,13 @@ impl Writer {
     }
 }
 
-/// Allocates blocks without changing the size: the file stays as long as what was written. `false` where the file
-/// system cannot.
+/// Allocates blocks without changing the size of the file. Returns `false` if the file system does not support that.
 fn preallocate(file: &File, bytes: u64) -> io::Result<bool> {
     let allocate = || rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, bytes);
-    // tmpfs and network file systems give up when a signal comes, such as the one that asks to stop.
+    // On tmpfs and network file systems, a signal interrupts the call, for example the one that stops the server.
     match retry_on_intr(allocate) {
-        // Saves 20–30 % of the CPU of an upload where it works; an upload is right without it.
+        // Preallocation saves 20–30 % of the CPU of an upload, but is not required.
         Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(false),
         result => Ok(result.map(|()| true)?),
     }
-}
-
-/// Writes all chunks from `offset` on, and the trailer behind them, in as few calls as the kernel allows.
-pub(super) fn write_all(
-    file: &File,
-    chunks: &[Bytes],
-    trailer: Option<&Bytes>,
-    mut offset: u64,
-) -> io::Result<()> {
-    /// The kernel takes 1,024 (UIO_MAXIOV); batches seldom have more than 16.
-    const SLICES_MAX: usize = 64;
-    let mut chunks = chunks.iter().chain(trailer).peekable();
-    while chunks.peek().is_some() {
-        let mut slices: [IoSlice<'_>; SLICES_MAX] = std::array::from_fn(|_| IoSlice::new(&[]));
-        let mut count = 0;
-        for (slice, chunk) in slices.iter_mut().zip(chunks.by_ref()) {
-            *slice = IoSlice::new(chunk);
-            count += 1;
-        }
-        let mut rest = &mut slices[..count];
-        IoSlice::advance_slices(&mut rest, 0);
-        while !rest.is_empty() {
-            match rustix::io::pwritev(file, rest, offset) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => {
-                    offset += written as u64;
-                    IoSlice::advance_slices(&mut rest, written);
-                }
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-    Ok(())
 }

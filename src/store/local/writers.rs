@@ -1,7 +1,5 @@
-//! The threads that uploads are written on: a queue of jobs, and as few threads as keep it moving.
-//!
-//! They are tokio's blocking threads, each asked to take jobs as long as there are any. It knows nothing of
-//! files.
+//! Runs the writes of uploads on as few blocking threads of the runtime as keep the queue of jobs moving. Each thread
+//! takes jobs until none is left.
 
 use std::{
     collections::VecDeque,
@@ -12,13 +10,13 @@ use std::{
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
-/// Threads at a time: most wait for the disk, which is when the next one is asked for. Fewer than the process
-/// has for the disk, so that uploads never keep a download from its own.
+/// Threads at the same time. Most of them wait for the disk; then the next one is started. The process has more threads
+/// for the disk, so that uploads never block downloads.
 const THREADS_MAX: usize = 96;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// Cheap to clone; the clones are one queue. It holds a job for each upload at the most.
+/// Cheap to clone; the clones are one queue. It contains at most one job per upload.
 #[derive(Clone, Default)]
 pub(super) struct Writers(Arc<Mutex<Queue>>);
 
@@ -26,13 +24,13 @@ pub(super) struct Writers(Arc<Mutex<Queue>>);
 struct Queue {
     jobs: VecDeque<Job>,
     threads: usize,
-    /// One of them has not taken its first job: it will take what is there, so no other is woken for that.
+    /// Whether a thread was started and has not taken its first job. No other is started until it has.
     is_starting: bool,
 }
 
 impl Writers {
-    /// Has `work` done by a writing thread, to its end even if nobody waits for what it returns. The receiver
-    /// fails if it panicked, or if the process ends before.
+    /// Runs `work` on a writing thread, to its end even if the receiver is dropped. The receiver fails if `work` panics
+    /// or the process ends first.
     pub(super) fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -40,7 +38,7 @@ impl Writers {
         let (sender, receiver) = oneshot::channel();
         let mut queue = self.lock();
         queue.jobs.push_back(Box::new(move || {
-            // Nobody may wait any more; then the result is dropped here.
+            // If the receiver is gone, the result is dropped here.
             let _ = sender.send(work());
         }));
         self.ask_for_thread(queue);
@@ -58,7 +56,7 @@ impl Writers {
         tokio::task::spawn_blocking(move || this.work());
     }
 
-    /// One thread, until no job is left.
+    /// Runs jobs until none is left.
     fn work(&self) {
         self.lock().is_starting = false;
         loop {
@@ -70,10 +68,10 @@ impl Writers {
             if queue.jobs.is_empty() {
                 drop(queue);
             } else {
-                // This one may have to wait for the disk.
+                // The job may have to wait for the disk.
                 self.ask_for_thread(queue);
             }
-            // A panic is reported by its hook, and to the receiver by the sender that it dropped.
+            // The panic hook reports a panic, and the dropped sender tells the receiver.
             let _ = catch_unwind(AssertUnwindSafe(job));
         }
     }
@@ -99,10 +97,10 @@ mod tests {
     }
 
     #[test]
-    fn jobs_that_wait_for_one_another_all_run_and_the_threads_end() {
+    fn runs_jobs_that_wait_for_each_other() {
         let writers = Writers::default();
         runtime().block_on(async {
-            // Would wait for ever on fewer threads than jobs.
+            // With fewer threads than jobs, this would never end.
             let together = Arc::new(Barrier::new(THREADS_MAX));
             let jobs: Vec<_> = (0..THREADS_MAX)
                 .map(|_| {
@@ -123,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_threads_than_allowed_and_no_job_is_lost() {
+    fn bounds_threads_and_loses_no_job() {
         let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let writers = Writers::default();
         let sum = runtime().block_on(async {
@@ -151,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_that_panics_is_told_to_who_waits_and_takes_no_thread_with_it() {
+    fn survives_panic_of_a_job() {
         let writers = Writers::default();
         runtime().block_on(async {
             let broken = writers.run(|| -> u32 { panic!("as this test wants it") });

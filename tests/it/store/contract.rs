@@ -1,4 +1,5 @@
-//! The contract of a `Store`, in terms of its traits alone, run against every engine. A new engine adds itself to [`check`].
+//! The contract of a `Store`, in terms of its traits alone, run against every engine. A new engine adds itself to
+//! [`check`].
 
 use bytes::Bytes;
 use chatfiles::{

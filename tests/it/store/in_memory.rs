@@ -5,7 +5,7 @@ use std::{
     future::ready,
     io,
     ops::Range,
-    sync::{Arc, Mutex},
+    sync::Arc,
 };
 
 use bytes::Bytes;
@@ -16,6 +16,7 @@ use chatfiles::{
     time::{Day, Timestamp},
 };
 use futures_util::stream::{self, BoxStream};
+use parking_lot::Mutex;
 
 /// Cheap to clone; the clones are one store.
 #[derive(Clone, Default)]
@@ -48,20 +49,20 @@ impl Store for InMemory {
         ok(Box::new(Draft(self.clone(), Some(key), Vec::new())))
     }
     fn open(&self, key: Key) -> StoreFuture<'_, Option<Opened>> {
-        let object = self.0.lock().unwrap().objects.get(&key).cloned();
+        let object = self.0.lock().objects.get(&key).cloned();
         ok(object.map(|object| Opened::stream(key, object.0.clone(), object)))
     }
     fn is_taken_down(&self, key: Key) -> StoreFuture<'_, bool> {
-        ok(self.0.lock().unwrap().taken_down.contains(&key.id))
+        ok(self.0.lock().taken_down.contains(&key.id))
     }
     fn extend_life(&self, key: Key, day: Day) -> StoreFuture<'_, bool> {
-        let objects = &mut self.0.lock().unwrap().objects;
+        let objects = &mut self.0.lock().objects;
         let found = objects.get(&key).cloned();
         let later = found.map(|object| objects.insert(Key { day, ..key }, object));
         ok(later.is_some())
     }
     fn remove(&self, id: ObjectId) -> StoreFuture<'_, bool> {
-        let mut state = self.0.lock().unwrap();
+        let mut state = self.0.lock();
         let before = state.objects.len();
         state.objects.retain(|key, _| key.id != id);
         state.derived.retain(|(key, _), _| key.id != id);
@@ -70,10 +71,10 @@ impl Store for InMemory {
         ok(was_there)
     }
     fn derived(&self, key: Key, name: Derivative) -> StoreFuture<'_, Option<Derived>> {
-        ok(self.0.lock().unwrap().derived.get(&(key, name)).cloned())
+        ok(self.0.lock().derived.get(&(key, name)).cloned())
     }
     fn put_derived(&self, key: Key, name: Derivative, new: Derived) -> StoreFuture<'_, ()> {
-        self.0.lock().unwrap().derived.insert((key, name), new);
+        self.0.lock().derived.insert((key, name), new);
         ok(())
     }
     fn parts(&self) -> &dyn PartStore {
@@ -89,7 +90,7 @@ impl ReadRange for Object {
         now(Ok(self.1.slice(range.start as usize..range.end as usize)))
     }
     fn is_removed(&self) -> bool {
-        self.3.0.lock().unwrap().taken_down.contains(&self.2)
+        self.3.0.lock().taken_down.contains(&self.2)
     }
 }
 
@@ -102,7 +103,7 @@ impl Sink for Draft {
 
 impl Upload for Draft {
     fn commit(self: Box<Self>, mut meta: Meta) -> StoreFuture<'static, Meta> {
-        let (key, mut state) = (self.1.unwrap(), self.0.0.lock().unwrap());
+        let (key, mut state) = (self.1.unwrap(), self.0.0.lock());
         if state.objects.contains_key(&key) || state.taken_down.contains(&key.id) {
             return now(Err(Kind::AlreadyExists.into()));
         }
@@ -118,23 +119,18 @@ impl Upload for Draft {
 impl PartStore for InMemory {
     fn begin(&self, id: ObjectId, owner: PartsOwner) -> StoreFuture<'_, ()> {
         let new = (UnfinishedUpload::new(owner), HashMap::new());
-        self.0.lock().unwrap().unfinished.insert(id, new);
+        self.0.lock().unfinished.insert(id, new);
         ok(())
     }
     fn find(&self, id: ObjectId) -> StoreFuture<'_, Option<UnfinishedUpload>> {
-        ok(self
-            .0
-            .lock()
-            .unwrap()
-            .unfinished
-            .get(&id)
-            .map(|upload| upload.0.clone()))
+        let found = self.0.lock().unfinished.get(&id).cloned();
+        ok(found.map(|(upload, _)| upload))
     }
     fn begin_part(&self, _: u64) -> StoreFuture<'_, Box<dyn PartWriter>> {
         ok(Box::new(Draft(self.clone(), None, Vec::new())))
     }
     fn claim(&self, id: ObjectId, key: Key) -> StoreFuture<'_, ClaimedUpload> {
-        let found = self.0.lock().unwrap().unfinished.remove(&id);
+        let found = self.0.lock().unfinished.remove(&id);
         now(found.ok_or(Kind::ObjectNotFound.into()).map(|upload| {
             let found = Some(upload.0.clone());
             let parts = Box::new(Claimed(self.clone(), id, upload));
@@ -142,27 +138,24 @@ impl PartStore for InMemory {
         }))
     }
     fn abort(&self, id: ObjectId) -> StoreFuture<'_, ()> {
-        self.0.lock().unwrap().unfinished.remove(&id);
+        self.0.lock().unfinished.remove(&id);
         ok(())
     }
     fn list(&self) -> StoreFuture<'_, UnfinishedUploads> {
         let mut all = UnfinishedUploads::default();
-        all.open.extend(self.0.lock().unwrap().unfinished.keys());
+        all.open.extend(self.0.lock().unfinished.keys());
         ok(all)
     }
 }
 
 impl PartWriter for Draft {
     fn put(self: Box<Self>, id: ObjectId, number: u32, max: u64) -> StoreFuture<'static, PutPart> {
-        let mut state = self.0.0.lock().unwrap();
+        let mut state = self.0.0.lock();
         let Some((upload, bytes)) = state.unfinished.get_mut(&id) else {
             return now(Err(Kind::ObjectNotFound.into()));
         };
         let put = upload.put(StoredPart::new(number, &self.2), max);
-        if put.is_ok() {
-            bytes.insert(number, self.2.clone().into());
-        }
-        now(put)
+        now(put.inspect(|_| drop(bytes.insert(number, self.2.clone().into()))))
     }
 }
 
@@ -171,12 +164,7 @@ impl ClaimedParts for Claimed {
         Box::pin(stream::iter(self.2.1.get(&part.number).cloned().map(Ok)))
     }
     fn give_back(self: Box<Self>) -> StoreFuture<'static, ()> {
-        self.0
-            .0
-            .lock()
-            .unwrap()
-            .unfinished
-            .insert(self.1, self.2.clone());
+        self.0.0.lock().unfinished.insert(self.1, self.2.clone());
         ok(())
     }
     fn discard(self: Box<Self>) -> StoreFuture<'static, ()> {
@@ -187,7 +175,7 @@ impl ClaimedParts for Claimed {
 impl Maintenance for InMemory {
     fn expire(&self, class: Class, kept: Cutoffs, mode: ExpireMode) -> StoreFuture<'_, Expired> {
         let mut expired = Expired::default();
-        self.0.lock().unwrap().objects.retain(|key, object| {
+        self.0.lock().objects.retain(|key, object| {
             let is_whole = key.class == class && kept.all_have_ended(key.day);
             let has_ended = key.class == class && kept.has_ended(&object.0.tenant, key.day);
             expired.days.extend(is_whole.then_some(key.day));
@@ -197,15 +185,15 @@ impl Maintenance for InMemory {
         ok(expired)
     }
     fn last_sweep(&self) -> StoreFuture<'_, Option<Timestamp>> {
-        ok(self.0.lock().unwrap().last_sweep)
+        ok(self.0.lock().last_sweep)
     }
     fn record_sweep(&self, at: Timestamp) -> StoreFuture<'_, ()> {
-        self.0.lock().unwrap().last_sweep = Some(at);
+        self.0.lock().last_sweep = Some(at);
         ok(())
     }
     fn verify(&self) -> StoreFuture<'_, Verified> {
         let mut verified = Verified::default();
-        verified.objects = self.0.lock().unwrap().objects.len() as u64;
+        verified.objects = self.0.lock().objects.len() as u64;
         ok(verified)
     }
 }

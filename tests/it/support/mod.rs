@@ -119,7 +119,7 @@ impl TestServer {
             let mut app =
                 App::build_over(moved_config, moved_clock, store).expect("the server builds");
             runtime.block_on(async move {
-                let listeners = app.bind().expect("a free port");
+                let listeners = app.bind().await.expect("a free port");
                 let endpoints: Vec<Endpoint> = listeners
                     .iter()
                     .map(|listener| listener.endpoint().clone())
