@@ -4,10 +4,10 @@
 //! ```text
 //! {base}{path}?{parameters of the view}&expires={seconds since 1970}&signature={HMAC-SHA256, 64 digits}
 //! ```
-//! An authorized client is redirected to the URL (302, not cached), on the CDN if one is configured. The signature covers
-//! path and query as sent, so each view has exactly one URL, and none can be derived from another. Headers neither choose
-//! the view nor authorize the request. A URL cannot be revoked, by a revoked token or by the hook. The file's expiry and
-//! its removal end it here, but a cache does not notice them.
+//! An authorized client is redirected to the URL (302, not cached), on the CDN if one is configured. The signature
+//! covers path and query as sent, so each view has exactly one URL, and none can be derived from another. Headers
+//! neither choose the view nor authorize the request. A URL cannot be revoked, by a revoked token or by the hook. The
+//! file's expiry and its removal end it here, but a cache does not notice them.
 
 use hyper::Response;
 
@@ -42,8 +42,8 @@ pub(super) fn redirect(
     Some(answer::redirect(&format!("{base}{target}")))
 }
 
-/// When a URL that is issued now expires. The value is stable for three quarters of `ttl_secs`, so every URL is valid for
-/// at least a quarter. It changes at a different time for each file, so that caches do not lose all files at once.
+/// When a URL that is issued now expires. The value is stable for three quarters of `ttl_secs`, so every URL is valid
+/// for at least a quarter. It changes at a different time for each file, so that caches do not lose all files at once.
 fn expires_secs(id: ObjectId, now: Timestamp, ttl_secs: i64) -> i64 {
     let stable_secs = (ttl_secs * 3 / 4).max(1);
     let [.., a, b, c, d] = *id.as_bytes();

@@ -1,8 +1,9 @@
 //! Zero copy by address: which file the bytes in a connection's write queue lie in.
 //!
-//! hyper knows no files. It takes slices of a mapped file from a [`Body`](super::Body) and hands them to the connection's
-//! transport as bare addresses. A file stays in [`Loans`] from before its first slice is given out until everything
-//! queued is written, so an address cannot mean two files. A slice that is not found is sent as ordinary memory.
+//! hyper knows no files. It takes slices of a mapped file from a [`Body`](super::Body) and hands them to the
+//! connection's transport as bare addresses. A file stays in [`Loans`] from before its first slice is given out until
+//! everything queued is written, so an address cannot mean two files. A slice that is not found is sent as ordinary
+//! memory.
 
 use std::{
     fs::File,
@@ -100,7 +101,8 @@ pub trait SendFile {
     /// Sends `before`, then `len` bytes of `file` from `offset`; returns how many bytes the socket took.
     ///
     /// # Errors
-    /// `Unsupported` if nothing was sent and the bytes must be written as memory. `UnexpectedEof` if the file is shorter.
+    /// `Unsupported` if nothing was sent and the bytes must be written as memory. `UnexpectedEof` if the file is
+    /// shorter.
     fn poll_send_file(
         &mut self,
         _cx: &mut Context<'_>,

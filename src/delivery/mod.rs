@@ -6,8 +6,8 @@
 //!    are rendered once and kept with the open file; the [`CachePolicy`] is added.
 //! 3. hyper polls the [`Body`]. It yields slices of the mapped file, after a blocking thread has read cold pages in
 //!    (`disk.rs`), or memory of this process where the bytes must be read here (`copies.rs`).
-//! 4. hyper passes the slices on to the connection's transport by address. [`Loans`] finds the file that a slice lies in,
-//!    and the kernel sends it by `sendfile`.
+//! 4. hyper passes the slices on to the connection's transport by address. [`Loans`] finds the file of a slice, and the
+//!    kernel sends it by `sendfile`.
 //!
 //! Who may see the file was decided before. Requests are parsed and errors are rendered in `api/`.
 

@@ -19,13 +19,13 @@ use crate::{
     time::deadline,
 };
 
-/// Pieces that every body may have. A piece is an HTTP/1.1 chunk or an HTTP/2 DATA frame, and costs about 1.5 µs: 1 MB in
-/// pieces of one byte took 1.5 s of CPU.
+/// Pieces that every body may have. A piece is an HTTP/1.1 chunk or an HTTP/2 DATA frame, and costs about 1.5 µs: 1 MB
+/// in pieces of one byte took 1.5 s of CPU.
 const PIECES_FREE: u64 = 2048;
 /// Bytes that allow one more piece: one frame of AMR speech at 12.2 kbit/s.
 const BYTES_PER_PIECE: u64 = 32;
-/// Pieces that each second allows in addition. A recorder that sends each frame of 20 ms at once, silence included, sends
-/// half as many.
+/// Pieces that each second allows in addition. A recorder that sends each frame of 20 ms at once, silence included,
+/// sends half as many.
 const PIECES_PER_SECOND: u64 = 100;
 /// How often the deadline of a slow body is computed again: the required rate may change in the meantime.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -85,8 +85,8 @@ pub struct RequestBody {
 pub type Urgency = Box<dyn Fn() -> u64 + Send + Sync>;
 
 impl Pace {
-    /// When more bytes must arrive to keep the average rate; `None` without a minimum rate. `begun` is the first wait. A
-    /// higher urgency raises the rate and shortens the grace period.
+    /// When more bytes must arrive to keep the average rate; `None` without a minimum rate. `begun` is the first wait.
+    /// A higher urgency raises the rate and shortens the grace period.
     fn average_by(&self, begun: Instant, received: u64, urgency: u64) -> Option<Instant> {
         let urgency = urgency.max(1);
         let rate = self.bytes_per_second_min.saturating_mul(urgency);
@@ -176,8 +176,8 @@ impl RequestBody {
     /// The next bytes; `None` at the end of the body, and after an error.
     ///
     /// # Errors
-    /// `TooLarge`; `RequestTimeout` if the client is too slow; `InvalidArgument` for malformed chunks and too many small
-    /// pieces; `Disconnected` if the client is gone.
+    /// `TooLarge`; `RequestTimeout` if the client is too slow; `InvalidArgument` for malformed chunks and too many
+    /// small pieces; `Disconnected` if the client is gone.
     pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes>>> {
         self.started = true;
         loop {
@@ -228,8 +228,8 @@ impl RequestBody {
         }
     }
 
-    /// Whether the body has more pieces than its bytes and its time allow. Reads the clock only if the bytes alone do not
-    /// allow them, which does not happen with ordinary clients.
+    /// Whether the body has more pieces than its bytes and its time allow. Reads the clock only if the bytes alone do
+    /// not allow them, which does not happen with ordinary clients.
     fn has_too_many_pieces(&self) -> bool {
         if self.pieces <= pieces_max(self.received, Duration::ZERO) {
             return false;
@@ -302,8 +302,8 @@ impl RequestBody {
         Ok(whole)
     }
 
-    /// Reads and discards the rest, so that a client that writes its whole request before it reads gets the response and not
-    /// a broken pipe. Returns whether the end was reached within the limits.
+    /// Reads and discards the rest, so that a client that writes its whole request before it reads gets the response
+    /// and not a broken pipe. Returns whether the end was reached within the limits.
     ///
     /// # Cancel safety
     /// Cancel safe.

@@ -1,5 +1,5 @@
-//! Renders partial responses: `Content-Range` (RFC 9110 §14.4), and the framing of a `multipart/byteranges` body (§14.6)
-//! with its exact length.
+//! Renders partial responses: `Content-Range` (RFC 9110 §14.4), and the framing of a `multipart/byteranges` body
+//! (§14.6) with its exact length.
 //!
 //! `plan.rs` chooses the ranges. The caller supplies the bytes between the heads.
 //!
@@ -20,8 +20,8 @@ use hyper::header::HeaderValue;
 
 use super::range::ByteRange;
 
-/// The text between parts: 128 random bits as 32 hexadecimal digits. No content contains it by chance, and no uploader can
-/// predict it. Valid without quotes (RFC 2046 §5.1.1 allows 70 characters).
+/// The text between parts: 128 random bits as 32 hexadecimal digits. No content contains it by chance, and no uploader
+/// can predict it. Valid without quotes (RFC 2046 §5.1.1 allows 70 characters).
 #[derive(Debug, Clone, Copy)]
 pub struct Boundary(u128);
 
@@ -61,8 +61,8 @@ pub struct Part {
     pub range: ByteRange,
 }
 
-/// Lays out the response for `ranges` of a representation of `len` bytes. One buffer holds all heads; `range.rs` bounds the
-/// number of ranges (`RANGES_MAX`).
+/// Lays out the response for `ranges` of a representation of `len` bytes. One buffer holds all heads; `range.rs` bounds
+/// the number of ranges (`RANGES_MAX`).
 #[must_use]
 pub fn layout(
     ranges: &[ByteRange],

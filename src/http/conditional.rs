@@ -89,12 +89,12 @@ pub fn evaluate(method: &Method, headers: &HeaderMap, validators: Validators<'_>
 /// Step 5: whether to honor `Range`.
 ///
 /// The entity tag of an `If-Range` must match strongly (RFC 9110 §13.1.5). A date never matches: all forms of a file
-/// (original, thumbnail, MP3) have the same `Last-Modified` under the same URL, so it is not a strong validator (§8.8.1).
-/// Every response with a file has an entity tag to use instead.
+/// (original, thumbnail, MP3) have the same `Last-Modified` under the same URL, so it is not a strong validator
+/// (§8.8.1). Every response with a file has an entity tag to use instead.
 ///
 /// Without `If-Range`, the range is ignored if the client has something else, as §14.2 allows. Chromium revalidates the
-/// cache entry of one form for another form: it sends the tag of the first form in `If-None-Match` with a `Range` of the
-/// bytes that it has, and takes the 206 for the whole file.
+/// cache entry of one form for another form: it sends the tag of the first form in `If-None-Match` with a `Range` of
+/// the bytes that it has, and takes the 206 for the whole file.
 #[must_use]
 pub fn range_counts(headers: &HeaderMap, etag: &str, outcome: Outcome) -> bool {
     let mut lines = headers.get_all(IF_RANGE).iter();
@@ -132,8 +132,8 @@ impl EntityTag<'_> {
     }
 }
 
-/// Whether a list of entity tags, over all lines of the header, contains `*` or the current tag. The rest of a line after
-/// a malformed member is ignored.
+/// Whether a list of entity tags, over all lines of the header, contains `*` or the current tag. The rest of a line
+/// after a malformed member is ignored.
 fn any_tag_matches(
     headers: &HeaderMap,
     name: &HeaderName,

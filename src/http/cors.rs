@@ -76,8 +76,8 @@ impl Cors {
         Self { origins }
     }
 
-    /// Adds the headers of an ordinary response; `origin` is the `Origin` of the request. Extends an existing `Vary`, and
-    /// keeps an existing `Access-Control-Allow-Origin`.
+    /// Adds the headers of an ordinary response; `origin` is the `Origin` of the request. Extends an existing `Vary`,
+    /// and keeps an existing `Access-Control-Allow-Origin`.
     pub fn apply(&self, origin: Option<&HeaderValue>, headers: &mut HeaderMap) {
         if headers.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN) || self.allow_origin(origin, headers) {
             headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
@@ -85,8 +85,8 @@ impl Cors {
     }
 
     /// Adds the headers of a preflight response; `requested_headers` is the `Access-Control-Request-Headers` of the
-    /// request. Echoes valid names that are not on the list above, up to 1 KiB in total: a new header of an SDK must not
-    /// break its uploads.
+    /// request. Echoes valid names that are not on the list above, up to 1 KiB in total: a new header of an SDK must
+    /// not break its uploads.
     pub fn preflight_headers(
         &self,
         origin: Option<&HeaderValue>,

@@ -36,8 +36,8 @@ pub enum Disposition {
     Attachment,
 }
 
-/// The value of `Content-Disposition`, at most about 1 KiB for any name: control characters are removed, path separators
-/// become `_`, and the name is cut at [`FILENAME_BYTES_MAX`].
+/// The value of `Content-Disposition`, at most about 1 KiB for any name: control characters are removed, path
+/// separators become `_`, and the name is cut at [`FILENAME_BYTES_MAX`].
 ///
 /// `filename` is plain ASCII. If that is not the name itself, `filename*` has the name in UTF-8.
 #[must_use]
@@ -62,11 +62,11 @@ pub fn content_disposition(kind: Disposition, filename: Option<&str>) -> HeaderV
         .expect("plain characters, percent signs and fixed text are visible ASCII or spaces")
 }
 
-/// The file name in the `Content-Disposition` of a part, safe to store and show: the last path component (of `/` and `\`),
-/// without control characters, at most [`FILENAME_BYTES_MAX`] bytes. `None` without a name, and for `.` and `..`.
+/// The file name in the `Content-Disposition` of a part, safe to store and show: the last path component (of `/` and
+/// `\`), without control characters, at most [`FILENAME_BYTES_MAX`] bytes. `None` without a name, and for `.` and `..`.
 ///
-/// Prefers `filename*` (RFC 8187), which RFC 7578 forbids in forms but clients send. Otherwise reads `filename`, a token or
-/// quoted string in UTF-8, and replaces invalid bytes. Linear in the length of the header.
+/// Prefers `filename*` (RFC 8187), which RFC 7578 forbids in forms but clients send. Otherwise reads `filename`, a
+/// token or quoted string in UTF-8, and replaces invalid bytes. Linear in the length of the header.
 #[must_use]
 pub fn parse_filename(content_disposition: &[u8]) -> Option<String> {
     let mut plain = None;
@@ -129,8 +129,8 @@ fn split_at_semicolon(text: &[u8]) -> (&[u8], &[u8]) {
     )
 }
 
-/// Reads a quoted-string after its opening quote, and returns the rest after the closing quote, which may be missing. Only
-/// `\"` and `\\` are escapes: some clients send `C:\dir\name` unescaped, and none uses other escapes.
+/// Reads a quoted-string after its opening quote, and returns the rest after the closing quote, which may be missing.
+/// Only `\"` and `\\` are escapes: some clients send `C:\dir\name` unescaped, and none uses other escapes.
 fn unquote(quoted: &[u8]) -> (Vec<u8>, &[u8]) {
     let mut value = Vec::with_capacity(quoted.len().min(FILENAME_BYTES_MAX));
     let mut at = 0;

@@ -39,8 +39,9 @@ pub struct ClientAddress {
 }
 
 /// Returns the right-most address that is not trusted, among the peer and the entries of `header` that trusted peers
-/// forwarded. If all are trusted, returns the left-most. `None` as the peer is a proxy on a Unix socket, which is always
-/// trusted. An entry that is not an address (`unknown`, `_hidden`, garbage) ends the search at the address before it.
+/// forwarded. If all are trusted, returns the left-most. `None` as the peer is a proxy on a Unix socket, which is
+/// always trusted. An entry that is not an address (`unknown`, `_hidden`, garbage) ends the search at the address
+/// before it.
 ///
 /// IPv4-mapped addresses are compared as IPv4, so `trusted` must contain IPv4 networks as such.
 #[must_use]
@@ -121,8 +122,8 @@ impl<'a> Iterator for FromTheRight<'a> {
     }
 }
 
-/// Whether an odd number of backslashes precedes `at`. Linear over a whole line: each run of backslashes is counted once,
-/// because a quote separates two runs.
+/// Whether an odd number of backslashes precedes `at`. Linear over a whole line: each run of backslashes is counted
+/// once, because a quote separates two runs.
 fn is_escaped(text: &[u8], at: usize) -> bool {
     text[..at]
         .iter()
@@ -156,9 +157,9 @@ fn forwarded_for(element: &[u8]) -> Option<IpAddr> {
     }
 }
 
-/// Splits off a value without quotes. RFC 7239 requires a token, but proxies also send `for=1.2.3.4:80` and `for=[::1]`, so
-/// everything is accepted except quotes and backslashes: these come from the inside of a quoted string that a forged
-/// separator cut.
+/// Splits off a value without quotes. RFC 7239 requires a token, but proxies also send `for=1.2.3.4:80` and
+/// `for=[::1]`, so everything is accepted except quotes and backslashes: these come from the inside of a quoted string
+/// that a forged separator cut.
 fn split_at_semicolon(value: &[u8]) -> Option<(&[u8], &[u8])> {
     let end = value
         .iter()

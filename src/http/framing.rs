@@ -1,9 +1,9 @@
 //! Rejects ambiguous request heads that hyper accepts (request smuggling).
 //!
-//! If a proxy and this server disagree on the host, the end of the body or the token, the bytes of one client can become
-//! the request of another. hyper rejects invalid syntax. This file rejects the rest that RFC 9112 forbids or that only an
-//! attack needs. Not seen here: a `Content-Length` beside a `Transfer-Encoding`, which hyper removes before it closes the
-//! connection after the response (§6.1); and a fragment (`/path#x`), which hyper removes.
+//! If a proxy and this server disagree on the host, the end of the body or the token, the bytes of one client can
+//! become the request of another. hyper rejects invalid syntax. This file rejects the rest that RFC 9112 forbids or
+//! that only an attack needs. Not seen here: a `Content-Length` beside a `Transfer-Encoding`, which hyper removes
+//! before it closes the connection after the response (§6.1); and a fragment (`/path#x`), which hyper removes.
 
 use std::net::Ipv6Addr;
 

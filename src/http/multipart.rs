@@ -1,8 +1,8 @@
 //! Parses `multipart/form-data` with multer, and bounds multer's memory.
 //!
 //! multer 3.1 reads until its source is pending, and limits part headers only by the size of the whole stream. So the
-//! source here supplies one piece at a time, and [`Form`] counts the bytes that multer reads between two parts. multer also
-//! copies every byte. So in the middle of a part, when multer buffers nothing, large slices of the body without a
+//! source here supplies one piece at a time, and [`Form`] counts the bytes that multer reads between two parts. multer
+//! also copies every byte. So in the middle of a part, when multer buffers nothing, large slices of the body without a
 //! delimiter bypass it (`Source::poll_bulk`). multer parses delimiters, part headers and small pieces.
 //!
 //! Which fields a form may have is decided by each API.
@@ -29,8 +29,8 @@ use crate::error::{Error, Kind, Result};
 const PIECE_BYTES: usize = 64 * 1024;
 /// Bytes that multer gets at once while it looks for the next part.
 const HEAD_PIECE_BYTES: usize = 1024;
-/// Smaller slices of the body go through multer, which copies them: a slice of a few bytes may keep a whole read buffer of
-/// 64 KiB alive.
+/// Smaller slices of the body go through multer, which copies them: a slice of a few bytes may keep a whole read buffer
+/// of 64 KiB alive.
 const BULK_BYTES_MIN: usize = 32 * 1024;
 /// Bytes of ignored fields in one form.
 const IGNORED_BYTES_MAX: usize = 64 * 1024;
@@ -178,8 +178,8 @@ impl<'r> Form<'r> {
     /// Parses the body as a form. The boundary is in the `Content-Type` of `headers`.
     ///
     /// # Errors
-    /// `UnsupportedMediaType` for another type; `InvalidArgument` for a boundary that is missing, repeated or longer than
-    /// RFC 2046 allows.
+    /// `UnsupportedMediaType` for another type; `InvalidArgument` for a boundary that is missing, repeated or longer
+    /// than RFC 2046 allows.
     pub fn new(headers: &HeaderMap, body: &'r mut RequestBody) -> Result<Self> {
         let boundary = boundary(headers)?;
         let source = Arc::new(Mutex::new(Source {
@@ -320,8 +320,8 @@ impl<'r> Form<'r> {
     }
 }
 
-/// Limits a form to a file of at most `bytes_max` bytes. Returns the announced length, and rejects one that is too large
-/// before anything is read.
+/// Limits a form to a file of at most `bytes_max` bytes. Returns the announced length, and rejects one that is too
+/// large before anything is read.
 ///
 /// # Errors
 /// `TooLarge`.

@@ -1,8 +1,8 @@
 //! Plans the response to a GET or HEAD of an existing file. `delivery/` carries the plan out.
 //!
-//! The order is that of RFC 9110 §13.2.2: conditions, then `If-Range`, then `Range`. Access is checked before, because a
-//! condition must not reveal that a file exists. Several forms of a file may share one URL, so a cache may ask for one
-//! form with the validators of another; `conditional.rs` says when a range is ignored for that reason.
+//! The order is that of RFC 9110 §13.2.2: conditions, then `If-Range`, then `Range`. Access is checked before, because
+//! a condition must not reveal that a file exists. Several forms of a file may share one URL, so a cache may ask for
+//! one form with the validators of another; `conditional.rs` says when a range is ignored for that reason.
 
 use hyper::{HeaderMap, Method, header::RANGE};
 

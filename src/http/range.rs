@@ -2,8 +2,8 @@
 //!
 //! `plan.rs` decides whether the header is honored, by the method and `If-Range`.
 
-/// The most ranges of one request, satisfiable or not; a request with more gets everything. Players and download managers
-/// ask for a few, and each part has a head of its own.
+/// The most ranges of one request, satisfiable or not; a request with more gets everything. Players and download
+/// managers ask for a few, and each part has a head of its own.
 pub const RANGES_MAX: usize = 16;
 
 /// Bytes `start..end_exclusive` of a representation. [`Ranges::parse`] returns no empty range.

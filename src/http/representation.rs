@@ -18,10 +18,10 @@ const CORP: HeaderName = HeaderName::from_static("cross-origin-resource-policy")
 /// The headers of every response that carries this representation, or a part of it.
 ///
 /// Rendered at the first delivery and then kept in memory beside the open file: cloning a header map costs less than
-/// hashing a dozen names. `files/` holds the slot (`OnceLock<RepresentationHeaders>`) and knows nothing of its contents;
-/// `delivery/` fills it. So one lookup in the cache of open files finds the headers too. Rejected: a second cache in
-/// `delivery/`, which costs every request a second lookup; a slot of type `dyn Any`; a type parameter of `Files`, which
-/// every use case would have to carry.
+/// hashing a dozen names. `files/` holds the slot (`OnceLock<RepresentationHeaders>`) and knows nothing of its
+/// contents; `delivery/` fills it. So one lookup in the cache of open files finds the headers too. Rejected: a second
+/// cache in `delivery/`, which costs every request a second lookup; a slot of type `dyn Any`; a type parameter of
+/// `Files`, which every use case would have to carry.
 #[derive(Debug)]
 pub struct RepresentationHeaders {
     etag: Box<str>,

@@ -10,8 +10,9 @@ use hyper::{Uri, http::uri::Authority};
 /// The longest path that is shown.
 const SHOWN_BYTES_MAX: usize = 512;
 
-/// The target of a request. `Display` shows the path up to where a client may have meant the query to begin (`%3F`, `;`,
-/// `&` or `=`, which no path of ours contains). Bytes that could end a field or a line of a log are percent-encoded.
+/// The target of a request. `Display` shows the path up to where a client may have meant the query to begin (`%3F`,
+/// `;`, `&` or `=`, which no path of ours contains). Bytes that could end a field or a line of a log are
+/// percent-encoded.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Target(Uri);
 

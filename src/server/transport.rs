@@ -164,8 +164,8 @@ impl<S: Stream> Write for Transport<S> {
     }
 }
 
-/// Counts the bytes that are read. Below `TokioIo`, because there tokio's `ReadBuf` tells how many bytes were filled in;
-/// counting them in hyper's uninitialized buffer would need unsafe code.
+/// Counts the bytes that are read. Below `TokioIo`, because there tokio's `ReadBuf` tells how many bytes were filled
+/// in; counting them in hyper's uninitialized buffer would need unsafe code.
 #[derive(Debug)]
 struct Metered<S> {
     stream: S,

@@ -112,8 +112,8 @@ fn target(view: View, tenant: &Tenant, id: ObjectId) -> String {
     }
 }
 
-/// Whether `Accept` names `audio/mp3`, the vendor's name for `audio/mpeg`, and whether it accepts the stored format too.
-/// Other types mean nothing: SDKs send `*/*` or arbitrary types for any file.
+/// Whether `Accept` names `audio/mp3`, the vendor's name for `audio/mpeg`, and whether it accepts the stored format
+/// too. Other types mean nothing: SDKs send `*/*` or arbitrary types for any file.
 fn accepts_mp3(call: &Call<'_>) -> Option<NotConvertible> {
     let types = || {
         let accepted = call.headers.get_all(header::ACCEPT).iter();

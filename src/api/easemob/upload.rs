@@ -1,7 +1,7 @@
 //! `POST /{org}/{app}/chatfiles`: uploads one file in a form.
 //!
-//! Type and length are checked before the body is polled, so that a client that waits for `100 Continue` does not send a
-//! body that will be rejected.
+//! Type and length are checked before the body is polled, so that a client that waits for `100 Continue` does not send
+//! a body that will be rejected.
 
 use hyper::{Response, header::HeaderValue};
 
@@ -109,8 +109,9 @@ async fn read(
     Ok(upload)
 }
 
-/// Whether the file needs a share-secret: `restrict-access`, a header, or a query parameter of an upload in parts. In the
-/// vendor's oldest document, its presence restricts; in later documents and the Java SDK, the value `false` does not.
+/// Whether the file needs a share-secret: `restrict-access`, a header, or a query parameter of an upload in parts. In
+/// the vendor's oldest document, its presence restricts; in later documents and the Java SDK, the value `false` does
+/// not.
 pub(super) fn is_restricted(context: &Context<'_>) -> bool {
     let sent = context
         .call

@@ -1,5 +1,5 @@
-//! `GET /file/download/chat` and `/avatar`: sends a file or a derivative of it, or redirects to a signed URL or an image
-//! service.
+//! `GET /file/download/chat` and `/avatar`: sends a file or a derivative of it, or redirects to a signed URL or an
+//! image service.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -83,8 +83,8 @@ pub(crate) async fn avatar(context: &Context<'_>, view: Result<View>) -> Result<
     send(context, &source, &viewer, view, redirects).await
 }
 
-/// Checks whether a user may open the file of a link. With `strict_recipients`, only the sender and the recipient may open
-/// a file for one user. Then the chat backend is asked, if it has a hook.
+/// Checks whether a user may open the file of a link. With `strict_recipients`, only the sender and the recipient may
+/// open a file for one user. Then the chat backend is asked, if it has a hook.
 ///
 /// # Errors
 /// `Forbidden`, `Denied`, `Unavailable`.

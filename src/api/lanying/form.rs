@@ -1,7 +1,7 @@
 //! The form POST of an upload ticket: OSS's PostObject.
 //!
-//! Policy, signature, expiry, key and size are checked before the first byte of the file is written. Headers and query are
-//! ignored: anyone who has the policy may use it.
+//! Policy, signature, expiry, key and size are checked before the first byte of the file is written. Headers and query
+//! are ignored: anyone who has the policy may use it.
 
 use hyper::Response;
 

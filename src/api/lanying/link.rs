@@ -8,8 +8,8 @@
 //!   signature   32 to 34 hexadecimal digits of HMAC-SHA256 with the tenant's link key: as many as make the length
 //!               a multiple of 3 bytes, so that the base64 has no padding
 //! ```
-//! Clients cut it out of a URL at `sign=` and encode it again, so it must not need percent-encoding. The base64 of ASCII
-//! without `>`, `?`, `~` and DEL contains neither `+` nor `/`. Nothing is stored for a link.
+//! Clients cut it out of a URL at `sign=` and encode it again, so it must not need percent-encoding. The base64 of
+//! ASCII without `>`, `?`, `~` and DEL contains neither `+` nor `/`. Nothing is stored for a link.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 

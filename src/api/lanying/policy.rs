@@ -5,11 +5,11 @@
 //! signature = base64( HMAC-SHA1( secret, policy as sent ) )
 //! ```
 //!
-//! `owner` and `recipient` are our own extension. They are signed with the rest and name the owner of the file, so clients
-//! need not send fields that they do not know. Other signers leave them out, and OSS ignores them.
+//! `owner` and `recipient` are our own extension. They are signed with the rest and name the owner of the file, so
+//! clients need not send fields that they do not know. Other signers leave them out, and OSS ignores them.
 //!
-//! Pure: the time is passed in, nothing is stored. The caller checks that `key` is valid and that the file has an allowed
-//! length; [`Accepted`] contains both.
+//! Pure: the time is passed in, nothing is stored. The caller checks that `key` is valid and that the file has an
+//! allowed length; [`Accepted`] contains both.
 
 mod document;
 mod fields;

@@ -1,4 +1,5 @@
-//! Thumbnails and covers made by an external image service: the URL to redirect a client to, from a configured template.
+//! Thumbnails and covers made by an external image service: the URL to redirect a client to, from a configured
+//! template.
 //!
 //! ```text
 //! https://img.example.com/{object}?x-oss-process=image/resize,m_lfit,w_{w},h_{h}

@@ -1,8 +1,8 @@
 //! `sdk_sign`: proves that a download was requested by the application's own client.
 //!
-//! The vendor's algorithm is not public. Ours is the lower-case hexadecimal HMAC-SHA256, with the tenant's `sdk_sign_key`,
-//! of the path, `?`, and the query parameters without `sdk_sign`: as sent (encoded), sorted by their bytes and joined by
-//! `&`. Without a configured key, any value is accepted.
+//! The vendor's algorithm is not public. Ours is the lower-case hexadecimal HMAC-SHA256, with the tenant's
+//! `sdk_sign_key`, of the path, `?`, and the query parameters without `sdk_sign`: as sent (encoded), sorted by their
+//! bytes and joined by `&`. Without a configured key, any value is accepted.
 
 use super::Context;
 use crate::{

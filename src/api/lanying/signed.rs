@@ -1,7 +1,7 @@
 //! Signed texts that clients send back: `text|signature`, hexadecimal digits of HMAC-SHA256.
 //!
-//! The signature covers API, purpose and tenant in addition to the text, so a text signed for one of them is invalid for
-//! another, even with the same key. (Policies are signed as in OSS and name the tenant themselves.) `link.rs` and
+//! The signature covers API, purpose and tenant in addition to the text, so a text signed for one of them is invalid
+//! for another, even with the same key. (Policies are signed as in OSS and name the tenant themselves.) `link.rs` and
 //! `store_token.rs` interpret the texts.
 
 use crate::{

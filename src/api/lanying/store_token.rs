@@ -3,10 +3,10 @@
 //! ```text
 //! base64url( object | user | end, in seconds since 1970 | 32 hexadecimal digits of HMAC-SHA256 )
 //! ```
-//! Signed with the tenant's upload key. A token acts for one user: it is checked like that user, and ends when the user is
-//! revoked. A token without a user is for an image service (`process.rs`): the viewer was authorized before the redirect.
-//! Such a token is revoked only with all tokens of the application, so it outlives a revoked user by up to an hour. With
-//! the user in it, each viewer would have a URL of their own, and caches could not share the picture.
+//! Signed with the tenant's upload key. A token acts for one user: it is checked like that user, and ends when the user
+//! is revoked. A token without a user is for an image service (`process.rs`): the viewer was authorized before the
+//! redirect. Such a token is revoked only with all tokens of the application, so it outlives a revoked user by up to an
+//! hour. With the user in it, each viewer would have a URL of their own, and caches could not share the picture.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 

@@ -1,5 +1,5 @@
-//! Renders the JSON of this API: `{"code", "message", "data"}`, with HTTP 200 also for business errors. No other file knows
-//! its field names. The default codes for a refusal by the chat backend are in `auth/hook.rs`.
+//! Renders the JSON of this API: `{"code", "message", "data"}`, with HTTP 200 also for business errors. No other file
+//! knows its field names. The default codes for a refusal by the chat backend are in `auth/hook.rs`.
 
 use hyper::{Response, StatusCode};
 use serde_json::json;

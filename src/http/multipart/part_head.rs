@@ -1,8 +1,8 @@
 //! Finds the headers of each part in a form and unfolds them, so that multer sees every header on one line.
 //!
-//! In MIME, a long header may continue on a line that begins with a space or a tab (RFC 5322 §2.2.3). Mail libraries write
-//! long file names that way and most servers accept it, but multer's header parser does not. This file does not interpret
-//! the headers.
+//! In MIME, a long header may continue on a line that begins with a space or a tab (RFC 5322 §2.2.3). Mail libraries
+//! write long file names that way and most servers accept it, but multer's header parser does not. This file does not
+//! interpret the headers.
 
 use bytes::{Buf, Bytes};
 use memchr::memmem::{self, Finder};
@@ -134,8 +134,8 @@ impl PartHeads {
     }
 }
 
-/// Moves bytes of `rest` to the headers of a part, up to their end. Once they are complete, returns whether this is the end
-/// of the form.
+/// Moves bytes of `rest` to the headers of a part, up to their end. Once they are complete, returns whether this is the
+/// end of the form.
 fn take_head(head: &mut Vec<u8>, rest: &mut Bytes) -> Option<bool> {
     let before = head.len();
     // In steps, so that content behind short headers is not copied.

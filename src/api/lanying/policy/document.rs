@@ -1,7 +1,7 @@
 //! Parses the JSON of a policy and tests conditions. Reads neither the form nor a clock.
 //!
-//! The vendor's rules: at least one condition. A condition written as an object has exactly one member. A condition written
-//! as a list is `eq`, `starts-with`, `in`, `not-in` or `content-length-range`. There are no other kinds.
+//! The vendor's rules: at least one condition. A condition written as an object has exactly one member. A condition
+//! written as a list is `eq`, `starts-with`, `in`, `not-in` or `content-length-range`. There are no other kinds.
 
 use std::{fmt, ops::RangeInclusive};
 
@@ -117,8 +117,9 @@ impl Document {
 impl Condition {
     /// Whether this value of the field meets the condition; `None` if the form does not have the field.
     ///
-    /// A missing field meets only `not-in`. The vendor does not define an empty prefix for a missing field. As in S3, an
-    /// empty prefix accepts any value but requires the field, since a condition that everything meets makes no sense.
+    /// A missing field meets only `not-in`. The vendor does not define an empty prefix for a missing field. As in S3,
+    /// an empty prefix accepts any value but requires the field, since a condition that everything meets makes no
+    /// sense.
     pub(super) fn is_met_by(&self, value: Option<&str>) -> bool {
         let Some(value) = value else {
             return matches!(self.test, Test::NotIn(_));

@@ -6,8 +6,8 @@ use crate::error::{Error, Result};
 /// The most bytes of all names and values, including repeated ones.
 pub(in crate::api::lanying) const FIELDS_BYTES_MAX: usize = 32 * 1024;
 
-/// Names and values in the order of the form. A list, because a form has at most 64 parts (`http/multipart.rs`) and usually
-/// six.
+/// Names and values in the order of the form. A list, because a form has at most 64 parts (`http/multipart.rs`) and
+/// usually six.
 #[derive(Default)]
 pub(in crate::api::lanying) struct Fields {
     list: Vec<(String, String)>,
@@ -15,8 +15,8 @@ pub(in crate::api::lanying) struct Fields {
 }
 
 impl Fields {
-    /// Adds a field. Names are compared without case. A field may be repeated with the same value, but not with another:
-    /// readers could disagree on which value the policy was checked against.
+    /// Adds a field. Names are compared without case. A field may be repeated with the same value, but not with
+    /// another: readers could disagree on which value the policy was checked against.
     ///
     /// # Errors
     /// `InvalidArgument`.
