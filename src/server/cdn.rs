@@ -1,4 +1,4 @@
-//! An origin that answers its CDN alone: a header whose value only the CDN knows.
+//! Restricts an origin to its CDN, by a header whose value only the CDN knows.
 
 use hyper::{HeaderMap, header::HeaderName};
 
@@ -16,8 +16,8 @@ pub struct CdnSecret {
     pub secret: SecretKey,
 }
 
-/// Whether a request came through the CDN, where there has to be one. What is refused is limited like any other
-/// call: a secret is not to be tried out at any rate.
+/// Checks that a request came through the CDN, if one is configured. Refused requests count against the rate limit, so that
+/// the secret cannot be guessed quickly.
 ///
 /// # Errors
 /// `Forbidden`.
