@@ -14,25 +14,18 @@ mod support;
 use std::{hint::black_box, path::Path, sync::Arc};
 
 use chatfiles::{
-    config,
+    app::SecretStore,
+    derivative::BoundingBox,
     fair_queue::Claimant,
-    files::{self, Derivative, Files, Scope},
-    media::thumbnail::{BoundingBox, Bounds, thumbnail},
+    files::{self, Files, Rendition, Scope},
+    media::thumbnail::{PictureLimits, thumbnail},
     store::{Class, Dialect, Key, ObjectId, local::LocalStore},
+    tenant::Tenants,
     time::Clock,
 };
 use criterion::{Criterion, criterion_group, criterion_main};
 
 use support::{BASE, TestServer, configuration, photo};
-
-const FIT: BoundingBox = BoundingBox {
-    width: 170,
-    height: 170,
-};
-const BOUNDS: Bounds = Bounds {
-    pixels_max: 64_000_000,
-    memory_bytes_max: 384 << 20,
-};
 
 /// One thread, from the file's bytes to the thumbnail's bytes.
 fn miss(c: &mut Criterion) {
@@ -53,7 +46,10 @@ fn miss(c: &mut Criterion) {
     ] {
         let source = std::fs::read(data.join(name)).unwrap();
         group.bench_function(name, |b| {
-            b.iter(|| thumbnail(black_box(&source), FIT, &BOUNDS, &|| false).unwrap());
+            b.iter(|| {
+                let limits = PictureLimits::default();
+                thumbnail(black_box(&source), BoundingBox::DEFAULT, &limits, &|| false).unwrap()
+            });
         });
     }
     group.finish();
@@ -80,12 +76,9 @@ fn hit(c: &mut Criterion) {
     server.stop();
 
     let config = configuration(directory.path(), "");
-    let tenants = config::tenants(
-        &config.tenants,
-        &config.tenant_defaults,
-        &config.keys_path(),
-    )
-    .unwrap();
+    let tenants = SecretStore::new(config.keys_path())
+        .tenants(&Tenants::default(), &config.tenants)
+        .unwrap();
     let tenant = tenants.iter().next().unwrap();
     let store = LocalStore::open(&config.store, None).unwrap();
     let clock = Clock::system();
@@ -103,8 +96,8 @@ fn hit(c: &mut Criterion) {
         let key = Key::of(Class::Chatfile, id);
         let file = files.open(scope, key, now).await.unwrap();
         match files.thumbnail(&file, None, claimant).await.unwrap() {
-            Derivative::Made(derived) => derived.bytes.len(),
-            Derivative::Original => panic!("the photo is larger than its thumbnail"),
+            Rendition::Made(derived) => derived.bytes.len(),
+            Rendition::Original => panic!("the photo is larger than its thumbnail"),
         }
     };
     assert!(runtime.block_on(get()) > 0);

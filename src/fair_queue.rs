@@ -16,7 +16,12 @@
 
 mod state;
 
-use std::{error, fmt, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    error, fmt,
+    net::{IpAddr, Ipv6Addr},
+    sync::Arc,
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -37,6 +42,11 @@ impl Claimant {
     pub fn new(tenant: u32, client: IpAddr) -> Self {
         let client = network(client);
         Self { tenant, client }
+    }
+
+    /// A whole tenant, for jobs that are not shared by client.
+    pub fn whole_tenant(tenant: u32) -> Self {
+        Self::new(tenant, Ipv6Addr::UNSPECIFIED.into())
     }
 }
 

@@ -24,9 +24,13 @@ pub mod auth;
 pub mod http;
 pub mod limit;
 pub mod media;
+
+pub mod tenant;
+
 pub mod store;
 
 pub mod client_network;
+pub mod derivative;
 pub mod durable;
 pub mod error;
 pub mod fair_queue;
@@ -34,5 +38,5 @@ pub mod http_client;
 pub mod logging;
 pub mod metrics;
 pub mod secret;
-pub mod tenant;
+pub mod settings;
 pub mod time;

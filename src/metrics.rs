@@ -17,7 +17,10 @@ use self::{
     cells::{Sharded, label, zeros},
     durations::Durations,
 };
-use crate::time::Clock;
+use crate::{
+    derivative::{Derivative, VoiceFormat},
+    time::Clock,
+};
 
 pub use self::{
     cells::{Counter, Gauge},
@@ -297,9 +300,9 @@ impl Lookups {
 }
 
 label! {
-    /// A kind of derivative.
+    /// A kind of derivative, as a label.
     pub enum Derived {
-        /// A thumbnail.
+        /// A thumbnail of any size.
         Thumbnail = "thumbnail",
         /// The first frame of a video.
         Frame = "frame",
@@ -309,6 +312,17 @@ label! {
         Amr = "amr",
         /// A decoded image that thumbnails of any size are made from. Kept in memory only.
         Reduced = "reduced",
+    }
+}
+
+impl From<Derivative> for Derived {
+    fn from(derivative: Derivative) -> Self {
+        match derivative {
+            Derivative::Thumbnail(_) => Self::Thumbnail,
+            Derivative::VideoFrame => Self::Frame,
+            Derivative::Voice(VoiceFormat::Mp3) => Self::Mp3,
+            Derivative::Voice(VoiceFormat::Amr) => Self::Amr,
+        }
     }
 }
 
@@ -340,7 +354,16 @@ impl Default for Derivations {
 
 impl Derivations {
     /// Counts one requested derivative.
-    pub fn count(&self, derived: Derived, source: Source) {
+    pub fn count(&self, derivative: Derivative, source: Source) {
+        self.add(derivative.into(), source);
+    }
+
+    /// Counts one request for a decoded, reduced image.
+    pub fn count_reduced(&self, source: Source) {
+        self.add(Derived::Reduced, source);
+    }
+
+    fn add(&self, derived: Derived, source: Source) {
         self.0.mine()[Self::place(derived, source)].add(1);
     }
 

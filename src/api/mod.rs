@@ -11,6 +11,7 @@ pub mod query;
 mod signed_url;
 
 use std::{
+    fmt,
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -18,6 +19,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use hyper::{HeaderMap, Method, header};
+use serde::{Deserialize, Deserializer};
 
 use crate::{
     auth::{Grants, Verifier, hook::Hooks},
@@ -30,6 +32,7 @@ use crate::{
         Quota, QuotaPermit, Quotas,
         quota::{Exceeded, QuotaOwner},
     },
+    settings::{expected, number},
     tenant::{Tenant, Tenants},
     time::{Clock, Timestamp},
 };
@@ -54,17 +57,77 @@ pub struct Api {
     pub config: Config,
 }
 
-/// Settings of the APIs.
-#[derive(Debug, Clone, Default)]
+/// Settings of the APIs, from `[cdn]` and others.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
 pub struct Config {
-    /// Scheme and host as clients see them, without a trailing slash; by default from the request's `Host`.
-    pub public_url: Option<String>,
-    /// Base of signed URLs, without a trailing slash; by default this server.
-    pub cdn_url: Option<String>,
+    /// `server.public_url`: scheme and host as clients see them; by default from the request's `Host`.
+    #[serde(skip)]
+    pub public_url: Option<BaseUrl>,
+    /// Base of signed URLs; by default this server.
+    #[serde(rename = "url")]
+    pub cdn_url: Option<BaseUrl>,
     /// Lifetime of signed URLs in seconds.
+    #[serde(
+        rename = "url_ttl_seconds",
+        deserialize_with = "number::<60, 604_800, _, _>"
+    )]
     pub url_ttl_secs: i64,
-    /// Whether the rate limit answers 429 instead of the vendors' 503.
+    /// `limits.status`: whether the rate limit answers 429 instead of the vendors' 503.
+    #[serde(skip)]
     pub limit_status_429: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            public_url: None,
+            cdn_url: None,
+            url_ttl_secs: 3600,
+            limit_status_429: false,
+        }
+    }
+}
+
+/// Scheme and host of URLs, without a trailing slash, so that paths can be appended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BaseUrl(String);
+
+impl fmt::Display for BaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for BaseUrl {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let url = String::deserialize(deserializer)?;
+        let is_base = url.parse().is_ok_and(|uri: hyper::Uri| {
+            matches!(uri.scheme_str(), Some("http" | "https"))
+                && uri
+                    .authority()
+                    .is_some_and(|host| !host.as_str().contains('@'))
+                && matches!(uri.path(), "" | "/")
+                && uri.query().is_none()
+        });
+        let allowed = "http://host[:port] or https://host[:port], without a path";
+        match is_base {
+            true => Ok(Self(url.trim_end_matches('/').to_owned())),
+            false => Err(expected(allowed, format_args!("{url:?}"))),
+        }
+    }
+}
+
+/// Reads `limits.status`: whether the rate limit answers 429.
+///
+/// # Errors
+/// If the value is neither 429 nor 503.
+pub fn limit_status_429<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    match u64::deserialize(deserializer)? {
+        503 => Ok(false),
+        429 => Ok(true),
+        other => Err(expected("503 or 429", other)),
+    }
 }
 
 impl Api {
@@ -169,7 +232,7 @@ impl Call<'_> {
     /// Scheme and host as the client sees them.
     fn public_url(&self, api: &Api) -> String {
         match &api.config.public_url {
-            Some(url) => url.clone(),
+            Some(url) => url.to_string(),
             None => {
                 let scheme = if self.is_tls { "https" } else { "http" };
                 format!("{scheme}://{}", self.host())

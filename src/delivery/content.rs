@@ -8,7 +8,7 @@ use hyper::header::HeaderValue;
 use super::body::{Body, Segment};
 use crate::{
     fair_queue::Claimant,
-    files::{Derivative, DerivedFile, OpenFile},
+    files::{DerivedFile, OpenFile, Rendition},
     http::{
         byteranges::Layout,
         conditional::Forms,
@@ -36,10 +36,10 @@ pub fn etag(id: ObjectId) -> String {
 
 impl Content {
     /// The derivative, or the file itself where that serves as one.
-    pub fn of(derivative: Derivative, file: Arc<OpenFile>) -> Self {
-        match derivative {
-            Derivative::Made(derived) => Self::Derived(derived, file),
-            Derivative::Original => Self::Original(file),
+    pub fn of(rendition: Rendition, file: Arc<OpenFile>) -> Self {
+        match rendition {
+            Rendition::Made(derived) => Self::Derived(derived, file),
+            Rendition::Original => Self::Original(file),
         }
     }
 
@@ -72,10 +72,9 @@ impl Content {
             len: headers.len(),
             etag: headers.etag(),
             last_modified: file.object.meta.created,
-            // A derivative can be made only of a file of a known kind.
-            forms: match file.kind {
-                Some(_) => Forms::Several,
-                None => Forms::One,
+            forms: match file.kind.has_derivatives() {
+                true => Forms::Several,
+                false => Forms::One,
             },
         }
     }

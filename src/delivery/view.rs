@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use super::Content;
 use crate::{
+    derivative::{BoundingBox, VoiceFormat},
     error::{Kind, Result},
     fair_queue::Claimant,
     files::{Files, OpenFile},
-    media::{sniff::Sniffed, voice::VoiceFormat},
-    store::BoundingBox,
+    media::sniff::Sniffed,
 };
 
 /// What of a file a request asks for.
@@ -43,11 +43,14 @@ impl View {
     /// This view of a given file: the original if it is no voice, or has the format already.
     #[must_use]
     pub fn of(self, file: &OpenFile) -> Self {
-        match (self, file.kind) {
-            (Self::Voice(VoiceFormat::Mp3, _), Some(Sniffed::AmrNb | Sniffed::AmrWb))
-            | (Self::Voice(VoiceFormat::Amr, _), Some(Sniffed::Mp3)) => self,
-            (Self::Voice(..), _) => Self::Original,
-            _ => self,
+        let is_convertible = match self {
+            Self::Voice(VoiceFormat::Mp3, _) => file.kind.is_amr(),
+            Self::Voice(VoiceFormat::Amr, _) => file.kind == Sniffed::Mp3,
+            Self::Original | Self::Thumbnail(_) => true,
+        };
+        match is_convertible {
+            true => self,
+            false => Self::Original,
         }
     }
 

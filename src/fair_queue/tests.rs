@@ -322,6 +322,29 @@ async fn forgets_jobs_that_left() {
     assert_eq!((levels.waiting, levels.running), (0, 2));
 }
 
+/// With a choice that looks at each waiting job, this takes minutes.
+#[tokio::test]
+async fn thousands_of_jobs_may_wait() {
+    const JOBS: u32 = 20_000;
+    let queue = FairQueue::new(Config::default());
+    let running = take(&queue, claimant(0, 1), 0).await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for job in 0..JOBS {
+        let queue = queue.clone();
+        let claimant = Claimant::new(job % 7, std::net::Ipv4Addr::from_bits(job).into());
+        tasks.spawn(async move { drop(queue.acquire(claimant, 0).await.unwrap()) });
+    }
+    while queue.levels().waiting < JOBS as usize {
+        tokio::task::yield_now().await;
+    }
+    let clock = crate::time::Clock::system();
+    let started = clock.monotonic();
+    drop(running);
+    tasks.join_all().await;
+    let passed = clock.monotonic() - started;
+    assert!(passed < Duration::from_secs(20), "{passed:?}");
+}
+
 #[test]
 fn identifies_ipv6_client_by_64() {
     let claimant = |text: &str| Claimant::new(1, text.parse().unwrap());

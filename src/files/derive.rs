@@ -1,82 +1,60 @@
-//! What is made of a file (thumbnails, first frames, voices in another format): found in memory, then on
-//! disk, then made; once, however many ask.
+//! Derivatives of a file: thumbnails, first frames of videos, and converted voice messages.
 //!
-//! Key: the object and the derivative's name. Bound: bytes, of all kinds together. Staleness: none, an object
-//! never changes; a failure is believed for `failure_memory`, so that a broken picture is not decoded at every
-//! request. Whoever makes something does so in the turn of its tenant and client (`fair_queue.rs`).
+//! A derivative is looked up in memory, then on disk, and then made; once, however many requests ask for it. The work runs
+//! in the turn of the tenant and the client that asked (`fair_queue.rs`).
+//!
+//! Cache key: the object and the derivative. Bound: the bytes of all kinds together. Staleness: none, since an object
+//! never changes. A failure is remembered for `failure_memory`, so that a damaged picture is not decoded at every request.
 
 mod live;
 mod memory;
 mod pictures;
+mod rendition;
 mod single_flight;
 
 use std::{
     fs::File,
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
 };
 
-use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;
-use sha2::{Digest, Sha256};
 
 use self::{
     live::Live,
     memory::{Failures, Made},
-    pictures::{Picture, Pictures, Size},
+    pictures::{Picture, Pictures, Size, media_error},
     single_flight::{Claims, once},
 };
 use super::{
     Config,
-    ffmpeg::{Abilities, Ffmpeg},
+    ffmpeg::{Capabilities, Ffmpeg},
     open::OpenFile,
 };
 use crate::{
+    derivative::{BoundingBox, Derivative, VoiceFormat},
     error::{Error, Kind, Result},
     fair_queue::Claimant,
-    http::representation::RepresentationHeaders,
     media::{
         sniff::Sniffed,
-        thumbnail::{self, MediaError},
-        voice::VoiceFormat,
+        thumbnail::{self, MediaError, OWN_THUMBNAIL_BYTES_MAX},
     },
-    metrics::{self, Derivations, FileLevels, PartLevels, Source},
-    store::{BoundingBox, BoxFuture, Derived, DerivedName, ObjectId, Store, blocking},
+    metrics::{Derivations, FileLevels, PartLevels, Source},
+    store::{BoxFuture, Derived, ObjectId, Store, blocking},
     time::Clock,
 };
 
-/// An original of at most this many bytes is its own thumbnail (the contract's rule), unless it has more pixels than the
-/// largest thumbnail.
-const OWN_THUMBNAIL_BYTES_MAX: u64 = 10 * 1024;
-/// Bytes of derivatives in memory, cached or being sent: twice what the cache may have, and no less than this.
+pub use self::rendition::{DerivedFile, Rendition};
+
+/// The least limit of the bytes of derivatives in memory, cached or being sent. It is twice the limit of the cache, and
+/// no less than this.
 const LIVE_BYTES_MIN: u64 = 64 << 20;
-/// One part in so many of the memory for derivatives is for pictures that sizes are shrunk from.
+/// The share of the derivatives' memory that is for reduced pictures: 1 / 4.
 const REDUCED_SHARE: u64 = 4;
 
-/// A derivative, ready to be served.
-pub struct DerivedFile {
-    /// The body.
-    pub bytes: Bytes,
-    /// Its media type.
-    pub content_type: String,
-    /// A strong entity tag in double quotes: a hash of the bytes.
-    pub etag: String,
-    /// Where `delivery/` keeps the headers of this derivative.
-    pub headers: OnceLock<RepresentationHeaders>,
-}
-
-/// What to answer where a derivative was asked for.
-#[derive(Clone)]
-pub enum Derivative {
-    /// Made from the original.
-    Made(Arc<DerivedFile>),
-    /// The original itself: small enough, no larger than what would be made, of a kind that is not decoded, or
-    /// in the format already.
-    Original,
-}
-
+/// Makes and caches derivatives.
 pub(super) struct Derivatives {
     store: Arc<dyn Store>,
     made: Made,
@@ -90,20 +68,16 @@ pub(super) struct Derivatives {
 }
 
 impl Derivatives {
-    /// Asks ffmpeg what it can do: blocking, for some tenths of a second.
+    /// Probes ffmpeg, which blocks for some tenths of a second.
     pub(super) fn new(store: Arc<dyn Store>, config: &Config, clock: Clock) -> Self {
         let reduced_bytes_max = config.derived_bytes_max / REDUCED_SHARE;
+        let live_bytes_max = config.derived_bytes_max.saturating_mul(2);
         let counts = Arc::<Derivations>::default();
         Self {
             store,
             made: memory::made(config.derived_bytes_max - reduced_bytes_max),
             making: Claims::default(),
-            live: Arc::new(Live::new(
-                config
-                    .derived_bytes_max
-                    .saturating_mul(2)
-                    .max(LIVE_BYTES_MIN),
-            )),
+            live: Arc::new(Live::new(live_bytes_max.max(LIVE_BYTES_MIN))),
             failures: Failures::new(config.failure_memory, clock),
             pictures: Pictures::new(config, reduced_bytes_max, counts.clone()),
             ffmpeg: Ffmpeg::probe(&config.ffmpeg),
@@ -112,7 +86,7 @@ impl Derivatives {
         }
     }
 
-    /// Those of the derivatives, beside those that others know.
+    /// The levels of the derivatives, together with the given ones.
     pub(super) fn levels(&self, open_objects: usize, parts: PartLevels) -> FileLevels {
         FileLevels {
             open_objects,
@@ -123,50 +97,42 @@ impl Derivatives {
         }
     }
 
-    pub(super) fn abilities(&self) -> Abilities {
-        self.ffmpeg.abilities()
+    pub(super) fn capabilities(&self) -> Capabilities {
+        self.ffmpeg.capabilities()
     }
 
-    /// Finds or makes a derivative, in the claimant's turn where it must be made.
+    /// Finds a derivative, or makes it in the claimant's turn.
     ///
     /// # Errors
-    /// `NoThumbnail`, `NotConvertible`; `Unavailable` when too many wait; `Internal`.
+    /// `NoThumbnail`, `NotConvertible`; `Unavailable` where too many requests wait; `Internal`.
     ///
     /// # Cancel safety
-    /// Dropping the future cancels what it makes; whoever waits for the same makes it then.
+    /// Dropping the future cancels the work. Another request that waits for the same derivative makes it then.
     pub(super) async fn get(
         &self,
         file: &Arc<OpenFile>,
-        name: DerivedName,
+        derivative: Derivative,
         claimant: Claimant,
-    ) -> Result<Derivative> {
-        if matches!(name, DerivedName::Thumbnail(_)) && !is_pictured(file) {
+    ) -> Result<Rendition> {
+        if matches!(derivative, Derivative::Thumbnail(_)) && !has_picture(file) {
             return Err(Kind::NoThumbnail.into());
         }
         let id = file.object.key.id;
         let is_in_memory = AtomicBool::new(true);
         let make = || async {
             is_in_memory.store(false, Ordering::Relaxed);
-            // Boxed: it was 9 of the 13 KB of a request's future, for which each HTTP/1 connection keeps room.
-            Box::pin(self.find_or_make(file, name, claimant)).await
+            // Boxed: it was 9 of the 13 KB of a request's future, for which each HTTP/1 connection reserves memory.
+            Box::pin(self.find_or_make(file, derivative, claimant)).await
         };
-        let found = once(&self.made, (id, name), &self.making, (id, claimant), make).await;
+        let (key, claim) = ((id, derivative), (id, claimant));
+        let found = once(&self.made, key, &self.making, claim, make).await;
         if is_in_memory.into_inner() {
-            self.count(name, Source::Memory);
+            self.counts.count(derivative, Source::Memory);
         }
         found
     }
 
-    fn count(&self, name: DerivedName, source: Source) {
-        let derived = match name {
-            DerivedName::Thumbnail(_) => metrics::Derived::Thumbnail,
-            DerivedName::Frame => metrics::Derived::Frame,
-            DerivedName::Mp3 => metrics::Derived::Mp3,
-            DerivedName::Amr => metrics::Derived::Amr,
-        };
-        self.counts.count(derived, source);
-    }
-
+    /// Removes everything about an object from memory.
     pub(super) fn forget(&self, id: ObjectId) {
         self.made.retain(|(made, _), _| *made != id);
         self.pictures.forget(id);
@@ -176,87 +142,83 @@ impl Derivatives {
     async fn find_or_make(
         &self,
         file: &Arc<OpenFile>,
-        name: DerivedName,
+        derivative: Derivative,
         claimant: Claimant,
-    ) -> Result<Derivative> {
+    ) -> Result<Rendition> {
         let id = file.object.key.id;
         self.failures
-            .check(id, name)
-            .inspect_err(|_| self.count(name, Source::FailedBefore))?;
+            .check(id, derivative)
+            .inspect_err(|_| self.counts.count(derivative, Source::FailedBefore))?;
         self.live.admit(claimant)?;
-        let found = self.find_or_make_now(file, name, claimant).await;
+        let found = self.find_on_disk_or_make(file, derivative, claimant).await;
         found.inspect_err(|error| {
-            // Of a video, what failed is its frame, and that is remembered by itself.
-            if !matches!(name, DerivedName::Thumbnail(_)) || is_image(file) {
-                self.failures.remember(id, name, error);
+            // The thumbnail of a video fails because of its first frame, whose failure is remembered separately.
+            if !matches!(derivative, Derivative::Thumbnail(_)) || is_image(file) {
+                self.failures.remember(id, derivative, error);
             }
         })
     }
 
-    async fn find_or_make_now(
+    async fn find_on_disk_or_make(
         &self,
         file: &Arc<OpenFile>,
-        name: DerivedName,
+        derivative: Derivative,
         claimant: Claimant,
-    ) -> Result<Derivative> {
+    ) -> Result<Rendition> {
         let key = file.object.key;
-        if matches!(name, DerivedName::Thumbnail(_)) && self.is_own(file).await? {
-            self.count(name, Source::Original);
-            return Ok(Derivative::Original);
+        if matches!(derivative, Derivative::Thumbnail(_)) && self.is_own_thumbnail(file).await? {
+            self.counts.count(derivative, Source::Original);
+            return Ok(Rendition::Original);
         }
-        let is_kept = is_kept(file, name);
-        // Disk is only the second cache: where it fails, the derivative is made again.
+        let is_kept = is_kept_on_disk(file, derivative);
+        // The disk is only the second cache: where it fails, the derivative is made again.
         if is_kept {
-            match self.store.derived(key, name).await {
+            match self.store.derived(key, derivative).await {
                 Ok(Some(derived)) => {
-                    self.count(name, Source::Disk);
-                    return self.hold(derived, claimant).await;
+                    self.counts.count(derivative, Source::Disk);
+                    return self.rendition(derived, claimant).await;
                 }
                 Ok(None) => {}
                 Err(error) => {
-                    tracing::warn!(id = %key.id, %error, "a kept derivative could not be read");
+                    tracing::warn!(id = %key.id, %error, "reading a derivative from disk failed");
                 }
             }
         }
-        self.count(name, Source::Made);
-        let made = match self.make(file, name, claimant).await {
+        self.counts.count(derivative, Source::Made);
+        let made = match self.make(file, derivative, claimant).await {
             Ok(Some(made)) => made,
-            Ok(None) => return Ok(Derivative::Original),
+            Ok(None) => return Ok(Rendition::Original),
             Err(error) if error.kind() == Kind::UnsupportedMediaType => {
                 return not_decoded(file, error);
             }
             Err(error) => return Err(error),
         };
-        // And where it cannot be kept, it is still served.
-        if is_kept && let Err(error) = self.store.put_derived(key, name, made.clone()).await {
-            tracing::warn!(id = %key.id, %error, "a derivative could not be kept on disk");
+        // A derivative that cannot be stored is still sent.
+        if is_kept && let Err(error) = self.store.put_derived(key, derivative, made.clone()).await {
+            tracing::warn!(id = %key.id, %error, "storing a derivative on disk failed");
         }
-        self.hold(made, claimant).await
+        self.rendition(made, claimant).await
     }
 
-    async fn hold(&self, derived: Derived, claimant: Claimant) -> Result<Derivative> {
+    async fn rendition(&self, derived: Derived, claimant: Claimant) -> Result<Rendition> {
         let bytes = self.live.count(claimant, derived.bytes);
-        Derivative::made(Derived { bytes, ..derived }).await
+        Rendition::made(Derived { bytes, ..derived }).await
     }
 
-    /// `None`: the original serves better.
+    /// Makes a derivative. `None`: send the original.
     async fn make(
         &self,
         file: &Arc<OpenFile>,
-        name: DerivedName,
+        derivative: Derivative,
         claimant: Claimant,
     ) -> Result<Option<Derived>> {
-        let (content_type, bytes) = match name {
-            DerivedName::Thumbnail(fit) => return self.thumbnail(file, fit, claimant).await,
-            DerivedName::Frame => ("image/jpeg", self.frame(file, claimant).await?),
-            DerivedName::Mp3 => (
-                VoiceFormat::Mp3.mime(),
-                self.voice(file, VoiceFormat::Mp3, claimant).await?,
-            ),
-            DerivedName::Amr => (
-                VoiceFormat::Amr.mime(),
-                self.voice(file, VoiceFormat::Amr, claimant).await?,
-            ),
+        let (content_type, bytes) = match derivative {
+            Derivative::Thumbnail(fit) => return self.thumbnail(file, fit, claimant).await,
+            Derivative::VideoFrame => ("image/jpeg", self.video_frame(file, claimant).await?),
+            Derivative::Voice(format) => {
+                let voice = self.voice(file, format, claimant).await?;
+                (format.media_type(), voice)
+            }
         };
         Ok(Some(Derived {
             content_type: content_type.to_owned(),
@@ -274,25 +236,18 @@ impl Derivatives {
             Picture::File(file.clone())
         } else {
             match self.first_frame(file, claimant).await? {
-                Derivative::Made(frame) => Picture::Frame(file.object.key.id, frame),
-                Derivative::Original => {
+                Rendition::Made(frame) => Picture::Frame(file.object.key.id, frame),
+                Rendition::Original => {
                     return Err(Error::internal("a video is not its own first frame"));
                 }
             }
         };
-        let size = match is_kept(file, DerivedName::Thumbnail(fit)) {
+        let size = match is_kept_on_disk(file, Derivative::Thumbnail(fit)) {
             true => Size::Usual,
             false => Size::Any,
         };
-        let fit = thumbnail::BoundingBox {
-            width: fit.width.into(),
-            height: fit.height.into(),
-        };
-        let outcome = self
-            .pictures
-            .thumbnail(picture, fit, size, claimant)
-            .await?;
-        Ok(match outcome {
+        let made = self.pictures.thumbnail(picture, fit, size, claimant);
+        Ok(match made.await? {
             thumbnail::Outcome::Made(made) => Some(Derived {
                 content_type: made.content_type.to_owned(),
                 bytes: Bytes::from(made.bytes),
@@ -301,20 +256,20 @@ impl Derivatives {
         })
     }
 
-    /// Boxed, since a thumbnail of a video is made of another derivative.
+    /// Boxed, since the thumbnail of a video is made from another derivative.
     fn first_frame<'a>(
         &'a self,
         file: &'a Arc<OpenFile>,
         claimant: Claimant,
-    ) -> BoxFuture<'a, Result<Derivative>> {
-        Box::pin(self.get(file, DerivedName::Frame, claimant))
+    ) -> BoxFuture<'a, Result<Rendition>> {
+        Box::pin(self.get(file, Derivative::VideoFrame, claimant))
     }
 
-    async fn frame(&self, file: &Arc<OpenFile>, claimant: Claimant) -> Result<Vec<u8>> {
-        let kind = file.kind.ok_or(Kind::NoThumbnail)?;
-        let input = input_of(file).await?;
+    async fn video_frame(&self, file: &Arc<OpenFile>, claimant: Claimant) -> Result<Vec<u8>> {
+        let input = input(file).await?;
+        let (len, kind) = (file.object.len(), file.kind);
         self.ffmpeg
-            .first_frame(input, file.object.len(), kind, self.pixels_max, claimant)
+            .first_frame(input, len, kind, self.pixels_max, claimant)
             .await
     }
 
@@ -324,16 +279,14 @@ impl Derivatives {
         format: VoiceFormat,
         claimant: Claimant,
     ) -> Result<Vec<u8>> {
-        let kind = file.kind.ok_or(Kind::NotConvertible)?;
-        let input = input_of(file).await?;
-        self.ffmpeg
-            .voice(input, file.object.len(), kind, format, claimant)
-            .await
+        let input = input(file).await?;
+        let (len, kind) = (file.object.len(), file.kind);
+        self.ffmpeg.voice(input, len, kind, format, claimant).await
     }
 
-    /// Whether an original is its own thumbnail: an image of few bytes. Not one that has many pixels all the same: few
-    /// bytes can be a bomb, and a bomb must not be handed to a phone. What has no readable header is sent as it is.
-    async fn is_own(&self, file: &Arc<OpenFile>) -> Result<bool> {
+    /// Whether an original is its own thumbnail: an image of few bytes, and of few pixels. Few bytes can be a
+    /// decompression bomb, which must not be sent to a phone. An image without a readable header is sent as it is.
+    async fn is_own_thumbnail(&self, file: &Arc<OpenFile>) -> Result<bool> {
         if !is_image(file) || file.object.len() > OWN_THUMBNAIL_BYTES_MAX {
             return Ok(false);
         }
@@ -348,80 +301,36 @@ impl Derivatives {
     }
 }
 
-/// Opens the payload for ffmpeg. Only a payload that is no file has to be copied.
-async fn input_of(file: &Arc<OpenFile>) -> Result<File> {
+/// Opens the payload as a file for ffmpeg. Only a payload that is not a file is copied.
+async fn input(file: &Arc<OpenFile>) -> Result<File> {
     let file = file.clone();
     blocking(move || file.object.to_file().map_err(Error::internal)).await
 }
 
-/// An image of a type that is not decoded here is answered with the original, as the vendor does. One of
-/// a type that is, in a coding that is not (a lossless JPEG), may claim any size: it has no thumbnail.
-fn not_decoded(file: &OpenFile, error: Error) -> Result<Derivative> {
-    match file.kind {
-        Some(kind) if kind.is_decodable_image() => {
-            Err(Error::new(Kind::NoThumbnail).source(error.to_string()))
-        }
-        _ => Ok(Derivative::Original),
+/// For an image of a kind that is not decoded, the original is sent, as the vendor does. An image of a decodable kind in a
+/// coding that is not decoded (a lossless JPEG) may claim any size: it has no thumbnail.
+fn not_decoded(file: &OpenFile, error: Error) -> Result<Rendition> {
+    match file.kind.is_decodable_image() {
+        true => Err(Error::new(Kind::NoThumbnail).source(error.to_string())),
+        false => Ok(Rendition::Original),
     }
 }
 
-/// SVG is text to the sniffer, and a picture to whoever asks for its thumbnail.
+/// SVG is sniffed as text, but it is an image to a client that asks for its thumbnail.
 fn is_image(file: &OpenFile) -> bool {
-    file.kind
-        .is_some_and(|kind| kind.is_image() || kind == Sniffed::Svg)
+    file.kind.is_image() || file.kind == Sniffed::Svg
 }
 
-/// Whether there is a picture of it at all.
-fn is_pictured(file: &OpenFile) -> bool {
-    is_image(file) || file.kind.is_some_and(Sniffed::is_video)
+fn has_picture(file: &OpenFile) -> bool {
+    is_image(file) || file.kind.is_video()
 }
 
-/// Thumbnails of any size can be asked for, and only two of them are kept on disk.
-fn is_kept(file: &OpenFile, name: DerivedName) -> bool {
-    match name {
-        DerivedName::Thumbnail(fit) => {
-            fit == file.object.meta.thumbnail || fit == BoundingBox::USUAL
+/// Clients can ask for thumbnails of any size, but only two sizes of each file are kept on disk.
+fn is_kept_on_disk(file: &OpenFile, derivative: Derivative) -> bool {
+    match derivative {
+        Derivative::Thumbnail(fit) => {
+            fit == file.object.meta.thumbnail || fit == BoundingBox::DEFAULT
         }
-        DerivedName::Frame | DerivedName::Mp3 | DerivedName::Amr => true,
-    }
-}
-
-impl Derivative {
-    /// Hashes what is large off the reactor threads: at 1 GB/s, 64 KiB take as long as a thread hop or two.
-    async fn made(derived: Derived) -> Result<Self> {
-        const INLINE_BYTES_MAX: usize = 64 << 10;
-        let file = if derived.bytes.len() <= INLINE_BYTES_MAX {
-            DerivedFile::new(derived)
-        } else {
-            tokio::task::spawn_blocking(|| DerivedFile::new(derived))
-                .await
-                .map_err(Error::internal)?
-        };
-        Ok(Self::Made(Arc::new(file)))
-    }
-}
-
-impl DerivedFile {
-    fn new(derived: Derived) -> Self {
-        let hash = Sha256::digest(&derived.bytes);
-        Self {
-            etag: format!("\"{}\"", BASE64_URL_SAFE_NO_PAD.encode(&hash[..16])),
-            content_type: derived.content_type,
-            bytes: derived.bytes,
-            headers: OnceLock::new(),
-        }
-    }
-}
-
-fn media_error(error: MediaError) -> Error {
-    match error {
-        MediaError::UnsupportedImage => Error::new(Kind::UnsupportedMediaType).source(error),
-        MediaError::Cancelled => Error::new(Kind::Disconnected).source(error),
-        MediaError::Unreadable(error) => Error::internal(error),
-        MediaError::NotAnImage
-        | MediaError::TooManyPixels { .. }
-        | MediaError::TooManyScans { .. }
-        | MediaError::TooMuchMemory { .. }
-        | MediaError::Corrupt(_) => Error::new(Kind::NoThumbnail).source(error),
+        Derivative::VideoFrame | Derivative::Voice(_) => true,
     }
 }

@@ -1,11 +1,11 @@
-//! The one place that runs ffmpeg: first frames of videos, and voices in another format.
+//! Runs ffmpeg, for the first frames of videos and for voice messages in another format.
 //!
-//! A decoder written in C reads what anybody uploads, so it runs as a process of its own, which is limited in
-//! time, memory, output and number, and is killed whole (`process.rs`); `arguments.rs` says how the input is
-//! named so that nothing else can be opened. There is no sandbox around it: it has the rights of this
-//! process's user.
+//! ffmpeg is a decoder in C that reads untrusted uploads, so it runs in processes of its own. Their number, time, memory
+//! and output are limited, and they are killed together with their children (`process.rs`). The arguments name the input in
+//! such a way that nothing else can be opened (`arguments.rs`). There is no sandbox: ffmpeg has the rights of the server's
+//! user.
 //!
-//! What was made is kept by the caller; nothing is cached here.
+//! Nothing is cached here; the caller does that.
 
 mod arguments;
 mod probe;
@@ -15,64 +15,71 @@ mod tests;
 
 use std::{fs::File, io, os::unix::fs::FileExt, path::PathBuf, time::Duration};
 
+use serde::Deserialize;
+
 use self::{
     arguments::Conversion,
     process::{Failure, Limits},
 };
 use super::pool::{Pool, RETRY_AFTER};
 use crate::{
+    derivative::VoiceFormat,
     error::{Error, Kind, Result},
-    fair_queue::{self, Claimant},
+    fair_queue::{self, Claimant, Permit},
     media::{
         sniff::Sniffed,
-        voice::{
-            AMR_FRAME_BYTES_MAX, AMR_FRAME_MS, AMR_MAGIC_BYTES_MAX, VoiceFormat, amr_duration_ms,
-        },
+        voice::{AMR_FRAME_BYTES_MAX, AMR_FRAME_MS, AMR_MAGIC_BYTES_MAX, amr_duration_ms},
     },
     metrics::PoolLevels,
+    settings::{number, seconds},
 };
 
-/// Bytes of a picture or a voice that is made. A frame of 2048 × 2048 pixels of noise has 4.3 MB, half an hour
-/// of MP3 7.2 MB.
+/// The largest output. A frame of 2048 × 2048 pixels of noise has 4.3 MB, half an hour of MP3 7.2 MB.
 const OUTPUT_BYTES_MAX: u64 = 16 << 20;
-/// What an encoder may add to a voice by filling up its frames, in milliseconds.
+/// The longest silence that an encoder adds to fill its last frame, in milliseconds.
 const PADDING_MS_MAX: u64 = 500;
 
-/// A call waits for its run for a third of the run's own time at the most: by default 5 s and 15 s, since clients
-/// wait for 20 s.
+/// A request waits for a free place for at most 1 / 3 of the time-out of a run: by default 5 s and 15 s, since clients wait
+/// for 20 s.
 const WAIT_SHARE: u32 = 3;
-/// A first frame may take this part of a run's time as CPU: by default 5 s. One of 7680 × 4320 pixels takes 0.3 to 0.6 s.
-/// So a place is free again before those who wait for it give up.
+/// A first frame may take 1 / 3 of the time-out of a run as CPU time: by default 5 s. A frame of 7680 × 4320 pixels takes
+/// 0.3 to 0.6 s. So a place is free again before the waiting requests give up.
 const FRAME_CPU_SHARE: u64 = 3;
 
-const OFF: &str = "this server has no ffmpeg: covers of videos and voices in other formats need it";
-const NO_FRAMES: &str = "this server's ffmpeg can make no pictures of videos";
+const OFF: &str = "this server has no ffmpeg, which video covers and voice conversion need";
+const NO_FRAMES: &str = "the ffmpeg of this server cannot make video covers";
 const NO_FRAME: &str = "the first frame of this video cannot be decoded";
-const NO_VIDEO: &str = "a file of this kind has no frame to show: mp4, mov, 3gp and webm have";
+const NO_VIDEO: &str = "only mp4, mov, 3gp and webm files have a video cover";
 const NO_MP3: &str = "this server has no encoder for mp3: install ffmpeg with libmp3lame";
 const NO_AMR: &str = "this server has no encoder for amr: install ffmpeg with libavcodec-extra";
-const NO_VOICE: &str = "this voice cannot be decoded";
-const BROKEN_VOICE: &str = "this voice is not amr from its first byte to its last";
-const OTHER_VOICE: &str = "only voices in amr become mp3, and mp3 becomes amr";
+const NO_VOICE: &str = "this voice message cannot be decoded";
+const BROKEN_VOICE: &str = "this voice message is not a valid amr file";
+const OTHER_VOICE: &str = "only amr can be converted to mp3, and mp3 to amr";
 
-/// Which ffmpeg, and what each run of it may take.
-#[derive(Debug, Clone)]
+/// Settings of `[media]`: the ffmpeg program, and the bounds of each run.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
 pub struct Config {
-    /// The program: a path, or a name that is looked for in `PATH` at the start. Empty switches covers of
-    /// videos and conversions of voices off.
+    /// The program: a path, or a name that is looked up in `PATH` at the start. Empty: no video covers and no voice
+    /// conversion.
+    #[serde(rename = "ffmpeg")]
     pub program: PathBuf,
-    /// Wall time of one run, from its start to its end; then it is killed. A frame takes 0.1 to 0.25 s, half an
-    /// hour of voice 4 s to MP3 and 9 s to AMR.
+    /// The longest time of one run, after which it is killed. A frame takes 0.1 to 0.25 s, half an hour of voice 4 s to
+    /// MP3 and 9 s to AMR.
+    #[serde(rename = "timeout_seconds", deserialize_with = "seconds")]
     pub timeout: Duration,
-    /// Bytes of address space that one run may have. A first frame was seen to take 306 MiB at 1080p, 384 MiB
-    /// at 4K and 369 MiB at 8K, a voice 265 MiB; 264 MiB of each are the libraries. What is in memory of it is
-    /// 55 to 160 MB.
+    /// Bytes of address space of one run. Measured: 306 MiB for a first frame at 1080p, 384 MiB at 4K, 369 MiB at 8K, and
+    /// 265 MiB for a voice message; 264 MiB of each are the libraries. Of that, 55 to 160 MB are in memory.
+    #[serde(deserialize_with = "number::<{ 256 << 20 }, { 1 << 40 }, _, _>")]
     pub memory_bytes_max: u64,
-    /// Runs at once, each with one busy thread.
+    /// Concurrent runs, each with one busy thread.
+    #[serde(deserialize_with = "number::<1, 256, _, _>")]
     pub processes_max: usize,
-    /// Calls that wait for a run; more are refused with `Unavailable`.
+    /// Requests that wait for a run. More are refused with `Unavailable`.
+    #[serde(deserialize_with = "number::<1, 100_000, _, _>")]
     pub queue_max: usize,
-    /// How long a voice may play that is converted.
+    /// The longest duration of a voice message that is converted.
+    #[serde(rename = "voice_seconds_max", deserialize_with = "seconds")]
     pub voice_duration_max: Duration,
 }
 
@@ -89,35 +96,35 @@ impl Default for Config {
     }
 }
 
-/// What the ffmpeg that was found can do.
+/// What the installed ffmpeg can do.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Abilities {
-    /// First frames of videos as JPEG.
+pub struct Capabilities {
+    /// Makes the first frame of a video as JPEG.
     pub frames: bool,
-    /// Voices as MP3.
+    /// Converts voice messages to MP3.
     pub to_mp3: bool,
-    /// Voices as AMR.
+    /// Converts voice messages to AMR.
     pub to_amr: bool,
 }
 
-/// Runs ffmpeg, so many at once.
+/// Runs ffmpeg, with a limit of concurrent runs.
 pub(super) struct Ffmpeg {
-    /// An absolute path; `None` where there is none, or where it is switched off.
+    /// An absolute path. `None` where ffmpeg is missing or switched off.
     program: Option<PathBuf>,
-    abilities: Abilities,
+    capabilities: Capabilities,
     pool: Pool,
     limits: Limits,
     voice_duration_max: Duration,
 }
 
 impl Ffmpeg {
-    /// Looks for the program and asks it for its encoders and decoders, for at most ten seconds. What is
-    /// missing is told to the log once, and refused at each call. Blocking.
+    /// Looks for the program, and asks it for its encoders and decoders, which takes at most 10 s. What is missing is
+    /// logged once, and refused at each request. Blocking.
     pub(super) fn probe(config: &Config) -> Self {
-        let (program, abilities) = probe::probe(&config.program);
+        let (program, capabilities) = probe::probe(&config.program);
         Self {
             program,
-            abilities,
+            capabilities,
             pool: Pool::new(fair_queue::Config {
                 // Memory is bounded for each process instead.
                 jobs_max: config.processes_max,
@@ -127,7 +134,7 @@ impl Ffmpeg {
             }),
             limits: Limits {
                 timeout: config.timeout,
-                // One thread cannot use more CPU than wall time; this is for a program that outlives this one.
+                // One thread cannot use more CPU time than wall time. This limit stops a program that outlives the server.
                 cpu_seconds_max: config.timeout.as_secs().saturating_add(1),
                 memory_bytes_max: config.memory_bytes_max,
                 output_bytes_max: OUTPUT_BYTES_MAX,
@@ -136,25 +143,25 @@ impl Ffmpeg {
         }
     }
 
-    /// How busy it is.
+    /// The load at this moment.
     pub(super) fn levels(&self) -> PoolLevels {
         self.pool.levels()
     }
 
-    /// What this ffmpeg can do.
-    pub(super) fn abilities(&self) -> Abilities {
-        self.abilities
+    /// What the installed ffmpeg can do.
+    pub(super) fn capabilities(&self) -> Capabilities {
+        self.capabilities
     }
 
-    /// The first frame of a video as JPEG: turned upright, fitted into 2048 × 2048 pixels, never enlarged, of
-    /// at most 16 MiB. `input` holds the video in its first `len` bytes; its offset is neither read nor moved.
+    /// Makes the first frame of a video as JPEG: turned upright, fitted into 2048 × 2048 pixels, never enlarged, at most
+    /// 16 MiB. The first `len` bytes of `input` are the video. Its offset is neither read nor moved.
     ///
     /// # Errors
-    /// `NoThumbnail` for a kind that is no video, for a frame of more than `pixels_max` pixels, and for what
-    /// ffmpeg cannot decode within its limits; `Unavailable` where too many wait.
+    /// `NoThumbnail` for a kind that is not a video, for a frame of more than `pixels_max` pixels, and for a video that
+    /// ffmpeg cannot decode within its limits; `Unavailable` where too many requests wait.
     ///
     /// # Cancel safety
-    /// Dropping the future kills ffmpeg. Its place is free when it is gone.
+    /// Dropping the future kills ffmpeg. The place is free when the process has ended.
     pub(super) async fn first_frame(
         &self,
         input: File,
@@ -167,38 +174,38 @@ impl Ffmpeg {
         let arguments =
             arguments::first_frame(kind, len, pixels_max).ok_or_else(|| refuse(NO_VIDEO))?;
         let program = self.program.as_ref().ok_or_else(|| refuse(OFF))?;
-        if !self.abilities.frames {
+        if !self.capabilities.frames {
             return Err(refuse(NO_FRAMES));
         }
-        // To subfile an end of 0 is the end of the file, trailer and all.
+        // For `subfile`, an end of 0 means the end of the file, which includes the trailer.
         if len == 0 {
             return Err(refuse(NO_FRAME));
         }
-        let place = self.pool.enter(claimant, 0).await?;
+        let permit = self.pool.enter(claimant, 0).await?;
         let limits = Limits {
             cpu_seconds_max: (self.limits.timeout.as_secs() / FRAME_CPU_SHARE).max(1),
             ..self.limits
         };
-        let frame = process::run(program, &arguments, Some(input), limits, place)
+        let frame = process::run(program, &arguments, Some(input), limits, permit)
             .await
             .map_err(|failure| failed(Kind::NoThumbnail, NO_FRAME, failure))?;
-        // A video of no frames ends well, and without output.
+        // For a video without frames, ffmpeg succeeds without output.
         match frame.starts_with(b"\xff\xd8\xff") {
             true => Ok(frame),
             false => Err(refuse(NO_FRAME).source("ffmpeg wrote no JPEG")),
         }
     }
 
-    /// A voice in another format: AMR and AMR-WB as MP3 (16 kHz, mono, 32 kbit/s), MP3 as AMR (narrow-band,
-    /// 12.2 kbit/s). `input` holds the voice in its first `len` bytes; its offset is neither read nor moved.
+    /// Converts a voice message: AMR and AMR-WB to MP3 (16 kHz, mono, 32 kbit/s), MP3 to AMR (narrow-band, 12.2 kbit/s).
+    /// The first `len` bytes of `input` are the message. Its offset is neither read nor moved.
     ///
     /// # Errors
-    /// `NotConvertible` for other pairs of formats, for a voice that plays longer than
-    /// [`Config::voice_duration_max`], and for what ffmpeg cannot convert within its limits; `Unavailable` where
-    /// too many wait; `Internal` where the file cannot be read.
+    /// `NotConvertible` for other pairs of formats, for a message that is longer than [`Config::voice_duration_max`], and
+    /// for one that ffmpeg cannot convert within its limits; `Unavailable` where too many requests wait; `Internal` where
+    /// the file cannot be read.
     ///
     /// # Cancel safety
-    /// Dropping the future kills ffmpeg. Its place is free when it is gone.
+    /// Dropping the future kills ffmpeg. The place is free when the process has ended.
     pub(super) async fn voice(
         &self,
         input: File,
@@ -211,42 +218,42 @@ impl Ffmpeg {
         let conversion = Conversion::of(from, to).ok_or_else(|| refuse(OTHER_VOICE))?;
         let program = self.program.as_ref().ok_or_else(|| refuse(OFF))?;
         match to {
-            VoiceFormat::Mp3 if !self.abilities.to_mp3 => return Err(refuse(NO_MP3)),
-            VoiceFormat::Amr if !self.abilities.to_amr => return Err(refuse(NO_AMR)),
+            VoiceFormat::Mp3 if !self.capabilities.to_mp3 => return Err(refuse(NO_MP3)),
+            VoiceFormat::Amr if !self.capabilities.to_amr => return Err(refuse(NO_AMR)),
             VoiceFormat::Mp3 | VoiceFormat::Amr => {}
         }
         if len == 0 {
             return Err(refuse(NO_VOICE));
         }
-        let place = self.pool.enter(claimant, 0).await?;
-        let (input, place, play_ms) = match conversion {
-            Conversion::AmrToMp3 => self.admit_amr(input, len, place).await?,
-            // A second more than allowed is made, so that what is longer can be told.
-            Conversion::Mp3ToAmr => (input, place, self.duration_max_ms() + 1000),
+        let permit = self.pool.enter(claimant, 0).await?;
+        let (input, permit, play_ms) = match conversion {
+            Conversion::AmrToMp3 => self.admit_amr(input, len, permit).await?,
+            // One second more than allowed is converted, so that a longer message is recognised.
+            Conversion::Mp3ToAmr => (input, permit, self.duration_max_ms() + 1000),
         };
         let arguments = arguments::voice(conversion, len, play_ms);
-        let voice = process::run(program, &arguments, Some(input), self.limits, place)
+        let voice = process::run(program, &arguments, Some(input), self.limits, permit)
             .await
             .map_err(|failure| failed(Kind::NotConvertible, NO_VOICE, failure))?;
         if to == VoiceFormat::Amr {
             self.check_duration(&voice, PADDING_MS_MAX)?;
         }
         match voice.is_empty() {
-            true => Err(refuse(NO_VOICE).source("ffmpeg wrote no voice")),
+            true => Err(refuse(NO_VOICE).source("ffmpeg wrote no output")),
             false => Ok(voice),
         }
     }
 
-    /// Walks an AMR file before ffmpeg sees it: 10 MB may be two days of silence. `place` goes where the work
-    /// goes, and comes back with the file and the milliseconds that it plays.
-    async fn admit_amr<P: Send + 'static>(
+    /// Checks the duration of an AMR file before ffmpeg reads it: 10 MB may be two days of silence. The permit moves to the
+    /// blocking thread, and is returned with the file and its duration in milliseconds.
+    async fn admit_amr(
         &self,
         input: File,
         len: u64,
-        place: P,
-    ) -> Result<(File, P, u64)> {
-        // A file that is longer than so many frames of the longest kind plays too long, or is none. Its first
-        // part is enough to tell (for half an hour, 5.5 MB).
+        permit: Permit,
+    ) -> Result<(File, Permit, u64)> {
+        // A file that is longer than this number of the longest frames is too long, or not AMR. Its beginning is enough to
+        // decide (5.5 MB for half an hour).
         let frames_max = self.duration_max_ms() / AMR_FRAME_MS;
         let bytes_max = AMR_MAGIC_BYTES_MAX + (frames_max + 2) * AMR_FRAME_BYTES_MAX;
         let read = move || {
@@ -255,51 +262,50 @@ impl Ffmpeg {
             input
                 .read_exact_at(&mut bytes, 0)
                 .map_err(Error::internal)?;
-            Ok::<_, Error>((input, place, bytes))
+            Ok::<_, Error>((input, permit, bytes))
         };
         let read = tokio::task::spawn_blocking(read).await;
-        let (input, place, bytes) = read.map_err(Error::internal)??;
+        let (input, permit, bytes) = read.map_err(Error::internal)??;
         let play_ms = self.check_duration(&bytes, 0)?;
-        Ok((input, place, play_ms))
+        Ok((input, permit, play_ms))
     }
 
-    /// How many milliseconds AMR plays; refused where they are more than the bound and `more_ms`, or none.
-    fn check_duration(&self, amr: &[u8], more_ms: u64) -> Result<u64> {
+    /// Returns the duration of AMR in milliseconds. Refused where it is 0, or more than the limit and `tolerance_ms`.
+    fn check_duration(&self, amr: &[u8], tolerance_ms: u64) -> Result<u64> {
         let refuse = |text: String| Err(Error::new(Kind::NotConvertible).public(text));
         match amr_duration_ms(amr) {
             None => refuse(BROKEN_VOICE.to_owned()),
             Some(0) => refuse(NO_VOICE.to_owned()),
-            Some(ms) if ms > self.duration_max_ms() + more_ms => refuse(format!(
-                "the voice is longer than {} seconds",
+            Some(ms) if ms > self.duration_max_ms() + tolerance_ms => refuse(format!(
+                "the voice message is longer than {} s",
                 self.voice_duration_max.as_secs_f64()
             )),
             Some(ms) => Ok(ms),
         }
     }
 
-    /// The bound of a voice in milliseconds, far enough from the end of the type to be reckoned with.
+    /// The longest duration in milliseconds, small enough that sums do not overflow.
     fn duration_max_ms(&self) -> u64 {
         let ms = u64::try_from(self.voice_duration_max.as_millis()).unwrap_or(u64::MAX);
         ms.min(u64::from(u32::MAX))
     }
 }
 
-/// What a client is told of a failed run; `undecodable` where the file is to blame.
+/// The error for a failed run. `undecodable` is the public text where the file is the cause.
 fn failed(kind: Kind, undecodable: &'static str, failure: Failure) -> Error {
     let error = Error::new(kind);
     let error = match &failure {
         Failure::Start(cause) if is_lasting(cause) => {
             error.public("ffmpeg cannot be started on this server")
         }
-        // The machine has run out of something: not the file's fault, and not for long.
+        // A resource of the machine is exhausted. The file is not the cause, and a retry may succeed.
         Failure::Start(_) | Failure::Pipe(_) => {
-            tracing::error!(%failure, "ffmpeg could not be run");
+            tracing::error!(%failure, "running ffmpeg failed");
             Error::new(Kind::Unavailable(RETRY_AFTER))
         }
-        Failure::TimedOut(after) => error.public(format!(
-            "ffmpeg took longer than {} seconds",
-            after.as_secs_f64()
-        )),
+        Failure::TimedOut(after) => {
+            error.public(format!("ffmpeg took longer than {} s", after.as_secs_f64()))
+        }
         Failure::TooMuchOutput(bytes) => {
             error.public(format!("ffmpeg wrote more than {bytes} bytes"))
         }
@@ -308,7 +314,7 @@ fn failed(kind: Kind, undecodable: &'static str, failure: Failure) -> Error {
     error.source(failure)
 }
 
-/// The program is gone, or not one that we may start.
+/// Whether a retry cannot succeed: the program is missing, or not executable for this user.
 fn is_lasting(cause: &io::Error) -> bool {
     matches!(
         cause.kind(),

@@ -12,74 +12,89 @@ mod upload;
 
 use std::{sync::Arc, time::Duration};
 
+use serde::Deserialize;
+
 use crate::{
+    derivative::{BoundingBox, Derivative, VoiceFormat},
     error::{Error, Kind, Result},
     fair_queue::{Claimant, FairQueue},
-    media::{sniff::Sniffed, voice::VoiceFormat},
+    media::{sniff::Sniffed, thumbnail::PictureLimits},
     metrics::{Derivations, FileLevels, Lookups},
     retention,
     secret::constant_time_eq,
-    store::{BoundingBox, Class, DerivedName, Dialect, Key, ObjectId, Store},
+    settings::{number, seconds},
+    store::{Class, Dialect, Key, ObjectId, Store},
     tenant::Tenant,
     time::{Clock, Timestamp},
 };
 
 pub use self::{
-    derive::{Derivative, DerivedFile},
-    ffmpeg::{Abilities, Config as FfmpegConfig},
+    derive::{DerivedFile, Rendition},
+    ffmpeg::{Capabilities, Config as FfmpegConfig},
     open::OpenFile,
     parts::{Completion, PartUpload, PartUploads, ReceivedPart},
     upload::{Attributes, Received, Stored},
 };
 
-/// Bounds of the use cases.
-#[derive(Debug, Clone)]
+/// Bounds of the use cases: `[thumbnails]`, and the structs within from other sections.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
 pub struct Config {
-    /// Objects kept open (a descriptor and a map each).
-    pub open_objects_max: u64,
-    /// Bytes mapped by open objects: address space, not memory.
-    pub open_bytes_max: u64,
     /// Bytes of derivatives kept in memory.
+    #[serde(
+        rename = "cache_bytes_max",
+        deserialize_with = "number::<{ 1 << 20 }, { 1 << 40 }, _, _>"
+    )]
     pub derived_bytes_max: u64,
     /// Images decoded at once.
+    #[serde(rename = "threads", deserialize_with = "number::<1, 256, _, _>")]
     pub decode_threads: usize,
     /// Images waiting to be decoded; more are refused with `Unavailable`.
+    #[serde(rename = "queue_max", deserialize_with = "number::<1, 100_000, _, _>")]
     pub decode_queue_max: usize,
     /// Bytes that all decoders together may use.
+    #[serde(deserialize_with = "number::<{ 1 << 20 }, { 1 << 40 }, _, _>")]
     pub decode_bytes_max: u64,
     /// Pixels of an image that is decoded at all.
+    #[serde(
+        rename = "pixels_max",
+        deserialize_with = "number::<1, 1_000_000_000, _, _>"
+    )]
     pub decode_pixels_max: u64,
     /// How long a failed derivation is not tried again.
+    #[serde(rename = "failure_memory_seconds", deserialize_with = "seconds")]
     pub failure_memory: Duration,
-    /// Uploads in parts that may be unfinished.
-    pub part_uploads_max: u64,
-    /// The same of one user.
-    pub user_part_uploads_max: u64,
+    /// The cache of open objects.
+    #[serde(skip)]
+    pub open: open::Config,
+    /// Unfinished uploads in parts.
+    #[serde(skip)]
+    pub parts: parts::Bounds,
     /// The program that takes frames out of videos and converts voices.
-    pub ffmpeg: ffmpeg::Config,
+    #[serde(skip)]
+    pub ffmpeg: FfmpegConfig,
 }
 
 impl Default for Config {
     fn default() -> Self {
+        let picture = PictureLimits::default();
         Self {
-            open_objects_max: 4096,
-            open_bytes_max: 8 << 30,
             derived_bytes_max: 64 << 20,
             decode_threads: std::thread::available_parallelism().map_or(1, usize::from),
             decode_queue_max: 256,
-            decode_bytes_max: 384 << 20,
-            decode_pixels_max: 64_000_000,
+            decode_bytes_max: picture.decode_bytes_max,
+            decode_pixels_max: picture.pixels_max,
             failure_memory: Duration::from_secs(60),
-            part_uploads_max: 10_000,
-            user_part_uploads_max: 16,
-            ffmpeg: ffmpeg::Config::default(),
+            open: open::Config::default(),
+            parts: parts::Bounds::default(),
+            ffmpeg: FfmpegConfig::default(),
         }
     }
 }
 
 /// What the program of this configuration can do here. Blocking, for some tenths of a second.
-pub fn abilities(config: &FfmpegConfig) -> Abilities {
-    ffmpeg::Ffmpeg::probe(config).abilities()
+pub fn capabilities(config: &FfmpegConfig) -> Capabilities {
+    ffmpeg::Ffmpeg::probe(config).capabilities()
 }
 
 /// Whose objects a request may see at all.
@@ -105,14 +120,9 @@ impl Files {
     /// Over a store. Blocking.
     pub fn new(store: Arc<dyn Store>, config: &Config, clock: Clock) -> Self {
         Self {
-            open: open::OpenFiles::new(store.clone(), config),
+            open: open::OpenFiles::new(store.clone(), &config.open),
             derivatives: derive::Derivatives::new(store.clone(), config, clock.clone()),
-            parts: PartUploads::new(
-                store.clone(),
-                config.part_uploads_max,
-                config.user_part_uploads_max,
-                clock.clone(),
-            ),
+            parts: PartUploads::new(store.clone(), config.parts, clock.clone()),
             store,
             completions: parts::places(),
             clock,
@@ -120,8 +130,8 @@ impl Files {
     }
 
     /// What the program that converts media can do here.
-    pub fn abilities(&self) -> Abilities {
-        self.derivatives.abilities()
+    pub fn capabilities(&self) -> Capabilities {
+        self.derivatives.capabilities()
     }
 
     /// What the cache of open objects and the derivatives count.
@@ -158,7 +168,8 @@ impl Files {
     /// `ObjectNotFound` for what never was or is another tenant's or dialect's.
     pub async fn open(&self, scope: Scope<'_>, key: Key, now: Timestamp) -> Result<Arc<OpenFile>> {
         // Before the look-up, so that a file answers the same before and after its bytes are swept.
-        let is_expired = retention::is_expired(scope.dialect, key, &scope.tenant.limits.days, now);
+        let is_expired =
+            retention::is_expired(scope.dialect, key, &scope.tenant.limits.retention, now);
         match self.open.get(key, now).await {
             Ok(file) if !file.belongs_to(scope) => Err(Kind::ObjectNotFound.into()),
             Ok(_) if is_expired => Err(Kind::ObjectExpired.into()),
@@ -179,10 +190,10 @@ impl Files {
         file: &Arc<OpenFile>,
         fit: Option<BoundingBox>,
         claimant: Claimant,
-    ) -> Result<Derivative> {
+    ) -> Result<Rendition> {
         let fit = fit.unwrap_or(file.object.meta.thumbnail);
         self.derivatives
-            .get(file, DerivedName::Thumbnail(fit), claimant)
+            .get(file, Derivative::Thumbnail(fit), claimant)
             .await
     }
 
@@ -196,16 +207,17 @@ impl Files {
         file: &Arc<OpenFile>,
         format: VoiceFormat,
         claimant: Claimant,
-    ) -> Result<Derivative> {
-        let name = match format {
-            VoiceFormat::Amr => DerivedName::Amr,
-            VoiceFormat::Mp3 => DerivedName::Mp3,
+    ) -> Result<Rendition> {
+        let is_in_format = match format {
+            VoiceFormat::Amr => file.kind.is_amr(),
+            VoiceFormat::Mp3 => file.kind == Sniffed::Mp3,
         };
-        match (file.kind, format) {
-            (Some(Sniffed::AmrNb | Sniffed::AmrWb), VoiceFormat::Amr)
-            | (Some(Sniffed::Mp3), VoiceFormat::Mp3) => Ok(Derivative::Original),
-            _ => self.derivatives.get(file, name, claimant).await,
+        if is_in_format {
+            return Ok(Rendition::Original);
         }
+        self.derivatives
+            .get(file, Derivative::Voice(format), claimant)
+            .await
     }
 
     /// A new key of a class, made now from the randomness of the operating system.

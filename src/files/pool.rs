@@ -1,7 +1,7 @@
-//! Runs dear work in its turn, on blocking threads: so many jobs at once, so much memory, so many that wait.
+//! Runs costly jobs on blocking threads, with limits of concurrent jobs, of their memory, and of waiting jobs.
 //!
-//! Who is next is decided by `fair_queue.rs`. Downloads never queue behind a decoder, because they never enter here. A
-//! job in a process of its own enters one of these too, and brings its own bound of memory.
+//! `fair_queue.rs` decides which job is next. Downloads never wait behind a decoder, since they do not use a pool. Runs of
+//! ffmpeg use a pool as well, and have a memory limit of their own.
 
 use std::{
     sync::{
@@ -17,7 +17,7 @@ use crate::{
     metrics::PoolLevels,
 };
 
-/// When a client that found the queue full may come again.
+/// The `Retry-After` of a request that found the queue full.
 pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 pub(super) struct Pool {
@@ -27,11 +27,11 @@ pub(super) struct Pool {
     refused_late: AtomicU64,
 }
 
-/// Tells a computation that nobody waits for it any more.
+/// Tells a job that its request was dropped.
 #[derive(Clone, Default)]
 pub(super) struct Cancel(Arc<AtomicBool>);
 
-/// Cancels when dropped: with the future that waits.
+/// Cancels the job when the waiting future is dropped.
 struct CancelOnDrop(Cancel);
 
 impl Drop for CancelOnDrop {
@@ -56,11 +56,11 @@ impl Pool {
         }
     }
 
-    /// Waits for a place, which is held until the permit is dropped.
+    /// Waits for a place, which the permit holds until it is dropped.
     ///
     /// # Errors
-    /// `Unavailable` when the queue is full, or moves too slowly; `NoThumbnail` for a job that can never have its
-    /// memory.
+    /// `Unavailable` where the queue is full, or no place is free in time; `NoThumbnail` for a job that needs more memory
+    /// than the limit.
     ///
     /// # Cancel safety
     /// Dropping the future gives up the place in the queue.
@@ -81,13 +81,13 @@ impl Pool {
         })
     }
 
-    /// Runs `work`, which takes so many bytes of memory, on a blocking thread.
+    /// Runs `work`, which takes `memory_bytes` of memory, on a blocking thread.
     ///
     /// # Errors
-    /// As [`Pool::enter`]; whatever `work` returns.
+    /// As [`Pool::enter`], and the error of `work`.
     ///
     /// # Cancel safety
-    /// Dropping the future cancels the work where it next looks; until then it keeps its place.
+    /// Dropping the future cancels the work at its next check. Until then it keeps its place.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         claimant: Claimant,
@@ -98,10 +98,10 @@ impl Pool {
         Self::run_with(permit, work).await
     }
 
-    /// Runs `work` on a blocking thread, in a place that was waited for before.
+    /// Runs `work` on a blocking thread, with a permit from [`Pool::enter`].
     ///
     /// # Errors
-    /// Whatever `work` returns.
+    /// The error of `work`.
     ///
     /// # Cancel safety
     /// As [`Pool::run`].
@@ -112,12 +112,12 @@ impl Pool {
         let cancel = Cancel::default();
         let _cancel_on_drop = CancelOnDrop(cancel.clone());
         let worked = tokio::task::spawn_blocking(move || {
-            // The permit goes where the work goes: a decoder that nobody waits for any more still counts.
+            // The permit moves into the job: a decoder still counts after its request was dropped.
             let _permit = permit;
             work(&cancel)
         });
         worked.await.map_err(|error| match error.is_panic() {
-            // A decoder that gives up this way gives up every time: told and remembered as no thumbnail.
+            // A decoder that panics on a file panics every time, so the file has no thumbnail.
             true => Error::new(Kind::NoThumbnail).source(error),
             false => Error::internal(error),
         })?

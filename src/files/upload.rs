@@ -6,16 +6,15 @@ use sha2::{Digest, Sha256};
 
 use super::{Files, Scope};
 use crate::{
+    derivative::BoundingBox,
     error::{Error, Kind, Result},
     http::multipart::Form,
     limit::QuotaPermit,
-    media,
+    media::sniff::{SNIFF_BYTES_MAX, content_type, sniff},
     secret::Secret,
-    store::{BoundingBox, BoxFuture, Key, Meta, SECRET_HASH_BYTES, Upload, UploadSize},
+    store::{BoxFuture, Key, Meta, SECRET_HASH_BYTES, Upload, UploadSize},
 };
 
-/// Bytes of a file that its type is recognised by.
-const SNIFF_BYTES: usize = 4096;
 /// Random bytes of a share-secret: 48 characters, as long as the vendor's.
 const SECRET_BYTES: usize = 36;
 
@@ -151,7 +150,7 @@ impl Received {
         self,
         attributes: Attributes<'_>,
     ) -> Result<BoxFuture<'static, Result<Stored>>> {
-        let sniffed = media::sniff::sniff(&self.first_bytes);
+        let sniffed = sniff(&self.first_bytes);
         let (share_secret, secret_hash) = match attributes.restricted {
             true => new_secret().map(|(secret, hash)| (Some(secret), Some(hash)))?,
             false => (None, None),
@@ -165,9 +164,8 @@ impl Received {
             tenant: attributes.scope.tenant.name(),
             dialect: attributes.scope.dialect,
             owner: attributes.owner.to_owned(),
-            content_type: media::sniff::content_type(self.declared_type.as_deref(), sniffed)
-                .into_owned(),
-            sniffed_type: sniffed.mime().map(str::to_owned),
+            content_type: content_type(self.declared_type.as_deref(), sniffed).into_owned(),
+            sniffed_type: sniffed.media_type().map(str::to_owned),
             inline: sniffed.may_be_inline(),
             file_name: self.file_name,
             secret_hash,
@@ -203,7 +201,7 @@ impl Received {
 }
 
 fn keep_first(first_bytes: &mut Vec<u8>, chunk: &[u8]) {
-    let missing = SNIFF_BYTES - first_bytes.len();
+    let missing = SNIFF_BYTES_MAX - first_bytes.len();
     first_bytes.extend_from_slice(&chunk[..chunk.len().min(missing)]);
 }
 

@@ -1,4 +1,4 @@
-//! The table of buckets by tenant, rate class and client, bounded in number.
+//! The rate limiter: a bounded table of token buckets by tenant, rate class and client.
 //!
 //! The caller determines the client's address (`server/`, from trusted proxies only) and calls [`Limiter::sweep`]: this
 //! module has no task. The buckets are lost at a restart.
@@ -13,13 +13,15 @@ use std::{
 use dashmap::{DashMap, mapref::entry::Entry};
 use foldhash::quality::RandomState;
 use ipnet::IpNet;
+use serde::Deserialize;
 
 use super::gcra::{Bucket, Rate};
+use crate::settings::{networks, number};
 
 /// Shards of the table. A sweep holds the write lock of one shard at a time. With 1,000,000 addresses a shard has 4,000
 /// entries, so callers wait for tens of microseconds.
 const SHARDS: usize = 256;
-/// Buckets shared by the addresses that found the table full, for each rate class.
+/// Buckets of each rate class that all further addresses share once the table is full.
 const SHARED_BUCKETS: usize = 4096;
 /// Upper limit of `addresses_max`: about 1 GB.
 const ADDRESSES_LIMIT: usize = 1 << 24;
@@ -27,13 +29,13 @@ const ADDRESSES_LIMIT: usize = 1 << 24;
 /// A class of calls with a rate limit of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RateClass {
-    /// Uploads, their parts, and form POSTs.
+    /// Uploads, parts of uploads, and form POSTs.
     Upload,
     /// Downloads.
     Download,
     /// Thumbnails and other derivatives.
     Thumbnail,
-    /// Every other call.
+    /// All other calls.
     Other,
 }
 
@@ -50,13 +52,15 @@ impl RateClass {
     }
 }
 
-/// The limiter's settings; the rates are the tenants'.
-#[derive(Debug, Clone)]
+/// The limiter's settings, from `[limits]`; the rates are the tenants'.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
 pub struct Config {
-    /// Addresses remembered at once, over all tenants and rate classes; 1 to 16,777,216. Measured: 56 MB for
-    /// 1,000,000.
+    /// Maximum number of buckets, over all tenants and rate classes; 1 to 16,777,216. Measured: 56 MB for 1,000,000.
+    #[serde(deserialize_with = "number::<1, 16_777_216, _, _>")]
     pub addresses_max: usize,
     /// Networks that are exempt: the backend's own servers. The list is searched in order, so it should be short.
+    #[serde(deserialize_with = "networks")]
     pub exempt: Vec<IpNet>,
 }
 
@@ -69,7 +73,7 @@ impl Default for Config {
     }
 }
 
-/// Who is counted together, in 16 bytes:
+/// The key of a bucket, in 16 bytes:
 /// ```text
 /// client  u64   the IPv4 address, or the first 64 bits of the IPv6 address
 /// rest    u64   tenant << 8 | rate class << 1 | 1 if IPv6
@@ -104,8 +108,8 @@ pub struct Limiter {
     /// Number of entries of `buckets`, including those about to be inserted. `DashMap::len` would lock every shard.
     entries: AtomicUsize,
     addresses_max: usize,
-    /// For clients that found the table full: `SHARED_BUCKETS` for each rate class, chosen by hash. They may
-    /// be refused for each other's calls, and are never let through for lack of memory.
+    /// For clients that come when the table is full: `SHARED_BUCKETS` for each rate class, chosen by hash. Such clients
+    /// may be refused for each other's calls. No call is admitted without a bucket.
     shared: Box<[Bucket]>,
     exempt: Vec<IpNet>,
     epoch: Instant,
@@ -197,8 +201,8 @@ impl Limiter {
 
     fn shared_bucket(&self, key: Key, rate_class: RateClass) -> &Bucket {
         let hash = self.buckets.hasher().hash_one(key);
-        let place = (hash % SHARED_BUCKETS as u64) as usize;
-        &self.shared[usize::from(rate_class.index()) * SHARED_BUCKETS + place]
+        let index = (hash % SHARED_BUCKETS as u64) as usize;
+        &self.shared[usize::from(rate_class.index()) * SHARED_BUCKETS + index]
     }
 
     fn since_epoch_ns(&self, now: Instant) -> u64 {
@@ -320,7 +324,7 @@ mod tests {
         assert_eq!(limiter.buckets.len(), 100_000);
         // 150,000 calls into 4,096 buckets of 30.
         assert!(refused >= 150_000 - 30 * SHARED_BUCKETS, "{refused}");
-        // A known address keeps its own bucket; the other rate classes' shared buckets are untouched.
+        // A known address keeps its own bucket. The shared buckets of other rate classes are unchanged.
         assert_eq!(pass(&limiter, (0, RateClass::Download, v4(5)), 40, now), 29);
         assert_eq!(
             pass(&limiter, (0, RateClass::Upload, v4(400_000)), 40, now),
@@ -370,7 +374,7 @@ mod tests {
                 let limiter = &limiter;
                 scope.spawn(move || {
                     for number in 0..1000 {
-                        // Half of them common to all threads, so that inserts race for the same key too.
+                        // Half of the keys are common to all threads, so that inserts of one key race too.
                         let number = if number % 2 == 0 {
                             number
                         } else {

@@ -1,7 +1,7 @@
-//! Chooses the content type of a file: the declared one is a label, kept where the bytes do not contradict it and no
-//! browser would run it.
+//! Chooses the content type of a file. The declared type is kept where the bytes do not contradict it and no browser
+//! would run it.
 //!
-//! Whether a body is inline is not decided here but by its kind, so that a label can never make it run.
+//! Whether a body is inline depends on its kind alone, so that a declared type can never make a browser run it.
 
 use std::borrow::Cow;
 
@@ -11,31 +11,80 @@ use super::{
 };
 
 /// The longest declared content type that is kept, in bytes.
-pub const CONTENT_TYPE_BYTES_MAX: usize = 255;
+pub(super) const CONTENT_TYPE_BYTES_MAX: usize = 255;
 
-/// What a body is called of which nothing is known.
+/// The content type of a file of which nothing is known.
 const OCTET_STREAM: &str = "application/octet-stream";
 
-/// The content type to store: the declared one where it is well-formed and of the sniffed family or the
-/// bytes say nothing; else the sniffed kind's; else `application/octet-stream`. Never `multipart/*`, and never an active type
+/// Application types whose own magic would have been found, and the type that says nothing.
+const DISTINCT: &[&str] = &[
+    OCTET_STREAM,
+    "application/pdf",
+    "application/gzip",
+    "application/x-gzip",
+    "application/x-7z-compressed",
+    "application/vnd.rar",
+    "application/x-rar-compressed",
+    "application/ogg",
+    "application/mp4",
+];
+const ZIP: &[&str] = &[
+    "application/zip",
+    "application/x-zip-compressed",
+    "application/x-zip",
+];
+const OLE: &str = "application/x-ole-storage";
+const SVG: &str = "image/svg+xml";
+/// Types after `video/` or `audio/`.
+const ISO_MEDIA: &[&str] = &[
+    "mp4",
+    "quicktime",
+    "3gpp",
+    "3gpp2",
+    "x-m4v",
+    "m4a",
+    "x-m4a",
+    "m4v",
+    "3gp",
+];
+/// Types after `image/`.
+const ISO_IMAGE: &[&str] = &[
+    "heic",
+    "heif",
+    "heic-sequence",
+    "heif-sequence",
+    "avif",
+    "avif-sequence",
+];
+const EBML: &[&str] = &[
+    "video/webm",
+    "audio/webm",
+    "video/x-matroska",
+    "audio/x-matroska",
+    "video/matroska",
+];
+const OGG: &[&str] = &["audio/ogg", "video/ogg", "application/ogg", "audio/opus"];
+
+/// Returns the content type to store: the declared one where it is well-formed and the bytes do not contradict it,
+/// otherwise that of the kind, otherwise `application/octet-stream`. Never `multipart/*`, and never an active type
 /// (`active_type.rs`).
 ///
-/// The declared value is kept whole, parameters included (RFC 9110 §8.3.1), at most
-/// [`CONTENT_TYPE_BYTES_MAX`] bytes of visible ASCII and spaces.
+/// The declared value is kept with its parameters (RFC 9110 §8.3.1): at most [`CONTENT_TYPE_BYTES_MAX`] bytes of visible
+/// ASCII and spaces.
 pub fn content_type(declared: Option<&str>, sniffed: Sniffed) -> Cow<'_, str> {
     if let Some(declared) = declared
         .map(|value| value.trim_matches([' ', '\t']))
         .filter(|value| is_media_type(value))
     {
         let essence = essence(declared);
-        if !essence.starts_with("multipart/") && of_family(&essence, sniffed) {
+        if !essence.starts_with("multipart/") && is_plausible(&essence, sniffed) {
             return Cow::Borrowed(served_type(declared));
         }
     }
-    Cow::Borrowed(sniffed.mime().map_or(OCTET_STREAM, served_type))
+    Cow::Borrowed(sniffed.media_type().map_or(OCTET_STREAM, served_type))
 }
 
-/// The content type to answer with, of a stored one: older versions kept active types.
+/// Returns the content type to answer with, for a stored one: older versions stored active types.
 pub fn served_type(stored: &str) -> &str {
     if is_active(&essence(stored)) {
         OCTET_STREAM
@@ -44,104 +93,41 @@ pub fn served_type(stored: &str) -> &str {
     }
 }
 
-/// A type in lower case, without its parameters.
+/// The media type in lower case, without its parameters.
 fn essence(content_type: &str) -> String {
     let essence = content_type.split(';').next().unwrap_or_default();
     essence.trim_matches([' ', '\t']).to_ascii_lowercase()
 }
 
-/// Whether a declared type, in lower case and without parameters, may be true of these bytes.
-fn of_family(essence: &str, sniffed: Sniffed) -> bool {
-    let (group, _) = essence.split_once('/').unwrap_or((essence, ""));
-    // Application types whose own magic would have been found, and the one that says nothing.
-    let distinct = || {
-        matches!(
-            essence,
-            "application/octet-stream"
-                | "application/pdf"
-                | "application/gzip"
-                | "application/x-gzip"
-        ) || matches!(
-            essence,
-            "application/x-7z-compressed" | "application/vnd.rar" | "application/x-rar-compressed"
-        ) || matches!(essence, "application/ogg" | "application/mp4")
-    };
-    let is_zip = || {
-        matches!(
-            essence,
-            "application/zip" | "application/x-zip-compressed" | "application/x-zip"
-        )
-    };
+/// Whether a declared type, in lower case and without parameters, may be true of a file of this kind.
+fn is_plausible(essence: &str, sniffed: Sniffed) -> bool {
+    let (group, subtype) = essence.split_once('/').unwrap_or((essence, ""));
+    let is_application = group == "application" && !DISTINCT.contains(&essence);
     let is_markup =
-        || essence.ends_with("+xml") || matches!(essence, "application/xml" | "application/json");
+        essence.ends_with("+xml") || matches!(essence, "application/xml" | "application/json");
     match sniffed.family() {
-        // An SVG would have been found; `<img>` shows one by this label alone, whatever it holds.
-        Family::Unknown => essence != "image/svg+xml",
+        // An SVG would have been recognised. By this type alone, `<img>` would show any file as one.
+        Family::Unknown => essence != SVG,
         Family::Text if group == "application" => {
-            !distinct() && !is_zip() && essence != "application/x-ole-storage"
+            is_application && !ZIP.contains(&essence) && essence != OLE
         }
         Family::Text => {
             matches!(group, "text" | "message" | "model")
-                || essence == "image/svg+xml" && sniffed == Sniffed::Svg
+                || essence == SVG && sniffed == Sniffed::Svg
         }
-        Family::Zip => {
-            group == "application"
-                && !distinct()
-                && !is_markup()
-                && essence != "application/x-ole-storage"
-        }
-        Family::Ole => group == "application" && !distinct() && !is_markup() && !is_zip(),
-        Family::IsoMedia => {
-            let subtype = essence
-                .strip_prefix("video/")
-                .or_else(|| essence.strip_prefix("audio/"));
-            let known = [
-                "mp4",
-                "quicktime",
-                "3gpp",
-                "3gpp2",
-                "x-m4v",
-                "m4a",
-                "x-m4a",
-                "m4v",
-                "3gp",
-            ];
-            subtype.is_some_and(|subtype| known.contains(&subtype))
-        }
-        Family::IsoImage => {
-            let known = [
-                "heic",
-                "heif",
-                "heic-sequence",
-                "heif-sequence",
-                "avif",
-                "avif-sequence",
-            ];
-            essence
-                .strip_prefix("image/")
-                .is_some_and(|subtype| known.contains(&subtype))
-        }
-        Family::Ebml => {
-            matches!(
-                essence,
-                "video/webm"
-                    | "audio/webm"
-                    | "video/x-matroska"
-                    | "audio/x-matroska"
-                    | "video/matroska"
-            )
-        }
-        Family::Ogg => matches!(
-            essence,
-            "audio/ogg" | "video/ogg" | "application/ogg" | "audio/opus"
-        ),
+        Family::Zip => is_application && !is_markup && essence != OLE,
+        Family::Ole => is_application && !is_markup && !ZIP.contains(&essence),
+        Family::IsoMedia => matches!(group, "video" | "audio") && ISO_MEDIA.contains(&subtype),
+        Family::IsoImage => group == "image" && ISO_IMAGE.contains(&subtype),
+        Family::Ebml => EBML.contains(&essence),
+        Family::Ogg => OGG.contains(&essence),
         Family::Image | Family::Audio | Family::Video | Family::Document => {
-            sniffed.mime() == Some(essence)
+            sniffed.media_type() == Some(essence)
         }
     }
 }
 
-/// RFC 9110 §8.3.1: `type "/" subtype *( OWS ";" OWS [ parameter ] )`, in ASCII alone.
+/// Checks the syntax of RFC 9110 §8.3.1: `type "/" subtype *( OWS ";" OWS [ parameter ] )`, ASCII only.
 fn is_media_type(value: &str) -> bool {
     if value.len() > CONTENT_TYPE_BYTES_MAX {
         return false;
@@ -166,25 +152,25 @@ fn is_media_type(value: &str) -> bool {
         if rest.is_empty() || rest.starts_with(';') {
             continue;
         }
-        let Some((name, after)) = rest.split_once('=') else {
-            return false;
-        };
-        let end = match after.strip_prefix('"') {
-            Some(quoted) => match quoted_end(quoted) {
-                Some(end) => end + 1,
-                None => return false,
-            },
-            None => after.find([';', ' ', '\t']).unwrap_or(after.len()),
-        };
-        let is_value = after.starts_with('"') || is_token(&after[..end]);
-        if !is_token(name) || !is_value {
-            return false;
+        match after_parameter(rest) {
+            Some(after) => rest = after,
+            None => return false,
         }
-        rest = &after[end..];
     }
 }
 
-/// The length of a quoted string after its first quote, the last quote included.
+/// The text behind a parameter, `name=value`. `None` where it is malformed.
+fn after_parameter(text: &str) -> Option<&str> {
+    let (name, value) = text.split_once('=')?;
+    let end = match value.strip_prefix('"') {
+        Some(quoted) => quoted_end(quoted)? + 1,
+        None => value.find([';', ' ', '\t']).unwrap_or(value.len()),
+    };
+    let is_value = value.starts_with('"') || is_token(&value[..end]);
+    (is_token(name) && is_value).then_some(&value[end..])
+}
+
+/// The length of a quoted string after its opening quote, the closing quote included.
 fn quoted_end(text: &str) -> Option<usize> {
     let mut escaped = false;
     for (at, byte) in text.bytes().enumerate() {
@@ -199,7 +185,7 @@ fn quoted_end(text: &str) -> Option<usize> {
     None
 }
 
-/// RFC 9110 §5.6.2.
+/// Checks for a token (RFC 9110 §5.6.2).
 fn is_token(text: &str) -> bool {
     let is_tchar = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     !text.is_empty() && text.bytes().all(is_tchar)

@@ -1,120 +1,116 @@
-//! How a picture is decoded to a size, and how much memory that takes, both known from the header alone.
+//! Plans how to decode a picture to a size, and estimates how much memory that takes. Both follow from the header.
 //!
-//! The estimates are upper bounds. `tests/it/thumbnails/memory.rs` holds them against the peak of a real process.
+//! The estimates are upper bounds. `tests/it/thumbnails/memory.rs` compares them with the peak of a real process.
 
 use super::{
     dimensions::{Header, Jpeg},
-    thumbnail::{BoundingBox, Bounds, MediaError, SOURCE_PIXELS, fitted},
+    error::MediaError,
+    limits::{PictureLimits, SOURCE_PIXELS_MIN, UNPACKED_METADATA_BYTES_MAX},
 };
+use crate::derivative::BoundingBox;
 
-/// Encoders, tables, and what the allocator rounds up.
+/// Memory for encoders and tables, and for the rounding of the allocator.
 const BASE_BYTES: u64 = 1 << 20;
-/// Bytes for a pixel of the result once the source is gone: the pixels, turned upright, without alpha, and the encoded
-/// file, whose buffer doubles when it is full.
+/// Bytes per pixel of the result after the source was freed: the pixels, their upright copy, their copy without alpha,
+/// and the encoded file, whose buffer doubles when it is full.
 const FINISHING_PIXEL_BYTES: u64 = 16;
-/// What a decoder may allocate for metadata that is compressed, such as a colour profile.
-pub(super) const UNPACKED_METADATA_BYTES_MAX: u64 = 4 << 20;
 
-/// How a picture becomes one of a size, and what it costs.
+/// How to decode a picture to a size, and what that costs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
     pub(super) header: Header,
-    /// Pixels across of the result, still as stored.
+    /// Width of the result in pixels, before the picture is turned upright.
     pub(super) width: u32,
-    /// Pixels down of the result, still as stored.
+    /// Height of the result in pixels, before the picture is turned upright.
     pub(super) height: u32,
-    /// Pixels that the decoder must give at the least.
-    pub(super) least: (u32, u32),
-    pub(super) way: Way,
+    /// The least width and height that the decoder must produce.
+    pub(super) decoded_min: (u32, u32),
+    pub(super) scale: Scale,
     cost_bytes: u64,
 }
 
-/// Which decoders may be used.
+/// The scale at which a picture is decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
-    /// The whole picture.
-    Whole,
-    /// So many eighths of a JPEG's sides. A picture that this decoder does not take is decoded whole.
-    ReducedOrWhole { eighths: u32 },
-    /// As before, but the whole picture does not fit the memory.
+pub(super) enum Scale {
+    /// The full size.
+    Full,
+    /// This many eighths of a JPEG's sides; the full size where the reducing decoder does not support the picture.
+    ReducedOrFull { eighths: u32 },
+    /// This many eighths of a JPEG's sides. The full size does not fit the memory limit.
     Reduced { eighths: u32 },
 }
 
 impl Plan {
-    /// Plans the decoding of a picture to a size that fits `fit` once upright.
+    /// Plans the decoding of a picture to a size that fits `fit` after it is turned upright.
     ///
     /// # Errors
-    /// [`MediaError::Corrupt`] for a JPEG that is cut off, [`MediaError::TooMuchMemory`].
-    pub fn new(header: &Header, fit: BoundingBox, bounds: &Bounds) -> Result<Self, MediaError> {
+    /// [`MediaError::Corrupt`] for a truncated JPEG, [`MediaError::TooMuchMemory`].
+    pub fn new(
+        header: &Header,
+        fit: BoundingBox,
+        limits: &PictureLimits,
+    ) -> Result<Self, MediaError> {
         header.check_whole()?;
-        let (width, height) = fitted((header.width, header.height), fit, header.orientation);
-        let least = (width * SOURCE_PIXELS, height * SOURCE_PIXELS);
-        let whole = whole_bytes(header, (width, height));
+        let (width, height) = header.fitted(fit);
+        let decoded_min = (width * SOURCE_PIXELS_MIN, height * SOURCE_PIXELS_MIN);
+        let full = full_bytes(header, (width, height));
         let reduced = header.jpeg.as_ref().and_then(|jpeg| {
-            let eighths = eighths(header, jpeg, least)?;
+            let eighths = eighths(header, jpeg, decoded_min)?;
             let bytes = reduced_bytes(header, jpeg, eighths, (width, height));
             Some((eighths, bytes))
         });
-        let fits = |bytes: u64| bytes <= bounds.memory_bytes_max;
-        let (way, cost_bytes) = match reduced {
-            Some((eighths, bytes)) if fits(bytes.max(whole)) => {
-                (Way::ReducedOrWhole { eighths }, bytes.max(whole))
+        let bytes_max = limits.decode_bytes_max;
+        let (scale, cost_bytes) = match reduced {
+            Some((eighths, bytes)) if bytes.max(full) <= bytes_max => {
+                (Scale::ReducedOrFull { eighths }, bytes.max(full))
             }
-            Some((eighths, bytes)) if fits(bytes) => (Way::Reduced { eighths }, bytes),
-            _ => (Way::Whole, whole),
+            Some((eighths, bytes)) if bytes <= bytes_max => (Scale::Reduced { eighths }, bytes),
+            _ => (Scale::Full, full),
         };
-        match fits(cost_bytes) {
-            true => Ok(Self {
-                header: *header,
-                width,
-                height,
-                least,
-                way,
-                cost_bytes,
-            }),
-            false => Err(MediaError::TooMuchMemory {
-                bytes: cost_bytes,
-                bytes_max: bounds.memory_bytes_max,
-            }),
+        if cost_bytes > bytes_max {
+            let bytes = cost_bytes;
+            return Err(MediaError::TooMuchMemory { bytes, bytes_max });
         }
+        Ok(Self {
+            header: *header,
+            width,
+            height,
+            decoded_min,
+            scale,
+            cost_bytes,
+        })
     }
 
-    /// For any number of pixels, whatever it costs.
+    /// A plan for any number of decoded pixels, without the limits.
     #[cfg(test)]
-    pub(super) fn of_least(header: &Header, least: (u32, u32)) -> Self {
+    pub(super) fn of_decoded_min(header: &Header, decoded_min: (u32, u32)) -> Self {
         let jpeg = header.jpeg.as_ref();
-        let way = match jpeg.and_then(|jpeg| eighths(header, jpeg, least)) {
-            Some(eighths) => Way::ReducedOrWhole { eighths },
-            None => Way::Whole,
+        let scale = match jpeg.and_then(|jpeg| eighths(header, jpeg, decoded_min)) {
+            Some(eighths) => Scale::ReducedOrFull { eighths },
+            None => Scale::Full,
         };
         Self {
             header: *header,
             width: header.width,
             height: header.height,
-            least,
-            way,
+            decoded_min,
+            scale,
             cost_bytes: 0,
         }
     }
 
-    /// Bytes of memory at the peak, the source's own among them.
+    /// Bytes of memory at the peak, the file itself included.
     pub fn cost_bytes(&self) -> u64 {
         self.cost_bytes
     }
 
-    /// Bytes that [`super::thumbnail::shrink`] takes, to make a picture for `fit` of the one planned, which is among
-    /// them.
+    /// Bytes of memory that [`super::thumbnail::shrink`] takes to make a picture for `fit` from the planned one, which
+    /// is included.
     pub fn shrink_cost_bytes(&self, fit: BoundingBox) -> u64 {
-        let Header {
-            width,
-            height,
-            orientation,
-            pixel_bytes,
-            ..
-        } = self.header;
+        let pixel_bytes = self.header.pixel_bytes;
         let from = (self.width, self.height);
-        let to = fitted((width, height), fit, orientation);
-        // Pixels with alpha are copied to be multiplied by it.
+        let to = self.header.fitted(fit);
+        // Pixels with alpha are copied before they are multiplied by it.
         2 * pixels(from) * pixel_bytes
             + resizing_bytes(from.1, pixel_bytes, to)
             + pixels(to) * FINISHING_PIXEL_BYTES
@@ -122,13 +118,14 @@ impl Plan {
     }
 }
 
-/// At how many eighths of its sides a JPEG is decoded to have at least the pixels of `least`: the scale that
-/// `jpeg-decoder` chooses. `None` where nothing would be saved, and for CMYK, which it reads in another way than browsers
-/// do.
-pub(super) fn eighths(header: &Header, jpeg: &Jpeg, least: (u32, u32)) -> Option<u32> {
+/// Returns at how many eighths of its sides a JPEG is decoded so that it has at least the pixels of `decoded_min`: the
+/// scale that `jpeg-decoder` chooses. `None` where nothing would be saved, and for CMYK, which that decoder reads
+/// differently from browsers.
+fn eighths(header: &Header, jpeg: &Jpeg, decoded_min: (u32, u32)) -> Option<u32> {
+    let (width_min, height_min) = decoded_min;
     if jpeg.components == 4
-        || header.width < least.0.checked_mul(2)?
-        || header.height < least.1.checked_mul(2)?
+        || header.width < width_min.checked_mul(2)?
+        || header.height < height_min.checked_mul(2)?
     {
         return None;
     }
@@ -138,12 +135,12 @@ pub(super) fn eighths(header: &Header, jpeg: &Jpeg, least: (u32, u32)) -> Option
             let (width, height) = scaled(header, eighths);
             (width, height, eighths)
         })
-        .find(|(width, height, _)| *width >= least.0 || *height >= least.1)?;
-    // The decoder asks for one side to be large enough; the other one may be short by its rounding alone.
-    (width * 16 >= least.0 * 15 && height * 16 >= least.1 * 15).then_some(eighths)
+        .find(|(width, height, _)| *width >= width_min || *height >= height_min)?;
+    // The decoder requires only one side to be large enough; the other may be smaller by its rounding.
+    (width * 16 >= width_min * 15 && height * 16 >= height_min * 15).then_some(eighths)
 }
 
-/// The sides of a JPEG that is decoded at so many eighths.
+/// Width and height of a JPEG decoded at this many eighths.
 pub(super) fn scaled(header: &Header, eighths: u32) -> (u32, u32) {
     (
         (header.width * eighths).div_ceil(8),
@@ -151,9 +148,9 @@ pub(super) fn scaled(header: &Header, eighths: u32) -> (u32, u32) {
     )
 }
 
-/// Of a picture that is decoded whole. The allocator returns what the decoder has freed a little later, so that the
-/// resizer's memory comes on top of it.
-fn whole_bytes(header: &Header, result: (u32, u32)) -> u64 {
+/// The cost of decoding at full size. The allocator returns the memory that the decoder frees with a delay, so the
+/// resizer's memory is added to it.
+fn full_bytes(header: &Header, result: (u32, u32)) -> u64 {
     let resizing = resizing_bytes(header.height, header.pixel_bytes, result);
     with_base(
         header,
@@ -162,8 +159,8 @@ fn whole_bytes(header: &Header, result: (u32, u32)) -> u64 {
     )
 }
 
-/// Of a JPEG that `jpeg-decoder` reads at a scale. It reads coefficients faster than its other threads transform them,
-/// so that in the worst case all of them wait; those of a progressive picture are there twice.
+/// The cost of a JPEG that `jpeg-decoder` decodes at a scale. It reads coefficients faster than its other threads
+/// transform them, so in the worst case all of them are in memory; those of a progressive picture are there twice.
 fn reduced_bytes(header: &Header, jpeg: &Jpeg, eighths: u32, result: (u32, u32)) -> u64 {
     let output = scaled(header, eighths);
     let copies = if jpeg.is_progressive { 2 } else { 1 };
@@ -178,7 +175,7 @@ fn reduced_bytes(header: &Header, jpeg: &Jpeg, eighths: u32, result: (u32, u32))
 fn with_base(header: &Header, working_bytes: u64, result: (u32, u32)) -> u64 {
     let unpacked = match header.metadata_bytes {
         0 => 0,
-        // Kept in buffers that double, so that the old one is there as well.
+        // Metadata is kept in a buffer that doubles: the old one is in memory while the new one is filled.
         bytes => 2 * bytes + UNPACKED_METADATA_BYTES_MAX.min(bytes.saturating_mul(1024)),
     };
     working_bytes
@@ -188,7 +185,7 @@ fn with_base(header: &Header, working_bytes: u64, result: (u32, u32)) -> u64 {
         .saturating_add(BASE_BYTES)
 }
 
-/// The resizer goes across first: rows of the result's width, as many as the source has.
+/// The resizer works horizontally first: its intermediate picture has the result's width and the source's rows.
 fn resizing_bytes(rows: u32, pixel_bytes: u64, to: (u32, u32)) -> u64 {
     (pixels((to.0, rows)) + pixels(to)).saturating_mul(pixel_bytes)
 }

@@ -1,7 +1,7 @@
-//! From a file's bytes to eight-bit pixels, by the decoder that the magic names.
+//! Decodes a file to eight-bit pixels, with the decoder for its kind.
 //!
-//! The header was checked before. The decoders are told the same limits once more, and what they read must agree with
-//! it. Only the first frame of an animation is decoded. Colour profiles are ignored.
+//! The header was checked before. The decoders get the same limits again, and the size that they read must agree with
+//! the header. Only the first frame of an animation is decoded. Colour profiles are ignored.
 
 use std::io::Cursor;
 
@@ -17,13 +17,14 @@ use zune_jpeg::{
 };
 
 use super::{
-    cost::{Plan, UNPACKED_METADATA_BYTES_MAX, Way, scaled},
+    cost::{Plan, Scale, scaled},
     dimensions::Header,
-    sniff::Sniffed,
-    thumbnail::MediaError,
+    error::MediaError,
+    kind::Sniffed,
+    limits::UNPACKED_METADATA_BYTES_MAX,
 };
 
-/// A decoded picture: rows without padding, one byte for a channel, alpha not multiplied in.
+/// A decoded picture: rows without padding, one byte per channel, colours not multiplied by alpha.
 #[derive(Clone)]
 pub(super) struct Pixels {
     pub(super) width: u32,
@@ -31,29 +32,29 @@ pub(super) struct Pixels {
     pub(super) bytes: Vec<u8>,
     /// `U8`, `U8x2`, `U8x3` or `U8x4`: grey, grey with alpha, RGB, RGBA.
     pub(super) layout: PixelType,
-    /// How far the picture reaches, in these pixels: of one that was decoded smaller, the last row and column
-    /// may lie partly outside.
-    pub(super) reach: (f64, f64),
+    /// Width and height of the picture in these pixels. The last column and row of a picture that was decoded at a
+    /// smaller scale may lie partly outside of it.
+    pub(super) extent: (f64, f64),
 }
 
 /// Decodes the first picture of `source` as planned from its header.
 ///
 /// # Errors
-/// [`MediaError::Corrupt`], [`MediaError::UnsupportedImage`], [`MediaError::TooManyPixels`];
-/// [`MediaError::TooMuchMemory`] where the reduced picture cannot be decoded and the whole one does not fit.
+/// [`MediaError::Corrupt`], also where a large JPEG cannot be decoded at the planned scale and the full size does not
+/// fit the memory limit; [`MediaError::UnsupportedImage`].
 pub(super) fn decode(source: &[u8], plan: &Plan) -> Result<Pixels, MediaError> {
     let reader = Cursor::new(source);
     let header = &plan.header;
     match header.kind {
-        Sniffed::Jpeg => match plan.way {
-            Way::Whole => jpeg(source, header),
-            Way::ReducedOrWhole { eighths } => match reduced_jpeg(source, plan, eighths) {
+        Sniffed::Jpeg => match plan.scale {
+            Scale::Full => jpeg(source, header),
+            Scale::ReducedOrFull { eighths } => match reduced_jpeg(source, plan, eighths) {
                 Some(pixels) => Ok(pixels),
                 None => jpeg(source, header),
             },
-            Way::Reduced { eighths } => {
+            Scale::Reduced { eighths } => {
                 let pixels = reduced_jpeg(source, plan, eighths);
-                pixels.ok_or_else(|| MediaError::corrupt("a large JPEG that is damaged or unusual"))
+                pixels.ok_or_else(|| MediaError::corrupt("a large JPEG is damaged or unusual"))
             }
         },
         Sniffed::Png => with_image(PngDecoder::with_limits(reader, png_limits(header)), header),
@@ -64,8 +65,8 @@ pub(super) fn decode(source: &[u8], plan: &Plan) -> Result<Pixels, MediaError> {
     }
 }
 
-/// `png` counts what it allocates itself against this, so neither the output nor, above all, much more than that of
-/// metadata that is compressed: 10 KB may claim to be a colour profile of 10 MB.
+/// `png` counts its own allocations against this limit, but not the output. Above all, it limits compressed metadata:
+/// 10 KB can unpack to a colour profile of 10 MB.
 fn png_limits(header: &Header) -> Limits {
     let mut limits = limits(header);
     let row_bytes = u64::from(header.width) * 64;
@@ -82,11 +83,15 @@ fn limits(header: &Header) -> Limits {
     limits
 }
 
-/// A large JPEG by its lowest frequencies (decision 0012): an inverse DCT of 1, 2 or 4 points for each 8. `None` for all
-/// that this decoder does not read as a plain grey or YCbCr picture, damage included: then the other one says what it
-/// is.
+/// Decodes a large JPEG by its lowest frequencies (decision 0012): an inverse DCT of 1, 2 or 4 points for each 8. `None`
+/// for every picture that this decoder does not read as plain grey or YCbCr, damaged ones included: then the result of
+/// the other decoder counts.
 fn reduced_jpeg(source: &[u8], plan: &Plan, eighths: u32) -> Option<Pixels> {
-    let Plan { header, least, .. } = plan;
+    let Plan {
+        header,
+        decoded_min,
+        ..
+    } = plan;
     let side = |side: u32| u16::try_from(side).ok();
     let (width, height) = (header.width, header.height);
     let (small_width, small_height) = scaled(header, eighths);
@@ -103,7 +108,9 @@ fn reduced_jpeg(source: &[u8], plan: &Plan, eighths: u32) -> Option<Pixels> {
     };
     let length = pixel_bytes(small_width, small_height, layout).ok()?;
     decoder.set_max_decoding_buffer_size(length);
-    let chosen = decoder.scale(side(least.0)?, side(least.1)?).ok()?;
+    let chosen = decoder
+        .scale(side(decoded_min.0)?, side(decoded_min.1)?)
+        .ok()?;
     if chosen != (side(small_width)?, side(small_height)?) {
         return None;
     }
@@ -113,15 +120,15 @@ fn reduced_jpeg(source: &[u8], plan: &Plan, eighths: u32) -> Option<Pixels> {
         height: small_height,
         bytes,
         layout,
-        reach: (
+        extent: (
             f64::from(width * eighths) / 8.0,
             f64::from(height * eighths) / 8.0,
         ),
     })
 }
 
-/// Lenient about damage inside a complete file, as browsers are; that the file is complete, the header's
-/// walk has seen. CMYK is taken for inverted with Adobe's marker and without, as browsers do.
+/// Decodes a JPEG at full size. Damage inside a complete file is tolerated, as in browsers; [`Header::check_whole`] has
+/// checked that the file is complete. CMYK is read as inverted with and without Adobe's marker, as in browsers.
 fn jpeg(source: &[u8], header: &Header) -> Result<Pixels, MediaError> {
     let (color, layout) = match header.pixel_bytes {
         1 => (ColorSpace::Luma, PixelType::U8),
@@ -135,7 +142,7 @@ fn jpeg(source: &[u8], header: &Header) -> Result<Pixels, MediaError> {
     let mut decoder = JpegDecoder::new_with_options(ZCursor::new(source), options);
     decoder.decode_headers().map_err(from_zune)?;
     if decoder.dimensions() != Some((header.width as usize, header.height as usize)) {
-        return Err(MediaError::corrupt("a JPEG frame that is not the first"));
+        return Err(MediaError::corrupt("the JPEG has a second frame header"));
     }
     let length = pixel_bytes(header.width, header.height, layout)?;
     if decoder.output_buffer_size() != Some(length) {
@@ -148,7 +155,7 @@ fn jpeg(source: &[u8], header: &Header) -> Result<Pixels, MediaError> {
         height: header.height,
         bytes,
         layout,
-        reach: (header.width.into(), header.height.into()),
+        extent: (header.width.into(), header.height.into()),
     })
 }
 
@@ -160,7 +167,9 @@ fn with_image(
     decoder.set_limits(limits(header)).map_err(from_image)?;
     let (width, height) = decoder.dimensions();
     if (width, height) != (header.width, header.height) {
-        return Err(MediaError::corrupt("two headers that disagree"));
+        return Err(MediaError::corrupt(
+            "the decoder read another size than the header",
+        ));
     }
     let (layout, is_deep) = match decoder.color_type() {
         ColorType::L8 => (PixelType::U8, false),
@@ -187,11 +196,11 @@ fn with_image(
         height,
         bytes,
         layout,
-        reach: (width.into(), height.into()),
+        extent: (width.into(), height.into()),
     })
 }
 
-/// Sixteen bits to eight in place, rounded: a second buffer would cost half as much again.
+/// Reduces 16-bit channels to 8 bits in place, rounded: a second buffer would cost half as much memory again.
 fn halve(bytes: &mut Vec<u8>) {
     let length = bytes.len() / 2;
     for at in 0..length {
@@ -203,7 +212,7 @@ fn halve(bytes: &mut Vec<u8>) {
 
 fn pixel_bytes(width: u32, height: u32, layout: PixelType) -> Result<usize, MediaError> {
     let bytes = u64::from(width) * u64::from(height) * layout.size() as u64;
-    // Twice the length must be a `usize` too; the pixel limit keeps far below on 64 bits.
+    // Twice the length must fit a `usize` as well. On 64 bits the pixel limit is far below that.
     usize::try_from(bytes * 2)
         .map(|twice| twice / 2)
         .map_err(MediaError::corrupt)

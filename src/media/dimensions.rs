@@ -1,16 +1,19 @@
-//! What a picture's header claims, read before anything is allocated.
+//! Reads a picture's header: its size, its orientation, and what decides how much memory a decoder takes.
 //!
-//! One pass over the structure of the file (segments, chunks, blocks), through a small window. Pixel data is looked
-//! at only to find the markers of a JPEG. What is read here bounds the decoders, so every size that a decoder may
-//! take from the file counts: the canvas, the first frame, the bitstream inside a container, the passes over them.
+//! One pass over the structure of the file (segments, chunks, blocks), through a small buffer, before anything is
+//! allocated. Pixel data is read only to find the markers of a JPEG. The result limits the decoders, so every size that
+//! a decoder may take from the file counts: the canvas, the first frame, the bitstream inside a container, the passes
+//! over them.
 
 use image::metadata::Orientation;
 
 use super::{
+    error::MediaError,
+    limits::{PIXELS_HARD_MAX, PictureLimits, SCANNED_PER_PIXEL_MAX},
     sniff::{SNIFF_BYTES_MAX, Sniffed, sniff},
-    thumbnail::{Bounds, MediaError},
-    window::{ReadAt, WINDOW_BYTES, Window},
+    window::{ReadAt, Window},
 };
+use crate::derivative::BoundingBox;
 
 mod bits;
 mod jpeg;
@@ -20,67 +23,90 @@ mod webp;
 pub(super) use jpeg::Jpeg;
 use vp8l::Stream;
 
-/// More pixels than this are refused whatever the configuration says: some decoders count bytes in 32 bits.
-const PIXELS_HARD_MAX: u64 = 1 << 28;
-
-/// How often a JPEG's scans may pass over as many samples as the largest picture has pixels. libjpeg's usual ten scans
-/// read 8 samples per pixel where chroma is halved, and 14 where it is whole; of those, none with more than 45
-/// megapixels fits the default memory budget. 32 scans of 8000 × 8000 pixels, in 380 KB, cost 4 s of CPU.
-const SCANNED_PER_PIXEL_MAX: u64 = 10;
-
-/// A picture by its header. Does not refer to the file, so it can be kept.
+/// What the header of a picture says. It holds no reference to the file, so it can be cached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
     pub(super) kind: Sniffed,
-    /// Pixels across, as stored: orientation is not applied.
+    /// Width in pixels before the picture is turned upright.
     pub(super) width: u32,
-    /// Pixels down, as stored.
+    /// Height in pixels before the picture is turned upright.
     pub(super) height: u32,
     /// The most pixels that any part of the file makes a decoder allocate.
     pub(super) pixels: u64,
     /// Bytes of the file.
     pub(super) file_bytes: u64,
-    /// Bytes of metadata that a decoder may keep beside the pixels.
+    /// Bytes of metadata that a decoder may keep in addition to the pixels.
     pub(super) metadata_bytes: u64,
-    /// Bytes that a decoder of the whole picture holds at its peak, its output included.
+    /// Bytes that a decoder at full size holds at its peak, its output included.
     pub(super) decoder_bytes: u64,
     /// Bytes of one decoded pixel.
     pub(super) pixel_bytes: u64,
     /// How to turn the picture upright.
     pub(super) orientation: Orientation,
+    /// Set for a JPEG only.
     pub(super) jpeg: Option<Jpeg>,
-    /// A lossless bitstream whose prefix codes are not among `decoder_bytes` yet.
+    /// A lossless WebP bitstream whose prefix codes are not counted in `decoder_bytes` yet.
     unmeasured: Option<Stream>,
 }
 
 impl Header {
-    /// Bytes of memory that [`Header::measure`] takes: the window, one group of prefix codes, and what the allocator
-    /// rounds up.
+    /// A picture that has nothing but a canvas.
+    fn new(
+        kind: Sniffed,
+        file: &Window<'_>,
+        (width, height): (u32, u32),
+        pixel_bytes: u64,
+    ) -> Self {
+        let pixels = u64::from(width) * u64::from(height);
+        Self {
+            kind,
+            width,
+            height,
+            pixels,
+            file_bytes: file.size(),
+            metadata_bytes: 0,
+            decoder_bytes: pixels.saturating_mul(pixel_bytes),
+            pixel_bytes,
+            orientation: Orientation::NoTransforms,
+            jpeg: None,
+            unmeasured: None,
+        }
+    }
+
+    /// Bytes of memory that [`Header::measure`] takes: the window, one group of prefix codes, and the rounding of the
+    /// allocator.
     pub const MEASURE_BYTES: u64 = 256 << 10;
 
-    /// Reads the header of a picture of one of the five decodable formats. Blocking where the source is.
+    /// Reads the whole header of a file whose kind is not known. Blocking where the source is.
     ///
     /// # Errors
     /// As [`Header::read_outline`] and [`Header::measure`].
-    pub fn read(source: &dyn ReadAt, bounds: &Bounds) -> Result<Self, MediaError> {
-        Self::read_outline(source, bounds)?.measure(source, bounds)
+    pub fn read(source: &dyn ReadAt, limits: &PictureLimits) -> Result<Self, MediaError> {
+        let mut start = vec![0; source.size().min(SNIFF_BYTES_MAX as u64) as usize];
+        let read = source.read_exact_at(0, &mut start);
+        read.map_err(MediaError::Unreadable)?;
+        Self::read_outline(source, sniff(&start), limits)?.measure(source, limits)
     }
 
-    /// Reads what costs little CPU, milliseconds at most. Before a plan is made, [`Header::measure`] reads the rest.
+    /// Reads the part of the header that costs milliseconds of CPU at most. Before a plan is made,
+    /// [`Header::measure`] reads the rest. Blocking where the source is.
     ///
     /// # Errors
-    /// [`MediaError::NotAnImage`], [`MediaError::UnsupportedImage`] for kinds and codings that are not decoded,
-    /// [`MediaError::Corrupt`] where the structure breaks off before the size or a side is zero, [`MediaError::TooManyPixels`] and
-    /// [`MediaError::TooManyScans`] by the bounds, [`MediaError::Unreadable`] where the disk fails.
-    pub fn read_outline(source: &dyn ReadAt, bounds: &Bounds) -> Result<Self, MediaError> {
+    /// [`MediaError::NotAnImage`]; [`MediaError::UnsupportedImage`] for kinds and codings that are not decoded;
+    /// [`MediaError::Corrupt`] where the structure ends before the size, or a side is zero;
+    /// [`MediaError::TooManyPixels`] and [`MediaError::TooManyScans`]; [`MediaError::Unreadable`] where the disk fails.
+    pub fn read_outline(
+        source: &dyn ReadAt,
+        kind: Sniffed,
+        limits: &PictureLimits,
+    ) -> Result<Self, MediaError> {
         let mut file = Window::new(source);
-        let kind = sniff(file.get_some(0, SNIFF_BYTES_MAX).unwrap_or_default());
         let header = parse(&mut file, kind);
         if let Some(failure) = file.into_failure() {
             return Err(MediaError::Unreadable(failure));
         }
         let header = header?;
-        header.check(bounds)?;
+        header.check(limits)?;
         Ok(header)
     }
 
@@ -89,29 +115,55 @@ impl Header {
         self.unmeasured.is_none()
     }
 
-    /// Reads what of the bitstream decides how much memory the decoder takes: the prefix codes of a lossless WebP.
-    /// Half a second of CPU in the worst case, so it belongs behind a bounded queue, with [`Header::MEASURE_BYTES`].
+    /// Reads the prefix codes of a lossless WebP, which decide how much memory its decoder takes. This takes half a
+    /// second of CPU in the worst case: call it from a bounded queue, with [`Header::MEASURE_BYTES`]. Blocking where the
+    /// source is.
     ///
     /// # Errors
     /// [`MediaError::Corrupt`] where the bitstream is damaged, [`MediaError::Unreadable`] where the disk fails.
-    pub fn measure(&self, source: &dyn ReadAt, bounds: &Bounds) -> Result<Self, MediaError> {
+    pub fn measure(&self, source: &dyn ReadAt, limits: &PictureLimits) -> Result<Self, MediaError> {
         let Some(stream) = &self.unmeasured else {
             return Ok(*self);
         };
         let mut file = Window::new(source);
-        let measured = webp::measure(&mut file, self, stream, bounds.memory_bytes_max);
+        let measured = webp::measure(&mut file, self, stream, limits.decode_bytes_max);
         match file.into_failure() {
             Some(failure) => Err(MediaError::Unreadable(failure)),
             None => measured,
         }
     }
 
-    /// Pixels of the picture as a client would see it.
+    /// Pixels of the canvas, which is the picture that a client would see.
     pub fn pixels(&self) -> u64 {
         u64::from(self.width) * u64::from(self.height)
     }
 
-    /// Refuses what is known to be cut off, and what was not measured, so that its cost is unknown.
+    /// The largest size in which the picture fits the box after it is turned upright, and no larger than the picture.
+    /// Width and height are those before it is turned: turning the box instead is cheaper.
+    pub(super) fn fitted(&self, fit: BoundingBox) -> (u32, u32) {
+        let (mut box_width, mut box_height) = (u32::from(fit.width()), u32::from(fit.height()));
+        if swaps_sides(self.orientation) {
+            (box_width, box_height) = (box_height, box_width);
+        }
+        let (width, height) = (self.width, self.height);
+        if width <= box_width && height <= box_height {
+            return (width, height);
+        }
+        // One side of the box limits the picture. The other side follows from the proportions, rounded.
+        let scaled = |side: u32, bound: u32, by: u32| {
+            let side = (u64::from(side) * u64::from(bound) + u64::from(by) / 2) / u64::from(by);
+            u32::try_from(side)
+                .unwrap_or(BoundingBox::SIDE_MAX.into())
+                .max(1)
+        };
+        if u64::from(width) * u64::from(box_height) >= u64::from(height) * u64::from(box_width) {
+            (box_width, scaled(height, box_width, width))
+        } else {
+            (scaled(width, box_height, height), box_height)
+        }
+    }
+
+    /// Refuses a truncated JPEG, and a picture that was not measured, since its cost is unknown.
     pub(super) fn check_whole(&self) -> Result<(), MediaError> {
         if self.jpeg.is_some_and(|jpeg| !jpeg.is_whole) {
             return Err(truncated("JPEG"));
@@ -122,25 +174,30 @@ impl Header {
         }
     }
 
-    fn check(&self, bounds: &Bounds) -> Result<(), MediaError> {
-        let (pixels, pixels_max) = (self.pixels, bounds.pixels_max.min(PIXELS_HARD_MAX));
+    fn check(&self, limits: &PictureLimits) -> Result<(), MediaError> {
+        let (pixels, pixels_max) = (self.pixels, limits.pixels_max.min(PIXELS_HARD_MAX));
         if pixels > pixels_max {
             return Err(MediaError::TooManyPixels { pixels, pixels_max });
         }
-        let Some(jpeg) = &self.jpeg else {
-            return Ok(());
-        };
-        let (samples, samples_max) = (
-            jpeg.scanned_samples,
-            pixels_max.saturating_mul(SCANNED_PER_PIXEL_MAX),
-        );
-        if samples > samples_max {
-            return Err(MediaError::TooManyScans {
+        let samples_max = pixels_max.saturating_mul(SCANNED_PER_PIXEL_MAX);
+        match self.jpeg.map_or(0, |jpeg| jpeg.scanned_samples) {
+            samples if samples > samples_max => Err(MediaError::TooManyScans {
                 samples,
                 samples_max,
-            });
+            }),
+            _ => Ok(()),
         }
-        Ok(())
+    }
+}
+
+fn swaps_sides(orientation: Orientation) -> bool {
+    use Orientation::{
+        FlipHorizontal, FlipVertical, NoTransforms, Rotate90, Rotate90FlipH, Rotate180, Rotate270,
+        Rotate270FlipH,
+    };
+    match orientation {
+        Rotate90 | Rotate270 | Rotate90FlipH | Rotate270FlipH => true,
+        NoTransforms | Rotate180 | FlipHorizontal | FlipVertical => false,
     }
 }
 
@@ -155,24 +212,22 @@ fn parse(file: &mut Window<'_>, kind: Sniffed) -> Result<Header, MediaError> {
         _ => return Err(MediaError::NotAnImage),
     };
     if header.width == 0 || header.height == 0 {
-        return Err(MediaError::corrupt("a side of zero pixels"));
+        return Err(MediaError::corrupt("the width or the height is 0"));
     }
     Ok(header)
 }
 
 fn truncated(format: &str) -> MediaError {
-    MediaError::corrupt(format!(
-        "the {format} is cut off or its structure is damaged"
-    ))
+    MediaError::corrupt(format!("the {format} is truncated or damaged"))
 }
 
-/// The orientation in a TIFF structure; a larger one than the window is cut off, its first directory is not.
+/// The orientation in a TIFF structure. One that is larger than the window is cut off, but its first directory is not.
 fn orientation(tiff: Option<&[u8]>) -> Orientation {
     tiff.and_then(Orientation::from_exif_chunk)
         .unwrap_or(Orientation::NoTransforms)
 }
 
-/// PNG (third edition) §5: IHDR first; then chunks up to the first of the data.
+/// PNG (third edition) §5: IHDR comes first. Reads the chunks before the first one with pixel data.
 fn png(file: &mut Window<'_>) -> Option<Header> {
     if file.get(12, 4)? != b"IHDR" {
         return None;
@@ -189,8 +244,7 @@ fn png(file: &mut Window<'_>) -> Option<Header> {
             b"IHDR" => {}
             b"tRNS" => has_trns = true,
             b"eXIf" => {
-                let chunk = file.get_some(at + 8, usize::try_from(length).ok()?);
-                turned = orientation(chunk);
+                turned = orientation(file.get_some(at + 8, usize::try_from(length).ok()?));
                 metadata_bytes += length;
             }
             _ => metadata_bytes += length,
@@ -203,92 +257,76 @@ fn png(file: &mut Window<'_>) -> Option<Header> {
         4 => 2,
         _ => 4,
     } + u64::from(has_trns);
-    let pixels = u64::from(width) * u64::from(height);
     let pixel_bytes = channels * if depth == 16 { 2 } else { 1 };
+    let header = Header::new(Sniffed::Png, file, (width, height), pixel_bytes);
     // Filtered rows beside the output, and those of an interlaced pass.
     let row_bytes = u64::from(width) * 8;
     Some(Header {
-        kind: Sniffed::Png,
-        width,
-        height,
-        pixels,
-        file_bytes: file.size(),
         metadata_bytes: metadata_bytes.min(file.size()),
-        decoder_bytes: pixels
-            .saturating_mul(pixel_bytes)
-            .saturating_add(8 * row_bytes),
-        pixel_bytes,
+        decoder_bytes: header.decoder_bytes.saturating_add(8 * row_bytes),
         orientation: turned,
-        jpeg: None,
-        unmeasured: None,
+        ..header
     })
 }
 
 /// Copies of a GIF's extensions in memory while the buffer that holds them grows.
 const EXTENSION_COPIES: u64 = 3;
 
-/// GIF89a §18–20: the canvas, and the first frame, which may be larger than it.
+/// GIF89a §18–20: the canvas, and the first frame, which may be larger.
 fn gif(file: &mut Window<'_>) -> Option<Header> {
     let (width, height) = (u32::from(file.u16_le(6)?), u32::from(file.u16_le(8)?));
-    let table_bytes = |flags: u8| match flags & 0x80 {
-        0 => 0,
-        _ => 3_u64 << ((flags & 7) + 1),
+    let table_bytes = match file.byte(10)? {
+        flags if flags & 0x80 == 0 => 0,
+        flags => 3_u64 << ((flags & 7) + 1),
     };
-    let mut at = 13 + table_bytes(file.byte(10)?);
-    // Pixels of the frame, and whether its rows are whole rows of the canvas.
-    let frame = |file: &mut Window<'_>, at: u64| {
-        let (left, top) = (file.u16_le(at)?, u32::from(file.u16_le(at + 2)?));
-        let (across, down) = (
-            u32::from(file.u16_le(at + 4)?),
-            u32::from(file.u16_le(at + 6)?),
-        );
-        let fills_rows = left == 0 && across == width && top + down <= height;
-        Some((u64::from(across) * u64::from(down), fills_rows))
-    };
-    let mut extension_bytes = 0_u64;
-    let (frame_pixels, fills_rows) = loop {
+    let mut at = 13 + table_bytes;
+    let mut extension_bytes = 0;
+    loop {
         match file.byte(at)? {
-            0x2c => break frame(file, at + 1)?,
+            0x2c => break,
             0x21 => {
-                at += 2;
-                loop {
-                    let length = u64::from(file.byte(at)?);
-                    at += 1 + length;
-                    extension_bytes += 1 + length;
-                    if length == 0 {
-                        break;
-                    }
-                }
+                let end = gif_extension_end(file, at + 2)?;
+                extension_bytes += end - (at + 2);
+                at = end;
             }
-            // Padding between blocks occurs, and decoders pass over it.
+            // Padding between blocks occurs, and decoders skip it.
             0 => at += 1,
             _ => return None,
         }
-    };
-    let canvas = u64::from(width) * u64::from(height);
+    }
+    let (left, top) = (file.u16_le(at + 1)?, u32::from(file.u16_le(at + 3)?));
+    let across = u32::from(file.u16_le(at + 5)?);
+    let down = u32::from(file.u16_le(at + 7)?);
+    let frame_pixels = u64::from(across) * u64::from(down);
+    // Whether the rows of the frame are whole rows of the canvas.
+    let fills_rows = left == 0 && across == width && top + down <= height;
+    let header = Header::new(Sniffed::Gif, file, (width, height), 4);
     Some(Header {
-        kind: Sniffed::Gif,
-        width,
-        height,
-        pixels: canvas.max(frame_pixels),
-        file_bytes: file.size(),
-        metadata_bytes: 0,
-        // The canvas and, where its rows are not the frame's, the frame, both RGBA; the frame's palette indices; what
-        // extensions hold, in a buffer that doubles.
-        decoder_bytes: 4 * canvas
+        pixels: header.pixels.max(frame_pixels),
+        // The canvas as RGBA; the palette indices of the frame; the frame as RGBA where its rows are not the canvas's;
+        // the extensions, in a buffer that doubles.
+        decoder_bytes: header.decoder_bytes
             + frame_pixels * if fills_rows { 1 } else { 5 }
             + EXTENSION_COPIES * extension_bytes,
-        pixel_bytes: 4,
-        orientation: Orientation::NoTransforms,
-        jpeg: None,
-        unmeasured: None,
+        ..header
     })
 }
 
-/// The bitmap's second header: 16-bit sides in the oldest, signed 32-bit ones (a negative height is
-/// top-down) in all others.
+/// The end of the sub-blocks that begin at `at`.
+fn gif_extension_end(file: &mut Window<'_>, mut at: u64) -> Option<u64> {
+    loop {
+        let length = u64::from(file.byte(at)?);
+        at += 1 + length;
+        if length == 0 {
+            return Some(at);
+        }
+    }
+}
+
+/// The second header of a bitmap: the oldest has 16-bit sides, all others signed 32-bit ones (a negative height means
+/// that the rows begin at the top).
 fn bmp(file: &mut Window<'_>) -> Option<Header> {
-    let (width, height) = if file.u32_le(14)? == 12 {
+    let size = if file.u32_le(14)? == 12 {
         (u32::from(file.u16_le(18)?), u32::from(file.u16_le(20)?))
     } else {
         (
@@ -296,18 +334,5 @@ fn bmp(file: &mut Window<'_>) -> Option<Header> {
             file.u32_le(22)?.cast_signed().unsigned_abs(),
         )
     };
-    let pixels = u64::from(width) * u64::from(height);
-    Some(Header {
-        kind: Sniffed::Bmp,
-        width,
-        height,
-        pixels,
-        file_bytes: file.size(),
-        metadata_bytes: 0,
-        decoder_bytes: pixels.saturating_mul(4),
-        pixel_bytes: 4,
-        orientation: Orientation::NoTransforms,
-        jpeg: None,
-        unmeasured: None,
-    })
+    Some(Header::new(Sniffed::Bmp, file, size, 4))
 }

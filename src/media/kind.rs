@@ -1,210 +1,151 @@
-//! The kinds of files that are told apart, and what may be done with each.
+//! The kinds of files that the server tells apart, and what may be done with each.
 //!
-//! How a kind is told stands in `sniff.rs`. The kind alone decides whether a body may be shown inline and
-//! which decoder sees it.
+//! A kind is found by `sniff.rs`. The kind alone decides whether a body may be shown inline, and which decoder reads it.
 
-/// The kind of a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Sniffed {
-    /// JFIF, Exif and plain JPEG.
-    Jpeg,
-    /// PNG and APNG.
-    Png,
-    /// GIF87a and GIF89a.
-    Gif,
-    /// WebP in all its forms.
-    Webp,
-    /// A Windows bitmap with its file header.
-    Bmp,
-    /// TIFF and what builds on it (DNG, NEF).
-    Tiff,
-    /// HEIC and HEIF by their ISO-BMFF brands.
-    Heif,
-    /// AVIF by its ISO-BMFF brands.
-    Avif,
-    /// A Windows icon.
-    Ico,
-    /// AMR narrow-band (RFC 4867 §5).
-    AmrNb,
-    /// AMR wide-band (RFC 4867 §5).
-    AmrWb,
-    /// MPEG layer II or III audio, with or without an ID3 tag.
-    Mp3,
-    /// Ogg without Theora: Vorbis, Opus, Speex.
-    OggAudio,
-    /// Ogg with Theora.
-    OggVideo,
-    /// RIFF WAVE.
-    Wav,
-    /// FLAC.
-    Flac,
-    /// MPEG-4 audio by its ISO-BMFF brands.
-    M4a,
-    /// AAC in ADTS frames.
-    Aac,
-    /// MPEG-4 by its ISO-BMFF brands.
-    Mp4,
-    /// QuickTime.
-    Mov,
-    /// 3GPP and 3GPP2.
-    ThreeGp,
-    /// WebM (EBML with the document type `webm`).
-    Webm,
-    /// Matroska.
-    Mkv,
-    /// RIFF AVI.
-    Avi,
-    /// PDF.
-    Pdf,
-    /// ZIP and all that is one: OOXML, ODF, EPUB, APK, JAR.
-    Zip,
-    /// Compound File Binary: the old office formats.
-    Ole,
-    /// gzip.
-    Gzip,
-    /// 7z.
-    SevenZip,
-    /// RAR 1.5 and later.
-    Rar,
-    /// HTML: text that browsers would run.
-    Html,
-    /// SVG: text that browsers would run.
-    Svg,
-    /// XML other than SVG and XHTML.
-    Xml,
-    /// Other text: UTF-8 without control characters, or with a UTF-16 mark.
-    Text,
-    /// Anything else, the empty file too.
-    Unknown,
+/// Defines [`Sniffed`] from a table: the documentation, name, media type and [`Family`] of each kind.
+macro_rules! kinds {
+    ($($(#[$doc:meta])+ $kind:ident = $media_type:literal, $family:ident;)+) => {
+        /// The kind of a file, by its first bytes.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Sniffed {
+            $($(#[$doc])+ $kind,)+
+            /// Any other file, the empty one included.
+            Unknown,
+        }
+
+        impl Sniffed {
+            /// The kind's own media type; `None` for [`Sniffed::Unknown`].
+            pub fn media_type(self) -> Option<&'static str> {
+                match self {
+                    $(Self::$kind => Some($media_type),)+
+                    Self::Unknown => None,
+                }
+            }
+
+            /// The kind with this media type of its own.
+            pub fn of_media_type(media_type: &str) -> Self {
+                match media_type {
+                    $($media_type => Self::$kind,)+
+                    _ => Self::Unknown,
+                }
+            }
+
+            pub(super) fn family(self) -> Family {
+                match self {
+                    $(Self::$kind => Family::$family,)+
+                    Self::Unknown => Family::Unknown,
+                }
+            }
+        }
+    };
 }
 
-/// Kinds that share a container, so that a declared type may be right although the bytes cannot say so.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Family {
-    /// An image format of its own.
+kinds! {
+    /// JFIF, Exif and plain JPEG.
+    Jpeg = "image/jpeg", Image;
+    /// PNG and APNG.
+    Png = "image/png", Image;
+    /// GIF87a and GIF89a.
+    Gif = "image/gif", Image;
+    /// WebP in all its forms.
+    Webp = "image/webp", Image;
+    /// A Windows bitmap with its file header.
+    Bmp = "image/bmp", Image;
+    /// TIFF, and formats based on it (DNG, NEF).
+    Tiff = "image/tiff", Image;
+    /// HEIC and HEIF by their ISO-BMFF brands.
+    Heif = "image/heic", IsoImage;
+    /// AVIF by its ISO-BMFF brands.
+    Avif = "image/avif", IsoImage;
+    /// A Windows icon.
+    Ico = "image/vnd.microsoft.icon", Image;
+    /// AMR narrow-band (RFC 4867 §5).
+    AmrNb = "audio/amr", Audio;
+    /// AMR wide-band (RFC 4867 §5).
+    AmrWb = "audio/amr-wb", Audio;
+    /// MPEG layer II or III audio, with or without an ID3 tag.
+    Mp3 = "audio/mpeg", Audio;
+    /// Ogg without Theora: Vorbis, Opus, Speex.
+    OggAudio = "audio/ogg", Ogg;
+    /// Ogg with Theora.
+    OggVideo = "video/ogg", Ogg;
+    /// RIFF WAVE.
+    Wav = "audio/wav", Audio;
+    /// FLAC.
+    Flac = "audio/flac", Audio;
+    /// MPEG-4 audio by its ISO-BMFF brands.
+    M4a = "audio/mp4", IsoMedia;
+    /// AAC in ADTS frames.
+    Aac = "audio/aac", Audio;
+    /// MPEG-4 by its ISO-BMFF brands.
+    Mp4 = "video/mp4", IsoMedia;
+    /// QuickTime.
+    Mov = "video/quicktime", IsoMedia;
+    /// 3GPP and 3GPP2.
+    ThreeGp = "video/3gpp", IsoMedia;
+    /// WebM (EBML with the document type `webm`).
+    Webm = "video/webm", Ebml;
+    /// Matroska.
+    Mkv = "video/x-matroska", Ebml;
+    /// RIFF AVI.
+    Avi = "video/x-msvideo", Video;
+    /// PDF.
+    Pdf = "application/pdf", Document;
+    /// ZIP, and formats based on it: OOXML, ODF, EPUB, APK, JAR.
+    Zip = "application/zip", Zip;
+    /// Compound File Binary: the old office formats.
+    Ole = "application/x-ole-storage", Ole;
+    /// gzip.
+    Gzip = "application/gzip", Document;
+    /// 7z.
+    SevenZip = "application/x-7z-compressed", Document;
+    /// RAR 1.5 and later.
+    Rar = "application/vnd.rar", Document;
+    /// HTML: text that a browser would run.
+    Html = "text/html", Text;
+    /// SVG: text that a browser would run.
+    Svg = "image/svg+xml", Text;
+    /// XML other than SVG and XHTML.
+    Xml = "application/xml", Text;
+    /// Other text: UTF-8 without control characters, or with a UTF-16 byte order mark.
+    Text = "text/plain", Text;
+}
+
+/// A group of kinds that share a container. The first bytes alone cannot contradict a declared type of the same group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Family {
+    /// An image format with a signature of its own.
     Image,
-    /// An audio format of its own.
+    /// An audio format with a signature of its own.
     Audio,
-    /// A video format of its own.
+    /// A video format with a signature of its own.
     Video,
-    /// ISO base media with sound or pictures that move: mp4, mov, 3gp, m4a.
+    /// ISO base media with audio or video: mp4, mov, 3gp, m4a.
     IsoMedia,
     /// ISO base media with still pictures: HEIF, AVIF.
     IsoImage,
-    /// WebM and Matroska, which hold audio as well as video.
+    /// WebM and Matroska, which hold audio or video.
     Ebml,
-    /// Ogg, likewise.
+    /// Ogg, which holds audio or video.
     Ogg,
     /// ZIP.
     Zip,
     /// Compound File Binary.
     Ole,
-    /// Text, the kinds that browsers run too.
+    /// Text, including the kinds that a browser would run.
     Text,
-    /// PDF and archives: exactly what they are.
+    /// PDF and archives, which have one media type each.
     Document,
-    /// Nothing is known.
     Unknown,
 }
 
 impl Sniffed {
-    /// The kind's own media type; `None` for [`Sniffed::Unknown`].
-    pub fn mime(self) -> Option<&'static str> {
-        Some(match self {
-            Self::Jpeg => "image/jpeg",
-            Self::Png => "image/png",
-            Self::Gif => "image/gif",
-            Self::Webp => "image/webp",
-            Self::Bmp => "image/bmp",
-            Self::Tiff => "image/tiff",
-            Self::Heif => "image/heic",
-            Self::Avif => "image/avif",
-            Self::Ico => "image/vnd.microsoft.icon",
-            Self::AmrNb => "audio/amr",
-            Self::AmrWb => "audio/amr-wb",
-            Self::Mp3 => "audio/mpeg",
-            Self::OggAudio => "audio/ogg",
-            Self::OggVideo => "video/ogg",
-            Self::Wav => "audio/wav",
-            Self::Flac => "audio/flac",
-            Self::M4a => "audio/mp4",
-            Self::Aac => "audio/aac",
-            Self::Mp4 => "video/mp4",
-            Self::Mov => "video/quicktime",
-            Self::ThreeGp => "video/3gpp",
-            Self::Webm => "video/webm",
-            Self::Mkv => "video/x-matroska",
-            Self::Avi => "video/x-msvideo",
-            Self::Pdf => "application/pdf",
-            Self::Zip => "application/zip",
-            Self::Ole => "application/x-ole-storage",
-            Self::Gzip => "application/gzip",
-            Self::SevenZip => "application/x-7z-compressed",
-            Self::Rar => "application/vnd.rar",
-            Self::Html => "text/html",
-            Self::Svg => "image/svg+xml",
-            Self::Xml => "application/xml",
-            Self::Text => "text/plain",
-            Self::Unknown => return None,
-        })
-    }
-
-    /// The kind whose own media type this is; of those alone that something is made of here.
-    pub fn of_mime(mime: &str) -> Option<Self> {
-        const KINDS: [Sniffed; 17] = [
-            Sniffed::Svg,
-            Sniffed::Jpeg,
-            Sniffed::Png,
-            Sniffed::Gif,
-            Sniffed::Webp,
-            Sniffed::Bmp,
-            Sniffed::Tiff,
-            Sniffed::Heif,
-            Sniffed::Avif,
-            Sniffed::Ico,
-            Sniffed::AmrNb,
-            Sniffed::AmrWb,
-            Sniffed::Mp3,
-            Sniffed::Mp4,
-            Sniffed::Mov,
-            Sniffed::ThreeGp,
-            Sniffed::Webm,
-        ];
-        KINDS.into_iter().find(|kind| kind.mime() == Some(mime))
-    }
-
-    /// The family whose declared types are believed.
-    pub fn family(self) -> Family {
-        match self {
-            Self::Jpeg
-            | Self::Png
-            | Self::Gif
-            | Self::Webp
-            | Self::Bmp
-            | Self::Tiff
-            | Self::Ico => Family::Image,
-            Self::Heif | Self::Avif => Family::IsoImage,
-            Self::AmrNb | Self::AmrWb | Self::Mp3 | Self::Wav | Self::Flac | Self::Aac => {
-                Family::Audio
-            }
-            Self::OggAudio | Self::OggVideo => Family::Ogg,
-            Self::M4a | Self::Mp4 | Self::Mov | Self::ThreeGp => Family::IsoMedia,
-            Self::Webm | Self::Mkv => Family::Ebml,
-            Self::Avi => Family::Video,
-            Self::Pdf | Self::Gzip | Self::SevenZip | Self::Rar => Family::Document,
-            Self::Zip => Family::Zip,
-            Self::Ole => Family::Ole,
-            Self::Html | Self::Svg | Self::Xml | Self::Text => Family::Text,
-            Self::Unknown => Family::Unknown,
-        }
-    }
-
-    /// Whether it is a picture, decodable or not. SVG is text.
+    /// Whether it is an image, decodable or not. SVG is text.
     pub fn is_image(self) -> bool {
         matches!(self.family(), Family::Image | Family::IsoImage)
     }
 
-    /// Whether a thumbnail can be made of it here.
+    /// Whether this server can decode it as an image.
     pub fn is_decodable_image(self) -> bool {
         matches!(
             self,
@@ -212,27 +153,29 @@ impl Sniffed {
         )
     }
 
-    /// Whether it is a voice as chats send them, which is converted on demand.
-    pub fn is_voice(self) -> bool {
-        matches!(self, Self::AmrNb | Self::AmrWb | Self::Mp3)
+    /// Whether it is AMR, narrow-band or wide-band.
+    pub fn is_amr(self) -> bool {
+        matches!(self, Self::AmrNb | Self::AmrWb)
     }
 
-    /// Whether it is a container of moving pictures (3gp and WebM may still hold sound alone).
+    /// Whether it is a voice message in a format that is converted on demand.
+    fn is_voice(self) -> bool {
+        self.is_amr() || self == Self::Mp3
+    }
+
+    /// Whether it is a video whose first frame can be shown (3gp and WebM may still hold audio alone).
     pub fn is_video(self) -> bool {
-        matches!(
-            self,
-            Self::Mp4
-                | Self::Mov
-                | Self::ThreeGp
-                | Self::Webm
-                | Self::Mkv
-                | Self::Avi
-                | Self::OggVideo
-        )
+        matches!(self, Self::Mp4 | Self::Mov | Self::ThreeGp | Self::Webm)
     }
 
-    /// Whether a browser may show it in place. An allow-list of what cannot run code on our origin: what is
-    /// not named is an attachment, SVG, HTML, XML, PDF and text above all.
+    /// Whether a file of this kind has derivatives: a thumbnail or another format. For an image that is not decoded, the
+    /// original stands in for the thumbnail.
+    pub fn has_derivatives(self) -> bool {
+        self.is_image() || self == Self::Svg || self.is_voice() || self.is_video()
+    }
+
+    /// Whether a browser may show it inline: an allow-list of kinds that cannot run code on our origin. Every other
+    /// kind is an attachment, above all SVG, HTML, XML, PDF and text.
     pub fn may_be_inline(self) -> bool {
         matches!(
             self,

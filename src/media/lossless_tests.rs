@@ -1,4 +1,5 @@
-//! The memory of a lossless WebP's prefix codes is known before it is decoded; nothing honest is refused for it.
+//! Tests that the memory for the prefix codes of a lossless WebP is known before decoding, and that no ordinary picture is
+//! refused for it.
 
 use std::panic;
 
@@ -6,9 +7,11 @@ use image::{ImageDecoder, codecs::webp::WebPDecoder};
 
 use super::{
     cost::Plan,
-    thumbnail::{BoundingBox, Header, MediaError, thumbnail},
-    thumbnail_tests::{BOUNDS, fixture},
+    sniff::Sniffed,
+    thumbnail::{Header, MediaError, thumbnail},
+    thumbnail_tests::{LIMITS, fixture},
 };
+use crate::derivative::BoundingBox;
 
 #[path = "../../tests/it/support/lossless.rs"]
 #[allow(unreachable_pub, reason = "the tests in `tests/it` share it")]
@@ -20,19 +23,16 @@ mod random;
 use lossless::{EVERYWHERE, Inside, many_groups, unnamed_bitstream};
 use random::Random;
 
-const FIT: BoundingBox = BoundingBox {
-    width: 96,
-    height: 96,
-};
-/// Bytes that a group takes at the least: a table and a tree for the green channel, tables for red, blue and alpha.
+const FIT: BoundingBox = BoundingBox::square(96);
+/// The least bytes of a group: a table and a tree for the green channel, and tables for red, blue and alpha.
 const GROUP_BYTES: u64 = 4096 + 2048 * 32 + 3 * 1024;
 
 #[test]
-fn counts_codes_wherever_they_are() {
+fn counts_codes_everywhere() {
     for inside in EVERYWHERE {
         let decoder_bytes = |groups: u32| {
             let source = many_groups(inside, groups);
-            let header = Header::read(&source.as_slice(), &BOUNDS).unwrap();
+            let header = Header::read(&source.as_slice(), &LIMITS).unwrap();
             header.decoder_bytes
         };
         let (one, many) = (decoder_bytes(1), decoder_bytes(1001));
@@ -46,11 +46,11 @@ fn counts_codes_wherever_they_are() {
 }
 
 #[test]
-fn refuses_codes_above_the_budget() {
+fn rejects_codes_above_limit() {
     let check = |inside: Inside, groups: u32| {
         let source = many_groups(inside, groups);
-        let header = Header::read(&source.as_slice(), &BOUNDS).unwrap();
-        let refused = Plan::new(&header, FIT, &BOUNDS);
+        let header = Header::read(&source.as_slice(), &LIMITS).unwrap();
+        let refused = Plan::new(&header, FIT, &LIMITS);
         assert!(
             matches!(refused, Err(MediaError::TooMuchMemory { .. })),
             "{inside:?}, {groups}: {refused:?}"
@@ -59,25 +59,25 @@ fn refuses_codes_above_the_budget() {
     for inside in EVERYWHERE {
         check(inside, 8_000);
     }
-    // As many as there can be.
+    // The largest number of groups.
     check(Inside::Alone, 65_536);
 }
 
 #[test]
-fn plans_only_what_was_measured() {
+fn plans_only_measured_pictures() {
     let source = many_groups(Inside::Alone, 1);
-    let outline = Header::read_outline(&source.as_slice(), &BOUNDS).unwrap();
+    let outline = Header::read_outline(&source.as_slice(), Sniffed::Webp, &LIMITS).unwrap();
     assert!(!outline.is_measured());
-    assert!(Plan::new(&outline, FIT, &BOUNDS).is_err());
-    let header = outline.measure(&source.as_slice(), &BOUNDS).unwrap();
+    assert!(Plan::new(&outline, FIT, &LIMITS).is_err());
+    let header = outline.measure(&source.as_slice(), &LIMITS).unwrap();
     assert!(header.is_measured());
-    assert!(Plan::new(&header, FIT, &BOUNDS).is_ok());
+    assert!(Plan::new(&header, FIT, &LIMITS).is_ok());
 }
 
 #[test]
-fn refuses_bitstreams_under_other_names() {
+fn rejects_bitstreams_under_other_names() {
     let source = unnamed_bitstream((16_383, 16_383));
-    let refused = Header::read(&source.as_slice(), &BOUNDS);
+    let refused = Header::read(&source.as_slice(), &LIMITS);
     assert!(
         matches!(refused, Err(MediaError::TooManyPixels { .. })),
         "{refused:?}"
@@ -85,21 +85,21 @@ fn refuses_bitstreams_under_other_names() {
 }
 
 #[test]
-fn reads_written_pictures_as_the_decoder_does() {
+fn accepts_written_pictures() {
     for inside in EVERYWHERE {
         let source = many_groups(inside, 3);
         assert!(is_decoded(&source), "{inside:?}");
         assert!(
-            thumbnail(&source, FIT, &BOUNDS, &|| false).is_ok(),
+            thumbnail(&source, FIT, &LIMITS, &|| false).is_ok(),
             "{inside:?}"
         );
     }
 }
 
-/// What the decoder takes is measured, and so is what it takes after damage: what was read of a bitstream that is not
-/// understood could be too little.
+/// Every bitstream that the decoder accepts can be measured, also after damage: if a bitstream is not understood, the
+/// count could be too low.
 #[test]
-fn measures_whatever_the_decoder_takes() {
+fn measures_whatever_the_decoder_accepts() {
     let mut random = Random::new();
     let cases = std::env::var("MEDIA_FUZZ_CASES")
         .ok()
@@ -115,7 +115,7 @@ fn measures_whatever_the_decoder_takes() {
         assert!(is_decoded(original), "{number}");
         for case in 0..cases {
             let mut source = original.clone();
-            // The codes stand in front.
+            // The codes are at the beginning.
             let reach = source
                 .len()
                 .min(if case % 2 == 0 { 400 } else { usize::MAX });
@@ -129,7 +129,7 @@ fn measures_whatever_the_decoder_takes() {
             if case % 16 == 0 {
                 source.truncate(1 + random.below(source.len()));
             }
-            let measured = panic::catch_unwind(|| Header::read(&source.as_slice(), &BOUNDS));
+            let measured = panic::catch_unwind(|| Header::read(&source.as_slice(), &LIMITS));
             let measured = measured.unwrap_or_else(|_| panic!("{number}, {case}: panicked"));
             if is_decoded(&source) {
                 decoded += 1;
@@ -142,7 +142,7 @@ fn measures_whatever_the_decoder_takes() {
 }
 
 fn is_decoded(source: &[u8]) -> bool {
-    // A bound of its own: damage may claim many pixels.
+    // A limit of its own: a damaged header may claim many pixels.
     let decode = || {
         let decoder = WebPDecoder::new(std::io::Cursor::new(source)).ok()?;
         if decoder.total_bytes() > 4 << 20 {
@@ -151,6 +151,6 @@ fn is_decoded(source: &[u8]) -> bool {
         let mut pixels = vec![0; usize::try_from(decoder.total_bytes()).ok()?];
         decoder.read_image(&mut pixels).ok()
     };
-    // Its arithmetic overflows on some damage, which is a panic in tests.
+    // The decoder's arithmetic overflows on some damage, which is a panic in tests.
     panic::catch_unwind(decode).is_ok_and(|decoded| decoded.is_some())
 }

@@ -1,5 +1,5 @@
-//! How near thumbnails come to the best that can be made of the same picture: SSIM against a full decode that is
-//! resized by Lanczos in floating point. The figures and how they compare with libvips: decision 0012.
+//! Measures the quality of thumbnails: their SSIM against a full decode that is resized by Lanczos in floating point. The
+//! figures, and those of libvips: decision 0012.
 
 use std::{fs, io::Cursor, process::Command};
 
@@ -10,23 +10,25 @@ use image_compare::{Algorithm, gray_similarity_structure};
 use super::{
     cost::Plan,
     decode::decode,
-    thumbnail::{BoundingBox, SOURCE_PIXELS, resize},
+    limits::SOURCE_PIXELS_MIN,
+    thumbnail::resize,
     thumbnail_tests::{drawn, fixture, header, made, pixels, reference},
 };
+use crate::derivative::BoundingBox;
 
 /// A picture, and the box that its thumbnail fits.
 struct Case {
     name: &'static str,
     source: Vec<u8>,
-    /// Of the box.
-    side: u32,
-    /// Source pixels in each direction for one that is decoded.
+    /// The side of the box.
+    side: u16,
+    /// Source pixels, in each direction, for one decoded pixel.
     divisor: u32,
-    /// SSIM before the thumbnail is encoded, and as it is served: what was measured, less a little.
+    /// The least SSIM before encoding, and as served: the measured values, less a little.
     least: (f64, f64),
 }
 
-fn case(name: &'static str, source: &[u8], side: u32, divisor: u32, least: (f64, f64)) -> Case {
+fn case(name: &'static str, source: &[u8], side: u16, divisor: u32, least: (f64, f64)) -> Case {
     Case {
         name,
         source: source.to_vec(),
@@ -36,7 +38,7 @@ fn case(name: &'static str, source: &[u8], side: u32, divisor: u32, least: (f64,
     }
 }
 
-/// Noise is what the loss of JPEG takes most of: hence the low values of some as they are served.
+/// JPEG loses most of the noise: hence the low values of some thumbnails as served.
 fn cases() -> Vec<Case> {
     let as_file = |format| {
         let mut file = Cursor::new(Vec::new());
@@ -103,7 +105,7 @@ fn jpeg(picture: &DynamicImage) -> Vec<u8> {
     file
 }
 
-/// As the load generator makes them (`loadtest/src/versus/photo.rs`): surfaces with soft borders under noise.
+/// Draws a photo as the load generator does (`loadtest/src/versus/photo.rs`): surfaces with soft borders under noise.
 fn photo(width: u32, height: u32) -> DynamicImage {
     let mut state = 0x9E37_79B9_7F4A_7C15_u64;
     let phase = 1.0 / 15.0;
@@ -154,10 +156,11 @@ fn best(source: &[u8], (width, height): (u32, u32)) -> DynamicImage {
     reference(&whole, width, height).into()
 }
 
-/// What is encoded where the decoder keeps so many source pixels for one, and by how much it made them fewer.
+/// The thumbnail before encoding, where the decoder produces `kept` pixels in each direction for one of the result, and
+/// the divisor at which it decoded.
 fn before_encoding(source: &[u8], (width, height): (u32, u32), kept: u32) -> (DynamicImage, u32) {
     let header = header(source);
-    let plan = Plan::of_least(&header, (width * kept, height * kept));
+    let plan = Plan::of_decoded_min(&header, (width * kept, height * kept));
     let decoded = decode(source, &plan).unwrap();
     let divisor = header.width.div_ceil(decoded.width).next_power_of_two();
     let small = resize(decoded, width, height).unwrap();
@@ -170,7 +173,7 @@ fn before_encoding(source: &[u8], (width, height): (u32, u32), kept: u32) -> (Dy
 
 #[test]
 #[expect(clippy::print_stdout, reason = "the figures, with --nocapture")]
-fn a_thumbnail_is_near_the_best_whatever_it_is_decoded_at() {
+fn thumbnails_match_best_quality() {
     for Case {
         name,
         source,
@@ -179,16 +182,10 @@ fn a_thumbnail_is_near_the_best_whatever_it_is_decoded_at() {
         least,
     } in cases()
     {
-        let thumbnail = made(
-            &source,
-            BoundingBox {
-                width: side,
-                height: side,
-            },
-        );
+        let thumbnail = made(&source, BoundingBox::square(side));
         let size = (thumbnail.width, thumbnail.height);
         let best = best(&source, size);
-        let (before, decoded_at) = before_encoding(&source, size, SOURCE_PIXELS);
+        let (before, decoded_at) = before_encoding(&source, size, SOURCE_PIXELS_MIN);
         assert_eq!(decoded_at, divisor, "{name} in {side}");
         let found = (
             ssim(&before, &best),
@@ -202,8 +199,8 @@ fn a_thumbnail_is_near_the_best_whatever_it_is_decoded_at() {
             found.0 >= least.0 && found.1 >= least.1,
             "{name} in {side}: {found:.4?}, not {least:?}"
         );
-        // The bound tells the next coarser scale from this one.
-        let (coarse, coarse_at) = before_encoding(&source, size, SOURCE_PIXELS / 2);
+        // The limit excludes the next coarser scale.
+        let (coarse, coarse_at) = before_encoding(&source, size, SOURCE_PIXELS_MIN / 2);
         let coarse = ssim(&coarse, &best);
         assert!(
             coarse_at == divisor || coarse < least.0,
@@ -216,9 +213,9 @@ fn a_thumbnail_is_near_the_best_whatever_it_is_decoded_at() {
 #[test]
 #[ignore = "needs vipsthumbnail, and asserts nothing about it"]
 #[expect(clippy::print_stdout, reason = "the figures, with --nocapture")]
-fn what_vipsthumbnail_makes_of_the_same() {
+fn compares_with_vipsthumbnail() {
     let directory = tempfile::tempdir().unwrap();
-    let vips = |side: u32, name: &str| {
+    let vips = |side: u16, name: &str| {
         let done = Command::new("vipsthumbnail")
             .args([
                 "--size",

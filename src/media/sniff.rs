@@ -1,18 +1,19 @@
-//! What a file is, by its first bytes.
+//! Finds the kind of a file by its first bytes.
 //!
-//! A small table of magic and a few structures that a prefix does not tell. No name, extension or declared
-//! type is looked at, and nothing beyond the first [`SNIFF_BYTES_MAX`] bytes.
+//! A table of magic numbers, and a few structures that a prefix does not identify. Names, extensions and declared types do
+//! not count, nor do bytes after the first [`SNIFF_BYTES_MAX`]. A file is sniffed once, when it is uploaded; its metadata
+//! keeps the result.
 
 pub use super::{
-    content_type::{CONTENT_TYPE_BYTES_MAX, content_type, served_type},
-    kind::{Family, Sniffed},
+    content_type::{content_type, served_type},
+    kind::Sniffed,
 };
 
-/// How many of the first bytes are looked at.
+/// How many of the first bytes are read.
 pub const SNIFF_BYTES_MAX: usize = 4096;
 
-/// Names the kind of a file by its first bytes; more than [`SNIFF_BYTES_MAX`] are not looked at, fewer are
-/// enough where the whole file is shorter.
+/// Returns the kind of a file by its first bytes. Bytes after [`SNIFF_BYTES_MAX`] do not count; fewer are enough where the
+/// whole file is shorter.
 pub fn sniff(first_bytes: &[u8]) -> Sniffed {
     let bytes = &first_bytes[..first_bytes.len().min(SNIFF_BYTES_MAX)];
     for (magic, kind) in MAGIC {
@@ -31,7 +32,7 @@ pub fn sniff(first_bytes: &[u8]) -> Sniffed {
         .unwrap_or(Sniffed::Unknown)
 }
 
-/// Prefixes that alone decide. Longer ones stand before their own prefixes.
+/// Prefixes that identify a kind. A longer prefix stands before its own prefixes.
 const MAGIC: &[(&[u8], Sniffed)] = &[
     (b"\xff\xd8\xff", Sniffed::Jpeg),
     (b"\x89PNG\r\n\x1a\n", Sniffed::Png),
@@ -66,10 +67,10 @@ fn riff(bytes: &[u8]) -> Option<Sniffed> {
     }
 }
 
-/// ISO/IEC 14496-12 §4.3: the file type box comes first. Its major brand decides, else the compatible ones.
+/// ISO/IEC 14496-12 §4.3: the file type box comes first. The major brand decides, otherwise the compatible brands.
 fn iso_bmff(bytes: &[u8]) -> Option<Sniffed> {
     let kind = bytes.get(4..8)?;
-    // QuickTime before 2001 knew no file type box. Text cannot start so: a size this small has a zero byte.
+    // QuickTime files from before 2001 have no file type box. Text cannot begin like this: the size has a zero byte.
     if matches!(kind, b"moov" | b"mdat" | b"wide" | b"pnot") && bytes[0] == 0 {
         return Some(Sniffed::Mov);
     }
@@ -103,7 +104,7 @@ fn brand(brand: &[u8]) -> Option<Sniffed> {
     }
 }
 
-/// Matroska (RFC 9559): the EBML header names the document type, within its first bytes.
+/// Matroska (RFC 9559): the EBML header has the document type in its first bytes.
 fn ebml(bytes: &[u8]) -> Option<Sniffed> {
     if !bytes.starts_with(b"\x1a\x45\xdf\xa3") {
         return None;
@@ -127,21 +128,21 @@ fn ogg(bytes: &[u8]) -> Option<Sniffed> {
     })
 }
 
-/// "BM" starts many a text; the reserved words and the size of the second header must fit as well.
+/// Texts may begin with "BM", so the reserved words and the size of the second header must fit as well.
 fn bmp(bytes: &[u8]) -> Option<Sniffed> {
     let header = bytes.get(14..18)?;
     let known = matches!(header, [12 | 40 | 52 | 56 | 64 | 108 | 124, 0, 0, 0]);
     (bytes.starts_with(b"BM") && bytes[6..10] == [0; 4] && known).then_some(Sniffed::Bmp)
 }
 
-/// An icon: type 1, some entries, the first entry's reserved byte zero.
+/// An icon: type 1, at least one entry, and a zero in the reserved byte of the first entry.
 fn ico(bytes: &[u8]) -> Option<Sniffed> {
     let entry = bytes.get(..10)?;
     (entry[..4] == [0, 0, 1, 0] && entry[4] != 0 && entry[5] == 0 && entry[9] == 0)
         .then_some(Sniffed::Ico)
 }
 
-/// An ID3v2 tag, or two headers of MPEG audio in a row: eleven set bits alone are found in any noise.
+/// An ID3v2 tag, or two consecutive frame headers of MPEG audio: the eleven bits of one sync word occur in any noise.
 fn mpeg_audio(bytes: &[u8]) -> Option<Sniffed> {
     if let Some([b'I', b'D', b'3', major, minor, _, size @ ..]) = bytes.get(..10)
         && *major != 0xff
@@ -155,7 +156,16 @@ fn mpeg_audio(bytes: &[u8]) -> Option<Sniffed> {
     (next == kind).then_some(kind)
 }
 
-/// The kind and the length in bytes of the frame whose header stands first.
+/// Bit rates of MPEG audio in kbit/s, by version and layer (ISO/IEC 11172-3 §2.4.2.3, 13818-3 §2.4.2.3).
+const V1_LAYER_2: [usize; 14] = [
+    32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384,
+];
+const V1_LAYER_3: [usize; 14] = [
+    32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320,
+];
+const V2: [usize; 14] = [8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160];
+
+/// The kind of the first frame, and its length in bytes.
 fn mpeg_frame(bytes: &[u8]) -> Option<(Sniffed, usize)> {
     let &[sync, flags, rates, channels, more, last, ..] = bytes else {
         return None;
@@ -178,16 +188,9 @@ fn mpeg_frame(bytes: &[u8]) -> Option<(Sniffed, usize)> {
     if !(1..15).contains(&bitrate) || rate == 3 {
         return None;
     }
-    const V1_L2: [usize; 14] = [
-        32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384,
-    ];
-    const V1_L3: [usize; 14] = [
-        32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320,
-    ];
-    const V2: [usize; 14] = [8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160];
     let kilobits = match (version, layer) {
-        (3, 2) => V1_L2,
-        (3, _) => V1_L3,
+        (3, 2) => V1_LAYER_2,
+        (3, _) => V1_LAYER_3,
         _ => V2,
     }[bitrate - 1];
     let hertz = [44_100, 48_000, 32_000][rate]
@@ -204,8 +207,34 @@ fn mpeg_frame(bytes: &[u8]) -> Option<(Sniffed, usize)> {
     ))
 }
 
-/// Text that browsers would run is told from other text so that it is never inline; WHATWG's list of tags
-/// (mimesniff §7.1), in any case, after marks and white space.
+/// Tags that begin an HTML document.
+const HTML: &[&str] = &[
+    "<!doctype html",
+    "<html",
+    "<head",
+    "<script",
+    "<iframe",
+    "<h1",
+    "<div",
+    "<font",
+    "<table",
+    "<a",
+    "<style",
+    "<title",
+    "<b",
+    "<body",
+    "<br",
+    "<p",
+    "<img",
+    "<meta",
+    "<link",
+    "<form",
+    "<object",
+    "<embed",
+];
+
+/// Distinguishes text that a browser would run from other text, by WHATWG's list of tags (mimesniff §7.1), in upper or
+/// lower case, after a byte order mark and white space.
 fn text(bytes: &[u8]) -> Option<Sniffed> {
     if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
         return (bytes.len() >= 4).then_some(Sniffed::Text);
@@ -215,14 +244,18 @@ fn text(bytes: &[u8]) -> Option<Sniffed> {
     let cut = bytes.len() >= SNIFF_BYTES_MAX - 3;
     let utf8 = match std::str::from_utf8(bytes) {
         Ok(_) => true,
-        // A character may be cut in two at the end of what is looked at.
+        // The last character that is read may be incomplete.
         Err(error) => cut && error.error_len().is_none(),
     };
     let start = bytes.trim_ascii_start();
     if start.is_empty() || bytes.iter().any(is_control) || !utf8 {
         return None;
     }
-    let lower = start.to_ascii_lowercase();
+    Some(text_kind(&start.to_ascii_lowercase()))
+}
+
+/// The kind of a text in lower case, without white space at the beginning.
+fn text_kind(lower: &[u8]) -> Sniffed {
     let begins = |tags: &[&str]| {
         tags.iter().any(|tag| {
             let next = lower.get(tag.len());
@@ -230,48 +263,19 @@ fn text(bytes: &[u8]) -> Option<Sniffed> {
                 && next.is_none_or(|byte| matches!(byte, b' ' | b'>' | b'\t'..=b'\r' | b'/'))
         })
     };
-    const HTML: &[&str] = &[
-        "<!doctype html",
-        "<html",
-        "<head",
-        "<script",
-        "<iframe",
-        "<h1",
-        "<div",
-        "<font",
-        "<table",
-        "<a",
-        "<style",
-        "<title",
-        "<b",
-        "<body",
-        "<br",
-        "<p",
-        "<img",
-        "<meta",
-        "<link",
-        "<form",
-        "<object",
-        "<embed",
-    ];
-    Some(if begins(HTML) {
+    let is_comment = lower.starts_with(b"<!--");
+    let is_markup = is_comment || lower.starts_with(b"<?xml") || lower.starts_with(b"<!doctype");
+    if begins(HTML) {
         Sniffed::Html
-    } else if begins(&["<svg", "<!doctype svg"]) {
+    } else if begins(&["<svg", "<!doctype svg"]) || is_markup && contains(lower, b"<svg") {
         Sniffed::Svg
-    } else if lower.starts_with(b"<?xml")
-        || lower.starts_with(b"<!--")
-        || lower.starts_with(b"<!doctype")
-    {
-        if contains(&lower, b"<svg") {
-            Sniffed::Svg
-        } else if contains(&lower, b"<html") || lower.starts_with(b"<!--") {
-            Sniffed::Html
-        } else {
-            Sniffed::Xml
-        }
+    } else if is_comment || is_markup && contains(lower, b"<html") {
+        Sniffed::Html
+    } else if is_markup {
+        Sniffed::Xml
     } else {
         Sniffed::Text
-    })
+    }
 }
 
 fn contains(bytes: &[u8], needle: &[u8]) -> bool {

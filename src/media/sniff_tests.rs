@@ -1,11 +1,15 @@
-//! Magic, the inline allow-list, and which label is kept.
+//! Tests magic numbers, the inline allow-list, and the choice of the content type.
 
 use std::fs;
 
-use super::sniff::{CONTENT_TYPE_BYTES_MAX, Family, Sniffed, content_type, sniff};
+use super::{
+    content_type::CONTENT_TYPE_BYTES_MAX,
+    kind::Family,
+    sniff::{Sniffed, content_type, sniff},
+};
 
 #[test]
-fn a_kind_is_told_by_its_first_bytes() {
+fn finds_kind_by_first_bytes() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/images");
     for path in fs::read_dir(folder)
         .unwrap()
@@ -88,12 +92,12 @@ fn a_kind_is_told_by_its_first_bytes() {
     for (bytes, kind) in cases {
         assert_eq!(sniff(bytes), *kind, "{}", bytes.escape_ascii());
     }
-    // A character cut in two by the limit of what is looked at is still text.
+    // Text whose last character is cut by the limit is still text.
     assert_eq!(sniff("世".repeat(2000).as_bytes()), Sniffed::Text);
 }
 
 #[test]
-fn only_what_cannot_run_may_be_inline() {
+fn only_safe_kinds_are_inline() {
     use Sniffed::*;
     for kind in [
         Html, Svg, Xml, Text, Pdf, Zip, Ole, Gzip, SevenZip, Rar, Mkv, Avi, Tiff, Ico, Unknown,
@@ -105,7 +109,7 @@ fn only_what_cannot_run_may_be_inline() {
         ThreeGp, Webm,
     ] {
         assert!(kind.may_be_inline(), "{kind:?}");
-        // Whatever is declared, an inline body is labelled as something that does not run.
+        // Whatever type is declared, an inline body gets a type that does not run.
         for declared in [
             "text/html",
             "image/svg+xml",
@@ -115,7 +119,7 @@ fn only_what_cannot_run_may_be_inline() {
         ] {
             assert_eq!(
                 content_type(Some(declared), kind),
-                kind.mime().unwrap(),
+                kind.media_type().unwrap(),
                 "{kind:?} as {declared}"
             );
         }

@@ -1,4 +1,4 @@
-//! Thumbnails compared in pixels with a reference; headers that lie; mutated files.
+//! Compares thumbnails with reference pictures, and tests headers with wrong sizes and mutated files.
 //!
 //! The fixtures and the script that makes them lie in `tests/data/images/`.
 
@@ -12,10 +12,11 @@ use super::{
     cost::Plan,
     decode::decode,
     thumbnail::{
-        BoundingBox, Bounds, Header, MediaError, Outcome, Thumbnail, is_small_enough, reduce,
-        shrink, step, thumbnail,
+        Header, MediaError, Outcome, PictureLimits, Thumbnail, is_small_enough, reduce,
+        reduced_box, shrink, thumbnail,
     },
 };
+use crate::derivative::BoundingBox;
 
 #[path = "../../tests/it/support/scans.rs"]
 #[allow(unreachable_pub, reason = "the tests in `tests/it` share it")]
@@ -23,14 +24,11 @@ mod scans;
 
 use scans::{HALVED, INKS, WHOLE};
 
-pub(super) const BOUNDS: Bounds = Bounds {
+pub(super) const LIMITS: PictureLimits = PictureLimits {
     pixels_max: 40_000_000,
-    memory_bytes_max: 384 << 20,
+    decode_bytes_max: 384 << 20,
 };
-const FIT: BoundingBox = BoundingBox {
-    width: 96,
-    height: 96,
-};
+const FIT: BoundingBox = BoundingBox::square(96);
 
 fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/images")
@@ -41,11 +39,11 @@ pub(super) fn fixture(name: &str) -> Vec<u8> {
 }
 
 pub(super) fn header(source: &[u8]) -> Header {
-    Header::read(&source, &BOUNDS).unwrap()
+    Header::read(&source, &LIMITS).unwrap()
 }
 
 pub(super) fn made(source: &[u8], fit: BoundingBox) -> Thumbnail {
-    match thumbnail(source, fit, &BOUNDS, &|| false) {
+    match thumbnail(source, fit, &LIMITS, &|| false) {
         Ok(Outcome::Made(thumbnail)) => thumbnail,
         other => panic!("no thumbnail: {other:?}"),
     }
@@ -60,7 +58,7 @@ pub(super) fn pixels(thumbnail: &Thumbnail) -> RgbaImage {
     picture
 }
 
-/// The mean absolute difference of a channel, both with colour weighed by alpha.
+/// The mean absolute difference of the channels, with the colours of both pictures multiplied by alpha.
 fn difference(a: &RgbaImage, b: &RgbaImage) -> f64 {
     assert_eq!(a.dimensions(), b.dimensions());
     let weighed = |pixel: &image::Rgba<u8>| {
@@ -79,7 +77,7 @@ fn difference(a: &RgbaImage, b: &RgbaImage) -> f64 {
     sum / f64::from(a.width() * a.height() * 4)
 }
 
-/// What the `image` crate makes of a full decode. Colour is multiplied by alpha first, as it is not there.
+/// A full decode, resized by the `image` crate. Colours are multiplied by alpha first, since `image` does not do that.
 pub(super) fn reference(picture: &DynamicImage, width: u32, height: u32) -> RgbaImage {
     let mut source = picture.to_rgba32f();
     for pixel in source.pixels_mut() {
@@ -95,7 +93,7 @@ pub(super) fn reference(picture: &DynamicImage, width: u32, height: u32) -> Rgba
     DynamicImage::ImageRgba32F(small).into_rgba8()
 }
 
-/// The same after the loss of JPEG, which is larger on this noise than what is to be shown.
+/// The reference after encoding as JPEG, whose loss is larger on this noise than the difference to be measured.
 fn reference_jpeg(picture: &DynamicImage, width: u32, height: u32) -> RgbaImage {
     let mut bytes = Vec::new();
     let small = DynamicImage::from(reference(picture, width, height)).into_rgb8();
@@ -106,8 +104,8 @@ fn reference_jpeg(picture: &DynamicImage, width: u32, height: u32) -> RgbaImage 
 }
 
 #[test]
-fn a_thumbnail_shows_what_the_reference_shows() {
-    // (file, the picture it shows, size, type, bound of the mean difference)
+fn matches_reference_pictures() {
+    // (file, the picture in it, size, type, limit of the mean difference)
     let check = |name: &str, shown: &str, size: (u32, u32), mime: &str, bound: f64| {
         let source = fixture(name);
         let thumbnail = made(&source, FIT);
@@ -139,7 +137,7 @@ fn a_thumbnail_shows_what_the_reference_shows() {
     ] {
         check(name, shown, (96, 64), jpeg, 2.5);
     }
-    // Compared with the picture that the ink was made of.
+    // Compared with the picture from which the ink was computed.
     for name in ["cmyk_adobe.jpg", "cmyk_plain.jpg", "ycck_adobe.jpg"] {
         check(name, "baseline.jpg", (96, 64), jpeg, 3.0);
     }
@@ -171,7 +169,7 @@ fn a_thumbnail_shows_what_the_reference_shows() {
     );
 }
 
-/// Waves, edges and a text-like pattern, from a formula.
+/// Draws waves, edges and a pattern like text, by a formula.
 pub(super) fn drawn(width: u32, height: u32) -> DynamicImage {
     image::RgbImage::from_fn(width, height, |x, y| {
         let wave = 127.0 + 90.0 * (f64::from(x) / 37.0).sin() * (f64::from(y) / 53.0).cos();
@@ -188,7 +186,7 @@ pub(super) fn drawn(width: u32, height: u32) -> DynamicImage {
 }
 
 #[test]
-fn a_large_jpeg_is_decoded_smaller_and_shows_the_same() {
+fn reduced_jpeg_matches_full_decode() {
     for (width, height) in [
         (1601, 1203),
         (999, 2001),
@@ -204,7 +202,7 @@ fn a_large_jpeg_is_decoded_smaller_and_shows_the_same() {
                 .unwrap();
             let about = format!("{width} x {height}, {:?}", picture.color());
             let least = (width / 9, height / 9);
-            let plan = Plan::of_least(&header(&source), least);
+            let plan = Plan::of_decoded_min(&header(&source), least);
             let pixels = decode(&source, &plan).unwrap();
             assert!(pixels.width <= width.div_ceil(4), "{about}");
             assert!(
@@ -221,13 +219,10 @@ fn a_large_jpeg_is_decoded_smaller_and_shows_the_same() {
 }
 
 #[test]
-fn a_picture_is_turned_upright_before_it_is_fitted() {
+fn turns_upright_before_fitting() {
     let shown = image::load_from_memory(&fixture("orientation_1.jpg")).unwrap();
-    // A box that is not square: turned after fitting, a portrait would come out too small.
-    let fit = BoundingBox {
-        width: 90,
-        height: 30,
-    };
+    // The box is not square: if the picture were turned after it is fitted, a portrait would be too small.
+    let fit = BoundingBox::new(90, 30);
     for value in 1..=8 {
         let thumbnail = made(&fixture(&format!("orientation_{value}.jpg")), fit);
         let difference = difference(&pixels(&thumbnail), &reference_jpeg(&shown, 45, 30));
@@ -246,11 +241,8 @@ fn a_picture_is_turned_upright_before_it_is_fitted() {
 }
 
 #[test]
-fn sixteen_bits_are_rounded_to_eight() {
-    let fit = BoundingBox {
-        width: 48,
-        height: 48,
-    };
+fn rounds_16_bits_to_8() {
+    let fit = BoundingBox::square(48);
     for (name, mime) in [("rgb16.png", "image/jpeg"), ("rgba16.png", "image/png")] {
         let thumbnail = made(&fixture(name), fit);
         assert_eq!(
@@ -269,7 +261,7 @@ fn sixteen_bits_are_rounded_to_eight() {
 }
 
 #[test]
-fn a_thumbnail_fits_its_box_and_is_never_enlarged() {
+fn fits_box_without_enlarging() {
     let source = fixture("baseline.jpg");
     for (fit, size) in [
         ((170, 170), (170, 113)),
@@ -277,34 +269,19 @@ fn a_thumbnail_fits_its_box_and_is_never_enlarged() {
         ((1, 1), (1, 1)),
         ((2, 2048), (2, 1)),
         ((0, 0), (1, 1)),
-        ((u32::MAX, 80), (120, 80)),
+        ((u16::MAX, 80), (120, 80)),
     ] {
-        let thumbnail = made(
-            &source,
-            BoundingBox {
-                width: fit.0,
-                height: fit.1,
-            },
-        );
+        let thumbnail = made(&source, BoundingBox::new(fit.0, fit.1));
         assert_eq!((thumbnail.width, thumbnail.height), size, "{fit:?}");
     }
-    let whole = thumbnail(
-        &source,
-        BoundingBox {
-            width: 2048,
-            height: 2048,
-        },
-        &BOUNDS,
-        &|| false,
-    )
-    .unwrap();
+    let whole = thumbnail(&source, BoundingBox::square(2048), &LIMITS, &|| false).unwrap();
     if let Outcome::Made(thumbnail) = whole {
         assert_eq!((thumbnail.width, thumbnail.height), (240, 160));
     }
 }
 
 #[test]
-fn a_thumbnail_no_smaller_than_its_original_is_not_made() {
+fn prefers_smaller_original() {
     let mut rough = Vec::new();
     let picture = image::load_from_memory(&fixture("baseline.jpg"))
         .unwrap()
@@ -312,20 +289,20 @@ fn a_thumbnail_no_smaller_than_its_original_is_not_made() {
     picture
         .write_with_encoder(JpegEncoder::new_with_quality(&mut rough, 20))
         .unwrap();
-    let outcome = thumbnail(&rough, FIT, &BOUNDS, &|| false).unwrap();
+    let outcome = thumbnail(&rough, FIT, &LIMITS, &|| false).unwrap();
     assert!(matches!(outcome, Outcome::OriginalIsSmaller));
 }
 
 #[test]
-fn a_thumbnail_carries_no_metadata() {
+fn drops_metadata() {
     let thumbnail = made(&fixture("orientation_6.jpg"), FIT);
     assert!(!thumbnail.bytes.windows(4).any(|window| window == b"Exif"));
 }
 
 #[test]
-fn a_truncated_picture_is_corrupt() {
+fn rejects_truncated_pictures() {
     let check = |name: &str, source: &[u8]| {
-        let result = thumbnail(source, FIT, &BOUNDS, &|| false);
+        let result = thumbnail(source, FIT, &LIMITS, &|| false);
         assert!(
             matches!(result, Err(MediaError::Corrupt(_))),
             "{name}, {} bytes: {result:?}",
@@ -351,9 +328,9 @@ fn a_truncated_picture_is_corrupt() {
 }
 
 #[test]
-fn a_bomb_is_refused_by_its_header() {
+fn rejects_bombs_by_header() {
     let check = |name: &str, source: &[u8]| {
-        let result = thumbnail(source, FIT, &BOUNDS, &|| {
+        let result = thumbnail(source, FIT, &LIMITS, &|| {
             panic!("{name} came past the header")
         });
         assert!(
@@ -409,12 +386,12 @@ fn a_bomb_is_refused_by_its_header() {
         "jpeg",
         &patched("baseline.jpg", &[(frame + 5, b"\xff\xff\xff\xff")]),
     );
-    // Cut off as well: the header counts before the missing end.
+    // Also truncated: the size in the header counts before the missing end.
     check("cut jpeg", &fixture("bomb.jpg"));
 }
 
 #[test]
-fn what_is_no_picture_is_told_from_what_is_not_decoded() {
+fn distinguishes_unsupported_from_no_image() {
     for source in [
         b"".as_slice(),
         b"<svg xmlns='http://www.w3.org/2000/svg'/>",
@@ -422,7 +399,7 @@ fn what_is_no_picture_is_told_from_what_is_not_decoded() {
         b"#!AMR\n",
     ] {
         assert!(matches!(
-            thumbnail(source, FIT, &BOUNDS, &|| false),
+            thumbnail(source, FIT, &LIMITS, &|| false),
             Err(MediaError::NotAnImage)
         ));
     }
@@ -431,7 +408,7 @@ fn what_is_no_picture_is_told_from_what_is_not_decoded() {
         b"II*\0\x08\0\0\0",
     ] {
         assert!(matches!(
-            thumbnail(source, FIT, &BOUNDS, &|| false),
+            thumbnail(source, FIT, &LIMITS, &|| false),
             Err(MediaError::UnsupportedImage)
         ));
     }
@@ -442,27 +419,27 @@ fn what_is_no_picture_is_told_from_what_is_not_decoded() {
         .unwrap();
     arithmetic[frame + 1] = 0xc9;
     assert!(matches!(
-        thumbnail(&arithmetic, FIT, &BOUNDS, &|| false),
+        thumbnail(&arithmetic, FIT, &LIMITS, &|| false),
         Err(MediaError::UnsupportedImage)
     ));
 }
 
 #[test]
-fn a_cancelled_thumbnail_is_not_made() {
-    let result = thumbnail(&fixture("baseline.jpg"), FIT, &BOUNDS, &|| true);
+fn stops_when_cancelled() {
+    let result = thumbnail(&fixture("baseline.jpg"), FIT, &LIMITS, &|| true);
     assert!(matches!(result, Err(MediaError::Cancelled)));
 }
 
-/// Mutates every fixture; each case's seed stands in the message of a failure.
+/// Mutates every fixture. The message of a failure has the seed of the case.
 #[test]
-fn a_mutated_picture_is_a_thumbnail_or_an_error_and_never_a_panic() {
+fn mutated_pictures_never_panic() {
     let cases = std::env::var("MEDIA_FUZZ_CASES")
         .ok()
         .and_then(|text| text.parse().ok())
         .unwrap_or(150_u64);
-    let bounds = Bounds {
+    let bounds = PictureLimits {
         pixels_max: 500_000,
-        ..BOUNDS
+        ..LIMITS
     };
     let mut names: Vec<PathBuf> = fs::read_dir(folder())
         .unwrap()
@@ -477,9 +454,9 @@ fn a_mutated_picture_is_a_thumbnail_or_an_error_and_never_a_panic() {
             let mut source = original.clone();
             mutate(&mut source, seed);
             let outcome = panic::catch_unwind(|| {
-                let large = Bounds {
+                let large = PictureLimits {
                     pixels_max: 64_000_000,
-                    ..BOUNDS
+                    ..LIMITS
                 };
                 if let Ok(header) = Header::read(&source.as_slice(), &large) {
                     let _ = Plan::new(&header, FIT, &large);
@@ -504,7 +481,7 @@ fn mutate(source: &mut Vec<u8>, seed: u64) {
         usize::try_from(state >> 33).unwrap() % bound.max(1)
     };
     for _ in 0..=below(8) {
-        // The structure stands in front: half of all changes go there.
+        // Half of all changes go to the structure at the beginning.
         let reach = if below(2) == 0 {
             source.len().min(700)
         } else {
@@ -530,23 +507,23 @@ fn mutate(source: &mut Vec<u8>, seed: u64) {
 }
 
 #[test]
-fn refuses_too_many_scans_of_pixels() {
+fn rejects_too_many_scans() {
     let check = |(width, height): (u16, u16), sampling: &[u8], scans: u32, is_made: bool| {
         let about = format!("{scans} scans of {width} × {height}, {sampling:x?}");
         let source = scans::progressive(width, height, sampling, scans);
-        let read = Header::read(&source.as_slice(), &BOUNDS);
+        let read = Header::read(&source.as_slice(), &LIMITS);
         match read {
             Ok(_) => assert!(is_made, "{about}"),
             Err(MediaError::TooManyScans { .. }) => assert!(!is_made, "{about}"),
             Err(error) => panic!("{about}: {error}"),
         }
     };
-    // 1.5 samples for a pixel in the first scan, 1 in each of the others.
+    // 1.5 samples per pixel in the first scan, 1 in each of the others.
     check((8000, 5000), HALVED, 9, true);
     check((8000, 5000), HALVED, 11, false);
     check((8000, 5000), WHOLE, 32, false);
     check((1000, 1000), WHOLE, 32, true);
-    // Those that the picture names again, and those of components that it has not, are no way round.
+    // Repeated components, and components that the picture has not, do not evade the limit.
     let mut source = scans::progressive(8000, 5000, HALVED, 9);
     source.truncate(source.len() - 2);
     for _ in 0..3 {
@@ -555,7 +532,7 @@ fn refuses_too_many_scans_of_pixels() {
         source.extend(&again[scan..again.len() - 2]);
     }
     source.extend(b"\xff\xd9");
-    let read = Header::read(&source.as_slice(), &BOUNDS);
+    let read = Header::read(&source.as_slice(), &LIMITS);
     assert!(
         matches!(read, Err(MediaError::TooManyScans { .. })),
         "{read:?}"
@@ -563,7 +540,7 @@ fn refuses_too_many_scans_of_pixels() {
 }
 
 #[test]
-fn many_scans_of_few_pixels_are_decoded() {
+fn decodes_many_scans_of_few_pixels() {
     for source in [
         scans::progressive(640, 480, HALVED, 32),
         scans::progressive(640, 480, WHOLE, 10),
@@ -572,10 +549,10 @@ fn many_scans_of_few_pixels_are_decoded() {
         scans::progressive(640, 480, INKS, 2),
         scans::empty(640, 480),
     ] {
-        let Ok(header) = Header::read(&source.as_slice(), &BOUNDS) else {
+        let Ok(header) = Header::read(&source.as_slice(), &LIMITS) else {
             panic!("its header is refused");
         };
-        let plan = Plan::new(&header, FIT, &BOUNDS).unwrap();
+        let plan = Plan::new(&header, FIT, &LIMITS).unwrap();
         let thumbnail =
             super::thumbnail::finish(reduce(&source, &plan, &|| false).unwrap(), &header);
         let picture = pixels(&thumbnail.unwrap());
@@ -586,10 +563,10 @@ fn many_scans_of_few_pixels_are_decoded() {
 }
 
 #[test]
-fn refuses_what_needs_more_memory_than_there_is() {
-    let tight = Bounds {
-        memory_bytes_max: 8 << 20,
-        ..BOUNDS
+fn rejects_pictures_above_memory_limit() {
+    let tight = PictureLimits {
+        decode_bytes_max: 8 << 20,
+        ..LIMITS
     };
     for (name, is_made) in [("baseline.jpg", true), ("rgb.png", true)] {
         let source = fixture(name);
@@ -602,23 +579,20 @@ fn refuses_what_needs_more_memory_than_there_is() {
         panic!("{refused:?}");
     };
     assert!(bytes > bytes_max && bytes_max == 8 << 20);
-    let enough = Bounds {
-        memory_bytes_max: bytes,
-        ..BOUNDS
+    let enough = PictureLimits {
+        decode_bytes_max: bytes,
+        ..LIMITS
     };
     assert!(thumbnail(&source, FIT, &enough, &|| false).is_ok());
 }
 
 #[test]
-fn real_photos_fit_the_default_memory() {
-    let bounds = Bounds {
+fn photos_fit_default_memory() {
+    let bounds = PictureLimits {
         pixels_max: 64_000_000,
-        ..BOUNDS
+        ..LIMITS
     };
-    let large = BoundingBox {
-        width: 2048,
-        height: 2048,
-    };
+    let large = BoundingBox::square(2048);
     for (about, source, fits) in [
         (
             "64 MP, as phones write them",
@@ -648,7 +622,7 @@ fn real_photos_fit_the_default_memory() {
     ] {
         let mut source = source;
         let end = source.len();
-        // As many bytes as an upload may have.
+        // The largest upload.
         source.splice(end - 2..end - 2, vec![0; (10 << 20) - end]);
         let header = Header::read(&source.as_slice(), &bounds).unwrap();
         for fit in [FIT, large] {
@@ -659,15 +633,12 @@ fn real_photos_fit_the_default_memory() {
 }
 
 #[test]
-fn an_original_of_many_pixels_is_no_thumbnail() {
-    // Few bytes, and a thumbnail of many more.
+fn large_original_is_no_thumbnail() {
+    // The file has few bytes, and its thumbnail has many more.
     let source = scans::progressive(4000, 3000, HALVED, 1);
     assert!(!is_small_enough(&header(&source)));
-    let full = BoundingBox {
-        width: 2048,
-        height: 2048,
-    };
-    let outcome = thumbnail(&source, full, &BOUNDS, &|| false).unwrap();
+    let full = BoundingBox::square(2048);
+    let outcome = thumbnail(&source, full, &LIMITS, &|| false).unwrap();
     let Outcome::Made(made) = outcome else {
         panic!("{} bytes stand for {outcome:?}", source.len());
     };
@@ -678,19 +649,16 @@ fn an_original_of_many_pixels_is_no_thumbnail() {
 }
 
 #[test]
-fn a_size_is_shrunk_from_one_of_few() {
+fn shrinks_from_seven_boxes() {
     let source = fixture("../photo.jpg");
     let header = header(&source);
     let mut steps = std::collections::BTreeSet::new();
     for side in 1..=2048 {
-        let fit = BoundingBox {
-            width: side,
-            height: 2048,
-        };
-        let step = step(&header, fit);
-        steps.insert(step.width);
-        assert!(step.width >= side.min(header.width), "{side}");
-        assert!(step.width >= (2 * side).min(header.width), "{side}");
+        let fit = BoundingBox::new(side, 2048);
+        let step = reduced_box(&header, fit);
+        steps.insert(step.width());
+        let width = u32::from(step.width());
+        assert!(width >= (2 * u32::from(side)).min(header.width), "{side}");
     }
     assert_eq!(steps.len(), 7, "{steps:?}");
     for fit in [
@@ -702,14 +670,11 @@ fn a_size_is_shrunk_from_one_of_few() {
         (1500, 1500),
         (2048, 2048),
     ] {
-        let fit = BoundingBox {
-            width: fit.0,
-            height: fit.1,
-        };
-        let shrunk_from = Plan::new(&header, step(&header, fit), &BOUNDS).unwrap();
+        let fit = BoundingBox::new(fit.0, fit.1);
+        let shrunk_from = Plan::new(&header, reduced_box(&header, fit), &LIMITS).unwrap();
         let reduced = reduce(&source, &shrunk_from, &|| false).unwrap();
         let shrunk = shrink(&reduced, fit, &header).unwrap();
-        let plan = Plan::new(&header, fit, &BOUNDS).unwrap();
+        let plan = Plan::new(&header, fit, &LIMITS).unwrap();
         let direct = reduce(&source, &plan, &|| false).unwrap();
         let direct = super::thumbnail::finish(direct, &header).unwrap();
         assert_eq!(

@@ -1,50 +1,29 @@
-//! Voices: which formats there are to ask for, and how long an AMR file plays.
+//! Computes how long an AMR file plays.
 //!
-//! Nothing is decoded here. The length is walked and not estimated from the size: silence takes a byte for
-//! each frame of 20 ms, so that ten megabytes may be a minute or two days.
+//! Nothing is decoded. The duration is not estimated from the size, but counted frame by frame: a frame of silence of 20 ms
+//! takes one byte, so ten megabytes can play for a minute or for two days.
 
-/// A format that a voice can be asked for in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum VoiceFormat {
-    /// AMR narrow-band in its storage format: 8 kHz, mono.
-    Amr,
-    /// MPEG layer III.
-    Mp3,
-}
-
-impl VoiceFormat {
-    /// The media type of a file in this format.
-    pub fn mime(self) -> &'static str {
-        match self {
-            Self::Amr => "audio/amr",
-            Self::Mp3 => "audio/mpeg",
-        }
-    }
-}
-
-/// Milliseconds that one frame plays, whatever is in it (RFC 4867 §4.1).
+/// The duration of every frame in milliseconds (RFC 4867 §4.1).
 pub const AMR_FRAME_MS: u64 = 20;
-/// Bytes of the longest magic.
+/// The length of the longest magic number, in bytes.
 pub const AMR_MAGIC_BYTES_MAX: u64 = 9;
-/// Bytes of the longest frame, its header counted: AMR-WB at 23.85 kbit/s.
+/// The length of the longest frame in bytes, its header included: AMR-WB at 23.85 kbit/s.
 pub const AMR_FRAME_BYTES_MAX: u64 = 61;
 
-/// Bytes of a frame by its type, its header of one byte counted (3GPP TS 26.101 and 26.201, whole octets as
-/// in RFC 4867 §5.3). Zero stands for the types that a file must not hold: reserved ones, and the silence of
-/// other codecs.
+/// The length of a frame in bytes by its type, its header of one byte included (3GPP TS 26.101 and 26.201, whole octets
+/// as in RFC 4867 §5.3). Zero marks types that a file must not hold: reserved ones, and the silence of other codecs.
 const NB_FRAME_BYTES: [usize; 16] = [13, 14, 16, 18, 20, 21, 27, 32, 6, 0, 0, 0, 0, 0, 0, 1];
 const WB_FRAME_BYTES: [usize; 16] = [18, 24, 33, 37, 41, 47, 51, 59, 61, 6, 0, 0, 0, 0, 1, 1];
 
-/// How many milliseconds an AMR or AMR-WB file of one channel plays (RFC 4867 §5).
+/// Returns how long an AMR or AMR-WB file of one channel plays, in milliseconds (RFC 4867 §5).
 ///
 /// ```text
 /// "#!AMR\n" | "#!AMR-WB\n"    then frames:    P F F F F Q P P   speech bits, filled up to an octet
 ///                                              └─type──┘
 /// ```
 ///
-/// A last frame that is cut short does not count: phones stop recording in the middle of one. `None` where the
-/// magic is another's, or a frame has a type that says no length. Several channels (`#!AMR_MC1.0\n`) have
-/// another magic.
+/// An incomplete last frame does not count: phones stop recording in the middle of one. `None` for another magic number,
+/// and where a frame has a type without a length. Files of several channels have another magic number (`#!AMR_MC1.0\n`).
 pub fn amr_duration_ms(bytes: &[u8]) -> Option<u64> {
     let (mut rest, frame_bytes) = if let Some(rest) = bytes.strip_prefix(b"#!AMR\n") {
         (rest, NB_FRAME_BYTES)
@@ -89,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn every_frame_is_twenty_milliseconds_whatever_its_size() {
+    fn counts_20_ms_per_frame() {
         let nb = [13, 14, 16, 18, 20, 21, 27, 32, 6];
         let wb = [18, 24, 33, 37, 41, 47, 51, 59, 61, 6];
         for (magic, sizes, empty) in [(NB, &nb[..], &[15][..]), (WB, &wb[..], &[14, 15][..])] {
@@ -104,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bits_that_are_padding_are_not_looked_at() {
+    fn ignores_padding_bits() {
         let mut bytes = file(NB, &[(7, 32)]);
         for header in [7 << 3, 7 << 3 | 0x87] {
             bytes[NB.len()] = header;
@@ -113,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn a_last_frame_cut_short_does_not_count() {
+    fn ignores_incomplete_last_frame() {
         let whole = file(NB, &[(7, 32), (7, 32), (8, 6)]);
         for (cut, expected) in [(0, 60), (1, 40), (5, 40), (6, 40), (7, 20)] {
             let bytes = &whole[..whole.len() - cut];
@@ -124,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_structure_has_no_duration() {
+    fn broken_structure_has_no_duration() {
         for kind in 9..15 {
             let bytes = file(NB, &[(7, 32), (kind, 7), (7, 32)]);
             assert_eq!(amr_duration_ms(&bytes), None, "AMR {kind}");
@@ -145,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn ten_megabytes_of_nothing_play_for_two_days() {
+    fn silence_plays_for_days() {
         let mut bytes = NB.to_vec();
         bytes.resize(NB.len() + 10_485_760, 15 << 3);
         let duration_ms = amr_duration_ms(&bytes).unwrap();
@@ -154,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn no_frame_is_longer_than_the_bound_says() {
+    fn no_frame_exceeds_the_maximum() {
         for bytes in NB_FRAME_BYTES.iter().chain(&WB_FRAME_BYTES) {
             assert!(*bytes as u64 <= AMR_FRAME_BYTES_MAX);
         }

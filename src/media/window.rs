@@ -1,18 +1,19 @@
-//! Reads a file at offsets through a small buffer, for parsers that must not hold all of it.
+//! Reads a file at any offset through a small buffer, for parsers that must not have the whole file in memory.
 //!
-//! A header is parsed before the file's memory is granted, so at most [`WINDOW_BYTES`] of it are in memory at a time.
+//! A header is parsed before the memory for the file is reserved, so at most [`WINDOW_BYTES`] of it are in memory at a
+//! time.
 
 use std::io;
 
-/// Bytes of a file in memory at a time, and so the most that a parser sees in one piece. A JPEG segment fits.
+/// Bytes of a file in memory at a time, and so the longest slice that a parser gets. A JPEG segment fits.
 pub(super) const WINDOW_BYTES: usize = 64 << 10;
 
 /// A file, or bytes in memory, that can be read at any offset.
 pub trait ReadAt {
-    /// Its length in bytes.
+    /// The length in bytes.
     fn size(&self) -> u64;
 
-    /// Fills `into` with the bytes from offset `at` on.
+    /// Fills `into` with the bytes from offset `at`.
     ///
     /// # Errors
     /// Where the disk fails, or there are fewer bytes.
@@ -32,13 +33,13 @@ impl ReadAt for &[u8] {
     }
 }
 
-/// The buffer and what it holds.
+/// A file and the part of it that is in the buffer.
 pub(super) struct Window<'a> {
     source: &'a dyn ReadAt,
     size: u64,
     bytes: Vec<u8>,
     start: u64,
-    /// The first failure of the disk. Nothing is read after it.
+    /// The first error of the disk. Nothing is read after it.
     failure: Option<io::Error>,
 }
 
@@ -53,12 +54,11 @@ impl<'a> Window<'a> {
         }
     }
 
-    /// The file's length.
     pub(super) fn size(&self) -> u64 {
         self.size
     }
 
-    /// `len` bytes from `at` on; `None` past the end, for more than [`WINDOW_BYTES`], and after a failure.
+    /// Returns `len` bytes from `at`. `None` past the end, for more than [`WINDOW_BYTES`], and after an error of the disk.
     pub(super) fn get(&mut self, at: u64, len: usize) -> Option<&[u8]> {
         let end = at.checked_add(len as u64)?;
         if end > self.size || len > WINDOW_BYTES || self.failure.is_some() {
@@ -72,7 +72,7 @@ impl<'a> Window<'a> {
         self.bytes.get(from..from + len)
     }
 
-    /// As many of `len` bytes as there are.
+    /// Returns at most `len` bytes from `at`: fewer at the end of the file.
     pub(super) fn get_some(&mut self, at: u64, len: usize) -> Option<&[u8]> {
         let rest = usize::try_from(self.size.checked_sub(at)?).unwrap_or(usize::MAX);
         self.get(at, len.min(rest).min(WINDOW_BYTES))
@@ -81,7 +81,7 @@ impl<'a> Window<'a> {
     /// The offset of the first `byte` at or after `at`.
     pub(super) fn find(&mut self, byte: u8, mut at: u64) -> Option<u64> {
         while at < self.size {
-            // What is loaded first, so that no byte is read twice.
+            // First the rest of the buffer, so that no byte is read twice.
             let loaded = (self.start + self.bytes.len() as u64).saturating_sub(at);
             let len = match at >= self.start && loaded > 0 {
                 true => usize::try_from(loaded).ok()?,
@@ -125,7 +125,7 @@ impl<'a> Window<'a> {
         self.array(at).map(u32::from_le_bytes)
     }
 
-    /// The failure of the disk that ended the reading, if one did.
+    /// The error of the disk that ended the reading, if there was one.
     pub(super) fn into_failure(self) -> Option<io::Error> {
         self.failure
     }

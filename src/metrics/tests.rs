@@ -101,9 +101,7 @@ fn sums_counts_of_all_threads() {
                     let took = Duration::from_micros(30);
                     metrics.requests.record(&answered(HEALTH, 507, took));
                     metrics.open_objects.count(Lookup::Miss);
-                    metrics
-                        .derivatives
-                        .count(Derived::Amr, Source::FailedBefore);
+                    metrics.derivatives.add(Derived::Amr, Source::FailedBefore);
                 }
             });
         }
@@ -213,7 +211,7 @@ fn labels_are_distinct() {
     for (at, &derived) in Derived::ALL.iter().enumerate() {
         for (beside, &source) in Source::ALL.iter().enumerate() {
             for _ in 0..=at * 10 + beside {
-                derivations.count(derived, source);
+                derivations.add(derived, source);
             }
         }
     }

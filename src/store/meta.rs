@@ -9,7 +9,7 @@
 //! ```
 //! A tag of 0x80 or more must be understood: a reader that does not know it refuses the object.
 
-use crate::{error::Error, time::Timestamp};
+use crate::{derivative::BoundingBox, error::Error, time::Timestamp};
 
 use super::trailer::META_BYTES_MAX;
 
@@ -23,23 +23,6 @@ pub enum Dialect {
     Easemob,
     /// Lanying's `/file`.
     Lanying,
-}
-
-/// The box that a thumbnail must fit, in pixels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct BoundingBox {
-    /// At least 1.
-    pub width: u16,
-    /// At least 1.
-    pub height: u16,
-}
-
-impl BoundingBox {
-    /// What a thumbnail fits where nobody asked for another size: both vendors' 170 × 170.
-    pub const USUAL: Self = Self {
-        width: 170,
-        height: 170,
-    };
 }
 
 /// The metadata in an object's trailer.
@@ -101,8 +84,8 @@ impl Meta {
         put(&mut out, TAG_OWNER, self.owner.as_bytes())?;
         put(&mut out, TAG_CONTENT_TYPE, self.content_type.as_bytes())?;
         put(&mut out, TAG_INLINE, &[u8::from(self.inline)])?;
-        let mut thumbnail = self.thumbnail.width.to_le_bytes().to_vec();
-        thumbnail.extend(self.thumbnail.height.to_le_bytes());
+        let mut thumbnail = self.thumbnail.width().to_le_bytes().to_vec();
+        thumbnail.extend(self.thumbnail.height().to_le_bytes());
         put(&mut out, TAG_THUMBNAIL, &thumbnail)?;
         let texts = [
             (TAG_SNIFFED_TYPE, &self.sniffed_type),
@@ -137,7 +120,7 @@ impl Meta {
             inline: false,
             file_name: None,
             secret_hash: None,
-            thumbnail: BoundingBox::USUAL,
+            thumbnail: BoundingBox::DEFAULT,
             recipient: None,
         };
         let mut seen = 0u64;
@@ -157,10 +140,9 @@ impl Meta {
                 TAG_FILE_NAME => meta.file_name = Some(text(tag, value)?),
                 TAG_THUMBNAIL => {
                     let [w0, w1, h0, h1] = fixed(tag, value)?;
-                    meta.thumbnail = BoundingBox {
-                        width: u16::from_le_bytes([w0, w1]).max(1),
-                        height: u16::from_le_bytes([h0, h1]).max(1),
-                    };
+                    let (width, height) = ([w0, w1], [h0, h1]);
+                    meta.thumbnail =
+                        BoundingBox::new(u16::from_le_bytes(width), u16::from_le_bytes(height));
                 }
                 TAG_RECIPIENT => meta.recipient = Some(text(tag, value)?),
                 TAG_SECRET_HASH => meta.secret_hash = Some(fixed(tag, value)?),
@@ -250,10 +232,7 @@ pub(super) mod tests {
             inline: true,
             file_name: Some("日落.jpg".into()),
             secret_hash: Some([7; 32]),
-            thumbnail: BoundingBox {
-                width: 170,
-                height: 90,
-            },
+            thumbnail: BoundingBox::new(170, 90),
             recipient: None,
         }
     }

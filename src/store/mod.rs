@@ -18,6 +18,7 @@ use std::{future::Future, pin::Pin};
 use bytes::Bytes;
 
 use crate::{
+    derivative::Derivative,
     error::{Error, Result},
     time::Day,
 };
@@ -26,7 +27,7 @@ pub use self::{
     key::{Class, Key, ObjectId},
     maintenance::{Access, Cutoffs, Damaged, ExpireMode, Expired, Health, Maintenance, Verified},
     mapped::{CHUNK_BYTES, MappedFile},
-    meta::{BoundingBox, Dialect, Meta, SECRET_HASH_BYTES},
+    meta::{Dialect, Meta, SECRET_HASH_BYTES},
     parts::{
         ClaimedParts, ClaimedUpload, PART_BYTES_MIN, PART_NUMBER_MAX, PartStore, PartWriter,
         PartsOwner, PutPart, StoredPart, UnfinishedUpload, UnfinishedUploads, parts_have_expired,
@@ -92,13 +93,18 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// # Errors
     /// As [`Store::open`].
-    fn derived(&self, key: Key, name: DerivedName) -> StoreFuture<'_, Option<Derived>>;
+    fn derived(&self, key: Key, derivative: Derivative) -> StoreFuture<'_, Option<Derived>>;
 
     /// Keeps a derivative. It need not be durable, and may vanish at any time: it can be computed again.
     ///
     /// # Errors
     /// `StorageFull`, `Unavailable` or `Internal`; the derivative is then not kept.
-    fn put_derived(&self, key: Key, name: DerivedName, derived: Derived) -> StoreFuture<'_, ()>;
+    fn put_derived(
+        &self,
+        key: Key,
+        derivative: Derivative,
+        derived: Derived,
+    ) -> StoreFuture<'_, ()>;
 
     /// Unfinished uploads in parts.
     fn parts(&self) -> &dyn PartStore;
@@ -141,31 +147,7 @@ pub trait Upload: Sink {
     fn commit(self: Box<Self>, meta: Meta) -> StoreFuture<'static, Meta>;
 }
 
-/// Which derivative of an object: part of its file name, so a closed set of short ASCII forms.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum DerivedName {
-    /// A thumbnail that fits the box.
-    Thumbnail(BoundingBox),
-    /// A video's first frame, as large as thumbnails are made from it.
-    Frame,
-    /// A voice as MP3.
-    Mp3,
-    /// A voice as AMR.
-    Amr,
-}
-
-impl std::fmt::Display for DerivedName {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Thumbnail(fit) => write!(f, "t{}x{}", fit.width, fit.height),
-            Self::Frame => f.write_str("frame"),
-            Self::Mp3 => f.write_str("mp3"),
-            Self::Amr => f.write_str("amr"),
-        }
-    }
-}
-
-/// A derivative: small enough to be held in memory whole.
+/// The contents of a derivative, small enough to be in memory as a whole.
 #[derive(Debug, Clone)]
 pub struct Derived {
     /// The media type of `bytes`.

@@ -5,7 +5,7 @@ mod floor;
 use std::path::Path;
 
 use crate::support::{
-    Answer, BASE, Connection, Form, assert_error, files_below, head,
+    Answer, BASE, Connection, Form, assert_error, chunked, files_below, head,
     mount::Mount,
     photo,
     process::{Launch, Process, command, id, poll},
@@ -44,12 +44,7 @@ fn upload(server: &Process, bytes: &[u8], length: Length) -> Answer {
         ("Transfer-Encoding", "chunked"),
     ];
     let mut sent = head("POST", &format!("{BASE}/chatfiles"), &headers, None);
-    for chunk in form.bytes().chunks(50_000) {
-        sent.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
-        sent.extend_from_slice(chunk);
-        sent.extend_from_slice(b"\r\n");
-    }
-    sent.extend_from_slice(b"0\r\n\r\n");
+    sent.extend(chunked(&form.bytes(), 50_000));
     let mut connection = Connection::open(server.address);
     // The server may refuse and close while this is being sent.
     let _ = connection.send(&sent);

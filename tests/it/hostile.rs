@@ -3,7 +3,7 @@
 mod chunks;
 mod connections;
 mod forms;
-mod seats;
+mod per_address;
 mod slow;
 mod smuggling;
 
@@ -12,7 +12,7 @@ use std::{io::Write, net::Shutdown};
 use chatfiles::time::Clock;
 
 use crate::support::{
-    BASE, Connection, Form, Random, TestServer, assert_error, head, process::poll,
+    BASE, Connection, Form, Random, TestServer, assert_error, chunk, chunked, head, process::poll,
 };
 
 /// The head of an upload, with these headers and a token.
@@ -52,7 +52,10 @@ fn accepts_limit_not_one_byte_more() {
         let body = over.bytes();
         let (headers, body) = match length {
             "announced" => (("Content-Length", body.len().to_string()), body),
-            _ => (("Transfer-Encoding", "chunked".to_owned()), chunked(&body)),
+            _ => (
+                ("Transfer-Encoding", "chunked".to_owned()),
+                chunked(&body, 64 << 10),
+            ),
         };
         let head = upload_head(&server, &over, &[(headers.0, &headers.1)]);
         connection.send(&head).unwrap();
@@ -64,17 +67,6 @@ fn accepts_limit_not_one_byte_more() {
     }
     let exact = Form::new().file("f", "text/plain", &vec![b'x'; LIMIT]);
     assert_eq!(server.upload(&exact, &[]).status, 200);
-}
-
-fn chunked(body: &[u8]) -> Vec<u8> {
-    let mut sent = Vec::new();
-    for chunk in body.chunks(64 * 1024) {
-        sent.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
-        sent.extend_from_slice(chunk);
-        sent.extend_from_slice(b"\r\n");
-    }
-    sent.extend_from_slice(b"0\r\n\r\n");
-    sent
 }
 
 #[test]
@@ -158,7 +150,7 @@ fn cut_upload_leaves_nothing() {
     // A tenth is more than the server buffers before it creates a file.
     let form = Form::new().file("f", "text/plain", &vec![b'x'; 2 << 20]);
     let announced = form.bytes().len().to_string();
-    let chunks = chunked(&form.bytes());
+    let chunks = chunked(&form.bytes(), 64 << 10);
     for (header, body) in [
         (("Content-Length", announced.as_str()), form.bytes()),
         (("Transfer-Encoding", "chunked"), chunks),
@@ -263,9 +255,7 @@ fn huge_epilogue_is_refused_early() {
     let mut connection = server.connect();
     let mut first = upload_head(&server, &form, &[("Transfer-Encoding", "chunked")]);
     let body = form.bytes();
-    first.extend_from_slice(format!("{:x}\r\n", body.len()).as_bytes());
-    first.extend_from_slice(&body);
-    first.extend_from_slice(b"\r\n");
+    first.extend(chunk(&body));
     let mut chunk = b"10000\r\n".to_vec();
     chunk.resize(chunk.len() + 0x10000, b'e');
     chunk.extend_from_slice(b"\r\n");

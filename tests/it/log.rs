@@ -3,7 +3,7 @@
 mod access;
 mod credentials;
 mod level;
-mod stuck;
+mod unread;
 
 use serde_json::Value;
 

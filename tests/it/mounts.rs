@@ -247,10 +247,10 @@ fn copy_of_store_is_accepted() {
     assert!(said.contains("in use by another server"), "{said}");
     // The copy is handed over, not the original store.
     let address = server.address.to_string();
-    let heir = Process::start(&store, &["--take-over", "--listen", &address]);
+    let successor = Process::start(&store, &["--take-over", "--listen", &address]);
     server.wait();
-    assert_eq!(heir.download(&id, &[]).body, b"backed up");
-    heir.upload(b"newer");
+    assert_eq!(successor.download(&id, &[]).body, b"backed up");
+    successor.upload(b"newer");
 }
 
 /// At any moment of a mount or unmount: answered uploads exist, and the mount point stays empty.

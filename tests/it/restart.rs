@@ -22,7 +22,7 @@ use crate::support::{
 
 const CLIENTS: u64 = 6;
 
-fn heir(store: &Path, address: &str) -> Process {
+fn successor(store: &Path, address: &str) -> Process {
     Process::start(store, &["--take-over", "--listen", address])
 }
 
@@ -149,7 +149,7 @@ fn handovers_under_load_fail_no_request() {
             .collect();
         for round in 0..8 {
             let before = requests.load(Ordering::Relaxed);
-            let next = heir(&store, &address);
+            let next = successor(&store, &address);
             assert_eq!(next.address, server.address);
             let mut old = std::mem::replace(&mut server, next);
             let status = old.wait();
@@ -202,7 +202,7 @@ fn old_process_finishes_transfer() {
     let mut slow = Connection::open(old.address);
     slow.send(&request).unwrap();
     slow.stream().read_exact(&mut [0; 15]).unwrap();
-    let new = heir(&store, &old.address.to_string());
+    let new = successor(&store, &old.address.to_string());
     // The old process does not close the connection abruptly: it answers once more and announces the end.
     let last = kept.request("GET", "/healthz", &[], b"");
     assert_eq!(
@@ -235,14 +235,14 @@ fn failed_successor_changes_nothing() {
     assert_eq!(server.download(&stored, &[]).body, b"still here");
     // It still accepts commands and can be handed over.
     assert!(server.command(&["rm", &stored]).status.success());
-    let new = heir(&store, &server.address.to_string());
+    let new = successor(&store, &server.address.to_string());
     assert_eq!(new.request("GET", "/healthz", &[], b"").status, 200);
 }
 
 #[test]
 fn takeover_without_server_just_starts() {
     let directory = tempfile::tempdir().unwrap();
-    let server = heir(&directory.path().join("data"), "127.0.0.1:0");
+    let server = successor(&directory.path().join("data"), "127.0.0.1:0");
     assert_eq!(server.request("GET", "/healthz", &[], b"").status, 200);
 }
 
@@ -357,7 +357,7 @@ fn slow_download_outlives_handover() {
             let seconds = if is_stopped { 60 } else { 10 };
             let (old, stored) = (&old, &stored);
             let download = scope.spawn(move || slow_download(old, stored, seconds));
-            let _new = heir(&store, &address);
+            let _new = successor(&store, &address);
             if is_stopped {
                 old.signal(Signal::TERM);
             }

@@ -42,8 +42,8 @@ use self::{
     content::mix,
     files::Maker,
     report::{Report, Setup},
-    scenario::{Action, Scenario, TokenSource},
-    session::Session,
+    scenario::{Action, Kind, Scenario, TokenSource},
+    session::{Filled, Session},
     target::Target,
 };
 use crate::Error;
@@ -205,18 +205,16 @@ fn run(args: &Args, target: &Target, scenario: Scenario) -> Result<ExitCode, Err
         flag::register(signal, Arc::clone(&stop))?;
     }
     let started = SystemTime::now();
-    let since_1970 = started.duration_since(UNIX_EPOCH).unwrap_or_default();
     // Start times differ only in their nanoseconds; mixing spreads the difference over all bits.
     let seed = args
         .seed
-        .unwrap_or_else(|| mix(since_1970.as_nanos() as u64) >> 1);
+        .unwrap_or_else(|| mix(since_1970(started).as_nanos() as u64) >> 1);
 
     preflight::check_server(target)?;
-    let token = preflight::token(target, &scenario)?;
     let asker = Asker {
         api: scenario.api.clone(),
         origin: target.origin.clone(),
-        token,
+        token: preflight::token(target, &scenario)?,
         maker: Maker::new(&scenario.classes, seed)?,
         is_verifying: args.verify,
     };
@@ -240,20 +238,42 @@ fn run(args: &Args, target: &Target, scenario: Scenario) -> Result<ExitCode, Err
     };
     let seen = session.load(&asker, &scenario, &filled.files, &load, &stop)?;
 
-    let has_bursts = scenario
-        .kinds
-        .iter()
-        .any(|kind| matches!(kind.action, Action::Burst { .. }) && kind.weight > 0.0);
-    let left_out = has_bursts && !session.has_bursts();
-    let note = "bursts were left out: they need their own source addresses, which only works with a server on 127.0.0.0/8";
-    let setup = Setup {
+    let mut setup = setup(args, target, &scenario, &filled, seed, started);
+    if has_bursts(&scenario) && !session.has_bursts() {
+        let note = "bursts were left out: they need their own source addresses, which only works with a server on 127.0.0.0/8";
+        setup.notes.push(note.to_owned());
+    }
+    let names: Vec<&str> = scenario.kinds.iter().map(|kind| &*kind.name).collect();
+    let report = Report::new(setup, &names, &seen.stats, seen.measured, seen.interval);
+    write(args, &report)?;
+    Ok(match args.fail_on_error && report.errors > 0 {
+        true => ExitCode::FAILURE,
+        false => ExitCode::SUCCESS,
+    })
+}
+
+fn since_1970(time: SystemTime) -> Duration {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+fn has_bursts(scenario: &Scenario) -> bool {
+    let is_burst = |kind: &Kind| matches!(kind.action, Action::Burst { .. }) && kind.weight > 0.0;
+    scenario.kinds.iter().any(is_burst)
+}
+
+/// The settings of the run, for the report.
+fn setup(
+    args: &Args,
+    target: &Target,
+    scenario: &Scenario,
+    filled: &Filled,
+    seed: u64,
+    started: SystemTime,
+) -> Setup {
+    Setup {
         scenario: scenario.name.clone(),
         target: target.url.clone(),
-        mode: if args.rate.is_some() {
-            "open"
-        } else {
-            "closed"
-        },
+        mode: args.rate.map_or("closed", |_| "open"),
         rate: args.rate,
         arrivals: args.rate.map(|_| args.arrivals.name()),
         connections: args.connections,
@@ -265,19 +285,10 @@ fn run(args: &Args, target: &Target, scenario: Scenario) -> Result<ExitCode, Err
         file_bytes: filled.files.iter().map(|file| file.length).sum(),
         fill_s: filled.took.as_secs_f64(),
         warmup_s: args.warmup.as_secs_f64(),
-        started_unix_s: since_1970.as_secs(),
+        started_unix_s: since_1970(started).as_secs(),
         started: httpdate::fmt_http_date(started),
-        notes: left_out.then(|| note.to_owned()).into_iter().collect(),
-    };
-    let names: Vec<&str> = scenario.kinds.iter().map(|kind| &*kind.name).collect();
-    let report = Report::new(setup, &names, &seen.stats, seen.measured, seen.interval);
-    write(args, &report)?;
-    let has_failed = args.fail_on_error && report.errors > 0;
-    Ok(if has_failed {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    })
+        notes: Vec::new(),
+    }
 }
 
 fn write(args: &Args, report: &Report) -> Result<(), Error> {

@@ -93,8 +93,8 @@ impl Figure {
     /// The name in the table.
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::DownloadCpuToNginx => "download, CPU ÷ best nginx",
-            Self::DownloadRateToNginx => "download, requests/s ÷ best nginx",
+            Self::DownloadCpuToNginx => "download, CPU ÷ nginx's best",
+            Self::DownloadRateToNginx => "download, requests/s ÷ nginx's best",
             Self::DownloadCpuToFloor => "download, CPU ÷ floor",
             Self::DownloadCpuToDufs => "download, CPU ÷ dufs",
             Self::DownloadCpuToMiniserve => "download, CPU ÷ miniserve",

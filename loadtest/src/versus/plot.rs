@@ -116,9 +116,9 @@ fn relative(report: &Report, part: &str, of: fn(&Measurement) -> Spread) -> Bars
 /// Downloads compared with the best nginx and the floor.
 fn ratios(report: &Report, network: &str) -> Bars {
     let figures = [
-        (Figure::DownloadCpuToNginx, "CPU ÷ best nginx"),
+        (Figure::DownloadCpuToNginx, "CPU ÷ nginx's best"),
         (Figure::DownloadCpuToFloor, "CPU ÷ floor"),
-        (Figure::DownloadRateToNginx, "requests/s ÷ best nginx"),
+        (Figure::DownloadRateToNginx, "requests/s ÷ nginx's best"),
     ];
     let place = |row: &Row| figures.iter().position(|(figure, _)| *figure == row.figure);
     let mut groups: Vec<(String, Vec<(usize, Spread)>)> = Vec::new();

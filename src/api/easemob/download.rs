@@ -9,9 +9,9 @@ use super::Context;
 use crate::{
     api::{Call, signed_url},
     delivery::{Body, CachePolicy, NotConvertible, View, deliver},
+    derivative::VoiceFormat,
     error::{Error, Kind, Result},
     files::OpenFile,
-    media::voice::VoiceFormat,
     retention,
     store::{Class, Dialect, Key, ObjectId},
     tenant::{DownloadAuth, Tenant},
@@ -47,7 +47,7 @@ pub(crate) async fn download(
         }
         _ => error,
     })?;
-    let expires = retention::expires_at(Dialect::Easemob, key, &tenant.limits.days);
+    let expires = retention::expires_at(Dialect::Easemob, key, &tenant.limits.retention);
     let cache_policy = match url_expires {
         Some(url_expires) => CachePolicy::public(url_expires, expires),
         None => {

@@ -9,19 +9,18 @@ use super::{Context, wire};
 use crate::{
     auth::Identity,
     delivery::Body,
+    derivative::BoundingBox,
     error::{Error, Result},
     files::{Attributes, Received},
     http::{
         body::RequestBody,
         multipart::{self, Form},
     },
-    store::{BoundingBox, Class},
+    store::Class,
 };
 
 /// Bytes of a form field that is read.
 const FIELD_BYTES_MAX: usize = 1024;
-/// Each side of a thumbnail at the most.
-const THUMBNAIL_MAX: u16 = 2048;
 
 /// A form that was read to its end.
 struct Upload {
@@ -145,16 +144,16 @@ impl ThumbnailSize {
     }
 
     fn bounding_box(&self) -> BoundingBox {
-        BoundingBox {
-            width: self.width.unwrap_or(BoundingBox::USUAL.width),
-            height: self.height.unwrap_or(BoundingBox::USUAL.height),
-        }
+        BoundingBox::new(
+            self.width.unwrap_or(BoundingBox::DEFAULT.width()),
+            self.height.unwrap_or(BoundingBox::DEFAULT.height()),
+        )
     }
 }
 
 fn side(text: &str) -> Option<u16> {
     let number: u64 = text.trim().parse().ok()?;
-    u16::try_from(number.clamp(1, u64::from(THUMBNAIL_MAX))).ok()
+    u16::try_from(number.clamp(1, u64::from(BoundingBox::SIDE_MAX))).ok()
 }
 
 #[cfg(test)]

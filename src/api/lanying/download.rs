@@ -13,18 +13,16 @@ use super::{
 use crate::{
     api::{Call, answer, signed_url},
     delivery::{Body, CachePolicy, NotConvertible, View, deliver},
+    derivative::{BoundingBox, VoiceFormat},
     error::{Error, Kind, Result},
     files::OpenFile,
-    media::voice::VoiceFormat,
     retention,
-    store::{BoundingBox, Class, Dialect, Key},
+    store::{Class, Dialect, Key},
     time::Timestamp,
 };
 
 /// The request headers that say who may have the body; what it is stands in the query.
 const VARY: HeaderValue = HeaderValue::from_static("access-token, app_id, user_id");
-/// Each side of a thumbnail at the most.
-const SIDE_MAX: u16 = 2048;
 
 /// Where a download may be redirected to.
 struct Redirects {
@@ -167,7 +165,7 @@ async fn render(
 }
 
 fn expires_at(context: &Context<'_>, key: Key) -> Option<Timestamp> {
-    retention::expires_at(Dialect::Lanying, key, &context.tenant.limits.days)
+    retention::expires_at(Dialect::Lanying, key, &context.tenant.limits.retention)
 }
 
 /// What of the file a call asks for: `image_type` 2 or 3 (a thumbnail or a cover, which the file decides) with `w` and
@@ -189,10 +187,10 @@ pub(crate) fn view(call: &Call<'_>) -> Result<View> {
     };
     let fit = match (side(call, "w")?, side(call, "h")?) {
         (None, None) => None,
-        (width, height) => Some(BoundingBox {
-            width: width.unwrap_or(SIDE_MAX),
-            height: height.unwrap_or(SIDE_MAX),
-        }),
+        (width, height) => Some(BoundingBox::new(
+            width.unwrap_or(BoundingBox::SIDE_MAX),
+            height.unwrap_or(BoundingBox::SIDE_MAX),
+        )),
     };
     Ok(match format {
         _ if wants_picture => View::Thumbnail(fit),
@@ -226,8 +224,8 @@ fn target(context: &Context<'_>, path: &str, key: Key, view: View) -> String {
         View::Voice(VoiceFormat::Amr, _) => "&format=amr",
         View::Voice(VoiceFormat::Mp3, _) => "&format=mp3",
     });
-    if let View::Thumbnail(Some(BoundingBox { width, height })) = view {
-        target.push_str(&format!("&w={width}&h={height}"));
+    if let View::Thumbnail(Some(fit)) = view {
+        target.push_str(&format!("&w={}&h={}", fit.width(), fit.height()));
     }
     target
 }
@@ -236,11 +234,12 @@ fn side(call: &Call<'_>, name: &str) -> Result<Option<u16>> {
     let Some(text) = parameter(call, name) else {
         return Ok(None);
     };
+    let side_max = BoundingBox::SIDE_MAX;
     let pixels = text.parse().ok();
     pixels
-        .filter(|pixels| (1..=SIDE_MAX).contains(pixels))
+        .filter(|pixels| (1..=side_max).contains(pixels))
         .map(Some)
-        .ok_or_else(|| Error::invalid(format!("{name} must be a number from 1 to {SIDE_MAX}")))
+        .ok_or_else(|| Error::invalid(format!("{name} must be a number from 1 to {side_max}")))
 }
 
 /// A query parameter; an empty one counts as absent.

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     api::no_room,
     delivery::{Body, etag},
+    derivative::BoundingBox,
     error::{Error, Kind, PolicyFault, Result},
     files::Attributes,
     http::{
@@ -20,7 +21,7 @@ use crate::{
         multipart::{self, FORM_OVERHEAD_BYTES, Form},
     },
     limit::UploadPermit,
-    store::{BoundingBox, Key},
+    store::Key,
 };
 
 pub(crate) async fn post(
@@ -100,7 +101,7 @@ pub(crate) async fn post(
         scope: context.scope(),
         owner,
         restricted: false,
-        thumbnail: BoundingBox::USUAL,
+        thumbnail: BoundingBox::DEFAULT,
         recipient: accepted.recipient.as_deref(),
     };
     let stored = api.files.commit(received, attributes, reserved).await?;

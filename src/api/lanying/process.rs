@@ -11,10 +11,7 @@
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::{Context, store_token};
-use crate::{
-    files::OpenFile,
-    store::{BoundingBox, Key},
-};
+use crate::{derivative::BoundingBox, files::OpenFile, store::Key};
 
 /// The original, as somebody else may fetch it.
 pub(super) struct Source<'a> {
@@ -32,10 +29,9 @@ pub(super) fn url(
     fit: Option<BoundingBox>,
 ) -> Option<String> {
     let processing = &context.lanying.processing;
-    let kind = file.kind?;
-    let template = if kind.is_image() {
+    let template = if file.kind.is_image() {
         processing.image_url.as_ref()?
-    } else if kind.is_video() {
+    } else if file.kind.is_video() {
         processing.video_url.as_ref()?
     } else {
         return None;
@@ -45,8 +41,8 @@ pub(super) fn url(
         template
             .replace("{object}", &source.key.to_string())
             .replace("{app_id}", &context.lanying.app_id)
-            .replace("{w}", &fit.width.to_string())
-            .replace("{h}", &fit.height.to_string())
+            .replace("{w}", &fit.width().to_string())
+            .replace("{h}", &fit.height().to_string())
             .replace("{source}", &encoded_source(context, source)),
     )
 }

@@ -1,8 +1,8 @@
-//! Bounds the bytes of derivatives that are in memory: those in the cache, and those that clients still read.
+//! Limits the bytes of derivatives in memory: those in the cache, and those that are being sent.
 //!
-//! A body keeps its bytes until the last of them is sent. Any size of a thumbnail can be asked for, up to some megabytes
-//! each, so that one client that reads slowly could make this process hold any number of them. Nothing new is made for
-//! whoever holds most of what there may be.
+//! A response body keeps its bytes until the last of them is sent. Clients can ask for thumbnails of any size, up to some
+//! megabytes each, so a client that reads slowly could make the server hold any number of them. So no derivative is made
+//! for a client or tenant that holds most of the limit.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -15,9 +15,11 @@ use crate::{
     files::pool::RETRY_AFTER,
 };
 
-/// Memory: an entry for each tenant and client that made something that is still in memory.
+/// Counts the bytes by tenant and client.
+///
+/// Memory: one entry per tenant and per client with a derivative in memory.
 pub(super) struct Live {
-    /// From here on, nothing is made for whoever holds more than half of it. At one and a half of it, for nobody.
+    /// Above this limit, a client or tenant that holds more than half of it is refused; above 1.5 times the limit, everyone.
     bytes_max: u64,
     held: Mutex<Held>,
 }
@@ -29,7 +31,7 @@ struct Held {
     clients: HashMap<Claimant, u64>,
 }
 
-/// Bytes that are counted until the last reference to them is dropped.
+/// Bytes that count until the last reference to them is dropped.
 struct Counted {
     bytes: Bytes,
     live: Arc<Live>,
@@ -44,10 +46,10 @@ impl Live {
         }
     }
 
-    /// Whether something may be made for a claimant.
+    /// Checks whether a derivative may be made for a claimant.
     ///
     /// # Errors
-    /// `Unavailable`.
+    /// `Unavailable` where the claimant, its tenant, or all of them hold too much.
     pub(super) fn admit(&self, claimant: Claimant) -> Result<()> {
         let held = self.lock();
         let is_admitted = match held.bytes {
@@ -58,11 +60,11 @@ impl Live {
         match is_admitted {
             true => Ok(()),
             false => Err(Error::from(Kind::Unavailable(RETRY_AFTER))
-                .source("clients have not read enough of what was made before")),
+                .source("clients have not read enough of the derivatives that were made for them")),
         }
     }
 
-    /// Counts bytes that were made for a claimant for as long as anybody has them.
+    /// Counts bytes that were made for a claimant, until the last reference to them is dropped.
     pub(super) fn count(self: &Arc<Self>, claimant: Claimant, bytes: Bytes) -> Bytes {
         self.lock().add(claimant, bytes.len() as u64);
         Bytes::from_owner(Counted {
@@ -78,7 +80,7 @@ impl Live {
 }
 
 impl Held {
-    /// Whether a client holds more than `share`, or has a tenant that does and no less than the average of its clients.
+    /// Whether a client holds more than `share`, or its tenant does and the client has at least the tenant's average.
     fn is_greedy(&self, claimant: Claimant, share: u64) -> bool {
         let own = self.clients.get(&claimant).copied().unwrap_or_default();
         let tenants = self.tenants.get(&claimant.tenant).copied();
@@ -138,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_count_until_the_last_slice_is_gone() {
+    fn counts_until_last_slice_drops() {
         let live = Arc::new(Live::new(100));
         let bytes = made(&live, 0, 1, 60);
         let slice = bytes.slice(10..20);
@@ -151,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_greedy_client_is_refused_and_others_are_not() {
+    fn refuses_only_greedy_client() {
         let live = Arc::new(Live::new(100));
         let held = made(&live, 0, 1, 101);
         assert!(live.admit(claimant(0, 1)).is_err());
@@ -163,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn greedy_clients_of_one_tenant_are_refused_together() {
+    fn refuses_greedy_tenant() {
         let live = Arc::new(Live::new(100));
         let _held = [1, 2, 3].map(|client| made(&live, 0, client, 40));
         for client in [1, 2, 3] {
@@ -174,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_admitted_above_the_last_bound() {
+    fn refuses_everyone_above_hard_limit() {
         let live = Arc::new(Live::new(100));
         let _held = [0, 1, 2, 3].map(|tenant| made(&live, tenant, 1, 38));
         assert!(live.admit(claimant(9, 9)).is_err());

@@ -1,4 +1,4 @@
-//! Caches in memory: what was made, what other sizes are shrunk from, and what could not be made.
+//! Caches in memory: derivatives, reduced pictures, and failures.
 //!
 //! Key, bound and staleness of each: `derive.rs`.
 
@@ -9,44 +9,45 @@ use quick_cache::{
     sync::{Cache, DefaultLifecycle},
 };
 
-use super::Derivative;
+use super::rendition::Rendition;
 use crate::{
+    derivative::{BoundingBox, Derivative},
     error::{Error, Kind, Result},
     media::thumbnail::Reduced,
-    store::{DerivedName, ObjectId},
+    store::ObjectId,
     time::{Clock, Timestamp},
 };
 
-/// Failures remembered: some 200 bytes each.
+/// Failures in memory, of about 200 bytes each.
 const FAILURES_MAX: usize = 16_384;
-/// What an entry without a body weighs.
+/// The weight of an entry without a body.
 const ENTRY_BYTES: u64 = 256;
 
-/// By object, not by key: a forwarded object shares what was made of it.
-pub(super) type Made = Cache<(ObjectId, DerivedName), Derivative, Weight>;
-/// Pictures that sizes are shrunk from, by object and side of their box.
-pub(super) type Reductions = Cache<(ObjectId, u32), Arc<Reduced>, Weight>;
+/// Derivatives by object, not by key: a forwarded object shares its derivatives.
+pub(super) type Made = Cache<(ObjectId, Derivative), Rendition, Weight>;
+/// Reduced pictures by object and box.
+pub(super) type Reductions = Cache<(ObjectId, BoundingBox), Arc<Reduced>, Weight>;
 
 #[derive(Clone)]
 pub(in crate::files) struct Weight;
 
-impl Weighter<(ObjectId, u32), Arc<Reduced>> for Weight {
-    fn weight(&self, _: &(ObjectId, u32), reduced: &Arc<Reduced>) -> u64 {
+impl Weighter<(ObjectId, BoundingBox), Arc<Reduced>> for Weight {
+    fn weight(&self, _: &(ObjectId, BoundingBox), reduced: &Arc<Reduced>) -> u64 {
         reduced.bytes() + ENTRY_BYTES
     }
 }
 
-impl Weighter<(ObjectId, DerivedName), Derivative> for Weight {
-    fn weight(&self, _: &(ObjectId, DerivedName), derivative: &Derivative) -> u64 {
-        match derivative {
-            Derivative::Made(file) => file.bytes.len() as u64 + ENTRY_BYTES,
-            Derivative::Original => ENTRY_BYTES,
+impl Weighter<(ObjectId, Derivative), Rendition> for Weight {
+    fn weight(&self, _: &(ObjectId, Derivative), rendition: &Rendition) -> u64 {
+        match rendition {
+            Rendition::Made(file) => file.bytes.len() as u64 + ENTRY_BYTES,
+            Rendition::Original => ENTRY_BYTES,
         }
     }
 }
 
 pub(super) fn made(bytes_max: u64) -> Made {
-    /// What a thumbnail of 170 × 170 takes, for the map's first size.
+    /// A thumbnail of 170 × 170, for the initial size of the map.
     const TYPICAL_BYTES: u64 = 8 << 10;
     cache(bytes_max, TYPICAL_BYTES)
 }
@@ -57,7 +58,7 @@ pub(super) fn reductions(bytes_max: u64) -> Reductions {
     cache(bytes_max, TYPICAL_BYTES)
 }
 
-/// Shards so large that a derivative of any size has a place: the map keeps nothing larger than its shard.
+/// A cache with shards that are large enough for a derivative of any size: an entry larger than its shard is not kept.
 fn cache<K: Eq + Hash, V: Clone>(bytes_max: u64, typical_bytes: u64) -> Cache<K, V, Weight>
 where
     Weight: Weighter<K, V>,
@@ -80,14 +81,14 @@ where
     )
 }
 
-/// What cannot be made, for a while.
+/// Derivatives that could not be made, each for a limited time.
 pub(super) struct Failures {
-    cache: Cache<(ObjectId, Making), Failure>,
+    cache: Cache<(ObjectId, Derivative), Failure>,
     memory: Duration,
     clock: Clock,
 }
 
-/// An error that is believed for a while.
+/// An error that is returned again until a time.
 #[derive(Clone)]
 struct Failure {
     kind: Kind,
@@ -95,23 +96,11 @@ struct Failure {
     until: Timestamp,
 }
 
-/// What cannot be made of an object: a picture that cannot be decoded has no thumbnail of any size.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum Making {
-    Thumbnail,
-    Frame,
-    Mp3,
-    Amr,
-}
-
-impl Making {
-    fn of(name: DerivedName) -> Self {
-        match name {
-            DerivedName::Thumbnail(_) => Self::Thumbnail,
-            DerivedName::Frame => Self::Frame,
-            DerivedName::Mp3 => Self::Mp3,
-            DerivedName::Amr => Self::Amr,
-        }
+/// The key of a failure. A picture that cannot be decoded has no thumbnail of any size.
+fn failure_key(id: ObjectId, derivative: Derivative) -> (ObjectId, Derivative) {
+    match derivative {
+        Derivative::Thumbnail(_) => (id, Derivative::Thumbnail(BoundingBox::DEFAULT)),
+        Derivative::VideoFrame | Derivative::Voice(_) => (id, derivative),
     }
 }
 
@@ -124,10 +113,12 @@ impl Failures {
         }
     }
 
+    /// Fails where making this derivative has failed a short time ago.
+    ///
     /// # Errors
-    /// The one that is remembered.
-    pub(super) fn check(&self, id: ObjectId, name: DerivedName) -> Result<()> {
-        let failure_key = (id, Making::of(name));
+    /// The error of that time.
+    pub(super) fn check(&self, id: ObjectId, derivative: Derivative) -> Result<()> {
+        let failure_key = failure_key(id, derivative);
         match self.cache.get(&failure_key) {
             Some(failure) if self.clock.now() < failure.until => Err(failure.into()),
             Some(_) => {
@@ -138,19 +129,19 @@ impl Failures {
         }
     }
 
-    /// Remembers what is the file's fault; anything else may go well the next time. The reason is logged: it names the
-    /// setting where one is too small.
-    pub(super) fn remember(&self, id: ObjectId, name: DerivedName, error: &Error) {
+    /// Remembers an error that is caused by the file. Any other error may not occur the next time. The cause is logged,
+    /// since it names the setting where a limit is too low.
+    pub(super) fn remember(&self, id: ObjectId, derivative: Derivative, error: &Error) {
         if !matches!(error.kind(), Kind::NoThumbnail | Kind::NotConvertible) {
             return;
         }
-        tracing::info!(%id, %error, "no derivative can be made");
+        tracing::info!(%id, %error, "a derivative cannot be made");
         let failure = Failure {
             kind: error.kind(),
             text: error.public_text().map(Arc::from),
             until: self.clock.now().plus(self.memory),
         };
-        self.cache.insert((id, Making::of(name)), failure);
+        self.cache.insert(failure_key(id, derivative), failure);
     }
 
     pub(super) fn forget(&self, id: ObjectId) {
@@ -173,23 +164,19 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::{
-        files::derive::DerivedFile,
-        store::{BoundingBox, Derived},
-    };
+    use crate::{derivative::VoiceFormat, files::derive::rendition::DerivedFile, store::Derived};
 
-    fn derivative(len: usize) -> Derivative {
-        Derivative::Made(Arc::new(DerivedFile::new(Derived {
+    const MP3: Derivative = Derivative::Voice(VoiceFormat::Mp3);
+
+    fn rendition(len: usize) -> Rendition {
+        Rendition::Made(Arc::new(DerivedFile::new(Derived {
             content_type: "image/jpeg".into(),
             bytes: Bytes::from(vec![7; len]),
         })))
     }
 
-    fn thumbnail(side: u16) -> DerivedName {
-        DerivedName::Thumbnail(BoundingBox {
-            width: side,
-            height: side,
-        })
+    fn thumbnail(side: u16) -> Derivative {
+        Derivative::Thumbnail(BoundingBox::square(side))
     }
 
     fn id(last: u8) -> ObjectId {
@@ -197,13 +184,13 @@ mod tests {
     }
 
     #[test]
-    fn all_derivatives_together_stay_within_one_budget() {
+    fn derivatives_stay_within_budget() {
         for bytes_max in [1 << 20, 64 << 20] {
             let made = made(bytes_max);
             for side in 1..=2000 {
-                for name in [thumbnail(side), DerivedName::Frame, DerivedName::Mp3] {
-                    made.insert((id(side as u8), name), derivative(50_000));
-                    assert!(made.weight() <= bytes_max, "{} {name}", made.weight());
+                for derivative in [thumbnail(side), Derivative::VideoFrame, MP3] {
+                    made.insert((id(side as u8), derivative), rendition(50_000));
+                    assert!(made.weight() <= bytes_max, "{} {derivative}", made.weight());
                 }
             }
             assert!(made.weight() > bytes_max / 2, "{}", made.weight());
@@ -211,37 +198,30 @@ mod tests {
     }
 
     #[test]
-    fn the_default_budget_has_a_place_for_large_derivatives_too() {
+    fn default_budget_holds_large_derivatives() {
         let made = made(64 << 20);
         // As large as a voice of ten minutes, or a picture of 2048 × 2048 pixels of noise.
         for (number, len) in [2_400_000, 4_300_000, 8 << 20].into_iter().enumerate() {
-            let entry = (id(number as u8), DerivedName::Mp3);
-            made.insert(entry, derivative(len));
+            let entry = (id(number as u8), MP3);
+            made.insert(entry, rendition(len));
             assert!(made.get(&entry).is_some(), "{len}");
         }
     }
 
     #[test]
-    fn a_failure_is_believed_for_its_time_whatever_the_size_that_was_asked_for() {
+    fn remembers_failures_for_any_size() {
         let clock = Clock::adjustable();
         let failures = Failures::new(Duration::from_secs(60), clock.clone());
         let error = Error::new(Kind::NoThumbnail).public("broken");
         failures.remember(id(1), thumbnail(170), &error);
-        failures.remember(
-            id(2),
-            DerivedName::Mp3,
-            &Kind::Unavailable(Duration::ZERO).into(),
-        );
+        failures.remember(id(2), MP3, &Kind::Unavailable(Duration::ZERO).into());
         let told = failures.check(id(1), thumbnail(90)).unwrap_err();
         assert_eq!(
             (told.kind(), told.public_text()),
             (Kind::NoThumbnail, Some("broken"))
         );
-        assert!(failures.check(id(1), DerivedName::Frame).is_ok());
-        assert!(
-            failures.check(id(2), DerivedName::Mp3).is_ok(),
-            "no fault of the file"
-        );
+        assert!(failures.check(id(1), Derivative::VideoFrame).is_ok());
+        assert!(failures.check(id(2), MP3).is_ok(), "no fault of the file");
         clock.advance(60_000);
         assert!(failures.check(id(1), thumbnail(90)).is_ok());
     }

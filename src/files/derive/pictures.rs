@@ -1,65 +1,69 @@
-//! Thumbnails: what a picture costs, its turn among the decoders, and one decode for several sizes.
+//! Thumbnails of images: the cost of a picture, its turn among the decoders, and one decode for several sizes.
 //!
-//! A picture's header is read first, outside of the queue and through a small buffer, so that a job enters the queue with
-//! its cost. The two usual sizes of a picture are made from the original and kept on disk. Any other size is shrunk from
-//! a picture in memory that fits one of few boxes (decision 0017): millions of sizes can be asked for, and each decode of
-//! an original costs up to a second.
+//! The header of a picture is read first, outside of the queue and through a small buffer, so that the cost of a job is
+//! known when it enters the queue. The two usual sizes are made from the original and kept on disk. Any other size is
+//! shrunk from a reduced picture in memory (decision 0017): clients can ask for millions of sizes, and each decode of an
+//! original costs up to a second.
 
 use std::{io, sync::Arc};
 
-use bytes::Bytes;
 use quick_cache::sync::Cache;
 
 use super::{
-    DerivedFile, media_error,
     memory::{self, Reductions},
+    rendition::DerivedFile,
     single_flight::{Claims, WAIT_MAX},
 };
 use crate::{
-    error::{Error, Result},
-    fair_queue::{self, Claimant},
+    derivative::BoundingBox,
+    error::{Error, Kind, Result},
+    fair_queue::{self, Claimant, Permit},
     files::{
         Config,
         open::OpenFile,
         pool::{Cancel, Pool},
     },
-    media::thumbnail::{self, BoundingBox, Bounds, Header, MediaError, Outcome, Plan, ReadAt},
-    metrics::{Derivations, Derived, PoolLevels, Source},
+    media::{
+        sniff::Sniffed,
+        thumbnail::{self, Header, MediaError, Outcome, PictureLimits, Plan, ReadAt, Reduced},
+    },
+    metrics::{Derivations, PoolLevels, Source},
     store::ObjectId,
 };
 
-/// Headers kept, of some 150 bytes each.
+/// Headers in memory, of about 150 bytes each.
 const HEADERS_MAX: usize = 4096;
 
-/// The picture that a thumbnail is made of.
+/// A picture from which a thumbnail is made.
 #[derive(Clone)]
 pub(super) enum Picture {
     File(Arc<OpenFile>),
-    /// Of the video with this id.
+    /// The first frame of the video with this id, as JPEG.
     Frame(ObjectId, Arc<DerivedFile>),
 }
 
-/// Which sizes a thumbnail's size is one of.
+/// The size of a thumbnail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Size {
-    /// One of the two that a client gets without asking for a size.
+    /// One of the two that a client gets if it names no size.
     Usual,
     Any,
 }
 
+/// Makes thumbnails of pictures.
 pub(super) struct Pictures {
     pool: Pool,
-    bounds: Bounds,
+    limits: PictureLimits,
     /// Never stale: an object does not change.
     headers: Cache<ObjectId, Header>,
     reductions: Reductions,
-    /// Several sizes of one picture are one decode at a time.
+    /// Lets one request of each claimant at a time decode a picture, so that several sizes share a decode.
     decoding: Claims,
     counts: Arc<Derivations>,
 }
 
 impl Pictures {
-    /// `reduced_bytes_max`: bytes in memory of pictures that sizes are shrunk from.
+    /// `reduced_bytes_max` is the limit of the reduced pictures in memory.
     pub(super) fn new(config: &Config, reduced_bytes_max: u64, counts: Arc<Derivations>) -> Self {
         Self {
             pool: Pool::new(fair_queue::Config {
@@ -69,9 +73,9 @@ impl Pictures {
                 wait_max: WAIT_MAX,
                 ..fair_queue::Config::default()
             }),
-            bounds: Bounds {
+            limits: PictureLimits {
                 pixels_max: config.decode_pixels_max,
-                memory_bytes_max: config.decode_bytes_max,
+                decode_bytes_max: config.decode_bytes_max,
             },
             headers: Cache::new(HEADERS_MAX),
             reductions: memory::reductions(reduced_bytes_max),
@@ -84,7 +88,7 @@ impl Pictures {
         self.pool.levels()
     }
 
-    /// Bytes in memory of pictures that sizes are shrunk from.
+    /// Bytes of the reduced pictures in memory.
     pub(super) fn reduced_bytes(&self) -> u64 {
         self.reductions.weight()
     }
@@ -94,20 +98,21 @@ impl Pictures {
         self.reductions.retain(|(reduced, _), _| *reduced != id);
     }
 
-    /// What the picture's header says, perhaps without what a plan needs: [`Pictures::measured`].
+    /// The header of a picture. It may lack what a plan needs: see [`Pictures::measured`].
     ///
     /// # Errors
     /// As [`Header::read_outline`].
     pub(super) async fn header(&self, picture: &Picture) -> Result<Header, MediaError> {
-        let (bounds, id, picture) = (self.bounds, picture.id(), picture.clone());
+        let (limits, id, picture) = (self.limits, picture.id(), picture.clone());
         let read = async move {
-            let read = tokio::task::spawn_blocking(move || picture.read_header(&bounds)).await;
+            let read = move || Header::read_outline(&picture, picture.kind(), &limits);
+            let read = tokio::task::spawn_blocking(read).await;
             read.map_err(|error| MediaError::Unreadable(io::Error::other(error)))?
         };
         self.headers.get_or_insert_async(&id, read).await
     }
 
-    /// What the picture's header says, and what else decides how much memory the decoder takes. Reading that may cost as
+    /// The header of a picture, with everything that decides how much memory the decoder takes. Reading that may cost as
     /// much CPU as decoding, so it happens in the claimant's turn.
     ///
     /// # Errors
@@ -125,20 +130,20 @@ impl Pictures {
         if let Some(header) = self.headers.get(&id).filter(Header::is_measured) {
             return Ok(header);
         }
-        let (bounds, picture) = (self.bounds, picture.clone());
-        let work = move |_: &Cancel| picture.measure(&header, &bounds).map_err(media_error);
+        let (limits, picture) = (self.limits, picture.clone());
+        let work = move |_: &Cancel| header.measure(&picture, &limits).map_err(media_error);
         let measured = self.pool.run(claimant, Header::MEASURE_BYTES, work).await?;
         self.headers.insert(id, measured);
         Ok(measured)
     }
 
-    /// Makes a thumbnail; the original where that serves better.
+    /// Makes a thumbnail, or chooses the original where that has no more bytes.
     ///
     /// # Errors
-    /// `NoThumbnail`, `UnsupportedMediaType`; `Unavailable` where too many wait; `Internal`.
+    /// `NoThumbnail`, `UnsupportedMediaType`; `Unavailable` where too many requests wait; `Internal`.
     ///
     /// # Cancel safety
-    /// Dropping the future cancels the work where it next looks.
+    /// Dropping the future cancels the work at its next check.
     pub(super) async fn thumbnail(
         &self,
         picture: Picture,
@@ -149,36 +154,35 @@ impl Pictures {
         let header = self.measured(&picture, claimant).await?;
         match (&picture, size) {
             (Picture::File(_), Size::Any) => self.shrink(picture, fit, header, claimant).await,
-            // A frame is small enough already (`ffmpeg.rs`).
-            _ => self.direct(picture, fit, header, claimant).await,
+            // A frame is small already (`ffmpeg.rs`).
+            _ => self.decode(picture, fit, header, claimant).await,
         }
     }
 
-    async fn direct(
+    /// Makes a thumbnail from the original.
+    async fn decode(
         &self,
         picture: Picture,
         fit: BoundingBox,
         header: Header,
         claimant: Claimant,
     ) -> Result<Outcome> {
-        let plan = Plan::new(&header, fit, &self.bounds).map_err(media_error)?;
+        let plan = Plan::new(&header, fit, &self.limits).map_err(media_error)?;
         let _claim = self.decoding.claim(picture.id(), claimant).await?;
         let work = move |cancel: &Cancel| {
-            let source = picture.read()?;
-            let reduced = thumbnail::reduce(&source, &plan, &|| cancel.is_cancelled());
-            let made = reduced.and_then(|reduced| thumbnail::finish(reduced, &header));
-            let made = made.map_err(media_error)?;
+            let reduced = picture.reduce(&plan, cancel)?;
+            let made = thumbnail::finish(reduced, &header).map_err(media_error)?;
             Ok(match picture {
                 Picture::File(_) => thumbnail::outcome(made, &header),
-                // A frame is nobody's original: it must fit, though one of a single colour has fewer bytes.
+                // The frame is not the original. The thumbnail must fit the box, even where the frame has fewer bytes.
                 Picture::Frame(..) => Outcome::Made(made),
             })
         };
         self.pool.run(claimant, plan.cost_bytes(), work).await
     }
 
-    /// A thumbnail of any size. What it is shrunk from is not held while it waits: the memory of jobs that wait is not
-    /// counted.
+    /// Makes a thumbnail of any size from a reduced picture, which is decoded first where it is not in memory. The job
+    /// does not hold the reduced picture while it waits: the memory of waiting jobs is not counted.
     async fn shrink(
         &self,
         picture: Picture,
@@ -186,70 +190,56 @@ impl Pictures {
         header: Header,
         claimant: Claimant,
     ) -> Result<Outcome> {
-        let step = thumbnail::step(&header, fit);
-        let key = (picture.id(), step.width);
-        let plan = Plan::new(&header, step, &self.bounds).map_err(media_error)?;
+        let reduced_box = thumbnail::reduced_box(&header, fit);
+        let key = (picture.id(), reduced_box);
+        let plan = Plan::new(&header, reduced_box, &self.limits).map_err(media_error)?;
+        let shrink_bytes = plan.shrink_cost_bytes(fit);
         let is_reduced = || self.reductions.peek(&key).is_some();
         let mut claim = None;
         if !is_reduced() {
             claim = Some(self.decoding.claim(picture.id(), claimant).await?);
         }
-        // The second time, where it was removed from memory during the wait.
-        for may_decode in [!is_reduced(), true] {
-            if !may_decode {
-                claim = None;
+        if is_reduced() {
+            drop(claim.take());
+            let permit = self.pool.enter(claimant, shrink_bytes).await?;
+            if let Some(reduced) = self.reductions.get(&key) {
+                return self.shrink_reduced(permit, reduced, fit, header).await;
             }
-            let cost_bytes = match may_decode {
-                true => plan.cost_bytes().max(plan.shrink_cost_bytes(fit)),
-                false => plan.shrink_cost_bytes(fit),
-            };
-            let permit = self.pool.enter(claimant, cost_bytes).await?;
-            let reduced = self.reductions.get(&key);
-            if reduced.is_some() || may_decode {
-                let source = match reduced {
-                    Some(_) => Source::Memory,
-                    None => Source::Made,
-                };
-                self.counts.count(Derived::Reduced, source);
-                let picture = picture.clone();
-                let work = move |cancel: &Cancel| {
-                    let reduced = match reduced {
-                        Some(reduced) => reduced,
-                        None => {
-                            let source = picture.read()?;
-                            let reduced =
-                                thumbnail::reduce(&source, &plan, &|| cancel.is_cancelled());
-                            Arc::new(reduced.map_err(media_error)?)
-                        }
-                    };
-                    let made = thumbnail::shrink(&reduced, fit, &header).map_err(media_error)?;
-                    Ok((thumbnail::outcome(made, &header), reduced))
-                };
-                let (outcome, reduced) = Pool::run_with(permit, work).await?;
-                if source == Source::Made {
-                    self.reductions.insert(key, reduced);
-                }
-                drop(claim);
-                return Ok(outcome);
-            }
+            // The reduced picture was evicted during the wait.
         }
-        Err(Error::internal(
-            "the second time, the picture may be decoded",
-        ))
+        let decode_bytes = plan.cost_bytes().max(shrink_bytes);
+        let permit = self.pool.enter(claimant, decode_bytes).await?;
+        if let Some(reduced) = self.reductions.get(&key) {
+            return self.shrink_reduced(permit, reduced, fit, header).await;
+        }
+        self.counts.count_reduced(Source::Made);
+        let work = move |cancel: &Cancel| {
+            let reduced = picture.reduce(&plan, cancel)?;
+            Ok((shrunk(&reduced, fit, &header)?, reduced))
+        };
+        let (outcome, reduced) = Pool::run_with(permit, work).await?;
+        self.reductions.insert(key, Arc::new(reduced));
+        drop(claim);
+        Ok(outcome)
+    }
+
+    async fn shrink_reduced(
+        &self,
+        permit: Permit,
+        reduced: Arc<Reduced>,
+        fit: BoundingBox,
+        header: Header,
+    ) -> Result<Outcome> {
+        self.counts.count_reduced(Source::Memory);
+        let work = move |_: &Cancel| shrunk(&reduced, fit, &header);
+        Pool::run_with(permit, work).await
     }
 }
 
-/// The payload of an object.
-struct Payload<'a>(&'a OpenFile);
-
-impl ReadAt for Payload<'_> {
-    fn size(&self) -> u64 {
-        self.0.object.len()
-    }
-
-    fn read_exact_at(&self, at: u64, into: &mut [u8]) -> io::Result<()> {
-        self.0.object.read_exact_at(at, into)
-    }
+/// Blocking.
+fn shrunk(reduced: &Reduced, fit: BoundingBox, header: &Header) -> Result<Outcome> {
+    let made = thumbnail::shrink(reduced, fit, header).map_err(media_error)?;
+    Ok(thumbnail::outcome(made, header))
 }
 
 impl Picture {
@@ -260,30 +250,52 @@ impl Picture {
         }
     }
 
-    /// Blocking.
-    fn read_header(&self, bounds: &Bounds) -> Result<Header, MediaError> {
+    fn kind(&self) -> Sniffed {
         match self {
-            Self::File(file) => Header::read_outline(&Payload(file), bounds),
-            Self::Frame(_, frame) => Header::read_outline(&&*frame.bytes, bounds),
+            Self::File(file) => file.kind,
+            Self::Frame(..) => Sniffed::Jpeg,
         }
     }
 
-    /// Blocking.
-    fn measure(&self, header: &Header, bounds: &Bounds) -> Result<Header, MediaError> {
+    /// Decodes the picture as planned. Blocking.
+    fn reduce(&self, plan: &Plan, cancel: &Cancel) -> Result<Reduced> {
+        let source = match self {
+            Self::File(file) => file
+                .object
+                .read_range(0..file.object.len())
+                .map_err(Error::internal)?,
+            Self::Frame(_, frame) => frame.bytes.clone(),
+        };
+        thumbnail::reduce(&source, plan, &|| cancel.is_cancelled()).map_err(media_error)
+    }
+}
+
+/// Blocking.
+impl ReadAt for Picture {
+    fn size(&self) -> u64 {
         match self {
-            Self::File(file) => header.measure(&Payload(file), bounds),
-            Self::Frame(_, frame) => header.measure(&&*frame.bytes, bounds),
+            Self::File(file) => file.object.len(),
+            Self::Frame(_, frame) => frame.bytes.len() as u64,
         }
     }
 
-    /// Blocking.
-    fn read(&self) -> Result<Bytes> {
+    fn read_exact_at(&self, at: u64, into: &mut [u8]) -> io::Result<()> {
         match self {
-            Self::File(file) => {
-                let whole = 0..file.object.len();
-                file.object.read_range(whole).map_err(Error::internal)
-            }
-            Self::Frame(_, frame) => Ok(frame.bytes.clone()),
+            Self::File(file) => file.object.read_exact_at(at, into),
+            Self::Frame(_, frame) => (&*frame.bytes).read_exact_at(at, into),
         }
+    }
+}
+
+pub(super) fn media_error(error: MediaError) -> Error {
+    match error {
+        MediaError::UnsupportedImage => Error::new(Kind::UnsupportedMediaType).source(error),
+        MediaError::Cancelled => Error::new(Kind::Disconnected).source(error),
+        MediaError::Unreadable(error) => Error::internal(error),
+        MediaError::NotAnImage
+        | MediaError::TooManyPixels { .. }
+        | MediaError::TooManyScans { .. }
+        | MediaError::TooMuchMemory { .. }
+        | MediaError::Corrupt(_) => Error::new(Kind::NoThumbnail).source(error),
     }
 }

@@ -1,7 +1,7 @@
-//! Makes a thing once, however many ask, and lets nobody wait long for somebody else's turn.
+//! Makes a value once for concurrent requests, without a long wait for the turn of another client.
 //!
-//! Who asks first makes it, in the turn that its own tenant and client have. That turn may be late, since they may have
-//! asked for much before. So whoever waited for [`RIDE_MAX`] makes the thing in its own turn.
+//! The first request makes the value, in the turn of its own tenant and client. That turn may come late, if they have many
+//! jobs in the queue. So a request that has waited for [`SHARED_WAIT_MAX`] makes the value in its own turn.
 
 use std::{
     collections::HashMap,
@@ -25,22 +25,22 @@ use crate::{
     store::ObjectId,
 };
 
-/// The longest wait for what another caller makes, before it is made in the waiting caller's own turn as well.
-const RIDE_MAX: Duration = Duration::from_secs(1);
-/// The longest wait for another caller of the same claimant.
+/// The longest wait for a value that another request makes, before this request makes it as well.
+const SHARED_WAIT_MAX: Duration = Duration::from_secs(1);
+/// The longest wait for another request of the same claimant.
 pub(super) const WAIT_MAX: Duration = Duration::from_secs(10);
 
 type Key = (ObjectId, Claimant);
 type Lock = Arc<tokio::sync::Mutex<()>>;
 
-/// Finds a thing of an object in a cache, or makes it.
+/// Finds a value of an object in a cache, or makes it.
 ///
 /// # Errors
-/// Whatever `make` returns, which the others that wait do not share: the next of them makes it again. `Unavailable`
-/// after [`WAIT_MAX`].
+/// The error of `make`. Waiting requests do not share it: the next of them makes the value again. `Unavailable` after
+/// [`WAIT_MAX`].
 ///
 /// # Cancel safety
-/// Dropping the future cancels what it makes; whoever waits for the same makes it then.
+/// Dropping the future cancels `make`. The next waiting request makes the value then.
 pub(super) async fn once<K, V, W, F>(
     cache: &Cache<K, V, W>,
     key: K,
@@ -60,10 +60,10 @@ where
             is_ours.store(true, Ordering::Relaxed);
             make().await
         }));
-        match tokio::time::timeout(RIDE_MAX, &mut shared).await {
+        match tokio::time::timeout(SHARED_WAIT_MAX, &mut shared).await {
             Ok(found) => return found,
             Err(_) if is_ours.load(Ordering::Relaxed) => return shared.await,
-            // Dropped here: a caller that waits on is given the making where the first one fails.
+            // The shared future is dropped here: if the first request fails, the cache passes the work to one that waits.
             Err(_) => {}
         }
     }
@@ -76,22 +76,22 @@ where
     Ok(made)
 }
 
-/// Lets one caller of each claimant at a time work on an object. Callers of other claimants are not held up.
+/// Lets one request of each claimant at a time work on an object. Requests of other claimants do not wait.
 ///
-/// Memory: an entry for each object and claimant with a caller that works or waits.
+/// Memory: one entry per object and claimant with a request that works or waits.
 #[derive(Default)]
 pub(super) struct Claims(Mutex<HashMap<Key, Lock>>);
 
-/// The right to work on an object. Dropping it lets the next caller in.
+/// Permission to work on an object. Dropping it lets the next request start.
 pub(super) struct Claim<'a> {
     claims: &'a Claims,
     key: Key,
-    /// `None` while it is waited for.
+    /// `None` while waiting.
     held: Option<OwnedMutexGuard<()>>,
 }
 
 impl Claims {
-    /// Waits until no other caller of this claimant works on the object.
+    /// Waits until no other request of this claimant works on the object.
     ///
     /// # Errors
     /// `Unavailable` after [`WAIT_MAX`].
@@ -117,7 +117,8 @@ impl Claims {
         };
         let held = tokio::time::timeout(wait_max, lock.lock_owned()).await;
         claim.held = Some(held.map_err(|_| {
-            Error::from(Kind::Unavailable(RETRY_AFTER)).source("the same file is busy for too long")
+            Error::from(Kind::Unavailable(RETRY_AFTER))
+                .source("another request works on the same file for too long")
         })?);
         Ok(claim)
     }
@@ -131,7 +132,7 @@ impl Drop for Claim<'_> {
     fn drop(&mut self) {
         let mut entries = self.claims.entries();
         drop(self.held.take());
-        // Whoever waits has a reference of its own, taken while the entries were locked.
+        // A waiting request has a reference of its own, which it took under the lock of the entries.
         let is_last = entries
             .get(&self.key)
             .is_some_and(|lock| Arc::strong_count(lock) == 1);
@@ -182,7 +183,7 @@ mod tests {
         let refused = claims
             .claim_within(id(1), claimant(1), Duration::ZERO)
             .await;
-        let error = refused.err().expect("it is busy");
+        let error = refused.err().expect("the claim is taken");
         assert!(matches!(error.kind(), Kind::Unavailable(_)));
         assert_eq!(claims.entries().len(), 1);
         drop(first);
@@ -190,7 +191,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn makes_a_thing_once() {
+    async fn makes_a_value_once() {
         let (cache, claims) = (Cache::new(10), Claims::default());
         let (made, mine) = (std::cell::Cell::new(0), (id(1), claimant(1)));
         let make = || async {
@@ -204,9 +205,9 @@ mod tests {
         assert_eq!(made.get(), 1);
     }
 
-    /// The first caller's turn does not come as long as the others wait.
+    /// The turn of the first request does not come while the others wait.
     #[tokio::test]
-    async fn a_late_turn_delays_nobody_else() {
+    async fn late_turn_delays_no_others() {
         let (cache, claims) = (Cache::new(10), Claims::default());
         let made = std::cell::Cell::new(0);
         let (late, turn) = tokio::sync::oneshot::channel::<()>();

@@ -1,30 +1,31 @@
-//! What ffmpeg is asked to do, as its arguments.
+//! Builds the arguments of ffmpeg.
 //!
-//! Nothing here comes from a client but two numbers, and the kind that the bytes were sniffed as. Rules for
-//! all of them:
+//! Only two numbers and the sniffed kind of the file depend on the client. Rules for all commands:
 //!
-//! - The demuxer is forced: a playlist or a script named `.mp4` is a broken mp4, and opens nothing.
-//! - The input is a slice of standard input's file, `subfile,,start,0,end,LEN,,:/proc/self/fd/0`: no path, and
-//!   nothing of the trailer behind the payload (decoded with it, a voice of 5.00 s plays for 5.34 s).
-//!   `/proc/self/fd/0` opens the file anew, so that seeking moves nobody else's offset; other protocols than
-//!   these two are off, for what an input refers to as well.
-//! - Only the decoders named are used, only the stream asked for, with one thread; nothing is copied from the
-//!   metadata.
+//! - The demuxer is fixed: a playlist or script named `.mp4` is a damaged mp4, and opens nothing.
+//! - The input is a slice of the file on standard input, `subfile,,start,0,end,LEN,,:/proc/self/fd/0`. It has no path, and
+//!   ends before the trailer (decoded with it, a voice message of 5.00 s plays for 5.34 s). `/proc/self/fd/0` opens the
+//!   file again, so that seeking does not move the offset of others. Other protocols than these two are disabled, also for
+//!   references inside the input.
+//! - Only the named decoders and the requested stream are used, with one thread. No metadata is copied.
 
-use crate::media::{sniff::Sniffed, voice::VoiceFormat};
+use crate::{
+    derivative::{BoundingBox, VoiceFormat},
+    media::sniff::Sniffed,
+};
 
-/// A frame is fitted into a square with sides of this many pixels.
-pub(super) const FRAME_SIDE_MAX: u32 = 2048;
-/// What an MP3 is encoded with: 16 kHz, mono, 32 kbit/s (4 KB for a second). AMR-WB has this rate, twice that of
-/// AMR. At AMR's own 8 kHz it would be MPEG 2.5, which not every browser plays; 16 kHz is MPEG 2.
+/// A frame is fitted into a square with sides of this many pixels: the largest thumbnail.
+pub(super) const FRAME_SIDE_MAX: u16 = BoundingBox::SIDE_MAX;
+/// MP3 is encoded with 16 kHz, mono, 32 kbit/s (4 KB per second). This is the sample rate of AMR-WB, twice that of AMR. At
+/// the 8 kHz of AMR it would be MPEG 2.5, which some browsers do not play; 16 kHz is MPEG 2.
 const MP3_HERTZ: &str = "16000";
 const MP3_BITRATE: &str = "32k";
-/// The best that AMR has; rate and channels are the format's own.
+/// The highest bit rate of AMR. The format fixes the sample rate and the channels.
 const AMR_BITRATE: &str = "12.2k";
 const AMR_HERTZ: &str = "8000";
-/// ffmpeg's own decoders of AMR refuse the frames in which a phone sends no speech (3GPP TS 26.093), and what
-/// they refuse is missing from the output: of 5 s with a pause of 3 s, 2.2 s were left. So the gaps, and the
-/// end, are filled with silence, and such frames are no reason to give up, however many there are.
+/// ffmpeg's own AMR decoders reject the frames in which a phone sends no speech (3GPP TS 26.093), and rejected frames are
+/// missing from the output: of 5 s with a pause of 3 s, 2.2 s were left. So gaps and the end are filled with silence, and
+/// any number of such frames is accepted.
 const KEEP_PAUSES: [&str; 4] = [
     "-filter:a",
     "aresample=async=1:first_pts=0,apad",
@@ -32,21 +33,21 @@ const KEEP_PAUSES: [&str; 4] = [
     "1",
 ];
 
-/// What phones, cameras and browsers record.
+/// Decoders for the formats that phones, cameras and browsers record.
 const VIDEO_DECODERS: &str =
     "h264,hevc,mpeg4,h263,mjpeg,vp8,vp9,libvpx,libvpx-vp9,libdav1d,libaom-av1,av1";
 const AMR_DECODERS: &str = "amrnb,amrwb,libopencore_amrnb,libopencore_amrwb";
-/// Layer II comes in files of the same kind.
+/// Files with layer II are sniffed as the same kind.
 const MP3_DECODERS: &str = "mp3float,mp3,mp2float,mp2";
 
-/// The first frame of a video as JPEG; `None` for what is no video that is taken apart here.
+/// Makes the first frame of a video as JPEG. `None` for a kind without a demuxer here.
 pub(super) fn first_frame(kind: Sniffed, len: u64, pixels_max: u64) -> Option<Vec<String>> {
     let demuxer = match kind {
         Sniffed::Mp4 | Sniffed::Mov | Sniffed::ThreeGp => "mov",
         Sniffed::Webm => "matroska",
         _ => return None,
     };
-    // Pixels that are not square are made so. The frame is turned before it comes here.
+    // Non-square pixels become square. The frame is turned upright before this filter.
     let width = "(iw*sar)";
     let scale = format!("min(1,min({FRAME_SIDE_MAX}/{width},{FRAME_SIDE_MAX}/ih))");
     let filter = format!(
@@ -57,7 +58,7 @@ pub(super) fn first_frame(kind: Sniffed, len: u64, pixels_max: u64) -> Option<Ve
     let options = ["-an", "-sn", "-dn", "-max_pixels", &pixels_max];
     let mut arguments = input(demuxer, VIDEO_DECODERS, len, &options);
     arguments.extend(owned(&[
-        // Not a picture of the cover that is attached to it.
+        // The video stream, not an attached cover picture.
         "-map",
         "0:V:0",
         "-frames:v",
@@ -73,7 +74,7 @@ pub(super) fn first_frame(kind: Sniffed, len: u64, pixels_max: u64) -> Option<Ve
     Some(arguments)
 }
 
-/// A pair of formats that is converted here.
+/// A supported conversion of a voice message.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Conversion {
     AmrToMp3,
@@ -81,7 +82,7 @@ pub(super) enum Conversion {
 }
 
 impl Conversion {
-    /// `None` for another pair.
+    /// `None` for other formats.
     pub(super) fn of(from: Sniffed, to: VoiceFormat) -> Option<Self> {
         match (from, to) {
             (Sniffed::AmrNb | Sniffed::AmrWb, VoiceFormat::Mp3) => Some(Self::AmrToMp3),
@@ -91,7 +92,7 @@ impl Conversion {
     }
 }
 
-/// A voice in another format: of AMR, `play_ms` of it; of MP3, no more than that.
+/// Converts the first `play_ms` of a voice message.
 pub(super) fn voice(conversion: Conversion, len: u64, play_ms: u64) -> Vec<String> {
     let (demuxer, decoders) = match conversion {
         Conversion::AmrToMp3 => ("amr", AMR_DECODERS),
@@ -119,8 +120,8 @@ pub(super) fn voice(conversion: Conversion, len: u64, play_ms: u64) -> Vec<Strin
     arguments.extend(match conversion {
         Conversion::AmrToMp3 => {
             let mut arguments = owned(&KEEP_PAUSES);
-            // A Xing header would be written at the end, by seeking. Players take the length of a constant
-            // rate from the size, which is right.
+            // A Xing header would need seeking in the output. With a constant bit rate, players compute the duration
+            // from the size.
             arguments.extend(owned(&["-write_xing", "0", "-id3v2_version", "0"]));
             arguments.extend(output("mp3"));
             arguments
@@ -130,7 +131,7 @@ pub(super) fn voice(conversion: Conversion, len: u64, play_ms: u64) -> Vec<Strin
     arguments
 }
 
-/// Everything about the input; `options` are its further ones: which streams are not even read, above all.
+/// The arguments for the input. `options` are additional ones, such as the streams that are not read.
 fn input(demuxer: &str, decoders: &str, len: u64, options: &[&str]) -> Vec<String> {
     let mut arguments = owned(&[
         "-nostdin",

@@ -1,4 +1,5 @@
-//! What there is: the program, its encoders and its decoders. Once, at the start; never fails.
+//! Finds ffmpeg, and asks it for its encoders and decoders, once at the start. A missing program is logged, and is not an
+//! error.
 
 use std::{
     collections::BTreeSet,
@@ -10,50 +11,52 @@ use std::{
 };
 
 use super::{
-    Abilities,
+    Capabilities,
     process::{self, Failure, Limits},
 };
 
-/// Of each of the two questions. The first start after a boot reads 200 libraries from the disk.
+/// The limits of each of the two runs. The first one after a boot reads 200 libraries from the disk.
 const LIMITS: Limits = Limits {
     timeout: Duration::from_secs(5),
     cpu_seconds_max: 5,
     memory_bytes_max: 1 << 30,
-    // The lists have 20 KB.
+    // Each list has about 20 KB.
     output_bytes_max: 1 << 20,
 };
 
-/// The program's absolute path, where it answers, and what it can do. Blocking.
-pub(super) fn probe(program: &Path) -> (Option<PathBuf>, Abilities) {
-    let nothing = (None, Abilities::default());
+/// Returns the absolute path of the program, if it runs, and what it can do. Blocking.
+pub(super) fn probe(program: &Path) -> (Option<PathBuf>, Capabilities) {
+    let nothing = (None, Capabilities::default());
     if program.as_os_str().is_empty() {
-        tracing::info!("ffmpeg is switched off: videos have no covers, voices are not converted");
+        tracing::info!(
+            "ffmpeg is switched off (media.ffmpeg is empty): no video covers, no voice conversion"
+        );
         return nothing;
     }
     let Some(found) = find(program, std::env::var_os("PATH").as_deref()) else {
         tracing::warn!(
             ?program,
-            "ffmpeg was not found: videos have no covers, voices are not converted"
+            "ffmpeg was not found: no video covers, no voice conversion"
         );
         return nothing;
     };
     match ask(&found) {
         Ok((encoders, decoders)) => {
-            let abilities = abilities(&names(&encoders), &names(&decoders));
-            warn_of_what_is_missing(&found, abilities);
-            (Some(found), abilities)
+            let capabilities = capabilities(&names(&encoders), &names(&decoders));
+            warn_of_missing(&found, capabilities);
+            (Some(found), capabilities)
         }
         Err(error) => {
             tracing::warn!(
                 program = ?found, %error,
-                "ffmpeg does not say what it can: videos have no covers, voices are not converted"
+                "ffmpeg could not list its encoders and decoders: no video covers, no voice conversion"
             );
             nothing
         }
     }
 }
 
-/// An absolute path, since the program is started elsewhere and without our environment.
+/// Finds the program. The path is absolute, since the program runs in another directory and without our environment.
 pub(super) fn find(program: &Path, search: Option<&OsStr>) -> Option<PathBuf> {
     let is_program = |path: &PathBuf| {
         let metadata = fs::metadata(path);
@@ -72,7 +75,8 @@ pub(super) fn find(program: &Path, search: Option<&OsStr>) -> Option<PathBuf> {
         .find(is_program)
 }
 
-/// Both lists. On a thread and a runtime of their own, since a start may or may not be inside of one.
+/// Returns the lists of encoders and decoders. Runs on a thread and a runtime of its own, since the caller may or may not be
+/// in a runtime.
 fn ask(program: &Path) -> Result<(String, String), Failure> {
     let ask = || {
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -94,7 +98,7 @@ async fn list(program: &Path, what: &str) -> Result<String, Failure> {
     Ok(String::from_utf8_lossy(&output).into_owned())
 }
 
-/// The names in a list of ffmpeg's: lines of flags, a name, a description.
+/// Returns the names in a list of ffmpeg, whose lines have flags, a name and a description.
 ///
 /// ```text
 ///  V....D libx264              libx264 H.264 / AVC / MPEG-4 AVC / MPEG-4 part 10 (codec h264)
@@ -105,35 +109,38 @@ fn names(list: &str) -> BTreeSet<&str> {
         .collect()
 }
 
-fn abilities(encoders: &BTreeSet<&str>, decoders: &BTreeSet<&str>) -> Abilities {
+fn capabilities(encoders: &BTreeSet<&str>, decoders: &BTreeSet<&str>) -> Capabilities {
     let decodes = |names: &[&str]| names.iter().any(|name| decoders.contains(name));
-    Abilities {
-        // Phones record H.264, or what they can record it instead of.
+    Capabilities {
+        // Phones record H.264 at least as an alternative.
         frames: encoders.contains("mjpeg") && decodes(&["h264"]),
         to_mp3: encoders.contains("libmp3lame") && decodes(&["amrnb", "libopencore_amrnb"]),
         to_amr: encoders.contains("libopencore_amrnb") && decodes(&["mp3float", "mp3"]),
     }
 }
 
-fn warn_of_what_is_missing(program: &Path, abilities: Abilities) {
-    let Abilities {
+fn warn_of_missing(program: &Path, capabilities: Capabilities) {
+    let Capabilities {
         frames,
         to_mp3,
         to_amr,
-    } = abilities;
+    } = capabilities;
     for (is_there, what) in [
-        (frames, "no covers of videos: it has no mjpeg, or no h264"),
+        (
+            frames,
+            "video covers: it lacks the encoder mjpeg or the decoder h264",
+        ),
         (
             to_mp3,
-            "no voices as mp3: it has no libmp3lame, or no amrnb",
+            "voice conversion to mp3: it lacks the encoder libmp3lame or the decoder amrnb",
         ),
         (
             to_amr,
-            "no voices as amr: it has no libopencore_amrnb (Debian: libavcodec-extra), or no mp3",
+            "voice conversion to amr: it lacks the encoder libopencore_amrnb (Debian: libavcodec-extra) or the decoder mp3",
         ),
     ] {
         if !is_there {
-            tracing::warn!(?program, "ffmpeg makes {what}");
+            tracing::warn!(?program, "ffmpeg cannot be used for {what}");
         }
     }
 }

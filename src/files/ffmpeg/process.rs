@@ -1,20 +1,20 @@
-//! One run of a program: started, limited, read, and surely gone.
+//! Runs a program once: starts it, limits it, reads its output, and makes sure that it ends.
 //!
-//! What it is asked to do is in `arguments.rs`. No shell, no environment but two variables, no directory of
-//! ours, no terminal. Everything that it may take has a bound ([`Limits`]).
+//! The arguments are in `arguments.rs`. The program gets no shell, no terminal, no directory of ours, and only two
+//! variables of our environment. All its resources are limited ([`Limits`]).
 //!
 //! ```text
-//! the waiting future               a blocking thread, for as long as the process lives
-//!   asks for it            ──────▶   spawn, limits
+//! the waiting future               a blocking thread, for the lifetime of the process
+//!   requests a run         ──────▶   spawns, sets the limits
 //!   reads stdout, stderr   ◀──────   pipes
-//!                                    waits for the exit, reaps nothing yet
-//!                                    kills what is left of the group, then reaps
-//!   status                 ◀──────   gives the place in the pool back
+//!                                    waits for the exit without reaping
+//!                                    kills the rest of the process group, then reaps
+//!   status                 ◀──────   releases the permit of the pool
 //! ```
 //!
-//! A process group keeps its id as long as its leader is not reaped, so a signal meets it and nobody else: the
-//! thread alone reaps, and [`Group`]'s lock is held while it does. What leaves the group by `setsid` is out of
-//! reach, and bounded by its own CPU limit only; ffmpeg starts no processes.
+//! A process group keeps its id until its leader is reaped, so a signal cannot reach another group: only the thread reaps,
+//! and it holds the lock of [`Group`] while it does. A process that leaves the group by `setsid` cannot be killed, and only
+//! its own CPU limit ends it; ffmpeg starts no processes.
 
 use std::{
     fmt, fs, io,
@@ -35,59 +35,59 @@ use tokio::{
     sync::oneshot,
 };
 
-/// What is kept of standard error, in bytes; the rest is read and forgotten.
+/// Bytes of standard error that are kept. The rest is read and discarded.
 const LOG_BYTES_MAX: usize = 512;
-/// Descriptors that the program may have open. ffmpeg needs its three, the input and a library at a time.
+/// Open descriptors of the program. ffmpeg needs its three standard ones, the input, and one library at a time.
 const OPEN_FILES_MAX: u64 = 32;
-/// Of our environment, what a program is started with: where a wrapper finds its programs, and a private build
-/// its libraries. No secret of ours is in them.
+/// The variables of our environment that the program gets: a wrapper finds its programs by them, and a private build its
+/// libraries. They contain no secrets.
 const ENVIRONMENT: [&str; 2] = ["PATH", "LD_LIBRARY_PATH"];
 
-/// What one run may take.
+/// The limits of one run.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
-    /// Wall time from the start to the end.
+    /// Wall time of the run.
     pub(super) timeout: Duration,
-    /// Seconds of CPU. Not lower where other programs take the CPU, as the wall time is.
+    /// Seconds of CPU time. Unlike wall time, it does not depend on other programs.
     pub(super) cpu_seconds_max: u64,
-    /// Address space, in bytes.
+    /// Bytes of address space.
     pub(super) memory_bytes_max: u64,
     /// Bytes of standard output.
     pub(super) output_bytes_max: u64,
 }
 
-/// Why there is no output.
+/// Why a run has no output.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// It could not be started, or not be limited.
+    /// The program could not be started, or its limits could not be set.
     Start(io::Error),
-    /// It ran into [`Limits::timeout`], and was killed.
+    /// The program reached [`Limits::timeout`] and was killed.
     TimedOut(Duration),
-    /// It wrote more than [`Limits::output_bytes_max`], and was killed.
+    /// The program wrote more than [`Limits::output_bytes_max`] and was killed.
     TooMuchOutput(u64),
-    /// It ended with an error, or by a signal: its own limits end it so, too.
+    /// The program ended with an error or by a signal, which its limits also cause.
     Failed { status: ExitStatus, log: String },
-    /// Its pipes could not be read.
+    /// The pipes could not be read.
     Pipe(io::Error),
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Start(error) => write!(f, "it could not be started: {error}"),
+            Self::Start(error) => write!(f, "the program could not be started: {error}"),
             Self::TimedOut(after) => write!(f, "killed after {} ms", after.as_millis()),
             Self::TooMuchOutput(bytes) => write!(f, "killed after {bytes} bytes of output"),
-            // Debug escapes: what a decoder says may quote the file.
+            // The Debug format escapes: messages of a decoder may quote the file.
             Self::Failed { status, log } => write!(f, "{status}: {log:?}"),
-            Self::Pipe(error) => write!(f, "its output could not be read: {error}"),
+            Self::Pipe(error) => write!(f, "the output of the program could not be read: {error}"),
         }
     }
 }
 
 impl std::error::Error for Failure {}
 
-/// Runs a program with a file as its standard input, and gives its standard output. `place` is dropped when
-/// the process is gone and reaped, not before, also where nobody waits for it any more.
+/// Runs a program with a file as its standard input, and returns its standard output. `permit` is dropped when the process
+/// has ended and was reaped, not before, even if the future is dropped.
 ///
 /// # Errors
 /// [`Failure`]; the process and its group are killed.
@@ -99,7 +99,7 @@ pub(super) async fn run<P: Send + 'static>(
     arguments: &[String],
     input: Option<fs::File>,
     limits: Limits,
-    place: P,
+    permit: P,
 ) -> Result<Vec<u8>, Failure> {
     let mut command = Command::new(program);
     command
@@ -114,7 +114,7 @@ pub(super) async fn run<P: Send + 'static>(
         .stdin(input.map_or_else(Stdio::null, Stdio::from))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    match tokio::time::timeout(limits.timeout, run_to_end(command, limits, place)).await {
+    match tokio::time::timeout(limits.timeout, run_to_end(command, limits, permit)).await {
         Ok(result) => result,
         Err(_) => Err(Failure::TimedOut(limits.timeout)),
     }
@@ -123,43 +123,49 @@ pub(super) async fn run<P: Send + 'static>(
 async fn run_to_end<P: Send + 'static>(
     command: Command,
     limits: Limits,
-    place: P,
+    permit: P,
 ) -> Result<Vec<u8>, Failure> {
     let group = Arc::new(Group::default());
     let _kill_on_drop = KillOnDrop(group.clone());
     let (send_pipes, pipes) = oneshot::channel();
-    // Starting blocks until the program is loaded, which a cold disk makes long.
+    // Starting blocks until the program is loaded, which takes long from a cold disk.
     let life = tokio::task::spawn_blocking(move || {
-        let _place = place;
+        let _permit = permit;
         live(command, limits, &group, send_pipes)
     });
     let ended = async {
         let status = life.await.map_err(io::Error::other);
         status.flatten().map_err(Failure::Start)
     };
-    let outputs = async {
-        // Where there are no pipes there was no start, and `ended` says why.
-        let Ok((stdout, stderr)) = pipes.await else {
-            return Ok((Vec::new(), String::new()));
-        };
-        let stdout = tokio::process::ChildStdout::from_std(stdout).map_err(Failure::Pipe)?;
-        let stderr = tokio::process::ChildStderr::from_std(stderr).map_err(Failure::Pipe)?;
-        tokio::try_join!(
-            read_bounded(stdout, limits.output_bytes_max),
-            read_start(stderr)
-        )
-    };
-    let (status, (output, log)) = tokio::try_join!(ended, outputs)?;
+    let (status, (output, log)) =
+        tokio::try_join!(ended, read_outputs(pipes, limits.output_bytes_max))?;
     if !status.success() {
         return Err(Failure::Failed { status, log });
     }
     if !log.is_empty() {
-        tracing::debug!(?log, "a program that succeeded wrote on its standard error");
+        tracing::debug!(
+            ?log,
+            "the program succeeded but wrote to its standard error"
+        );
     }
     Ok(output)
 }
 
-/// Everything, or an error with the first byte too many.
+/// Reads standard output, and the start of standard error.
+async fn read_outputs(
+    pipes: oneshot::Receiver<Pipes>,
+    bytes_max: u64,
+) -> Result<(Vec<u8>, String), Failure> {
+    // Without pipes the program was not started, and its end has the cause.
+    let Ok((stdout, stderr)) = pipes.await else {
+        return Ok((Vec::new(), String::new()));
+    };
+    let stdout = tokio::process::ChildStdout::from_std(stdout).map_err(Failure::Pipe)?;
+    let stderr = tokio::process::ChildStderr::from_std(stderr).map_err(Failure::Pipe)?;
+    tokio::try_join!(read_bounded(stdout, bytes_max), read_start(stderr))
+}
+
+/// Reads everything. An error at the first byte above the limit.
 async fn read_bounded(pipe: impl AsyncRead + Unpin, bytes_max: u64) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
     let mut pipe = pipe.take(bytes_max.saturating_add(1));
@@ -170,7 +176,7 @@ async fn read_bounded(pipe: impl AsyncRead + Unpin, bytes_max: u64) -> Result<Ve
     }
 }
 
-/// The first bytes as text. The rest is read as well, lest the writer wait for ever.
+/// Reads everything, so that the writer never blocks, and returns the first bytes as text.
 async fn read_start(mut pipe: impl AsyncRead + Unpin) -> Result<String, Failure> {
     let mut start = Vec::new();
     let mut buffer = [0; 1024];
@@ -187,7 +193,7 @@ async fn read_start(mut pipe: impl AsyncRead + Unpin) -> Result<String, Failure>
 
 type Pipes = (ChildStdout, ChildStderr);
 
-/// The life of one process, on a thread that waits for its end. Blocking.
+/// Starts the process, and waits for its end. Blocking.
 fn live(
     mut command: Command,
     limits: Limits,
@@ -198,7 +204,7 @@ fn live(
         return Err(io::ErrorKind::Interrupted.into());
     }
     let mut child = command.spawn()?;
-    // Our own ends of its standard input are closed with the command.
+    // Closes our own end of the standard input.
     drop(command);
     let pid = Pid::from_child(&child);
     let limited = limit(pid, limits);
@@ -207,10 +213,10 @@ fn live(
         group.kill();
     }
     if let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) {
-        // A receiver that is gone has killed the group, or will as soon as it is dropped.
+        // If the receiver is gone, the group was killed, or will be killed when it is dropped.
         let _ = pipes.send((stdout, stderr));
     }
-    // NOWAIT leaves it a zombie, whose id is nobody else's.
+    // NOWAIT leaves a zombie, whose id no other process can get.
     let exit = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
     rustix::io::retry_on_intr(|| waitid(WaitId::Pid(pid), exit))
         .inspect_err(|_| group.is_reaped())?;
@@ -218,12 +224,11 @@ fn live(
     limited.and(status)
 }
 
-/// Bounds what a process may take. It was started some 100 µs ago, and loads its libraries for 30 ms more
-/// (ffmpeg has 200): not a byte of its input was read. Should this thread be kept waiting, the limits still
-/// count all that was taken before. Set before the start they would need code between fork and exec, which is
-/// unsafe.
+/// Limits the resources of a process that was started about 100 µs ago. It loads its libraries for another 30 ms (ffmpeg
+/// has 200), so it has not read any input. If this thread is delayed, the limits still count all earlier use. Limits before
+/// the start would need code between fork and exec, which is unsafe.
 ///
-/// Processes are not limited: the kernel counts all threads of a user, ours too.
+/// The number of processes is not limited: the kernel counts all threads of a user, including ours.
 fn limit(pid: Pid, limits: Limits) -> io::Result<()> {
     for (resource, max) in [
         (Resource::As, limits.memory_bytes_max),
@@ -232,7 +237,7 @@ fn limit(pid: Pid, limits: Limits) -> io::Result<()> {
         (Resource::Core, 0),
         (Resource::Nofile, OPEN_FILES_MAX),
     ] {
-        // A limit that is lower already, as inherited from us, cannot be raised.
+        // A lower limit that was inherited from us cannot be raised.
         let max = getrlimit(resource)
             .maximum
             .map_or(max, |inherited| inherited.min(max));
@@ -256,9 +261,9 @@ struct Group {
 enum State {
     #[default]
     Starting,
-    /// Led by a process that was not reaped: its id is the group's and nobody else's.
+    /// The leader was not reaped: its id belongs to this group.
     Running(Pid),
-    /// Whoever asked has given up before there was a process.
+    /// The future was dropped before the process was started.
     GivenUp,
     Reaped,
 }
@@ -272,7 +277,7 @@ impl Group {
         matches!(*self.state(), State::GivenUp)
     }
 
-    /// Takes note of the leader; kills at once where that was asked for before.
+    /// Sets the leader. Kills it at once if the future was dropped before.
     fn is_led_by(&self, pid: Pid) {
         let mut state = self.state();
         if matches!(*state, State::GivenUp) {
@@ -281,7 +286,7 @@ impl Group {
         *state = State::Running(pid);
     }
 
-    /// Takes note that somebody else has reaped: the kernel, where SIGCHLD is ignored. The id may be another's.
+    /// Notes that the kernel has reaped the leader, since SIGCHLD is ignored. Another process may have the id now.
     fn is_reaped(&self) {
         *self.state() = State::Reaped;
     }
@@ -295,7 +300,7 @@ impl Group {
         }
     }
 
-    /// Kills what a leader that has ended left behind in its group, then frees the group's id.
+    /// Kills the processes that the leader left in its group, then reaps the leader, which frees the id.
     fn kill_and_reap(&self, leader: &mut Child) -> io::Result<ExitStatus> {
         let mut state = self.state();
         if let State::Running(pid) = *state {
@@ -307,11 +312,11 @@ impl Group {
 }
 
 fn kill(group: Pid) {
-    // ESRCH and EPERM say that nobody is left that could be killed.
+    // ESRCH and EPERM mean that no process is left to kill.
     let _ = kill_process_group(group, Signal::KILL);
 }
 
-/// Kills the group with the future that waits for it.
+/// Kills the group when the waiting future is dropped.
 struct KillOnDrop(Arc<Group>);
 
 impl Drop for KillOnDrop {

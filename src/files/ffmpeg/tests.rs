@@ -1,4 +1,4 @@
-//! The real program on files made here, and fakes that misbehave in every way that is bounded.
+//! Tests the real program with generated files, and every limit with a fake program that exceeds it.
 
 use std::{
     collections::BTreeSet,
@@ -16,9 +16,9 @@ use super::*;
 use crate::time::Clock;
 
 const PIXELS_MAX: u64 = 64_000_000;
-/// Far beyond what anything here takes; only a failure waits for it.
+/// Much longer than any test takes. Only a failing test waits for it.
 const DEADLINE: Duration = Duration::from_secs(30);
-/// Long enough for a fake to get to its point on a busy machine.
+/// Long enough for a fake program to reach its goal on a busy machine.
 const FAKE_TIMEOUT: Duration = Duration::from_secs(2);
 
 fn claimant() -> Claimant {
@@ -30,16 +30,16 @@ fn real() -> Ffmpeg {
         timeout: Duration::from_secs(60),
         ..Config::default()
     });
-    let all = Abilities {
+    let all = Capabilities {
         frames: true,
         to_mp3: true,
         to_amr: true,
     };
-    assert_eq!(ffmpeg.abilities(), all, "ffmpeg with libavcodec-extra");
+    assert_eq!(ffmpeg.capabilities(), all, "ffmpeg with libavcodec-extra");
     ffmpeg
 }
 
-/// A file of the store: a payload, and what stands behind it.
+/// A file of the store: a payload and a trailer.
 struct Stored {
     path: PathBuf,
     len: u64,
@@ -52,7 +52,7 @@ impl Stored {
         let path = dir.path().join("object");
         let mut file = File::create(&path).unwrap();
         file.write_all(payload).unwrap();
-        // Frames of AMR at that: a decoder that saw them would play them.
+        // The trailer has valid frames of AMR: a decoder that reads it would play them.
         let trailer: Vec<u8> = (0..700_u32).map(|at| at as u8).collect();
         file.write_all(&trailer).unwrap();
         Self {
@@ -67,7 +67,7 @@ impl Stored {
     }
 }
 
-/// Bytes that ffmpeg makes in a file named `name`.
+/// Runs ffmpeg, and returns the contents of the file `name` that it writes.
 fn made(name: &str, arguments: &[&str]) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(name);
@@ -82,7 +82,7 @@ fn made(name: &str, arguments: &[&str]) -> Vec<u8> {
     fs::read(path).unwrap()
 }
 
-/// A video whose first frame is red and whose others are blue, with sound.
+/// A video with audio whose first frame is red and whose other frames are blue.
 fn video(name: &str, width: u32, height: u32, arguments: &[&str]) -> Vec<u8> {
     let source =
         |color: &str, seconds: &str| format!("color=c={color}:s={width}x{height}:r=10:d={seconds}");
@@ -115,7 +115,7 @@ fn mp3(seconds: &str) -> Vec<u8> {
     voice_of("a.mp3", seconds, &["-ar", "44100", "-b:a", "64k"])
 }
 
-/// The only stream of a file, as ffprobe sees it.
+/// The only stream of a file, by ffprobe.
 fn ffprobe(bytes: &[u8]) -> serde_json::Value {
     let file = Stored::new(&[]);
     fs::write(&file.path, bytes).unwrap();
@@ -178,7 +178,7 @@ async fn voice_from(
 }
 
 #[tokio::test]
-async fn the_first_frame_comes_of_every_kind_of_video() {
+async fn first_frame_of_each_video_kind() {
     let ffmpeg = real();
     let faststart = [H264, &["-movflags", "+faststart"]].concat();
     let webm = ["-c:v", "libvpx", "-c:a", "libopus"];
@@ -214,7 +214,7 @@ async fn the_first_frame_comes_of_every_kind_of_video() {
 }
 
 #[tokio::test]
-async fn a_large_frame_is_fitted_and_a_turned_one_is_upright() {
+async fn fits_and_turns_frames() {
     let ffmpeg = real();
     let wide = mp4(2560, 1440);
     let frame = frame_of(&ffmpeg, &wide, Sniffed::Mp4).await.unwrap();
@@ -235,7 +235,7 @@ async fn a_large_frame_is_fitted_and_a_turned_one_is_upright() {
     assert_picture(&frame, 640, 240);
 }
 
-/// The video by a quarter to the right: the matrix in the first track's header (ISO/IEC 14496-12 §8.3.2).
+/// Turns a video by 90° to the right, by the matrix in the header of the first track (ISO/IEC 14496-12 §8.3.2).
 fn turned(mut mp4: Vec<u8>) -> Vec<u8> {
     let header = mp4.windows(4).position(|name| name == b"tkhd").unwrap();
     let quarter: [i32; 9] = [0, 0x10000, 0, -0x10000, 0, 0, 0, 0, 0x4000_0000];
@@ -247,7 +247,7 @@ fn turned(mut mp4: Vec<u8>) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn what_is_no_video_or_broken_or_too_large_has_no_frame() {
+async fn rejects_broken_and_large_videos() {
     let ffmpeg = real();
     for kind in [
         Sniffed::Jpeg,
@@ -278,7 +278,7 @@ async fn what_is_no_video_or_broken_or_too_large_has_no_frame() {
 }
 
 #[tokio::test]
-async fn the_file_is_read_without_its_name_and_its_offset_stays() {
+async fn reads_file_without_moving_offset() {
     use std::io::{Seek, SeekFrom};
     let ffmpeg = real();
     let file = Stored::new(&mp4(320, 240));
@@ -294,7 +294,7 @@ async fn the_file_is_read_without_its_name_and_its_offset_stays() {
 }
 
 #[tokio::test]
-async fn a_voice_keeps_its_length_and_hears_nothing_of_the_trailer() {
+async fn voice_keeps_its_duration() {
     let ffmpeg = real();
     let wb = voice_of(
         "a.awb",
@@ -330,7 +330,7 @@ async fn a_voice_keeps_its_length_and_hears_nothing_of_the_trailer() {
             (&stream["sample_rate"], &stream["channels"]),
             (&"8000".into(), &1.into())
         );
-        // Not by ffprobe, which takes 12.4 kbit/s for granted and guesses from the size.
+        // Not by ffprobe, which assumes 12.4 kbit/s and computes the duration from the size.
         let ms = amr_duration_ms(&amr).unwrap();
         assert!(ms.abs_diff(5000) < 200, "{ms}");
         assert_eq!(
@@ -341,7 +341,7 @@ async fn a_voice_keeps_its_length_and_hears_nothing_of_the_trailer() {
     }
 }
 
-/// An MP3 with a picture of its record, as music has.
+/// An MP3 with a cover picture, as music files have.
 fn with_cover(mp3: &[u8], png: &[u8]) -> Vec<u8> {
     let (sound, cover) = (Stored::new(&[]), Stored::new(&[]));
     fs::write(&sound.path, mp3).unwrap();
@@ -353,7 +353,7 @@ fn with_cover(mp3: &[u8], png: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn only_amr_becomes_mp3_and_mp3_amr() {
+async fn converts_only_amr_and_mp3() {
     let ffmpeg = real();
     for (from, to) in [
         (Sniffed::AmrNb, VoiceFormat::Amr),
@@ -372,7 +372,7 @@ async fn only_amr_becomes_mp3_and_mp3_amr() {
 }
 
 #[tokio::test]
-async fn an_mp3_longer_than_the_bound_is_refused() {
+async fn rejects_long_mp3() {
     let ffmpeg = Ffmpeg::probe(&Config {
         voice_duration_max: Duration::from_millis(2500),
         ..Config::default()
@@ -382,7 +382,7 @@ async fn an_mp3_longer_than_the_bound_is_refused() {
         match is_made {
             true => assert!(amr_duration_ms(&amr.unwrap()).unwrap() >= 2500),
             false => {
-                let text = "the voice is longer than 2.5 seconds";
+                let text = "the voice message is longer than 2.5 s";
                 assert_refused(amr, Kind::NotConvertible, text);
             }
         }
@@ -390,7 +390,7 @@ async fn an_mp3_longer_than_the_bound_is_refused() {
 }
 
 #[tokio::test]
-async fn a_playlist_named_as_a_video_opens_nothing() {
+async fn playlists_open_nothing() {
     let ffmpeg = real();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
@@ -416,7 +416,7 @@ async fn a_playlist_named_as_a_video_opens_nothing() {
     assert_eq!(nobody.kind(), std::io::ErrorKind::WouldBlock);
 }
 
-/// A QuickTime file whose samples are in another file, by an alias record (QuickTime File Format, `dref`).
+/// A QuickTime file with its samples in another file, by an alias record (QuickTime File Format, `dref`).
 fn with_external_data(mut mov: Vec<u8>, path: &str) -> Vec<u8> {
     let mut alias = vec![0; 150];
     alias.extend(2_u16.to_be_bytes());
@@ -433,7 +433,7 @@ fn with_external_data(mut mov: Vec<u8>, path: &str) -> Vec<u8> {
     let mut at = 0;
     let mut end = mov.len();
     let mut parents = Vec::new();
-    // What holds what, down to the first track's reference.
+    // The path of boxes to the reference of the first track.
     for name in [&b"moov"[..], b"trak", b"mdia", b"minf", b"dinf", b"dref"] {
         loop {
             assert!(at < end, "{name:?} is there");
@@ -459,13 +459,13 @@ fn with_external_data(mut mov: Vec<u8>, path: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_video_whose_samples_are_in_another_file_does_not_reach_it() {
+async fn videos_cannot_reference_files() {
     let ffmpeg = real();
     let whole = video("a.mov", 320, 240, H264);
     let other = Stored::new(&whole);
     let path = other.path.to_str().unwrap();
     let referring = with_external_data(whole, path);
-    // The file is what it should be: ffmpeg finds the other one when it is let.
+    // The file is valid: without the restrictions, ffmpeg finds the other file.
     let file = Stored::new(&referring);
     let shown = Command::new("ffmpeg")
         .args(["-nostdin", "-v", "error", "-enable_drefs", "1"])
@@ -489,8 +489,8 @@ async fn a_video_whose_samples_are_in_another_file_does_not_reach_it() {
     assert_refused(refused, Kind::NoThumbnail, NO_FRAME);
 }
 
-/// A program that says it can do everything, and does `body` when asked to. It notes what it wants to be
-/// known as empty files, since it may not write any.
+/// A program that claims all encoders and decoders, and executes `body` for a conversion. It reports facts as empty files,
+/// since it may not write to files.
 struct Fake {
     dir: TempDir,
     config: Config,
@@ -512,8 +512,8 @@ impl Fake {
         );
         let (source, program) = (dir.path().join("source"), dir.path().join("fake"));
         fs::write(&source, text).unwrap();
-        // Copied by another program: what is open for writing here, and so for a moment in what another
-        // test starts, cannot be executed.
+        // Copied by another program: a file that is open for writing here, and for a moment in a program that another test
+        // starts, cannot be executed.
         let copy = "cp \"$0\" \"$1\" && chmod 755 \"$1\"";
         let copied = Command::new("sh")
             .args(["-c", copy])
@@ -536,11 +536,11 @@ impl Fake {
 
     fn ffmpeg(&self) -> Ffmpeg {
         let ffmpeg = Ffmpeg::probe(&self.config);
-        assert!(ffmpeg.abilities().frames, "the fake answers");
+        assert!(ffmpeg.capabilities().frames, "the fake answers");
         ffmpeg
     }
 
-    /// What it has started, itself and others.
+    /// The ids of the processes that it has started, its own included.
     fn pids(&self) -> BTreeSet<u32> {
         fs::read_dir(self.dir.path())
             .unwrap()
@@ -550,7 +550,7 @@ impl Fake {
     }
 }
 
-/// Whether there is such a process, and it is no zombie that its new parent has not reaped yet.
+/// Whether the process exists, and is not a zombie that its new parent has not reaped yet.
 fn is_alive(pid: u32) -> bool {
     let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
         return false;
@@ -573,11 +573,11 @@ async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     waited.unwrap_or_else(|_| panic!("not within {DEADLINE:?}: {what}"));
 }
 
-/// A child of the fake's that has its pipes, and would keep them for a quarter of an hour.
+/// A child of the fake program that inherits its pipes, and would keep them open for 15 minutes.
 const FORKS: &str = "sleep 1000 & : > pid.$!";
-/// The limits are set when it has already started, the one of open files last.
+/// The limits are set after the program has started, the one of open files last.
 const UNTIL_LIMITED: &str = "until [ \"$(ulimit -n)\" = 32 ]; do :; done";
-/// As much of a picture as is looked at.
+/// The start of a JPEG, which is all that is checked.
 const JPEG: &str = "printf '\\377\\330\\377'";
 
 async fn fake_frame(ffmpeg: &Ffmpeg) -> Result<Vec<u8>> {
@@ -585,16 +585,12 @@ async fn fake_frame(ffmpeg: &Ffmpeg) -> Result<Vec<u8>> {
 }
 
 #[tokio::test]
-async fn a_program_that_hangs_is_killed_with_its_children() {
+async fn kills_hanging_program_with_children() {
     let fake = Fake::new(&format!("{FORKS}; wait")).with(|config| config.timeout = FAKE_TIMEOUT);
     let ffmpeg = fake.ffmpeg();
     let start = Clock::system().monotonic();
     let refused = fake_frame(&ffmpeg).await;
-    assert_refused(
-        refused,
-        Kind::NoThumbnail,
-        "ffmpeg took longer than 2 seconds",
-    );
+    assert_refused(refused, Kind::NoThumbnail, "ffmpeg took longer than 2 s");
     assert!((FAKE_TIMEOUT..FAKE_TIMEOUT * 4).contains(&start.elapsed()));
     let pids = fake.pids();
     assert_eq!(pids.len(), 2, "it has forked");
@@ -602,7 +598,7 @@ async fn a_program_that_hangs_is_killed_with_its_children() {
 }
 
 #[tokio::test]
-async fn a_child_left_behind_is_killed_and_keeps_nobody_waiting() {
+async fn kills_orphaned_child() {
     let fake = Fake::new(&format!("{FORKS}; {JPEG}"));
     let frame = fake_frame(&fake.ffmpeg()).await.unwrap();
     assert_eq!(frame, b"\xff\xd8\xff");
@@ -612,11 +608,11 @@ async fn a_child_left_behind_is_killed_and_keeps_nobody_waiting() {
 }
 
 #[tokio::test]
-async fn a_future_that_is_dropped_kills_and_frees_its_place() {
+async fn dropped_future_kills_program() {
     let fake = Fake::new(&format!("{FORKS}; wait")).with(|config| config.processes_max = 1);
     let ffmpeg = fake.ffmpeg();
     for runs in 1..=3 {
-        // The next one starts when the last one's place is free.
+        // The next run starts when the place of the last one is free.
         tokio::select! {
             _ = fake_frame(&ffmpeg) => panic!("it hangs"),
             () = until("it has forked", || fake.pids().len() == 2 * runs) => {}
@@ -627,7 +623,7 @@ async fn a_future_that_is_dropped_kills_and_frees_its_place() {
 }
 
 #[tokio::test]
-async fn a_future_dropped_at_once_leaves_no_process() {
+async fn early_drop_leaves_no_process() {
     let fake = Fake::new(&format!("{FORKS}; wait")).with(|config| config.processes_max = 1);
     let ffmpeg = fake.ffmpeg();
     for delay_us in [0, 50, 100, 200, 400, 800, 1600, 3200] {
@@ -638,7 +634,7 @@ async fn a_future_dropped_at_once_leaves_no_process() {
                 .is_err()
         );
     }
-    // The only place is free when the process is reaped.
+    // The only place is free when the process was reaped.
     let place = tokio::time::timeout(DEADLINE, ffmpeg.pool.enter(claimant(), 0)).await;
     let _place = place.unwrap().unwrap();
     let pids = fake.pids();
@@ -646,7 +642,7 @@ async fn a_future_dropped_at_once_leaves_no_process() {
 }
 
 #[tokio::test]
-async fn too_many_are_refused_at_once() {
+async fn refuses_when_queue_is_full() {
     let fake = Fake::new("exec sleep 1000").with(|config| {
         config.processes_max = 1;
         config.queue_max = 1;
@@ -670,7 +666,7 @@ async fn too_many_are_refused_at_once() {
 }
 
 #[tokio::test]
-async fn endless_output_ends_at_the_bound() {
+async fn limits_output() {
     let fake = Fake::new(&format!("{JPEG}; exec cat /dev/zero"));
     let refused = fake_frame(&fake.ffmpeg()).await;
     let text = "ffmpeg wrote more than 16777216 bytes";
@@ -680,14 +676,10 @@ async fn endless_output_ends_at_the_bound() {
 }
 
 #[tokio::test]
-async fn standard_error_is_drained_and_its_start_is_kept() {
+async fn keeps_start_of_stderr() {
     let fake = Fake::new("exec cat /dev/zero >&2").with(|config| config.timeout = FAKE_TIMEOUT);
     let refused = fake_frame(&fake.ffmpeg()).await;
-    assert_refused(
-        refused,
-        Kind::NoThumbnail,
-        "ffmpeg took longer than 2 seconds",
-    );
+    assert_refused(refused, Kind::NoThumbnail, "ffmpeg took longer than 2 s");
 
     let fake = Fake::new(&format!("head -c 10000000 /dev/zero >&2; {JPEG}"));
     fake_frame(&fake.ffmpeg()).await.unwrap();
@@ -705,13 +697,13 @@ async fn standard_error_is_drained_and_its_start_is_kept() {
 }
 
 #[tokio::test]
-async fn memory_and_all_else_is_limited() {
+async fn limits_process_resources() {
     let fake = Fake::new("exec tail /dev/zero").with(|config| config.memory_bytes_max = 64 << 20);
     let error = fake_frame(&fake.ffmpeg()).await.unwrap_err();
     assert_eq!(error.public_text(), Some(NO_FRAME));
     assert!(error.causes().contains("memory exhausted"), "{error}");
 
-    // The limit of open files is set last. Where the shell was before its first `cd` is where it started.
+    // The limit of open files is set last. The shell has not changed its directory before its first `cd`.
     let shown = format!(
         "{UNTIL_LIMITED}; {JPEG}; echo \"started in $OLDPWD.\"; \
          tr '\\0' '\\n' < /proc/$$/environ; cat /proc/self/limits"
@@ -739,20 +731,20 @@ async fn memory_and_all_else_is_limited() {
 }
 
 #[tokio::test]
-async fn files_cannot_be_written() {
+async fn program_cannot_write_files() {
     let fake = Fake::new(&format!("{UNTIL_LIMITED}; {JPEG}; echo x > written"));
     fake_frame(&fake.ffmpeg()).await.unwrap_err();
     assert_eq!(fs::read(fake.dir.path().join("written")).unwrap(), b"");
 }
 
 #[tokio::test]
-async fn a_program_that_is_missing_or_fails_says_so() {
+async fn reports_missing_or_failing_program() {
     for program in ["/nowhere/ffmpeg", "no-such-ffmpeg", ""] {
         let ffmpeg = Ffmpeg::probe(&Config {
             program: program.into(),
             ..Config::default()
         });
-        assert_eq!(ffmpeg.abilities(), Abilities::default());
+        assert_eq!(ffmpeg.capabilities(), Capabilities::default());
         assert_refused(fake_frame(&ffmpeg).await, Kind::NoThumbnail, OFF);
         let refused = voice_from(&ffmpeg, b"#!AMR\n", Sniffed::AmrNb, VoiceFormat::Mp3).await;
         assert_refused(refused, Kind::NotConvertible, OFF);
@@ -775,7 +767,7 @@ async fn a_program_that_is_missing_or_fails_says_so() {
         NO_FRAME,
     );
 
-    // It was there at the start.
+    // The program existed at the start.
     let fake = Fake::new("exit 0");
     let ffmpeg = fake.ffmpeg();
     fs::remove_file(&fake.config.program).unwrap();
@@ -786,9 +778,9 @@ async fn a_program_that_is_missing_or_fails_says_so() {
 }
 
 #[tokio::test]
-async fn a_program_that_lacks_an_encoder_is_refused_by_name() {
+async fn names_missing_encoder() {
     let mut ffmpeg = Fake::new("exit 1").ffmpeg();
-    ffmpeg.abilities = Abilities::default();
+    ffmpeg.capabilities = Capabilities::default();
     assert_refused(fake_frame(&ffmpeg).await, Kind::NoThumbnail, NO_FRAMES);
     for (from, to, text) in [
         (Sniffed::AmrNb, VoiceFormat::Mp3, NO_MP3),
@@ -800,13 +792,13 @@ async fn a_program_that_lacks_an_encoder_is_refused_by_name() {
 }
 
 #[tokio::test]
-async fn an_amr_that_plays_too_long_or_is_broken_starts_no_process() {
+async fn bad_amr_starts_no_process() {
     let fake = Fake::new("exit 1");
     let ffmpeg = fake.ffmpeg();
     let frames =
         |magic: &[u8], frame: &[u8], seconds: usize| [magic, &frame.repeat(seconds * 50)].concat();
     let (nb, wb) = (b"#!AMR\n", b"#!AMR-WB\n");
-    let long = "the voice is longer than 600 seconds";
+    let long = "the voice message is longer than 600 s";
     let wide = [[8 << 3; 1].as_slice(), &[0; 60]].concat();
     for (voice, from, text) in [
         (frames(nb, &[15 << 3], 4 * 3600), Sniffed::AmrNb, long),
@@ -832,13 +824,13 @@ async fn an_amr_that_plays_too_long_or_is_broken_starts_no_process() {
 }
 
 #[test]
-fn a_program_is_found_in_the_path_or_where_it_was_said_to_be() {
+fn finds_program_in_path() {
     let fake = Fake::new("exit 0");
     let dir = fake.dir.path();
     let search = std::env::join_paths([Path::new("/nowhere"), dir]).unwrap();
     for (program, expected) in [
         (PathBuf::from("fake"), Some(dir.join("fake"))),
-        // Not to be executed; no file; not there.
+        // Not executable; a directory; missing.
         (PathBuf::from("source"), None),
         (PathBuf::from("."), None),
         (PathBuf::from("other"), None),

@@ -1,8 +1,8 @@
-//! Reads single bits of a part of a file, through the window.
+//! Reads single bits from a part of a file.
 
 use super::Window;
 
-/// Bits of a part of a file, the lowest of each byte first.
+/// The bits of a part of a file, the lowest bit of each byte first.
 pub(super) struct Bits<'w, 'f> {
     file: &'w mut Window<'f>,
     at: u64,
@@ -22,7 +22,7 @@ impl<'w, 'f> Bits<'w, 'f> {
         }
     }
 
-    /// Returns the next bits, at least 32 where there are so many; zeros behind the end.
+    /// Returns the next bits: at least 32, with zeros after the end.
     #[inline]
     pub(super) fn peek(&mut self) -> u64 {
         if self.held_bits < 32 {
@@ -50,7 +50,7 @@ impl<'w, 'f> Bits<'w, 'f> {
         }
     }
 
-    /// Takes at most 32 bits, `None` where there are fewer.
+    /// Skips at most 32 bits. `None` where there are fewer.
     #[inline]
     pub(super) fn skip(&mut self, bits: u32) -> Option<()> {
         self.held_bits = self.held_bits.checked_sub(bits)?;
@@ -58,7 +58,7 @@ impl<'w, 'f> Bits<'w, 'f> {
         Some(())
     }
 
-    /// Takes so many bits, at most 32, as a number.
+    /// Reads at most 32 bits as a number. `None` where there are fewer.
     #[inline]
     pub(super) fn read(&mut self, bits: u32) -> Option<u32> {
         let value = self.peek() & ((1 << bits) - 1);

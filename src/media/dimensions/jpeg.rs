@@ -1,26 +1,30 @@
-//! The segments of a JPEG: its frame, its scans, and whether it comes to an end.
+//! Reads the segments of a JPEG: its frame, its scans, and whether the file is complete.
 
 use image::metadata::Orientation;
 
-use super::{Header, MediaError, Sniffed, WINDOW_BYTES, Window, orientation, truncated};
+use super::{Header, orientation, truncated};
+use crate::media::{
+    error::MediaError,
+    kind::Sniffed,
+    limits::SCANS_MAX,
+    window::{WINDOW_BYTES, Window},
+};
 
-/// Scans of one JPEG. Encoders make 10 or so.
-const SCANS_MAX: u32 = 32;
-/// Rows of 16 lines that `zune-jpeg` holds beside its output, for each component: coefficients, samples, and samples
-/// that were made more.
+/// Bytes per pixel of a row of blocks that `zune-jpeg` holds beside its output, for each component: 16 lines of
+/// coefficients, samples and upsampled samples.
 const ROW_BYTES: u64 = 16 * 2 * 3;
 
-/// What only a JPEG has.
+/// The properties that only a JPEG has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::media) struct Jpeg {
     /// 1: grey. 3: RGB or YCbCr. 4: CMYK.
     pub(in crate::media) components: u8,
     /// Samples of all components, in whole blocks.
     pub(in crate::media) samples: u64,
-    /// Samples that all scans together pass over.
+    /// The sum of the samples that each scan passes over.
     pub(in crate::media) scanned_samples: u64,
     pub(in crate::media) is_progressive: bool,
-    /// The walk came to the end mark. Where not, this is still what the header claims.
+    /// Whether the file has its end marker. Where it has not, the header is still what the file claims.
     pub(in crate::media) is_whole: bool,
 }
 
@@ -30,12 +34,12 @@ struct Frame {
     width: u32,
     height: u32,
     components: usize,
-    /// Identifier of each component, and its samples.
+    /// The identifier of each component, and how many samples it has.
     samples: [(u8, u64); 4],
     is_progressive: bool,
 }
 
-/// What a walk over the segments of a JPEG found, as far as it came.
+/// What the segments of a JPEG say, up to the end or to the first damage.
 #[derive(Default)]
 struct Segments {
     frame: Option<Frame>,
@@ -45,8 +49,8 @@ struct Segments {
     scanned_samples: u64,
 }
 
-/// A file without its end mark is truncated: the decoder would fill the rest with grey, and a thumbnail
-/// would be kept of half a picture.
+/// Reads the header. A file without its end marker is truncated: a decoder would fill the rest with grey, and a thumbnail
+/// of half a picture would be kept.
 pub(super) fn header(file: &mut Window<'_>) -> Result<Header, MediaError> {
     let mut segments = Segments::default();
     let end = segments.walk(file);
@@ -56,24 +60,19 @@ pub(super) fn header(file: &mut Window<'_>) -> Result<Header, MediaError> {
     ) else {
         return Err(end.err().unwrap_or_else(|| truncated("JPEG")));
     };
-    let pixels = u64::from(frame.width) * u64::from(frame.height);
     let samples = frame.samples.iter().map(|(_, samples)| samples).sum();
     let pixel_bytes = if frame.components == 1 { 1 } else { 3 };
-    // Several scans are gathered as 16-bit coefficients of the whole picture before any pixel is made.
-    let gathered = match frame.is_progressive || segments.scans > 1 {
+    // Several scans are collected as 16-bit coefficients of the whole picture before any pixel is computed.
+    let coefficient_bytes = match frame.is_progressive || segments.scans > 1 {
         true => 2 * samples,
         false => 0,
     };
     let rows = (u64::from(frame.width) + 64) * frame.components as u64 * ROW_BYTES;
+    let size = (frame.width, frame.height);
+    let header = Header::new(Sniffed::Jpeg, file, size, pixel_bytes);
     Ok(Header {
-        kind: Sniffed::Jpeg,
-        width: frame.width,
-        height: frame.height,
-        pixels,
-        file_bytes: file.size(),
         metadata_bytes: segments.metadata_bytes,
-        decoder_bytes: pixels * pixel_bytes + gathered + rows,
-        pixel_bytes,
+        decoder_bytes: header.decoder_bytes + coefficient_bytes + rows,
         orientation: segments.turned.unwrap_or(Orientation::NoTransforms),
         jpeg: Some(Jpeg {
             components: frame.components as u8,
@@ -82,21 +81,21 @@ pub(super) fn header(file: &mut Window<'_>) -> Result<Header, MediaError> {
             is_progressive: frame.is_progressive,
             is_whole: end.is_ok() && segments.scans > 0,
         }),
-        unmeasured: None,
+        ..header
     })
 }
 
 impl Segments {
-    /// Walks the segments up to the end mark (ITU-T T.81 annex B); an error where it is not reached.
+    /// Reads the segments up to the end marker (ITU-T T.81 annex B). An error where there is none.
     fn walk(&mut self, file: &mut Window<'_>) -> Result<(), MediaError> {
         let broken = || truncated("JPEG");
         let mut at = 2;
         loop {
-            // Between segments and in scans: to the next 0xff and what follows it.
+            // Between segments and inside scans: go to the next 0xff and the byte after it.
             at = file.find(0xff, at).ok_or_else(broken)? + 1;
             let marker = file.byte(at).ok_or_else(broken)?;
             match marker {
-                // 0xff fills; stuffing, restart marks and stand-alone marks have no length.
+                // 0xff is a fill byte. Stuffing, restart markers and stand-alone markers have no length.
                 0xff => continue,
                 0x00 | 0x01 | 0xd0..=0xd8 => {
                     at += 1;
@@ -118,7 +117,7 @@ impl Segments {
                 self.frame = Some(start_of_frame(body, marker == 0xc2)?);
             }
             0xc0..=0xc2 => return Err(MediaError::corrupt("two frames in one JPEG")),
-            // Lossless, hierarchical and arithmetic coding; 0xc4 is a table, 0xc8 reserved.
+            // Lossless, hierarchical and arithmetic coding. 0xc4 is a table, and 0xc8 is reserved.
             0xc3 | 0xc5..=0xc7 | 0xc9..=0xcb | 0xcd..=0xcf => {
                 return Err(MediaError::UnsupportedImage);
             }
@@ -136,7 +135,7 @@ impl Segments {
         Ok(())
     }
 
-    /// T.81 §B.2.3: the components that this scan holds come first.
+    /// T.81 §B.2.3: the components of the scan come first.
     fn start_of_scan(&mut self, body: &[u8]) -> Result<(), MediaError> {
         self.scans += 1;
         if self.scans > SCANS_MAX {
@@ -171,21 +170,11 @@ fn start_of_frame(body: &[u8], is_progressive: bool) -> Result<Frame, MediaError
     if components.len() != usize::from(count) {
         return Err(broken());
     }
-    let factors =
-        |component: &[u8; 3]| (u64::from(component[1] >> 4), u64::from(component[1] & 15));
-    // T.81 allows factors of 3 and ratios like 3:2 too. No camera makes them, and the sampler was not
-    // written for them: all but powers of two are refused before it sees them.
-    if components
-        .iter()
-        .map(factors)
-        .any(|(h, v)| !matches!(h, 1 | 2 | 4) || !matches!(v, 1 | 2 | 4))
-    {
-        return Err(MediaError::UnsupportedImage);
+    let (mut h_max, mut v_max) = (1, 1);
+    for component in components {
+        let (h, v) = sampling_factors(component)?;
+        (h_max, v_max) = (h_max.max(h), v_max.max(v));
     }
-    let (h_max, v_max) = components
-        .iter()
-        .map(factors)
-        .fold((1, 1), |(h, v), (h2, v2)| (h.max(h2), v.max(v2)));
     let (width, height) = (
         u32::from(u16::from_be_bytes([w1, w0])),
         u32::from(u16::from_be_bytes([h1, h0])),
@@ -195,7 +184,7 @@ fn start_of_frame(body: &[u8], is_progressive: bool) -> Result<Frame, MediaError
     let rows = u64::from(height).div_ceil(8 * v_max) * 8;
     let mut samples = [(0, 0); 4];
     for (into, component) in samples.iter_mut().zip(components) {
-        let (h, v) = factors(component);
+        let (h, v) = sampling_factors(component)?;
         *into = (component[0], columns * h * rows * v);
     }
     Ok(Frame {
@@ -205,6 +194,18 @@ fn start_of_frame(body: &[u8], is_progressive: bool) -> Result<Frame, MediaError
         samples,
         is_progressive,
     })
+}
+
+/// The horizontal and the vertical sampling factor of a component.
+///
+/// T.81 also allows factors of 3 and ratios like 3:2. No camera uses them, and the decoder's upsampling was not written
+/// for them, so everything but powers of two is refused here.
+fn sampling_factors(component: &[u8; 3]) -> Result<(u64, u64), MediaError> {
+    let (h, v) = (u64::from(component[1] >> 4), u64::from(component[1] & 15));
+    match (h, v) {
+        (1 | 2 | 4, 1 | 2 | 4) => Ok((h, v)),
+        _ => Err(MediaError::UnsupportedImage),
+    }
 }
 
 const _: () = assert!(

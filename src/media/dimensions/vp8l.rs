@@ -1,19 +1,20 @@
-//! Counts the memory of the prefix codes of a lossless WebP bitstream (RFC 9649 §3), before anything is decoded.
+//! Counts the memory that a decoder takes for the prefix codes of a lossless WebP bitstream (RFC 9649 §3).
 //!
-//! The number of pixels does not bound it: a picture of one pixel may name 65,536 groups of five prefix codes, and
-//! `image-webp` makes a table of up to 70 KB of a code that takes 8 bytes in the file. So this module reads what
-//! precedes the pixels: the transforms, the entropy image, and the lengths of all prefix codes. It decodes no pixels.
+//! The number of pixels does not limit this memory: a picture of one pixel may have 65,536 groups of five prefix codes,
+//! and `image-webp` builds a table of up to 70 KB from a code that takes 8 bytes in the file. So this module reads
+//! everything before the pixels: the transforms, the entropy image, and the lengths of all prefix codes. It decodes no
+//! pixels.
 //!
-//! Memory: one group of prefix codes, less than 16 KB. CPU: in proportion to the bits before the pixels and to the pixels
-//! of the transforms, at most three for 16 of the picture. Measured: 0.6 ms for a photo of 9 MB, 0.6 s for 9 MB that are
-//! nothing but prefix codes. No image is stored: what a copy or the colour cache repeats was a literal before, so the
-//! literals alone have the largest group number.
+//! Memory: one group of prefix codes, less than 16 KB. CPU: proportional to the bits before the pixels, and to the pixels
+//! of the transforms, which are at most 3 for each 16 of the picture. Measured: 0.6 ms for a photo of 9 MB, 0.6 s for 9 MB
+//! of nothing but prefix codes. No image is stored. Copies and the colour cache repeat earlier literals, so the largest
+//! group number is that of a literal.
 //!
-//! `image-webp` is the decoder whose memory is counted, so where it differs from the RFC, this module does as it does.
+//! The memory is that of the decoder `image-webp`. Where it differs from the RFC, this module follows the decoder.
 
 use super::{Window, bits::Bits};
 
-/// Symbols of the green channel (with the lengths of copies), red, blue, alpha, and distances.
+/// The number of symbols for green (and the lengths of copies), red, blue, alpha, and distances.
 const ALPHABETS: [u16; 5] = [256 + 24, 256, 256, 256, 40];
 /// The order in which the lengths of the code for code lengths are stored (RFC 9649 §3.7.2.1.2).
 const CODE_LENGTH_ORDER: [usize; 19] = [
@@ -24,36 +25,37 @@ const LENGTH_MAX: usize = 15;
 
 /// The longest code in the code for code lengths.
 const LENGTH_CODE_MAX: u32 = 7;
-/// Two codes of one bit.
+/// The counts of two codes of one bit each.
 const PAIR: Counts = {
     let mut counts = [0; LENGTH_MAX + 1];
     counts[1] = 2;
     counts
 };
 
-/// Bits that the decoder looks up at once. Longer codes go through a tree behind the table.
+/// Bits that the decoder looks up in a table. It looks up longer codes in a tree behind the table.
 const TABLE_BITS: usize = 10;
-/// An entry of a table, and a node of a tree, of which each long code takes two.
+/// The sizes of a table entry and of a tree node. Each long code takes two nodes.
 const ENTRY_BYTES: u64 = 4;
 const NODE_BYTES: u64 = 16;
-/// A group's own five structs. They lie in a vector that doubles: the old one, half as large, is there while it grows.
+/// The five structs of a group. They are in a vector that doubles: while it grows, the old one, half as large, is in
+/// memory as well.
 const GROUP_BYTES: u64 = 3 * 5 * 64;
-/// What the allocator adds to two allocations.
+/// Bytes that the allocator adds to two allocations.
 const ALLOCATION_BYTES: u64 = 64;
 
-/// A lossless bitstream inside of a file.
+/// A lossless bitstream in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stream {
-    /// Its first byte.
+    /// The offset of its first byte.
     pub(super) start: u64,
-    /// The end of its chunk.
+    /// The offset of the end of its chunk.
     pub(super) end: u64,
-    /// Pixels across and down, where the bitstream has no header of its own, as in an alpha channel.
+    /// Width and height in pixels, where the bitstream has no header of its own, as in an alpha channel.
     pub(super) sides: Option<(u16, u16)>,
 }
 
-/// Bytes of memory that the prefix codes of a bitstream take. Counting ends soon above `bytes_max`. `None` where the
-/// bitstream is damaged or cut off.
+/// Returns the bytes of memory that the prefix codes of a bitstream take. Counting stops above `bytes_max`. `None` where
+/// the bitstream is damaged or truncated.
 pub(super) fn code_bytes(file: &mut Window<'_>, stream: &Stream, bytes_max: u64) -> Option<u64> {
     let end = stream.end.min(file.size());
     let mut reader = Reader {
@@ -63,23 +65,23 @@ pub(super) fn code_bytes(file: &mut Window<'_>, stream: &Stream, bytes_max: u64)
     reader.code_bytes(stream.sides, bytes_max)
 }
 
-/// How many codes there are of each length.
+/// The number of codes of each length.
 type Counts = [u16; LENGTH_MAX + 1];
 
-/// A prefix code as it is stored.
+/// A prefix code as the file stores it.
 enum Stored {
-    /// One symbol, which takes no bits.
+    /// One symbol, whose code has no bits.
     Single(u16),
     /// Two codes of one bit.
     Pair(u16, u16),
-    /// [`Reader::lengths`].
+    /// A code with the lengths in [`Reader::lengths`].
     Lengths,
 }
 
-/// A prefix code that can be read.
+/// A prefix code with which symbols can be read.
 enum Code {
     Single(u16),
-    /// With the symbols in the order of their codes.
+    /// The symbols are in the order of their codes.
     Many {
         counts: Counts,
         symbols: Vec<u16>,
@@ -88,7 +90,7 @@ enum Code {
 
 struct Reader<'w, 'f> {
     bits: Bits<'w, 'f>,
-    /// Code lengths of the prefix code that was read last.
+    /// The code lengths of the prefix code that was read last.
     lengths: Vec<u8>,
 }
 
@@ -117,7 +119,7 @@ impl Reader<'_, '_> {
         Some(bytes)
     }
 
-    /// RFC 9649 §3.4.
+    /// Reads the header (RFC 9649 §3.4): width and height.
     fn header(&mut self) -> Option<(u16, u16)> {
         if self.bits.read(8)? != 0x2f {
             return None;
@@ -128,7 +130,7 @@ impl Reader<'_, '_> {
         (version == 0).then_some((width as u16, height as u16))
     }
 
-    /// Reads the transforms (§3.5) and returns the width that they leave: several palette indices share a pixel.
+    /// Reads the transforms (§3.5) and returns the width after them: several palette indices share a pixel.
     fn transforms(&mut self, mut width: u16, height: u16) -> Option<u16> {
         let mut has_seen = [false; 4];
         while self.bits.read(1)? == 1 {
@@ -137,7 +139,7 @@ impl Reader<'_, '_> {
                 return None;
             }
             match transform {
-                // Prediction and colour: an image with a pixel for each block.
+                // Prediction and colour: an image with one pixel for each block.
                 0 | 1 => {
                     let block_bits = self.bits.read(3)? + 2;
                     self.image(blocks(width, block_bits), blocks(height, block_bits))?;
@@ -163,7 +165,7 @@ impl Reader<'_, '_> {
         Some(width)
     }
 
-    /// Symbols of the green channel that name an entry of the colour cache.
+    /// Reads how many symbols of the green channel name an entry of the colour cache.
     fn cache_symbols(&mut self) -> Option<u16> {
         if self.bits.read(1)? == 0 {
             return Some(0);
@@ -172,7 +174,7 @@ impl Reader<'_, '_> {
         (1..=11).contains(&bits).then_some(1 << bits)
     }
 
-    /// Reads an image that has one group of prefix codes and returns the largest group number in it, which is the 16
+    /// Reads an image with one group of prefix codes, and returns the largest group number in it. A group number is the 16
     /// bits of a pixel's red and green.
     fn image(&mut self, width: u16, height: u16) -> Option<u32> {
         let pixels = u64::from(width) * u64::from(height);
@@ -182,7 +184,7 @@ impl Reader<'_, '_> {
             .map(|alphabet| self.code(alphabet))
             .collect();
         let [green, red, blue, alpha, distance] = group?.try_into().ok()?;
-        // All pixels are the same and take no bits.
+        // All pixels are equal and take no bits.
         if let (Code::Single(green @ ..256), Code::Single(red), Code::Single(_), Code::Single(_)) =
             (&green, &red, &blue, &alpha)
         {
@@ -204,14 +206,14 @@ impl Reader<'_, '_> {
                     self.number(distance)?;
                     at += u64::from(length);
                 }
-                // In the colour cache.
+                // An entry of the colour cache.
                 _ => at += 1,
             }
         }
         (at == pixels).then_some(highest)
     }
 
-    /// The length or distance of a copy: its prefix, then further bits (§3.6.2.2).
+    /// Reads the length or distance of a copy: its prefix, then further bits (§3.6.2.2).
     fn number(&mut self, prefix: u16) -> Option<u32> {
         let prefix = u32::from(prefix);
         if prefix < 4 {
@@ -226,7 +228,7 @@ impl Reader<'_, '_> {
             Code::Single(symbol) => return Some(*symbol),
             Code::Many { counts, symbols } => (counts, symbols),
         };
-        // Codes of a length are numbers in sequence, above those of all shorter lengths.
+        // Codes of one length are consecutive numbers, which follow those of the shorter lengths.
         let bits = self.bits.peek();
         let (mut value, mut first, mut index) = (0, 0, 0);
         for (length, count) in (1..).zip(&counts[1..]) {
@@ -294,13 +296,19 @@ impl Reader<'_, '_> {
         })
     }
 
-    fn read_lengths(&mut self, alphabet: u16) -> Option<()> {
-        let mut of_lengths = [0; CODE_LENGTH_ORDER.len()];
+    /// Reads the code for code lengths (§3.7.2.1.2).
+    fn length_code(&mut self) -> Option<LengthTable> {
+        let mut lengths = [0; CODE_LENGTH_ORDER.len()];
         let count = 4 + self.bits.read(4)? as usize;
         for at in CODE_LENGTH_ORDER.iter().take(count) {
-            of_lengths[*at] = self.bits.read(3)? as u8;
+            lengths[*at] = self.bits.read(3)? as u8;
         }
-        let table = length_table(&of_lengths)?;
+        length_table(&lengths)
+    }
+
+    /// Reads the code lengths of a prefix code into [`Reader::lengths`].
+    fn read_lengths(&mut self, alphabet: u16) -> Option<()> {
+        let table = self.length_code()?;
         let alphabet = usize::from(alphabet);
         let mut left = alphabet;
         if self.bits.read(1)? == 1 {
@@ -339,7 +347,7 @@ impl Reader<'_, '_> {
 }
 
 impl Code {
-    /// `None` where the lengths are not those of a complete code.
+    /// Builds the code with these lengths. `None` where they are not those of a complete code.
     fn new(lengths: &[u8]) -> Option<Self> {
         let counts = counts(lengths)?;
         let mut next = [0_usize; LENGTH_MAX + 1];
@@ -358,7 +366,7 @@ impl Code {
         })
     }
 
-    /// Two codes of one bit, in the order given.
+    /// Two codes of one bit, in this order.
     fn pair(first: u16, second: u16) -> Self {
         Self::Many {
             counts: PAIR,
@@ -367,7 +375,7 @@ impl Code {
     }
 }
 
-/// Counts the codes of each length. `None` where they are not those of a complete code; a single one always is.
+/// Counts the codes of each length. `None` where they are not those of a complete code. A single code is complete.
 fn counts(lengths: &[u8]) -> Option<Counts> {
     let mut counts = [0; LENGTH_MAX + 1];
     for length in lengths {
@@ -380,16 +388,16 @@ fn counts(lengths: &[u8]) -> Option<Counts> {
     (filled == 1 << LENGTH_MAX || counts.iter().sum::<u16>() == 1).then_some(counts)
 }
 
-/// For each value of the next bits the symbol of a code for code lengths, and how many bits it takes.
-fn length_table(
-    lengths: &[u8; CODE_LENGTH_ORDER.len()],
-) -> Option<[(u8, u8); 1 << LENGTH_CODE_MAX]> {
+/// The symbol and the bits of its code, for each value of the next bits.
+type LengthTable = [(u8, u8); 1 << LENGTH_CODE_MAX];
+
+fn length_table(lengths: &[u8; CODE_LENGTH_ORDER.len()]) -> Option<LengthTable> {
     let mut table = [(0, 0); 1 << LENGTH_CODE_MAX];
     let symbols = match Code::new(lengths)? {
         Code::Single(symbol) => return Some([(symbol as u8, 0); 1 << LENGTH_CODE_MAX]),
         Code::Many { symbols, .. } => symbols,
     };
-    // Codes in sequence fill the table from the first entry on, where its index has the first bit on top.
+    // Consecutive codes fill the table from the first entry, where the first bit of a code is the highest bit of an index.
     let mut at = 0_usize;
     for symbol in symbols {
         let code_bits = lengths[usize::from(symbol)];
@@ -402,7 +410,7 @@ fn length_table(
     Some(table)
 }
 
-/// Blocks of 2^`block_bits` pixels in a side.
+/// The number of blocks of 2^`block_bits` pixels in a side.
 fn blocks(side: u16, block_bits: u32) -> u16 {
     u32::from(side).div_ceil(1 << block_bits) as u16
 }

@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use rustix::io::retry_on_intr;
 
 use super::{
-    Config, DerivedName, Durability, Key,
+    Config, Durability, Key,
     health::{Health, storage_error},
     instance::Instance,
     names,
@@ -22,6 +22,7 @@ use super::{
     tombstones,
 };
 use crate::{
+    derivative::Derivative,
     error::{Error, Kind, Result},
     metrics::{Synced, Syncs},
     store::{Class, ObjectId},
@@ -337,9 +338,9 @@ pub(super) fn object_name(key: Key) -> PathBuf {
 }
 
 /// Where a derivative lies below the root.
-pub(super) fn derived_name(key: Key, name: DerivedName) -> PathBuf {
+pub(super) fn derived_name(key: Key, derivative: Derivative) -> PathBuf {
     let mut path = sharded(Path::new(""), DERIVED, key);
-    path.push(format!("{}-{name}", key.id));
+    path.push(format!("{}-{derivative}", key.id));
     path
 }
 

@@ -36,6 +36,7 @@ use std::{
     sync::Arc,
 };
 
+use serde::{Deserialize, Deserializer};
 use tokio::sync::watch;
 
 use self::{
@@ -46,18 +47,22 @@ use self::{
     writers::Writers,
 };
 use super::{
-    Access, BoundingBox, BoxFuture, Class, Cutoffs, Derived, DerivedName, Dialect, ExpireMode,
-    Expired, Health, Key, Maintenance, Meta, ObjectId, Opened, PartStore, Sink, Store, StoreFuture,
-    Upload, UploadSize, Verified, blocking,
+    Access, BoxFuture, Class, Cutoffs, Derived, ExpireMode, Expired, Health, Key, Maintenance,
+    Meta, ObjectId, Opened, PartStore, Sink, Store, StoreFuture, Upload, UploadSize, Verified,
+    blocking,
 };
 use crate::{
+    derivative::Derivative,
     error::{Error, Result},
     metrics::Syncs,
+    settings::expected,
     time::{Day, Timestamp},
 };
 
 /// Whether an acknowledged upload survives a power cut.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, clap::ValueEnum)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, Deserialize, clap::ValueEnum,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Durability {
     /// Every upload is synced to the disk before it is acknowledged.
@@ -67,10 +72,12 @@ pub enum Durability {
     None,
 }
 
-/// Configuration of the local store.
-#[derive(Debug, Clone)]
+/// Configuration of the local store, from `[store]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
 pub struct Config {
     /// The directory. It is made if it does not exist.
+    #[serde(deserialize_with = "directory")]
     pub path: PathBuf,
     /// Whether uploads are synced.
     pub durability: Durability,
@@ -85,6 +92,14 @@ impl Default for Config {
             durability: Durability::Full,
             free_space_min_bytes: 1 << 30,
         }
+    }
+}
+
+fn directory<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+    let path = PathBuf::deserialize(deserializer)?;
+    match path.as_os_str().is_empty() {
+        true => Err(expected("a directory", "\"\"")),
+        false => Ok(path),
     }
 }
 
@@ -244,17 +259,27 @@ impl Store for LocalStore {
         Box::pin(find_on_disk(&self.layout, remove, |was_there| !was_there))
     }
 
-    fn derived(&self, key: Key, name: DerivedName) -> StoreFuture<'_, Option<Derived>> {
+    fn derived(&self, key: Key, derivative: Derivative) -> StoreFuture<'_, Option<Derived>> {
         let layout = self.layout.clone();
         Box::pin(blocking(move || {
-            let path = layout.root().join(layout::derived_name(key, name));
-            Ok(read_derived(&path, key))
+            let path = layout.root().join(layout::derived_name(key, derivative));
+            Ok(read_derived(&path))
         }))
     }
 
-    fn put_derived(&self, key: Key, name: DerivedName, derived: Derived) -> StoreFuture<'_, ()> {
+    fn put_derived(
+        &self,
+        key: Key,
+        derivative: Derivative,
+        derived: Derived,
+    ) -> StoreFuture<'_, ()> {
         let put = move |layout: &Arc<Layout>| {
-            write_derived(layout, &layout::derived_name(key, name), key, derived)
+            write_derived(
+                layout,
+                &layout::derived_name(key, derivative),
+                key,
+                &derived,
+            )
         };
         Box::pin(on_disk(&self.layout, put))
     }

@@ -7,7 +7,7 @@ use std::{
 
 use super::{DISK_BYTES, Length, file};
 use crate::support::{
-    Answer, BASE, Connection, Form, head,
+    Answer, BASE, Connection, Form, chunked, head,
     mount::Mount,
     process::{Process, id},
 };
@@ -116,14 +116,7 @@ fn framed(body: &[u8], length: Length) -> Vec<u8> {
     let Length::Chunked = length else {
         return body.to_vec();
     };
-    let mut framed = Vec::new();
-    for chunk in body.chunks(50_000) {
-        framed.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
-        framed.extend_from_slice(chunk);
-        framed.extend_from_slice(b"\r\n");
-    }
-    framed.extend_from_slice(b"0\r\n\r\n");
-    framed
+    chunked(body, 50_000)
 }
 
 /// Sends all requests. None continues beyond its first bytes until all have sent theirs.

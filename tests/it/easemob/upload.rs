@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::support::{Answer, BASE, Form, TestServer, assert_error, head, photo};
+use crate::support::{Answer, BASE, Form, TestServer, assert_error, chunk, chunked, head, photo};
 
 /// A form with one small file.
 fn small() -> Form {
@@ -296,12 +296,7 @@ fn reads_folded_headers_at_any_cut() {
     let head = server.upload_head("alice", &form, &[("Transfer-Encoding", "chunked")]);
     for cut in 1..body.len() {
         let mut sent = head.clone();
-        for piece in [&body[..cut], &body[cut..]] {
-            sent.extend_from_slice(format!("{:x}\r\n", piece.len()).as_bytes());
-            sent.extend_from_slice(piece);
-            sent.extend_from_slice(b"\r\n");
-        }
-        sent.extend_from_slice(b"0\r\n\r\n");
+        sent.extend([chunk(&body[..cut]), chunked(&body[cut..], body.len())].concat());
         let mut connection = server.connect();
         connection.send(&sent).unwrap();
         let download = server.download(&id_of(&connection.answer("POST").unwrap()), &[]);
@@ -374,12 +369,7 @@ fn accepts_any_chunking() {
             None,
         );
         let mut bytes = head;
-        for chunk in form.bytes().chunks(chunk_bytes) {
-            bytes.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
-            bytes.extend_from_slice(chunk);
-            bytes.extend_from_slice(b"\r\n");
-        }
-        bytes.extend_from_slice(b"0\r\n\r\n");
+        bytes.extend(chunked(&form.bytes(), chunk_bytes));
         let mut connection = server.connect();
         connection.send(&bytes).unwrap();
         let id = id_of(&connection.answer("POST").unwrap());

@@ -1,6 +1,6 @@
 //! Payloads that look like the end of a form, and streams split anywhere: the stored file equals the sent one.
 
-use crate::support::{BASE, Form, Random, TestServer, head};
+use crate::support::{BASE, Form, Random, TestServer, chunk, head};
 
 /// Sizes at which the processing changes: a slice that bypasses the form parser, a batch, two batches.
 const EDGES: [usize; 4] = [32 << 10, 64 << 10, 256 << 10, 512 << 10];
@@ -90,10 +90,7 @@ fn stores_payload_unchanged_at_any_cut() {
             let (piece, more) = rest.split_at(cut(&mut random, most).min(rest.len()));
             rest = more;
             if is_chunked {
-                let mut chunk = format!("{:x}\r\n", piece.len()).into_bytes();
-                chunk.extend_from_slice(piece);
-                chunk.extend_from_slice(b"\r\n");
-                connection.send(&chunk).unwrap();
+                connection.send(&chunk(piece)).unwrap();
             } else {
                 connection.send(piece).unwrap();
             }

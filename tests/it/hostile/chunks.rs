@@ -6,19 +6,12 @@ use std::io::{self, Write};
 use super::{assert_alive, assert_nothing_stays, upload_head};
 use crate::{
     edge::frames::{Client, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM, fields},
-    support::{BASE, Form, TestServer, assert_error, process::poll, read_answer},
+    support::{BASE, Form, TestServer, assert_error, chunked, process::poll, read_answer},
 };
 
 /// Sends a body in chunks of a given size until the server stops reading.
 fn send(connection: &mut impl Write, body: &[u8], chunk_bytes: usize) -> io::Result<()> {
-    let mut sent = Vec::new();
-    for chunk in body.chunks(chunk_bytes) {
-        write!(sent, "{:x}\r\n", chunk.len())?;
-        sent.extend_from_slice(chunk);
-        sent.extend_from_slice(b"\r\n");
-    }
-    sent.extend_from_slice(b"0\r\n\r\n");
-    connection.write_all(&sent)
+    connection.write_all(&chunked(body, chunk_bytes))
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 mod bounds;
 mod failures;
-mod kept;
+mod stored;
 
 use crate::support::{
     TestServer,

@@ -1,19 +1,19 @@
 //! `POST /file/oss/{app_id}`: valid forms and the successful response.
 
-mod already_there;
 mod bounds;
 mod crash;
 mod forwarded;
 mod hostile;
 mod malformed;
-mod odd;
 mod policy;
+mod recorded;
 mod refused;
+mod repeated;
 pub(super) mod signed;
 mod streaming;
+mod unavailable;
+mod unusual;
 mod vectors;
-mod watched;
-mod weather;
 
 use serde_json::Value;
 

@@ -7,7 +7,7 @@ use chatfiles::auth::Subject;
 
 use super::OTHER_TENANT;
 use crate::support::{
-    Answer, BASE, Connection, Form, TestServer, assert_error, configuration, head,
+    Answer, BASE, Connection, Form, TestServer, assert_error, chunked, configuration, head,
     lanying::ticket_form, open_from, poll,
 };
 
@@ -282,18 +282,15 @@ fn chunked_upload_reserves_tenant_limit() {
     let server = TestServer::with(LIMITS);
     let small = form(20_000);
     let mut first = server.connect();
-    let chunked = [("Transfer-Encoding", "chunked")];
-    first.send(&upload_head(&server, &small, &chunked)).unwrap();
+    let coding = [("Transfer-Encoding", "chunked")];
+    first.send(&upload_head(&server, &small, &coding)).unwrap();
     poll("it reserves its maximum", || {
         in_flight(&server) == 4_000_000 + 65_536
     });
     assert_no_room(&server.upload(&form(1_700_000), &[]));
     assert_eq!(server.upload(&form(10_000), &[]).status, 200);
     let body = small.bytes();
-    let mut chunk = format!("{:x}\r\n", body.len()).into_bytes();
-    chunk.extend_from_slice(&body);
-    chunk.extend_from_slice(b"\r\n0\r\n\r\n");
-    first.send(&chunk).unwrap();
+    first.send(&chunked(&body, body.len())).unwrap();
     assert_eq!(first.answer("POST").unwrap().status, 200);
     assert_eq!(in_flight(&server), 0);
     assert_eq!(server.upload(&form(100_000), &[]).status, 200);
@@ -366,9 +363,7 @@ fn bad_reload_changes_nothing() {
     let error = reload("upload_bytes_max = 8000000").unwrap_err();
     let text = error.public_text().unwrap();
     assert!(
-        text.contains(
-            "5200000 (in force until the server is started anew): must be at least 8065536"
-        ),
+        text.contains("5200000 (in force until the server is restarted): must be at least 8065536"),
         "{text}"
     );
     assert_eq!(server.upload(&form(4_500_000), &[]).status, 413);

@@ -10,7 +10,7 @@ use chatfiles::{
 use serde_json::Value;
 
 use crate::support::{
-    Answer, BASE, Connection, Faults, FaultyStore, Form, Step, TestServer, assert_error,
+    Answer, BASE, Connection, Faults, FaultyStore, Form, Step, TestServer, assert_error, chunked,
     configuration, head,
     lanying::{success, ticket_form},
     poll,
@@ -265,9 +265,7 @@ fn chunked_upload_reserves_maximum() {
     let chunked = || {
         let body = form(500).bytes();
         let mut sent = upload_head(&server, "alice", &[("Transfer-Encoding", "chunked")]);
-        write!(sent, "{:x}\r\n", body.len()).unwrap();
-        sent.extend_from_slice(&body);
-        sent.extend_from_slice(b"\r\n0\r\n\r\n");
+        sent.extend(chunked(&body, body.len()));
         let mut connection = server.connect();
         connection.send(&sent).unwrap();
         connection.answer("POST").unwrap()

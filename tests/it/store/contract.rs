@@ -2,11 +2,12 @@
 
 use bytes::Bytes;
 use chatfiles::{
+    derivative::{BoundingBox, Derivative},
     error::{Kind, Result},
     store::{
-        Access, BoundingBox, ClaimedUpload, Class, Cutoffs, Derived, DerivedName, ExpireMode,
-        Expired, Health, Key, META_BYTES_MAX, Meta, ObjectId, PartsOwner, PutPart, Store,
-        StoredPart, UnfinishedUpload, UploadSize,
+        Access, ClaimedUpload, Class, Cutoffs, Derived, ExpireMode, Expired, Health, Key,
+        META_BYTES_MAX, Meta, ObjectId, PartsOwner, PutPart, Store, StoredPart, UnfinishedUpload,
+        UploadSize,
         local::{Durability, LocalStore},
     },
     time::Timestamp,
@@ -327,11 +328,8 @@ fn many_uploads_at_once_are_kept_apart() {
     });
 }
 
-fn thumbnail(side: u16) -> DerivedName {
-    DerivedName::Thumbnail(BoundingBox {
-        width: side,
-        height: side,
-    })
+fn thumbnail(side: u16) -> Derivative {
+    Derivative::Thumbnail(BoundingBox::square(side))
 }
 
 fn derived(bytes: &'static [u8]) -> Derived {

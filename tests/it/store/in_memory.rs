@@ -10,6 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use chatfiles::{
+    derivative::Derivative,
     error::{Kind, Result},
     store::*,
     time::{Day, Timestamp},
@@ -23,7 +24,7 @@ pub struct InMemory(Arc<Mutex<State>>);
 struct State {
     objects: HashMap<Key, Arc<Object>>,
     taken_down: HashSet<ObjectId>,
-    derived: HashMap<(Key, DerivedName), Derived>,
+    derived: HashMap<(Key, Derivative), Derived>,
     unfinished: HashMap<ObjectId, Unfinished>,
     last_sweep: Option<Timestamp>,
 }
@@ -68,10 +69,10 @@ impl Store for InMemory {
         state.taken_down.extend(was_there.then_some(id));
         ok(was_there)
     }
-    fn derived(&self, key: Key, name: DerivedName) -> StoreFuture<'_, Option<Derived>> {
+    fn derived(&self, key: Key, name: Derivative) -> StoreFuture<'_, Option<Derived>> {
         ok(self.0.lock().unwrap().derived.get(&(key, name)).cloned())
     }
-    fn put_derived(&self, key: Key, name: DerivedName, new: Derived) -> StoreFuture<'_, ()> {
+    fn put_derived(&self, key: Key, name: Derivative, new: Derived) -> StoreFuture<'_, ()> {
         self.0.lock().unwrap().derived.insert((key, name), new);
         ok(())
     }

@@ -8,8 +8,9 @@ mod served;
 use std::{ops::Range, path::Path};
 
 use chatfiles::{
+    derivative::BoundingBox,
     store::{
-        BoundingBox, Class, Dialect, Key, Meta, ObjectId, Opened, Payload, Store, UploadSize,
+        Class, Dialect, Key, Meta, ObjectId, Opened, Payload, Store, UploadSize,
         local::{Config, Durability, LocalStore},
     },
     time::{Clock, Timestamp},
@@ -44,10 +45,7 @@ fn full_meta() -> Meta {
         inline: true,
         file_name: Some("日落 \"x\"\\.jpg".into()),
         secret_hash: Some([7; 32]),
-        thumbnail: BoundingBox {
-            width: 1,
-            height: u16::MAX,
-        },
+        thumbnail: BoundingBox::new(1, u16::MAX),
         recipient: Some("g@123".into()),
     }
 }

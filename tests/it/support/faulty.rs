@@ -7,10 +7,11 @@ use std::{
 
 use bytes::Bytes;
 use chatfiles::{
+    derivative::Derivative,
     error::{Kind, Result},
     store::{
-        Derived, DerivedName, Key, Maintenance, Meta, ObjectId, Opened, PartStore, Sink, Store,
-        StoreFuture, Upload, UploadSize,
+        Derived, Key, Maintenance, Meta, ObjectId, Opened, PartStore, Sink, Store, StoreFuture,
+        Upload, UploadSize,
     },
     time::Day,
 };
@@ -120,17 +121,22 @@ impl<S: Store> Store for FaultyStore<S> {
         self.inner.remove(id)
     }
 
-    fn derived(&self, key: Key, name: DerivedName) -> StoreFuture<'_, Option<Derived>> {
+    fn derived(&self, key: Key, derivative: Derivative) -> StoreFuture<'_, Option<Derived>> {
         Box::pin(async move {
             self.faults.call(Step::Derived)?;
-            self.inner.derived(key, name).await
+            self.inner.derived(key, derivative).await
         })
     }
 
-    fn put_derived(&self, key: Key, name: DerivedName, derived: Derived) -> StoreFuture<'_, ()> {
+    fn put_derived(
+        &self,
+        key: Key,
+        derivative: Derivative,
+        derived: Derived,
+    ) -> StoreFuture<'_, ()> {
         Box::pin(async move {
             self.faults.call(Step::PutDerived)?;
-            self.inner.put_derived(key, name, derived).await
+            self.inner.put_derived(key, derivative, derived).await
         })
     }
 

@@ -65,6 +65,18 @@ impl Form {
     }
 }
 
+/// One chunk of a chunked body.
+pub fn chunk(bytes: &[u8]) -> Vec<u8> {
+    [format!("{:x}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n"].concat()
+}
+
+/// A complete chunked body in chunks of `chunk_bytes`.
+pub fn chunked(body: &[u8], chunk_bytes: usize) -> Vec<u8> {
+    let mut sent: Vec<u8> = body.chunks(chunk_bytes).flat_map(chunk).collect();
+    sent.extend_from_slice(b"0\r\n\r\n");
+    sent
+}
+
 /// The repository's photo.
 pub fn photo() -> Vec<u8> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/photo.jpg");

@@ -2,7 +2,10 @@
 
 use std::{fs, io::Cursor, path::Path};
 
-use chatfiles::media::thumbnail::{BoundingBox, Bounds, Header, Plan};
+use chatfiles::{
+    derivative::BoundingBox,
+    media::thumbnail::{Header, PictureLimits, Plan},
+};
 use image::{DynamicImage, ImageFormat};
 
 use crate::support::{
@@ -13,9 +16,9 @@ use crate::support::{
     scans,
 };
 
-const BOUNDS: Bounds = Bounds {
+const LIMITS: PictureLimits = PictureLimits {
     pixels_max: 64_000_000,
-    memory_bytes_max: 384 << 20,
+    decode_bytes_max: 384 << 20,
 };
 /// Threads, the connection, and memory that the allocator keeps.
 const SLACK_BYTES: u64 = 12 << 20;
@@ -169,13 +172,10 @@ fn decoder_stays_within_estimate() {
             vec![170]
         };
         for side in sides {
-            let header = Header::read(&source.as_slice(), &BOUNDS).unwrap();
-            let fit = BoundingBox {
-                width: side,
-                height: side,
-            };
-            let promised = Plan::new(&header, fit, &BOUNDS).unwrap().cost_bytes();
-            let (peak, status) = peak(&source, side);
+            let header = Header::read(&source.as_slice(), &LIMITS).unwrap();
+            let fit = BoundingBox::square(side);
+            let promised = Plan::new(&header, fit, &LIMITS).unwrap().cost_bytes();
+            let (peak, status) = peak(&source, side.into());
             let line = format!(
                 "{about}, {side}: {} of {} MB",
                 peak / 1_000_000,

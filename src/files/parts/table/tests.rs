@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::{
+    derivative::BoundingBox,
     fair_queue::Claimant,
-    store::{BoundingBox, Class, Dialect, Key, Meta},
+    store::{Class, Dialect, Key, Meta},
     time::{Clock, Timestamp},
 };
 
@@ -215,7 +216,7 @@ fn stored() -> Arc<Stored> {
         inline: false,
         file_name: None,
         secret_hash: None,
-        thumbnail: BoundingBox::USUAL,
+        thumbnail: BoundingBox::DEFAULT,
         recipient: None,
     };
     Arc::new(Stored {

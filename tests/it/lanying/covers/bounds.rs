@@ -106,7 +106,7 @@ fn wait_is_bounded_by_time_limit() {
         }
         // It used its whole time limit, and no other program ran.
         let message = assert_code(&first.join().unwrap(), 20022);
-        assert!(message.contains("longer than 3 seconds"), "{message}");
+        assert!(message.contains("longer than 3 s"), "{message}");
     });
     assert_eq!(program.starts(), 1);
     program.await_end();

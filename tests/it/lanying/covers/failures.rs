@@ -12,9 +12,9 @@ use crate::support::{
 };
 
 const NO_FRAME: &str = "the first frame of this video cannot be decoded";
-const NO_VOICE: &str = "this voice cannot be decoded";
+const NO_VOICE: &str = "this voice message cannot be decoded";
 const NO_PICTURE: &str = "the file has no picture";
-const OFF: &str = "this server has no ffmpeg: covers of videos and voices in other formats need it";
+const OFF: &str = "this server has no ffmpeg, which video covers and voice conversion need";
 /// Maximum duration of each case on a busy machine.
 const BOUND: Duration = Duration::from_secs(20);
 
@@ -69,7 +69,7 @@ fn ffmpeg_failures_leave_no_process() {
     let hangs = format!("{FORK}; wait");
     let floods = format!("{FORK}; {JPEG}; exec cat /dev/zero");
     let complains = format!("{FORK}; echo '/var/lib/secret: no' >&2; exit 1");
-    let late = "ffmpeg took longer than 1 seconds";
+    let late = "ffmpeg took longer than 1 s";
     let much = "ffmpeg wrote more than 16777216 bytes";
     // (behaviour, settings, message for a cover, message for a voice)
     let table = [

@@ -10,7 +10,7 @@ use super::{
     ticket, with,
 };
 use crate::support::{
-    Answer, Form, TestServer, head,
+    Answer, Form, TestServer, chunked, head,
     lanying::{success, ticket_form},
     process::poll,
 };
@@ -37,12 +37,7 @@ fn request(form: &Form, length: Length, more: &[(&str, &str)]) -> Vec<u8> {
         Chunked => {
             headers.push(("Transfer-Encoding", "chunked"));
             let mut bytes = head("POST", FORM_PATH, &headers, None);
-            for chunk in body.chunks(100_000) {
-                bytes.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
-                bytes.extend_from_slice(chunk);
-                bytes.extend_from_slice(b"\r\n");
-            }
-            bytes.extend_from_slice(b"0\r\n\r\n");
+            bytes.extend(chunked(&body, 100_000));
             bytes
         }
     }

@@ -1,15 +1,15 @@
 //! Invalid forms, and forms whose file is in the wrong place.
 
 use super::{
-    FORM_PATH, assert_nothing_stays, assert_xml, fields_of, file, form_of, post, ticket,
-    watched::Watched, with,
+    FORM_PATH, assert_nothing_stays, assert_xml, fields_of, file, form_of, post,
+    recorded::Recorded, ticket, with,
 };
 use crate::support::{Form, TestServer, lanying::ticket_form};
 
 #[test]
 fn malformed_forms_are_refused() {
-    let watched = Watched::start();
-    let server = &watched.server;
+    let recorded = Recorded::start();
+    let server = &recorded.server;
     let fields = fields_of(&ticket(server));
     let good = || form_of(&fields);
     let twice = |name: &str, value: &str| good().field(name, value);
@@ -89,7 +89,7 @@ fn malformed_forms_are_refused() {
             "",
         ),
     ] {
-        let message = watched.check(what, &post(server, &form), 400, "MalformedPOSTRequest");
+        let message = recorded.check(what, &post(server, &form), 400, "MalformedPOSTRequest");
         assert!(message.starts_with(text), "{what}: {message}");
     }
     let form = file(good());
@@ -109,7 +109,7 @@ fn malformed_forms_are_refused() {
             .into_iter()
             .collect();
         let answer = server.request("POST", FORM_PATH, &headers, &form.bytes());
-        watched.check(
+        recorded.check(
             &format!("{content_type:?}"),
             &answer,
             400,

@@ -5,14 +5,14 @@ use serde_json::json;
 
 use super::{
     file, form_of, post,
+    recorded::Recorded,
     signed::{new_key, with_conditions, with_encoded, with_policy},
-    watched::Watched,
 };
 
 #[test]
 fn signed_invalid_policy_is_refused() {
-    let watched = Watched::start();
-    let key = new_key(&watched.server).to_string();
+    let recorded = Recorded::start();
+    let key = new_key(&recorded.server).to_string();
     let deep = |open: &str| open.repeat(12_000 / open.len());
     let long = format!(
         r#"{{"expiration":"2999-12-31T23:59:59Z","conditions":[["eq","$key","{}"]]}}"#,
@@ -56,22 +56,22 @@ fn signed_invalid_policy_is_refused() {
         ("too long", long.as_bytes()),
     ] {
         let fields = with_policy(&key, policy);
-        let message = watched.check_fields(what, &fields, 400, "InvalidPolicyDocument");
+        let message = recorded.check_fields(what, &fields, 400, "InvalidPolicyDocument");
         assert!(message.starts_with("Invalid Policy: "), "{what}: {message}");
     }
     for encoded in ["{}", "=", "e30", "e30=\n", "蓝莺"] {
         let fields = with_encoded(&key, encoded);
-        watched.check_fields(encoded, &fields, 400, "InvalidPolicyDocument");
+        recorded.check_fields(encoded, &fields, 400, "InvalidPolicyDocument");
     }
 }
 
 #[test]
 fn policy_key_must_be_new_object() {
-    let watched = Watched::start();
-    let key = new_key(&watched.server);
+    let recorded = Recorded::start();
+    let key = new_key(&recorded.server);
     let text = key.to_string();
     let other_day = Key {
-        day: watched.server.clock.now().plus_days(1).day(),
+        day: recorded.server.clock.now().plus_days(1).day(),
         ..key
     };
     let created = key.id.created();
@@ -99,9 +99,9 @@ fn policy_key_must_be_new_object() {
         &yesterday.to_string(),
     ] {
         let fields = with_conditions(name, json!([["eq", "$key", name]]));
-        watched.check_fields(name, &fields, 400, "InvalidObjectName");
+        recorded.check_fields(name, &fields, 400, "InvalidObjectName");
     }
     let fields = with_conditions(&text, json!([["eq", "$key", text]]));
-    let answer = post(&watched.server, &file(form_of(&fields)));
+    let answer = post(&recorded.server, &file(form_of(&fields)));
     assert_eq!(answer.status, 200, "{}", answer.text());
 }

@@ -3,19 +3,19 @@
 use std::time::Duration;
 
 use super::{
-    FORM_PATH, Fields, assert_nothing_stays, assert_xml, fields_of, file, form_of, post, signed,
-    ticket, watched::Watched, with,
+    FORM_PATH, Fields, assert_nothing_stays, assert_xml, fields_of, file, form_of, post,
+    recorded::Recorded, signed, ticket, with,
 };
 use crate::support::{TestServer, lanying::ticket_form};
 
 #[test]
 fn ticket_lasts_twenty_minutes() {
-    let watched = Watched::start();
-    let server = &watched.server;
+    let recorded = Recorded::start();
+    let server = &recorded.server;
     let [early, late] = [ticket(server), ticket(server)];
     let minutes = |minutes: u64| Duration::from_secs(60 * minutes).as_millis() as i64;
     server.clock.advance(minutes(20));
-    let message = watched.check_fields("late", &fields_of(&late), 403, "AccessDenied");
+    let message = recorded.check_fields("late", &fields_of(&late), 403, "AccessDenied");
     assert_eq!(message, "Invalid according to Policy: Policy expired.");
     server.clock.advance(-minutes(1));
     assert_eq!(post(server, &file(ticket_form(&early))).status, 200);
@@ -23,8 +23,8 @@ fn ticket_lasts_twenty_minutes() {
 
 #[test]
 fn wrong_signatures_are_refused() {
-    let watched = Watched::start();
-    let server = &watched.server;
+    let recorded = Recorded::start();
+    let server = &recorded.server;
     let (mine, other) = (fields_of(&ticket(server)), fields_of(&ticket(server)));
     let of = |fields: &Fields, name: &str| {
         let field = fields.iter().find(|(given, _)| given == name);
@@ -110,12 +110,12 @@ fn wrong_signatures_are_refused() {
             "InvalidAccessKeyId",
         ),
     ] {
-        watched.check_fields(what, &with(&mine, name, &value), 403, code);
+        recorded.check_fields(what, &with(&mine, name, &value), 403, code);
     }
     for name in ["OSSAccessKeyId", "policy", "signature", "key"] {
         let mut fields = mine.clone();
         fields.retain(|(given, _)| given != name);
-        let message = watched.check_fields(name, &fields, 400, "MalformedPOSTRequest");
+        let message = recorded.check_fields(name, &fields, 400, "MalformedPOSTRequest");
         assert_eq!(message, format!("the field {name} is missing."));
     }
 }

@@ -31,9 +31,9 @@ fn too_long_or_bad_starts_no_ffmpeg() {
     let four_hours = amr(&frame, 4 * 3600 * 50);
     let nothing = amr(&[NO_DATA], LIMIT - 6);
     assert!(four_hours.len() <= LIMIT && nothing.len() == LIMIT);
-    let long = "the voice is longer than 600 seconds";
-    let broken = "this voice is not amr from its first byte to its last";
-    let empty = "this voice cannot be decoded";
+    let long = "the voice message is longer than 600 s";
+    let broken = "this voice message is not a valid amr file";
+    let empty = "this voice message cannot be decoded";
     for (bytes, text) in [
         (four_hours, long),
         (nothing, long),
@@ -66,7 +66,7 @@ fn voice_seconds_max_is_configurable() {
     let server = TestServer::with("[media]\nvoice_seconds_max = 3");
     let alice = server.lanying("alice");
     let mp3 = |seconds: &str| voice("a.mp3", seconds, &["-ar", "16000", "-b:a", "32k"]);
-    let long = Some("the voice is longer than 3 seconds");
+    let long = Some("the voice message is longer than 3 s");
     for (bytes, more, refused) in [
         (amr(&[NO_DATA], 150), "&format=mp3", None),
         (amr(&[NO_DATA], 151), "&format=mp3", long),
@@ -94,7 +94,7 @@ fn ffmpeg_without_amr_names_package() {
     let no_amr =
         "this server has no encoder for amr: install ffmpeg with libavcodec-extra".to_owned();
     let no_mp3 = "this server has no encoder for mp3: install ffmpeg with libmp3lame".to_owned();
-    let no_pictures = "this server's ffmpeg can make no pictures of videos".to_owned();
+    let no_pictures = "the ffmpeg of this server cannot make video covers".to_owned();
     for (encoder, refused, text) in [
         ("libopencore_amrnb", "&format=amr", no_amr),
         ("libmp3lame", "&format=mp3", no_mp3),
@@ -136,7 +136,7 @@ fn broken_voice_comes_unchanged() {
     ] {
         let url = alice.send("104", "bob", "a.mp3", &bytes);
         let message = assert_code(&alice.open(&url, "&format=amr"), 20022);
-        assert_eq!(message, "this voice cannot be decoded");
+        assert_eq!(message, "this voice message cannot be decoded");
         assert!(alice.open(&url, "&format=mp3").body == bytes);
     }
     // Phones may stop within a frame; the rest is converted.

@@ -6,13 +6,13 @@ use super::{Fields, assert_nothing_stays, assert_xml, file, form_of, post, signe
 use crate::support::{Answer, Faults, FaultyStore, Step, TestServer};
 
 /// The server and the recorded calls.
-pub(super) struct Watched {
+pub(super) struct Recorded {
     pub(super) server: TestServer,
     calls: Faults,
     _directory: tempfile::TempDir,
 }
 
-impl Watched {
+impl Recorded {
     pub(super) fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let calls = Faults::default();
