@@ -33,13 +33,13 @@ const TARGET: &str = "access";
 /// Upper limit of bytes of a method in the log, because clients may send any method.
 const METHOD_SHOWN_MAX: usize = 16;
 
-/// One of how many requests is logged; 0 = none: `log.access_sample`.
+/// `log.access_sample`: one in this many requests is logged; 0 = none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 pub struct Sample(#[serde(deserialize_with = "number::<0, 1_000_000, _, _>")] u32);
 
 impl Sample {
-    /// Whether a request is in it. Ids are counted, so their remainders are a fair choice without a counter of
-    /// its own. Failures of ours are all in it; a call over its rate is none, though some clients are told 503.
+    /// Whether a request is logged. Ids are consecutive, so their remainders select a fair sample without another counter.
+    /// All server errors are logged, but no request that exceeded its rate limit, although some APIs answer those with 503.
     pub(super) fn has(self, id: u64, answered: &Answered) -> bool {
         let is_failure = answered.status >= 500 && answered.refusal.is_none();
         self.0 > 0

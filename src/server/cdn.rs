@@ -9,10 +9,10 @@ use crate::{
     settings::expected,
 };
 
-/// What the CDN sends.
+/// The header that the CDN sends.
 #[derive(Debug, Clone)]
 pub struct CdnSecret {
-    /// In which header.
+    /// The name of the header.
     pub header: HeaderName,
     /// Its value.
     pub secret: SecretKey,

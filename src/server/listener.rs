@@ -36,33 +36,33 @@ use crate::{
 /// Pause before the next accept if the process or the machine is out of a resource.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Settings of the listeners: `[server]`.
+/// Settings of the listeners, from `[server]`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct Config {
-    /// Where to listen.
+    /// The endpoints to listen on.
     #[serde(deserialize_with = "endpoints")]
     pub listen: Vec<Endpoint>,
-    /// Whose PROXY headers are believed, on the listeners that read them.
+    /// Networks whose PROXY headers are accepted, on listeners that expect them.
     #[serde(rename = "proxy_protocol_from", deserialize_with = "networks")]
     pub proxies: Vec<IpNet>,
-    /// Connections at a time; further ones wait in the kernel's queue. At most half of the descriptors that
-    /// the process may open, since a request needs files too.
+    /// Upper limit of open connections; more wait in the kernel's queue. At most half of the descriptors that the process may
+    /// open, since requests need files too.
     #[serde(deserialize_with = "number::<1, 1_000_000, _, _>")]
     pub connections_max: usize,
-    /// The same from one address (of IPv6, a /64); further ones are closed at once.
+    /// Upper limit for one address (for IPv6, a /64); more connections are closed immediately.
     #[serde(deserialize_with = "number::<1, 1_000_000, _, _>")]
     pub connections_per_address_max: usize,
-    /// Networks to which that does not apply: proxies, the backend's own servers.
+    /// Networks without that limit: proxies and the backend's own servers.
     #[serde(skip)]
     pub connections_exempt: Vec<IpNet>,
     /// How long running requests may take after a shutdown was triggered.
     #[serde(rename = "shutdown_grace_seconds", deserialize_with = "seconds")]
     pub shutdown_grace: Duration,
-    /// The same after another process has taken over: nobody waits for the end of this one then.
+    /// The same after a handover to another process, when nobody waits for this one to end.
     #[serde(rename = "handover_grace_seconds", deserialize_with = "seconds")]
     pub handover_grace: Duration,
-    /// The bounds of each connection.
+    /// Timeouts and limits of each connection.
     #[serde(skip)]
     pub connection: connection::Config,
 }

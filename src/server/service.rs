@@ -66,27 +66,27 @@ pub struct Service {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
 pub struct Config {
-    /// Networks whose forwarding header is believed.
+    /// Networks whose forwarding header is trusted.
     #[serde(deserialize_with = "networks")]
     pub trusted_proxies: Vec<IpNet>,
-    /// The header they write.
+    /// The forwarding header that they send.
     pub forwarded_header: ForwardedHeader,
-    /// The rate of calls that belong to no tenant.
+    /// The rate limit of requests without a tenant.
     #[serde(skip)]
     pub default_rate: Rate,
-    /// Bytes that uploads in flight may announce together.
+    /// Upper limit of the bytes that uploads in flight may announce.
     #[serde(deserialize_with = "number::<1, { 1 << 40 }, _, _>")]
     pub upload_bytes_in_flight_max: u64,
-    /// Networks without a share of them to keep to: proxies, the backend's own servers.
+    /// Networks without a share of that limit: proxies and the backend's own servers.
     #[serde(skip)]
     pub upload_share_exempt: Vec<IpNet>,
-    /// Of the CDN in front; then nothing but the health check is answered without it.
+    /// The secret of the CDN in front. With it, only the health check is answered to others.
     #[serde(skip)]
     pub cdn_secret: Option<CdnSecret>,
-    /// How fast bodies have to come.
+    /// How fast request bodies must arrive.
     #[serde(skip)]
     pub body_pace: Pace,
-    /// Which requests stand in the access log.
+    /// Which requests are in the access log.
     #[serde(skip)]
     pub access: Sample,
 }
