@@ -310,7 +310,7 @@ label! {
         Mp3 = "mp3",
         /// A voice message as AMR.
         Amr = "amr",
-        /// A decoded picture from which thumbnails of any size are made. Never on disk.
+        /// A decoded image that thumbnails of any size are made from. Kept in memory only.
         Reduced = "reduced",
     }
 }
@@ -358,7 +358,7 @@ impl Derivations {
         self.add(derivative.into(), source);
     }
 
-    /// Counts a request for a reduced picture.
+    /// Counts one request for a decoded, reduced image.
     pub fn count_reduced(&self, source: Source) {
         self.add(Derived::Reduced, source);
     }

@@ -57,24 +57,23 @@ pub struct Api {
     pub config: Config,
 }
 
-/// Settings of the dialects, from `[cdn]` and others.
+/// Settings of the APIs, from `[cdn]` and others.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
 pub struct Config {
-    /// `server.public_url`: scheme and host as clients see them, without a trailing slash; else from the request's
-    /// `Host`.
+    /// `server.public_url`: scheme and host as clients see them; by default from the request's `Host`.
     #[serde(skip)]
     pub public_url: Option<BaseUrl>,
-    /// Where signed URLs lead, without a trailing slash; else here.
+    /// Base of signed URLs; by default this server.
     #[serde(rename = "url")]
     pub cdn_url: Option<BaseUrl>,
-    /// How long they live, in seconds.
+    /// Lifetime of signed URLs in seconds.
     #[serde(
         rename = "url_ttl_seconds",
         deserialize_with = "number::<60, 604_800, _, _>"
     )]
     pub url_ttl_secs: i64,
-    /// `limits.status`: a call over the rate is answered 429 and not the vendor's 503.
+    /// `limits.status`: whether the rate limit answers 429 instead of the vendors' 503.
     #[serde(skip)]
     pub limit_status_429: bool,
 }
@@ -90,7 +89,7 @@ impl Default for Config {
     }
 }
 
-/// Scheme and host of URLs, without a trailing slash: paths are appended to it.
+/// Scheme and host of URLs, without a trailing slash, so that paths can be appended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BaseUrl(String);
 
@@ -119,10 +118,10 @@ impl<'de> Deserialize<'de> for BaseUrl {
     }
 }
 
-/// Reads `limits.status`: whether a call over the rate is answered 429.
+/// Reads `limits.status`: whether the rate limit answers 429.
 ///
 /// # Errors
-/// It is neither 429 nor 503.
+/// If the value is neither 429 nor 503.
 pub fn limit_status_429<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
     match u64::deserialize(deserializer)? {
         503 => Ok(false),

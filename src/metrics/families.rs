@@ -89,21 +89,20 @@ impl Scrape {
             "Requests refused by the rate limit of their client.",
             by_route(|route| route.refused),
         )?;
-        families.level(
-            "limiter_addresses",
-            "Client addresses in the rate limiter's table.",
-            self.levels.limiter_addresses as u64,
-        )?;
-        families.level(
-            "uploads_in_flight",
-            "Unanswered requests that bring a file or a part of one.",
-            self.metrics.requests.uploads.get(),
-        )?;
-        self.uploads(families)?;
         families.counter(
             "upload_quota_refusals",
             "Uploads refused by a daily quota.",
             by_route(|route| route.over_quota),
+        )?;
+        self.clients(families)?;
+        self.uploads(families)
+    }
+
+    fn clients(&self, families: &mut Families<'_>) -> fmt::Result {
+        families.level(
+            "limiter_addresses",
+            "Client addresses in the rate limiter's table.",
+            self.levels.limiter_addresses as u64,
         )?;
         families.counter(
             "logins",
@@ -116,6 +115,11 @@ impl Scrape {
 
     fn uploads(&self, families: &mut Families<'_>) -> fmt::Result {
         let levels = &self.levels.uploads;
+        families.level(
+            "uploads_in_flight",
+            "Unanswered requests that bring a file or a part of one.",
+            self.metrics.requests.uploads.get(),
+        )?;
         families.level(
             "upload_bytes_in_flight",
             "Bytes announced by the uploads in flight.",
@@ -226,6 +230,11 @@ impl Scrape {
             "Bytes of derivatives in memory.",
             levels.derived_bytes,
         )?;
+        self.pools(families)
+    }
+
+    fn pools(&self, families: &mut Families<'_>) -> fmt::Result {
+        let levels = &self.levels.files;
         let pools = [("picture", &levels.pictures), ("ffmpeg", &levels.ffmpeg)];
         families.gauge(
             "decode_queue_length",

@@ -1,4 +1,4 @@
-//! Cells counted by many threads, buckets, labels, and what is shown of them.
+//! Counters of many threads, buckets, labels, and the rendered text.
 
 use std::time::Duration;
 
@@ -80,7 +80,7 @@ fn answered(route: RouteLabel, status: u16, took: Duration) -> Answered {
     }
 }
 
-/// The lines of a family's samples.
+/// The sample lines of a family.
 fn lines<'t>(text: &'t str, name: &str) -> Vec<&'t str> {
     let is_of = |line: &&str| {
         line.strip_prefix(name)
@@ -154,7 +154,7 @@ fn durations_fall_into_their_buckets() {
         syncs.observe(Synced::File, bound + nanosecond);
     }
     syncs.observe(Synced::File, Duration::ZERO);
-    // Longer than any clock runs: the sum wraps around, and nothing else happens.
+    // Longer than any clock runs: the sum wraps around without further effect.
     syncs.observe(Synced::File, Duration::MAX);
     let distribution = durations::Distribution::of(&syncs.0[Synced::File.index()]);
     let numbers: Vec<u64> = distribution

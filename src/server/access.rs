@@ -1,8 +1,8 @@
-//! The access log: a line for a request once its answer's body has ended or was given up.
+//! The access log: one line for a request when the body of its response has ended or was dropped.
 //!
-//! An answer that is logged carries its `Access`, which writes the line when it is dropped; one that is not
-//! carries a null pointer. What is in the line is what was handed to the connection: of the last bytes some may
-//! still wait in a queue of hyper's or the kernel's.
+//! The body of a logged response holds its `Access`, which writes the line when it is dropped; other bodies hold a null
+//! pointer. The line counts the bytes that were passed to the connection; the last of them may still wait in a queue of
+//! hyper or the kernel.
 
 use std::{
     net::IpAddr,
@@ -28,18 +28,18 @@ use crate::{
     time::Clock,
 };
 
-/// The target of these lines, by which they are switched: `warn,access=info`.
+/// The log target of these lines, which turns them on: `warn,access=info`.
 const TARGET: &str = "access";
-/// Bytes of a method that are shown; a client may make up a longer one.
+/// Upper limit of bytes of a method in the log, because clients may send any method.
 const METHOD_SHOWN_MAX: usize = 16;
 
-/// One of how many requests is logged; 0 = none: `log.access_sample`.
+/// `log.access_sample`: one in this many requests is logged; 0 = none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 pub struct Sample(#[serde(deserialize_with = "number::<0, 1_000_000, _, _>")] u32);
 
 impl Sample {
-    /// Whether a request is in it. Ids are counted, so their remainders are a fair choice without a counter of
-    /// its own. Failures of ours are all in it; a call over its rate is none, though some clients are told 503.
+    /// Whether a request is logged. Ids are consecutive, so their remainders select a fair sample without another counter.
+    /// All server errors are logged, but no request that exceeded its rate limit, although some APIs answer those with 503.
     pub(super) fn has(self, id: u64, answered: &Answered) -> bool {
         let is_failure = answered.status >= 500 && answered.refusal.is_none();
         self.0 > 0
@@ -48,13 +48,13 @@ impl Sample {
     }
 }
 
-/// What the line says of a request that is answered.
+/// The facts about an answered request in its line.
 pub(super) struct Access {
     pub(super) id: u64,
     pub(super) client: IpAddr,
     pub(super) tenant: Option<Arc<Tenant>>,
-    /// Both as they are shown, cut: the request's own may be as long as its head, and this lives as long as the
-    /// answer's body.
+    /// Method and path as they are logged, truncated: the originals may be as long as a request head, and this value lives
+    /// as long as the body of the response.
     pub(super) method: String,
     pub(super) path: String,
     pub(super) version: Version,
@@ -63,22 +63,22 @@ pub(super) struct Access {
     pub(super) clock: Clock,
 }
 
-/// The body of an answer, watched where it is logged.
+/// The body of a response, observed if it is logged.
 pub struct Watched<B: Body> {
     body: B,
-    /// Boxed: most answers have none, and all are moved several times.
+    /// Boxed, because most responses have none and all are moved several times.
     watch: Option<Box<Watch>>,
 }
 
 struct Watch {
     access: Access,
     sent_bytes: u64,
-    /// The body has said so; until then it was cut short.
+    /// Whether the body has ended; else it was cut short.
     is_ended: bool,
 }
 
 impl<B: Body> Watched<B> {
-    /// A body, and what its line says where it has one.
+    /// A body, with the facts for its line if it is logged.
     pub(super) fn new(body: B, access: Option<Access>) -> Self {
         let watch = access.map(|access| {
             Box::new(Watch {
@@ -162,7 +162,7 @@ impl Drop for Watch {
     }
 }
 
-/// A method as the log shows it.
+/// A method as it is logged.
 pub(super) fn shown_method(method: &Method) -> String {
     format!("{:.METHOD_SHOWN_MAX$}", method.as_str())
 }

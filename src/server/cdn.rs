@@ -1,4 +1,4 @@
-//! An origin that answers its CDN alone: a header whose value only the CDN knows.
+//! Restricts an origin to its CDN, by a header whose value only the CDN knows.
 
 use hyper::{HeaderMap, header::HeaderName};
 use serde::{Deserialize, Deserializer};
@@ -9,16 +9,16 @@ use crate::{
     settings::expected,
 };
 
-/// What the CDN sends.
+/// The header that the CDN sends.
 #[derive(Debug, Clone)]
 pub struct CdnSecret {
-    /// In which header.
+    /// The name of the header.
     pub header: HeaderName,
     /// Its value.
     pub secret: SecretKey,
 }
 
-/// The origin's settings, from `[cdn]`.
+/// Settings of the CDN, from `[cdn]`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Config {
@@ -32,7 +32,7 @@ impl Config {
     /// The header to require; `None` if there is no secret.
     ///
     /// # Errors
-    /// `InvalidArgument`: there is a header and no secret, so that nothing would be checked.
+    /// `InvalidArgument` if there is a header without a secret, since nothing would be checked.
     pub fn secret(self) -> Result<Option<CdnSecret>> {
         match (self.secret, self.secret_header) {
             (Some(secret), header) => Ok(Some(CdnSecret {
@@ -47,7 +47,7 @@ impl Config {
     }
 }
 
-/// Reads a secret that can be a header's value.
+/// Reads a secret that is a valid header value.
 fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SecretKey>, D::Error> {
     let secret = SecretKey::deserialize(deserializer)?;
     match secret.expose().bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -65,8 +65,8 @@ fn header<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<HeaderNam
     header.map_err(|_| expected("the name of a header", format_args!("{name:?}")))
 }
 
-/// Whether a request came through the CDN, where there has to be one. What is refused is limited like any other
-/// call: a secret is not to be tried out at any rate.
+/// Checks that a request came through the CDN, if one is configured. Refused requests count against the rate limit, so that
+/// the secret cannot be guessed quickly.
 ///
 /// # Errors
 /// `Forbidden`.

@@ -1,7 +1,7 @@
-//! One connection: what comes before HTTP (a PROXY header, TLS), and which HTTP it is.
+//! Serves one connection: PROXY header, TLS, and the choice between HTTP/1 and HTTP/2.
 //!
-//! It knows no route and no dialect. Malformed heads are hyper's to refuse (400, 414, 431, without a body).
-//! How long a request's body may take is the handler's to bound; the rest of the time-outs are here.
+//! Knows neither routes nor APIs. hyper refuses malformed heads (400, 414, 431, without a body). Handlers limit the time
+//! of request bodies; all other timeouts are here.
 
 mod cut;
 mod http1;
@@ -31,7 +31,7 @@ use tokio_rustls::server::TlsStream;
 use tracing::debug;
 
 use self::{
-    cut::{Counted, ExitCount, Unanswered},
+    cut::{Counted, ExitCount, Unanswered, Work},
     silence::Silence,
 };
 use super::{
@@ -52,30 +52,30 @@ use crate::{
     time::Clock,
 };
 
-/// The bounds of one connection, from `[server]`.
+/// Timeouts and limits of one connection, from `[server]`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct Config {
-    /// From the first byte of a request to the end of its head.
+    /// Time from the first byte of a request to the end of its head.
     #[serde(rename = "header_timeout_seconds", deserialize_with = "seconds")]
     pub header_timeout: Duration,
-    /// Without a request: after the last answer, or after connecting. Above a load balancer's (75 s at
-    /// most in common ones), or it sends a request into a connection that is being closed.
+    /// Time without a request, after the last response or after connecting. Must be longer than a load balancer's idle timeout
+    /// (commonly at most 75 s), or the load balancer sends a request to a connection that is being closed.
     #[serde(rename = "idle_timeout_seconds", deserialize_with = "seconds")]
     pub idle_timeout: Duration,
-    /// How long the client may acknowledge nothing of an answer that was sent to it. Twelve times as long where
-    /// its receive window is closed and it has taken much before (`stall.rs`).
+    /// How long the client may acknowledge nothing of a response. Twelve times as long if its receive window is closed and it
+    /// has received much before (`stall.rs`).
     #[serde(rename = "write_stall_timeout_seconds", deserialize_with = "seconds")]
     pub write_stall_timeout: Duration,
-    /// For reading on, without looking, after an answer that came before the end of the request; from the moment
-    /// when the client has acknowledged the answer.
+    /// Time limit for discarding the rest of a request after an early response, from when the client has acknowledged the
+    /// response.
     #[serde(skip)]
     pub linger_timeout: Duration,
-    /// The same in bytes.
+    /// Limit in bytes for the same.
     #[serde(skip)]
     pub linger_bytes_max: u64,
-    /// hyper's read buffer for HTTP/1, and so the longest head (431 above it); at least 8 KiB. The part of an answer
-    /// that hyper holds before it waits for the socket is bounded by the same number and one chunk.
+    /// hyper's read buffer for HTTP/1, and so the longest request head (431 above it); at least 8 KiB. It also limits, plus one
+    /// chunk, the part of a response that hyper holds before it waits for the socket.
     #[serde(skip)]
     pub read_buffer_bytes_max: usize,
 }
@@ -93,21 +93,21 @@ impl Default for Config {
     }
 }
 
-/// What answers requests.
+/// A handler of requests.
 pub trait Handle: Send + Sync + 'static {
-    /// The body of an answer. An error of it ends the connection where it stands, so that the client sees a
-    /// truncated answer and not a wrong one.
+    /// The body of a response. An error of the body ends the connection immediately, so that the client sees a truncated
+    /// response and not a wrong one.
     type Body: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
         + FileBody
         + Send
         + Unpin
         + 'static;
 
-    /// Answers one request. If it answers without having read the whole body, it calls
+    /// Answers one request. If the response comes before the end of the request body, the handler calls
     /// [`ConnectionInfo::set_linger`] first.
     ///
-    /// The future is dropped, at whatever `await` it stands, when the connection breaks or the grace of a
-    /// shutdown has passed. A panic ends this connection alone.
+    /// The future is dropped at any `await` when the connection breaks or the shutdown grace period has passed. A panic
+    /// ends only this connection.
     fn handle(
         &self,
         connection: &Arc<ConnectionInfo>,
@@ -115,39 +115,37 @@ pub trait Handle: Send + Sync + 'static {
     ) -> impl Future<Output = Response<Self::Body>> + Send;
 }
 
-/// What is known of a connection, shared by its requests.
+/// A connection, as its requests see it.
 #[derive(Debug)]
 pub struct ConnectionInfo {
-    /// The other end of the connection: the client, or the proxy before it. What a PROXY header said, where
-    /// there was one.
+    /// The other end of the connection, the client or a proxy; or the client named by a PROXY header.
     pub peer: SocketAddr,
-    /// The other end is a process of this machine that was let in by a socket file's permissions, and speaks for
-    /// its clients by a forwarding header.
+    /// The other end is a process on this machine that may access the socket file. It names its clients in a forwarding
+    /// header.
     pub is_local: bool,
-    /// The client speaks TLS with us.
+    /// TLS ends at this server.
     pub is_tls: bool,
     linger: AtomicBool,
-    /// Requests that the handler works on.
+    /// Requests that the handler has not answered.
     unanswered: Unanswered,
     /// Open streams of an HTTP/2 connection; `None` for HTTP/1.
     streams: Option<AtomicUsize>,
     progress: Arc<Progress>,
     loans: Arc<Loans>,
-    /// Whose connection it is, and what it may hold: the proxy's, where one is in front.
+    /// The limits of the client, or of the proxy in front of it.
     client: Arc<Client>,
 }
 
 impl ConnectionInfo {
-    /// Says that more may come after the request than is read: the rest of its body, or, of a server that stops, a
-    /// further request. The answer then carries
-    /// `Connection: close` (RFC 9112 §9.6), and after it the rest is read and discarded within
-    /// [`Config::linger_timeout`] and [`Config::linger_bytes_max`]: closing a socket with unread bytes
-    /// resets it, and a client that writes all before it reads would lose the answer.
+    /// Records that the client may send more than will be read: the rest of the body, or another request to a server that
+    /// is stopping. The response then has `Connection: close` (RFC 9112 §9.6), and afterwards the rest is read and
+    /// discarded within [`Config::linger_timeout`] and [`Config::linger_bytes_max`]. Closing a socket with unread bytes
+    /// would reset it, and a client that writes everything before it reads would lose the response.
     pub fn set_linger(&self) {
         self.linger.store(true, Ordering::Relaxed);
     }
 
-    /// An answer is on its way.
+    /// Whether a response is being sent.
     fn is_answering(&self) -> bool {
         match &self.streams {
             Some(open) => open.load(Ordering::Relaxed) > 0,
@@ -156,22 +154,22 @@ impl ConnectionInfo {
     }
 }
 
-/// What is spoken on a listener's connections before HTTP.
+/// How a listener's connections begin, and their limits.
 #[derive(Clone, Default)]
 pub struct Entry {
-    /// A PROXY header, believed from these networks; the connections of others are closed.
+    /// Connections begin with a PROXY header, which is accepted from these networks; other connections are closed.
     pub proxies: Option<Arc<[IpNet]>>,
-    /// TLS.
+    /// Connections use TLS.
     pub tls: Option<Tls>,
-    /// How many connections a client may have, and what they may hold.
+    /// Limits the connections and the memory of clients.
     pub clients: Arc<ClientLimiter>,
-    /// Where it is counted what was closed before HTTP.
+    /// Counts connections that were closed before HTTP.
     pub counts: Arc<Connections>,
 }
 
 impl Entry {
-    /// A permit for a connection; none, which is counted, where its client has too many. A peer without an address is
-    /// a process of this machine, and exempt.
+    /// Acquires the permit for a connection; `None`, which is counted, if its client has too many. A peer without an
+    /// address is a process on this machine and exempt.
     fn permit(&self, peer: Option<SocketAddr>) -> Option<Permit> {
         let client = match peer {
             Some(peer) => self.clients.client(peer.ip()),
@@ -180,19 +178,22 @@ impl Entry {
         let permit = client.take(Resource::Connections, 1);
         if permit.is_none() {
             self.counts.refuse(ConnectionRefusal::Address);
-            debug!(?peer, "connection closed: its address has too many");
+            debug!(
+                ?peer,
+                "connection closed: too many connections from its address"
+            );
         }
         permit
     }
 }
 
-/// The first bytes of HTTP/2 without TLS, where the client knows beforehand (RFC 9113 §3.3, §3.4).
+/// The first bytes of HTTP/2 without TLS (RFC 9113 §3.3, §3.4).
 const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Serves one connection until either side ends it. A peer without an address came over a socket file.
+/// Serves one connection until either side ends it. A peer without an address is connected to a socket file.
 ///
 /// # Cancel safety
-/// Dropping the future closes the socket; a request in it is dropped too.
+/// Dropping the future closes the socket and drops a request in progress.
 pub(super) async fn run<H: Handle>(
     mut socket: Socket,
     peer: Option<SocketAddr>,
@@ -201,59 +202,25 @@ pub(super) async fn run<H: Handle>(
     config: Arc<Config>,
     shutdown: Shutdown,
 ) {
-    let is_by_file = peer.is_none();
-    // Who comes behind a PROXY header is not the proxy: a forwarding header is then the client's own.
-    let is_local = is_by_file && entry.proxies.is_none();
-    let mut permit = None;
-    match (&entry.proxies, peer) {
-        // Refused before it is waited for: nothing bounds how many connections it has here.
-        (Some(proxies), Some(peer)) if !is_trusted(proxies, peer) => {
-            entry.counts.refuse(ConnectionRefusal::Proxy);
-            return debug!(%peer, "connection closed: a PROXY header is taken from trusted networks only");
-        }
-        // The client's address is the one that counts, and is not known yet.
-        (Some(_), _) => {}
-        (None, peer) => {
-            permit = entry.permit(peer);
-            if permit.is_none() {
-                return;
-            }
-        }
-    }
-    let mut peer = peer.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
-    // Only the monotonic reading is used, which is the same for every Clock.
+    // Clients behind a PROXY header are not the proxy: a forwarding header is written by the client itself.
+    let is_local = peer.is_none() && entry.proxies.is_none();
+    // Only the monotonic time is used, which is the same for all clocks.
     let clock = Clock::system();
     let mut silence = Silence::new(clock.monotonic() + config.idle_timeout);
-    let mut spoke = silence.end(&socket, &entry, &shutdown).await;
-    if spoke == 0 {
+    let admitted = admit(&mut socket, peer, &entry, &mut silence, &config, &shutdown).await;
+    let Some(Admitted {
+        peer,
+        permit,
+        spoke,
+    }) = admitted
+    else {
         return;
-    }
-    if entry.proxies.is_some() {
-        let read = Box::pin(read_proxy_header(&mut socket));
-        let read = tokio::time::timeout(config.header_timeout, read).await;
-        match read.unwrap_or_else(|_| Err("out of time".into())) {
-            Ok(client) => peer = client.unwrap_or(peer),
-            Err(why) => {
-                entry.counts.refuse(ConnectionRefusal::Proxy);
-                return debug!(%peer, why, "connection closed before HTTP");
-            }
-        }
-        // Before the client is waited for once more: it may have opened many connections, and say nothing on any.
-        permit = entry.permit(Some(peer));
-        if permit.is_none() {
-            return;
-        }
-        spoke = silence.end(&socket, &entry, &shutdown).await;
-        if spoke == 0 {
-            return;
-        }
-    }
-    let Some(permit) = permit else { return };
+    };
     let Silence {
         watchdog, first, ..
     } = silence;
     let spoken = if entry.tls.is_none() && !HTTP2_PREFACE.starts_with(&first[..spoke]) {
-        // As nearly all are: no timer, no further future.
+        // Nearly all connections: this needs no timer and no further future.
         Spoken {
             is_http2: false,
             over: Over::Socket(socket),
@@ -271,7 +238,6 @@ pub(super) async fn run<H: Handle>(
             }
         }
     };
-    let progress = Arc::new(Progress::new(clock, config.header_timeout));
     let info = Arc::new(ConnectionInfo {
         peer,
         is_local,
@@ -279,50 +245,88 @@ pub(super) async fn run<H: Handle>(
         linger: AtomicBool::new(false),
         unanswered: Unanswered::default(),
         streams: spoken.is_http2.then(AtomicUsize::default),
-        progress,
+        progress: Arc::new(Progress::new(clock, config.header_timeout)),
         loans: Arc::default(),
         client: permit.client().clone(),
     });
     let exit = ExitCount::new(info.clone(), entry.counts.clone(), shutdown.clone());
-    let (handler, info, config, counts) = (handler, &info, &*config, &*entry.counts);
+    let (info, config, counts) = (&info, &*config, &*entry.counts);
     // Boxed one by one, so that this future is not as large as the largest of them.
-    match (spoken.over, spoken.is_http2) {
-        (Over::Socket(socket), false) => {
-            let work = http1::serve(socket, handler, info, config, counts, watchdog, shutdown);
-            Counted {
-                exit,
-                work: Box::pin(work),
-            }
-            .await;
-        }
-        (Over::Socket(socket), true) => {
-            let work = http2::serve(socket, handler, info, config, counts, watchdog, shutdown);
-            Counted {
-                exit,
-                work: Box::pin(work),
-            }
-            .await;
-        }
-        (Over::Tls(stream), false) => {
-            let work = http1::serve(*stream, handler, info, config, counts, watchdog, shutdown);
-            Counted {
-                exit,
-                work: Box::pin(work),
-            }
-            .await;
-        }
-        (Over::Tls(stream), true) => {
-            let work = http2::serve(*stream, handler, info, config, counts, watchdog, shutdown);
-            Counted {
-                exit,
-                work: Box::pin(work),
-            }
-            .await;
-        }
-    }
+    let work: Work<'_> = match (spoken.over, spoken.is_http2) {
+        (Over::Socket(socket), false) => Box::pin(http1::serve(
+            socket, handler, info, config, counts, watchdog, shutdown,
+        )),
+        (Over::Socket(socket), true) => Box::pin(http2::serve(
+            socket, handler, info, config, counts, watchdog, shutdown,
+        )),
+        (Over::Tls(stream), false) => Box::pin(http1::serve(
+            *stream, handler, info, config, counts, watchdog, shutdown,
+        )),
+        (Over::Tls(stream), true) => Box::pin(http2::serve(
+            *stream, handler, info, config, counts, watchdog, shutdown,
+        )),
+    };
+    Counted { exit, work }.await;
 }
 
-/// What is spoken, once that is known.
+/// A connection with a known client that has begun to speak.
+struct Admitted {
+    peer: SocketAddr,
+    permit: Permit,
+    /// Bytes of [`Silence::first`].
+    spoke: usize,
+}
+
+/// Reads the PROXY header, if the listener expects one, acquires the client's permit, and waits for the client's first
+/// bytes. `None` if the connection must be closed.
+async fn admit(
+    socket: &mut Socket,
+    peer: Option<SocketAddr>,
+    entry: &Entry,
+    silence: &mut Silence,
+    config: &Config,
+    shutdown: &Shutdown,
+) -> Option<Admitted> {
+    let unnamed = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let Some(proxies) = &entry.proxies else {
+        let permit = entry.permit(peer)?;
+        let spoke = silence.end(socket, entry, shutdown).await?;
+        let peer = peer.unwrap_or(unnamed);
+        return Some(Admitted {
+            peer,
+            permit,
+            spoke,
+        });
+    };
+    // Refused before the wait for its header: the number of connections of such a peer is not limited here.
+    if let Some(peer) = peer.filter(|peer| !is_trusted(proxies, *peer)) {
+        entry.counts.refuse(ConnectionRefusal::Proxy);
+        debug!(%peer, "connection closed: PROXY headers are accepted from trusted networks only");
+        return None;
+    }
+    let mut peer = peer.unwrap_or(unnamed);
+    silence.end(socket, entry, shutdown).await?;
+    let read = Box::pin(read_proxy_header(socket));
+    let read = tokio::time::timeout(config.header_timeout, read).await;
+    match read.unwrap_or_else(|_| Err("timeout".into())) {
+        Ok(client) => peer = client.unwrap_or(peer),
+        Err(why) => {
+            entry.counts.refuse(ConnectionRefusal::Proxy);
+            debug!(%peer, why, "connection closed before HTTP");
+            return None;
+        }
+    }
+    // Acquired before the next wait, because the client may open many connections and send nothing.
+    let permit = entry.permit(Some(peer))?;
+    let spoke = silence.end(socket, entry, shutdown).await?;
+    Some(Admitted {
+        peer,
+        permit,
+        spoke,
+    })
+}
+
+/// The protocols of a connection.
 struct Spoken {
     is_http2: bool,
     over: Over,
@@ -333,13 +337,13 @@ enum Over {
     Tls(Box<TlsStream<Socket>>),
 }
 
-/// Whether a peer's PROXY headers are taken.
+/// Whether PROXY headers of a peer are accepted.
 fn is_trusted(proxies: &[IpNet], peer: SocketAddr) -> bool {
     let address = peer.ip().to_canonical();
     proxies.iter().any(|net| net.contains(&address))
 }
 
-/// What comes before HTTP once the client is known. The caller bounds the time.
+/// Performs the TLS handshake, or reads the HTTP/2 preface. The caller limits the time.
 async fn open(mut socket: Socket, entry: &Entry) -> io::Result<Spoken> {
     match &entry.tls {
         Some(tls) => {
@@ -360,7 +364,7 @@ async fn read_proxy_header(socket: &mut Socket) -> Result<Option<SocketAddr>, St
     loop {
         let ahead = socket.read_ahead(proxy_protocol::HEADER_BYTES_MAX).await;
         let ahead = ahead.map_err(|error| error.to_string())?;
-        let bytes = ahead.ok_or("it ended in its PROXY header")?;
+        let bytes = ahead.ok_or("it ended within its PROXY header")?;
         if let Parsed::Header(len, client) = proxy_protocol::parse(bytes)? {
             socket.consume(len);
             return Ok(client);
@@ -368,7 +372,7 @@ async fn read_proxy_header(socket: &mut Socket) -> Result<Option<SocketAddr>, St
     }
 }
 
-/// Whether HTTP/2 is spoken; one byte may be enough to see that it is not.
+/// Whether the client speaks HTTP/2. One byte may be enough to see that it does not.
 async fn has_preface(socket: &mut Socket) -> io::Result<bool> {
     let mut first = [0; HTTP2_PREFACE.len()];
     loop {
@@ -379,7 +383,7 @@ async fn has_preface(socket: &mut Socket) -> io::Result<bool> {
         if len == first.len() {
             return Ok(true);
         }
-        // Some of it: to peek again would not wait.
+        // A part of the preface has arrived. Peeking again would not wait.
         if socket.read_ahead(first.len() - len).await?.is_none() {
             return Ok(false);
         }

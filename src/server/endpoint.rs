@@ -1,4 +1,4 @@
-//! Where to listen, and what is spoken there.
+//! Listening endpoints and sockets: where the server listens, and with which protocols.
 
 use std::{
     fmt, fs, io,
@@ -21,26 +21,26 @@ use crate::{
     settings::expected,
 };
 
-/// Connections that the kernel completes before they are accepted; it caps this at `net.core.somaxconn`.
+/// Length of the queue of established connections that were not accepted yet; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: u32 = 4096;
 
-/// A place to listen at, as it is written: `[proxy:][tls:](address:port | unix:/path)`.
+/// An endpoint, as it is written in the configuration: `[proxy:][tls:](address:port | unix:/path)`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
-    /// Where.
+    /// The address or path.
     pub at: At,
-    /// Every connection begins with a PROXY header, of version 1 or 2.
+    /// Every connection begins with a PROXY header of version 1 or 2.
     pub is_proxied: bool,
-    /// TLS is spoken, after the PROXY header if there is one.
+    /// Connections use TLS, after the PROXY header if there is one.
     pub is_tls: bool,
 }
 
-/// A socket's name.
+/// The name of a socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum At {
-    /// An address; port 0 takes a free one.
+    /// An address; port 0 selects a free port.
     Tcp(SocketAddr),
-    /// A path, absolute: for a proxy on the same machine.
+    /// An absolute path, for a proxy on the same machine.
     Unix(PathBuf),
 }
 
@@ -54,7 +54,7 @@ impl Endpoint {
         }
     }
 
-    /// Its address, if it has one.
+    /// The address, if it is a TCP endpoint.
     pub fn address(&self) -> Option<SocketAddr> {
         match self.at {
             At::Tcp(address) => Some(address),
@@ -62,7 +62,7 @@ impl Endpoint {
         }
     }
 
-    /// Where plain HTTP over TCP can be spoken.
+    /// The address, if it is plain HTTP over TCP.
     pub fn plain_address(&self) -> Option<SocketAddr> {
         match self.at {
             At::Tcp(address) if !self.is_proxied && !self.is_tls => Some(address),
@@ -129,12 +129,12 @@ enum Io {
 }
 
 impl Listener {
-    /// Listens. A socket file that nobody listens at any more is replaced; every user of the machine who may
-    /// enter its directory may connect. Must be called within the runtime.
+    /// Listens on an endpoint. A socket file without a listener is replaced. Every user of the machine who may enter the
+    /// directory of a socket file may connect. Must be called within the runtime.
     ///
     /// # Errors
-    /// Naming the endpoint and why it cannot be had: `InvalidArgument` where that is the configuration's fault,
-    /// `Internal` where it may succeed later.
+    /// Names the endpoint and the reason: `InvalidArgument` if the configuration is wrong, `Internal` if a later attempt may
+    /// succeed.
     pub fn bind(endpoint: &Endpoint) -> Result<Self> {
         let io = match &endpoint.at {
             At::Tcp(address) => bind_tcp(*address).map(Io::Tcp),
@@ -144,10 +144,10 @@ impl Listener {
             .map_err(|error| cannot_listen(endpoint, error))
     }
 
-    /// A listening socket that another process has made.
+    /// Uses a listening socket that another process created.
     ///
     /// # Errors
-    /// `InvalidArgument`, naming the endpoint: the descriptor is no such socket.
+    /// `InvalidArgument`, with the endpoint, if the descriptor is not such a socket.
     pub fn inherit(endpoint: &Endpoint, socket: OwnedFd) -> Result<Self> {
         let io = match &endpoint.at {
             At::Tcp(_) => {
@@ -177,12 +177,12 @@ impl Listener {
         Ok(Self { io, endpoint })
     }
 
-    /// Where it listens; its port is the one that was taken.
+    /// The endpoint, with the actual port.
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }
 
-    /// The next connection, and the address of its other end; a Unix socket's has none.
+    /// The next connection and the address of its peer; a Unix socket has none.
     pub(super) fn poll_accept(
         &self,
         cx: &mut Context<'_>,
@@ -212,7 +212,7 @@ fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     } else {
         TcpSocket::new_v6()
     }?;
-    // Connections of the process before, in TIME_WAIT, do not hold the address; another listener does.
+    // Connections of the previous process in TIME_WAIT do not block the address; another listener does.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
@@ -226,12 +226,12 @@ fn bind_unix(path: &Path) -> io::Result<UnixListener> {
         }
         result => result,
     }?;
-    // Whatever the umask is, a proxy of another user is to connect: the directory is what keeps others out.
+    // A proxy of another user must be able to connect, whatever the umask is. The directory keeps others out.
     fs::set_permissions(path, fs::Permissions::from_mode(0o666))?;
     Ok(listener)
 }
 
-/// Whether a socket lies there that nobody listens at: a process that was killed leaves its own.
+/// Whether the path is a socket without a listener, which a killed process leaves behind.
 fn is_abandoned(path: &Path) -> io::Result<bool> {
     if !fs::symlink_metadata(path)?.file_type().is_socket() {
         return Ok(false);
@@ -252,7 +252,7 @@ fn cannot_listen(endpoint: &Endpoint, error: io::Error) -> Error {
     let text = format!("cannot listen on {endpoint}: {why}");
     match error.kind() {
         io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput => Error::invalid(text),
-        // Another process may end, an interface may come up: the service manager should try again.
+        // Another process may end, or a network interface may come up, so the service manager should retry.
         _ => Error::internal(text),
     }
 }
@@ -262,7 +262,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_endpoint_is_read_as_it_is_shown() {
+    fn endpoints_are_parsed_and_displayed() {
         for text in [
             "127.0.0.1:8080",
             "[::]:80",
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_in_use_is_named() {
+    async fn error_names_address_in_use() {
         let free = Endpoint::tcp("127.0.0.1:0".parse().unwrap());
         let taken = Listener::bind(&free).unwrap();
         let error = Listener::bind(taken.endpoint()).err().unwrap();
@@ -304,12 +304,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_socket_file_is_taken_over_from_the_dead_and_from_nobody_else() {
+    async fn replaces_only_abandoned_socket_files() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("http");
         let endpoint: Endpoint = format!("unix:{}", path.display()).parse().unwrap();
         let first = Listener::bind(&endpoint).unwrap();
-        assert!(Listener::bind(&endpoint).is_err(), "somebody listens");
+        assert!(Listener::bind(&endpoint).is_err(), "the first one listens");
         drop(first);
         assert!(path.exists());
         drop(Listener::bind(&endpoint).unwrap());

@@ -1,6 +1,6 @@
-//! Listening sockets and the accept loop, the owner of every connection's task.
+//! Binds the listening sockets, and accepts connections. The accept loop owns the task of every connection.
 //!
-//! What happens on a connection is `connection.rs`'s.
+//! `connection.rs` serves the connections.
 
 use std::{
     future::{Future, poll_fn},
@@ -33,36 +33,36 @@ use crate::{
     settings::{expected, networks, number, seconds},
 };
 
-/// How long to leave accepting alone when the process or the machine has run out of something.
+/// Pause before the next accept if the process or the machine is out of a resource.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Settings of the listeners: `[server]`.
+/// Settings of the listeners, from `[server]`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct Config {
-    /// Where to listen.
+    /// The endpoints to listen on.
     #[serde(deserialize_with = "endpoints")]
     pub listen: Vec<Endpoint>,
-    /// Whose PROXY headers are believed, on the listeners that read them.
+    /// Networks whose PROXY headers are accepted, on listeners that expect them.
     #[serde(rename = "proxy_protocol_from", deserialize_with = "networks")]
     pub proxies: Vec<IpNet>,
-    /// Connections at a time; further ones wait in the kernel's queue. At most half of the descriptors that
-    /// the process may open, since a request needs files too.
+    /// Upper limit of open connections; more wait in the kernel's queue. At most half of the descriptors that the process may
+    /// open, since requests need files too.
     #[serde(deserialize_with = "number::<1, 1_000_000, _, _>")]
     pub connections_max: usize,
-    /// The same from one address (of IPv6, a /64); further ones are closed at once.
+    /// Upper limit for one address (for IPv6, a /64); more connections are closed immediately.
     #[serde(deserialize_with = "number::<1, 1_000_000, _, _>")]
     pub connections_per_address_max: usize,
-    /// Networks to which that does not apply: proxies, the backend's own servers.
+    /// Networks without that limit: proxies and the backend's own servers.
     #[serde(skip)]
     pub connections_exempt: Vec<IpNet>,
     /// How long running requests may take after a shutdown was triggered.
     #[serde(rename = "shutdown_grace_seconds", deserialize_with = "seconds")]
     pub shutdown_grace: Duration,
-    /// The same after another process has taken over: nobody waits for the end of this one then.
+    /// The same after a handover to another process, when nobody waits for this one to end.
     #[serde(rename = "handover_grace_seconds", deserialize_with = "seconds")]
     pub handover_grace: Duration,
-    /// The bounds of each connection.
+    /// Timeouts and limits of each connection.
     #[serde(skip)]
     pub connection: connection::Config,
 }
@@ -91,7 +91,7 @@ fn endpoints<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Endpoint>
 }
 
 impl Config {
-    /// What limits the clients of these connections.
+    /// The limits of the clients of these connections.
     pub fn clients(&self) -> ClientLimiter {
         ClientLimiter::new(clients::Config::new(
             self.connections_max,
@@ -101,11 +101,11 @@ impl Config {
     }
 }
 
-/// Listens on every endpoint, or on none; takes the sockets of `inherited` that are there. Must be called within
-/// the runtime.
+/// Listens on every endpoint, or on none. Uses the sockets of `inherited` where there are any. Must be called within the
+/// runtime.
 ///
-/// `[::]` takes IPv4 too where the system is set so (`net.ipv6.bindv6only` = 0), and then clashes with
-/// `0.0.0.0` at the same port.
+/// `[::]` also accepts IPv4 if the system is configured so (`net.ipv6.bindv6only` = 0), and then conflicts with `0.0.0.0`
+/// on the same port.
 ///
 /// # Errors
 /// As [`Listener::bind`].
@@ -123,8 +123,8 @@ pub fn bind(
     endpoints.iter().map(bind).collect()
 }
 
-/// Raises the soft limit of open descriptors (RLIMIT_NOFILE) to the hard one and returns what is in force.
-/// Where the system refuses, the limit stays as it was.
+/// Raises the soft limit of open descriptors (RLIMIT_NOFILE) to the hard limit, and returns the resulting limit. If the
+/// system refuses, the limit is unchanged.
 pub fn raise_descriptors_max() -> u64 {
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
@@ -136,14 +136,14 @@ pub fn raise_descriptors_max() -> u64 {
             limit = raised;
         }
     }
-    // None is "unlimited".
+    // `None` means unlimited.
     limit.current.unwrap_or(u64::MAX)
 }
 
-/// Accepts and serves until the shutdown is triggered; then closes the listeners, lets running requests
+/// Accepts and serves connections until the shutdown is triggered. Then it closes the listeners, lets running requests
 /// finish within [`Config::shutdown_grace`] or [`Config::handover_grace`] (or until [`Shutdown::abort`]), and drops the
-/// rest. Returns when no connection is left. Connections are counted in `counts`, and by client in `clients`. `tls` is
-/// for the listeners that speak it; without it, they are closed at once.
+/// rest. Returns when no connection is left. `counts` counts the connections, `clients` limits them by client. `tls` is for
+/// the listeners that use it; without it, these listeners are closed immediately.
 ///
 /// # Cancel safety
 /// Dropping the future aborts all connections.
@@ -158,21 +158,14 @@ pub async fn serve<H: Handle>(
 ) {
     let connections_max = connections_max(config.connections_max, raise_descriptors_max());
     let connection_config = Arc::new(config.connection);
-    let proxies: Arc<[IpNet]> = config.proxies.into();
-    let (listeners, entries): (Vec<_>, Vec<_>) = listeners
-        .into_iter()
-        .filter_map(|listener| {
-            let endpoint = listener.endpoint();
-            let entry = Entry {
-                proxies: endpoint.is_proxied.then(|| proxies.clone()),
-                tls: endpoint.is_tls.then(|| tls.clone()).flatten(),
-                clients: clients.clone(),
-                counts: counts.clone(),
-            };
-            (endpoint.is_tls == entry.tls.is_some()).then_some((listener, Arc::new(entry)))
-        })
-        .unzip();
-    // The set is the count and the owner at once: the loop alone adds to it, so no semaphore is needed.
+    let entry = Entry {
+        proxies: Some(config.proxies.into()),
+        tls,
+        clients,
+        counts: counts.clone(),
+    };
+    let (listeners, entries) = entries(listeners, &entry);
+    // The set both counts and owns the connections. Only this loop adds to it, so no semaphore is needed.
     let mut connections = JoinSet::new();
     let (mut turn, mut full, mut failing) = (0, false, false);
     let mut triggered = pin!(shutdown.triggered());
@@ -183,7 +176,7 @@ pub async fn serve<H: Handle>(
             Some(ended) = connections.join_next() => {
                 report(ended);
                 counts.open.set(connections.len());
-                // Said again only after it was clearly over.
+                // The warning is repeated only after the number was clearly below the limit.
                 full &= connections.len() > connections_max - connections_max.div_ceil(4);
                 continue;
             }
@@ -193,7 +186,7 @@ pub async fn serve<H: Handle>(
             Ok((mut socket, peer, index)) => {
                 failing = false;
                 if let Err(error) = socket.prepare(peer) {
-                    debug!(?peer, %error, "connection gone before it was served");
+                    debug!(?peer, %error, "connection closed before it was served");
                     continue;
                 }
                 let (handler, config) = (handler.clone(), connection_config.clone());
@@ -211,19 +204,19 @@ pub async fn serve<H: Handle>(
                     full = true;
                     warn!(
                         connections_max,
-                        "all connections are taken, accepting no more until one ends"
+                        "connection limit reached; accepting no more until one closes"
                     );
                 }
             }
             Err(error) if is_of_one_connection(&error) => {
-                debug!(%error, "connection gone before it was accepted")
+                debug!(%error, "connection closed before it was accepted")
             }
             Err(error) => {
                 if !failing {
                     failing = true;
-                    error!(%error, "cannot accept connections, trying again every {} ms", ACCEPT_PAUSE.as_millis());
+                    error!(%error, "cannot accept connections; retrying every {} ms", ACCEPT_PAUSE.as_millis());
                 }
-                // Errors like EMFILE leave the connection in the queue: accepting at once again would spin.
+                // Errors like EMFILE leave the connection in the queue, so an immediate retry would spin.
                 tokio::select! {
                     () = &mut triggered => break,
                     () = tokio::time::sleep(ACCEPT_PAUSE) => {}
@@ -237,20 +230,35 @@ pub async fn serve<H: Handle>(
     counts.open.set(0);
 }
 
-/// At least one, or nothing would ever be served.
+/// The listeners that can be served, and how their connections begin: as in `all`, as far as the endpoint says so.
+fn entries(listeners: Vec<Listener>, all: &Entry) -> (Vec<Listener>, Vec<Arc<Entry>>) {
+    let entry = |listener: Listener| {
+        let endpoint = listener.endpoint();
+        let entry = Entry {
+            proxies: all.proxies.clone().filter(|_| endpoint.is_proxied),
+            tls: all.tls.clone().filter(|_| endpoint.is_tls),
+            ..all.clone()
+        };
+        (endpoint.is_tls == entry.tls.is_some()).then_some((listener, Arc::new(entry)))
+    };
+    listeners.into_iter().filter_map(entry).unzip()
+}
+
+/// At least one, since otherwise nothing would be served.
 fn connections_max(wanted: usize, descriptors_max: u64) -> usize {
     let possible = usize::try_from(descriptors_max / 2).unwrap_or(usize::MAX);
     if wanted > possible {
         warn!(
             wanted,
             possible,
-            "fewer connections than configured: half of the descriptor limit (RLIMIT_NOFILE)"
+            "fewer connections than configured: limited to half of the open-descriptor limit (RLIMIT_NOFILE)"
         );
     }
     wanted.min(possible).max(1)
 }
 
-/// The next connection of any listener, and which; each has its turn to be asked first, so none starves another.
+/// Accepts the next connection of any listener, and returns the listener's index. Each listener is polled first in turn, so
+/// that none starves the others.
 async fn accept(
     listeners: &[Listener],
     turn: &mut usize,
@@ -268,7 +276,7 @@ async fn accept(
     .await
 }
 
-/// Errors of accept(2) that speak of a connection that broke while it waited, not of the listener.
+/// Whether an error of accept(2) concerns a connection that broke while it waited, and not the listener.
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(
@@ -306,14 +314,14 @@ async fn drain(
     if !is_finished {
         warn!(
             connections = connections.len(),
-            "dropping connections that have not finished"
+            "dropping connections that did not finish in time"
         );
         connections.shutdown().await;
     }
 }
 
-/// Logs what the stop has cut. It is the only place where that is seen of a process that has handed over: nobody
-/// scrapes its metrics.
+/// Logs the connections that the shutdown has ended. After a handover, nobody scrapes this process's metrics, so this is
+/// the only record of them.
 pub fn report_exit(counts: &Connections) {
     info!(
         closed_idle = counts.cuts(ConnectionCut::ExitIdle),
@@ -336,7 +344,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn connections_leave_half_of_the_descriptors_to_files() {
+    fn connections_leave_descriptors_for_files() {
         for (wanted, descriptors, max) in [
             (10_000, 1 << 20, 10_000),
             (10_000, 1024, 512),

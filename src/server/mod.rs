@@ -1,4 +1,4 @@
-//! From sockets to answers: listeners, connections, and the pipeline of a request.
+//! From sockets to responses: listeners, connections, and the pipeline of a request.
 
 pub mod access;
 pub mod activation;

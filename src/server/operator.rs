@@ -1,6 +1,7 @@
-//! The operator's listener: `/metrics`, `/livez`, `/readyz`, `/readyz/reads`, `/log-level`. An address of its own, so that it is
-//! shown to whom the network lets reach it, and to nobody who downloads a file; there is no authentication. It
-//! serves nothing else, and outlives the public listener, so that it can say that the server is stopping.
+//! The operator listener: `/metrics`, `/livez`, `/readyz`, `/readyz/reads` and `/log-level`.
+//!
+//! It has an address of its own without authentication, so the network must restrict who reaches it. It serves no files,
+//! and stops after the public listener, so that it can report that the server is stopping.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -28,60 +29,59 @@ use crate::{
     store::Store,
 };
 
-/// Connections at a time: a few scrapers and probes.
+/// Upper limit of connections: a few scrapers and probes.
 const CONNECTIONS_MAX: usize = 64;
-/// What a scrape under way has when all else has ended.
+/// Time for a running scrape after everything else has ended.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
-/// A disk that does not say within this time what it has left counts as failing. Probes commonly wait for a
-/// second or more.
+/// A disk that does not report its free space within this time counts as failing. Probes usually wait for a second or more.
 const DISK_PATIENCE: Duration = Duration::from_millis(500);
-/// Bytes of a log level that is set.
+/// Upper limit of bytes of a log level in a request.
 const LEVEL_BYTES_MAX: usize = 1 << 10;
-/// How fast it has to come.
+/// Minimum pace of such a request's body.
 const LEVEL_PACE: Pace = Pace {
     idle_timeout: Duration::from_secs(5),
     bytes_per_second_min: LEVEL_BYTES_MAX as u64,
     whole_timeout: Duration::from_secs(30),
 };
 
-/// Answers the operator's requests.
+/// Answers the requests of the operator.
 pub struct Operator {
-    /// Every cell of the server.
+    /// All counters of the server.
     pub metrics: Metrics,
-    /// The public listener's, for its levels.
+    /// The service of the public listener, for its levels.
     pub service: Arc<Service>,
-    /// The same.
+    /// The rate limiter, for its levels.
     pub limiter: Arc<Limiter>,
-    /// The public listener's clients.
+    /// The limiter of the public listener's clients, for its levels.
     pub clients: Arc<ClientLimiter>,
-    /// Whose disk is asked.
+    /// The disk of the store.
     pub disk: Disk,
-    /// The public listeners', where one speaks it.
+    /// The TLS state of the public listeners, if one uses TLS.
     pub tls: Option<Tls>,
-    /// The public listener's.
+    /// The shutdown of the public listener.
     pub shutdown: Shutdown,
 }
 
-/// What a probe wants to send here.
+/// The part of the service that a probe asks about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
     /// All requests.
     Everything,
-    /// Downloads: where nothing can be written, they go on.
+    /// Downloads only: they continue if nothing can be written.
     Reads,
 }
 
-/// The store's disk, asked by one at a time: on one that hangs, probes must not gather blocked threads.
+/// Asks the store for its disk's free space, one request at a time, so that probes of a hanging disk do not pile up.
 pub struct Disk {
     store: Arc<dyn Store>,
     free_min_bytes: u64,
     asking: Arc<Semaphore>,
 }
 
-/// Reads `operator.listen`; an empty text is none.
+/// Reads `operator.listen`; an empty text means no listener.
 ///
 /// # Errors
-/// It is not an address with a port.
+/// If the text is not an address with a port.
 pub fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
     let text = String::deserialize(deserializer)?;
     match text.parse() {
@@ -94,7 +94,7 @@ pub fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Sock
     }
 }
 
-/// Serves until `ended` is triggered; without listeners there is only the end to wait for.
+/// Serves until `ended` is triggered. Without listeners, it only waits for that.
 ///
 /// # Cancel safety
 /// Dropping the future aborts all connections.
@@ -114,7 +114,7 @@ pub async fn serve(
         handover_grace: SHUTDOWN_GRACE,
         connection,
     };
-    // Nobody asks how many of these there are.
+    // These connections are not shown in the metrics.
     let (counts, clients, operator) = (Arc::default(), Arc::default(), Arc::new(operator));
     listener::serve(listeners, None, operator, config, counts, clients, ended).await;
 }
@@ -141,7 +141,7 @@ impl Operator {
         ops::metrics(self.metrics.render(levels))
     }
 
-    /// Whether to send clients here, and what is wrong: a line for each part, which begins with its name.
+    /// Whether clients should be sent here, else one line for each problem, which begins with the name of the part.
     async fn ready(&self, service: Part) -> Response<Body> {
         let not_ready = |why: &str| ops::text(StatusCode::SERVICE_UNAVAILABLE, why);
         if self.shutdown.is_triggered() {
@@ -171,7 +171,7 @@ impl Operator {
 }
 
 impl Disk {
-    /// The store's, which takes uploads while `free_min_bytes` are free.
+    /// The disk of a store that accepts uploads while `free_min_bytes` are free.
     pub fn new(store: Arc<dyn Store>, free_min_bytes: u64) -> Self {
         Self {
             store,
@@ -180,13 +180,13 @@ impl Disk {
         }
     }
 
-    /// Bytes that are free; `None` where the disk fails or does not answer in time.
+    /// Free bytes; `None` if the disk fails or does not answer in time.
     async fn free_bytes(&self) -> Option<u64> {
         let ask = async {
             let turn = self.asking.clone().acquire_owned().await;
             let turn = turn.map_err(Error::internal)?;
             let store = self.store.clone();
-            // A task, because the turn is kept until the disk has answered, however long that takes.
+            // A task, because the permit is held until the disk has answered, however long that takes.
             let asked = tokio::spawn(async move {
                 let _turn = turn;
                 store.maintenance().free_bytes().await
@@ -196,11 +196,11 @@ impl Disk {
         match tokio::time::timeout(DISK_PATIENCE, ask).await {
             Ok(Ok(free)) => Some(free),
             Ok(Err(error)) => {
-                tracing::error!(%error, "the disk cannot be asked what it has left");
+                tracing::error!(%error, "cannot read the free space of the store's disk");
                 None
             }
             Err(_) => {
-                tracing::error!("the disk does not say in time what it has left");
+                tracing::error!("the store's disk did not report its free space in time");
                 None
             }
         }
@@ -238,7 +238,7 @@ impl Handle for Operator {
     }
 }
 
-/// Takes effect before it is answered. PUT, which no page of another origin may send without being asked.
+/// Sets the log level before it answers. PUT, because a page of another origin cannot send it without a preflight.
 async fn set_log_level(body: &mut RequestBody) -> Response<Body> {
     let text = match body.collect(LEVEL_BYTES_MAX).await {
         Ok(bytes) => String::from_utf8(bytes),
@@ -249,7 +249,7 @@ async fn set_log_level(body: &mut RequestBody) -> Response<Body> {
         Err(_) => return ops::text(StatusCode::BAD_REQUEST, "the level did not come to its end"),
     };
     let set = match &text {
-        // As editors and `echo` end a line.
+        // Editors and `echo` end a line with a line feed.
         Ok(text) => logging::set_level(text.trim_ascii_end()),
         Err(_) => Err("not UTF-8".to_owned()),
     };

@@ -1,6 +1,6 @@
-//! The way of a request, on one page: route → admit → act → render.
+//! The pipeline of a request on one page: route → admit → act → render.
 //!
-//! What a call does is the dialect's (`api/`); when a connection is cut is `connection.rs`'s.
+//! The actions are in `api/`. `connection.rs` enforces the timeouts of connections.
 
 mod render;
 
@@ -54,11 +54,11 @@ pub struct Service {
     requests: Arc<Requests>,
     cors: Cors,
     config: Config,
-    /// The proxy warning was given.
+    /// The warning about an unknown proxy was logged.
     warned: AtomicBool,
-    /// Request ids: a random start for this run, then counted.
+    /// The next request id. The first one of a run is random.
     request_ids: AtomicU64,
-    /// Names this run in the health check.
+    /// The random name of this run, shown by the health check.
     server: String,
 }
 
@@ -66,27 +66,27 @@ pub struct Service {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
 pub struct Config {
-    /// Networks whose forwarding header is believed.
+    /// Networks whose forwarding header is trusted.
     #[serde(deserialize_with = "networks")]
     pub trusted_proxies: Vec<IpNet>,
-    /// The header they write.
+    /// The forwarding header that they send.
     pub forwarded_header: ForwardedHeader,
-    /// The rate of calls that belong to no tenant.
+    /// The rate limit of requests without a tenant.
     #[serde(skip)]
     pub default_rate: Rate,
-    /// Bytes that uploads in flight may announce together.
+    /// Upper limit of the bytes that uploads in flight may announce.
     #[serde(deserialize_with = "number::<1, { 1 << 40 }, _, _>")]
     pub upload_bytes_in_flight_max: u64,
-    /// Networks without a share of them to keep to: proxies, the backend's own servers.
+    /// Networks without a share of that limit: proxies and the backend's own servers.
     #[serde(skip)]
     pub upload_share_exempt: Vec<IpNet>,
-    /// Of the CDN in front; then nothing but the health check is answered without it.
+    /// The secret of the CDN in front. With it, only the health check is answered to others.
     #[serde(skip)]
     pub cdn_secret: Option<CdnSecret>,
-    /// How fast bodies have to come.
+    /// How fast request bodies must arrive.
     #[serde(skip)]
     pub body_pace: Pace,
-    /// Which requests stand in the access log.
+    /// Which requests are in the access log.
     #[serde(skip)]
     pub access: Sample,
 }
@@ -106,23 +106,23 @@ impl Default for Config {
     }
 }
 
-/// An answer, decided before the rest of the request's body is drained.
+/// A response, and facts about it that are recorded after the rest of the request body was drained.
 struct Answer {
     response: Response<Body>,
-    /// What is counted; how long it took and what was received is known after the drain.
+    /// The counted facts. The duration and the received bytes are known after the drain.
     answered: Answered,
     access: Option<Access>,
-    /// The client sends its body only after `100 Continue`.
+    /// Whether the client sends its body only after `100 Continue`.
     client_waits: bool,
 }
 
-/// A rest of a body that is worth reading for the sake of the connection.
+/// The largest rest of a request body that is read in order to keep the connection.
 const DRAIN_BYTES_MAX: u64 = 64 << 10;
-/// And no longer than this.
+/// Time limit for reading it.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(1);
 
 impl Service {
-    /// Puts the parts together. `seed` is random: request ids of two runs must not meet.
+    /// A service of these parts. `seed` is random, so that the request ids of two runs differ.
     pub fn new(
         api: Api,
         limiter: Arc<Limiter>,
@@ -147,12 +147,12 @@ impl Service {
         }
     }
 
-    /// The parts that background work shares.
+    /// The services that background tasks use too.
     pub fn api(&self) -> &Api {
         &self.api
     }
 
-    /// What is counted here.
+    /// The counters of requests.
     pub fn requests(&self) -> Arc<Requests> {
         self.requests.clone()
     }
@@ -170,8 +170,8 @@ impl Service {
         let (head, incoming) = request.into_parts();
         let mut body = RequestBody::new(incoming, self.config.body_pace);
         let started = self.api.clock.monotonic();
-        // The head ends with this call: while the rest of the body is drained, and while the client takes its time
-        // over the answer, a request costs no more than these.
+        // `respond` drops the head, so that a request needs no more memory than these variables while the rest of its
+        // body is drained and while the client reads the response.
         let mut answer = self.respond(connection, head, &mut body, started).await;
         settle(connection, answer.client_waits, &mut body).await;
         let answered = &mut answer.answered;
@@ -185,7 +185,7 @@ impl Service {
         answer.response.map(|body| Watched::new(body, access))
     }
 
-    /// Decides the whole answer; of the request's body, the handler reads what it needs.
+    /// Runs the pipeline. The action reads as much of the request body as it needs.
     async fn respond(
         &self,
         connection: &ConnectionInfo,
@@ -195,7 +195,7 @@ impl Service {
     ) -> Answer {
         let framing = framing::check(&head.method, head.version, &head.uri, &head.headers);
         if framing.is_err() {
-            // What follows on this connection may be meant as this request's body.
+            // The bytes that follow on this connection may be the body of this request.
             connection.set_linger();
         }
         let target = Target::new(head.uri);
@@ -209,7 +209,7 @@ impl Service {
             now: self.api.clock.now(),
             started,
         };
-        // A reload does not change the tenants of a request under way.
+        // One version of the tenants for the whole request, also if they are reloaded meanwhile.
         let tenants = self.api.tenants.load();
 
         let routed = self.route(&call, framing, &tenants);
@@ -305,7 +305,7 @@ impl Service {
         }
     }
 
-    /// Whom the call comes from. Warns once of a proxy that the configuration does not know.
+    /// The client's address. Logs one warning about a proxy that is not configured.
     fn client(&self, connection: &ConnectionInfo, headers: &HeaderMap) -> IpAddr {
         let Config {
             trusted_proxies,
@@ -321,20 +321,19 @@ impl Service {
         if found.ignored_header && !self.warned.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 peer = %connection.peer.ip(),
-                "a forwarding header of an untrusted peer is ignored: if this is your proxy, all its clients \
-                 share one rate until it is listed in limits.trusted_proxies (said once)"
+                "ignoring a forwarding header of an untrusted peer; if this is your proxy, all its clients share one \
+                 rate limit until it is listed in limits.trusted_proxies (logged once)"
             );
         }
         found.address
     }
 }
 
-/// Reads or gives up what is left of a request's body, so that its client sees the answer.
+/// Reads or discards the rest of a request body, so that the client sees the response.
 ///
-/// A small rest is read, so that the connection can go on; a large one is discarded after the answer
-/// (`set_linger`). A client that waits for `100 Continue`, and was not asked for its body, sends nothing. After a
-/// trailer nothing is read as a request: hyper takes a bare line feed there as part of a line, so that it may end
-/// elsewhere for a proxy.
+/// A small rest is read, so that the connection can be kept. A large rest is discarded after the response (`set_linger`).
+/// A client that waits for `100 Continue` and did not get it sends no body. A connection is not kept after trailers: hyper
+/// accepts a bare line feed there as part of a line, so the trailers may end elsewhere for a proxy.
 async fn settle(connection: &ConnectionInfo, client_waits: bool, body: &mut RequestBody) {
     if body.is_ended() {
         if body.had_trailers() {

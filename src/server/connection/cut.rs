@@ -79,13 +79,16 @@ impl Drop for UnansweredOne<'_> {
 }
 
 /// The work of a connection. If it is dropped because the shutdown grace period has passed, it is counted.
-pub(super) struct Counted<F> {
+pub(super) struct Counted<'w> {
     // Declared first and so dropped first: it inspects the state of the work.
     pub(super) exit: ExitCount,
-    pub(super) work: Pin<Box<F>>,
+    pub(super) work: Work<'w>,
 }
 
-impl<F: Future<Output = ()>> Future for Counted<F> {
+/// The work of a connection.
+pub(super) type Work<'w> = Pin<Box<dyn Future<Output = ()> + Send + 'w>>;
+
+impl Future for Counted<'_> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {

@@ -28,13 +28,13 @@ impl Silence {
         }
     }
 
-    /// Waits for the first bytes and returns their number in `first`; 0 if the connection must be closed.
+    /// Waits for the first bytes and returns their number in `first`; `None` if the connection must be closed.
     pub(super) async fn end(
         &mut self,
         socket: &Socket,
         entry: &Entry,
         shutdown: &Shutdown,
-    ) -> usize {
+    ) -> Option<usize> {
         let Self {
             idle_deadline,
             watchdog,
@@ -46,18 +46,18 @@ impl Silence {
                 biased;
                 // Not `readable()`, which may be ready on a new socket without data. hyper's state was then created for
                 // every connection, and 10,000 silent connections took 192 MB.
-                peeked = socket.peek(first) => return peeked.unwrap_or(0),
+                peeked = socket.peek(first) => return peeked.ok().filter(|bytes| *bytes > 0),
                 () = shutdown.draining(), if !is_draining => {
                     is_draining = true;
                     // The kernel may hold a request that the runtime has not reported yet. It is answered.
                     if !socket.queues().is_ok_and(|queues| queues.unread_bytes > 0) {
                         entry.counts.cut(ConnectionCut::ExitIdle);
-                        return 0;
+                        return None;
                     }
                 }
                 () = poll_fn(|cx| watchdog.poll_passed(cx, Some(*idle_deadline))) => {
                     entry.counts.cut(ConnectionCut::Idle);
-                    return 0;
+                    return None;
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! Connections through real sockets, with raw bytes and a toy handler.
+//! Connections over real sockets, with raw bytes and a toy handler.
 
 mod toy;
 
@@ -12,7 +12,7 @@ use self::toy::Server;
 use super::*;
 use crate::{metrics::ConnectionCut, server::listener};
 
-/// No test waits longer than this for anything.
+/// Upper limit of every wait in these tests.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn ms(ms: u64) -> Duration {
@@ -23,7 +23,7 @@ async fn send(client: &mut Client, bytes: &[u8]) {
     client.write_all(bytes).await.unwrap();
 }
 
-/// All until the server closes, and how long that took; `None` for a reset.
+/// Everything that the server sends before it closes, and the elapsed time; `None` for a reset.
 async fn read_to_end(client: &mut Client) -> (Option<String>, Duration) {
     let start = Clock::system().monotonic();
     let mut bytes = Vec::new();
@@ -34,7 +34,7 @@ async fn read_to_end(client: &mut Client) -> (Option<String>, Duration) {
     (text, start.elapsed())
 }
 
-/// Reads until `end` has come.
+/// Reads until `end` was received.
 async fn read_until(client: &mut Client, end: &str) -> String {
     let mut text = String::new();
     while !text.contains(end) {
@@ -179,7 +179,7 @@ async fn lingering_is_limited_in_time_and_bytes() {
         )
         .await;
         let start = Clock::system().monotonic();
-        // Endless, until the closed socket refuses more.
+        // Endless, until the closed socket refuses data.
         let endless = async { while client.write_all(&[b'b'; 1024]).await.is_ok() {} };
         timeout(PATIENCE, endless).await.expect("the server closes");
         assert!(start.elapsed() < ms(5000), "{:?}", start.elapsed());
@@ -226,7 +226,7 @@ async fn cuts_stalled_peers_and_keeps_slow_ones() {
         }
     }
     assert!(read_bytes > 64 << 20, "{read_bytes}");
-    // Its system has taken some, so it is given the time to read that.
+    // Its kernel has received some data, so it gets the time to read that.
     let reset = async {
         while stalled.take_error().unwrap().is_none() {
             tokio::time::sleep(ms(10)).await;
@@ -269,7 +269,7 @@ async fn shutdown_finishes_transfers_and_closes_idle() {
     server.stop().await;
 }
 
-/// One connection whose bytes have come while its task was not polled: the runtime has not told it about them.
+/// A connection that receives bytes while its task is not polled, so that the runtime has not reported them.
 struct Unpolled {
     client: std::net::TcpStream,
     served: std::pin::Pin<Box<dyn Future<Output = ()>>>,
@@ -299,18 +299,18 @@ impl Unpolled {
         }
     }
 
-    /// Sends without letting the server run.
+    /// Sends without running the server.
     fn send(&mut self, bytes: &[u8]) {
         use std::io::Write;
         self.client.write_all(bytes).unwrap();
     }
 
-    /// Lets the server run until it has nothing to do.
+    /// Runs the server until it has nothing to do.
     async fn run_for_now(&mut self) {
         let _ = timeout(ms(50), &mut self.served).await;
     }
 
-    /// Lets the server run to the end of the connection; what the client received.
+    /// Runs the server to the end of the connection. Returns the bytes that the client received.
     async fn received(mut self) -> String {
         use std::io::Read;
         timeout(PATIENCE, &mut self.served)

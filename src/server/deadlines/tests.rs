@@ -13,7 +13,7 @@ fn guard(progress: &Progress) -> Guard {
 }
 
 fn due(guard: &Guard, progress: &Progress) -> Option<(f64, Due)> {
-    // Seconds from the opening, in tenths: the test runs far faster than one.
+    // Seconds since the start in tenths; the test runs much faster than a tenth.
     let deadline = guard.deadline(progress);
     deadline.map(|(at, due)| {
         let tenths = (at - progress.opened).as_millis() / 100;
@@ -82,7 +82,7 @@ async fn transport_answers_only_when_asked() {
 async fn watchdog_waits_for_the_current_deadline() {
     let start = Clock::system().monotonic();
     let at = |ms| start + Duration::from_millis(ms);
-    // Set far too late, then to what comes; set too early, then to what comes.
+    // Set too late, then to the deadline; set too early, then to the deadline.
     for set in [60_000, 1] {
         let mut dog = Watchdog::new(at(set));
         std::future::poll_fn(|cx| dog.poll_passed(cx, Some(at(60)))).await;

@@ -1,4 +1,4 @@
-//! Headers as the specification has them, and with every field spoilt.
+//! Valid headers from the specification, and headers with an invalid field.
 
 use proptest::prelude::*;
 
@@ -28,7 +28,7 @@ fn ipv6() -> Vec<u8> {
 fn assert_header(bytes: &[u8], source: Option<&str>) {
     let source = source.map(|text| text.parse().unwrap());
     assert_eq!(parse(bytes), Ok(Parsed::Header(bytes.len(), source)));
-    // What follows belongs to the client, and whatever comes before is a beginning.
+    // The bytes after the header belong to the client, and every prefix of the header is incomplete.
     let more = [bytes, b"GET / HTTP/1.1\r\n\r\n"].concat();
     assert_eq!(parse(&more), Ok(Parsed::Header(bytes.len(), source)));
     for len in 1..bytes.len() {
@@ -67,7 +67,7 @@ fn reads_every_kind_of_header() {
     // With an extension: the type, two bytes of length, the value.
     let extended = [&IPV4[..], &[2, 0, 3, b'a', b'.', b'b']].concat();
     assert_header(&binary(0x21, 0x11, 18, &extended), Some("192.0.2.1:12345"));
-    // A health check of the proxy itself; a family that is not said; the paths of a Unix socket.
+    // The proxy's own health check, an unspecified family, and the paths of a Unix socket.
     assert_header(&binary(0x20, 0x00, 0, b""), None);
     assert_header(&binary(0x20, 0x11, 12, &IPV4), None);
     assert_header(&binary(0x21, 0x00, 0, b""), None);

@@ -1,4 +1,4 @@
-//! A handler to test with, and a server around it on a free port.
+//! A handler for tests, and a server with it on a free port.
 
 use std::{
     convert::Infallible,
@@ -21,7 +21,7 @@ pub(super) struct Toy {
     pub(super) calls: AtomicUsize,
 }
 
-/// Made of no file.
+/// This body has no file.
 impl crate::delivery::FileBody for Pieces {
     fn lend_to(&mut self, _: &Arc<Loans>) {}
     fn copy_out(&mut self, _: &Arc<crate::limit::Client>) {}
@@ -62,7 +62,7 @@ impl Handle for Toy {
     }
 }
 
-/// A body of equal pieces; where there is a gate, it must be open before the last.
+/// A body of equal pieces. If there is a gate, it must be open before the last piece.
 pub(super) struct Pieces {
     left: u64,
     chunk: Bytes,
@@ -94,7 +94,7 @@ impl Body for Pieces {
             && let Some(gate) = &self.gate
             && gate.try_acquire().is_err()
         {
-            // Polling is all right here: the test opens the gate at once.
+            // Polling is fine here: the test opens the gate at once.
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
