@@ -32,7 +32,7 @@ impl Secret {
     }
 }
 
-/// A key of at least [`SecretKey::BYTES_MIN`] bytes.
+/// A key of at least 16 bytes.
 ///
 /// Anyone can sign with an empty key. The type has no such value, so an empty setting is an error when it is read.
 #[derive(Clone)]
@@ -41,16 +41,16 @@ pub struct SecretKey(Secret);
 impl SecretKey {
     /// Minimum number of bytes, without white space and NUL characters at both ends. 16 random letters and digits have
     /// 95 bits.
-    pub const BYTES_MIN: usize = 16;
+    const BYTES_MIN: usize = 16;
     /// The error message for a key that is too short.
-    pub const RULE: &str =
+    const RULE: &str =
         "a secret must have at least 16 bytes (`openssl rand -base64 32` makes a good one)";
 
     /// Makes a key of a text.
     ///
     /// # Errors
     /// The text has fewer than [`SecretKey::BYTES_MIN`] bytes.
-    pub fn new(secret: Secret) -> Result<Self, TooShort> {
+    pub(crate) fn new(secret: Secret) -> Result<Self, TooShort> {
         if significant(secret.expose()).len() < Self::BYTES_MIN {
             return Err(TooShort);
         }
@@ -144,7 +144,7 @@ fn significant(text: &str) -> &str {
 
 /// The text is too short for a [`SecretKey`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TooShort;
+pub(crate) struct TooShort;
 
 impl fmt::Display for TooShort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
