@@ -23,7 +23,7 @@ use crate::{
     server::{
         control,
         endpoint::{Endpoint, Listener},
-        handover::{Estate, Inherited},
+        handover::{Descriptors, Inherited},
         listener,
         operator::{self, Disk, Operator},
         service::Service,
@@ -235,7 +235,7 @@ impl App {
         upkeep::reconcile(&self.service).await;
         let mut tasks = self.spawn_tasks(&shutdown);
         let ended = Shutdown::new();
-        let estate = Estate::new(&listeners, &self.operator_listeners)
+        let descriptors = Descriptors::new(&listeners, &self.operator_listeners)
             .inspect_err(
                 |error| tracing::warn!(%error, "`serve --take-over` cannot replace this server"),
             )
@@ -245,7 +245,7 @@ impl App {
             store: self.store.clone(),
             root: self.root,
             server: self.server,
-            estate,
+            descriptors,
             shutdown: shutdown.clone(),
             ended: ended.clone(),
         };

@@ -1,22 +1,22 @@
-//! The one error of the house.
+//! The error type of the whole program.
 //!
-//! A [`Kind`] drives the status, the public text goes to the client, the source goes to the log. Each
-//! dialect renders kinds in one function of its own (`api/*/wire.rs`); nothing here knows JSON or HTTP.
+//! [`Kind`] determines the response's status, the public text goes to the client, and the source goes to the log. Each
+//! API renders kinds in one function (`api/*/wire.rs`). This file knows neither JSON nor HTTP.
 
 use std::{borrow::Cow, fmt, time::Duration};
 
-/// What went wrong, as far as a client needs to tell cases apart. Closed: every dialect matches it whole.
+/// The kind of an error, as far as clients must tell errors apart. Every API matches it exhaustively.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// The request is malformed or a parameter is out of its bounds.
+    /// The request is malformed, or a parameter is out of range.
     InvalidArgument,
-    /// The message breaks a rule of HTTP itself: 400 in every dialect (RFC 9112 §3.2).
+    /// The message violates HTTP itself: status 400 in every API (RFC 9112 §3.2).
     BadMessage,
     /// No credential was sent.
     TokenMissing,
-    /// The credential was good once: expired or revoked by `tokens_not_before`.
+    /// The credential was valid once, but has expired or was revoked by `tokens_not_before`.
     TokenExpired,
-    /// The credential is no token of ours, or another tenant's.
+    /// The credential is not a token of this server, or belongs to another tenant.
     TokenInvalid,
     /// A token request with a wrong password.
     GrantPassword,
@@ -24,85 +24,85 @@ pub enum Kind {
     GrantUser,
     /// A token request whose client id or secret is wrong.
     GrantClient,
-    /// The backend's own token, without a word on whose behalf it acts.
+    /// The backend's own token was sent without naming the user that it acts for.
     UserMissing,
-    /// Authenticated, but this object is not for this caller (wrong or missing secret, bad signature).
+    /// The caller is authenticated, but may not access this object (wrong or missing secret, invalid signature).
     Forbidden,
-    /// The chat backend said no, with a code of its own.
+    /// The chat backend denied the request with this code.
     Denied(u32),
-    /// An upload form whose policy does not let it in.
+    /// The policy of an upload form does not permit the upload.
     Policy(PolicyFault),
-    /// No such object.
+    /// The object does not exist.
     ObjectNotFound,
-    /// The object outlived its retention.
+    /// The object is past its retention period.
     ObjectExpired,
-    /// The object exists, but has no thumbnail.
+    /// The object has no thumbnail.
     NoThumbnail,
-    /// The voice cannot be had in the format asked for.
+    /// The voice message cannot be converted to the requested format.
     NotConvertible,
-    /// An object of this name is there already; none is ever replaced.
+    /// An object with this name exists; objects are never replaced.
     AlreadyExists,
-    /// No such tenant.
+    /// The tenant does not exist.
     TenantNotFound,
-    /// No such path.
+    /// The path does not exist.
     RouteNotFound,
-    /// The path exists, the method does not.
+    /// The path exists, but not with this method.
     MethodNotAllowed,
     /// A precondition of RFC 9110 §13 is false.
     PreconditionFailed,
-    /// RFC 9110 §15.5.17; carries the length of the representation in bytes.
+    /// No requested range can be served (RFC 9110 §15.5.17); carries the length of the representation in bytes.
     RangeNotSatisfiable(u64),
     /// More bytes than the limit allows.
     TooLarge,
-    /// Fewer bytes than an upload must have: none, or below its policy's range.
+    /// Fewer bytes than an upload must have: none, or less than its policy requires.
     TooSmall,
-    /// The body's media type is not one this call takes.
+    /// This call does not accept the body's media type.
     UnsupportedMediaType,
-    /// The client did not send its body within the time it has.
+    /// The client did not send its body in time.
     RequestTimeout,
-    /// Over the rate; the client may come again after this long.
+    /// The rate limit is exceeded; the client may retry after this time.
     RateLimited(Duration),
-    /// A quota of the day has less left than the call would bring; there is a new one after this long.
+    /// The daily quota has less left than the request needs; it is renewed after this time.
     QuotaReached(Duration),
     /// The free-space floor is reached or the disk is full.
     StorageFull,
-    /// A dependency or a queue cannot answer now; the client may come again after this long.
+    /// A dependency or a queue cannot answer now; the client may retry after this time.
     Unavailable(Duration),
-    /// The client went away in the middle: nobody is left to be answered.
+    /// The client closed the connection before the response.
     Disconnected,
-    /// A fault of ours. Nothing of the inside is shown to the client.
+    /// An internal error. The client sees no details.
     Internal,
 }
 
 /// What is wrong with the policy of an upload form (OSS PostObject, signature V1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PolicyFault {
-    /// It is no policy: no base64, no JSON, a condition of an unknown kind.
+    /// Not a policy: invalid base64 or JSON, or a condition of an unknown kind.
     Document,
     /// The access key is not this tenant's.
     AccessKey,
-    /// The signature is not its own.
+    /// The signature does not match.
     Signature,
-    /// It has expired, or a condition of it is not met.
+    /// The policy has expired, or one of its conditions is not met.
     Denied,
-    /// Its key is no name of an object here.
+    /// Its key is not a valid object name.
     ObjectName,
 }
 
 type Source = Box<dyn std::error::Error + Send + Sync>;
 
-/// An error on its way to a client and to the log.
+/// An error with a kind, a text for the client, and a cause for the log.
 pub struct Error {
     kind: Kind,
     public: Option<Cow<'static, str>>,
     source: Option<Source>,
 }
 
-/// `Result` with the house's [`Error`].
+/// `Result` with this [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    /// An error of `kind`, with the dialect's own text for that kind.
+    /// An error of this kind, with the API's own text for the kind.
     pub fn new(kind: Kind) -> Self {
         Self {
             kind,
@@ -111,21 +111,21 @@ impl Error {
         }
     }
 
-    /// Replaces the text that the client sees. It must hold no secret and nothing of the inside.
+    /// Sets the text that the client sees. It must contain no secret and no internal detail.
     #[must_use]
     pub fn public(mut self, text: impl Into<Cow<'static, str>>) -> Self {
         self.public = Some(text.into());
         self
     }
 
-    /// Keeps the cause, for the log alone.
+    /// Adds the cause, which is logged and never sent to the client.
     #[must_use]
     pub fn source(mut self, source: impl Into<Source>) -> Self {
         self.source = Some(source.into());
         self
     }
 
-    /// [`Kind::InvalidArgument`] with a text that says what to do about it.
+    /// [`Kind::InvalidArgument`] with a text that tells the client what to do.
     pub fn invalid(text: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Kind::InvalidArgument).public(text)
     }
@@ -135,17 +135,17 @@ impl Error {
         Self::new(Kind::Internal).source(source)
     }
 
-    /// What went wrong.
+    /// The kind.
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// The text for the client, where one was set.
+    /// The text for the client, if one was set.
     pub fn public_text(&self) -> Option<&str> {
         self.public.as_deref()
     }
 
-    /// The causes, outermost first, joined for a log line; empty where there is none.
+    /// The chain of causes for a log line, outermost first, joined by colons; empty without a cause.
     pub fn causes(&self) -> String {
         let mut text = String::new();
         let mut next = self

@@ -1,9 +1,9 @@
-//! What is counted, and how it is shown: cells that any thread may move, and the text that Prometheus reads.
+//! Metrics of the server: counters and gauges that any thread may change, and their text for Prometheus.
 //!
-//! Each part of the program owns its cells and moves them; [`Metrics`] knows them all, and [`Metrics::render`]
-//! names them (`docs/metrics.md` has the names). Labels are closed sets, and a cell is found by a number: no
-//! text is looked up, nothing is allocated, and no lock is taken where something is counted. What is a level and
-//! no count (open objects, the free disk) is asked for by whoever scrapes, and comes in as [`Levels`].
+//! Each module owns and updates its own counters; [`Metrics`] holds all of them, and [`Metrics::render`] names them
+//! (`docs/metrics.md` lists the names). Labels are closed sets and counters are found by index, so counting looks up no
+//! text, allocates nothing and takes no lock. Values that are measured only when they are needed (open objects, free
+//! disk space) are read at a scrape and passed in as [`Levels`].
 
 mod cells;
 mod durations;
@@ -28,208 +28,208 @@ pub use self::{
     requests::{Answered, Refusal, Requests, RouteLabel},
 };
 
-/// Every cell of a server. Cheap to clone; the clones are the same cells.
+/// All counters of a server. Clones share the same counters.
 #[derive(Debug, Clone)]
 pub struct Metrics {
-    /// The pipeline's.
+    /// Requests by route.
     pub requests: Arc<Requests>,
-    /// The public listener's.
+    /// Connections of the public listener.
     pub connections: Arc<Connections>,
-    /// The cache of open objects'.
+    /// Lookups in the cache of open objects.
     pub open_objects: Arc<Lookups>,
-    /// The derivatives'.
+    /// Requested derivatives.
     pub derivatives: Arc<Derivations>,
-    /// The store's.
+    /// Durations of fsync calls of the store.
     pub syncs: Arc<Syncs>,
-    /// Of passwords and client secrets.
+    /// Logins by password or client secret.
     pub logins: Arc<Logins>,
 }
 
-/// What is asked at a scrape.
+/// Values that are measured at a scrape.
 #[derive(Debug, Clone)]
 pub struct Levels {
-    /// Of the use cases.
+    /// Open objects, derivatives and uploads in parts.
     pub files: FileLevels,
-    /// Addresses that the limiter remembers.
+    /// Client addresses in the rate limiter's table.
     pub limiter_addresses: usize,
-    /// Bytes of uploads.
+    /// Bytes of uploads in flight.
     pub uploads: UploadLevels,
-    /// What clients hold.
+    /// Memory held by connected clients, one entry for each kind.
     pub client_memory: Vec<MemoryLevels>,
-    /// Bytes that the disk has left; `None` where it did not answer.
+    /// Free bytes on the store's disk; `None` if the disk did not answer.
     pub disk_free_bytes: Option<u64>,
-    /// Bytes that must be free for an upload.
+    /// Free bytes below which uploads are refused.
     pub disk_free_min_bytes: u64,
-    /// Bytes that uploads may still write.
+    /// Bytes that uploads in flight may still write.
     pub disk_reserved_bytes: u64,
-    /// Whether the store works.
+    /// State of the store.
     pub store: StoreLevels,
-    /// When the first of the certificates in force ends, in Unix time; `None` where there are none.
+    /// Expiry of the first certificate to expire, in Unix time; `None` without certificates.
     pub certificates_end_secs: Option<u64>,
-    /// Lines that the log had no room for.
+    /// Log lines that were dropped because the log queue was full.
     pub log_lines_dropped: u64,
 }
 
-/// What the last operations on the store have shown.
+/// State of the store, as seen by its last operations.
 #[derive(Debug, Clone, Copy)]
 pub struct StoreLevels {
-    /// Its directory is there.
+    /// The store's directory is reachable.
     pub is_readable: bool,
-    /// And takes uploads, as far as is known.
+    /// The store accepts uploads, as far as is known.
     pub is_writable: bool,
-    /// Writes that the disk failed so far.
+    /// Writes that failed with a disk error so far.
     pub write_errors: u64,
 }
 
 /// Bytes of uploads that are not answered yet.
 #[derive(Debug, Clone, Copy)]
 pub struct UploadLevels {
-    /// What they announced.
+    /// Bytes that the uploads announced.
     pub in_flight_bytes: u64,
-    /// The most that they may announce together.
+    /// Upper limit of `in_flight_bytes`.
     pub in_flight_bytes_max: u64,
-    /// Uploads that there was no room for, so far.
+    /// Uploads refused so far because the limit was reached.
     pub refusals: u64,
-    /// Uploads that were over their tenant's share.
+    /// Uploads refused so far because their tenant's share was used up.
     pub tenant_refusals: u64,
-    /// Uploads that were over their client's share.
+    /// Uploads refused so far because their client's share was used up.
     pub client_refusals: u64,
 }
 
-/// Memory of one kind that clients hold while they are connected.
+/// Memory of one kind that connected clients hold.
 #[derive(Debug, Clone, Copy)]
 pub struct MemoryLevels {
-    /// What it is for: the label.
+    /// The kind of memory: the value of the label.
     pub of: &'static str,
     /// Bytes held.
     pub held_bytes: u64,
-    /// Bytes that may be held.
+    /// Upper limit of `held_bytes`.
     pub held_bytes_max: u64,
-    /// How often there was too little for one client, or for all.
+    /// Requests for memory that were refused, because of the client's share or the total.
     pub refusals: u64,
 }
 
-/// Levels of the use cases.
+/// Levels of the file layer.
 #[derive(Debug, Clone)]
 pub struct FileLevels {
-    /// Objects kept open.
+    /// Open objects in the cache.
     pub open_objects: usize,
-    /// Uploads in parts.
+    /// Unfinished uploads in parts.
     pub parts: PartLevels,
     /// Bytes of derivatives in memory.
     pub derived_bytes: u64,
-    /// The decoders of pictures.
+    /// The pool of image decoders.
     pub pictures: PoolLevels,
-    /// The runs of ffmpeg.
+    /// The pool of ffmpeg runs.
     pub ffmpeg: PoolLevels,
 }
 
 /// Unfinished uploads in parts.
 #[derive(Debug, Clone, Default)]
 pub struct PartLevels {
-    /// How many there are.
+    /// Number of uploads.
     pub uploads: u64,
-    /// How many there may be.
+    /// Upper limit of `uploads`.
     pub uploads_max: u64,
-    /// What their parts count for, those on their way included.
+    /// Bytes of their parts, including parts that are being received.
     pub bytes: u64,
-    /// Those that made room for a new one of their user, so far.
+    /// Uploads replaced so far by a new upload of the same user.
     pub replaced: u64,
-    /// Calls refused, so far, by whose share was full: indices are those of [`ShareRefusal`].
+    /// Requests refused so far, by the share that was used up. Indexed by [`ShareRefusal`].
     pub refusals: [u64; ShareRefusal::COUNT],
 }
 
 label! {
-    /// Whose share of a resource is full.
+    /// The share of a resource that is used up.
     pub enum ShareRefusal {
-        /// One user's.
+        /// The share of one user.
         User = "user",
-        /// One address's.
+        /// The share of one client address.
         Client = "client",
-        /// One tenant's.
+        /// The share of one tenant.
         Tenant = "tenant",
-        /// There is nothing left for anybody.
+        /// The whole resource.
         Server = "server",
     }
 }
 
-/// Levels of one pool.
+/// Levels of one pool of workers.
 #[derive(Debug, Clone)]
 pub struct PoolLevels {
-    /// Calls that wait for a place.
+    /// Jobs that wait for a worker.
     pub waiting: usize,
-    /// Places taken.
+    /// Busy workers.
     pub busy: usize,
-    /// Places.
+    /// All workers.
     pub places: usize,
-    /// Calls refused so far, since too many waited.
+    /// Jobs refused so far because the queue was full.
     pub refused_full: u64,
-    /// Calls refused so far, since no place was free in time.
+    /// Jobs refused so far because no worker was free in time.
     pub refused_late: u64,
 }
 
 /// Connections of one listener.
 #[derive(Debug, Default)]
 pub struct Connections {
-    /// Accepted so far.
+    /// Connections accepted so far.
     pub accepted: Counter,
-    /// Open now.
+    /// Open connections.
     pub open: Gauge,
-    /// Accepted, and closed before HTTP.
+    /// Connections closed before HTTP began.
     refused: [Counter; ConnectionRefusal::COUNT],
-    /// Ended by the server against the client's will.
+    /// Connections ended by the server although the client wanted to go on.
     cut: [Counter; ConnectionCut::COUNT],
-    /// HTTP/2 streams that were reset because their client took nothing of the answer.
+    /// HTTP/2 streams that were reset because the client did not read the response.
     pub streams_stalled: Counter,
 }
 
 label! {
-    /// Why a connection was closed before HTTP.
+    /// Why a connection was closed before HTTP began.
     pub enum ConnectionRefusal {
-        /// Its address has too many.
+        /// The client address has too many connections.
         Address = "address",
-        /// Its PROXY header was none, came from somebody who is not believed, or did not end in time.
+        /// The PROXY header was missing, invalid, late, or sent by an untrusted peer.
         Proxy = "proxy",
-        /// Its TLS handshake failed, or did not end in time.
+        /// The TLS handshake failed or took too long.
         Tls = "tls",
     }
 }
 
 label! {
-    /// Why the server ended a connection that spoke HTTP.
+    /// Why the server ended an HTTP connection.
     pub enum ConnectionCut {
-        /// No request came within the idle time-out.
+        /// No request within the idle timeout.
         Idle = "idle",
-        /// A request's head began and did not end in time.
+        /// A request head was incomplete when its timeout passed.
         Header = "header",
-        /// The client acknowledged too little of an answer.
+        /// The client acknowledged too little of a response.
         WriteStall = "write_stall",
-        /// The client took back more requests in a second than it may.
+        /// The client cancelled too many requests within a second.
         Resets = "resets",
-        /// The client filled its table of header fields with buffers, and went on after it was told to stop.
+        /// The client filled its HTTP/2 header table with buffers, and continued after it was told to stop.
         Fields = "fields",
-        /// It was idle when the server stopped.
+        /// The connection was idle when the server stopped.
         ExitIdle = "exit_idle",
-        /// It had a request without an answer when the grace of a stop had passed.
+        /// A request was unanswered when the shutdown grace period ended.
         ExitRequest = "exit_request",
-        /// Its answer was on the way when the grace of a stop had passed.
+        /// A response was being sent when the shutdown grace period ended.
         ExitAnswer = "exit_answer",
     }
 }
 
 impl Connections {
-    /// Counts a connection that the server ends, and returns how many it has ended for this reason so far.
+    /// Counts a connection that the server ends. Returns the number of connections ended for this reason so far.
     pub fn cut(&self, why: ConnectionCut) -> u64 {
         self.cut[why.index()].add(1);
         self.cuts(why)
     }
 
-    /// Connections that the server has ended for this reason.
+    /// Connections ended for this reason so far.
     pub fn cuts(&self, why: ConnectionCut) -> u64 {
         self.cut[why.index()].get()
     }
 
-    /// Counts one that was closed.
+    /// Counts a connection that was closed before HTTP began.
     pub fn refuse(&self, why: ConnectionRefusal) {
         self.refused[why.index()].add(1);
     }
@@ -240,25 +240,25 @@ impl Connections {
 }
 
 label! {
-    /// What came of a login by password or client secret.
+    /// Result of a login by password or client secret.
     pub enum Login {
         /// A token was granted.
         Granted = "granted",
-        /// The account, the password or the client's secret was wrong.
+        /// The account, password or client secret was wrong.
         Wrong = "wrong",
-        /// It was not looked at, after too many wrong ones.
+        /// Not checked, because of too many wrong attempts.
         Slowed = "slowed",
-        /// It was not looked at, because too many passwords wait to be checked.
+        /// Not checked, because too many passwords wait to be checked.
         Busy = "busy",
     }
 }
 
-/// Logins, by what came of them.
+/// Logins by result.
 #[derive(Debug, Default)]
 pub struct Logins([Counter; Login::COUNT]);
 
 impl Logins {
-    /// Counts one.
+    /// Counts one login.
     pub fn count(&self, login: Login) {
         self.0[login.index()].add(1);
     }
@@ -269,16 +269,16 @@ impl Logins {
 }
 
 label! {
-    /// How a look into a cache went.
+    /// Result of a cache lookup.
     pub enum Lookup {
-        /// It was there.
+        /// The entry was in the cache.
         Hit = "hit",
-        /// It was not.
+        /// The entry was not in the cache.
         Miss = "miss",
     }
 }
 
-/// Looks into a cache, by how they went.
+/// Cache lookups by result.
 #[derive(Debug)]
 pub struct Lookups(Sharded<[Counter; Lookup::COUNT]>);
 
@@ -289,7 +289,7 @@ impl Default for Lookups {
 }
 
 impl Lookups {
-    /// Counts one.
+    /// Counts one lookup.
     pub fn count(&self, lookup: Lookup) {
         self.0.mine()[lookup.index()].add(1);
     }
@@ -327,22 +327,22 @@ impl From<Derivative> for Derived {
 }
 
 label! {
-    /// Where what was asked for came from.
+    /// Where a derivative came from.
     pub enum Source {
-        /// From memory, or from another call that was just making it.
+        /// From memory, or from a concurrent request that was making it.
         Memory = "memory",
         /// From disk.
         Disk = "disk",
-        /// It had to be made, whatever came of it.
+        /// Made for this request, successfully or not.
         Made = "made",
-        /// The original is small enough to be its own thumbnail.
+        /// The original is small enough to serve as its own thumbnail.
         Original = "original",
-        /// It failed a short while ago and was not tried again.
+        /// Not tried again, because it failed shortly before.
         FailedBefore = "failed_before",
     }
 }
 
-/// Derivatives asked for, by what was asked and where it came from.
+/// Requested derivatives by kind and source.
 #[derive(Debug)]
 pub struct Derivations(Sharded<[Counter; Derived::COUNT * Source::COUNT]>);
 
@@ -377,24 +377,24 @@ impl Derivations {
 }
 
 label! {
-    /// What is synced.
+    /// What an fsync call made durable.
     pub enum Synced {
-        /// A file's bytes.
+        /// The content of a file.
         File = "file",
-        /// A directory's names.
+        /// The entries of a directory.
         Directory = "directory",
     }
 }
 
-/// How long the disk takes to sync. All threads share these cells: a sync takes a thousand times as long as the
-/// way of a cache line between two cores.
+/// Durations of fsync calls. All threads share these counters: an fsync takes a thousand times as long as moving a
+/// cache line between two cores.
 #[derive(Debug, Default)]
 pub struct Syncs([Durations; Synced::COUNT]);
 
 impl Syncs {
-    /// Does it, and remembers how long it took, also where it failed.
+    /// Runs `sync` and records its duration, also if it fails.
     pub fn time<T>(&self, synced: Synced, sync: impl FnOnce() -> T) -> T {
-        // Only the monotonic reading is used, which is the same for every Clock.
+        // Only the monotonic time is used, which is the same for all clocks.
         let clock = Clock::system();
         let begun = clock.monotonic();
         let done = sync();

@@ -534,7 +534,7 @@ mod tests {
     }
 
     #[test]
-    fn any_path_has_a_preflight() {
+    fn any_path_has_preflight() {
         for path in ["/", "*", "/o/a/chatfiles", "/o/a/chatfiles/1/2", "/healthz"] {
             let preflight = (Preflight, Params::default());
             assert_eq!(found("OPTIONS", path), Ok(preflight), "{path}");

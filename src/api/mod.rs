@@ -1,5 +1,6 @@
-//! The dialects, Easemob's and Lanying's: each parses its requests, calls `files/`, and renders its answers. They never import each
-//! other; what they share stands here and in `answer.rs`, `query.rs` and `signed_url.rs`. Files leave through
+//! The vendors' APIs, Easemob's and Lanying's. Each parses its requests, calls `files/` and renders its responses.
+//!
+//! They never import each other; shared code is here, in `answer.rs`, `query.rs` and `signed_url.rs`. Files are sent by
 //! `delivery/`.
 
 mod answer;
@@ -36,21 +37,21 @@ use crate::{
     time::{Clock, Timestamp},
 };
 
-/// What every dialect is made of, built once.
+/// The services that both APIs use, built once.
 pub struct Api {
-    /// The use cases.
+    /// The file layer.
     pub files: Files,
-    /// Who is served.
+    /// The tenants.
     pub tenants: Arc<ArcSwap<Tenants>>,
-    /// Tells who calls.
+    /// Verifies tokens.
     pub verifier: Verifier,
-    /// Makes tokens.
+    /// Grants tokens.
     pub grants: Grants,
-    /// Asks the chat backends what their users may do.
+    /// Asks the chat backends whether a user may do something.
     pub hooks: Hooks,
-    /// Counts what is stored in a day.
+    /// Counts the daily quotas.
     pub quotas: Quotas,
-    /// Tells the time.
+    /// The clock.
     pub clock: Clock,
     /// Settings.
     pub config: Config,
@@ -131,8 +132,8 @@ pub fn limit_status_429<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bo
 }
 
 impl Api {
-    /// Takes so many bytes out of what the tenant and the user may store today, before they come. The
-    /// application itself, whose name is empty, is no user.
+    /// Reserves bytes of the daily quotas of a tenant and a user before an upload. An empty user is the application itself,
+    /// which has no user quota.
     fn reserve(
         &self,
         call: &Call<'_>,
@@ -163,36 +164,36 @@ impl Api {
     }
 }
 
-/// The answer to an upload for which there is no room beside those in flight.
+/// The error for an upload that finds no room besides the uploads in flight.
 pub fn no_room() -> Error {
-    /// Uploads end all the time.
+    /// Uploads end all the time, so a retry soon makes sense.
     const AFTER: Duration = Duration::from_secs(1);
     let text = "too much is being uploaded just now: try again in a moment.";
     Error::new(Kind::Unavailable(AFTER)).public(text)
 }
 
-/// One request, as far as all dialects look at it.
+/// A request, as far as it is common to both APIs.
 pub struct Call<'a> {
     /// The method.
     pub method: &'a Method,
-    /// Path and query.
+    /// The path and query.
     pub target: &'a Target,
-    /// Whom it comes from, as far as proxies can be believed.
+    /// The client's address, as reported by trusted proxies.
     pub client: IpAddr,
-    /// It came over TLS that ends here.
+    /// Whether the client's TLS ends at this server.
     pub is_tls: bool,
     /// The headers.
     pub headers: &'a HeaderMap,
-    /// Names it in the answer and in the log; shown as 16 hexadecimal digits.
+    /// Identifies the request in the response and in the log; shown as 16 hexadecimal digits.
     pub id: u64,
-    /// When it came, wall time.
+    /// Arrival in wall time.
     pub now: Timestamp,
-    /// When it came, for durations.
+    /// Arrival in monotonic time.
     pub started: Instant,
 }
 
 impl Call<'_> {
-    /// A header as text; `None` where it is absent or not visible ASCII.
+    /// A header as text; `None` if it is absent or not visible ASCII.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
@@ -202,12 +203,12 @@ impl Call<'_> {
         query::first(self.target.query().unwrap_or_default(), name)
     }
 
-    /// Whose turn it is where this call needs dear work.
+    /// Identifies the tenant and client of this request in fair queues.
     fn claimant(&self, tenant: &Tenant) -> Claimant {
         Claimant::new(tenant.index, self.client)
     }
 
-    /// The parts of this call that decide how a file is delivered.
+    /// The parts of this request that decide how a file is delivered.
     fn delivery(&self, tenant: &Tenant) -> delivery::Request<'_> {
         delivery::Request {
             method: self.method,
@@ -217,7 +218,7 @@ impl Call<'_> {
         }
     }
 
-    /// Says in the log that a file was stored.
+    /// Logs a stored file.
     fn log_stored(&self, stored: &Stored) {
         tracing::info!(
             request = format_args!("{:016x}", self.id),
@@ -240,9 +241,9 @@ impl Call<'_> {
         }
     }
 
-    /// The host that the client asked, with its port; `localhost` where it named none, or nothing like one.
+    /// The host that the client requested, with its port; `localhost` if there is none or it is invalid.
     fn host(&self) -> &str {
-        /// RFC 1035 §2.3.4 and a port.
+        /// RFC 1035 §2.3.4, and a port.
         const HOST_BYTES_MAX: usize = 255 + 6;
         let from_uri = self
             .target

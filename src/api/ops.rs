@@ -1,4 +1,4 @@
-//! Answers for the operator, in no vendor's dialect: the public health check, and the texts of the operator's own
+//! Responses that belong to no vendor's API: the public health check, preflights, and the responses of the operator
 //! listener (`server/operator.rs`).
 
 use bytes::Bytes;
@@ -9,15 +9,15 @@ use hyper::{
 
 use crate::{delivery::Body, metrics};
 
-/// Answers as long as the process can answer at all. `server` names this run of it, so that a probe knows
-/// whom it reached.
+/// The health check: succeeds whenever the process can answer. `server` is the random name of this run, so that a probe
+/// knows which process it reached.
 pub fn health(server: &str) -> Response<Body> {
     let text = serde_json::json!({ "status": "ok", "server": server }).to_string();
     let json = HeaderValue::from_static("application/json");
     answer(StatusCode::OK, json, text)
 }
 
-/// The answer to a browser's preflight. Its CORS headers are those of every answer.
+/// The response to a browser's preflight. Its CORS headers are added to every response.
 pub fn preflight() -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
@@ -28,13 +28,13 @@ pub fn preflight() -> Response<Body> {
     response
 }
 
-/// A word or a line for people and probes.
+/// A plain-text response for people and probes.
 pub fn text(status: StatusCode, words: &str) -> Response<Body> {
     let plain = HeaderValue::from_static("text/plain; charset=utf-8");
     answer(status, plain, format!("{words}\n"))
 }
 
-/// There is such a path, with these methods alone.
+/// The response to a wrong method on a path with these methods.
 pub fn only(methods: &'static str) -> Response<Body> {
     let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed");
     let allow = HeaderValue::from_static(methods);
@@ -42,7 +42,7 @@ pub fn only(methods: &'static str) -> Response<Body> {
     response
 }
 
-/// What Prometheus scrapes.
+/// The metrics for Prometheus.
 pub fn metrics(text: String) -> Response<Body> {
     let exposition = HeaderValue::from_static(metrics::CONTENT_TYPE);
     answer(StatusCode::OK, exposition, text)

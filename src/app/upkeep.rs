@@ -15,7 +15,7 @@ use crate::{
     retention::{self, Policy, SweepMode},
     server::{
         control,
-        handover::{Estate, Handover},
+        handover::{Descriptors, Handover},
         service::Service,
         shutdown::Shutdown,
     },
@@ -91,7 +91,7 @@ pub(super) struct Commands {
     /// The name of this run.
     pub(super) server: String,
     /// `None`: nothing can be handed over.
-    pub(super) estate: Option<Estate>,
+    pub(super) descriptors: Option<Descriptors>,
     pub(super) shutdown: Shutdown,
     /// Stops the operator's listener.
     pub(super) ended: Shutdown,
@@ -129,9 +129,12 @@ impl Commands {
 
     fn handover(&self, control: &control::Listener) -> Option<Handover> {
         let lock = self.store.maintenance().handover()?;
-        let estate = self.estate.as_ref()?.with(control, lock.as_fd());
-        estate
-            .map(|estate| Handover::new(estate, self.shutdown.clone(), self.ended.clone()))
+        let descriptors = self.descriptors.as_ref()?;
+        descriptors
+            .with(control.as_fd(), lock.as_fd())
+            .map(|descriptors| {
+                Handover::new(descriptors, self.shutdown.clone(), self.ended.clone())
+            })
             .inspect_err(|error| tracing::warn!(%error, "nothing can be handed over"))
             .ok()
     }

@@ -20,7 +20,6 @@ use crate::{
         activation::{self, State},
         control,
         endpoint::Listener,
-        handover,
         shutdown::{self, Shutdown},
     },
     store::{Key, ObjectId, Store, Verified},
@@ -48,7 +47,7 @@ pub(super) fn serve(
     // Dropped last: it writes the log lines that are still queued.
     let _log = logging::install(&config.log)?;
     let inherited = match args.take_over {
-        true => handover::take_over(&config.store.path)?,
+        true => control::take_over(&config.store.path)?,
         false => None,
     };
     let mut app = App::build(config.clone(), Clock::system(), inherited)?;

@@ -1,4 +1,4 @@
-//! The cells: counters, gauges, closed sets of labels, and what is kept once for each thread.
+//! Building blocks of the metrics: counters, gauges, closed sets of label values, and values with one copy per thread.
 
 use std::{
     cell::Cell,
@@ -6,50 +6,50 @@ use std::{
     thread::available_parallelism,
 };
 
-/// A number that goes up. Relaxed: nothing is concluded from it but the number.
+/// A number that only grows. Relaxed ordering is enough: no other memory depends on it.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// Counts `more`.
+    /// Adds `more`.
     pub fn add(&self, more: u64) {
         self.0.fetch_add(more, Ordering::Relaxed);
     }
 
-    /// The number now.
+    /// The current value.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// Counters that have counted nothing.
+/// Counters that are zero.
 pub(super) const fn zeros<const N: usize>() -> [Counter; N] {
     [const { Counter(AtomicU64::new(0)) }; N]
 }
 
-/// How many there are now.
+/// A number of things that exist at the moment.
 #[derive(Debug, Default)]
 pub struct Gauge(AtomicU64);
 
 impl Gauge {
-    /// One more, until the guard is dropped.
+    /// Adds one until the guard is dropped.
     pub fn enter(&self) -> Entered<'_> {
         self.0.fetch_add(1, Ordering::Relaxed);
         Entered(self)
     }
 
-    /// Sets the number, where one place alone knows it.
+    /// Sets the value. For gauges with a single writer.
     pub fn set(&self, number: usize) {
         self.0.store(number as u64, Ordering::Relaxed);
     }
 
-    /// The number now.
+    /// The current value.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// One of those that a [`Gauge`] counts.
+/// Guard of [`Gauge::enter`].
 #[derive(Debug)]
 pub struct Entered<'a>(&'a Gauge);
 
@@ -59,18 +59,18 @@ impl Drop for Entered<'_> {
     }
 }
 
-/// The most shards: over that, threads share them. A shard of the requests' cells has 8 KB.
+/// Upper limit of shards. More threads share them. One shard of the request counters has 8 KB.
 const SHARDS_MAX: usize = 64;
 
-/// One `T` for each thread that counts, as long as there are no more of them than twice the cores: a thread
-/// of the pipeline then writes to cache lines that no other one writes to. With more, the counts are still right.
+/// One `T` per thread, so that threads do not write to the same cache lines. If there are more threads than twice the
+/// number of cores, some share a shard, and the sums are still correct.
 #[derive(Debug)]
 pub(super) struct Sharded<T> {
-    /// A power of two of them, so that a thread's number becomes an index by a mask.
+    /// A power of two, so that a mask maps a thread's number to an index.
     shards: Box<[Apart<T>]>,
 }
 
-/// At an address of its own pair of cache lines: processors fetch them in pairs.
+/// Aligned to a pair of cache lines, because processors fetch them in pairs.
 #[derive(Debug)]
 #[repr(align(128))]
 struct Apart<T>(T);
@@ -84,12 +84,12 @@ impl<T> Sharded<T> {
         }
     }
 
-    /// This thread's.
+    /// The shard of this thread.
     pub(super) fn mine(&self) -> &T {
         &self.shards[thread_number() & (self.shards.len() - 1)].0
     }
 
-    /// A counter's number over all threads.
+    /// A counter's sum over all threads.
     pub(super) fn sum(&self, counter: impl Fn(&T) -> &Counter) -> u64 {
         self.iter().map(|shard| counter(shard).get()).sum()
     }
@@ -99,13 +99,13 @@ impl<T> Sharded<T> {
     }
 }
 
-/// Threads are numbered in the order in which they count for the first time; what blocks counts nothing that is
-/// sharded, so the few threads of the runtime get neighbouring numbers, and so shards of their own.
+/// The number of this thread. Threads are numbered when they count for the first time. Blocking threads count nothing
+/// that is sharded, so the runtime's few threads get consecutive numbers, and thus separate shards.
 fn thread_number() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     const UNKNOWN: usize = usize::MAX;
     thread_local! {
-        // Const and without a destructor: reading it is one load.
+        // `const` and without a destructor, so reading it is a single load.
         static NUMBER: Cell<usize> = const { Cell::new(UNKNOWN) };
     }
     let number = NUMBER.get();
@@ -117,7 +117,7 @@ fn thread_number() -> usize {
     number
 }
 
-/// A closed set of a label's values: an enum, its members in order, their texts.
+/// Defines the closed set of a label's values: an enum, the list of its variants, and their texts.
 macro_rules! label {
     (
         $(#[$about:meta])*
@@ -132,9 +132,9 @@ macro_rules! label {
         }
 
         impl $name {
-            /// All of them, in the order of their indices.
+            /// All variants in the order of their indices.
             pub const ALL: &'static [Self] = &[$(Self::$member),+];
-            /// How many there are.
+            /// The number of variants.
             pub const COUNT: usize = Self::ALL.len();
 
             /// The label's text.
@@ -144,7 +144,7 @@ macro_rules! label {
                 }
             }
 
-            /// Its place in an array of [`Self::COUNT`].
+            /// The index in an array of [`Self::COUNT`] elements.
             pub const fn index(self) -> usize {
                 self as usize
             }

@@ -1,11 +1,11 @@
-//! Durations in buckets, counted without a lock: what a histogram of Prometheus is made of.
+//! Histograms of durations, counted without a lock.
 
 use std::time::Duration;
 
 use super::cells::{Counter, zeros};
 
-/// Upper bounds of the buckets, inclusive; a last bucket has no bound. From what a small download from memory
-/// takes to what a client still waits for.
+/// Upper bounds of the buckets, inclusive; a last bucket has no bound. The range goes from a small download that is in
+/// memory to the longest time that a client waits.
 pub(super) const BOUNDS: [Duration; 20] = {
     const fn us(microseconds: u64) -> Duration {
         Duration::from_micros(microseconds)
@@ -39,10 +39,10 @@ pub(super) const BOUNDS: [Duration; 20] = {
 
 const BUCKETS: usize = BOUNDS.len() + 1;
 
-/// Durations by bucket, and their sum. Their number is the sum of the buckets.
+/// Durations by bucket, and their sum. The number of durations is the sum of the buckets.
 #[derive(Debug)]
 pub(super) struct Durations {
-    /// In nanoseconds: 64 bits of them last 584 years.
+    /// In nanoseconds. Overflows after 584 years.
     sum_ns: Counter,
     buckets: [Counter; BUCKETS],
 }
@@ -65,8 +65,8 @@ impl Durations {
     }
 }
 
-/// The numbers of one or several [`Durations`] at a moment. While they are observed, the sum may be a few
-/// observations away from the buckets; these are right among themselves.
+/// A snapshot of one or more [`Durations`]. If durations are recorded meanwhile, the sum may differ from the buckets by a
+/// few of them; the buckets are consistent with each other.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Distribution {
     sum_ns: u64,
@@ -95,7 +95,7 @@ impl Distribution {
         self.buckets.iter().sum()
     }
 
-    /// Bound in seconds and number of each bucket, not accumulated.
+    /// The upper bound of each bucket in seconds, and the number of durations in it. Not cumulative.
     pub(super) fn buckets(&self) -> [(f64, u64); BUCKETS] {
         std::array::from_fn(|at| {
             let bound = BOUNDS

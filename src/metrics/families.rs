@@ -1,5 +1,4 @@
-//! The names: every family of metrics with its help, in the order in which they are shown. The text around them
-//! is the library's.
+//! Names and help texts of all metric families, in the order of the output. `writer.rs` writes the format around them.
 
 use std::fmt;
 
@@ -17,11 +16,11 @@ use super::{
     writer::{Families, Label},
 };
 
-/// The media type of [`Metrics::render`]'s text.
+/// The media type of the text that [`Metrics::render`] returns.
 pub const CONTENT_TYPE: &str = prometheus_text::CONTENT_TYPE;
 
 impl Metrics {
-    /// All families in Prometheus's text format (0.0.4).
+    /// Renders all families in Prometheus's text format (0.0.4).
     pub fn render(&self, levels: Levels) -> String {
         let mut registry = Registry::with_prefix("chatfiles");
         registry.register_collector(Box::new(Scrape {
@@ -29,12 +28,12 @@ impl Metrics {
             levels,
         }));
         let mut text = String::new();
-        prometheus_text::encode(&mut text, &registry).expect("a String takes whatever is written");
+        prometheus_text::encode(&mut text, &registry).expect("writing to a String cannot fail");
         text
     }
 }
 
-/// What one scrape shows.
+/// The values of one scrape.
 #[derive(Debug)]
 struct Scrape {
     metrics: Metrics,
@@ -70,45 +69,45 @@ impl Scrape {
         families.counter("http_requests", "Requests answered.", by_status)?;
         families.histogram(
             "http_request_duration_seconds",
-            "From a request's head to its answer's: what is left is sending the body.",
+            "Time from a request's head to the head of its response, without sending the body.",
             routes
                 .iter()
                 .map(|route| ([route.label()], &route.durations)),
         )?;
         families.counter(
             "http_request_body_bytes",
-            "Bytes read of requests' bodies.",
+            "Bytes of request bodies that were read.",
             by_route(|route| route.received_bytes),
         )?;
         families.counter(
             "http_response_body_bytes",
-            "Bytes of answers' bodies, as planned when they began.",
+            "Bytes of response bodies, as planned when the response began.",
             by_route(|route| route.sent_bytes),
         )?;
         families.counter(
             "limiter_refusals",
-            "Requests that were over their client's rate.",
+            "Requests refused by the rate limit of their client.",
             by_route(|route| route.refused),
         )?;
         families.level(
             "limiter_addresses",
-            "Addresses that the limiter remembers.",
+            "Client addresses in the rate limiter's table.",
             self.levels.limiter_addresses as u64,
         )?;
         families.level(
             "uploads_in_flight",
-            "Calls that bring a file or a part of one, and are not answered yet.",
+            "Unanswered requests that bring a file or a part of one.",
             self.metrics.requests.uploads.get(),
         )?;
         self.uploads(families)?;
         families.counter(
             "upload_quota_refusals",
-            "Uploads that were over a quota of the day.",
+            "Uploads refused by a daily quota.",
             by_route(|route| route.over_quota),
         )?;
         families.counter(
             "logins",
-            "Logins by password or client secret, by what came of them.",
+            "Logins by password or client secret, by result.",
             Login::ALL
                 .iter()
                 .map(|&login| ([("result", login.name())], self.metrics.logins.get(login))),
@@ -119,22 +118,22 @@ impl Scrape {
         let levels = &self.levels.uploads;
         families.level(
             "upload_bytes_in_flight",
-            "Bytes that the uploads in flight have announced.",
+            "Bytes announced by the uploads in flight.",
             levels.in_flight_bytes,
         )?;
         families.level(
             "upload_bytes_in_flight_max",
-            "The most that they may announce together; more are refused.",
+            "Upper limit of the bytes announced by uploads in flight; more uploads are refused.",
             levels.in_flight_bytes_max,
         )?;
         families.counter(
             "upload_budget_refusals",
-            "Uploads that there was no room for beside those in flight.",
+            "Uploads refused because the uploads in flight had announced too many bytes.",
             [([], levels.refusals)],
         )?;
         families.counter(
             "upload_share_refusals",
-            "Uploads that were over their tenant's or their client's share of the bytes in flight.",
+            "Uploads refused because their tenant or client had used up its share of the bytes in flight.",
             [
                 ([("of", "tenant")], levels.tenant_refusals),
                 ([("of", "client")], levels.client_refusals),
@@ -149,17 +148,17 @@ impl Scrape {
         };
         families.gauge(
             "client_memory_bytes",
-            "Memory that clients hold while they are connected.",
+            "Memory held by connected clients.",
             of_each(|levels| levels.held_bytes),
         )?;
         families.gauge(
             "client_memory_bytes_max",
-            "The most that they may hold together.",
+            "Upper limit of the memory held by connected clients.",
             of_each(|levels| levels.held_bytes_max),
         )?;
         families.counter(
             "client_memory_refusals",
-            "How often there was too little of it, for one client or for all.",
+            "Requests for memory that were refused, because of the client's share or the total.",
             of_each(|levels| levels.refusals),
         )
     }
@@ -173,31 +172,31 @@ impl Scrape {
         )?;
         families.counter(
             "connections_refused",
-            "Connections closed before HTTP, by why.",
+            "Connections closed before HTTP began, by reason.",
             ConnectionRefusal::ALL
                 .iter()
                 .map(|&why| ([("reason", why.name())], connections.refused(why))),
         )?;
         families.counter(
             "connections_cut",
-            "Connections that the server ended, by why.",
+            "HTTP connections ended by the server, by reason.",
             ConnectionCut::ALL
                 .iter()
                 .map(|&why| ([("reason", why.name())], connections.cuts(why))),
         )?;
         families.counter(
             "http2_streams_stalled",
-            "HTTP/2 streams reset because the client took nothing of the answer.",
+            "HTTP/2 streams reset because the client did not read the response.",
             [([], connections.streams_stalled.get())],
         )?;
         families.level(
             "connections_open",
-            "Connections open at the public listener.",
+            "Open connections of the public listener.",
             connections.open.get(),
         )?;
         families.gauge(
             "certificate_expiry_timestamp_seconds",
-            "When the first of the certificates in force ends; absent where there are none.",
+            "Expiry of the first certificate to expire; absent without certificates.",
             self.levels.certificates_end_secs.map(|end| ([], end)),
         )
     }
@@ -206,20 +205,20 @@ impl Scrape {
         let (levels, lookups) = (&self.levels.files, &self.metrics.open_objects);
         families.counter(
             "open_object_lookups",
-            "Looks into the cache of open objects.",
+            "Lookups in the cache of open objects, by result.",
             Lookup::ALL
                 .iter()
                 .map(|&lookup| ([("result", lookup.name())], lookups.get(lookup))),
         )?;
         families.level(
             "open_objects",
-            "Objects kept open.",
+            "Open objects in the cache.",
             levels.open_objects as u64,
         )?;
         self.parts(families)?;
         families.counter(
             "derivative_lookups",
-            "Derivatives asked for, by where they came from.",
+            "Requested derivatives, by kind and source.",
             derivatives(&self.metrics.derivatives),
         )?;
         families.level(
@@ -230,22 +229,22 @@ impl Scrape {
         let pools = [("picture", &levels.pictures), ("ffmpeg", &levels.ffmpeg)];
         families.gauge(
             "decode_queue_length",
-            "Calls that wait for a place to decode.",
+            "Jobs that wait for a decoder.",
             pools.map(|(name, pool)| ([("pool", name)], pool.waiting as u64)),
         )?;
         families.gauge(
             "decode_places_busy",
-            "Places to decode that are taken.",
+            "Busy decoders.",
             pools.map(|(name, pool)| ([("pool", name)], pool.busy as u64)),
         )?;
         families.gauge(
             "decode_places",
-            "Places to decode.",
+            "All decoders.",
             pools.map(|(name, pool)| ([("pool", name)], pool.places as u64)),
         )?;
         families.counter(
             "decode_refusals",
-            "Calls that were refused a place to decode.",
+            "Jobs that were refused a decoder, by reason.",
             pools.into_iter().flat_map(|(name, pool)| {
                 let sample = |reason, count| ([("pool", name), ("reason", reason)], count);
                 [
@@ -260,27 +259,27 @@ impl Scrape {
         let levels = &self.levels.files.parts;
         families.level(
             "part_uploads",
-            "Uploads in parts that are not complete.",
+            "Unfinished uploads in parts.",
             levels.uploads,
         )?;
         families.level(
             "part_uploads_max",
-            "The most that there may be; a tenant has half of what others leave.",
+            "Upper limit of unfinished uploads in parts; a tenant may have half of what the others leave.",
             levels.uploads_max,
         )?;
         families.level(
             "part_upload_bytes",
-            "Bytes of their parts, those on their way included.",
+            "Bytes of parts of unfinished uploads, including parts that are being received.",
             levels.bytes,
         )?;
         families.counter(
             "part_uploads_replaced",
-            "Idle uploads in parts that made room for a new one of their user.",
+            "Idle uploads in parts that were replaced by a new upload of the same user.",
             [([], levels.replaced)],
         )?;
         families.counter(
             "part_upload_refusals",
-            "Calls of uploads in parts that found a share full, by whose it was.",
+            "Requests of uploads in parts that were refused, by the share that was used up.",
             ShareRefusal::ALL
                 .iter()
                 .map(|&whose| ([("share", whose.name())], levels.refusals[whose.index()])),
@@ -295,37 +294,37 @@ impl Scrape {
         let syncs: Vec<_> = syncs.collect();
         families.histogram(
             "fsync_duration_seconds",
-            "How long the disk took to make a file or a directory durable.",
+            "Duration of fsync calls on files and directories.",
             syncs
                 .iter()
                 .map(|(synced, times)| ([("of", synced.name())], times)),
         )?;
         families.gauge(
             "disk_free_bytes",
-            "Bytes that are free on the store's disk; absent where it does not answer.",
+            "Free bytes on the store's disk; absent if the disk does not answer.",
             self.levels.disk_free_bytes.map(|free| ([], free)),
         )?;
         families.level(
             "disk_free_min_bytes",
-            "The floor: with fewer bytes free, uploads are refused.",
+            "Free bytes below which uploads are refused.",
             self.levels.disk_free_min_bytes,
         )?;
         families.level(
             "disk_reserved_bytes",
-            "Bytes that uploads under way may still write: not free for others.",
+            "Free bytes that are reserved for uploads in flight.",
             self.levels.disk_reserved_bytes,
         )?;
         let store = self.levels.store;
         let healthy = [("read", store.is_readable), ("write", store.is_writable)];
         families.gauge(
             "store_healthy",
-            "Whether the store can be read, and written, as the last operations have shown.",
+            "Whether the last operations could read from and write to the store (1) or not (0).",
             healthy
                 .map(|(operation, is_healthy)| ([("operation", operation)], u64::from(is_healthy))),
         )?;
         families.counter(
             "store_write_errors",
-            "Writes to the store that failed because of its disk.",
+            "Writes to the store that failed with a disk error.",
             [([], store.write_errors)],
         )
     }
@@ -333,7 +332,7 @@ impl Scrape {
     fn log(&self, families: &mut Families<'_>) -> fmt::Result {
         families.counter(
             "log_lines_dropped",
-            "Lines of the log that nobody took in time.",
+            "Log lines dropped because the log queue was full.",
             [([], self.levels.log_lines_dropped)],
         )
     }

@@ -1,5 +1,4 @@
-//! Requests by route: statuses, durations, bytes. The busiest cells of the house, so there is a row of them for
-//! each thread and route.
+//! Requests by route: statuses, durations and bytes. Every request changes these counters, so each thread has its own.
 
 use std::time::Duration;
 
@@ -11,13 +10,13 @@ use super::{
 /// The `route` label of a request: a name from the route table, never from the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RouteLabel {
-    /// Position in the list that [`Requests::new`] was given.
+    /// Position in the list that was passed to [`Requests::new`].
     pub index: usize,
     /// The label's text.
     pub name: &'static str,
 }
 
-/// Every status that an answer has; any other is counted as [`OTHER`].
+/// Every status that the server sends. Any other status is counted as [`OTHER`].
 const STATUSES: [(u16, &str); 21] = [
     (200, "200"),
     (201, "201"),
@@ -43,7 +42,7 @@ const STATUSES: [(u16, &str); 21] = [
 ];
 const OTHER: &str = "other";
 
-/// A status to its place in a row, without a search.
+/// Maps a status to its index in a row without searching.
 const STATUS_PLACES: [u8; 600] = {
     let mut places = [STATUSES.len() as u8; 600];
     let mut at = 0;
@@ -60,44 +59,44 @@ fn status_place(status: u16) -> usize {
         .map_or(STATUSES.len(), |place| usize::from(*place))
 }
 
-/// One request, answered.
+/// Facts about an answered request that are counted.
 #[derive(Debug, Clone, Copy)]
 pub struct Answered {
-    /// What was called.
+    /// The label of the request's route.
     pub route: RouteLabel,
-    /// The status of the answer.
+    /// The status of the response.
     pub status: u16,
-    /// From the request's head to the answer's: until the body could begin.
+    /// Time from the request head to the response head.
     pub took: Duration,
-    /// Bytes of the request's body that were read.
+    /// Bytes of the request body that were read.
     pub received_bytes: u64,
-    /// Bytes of the answer's body, as planned.
+    /// Bytes of the response body, as planned.
     pub sent_bytes: u64,
-    /// Why it was refused, where that is counted.
+    /// The limit that refused the request, if any.
     pub refusal: Option<Refusal>,
 }
 
-/// What a refused request was over.
+/// A limit that refused a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// The rate of its client.
+    /// The rate limit of the client.
     Rate,
-    /// A quota of the day.
+    /// The daily quota.
     Quota,
 }
 
-/// All requests of a server.
+/// Counters of all requests of a server.
 #[derive(Debug)]
 pub struct Requests {
     labels: Vec<&'static str>,
     /// One row for each label.
     rows: Sharded<Box<[Row]>>,
-    /// Calls that bring a file or a part of one, and are not answered yet.
+    /// Requests that bring a file or a part of one and are not answered yet.
     pub uploads: Gauge,
 }
 
-/// The cells of one route; what every request moves comes first. Aligned so that two threads never write to the same
-/// pair of cache lines.
+/// Counters of one route. The counters that every request changes come first. The alignment keeps threads from writing
+/// to the same pair of cache lines.
 #[derive(Debug)]
 #[repr(align(128))]
 struct Row {
@@ -133,14 +132,14 @@ impl Requests {
         }
     }
 
-    /// Counts a request: four or five additions in memory that this thread alone writes to. The figures are in
-    /// `docs/decisions/0013-metrics.md`.
+    /// Counts a request: four or five additions to memory that only this thread writes to. Decision 0013
+    /// (`docs/decisions/0013-metrics.md`) has the measurements.
     pub fn record(&self, answered: &Answered) {
         let row = &self.rows.mine()[answered.route.index];
         row.statuses[status_place(answered.status)].add(1);
         row.durations.observe(answered.took);
         row.sent_bytes.add(answered.sent_bytes);
-        // Most requests have no body, and hardly any is refused.
+        // Most requests have no body, and few are refused.
         if answered.received_bytes > 0 {
             row.received_bytes.add(answered.received_bytes);
         }
@@ -151,7 +150,7 @@ impl Requests {
         }
     }
 
-    /// The routes that were called, each with its numbers over all threads.
+    /// Sums of all threads, for every route with requests.
     pub(super) fn read(&self) -> Vec<RouteNumbers> {
         let numbers = |(index, name): (usize, &&'static str)| self.numbers(index, name);
         let routes = self.labels.iter().enumerate().map(numbers);
@@ -184,7 +183,7 @@ impl Requests {
     }
 }
 
-/// What was counted of a route.
+/// Counters of one route, summed over all threads.
 pub(super) struct RouteNumbers {
     pub(super) route: &'static str,
     pub(super) durations: Distribution,
@@ -192,6 +191,6 @@ pub(super) struct RouteNumbers {
     pub(super) sent_bytes: u64,
     pub(super) refused: u64,
     pub(super) over_quota: u64,
-    /// Those that were given at all.
+    /// The statuses that occurred.
     pub(super) statuses: Vec<(&'static str, u64)>,
 }

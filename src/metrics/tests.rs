@@ -90,7 +90,7 @@ fn lines<'t>(text: &'t str, name: &str) -> Vec<&'t str> {
 }
 
 #[test]
-fn all_threads_counts_are_shown_together() {
+fn sums_counts_of_all_threads() {
     const THREADS: u64 = 40;
     const EACH: u64 = 1000;
     let metrics = metrics();
@@ -146,7 +146,7 @@ fn all_threads_counts_are_shown_together() {
 }
 
 #[test]
-fn a_duration_is_in_the_bucket_whose_bound_it_does_not_pass() {
+fn durations_fall_into_their_buckets() {
     let syncs = Syncs::default();
     let nanosecond = Duration::from_nanos(1);
     for bound in BOUNDS {
@@ -171,7 +171,7 @@ fn a_duration_is_in_the_bucket_whose_bound_it_does_not_pass() {
 }
 
 #[test]
-fn any_status_has_a_place_and_one_that_is_never_given_is_other() {
+fn unusual_statuses_count_as_other() {
     let metrics = metrics();
     for status in [0, 99, 200, 299, 418, 599, 600, u16::MAX] {
         metrics
@@ -186,7 +186,7 @@ fn any_status_has_a_place_and_one_that_is_never_given_is_other() {
 }
 
 #[test]
-fn labels_are_told_apart() {
+fn labels_are_distinct() {
     for names in [
         Source::ALL
             .iter()
@@ -226,7 +226,7 @@ fn labels_are_told_apart() {
 }
 
 #[test]
-fn levels_are_shown_as_they_were_asked_and_an_unknown_one_is_not() {
+fn shows_known_levels_only() {
     let metrics = metrics();
     let known = metrics.render(levels());
     for line in [
@@ -262,7 +262,7 @@ fn levels_are_shown_as_they_were_asked_and_an_unknown_one_is_not() {
 }
 
 #[test]
-fn a_gauge_goes_down_with_its_guards() {
+fn gauge_falls_with_its_guards() {
     let gauge = Gauge::default();
     let (one, two) = (gauge.enter(), gauge.enter());
     assert_eq!(gauge.get(), 2);
@@ -273,7 +273,7 @@ fn a_gauge_goes_down_with_its_guards() {
 }
 
 #[test]
-fn no_two_threads_cells_share_a_pair_of_cache_lines() {
+fn shards_do_not_share_cache_lines() {
     let sharded = Sharded::new(Counter::default);
     let places: Vec<_> = sharded
         .iter()

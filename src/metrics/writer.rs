@@ -1,4 +1,4 @@
-//! Writes metric families in Prometheus's text format, one after another. Which families there are is not known here.
+//! Writes metric families in Prometheus's text format. `families.rs` says which families there are.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use prometheus_client::{
 
 use super::durations::Distribution;
 
-/// The name of a label and its value.
+/// A label's name and value.
 pub(super) type Label<'a> = (&'a str, &'a str);
 
 /// Writes families one after another.
@@ -21,14 +21,14 @@ impl<'a> Families<'a> {
     }
 
     pub(super) fn build(&mut self) -> fmt::Result {
-        let help = "What is running: always 1.";
+        let help = "Version of the server; the value is always 1.";
         let labels = [("version", env!("CARGO_PKG_VERSION"))];
         self.0
             .encode_descriptor("build", help, None, MetricType::Info)?
             .encode_info(&labels)
     }
 
-    /// A number without labels.
+    /// Writes a gauge without labels.
     pub(super) fn level(&mut self, name: &str, help: &str, number: u64) -> fmt::Result {
         self.gauge(name, help, [([], number)])
     }
@@ -43,7 +43,7 @@ impl<'a> Families<'a> {
         self.family(name, help, MetricType::Gauge, samples, write)
     }
 
-    /// The library appends `_total` to the name.
+    /// Writes a counter. The library appends `_total` to the name.
     pub(super) fn counter<'l, const N: usize>(
         &mut self,
         name: &str,

@@ -1,7 +1,7 @@
-//! The service manager: sockets that systemd listens at for us, and what it is told of our state.
+//! Talks to the service manager: takes listening sockets from systemd, and reports the server's state to it.
 //!
-//! A socket unit's sockets stand in the place of `server.listen`. What is spoken on one is said by its
-//! `FileDescriptorName`: `tls`, `proxy` or `proxy-tls`; any other name is plain HTTP, as systemd's own are.
+//! The sockets of a socket unit replace `server.listen`. `FileDescriptorName` selects the protocol of each: `tls`, `proxy`
+//! or `proxy-tls`; any other name is plain HTTP, including systemd's default names.
 
 use std::{env, os::fd::OwnedFd};
 
@@ -11,11 +11,11 @@ use sd_notify::NotifyState;
 use super::endpoint::{At, Endpoint};
 use crate::error::{Error, Result};
 
-/// The listening sockets that this process was started with. To be called once, before there are threads: it
-/// takes them out of the environment.
+/// The listening sockets that this process was started with. Must be called once, before threads are started, because it
+/// removes them from the environment.
 ///
 /// # Errors
-/// `InvalidArgument` where a descriptor is no listening stream socket.
+/// `InvalidArgument` if a descriptor is not a listening stream socket.
 pub fn sockets() -> Result<Vec<(Endpoint, OwnedFd)>> {
     let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
     let mut names = names.split(':');
@@ -36,9 +36,9 @@ pub fn sockets() -> Result<Vec<(Endpoint, OwnedFd)>> {
 
 fn take(given: &mut ListenFd, index: usize) -> Result<(At, OwnedFd)> {
     let refused = |what: &dyn std::fmt::Display| {
-        Error::invalid(format!("socket {index} of the service manager: {what}"))
+        Error::invalid(format!("socket {index} from the service manager: {what}"))
     };
-    // One that is of the other kind is left where it is.
+    // A socket of the other kind is left in place.
     if let Ok(Some(listener)) = given.take_tcp_listener(index) {
         let address = listener.local_addr().map_err(|error| refused(&error))?;
         return Ok((At::Tcp(address), listener.into()));
@@ -46,7 +46,7 @@ fn take(given: &mut ListenFd, index: usize) -> Result<(At, OwnedFd)> {
     let listener = given.take_unix_listener(index);
     let listener = listener
         .map_err(|error| refused(&error))?
-        .ok_or_else(|| refused(&"it is gone"))?;
+        .ok_or_else(|| refused(&"it is not open"))?;
     let address = listener.local_addr().map_err(|error| refused(&error))?;
     let path = address
         .as_pathname()
@@ -54,18 +54,18 @@ fn take(given: &mut ListenFd, index: usize) -> Result<(At, OwnedFd)> {
     Ok((At::Unix(path.to_owned()), listener.into()))
 }
 
-/// What the service manager is told.
+/// A state that is reported to the service manager.
 #[derive(Debug, Clone, Copy)]
 pub enum State {
-    /// Clients are served, by this process.
+    /// This process serves clients.
     Ready,
-    /// The configuration is being read anew.
+    /// The configuration is being reloaded.
     Reloading,
-    /// The end has begun.
+    /// The server is stopping.
     Stopping,
 }
 
-/// Tells the service manager, where there is one.
+/// Reports a state to the service manager, if there is one.
 pub fn tell(state: State) {
     let told = match state {
         State::Ready => {
@@ -76,6 +76,6 @@ pub fn tell(state: State) {
         State::Stopping => sd_notify::notify(&[NotifyState::Stopping]),
     };
     if let Err(error) = told {
-        tracing::warn!(%error, ?state, "the service manager cannot be told");
+        tracing::warn!(%error, ?state, "cannot report the state to the service manager");
     }
 }

@@ -1,6 +1,6 @@
-//! Whether a call may begin: the rate of its client, then room for the bytes that it brings.
+//! Decides whether a request may begin: first the rate limit of its client, then room for the bytes of an upload.
 //!
-//! Both before the credential is looked at: a refused call must cost next to nothing. Nothing here reads a body.
+//! Both are checked before the credential, so that a refused request costs next to nothing. No body is read here.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -18,16 +18,16 @@ use crate::{
     tenant::{Tenant, Tenants},
 };
 
-/// The limiter's key of calls that belong to no tenant.
+/// The rate limiter's key for requests without a tenant.
 const NO_TENANT: u32 = u32::MAX;
 
-/// Lets calls in, or not.
+/// Admits or refuses requests.
 pub(super) struct Admission {
     limiter: Arc<Limiter>,
     uploads: Arc<Budget>,
-    /// The rate of calls that belong to no tenant.
+    /// The rate limit of requests without a tenant.
     default_rate: Rate,
-    /// Networks that have no share of the budget of uploads to keep to: proxies, the backend's own servers.
+    /// Networks without a share of the upload budget: proxies and the backend's own servers.
     exempt: Vec<IpNet>,
 }
 
@@ -46,7 +46,7 @@ impl Admission {
         }
     }
 
-    /// Admits a request, and reserves room for an upload. The permit holds the room until the upload is answered.
+    /// Admits a request and reserves room for an upload. The permit holds the room until the upload is answered.
     ///
     /// # Errors
     /// `RateLimited`; `Unavailable` if there is no room for the upload.
@@ -85,11 +85,11 @@ impl Admission {
         self.uploads.levels()
     }
 
-    /// Reserves what the body announces, or the most that is read of a chunked one; no more than that is read of any
-    /// body. The more its client holds, the faster the body must come.
+    /// Reserves the bytes that the body announces, or the most that is read of a chunked body; no body is read beyond that.
+    /// The more bytes its client holds, the faster the body must arrive.
     ///
-    /// The credential of a form is in its body, so only a little is reserved until the policy is valid: otherwise
-    /// clients that announce much and send nothing could keep all others out.
+    /// A form has its credential in the body, so little is reserved until its policy was checked. Otherwise clients that
+    /// announce much and send nothing could block all others.
     fn reserve(
         &self,
         tenant: &Tenant,

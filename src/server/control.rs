@@ -34,7 +34,7 @@ use tokio::{
 use tracing::{error, warn};
 
 use super::{
-    handover::{self, Handover},
+    handover::{self, Handover, Inherited},
     shutdown::Shutdown,
 };
 use crate::error::{Error, Kind, Result};
@@ -331,8 +331,18 @@ pub fn request(dir: &Path, command: &Command) -> Result<Option<String>> {
     }
 }
 
-/// To the server that runs on the store in `dir`; `None` where none does.
-pub(super) fn connect(dir: &Path) -> io::Result<Option<BlockingStream>> {
+/// Asks the server that runs on the store in `dir` to hand over; `None` if none runs. Blocking.
+///
+/// # Errors
+/// If the server refuses or cannot hand over.
+pub fn take_over(dir: &Path) -> Result<Option<Inherited>> {
+    let failed = |error| Error::internal(error).public("the running server did not hand over");
+    let stream = connect(dir).map_err(failed)?;
+    stream.map(handover::take_over).transpose()
+}
+
+/// Connects to the server that runs on the store in `dir`; `None` if none runs.
+fn connect(dir: &Path) -> io::Result<Option<BlockingStream>> {
     use io::ErrorKind::{ConnectionRefused, NotFound};
     let connected = address_in(dir).and_then(|(_dir, address)| BlockingStream::connect(address));
     match connected {

@@ -1,14 +1,13 @@
-//! The time-outs of a connection: idle, request head, and an answer that the client does not take.
+//! The timeouts of a connection: idle, request head, and a response that the client does not read.
 //!
-//! hyper has one time-out, from the start of waiting for a head to its end, so it cannot tell an idle keep-alive
-//! connection from a head that trickles. Here they are told apart: [`HeadTimer`], installed as hyper's timer, learns
-//! from hyper when it waits for a head; the transport sees the first byte of it. Both write deadlines into
-//! [`Progress`], and the connection's one [`Watchdog`] waits for them. How long a request's body may take is up to
-//! the handler (`http/body.rs`).
+//! hyper has a single timeout, from the start of waiting for a head to its end, so it cannot distinguish an idle keep-alive
+//! connection from a head that trickles in. Here they are separate: hyper tells [`HeadTimer`], which is installed as its
+//! timer, when it waits for a head, and the transport sees the first byte of it. Both write deadlines into [`Progress`],
+//! and the connection's only [`Watchdog`] waits for them. Handlers limit the time of request bodies (`http/body.rs`).
 //!
-//! Whether the client takes its answer, only the kernel knows (`stall.rs`). hyper owns the socket and does not lend
-//! it, so the question goes round: [`Progress::ask`], then a poll of hyper, in which the transport is called and
-//! writes the answer into [`Progress`].
+//! Only the kernel knows whether the client receives its response (`stall.rs`). hyper owns the socket and does not lend
+//! it, so the question takes a detour: [`Progress::ask`], then a poll of hyper, which calls the transport, which writes
+//! the answer into [`Progress`].
 
 use std::{
     future::Future,
@@ -29,30 +28,30 @@ use crate::{metrics::ConnectionCut as Cut, time::Clock};
 
 /// No deadline.
 const NEVER: u64 = u64::MAX;
-/// The first byte of a head has come since the last look at the deadline.
+/// The first byte of a head has arrived since the deadline was last read.
 const BEGUN: u64 = u64::MAX - 1;
 
-/// What a connection has done and by when it must do more. All accesses are from the polls of one task,
-/// one after another, so the atomics are there for `Sync` and are relaxed.
+/// What a connection has done, and its deadlines. Only the polls of one task access it, one after another, so the atomics
+/// exist for `Sync` and are relaxed.
 #[derive(Debug)]
 pub(super) struct Progress {
     clock: Clock,
-    /// The zero of the times below.
+    /// The origin of the times below.
     opened: Instant,
     header_timeout: Duration,
-    /// hyper waits for a head of which no byte has come.
+    /// hyper waits for a head, and none of its bytes has arrived.
     idle: AtomicBool,
-    /// Milliseconds since `opened`: the end of the idle time, or of the head's once it has begun; `NEVER`
-    /// while a request is handled; `BEGUN` until the deadline is asked for. Most heads come whole, and then it never
-    /// is: a request costs one reading of the clock less.
+    /// Milliseconds since `opened`: the end of the idle time, or of the head's time once the head has begun; `NEVER` while a
+    /// request is handled; `BEGUN` until the deadline is read. Most heads arrive complete, so that it is never read, which
+    /// saves one clock reading per request.
     head_deadline_ms: AtomicU64,
-    /// A head was complete.
+    /// At least one head was complete.
     had_head: AtomicBool,
-    /// The connection was found idle with an answer that the client has not acknowledged.
+    /// The connection was idle with a response that the client has not acknowledged.
     is_lagging: AtomicBool,
-    /// Since when the socket has taken nothing of what waits for it; `NEVER` while it takes what it is given.
+    /// Since when the socket has accepted none of the waiting data; `NEVER` while it accepts data.
     blocked_since_ms: AtomicU64,
-    /// The transport is to write `queues`.
+    /// The transport must write `queues`.
     is_asked: AtomicBool,
     queues: Mutex<Option<Queues>>,
 }
@@ -82,12 +81,12 @@ impl Progress {
         self.head_deadline_ms.load(Ordering::Relaxed) == NEVER
     }
 
-    /// hyper waits for a head of which no byte has come.
+    /// hyper waits for a head, and none of its bytes has arrived.
     pub(super) fn is_idle(&self) -> bool {
         self.idle.load(Ordering::Relaxed)
     }
 
-    /// hyper waits for a head from now on; nothing of it has come.
+    /// hyper begins to wait for a head.
     fn head_awaited(&self, idle_deadline: Instant) {
         self.idle.store(true, Ordering::Relaxed);
         self.is_lagging.store(false, Ordering::Relaxed);
@@ -95,7 +94,7 @@ impl Progress {
             .store(self.ms_at(idle_deadline), Ordering::Relaxed);
     }
 
-    /// The head is complete, or hyper does not wait for one any more.
+    /// The head is complete, or hyper no longer waits for one.
     fn head_ended(&self) {
         self.idle.store(false, Ordering::Relaxed);
         self.had_head.store(true, Ordering::Relaxed);
@@ -113,14 +112,14 @@ impl Progress {
         self.head_deadline_ms.store(BEGUN, Ordering::Relaxed);
     }
 
-    /// If the connection has had no request so far, times the first one as if it had begun.
+    /// Starts the time of the first head if the connection has had no request yet.
     pub(super) fn expect_first_head(&self) {
         if self.is_idle() && !self.had_head.load(Ordering::Relaxed) {
             self.head_begun();
         }
     }
 
-    /// The transport was given something to write, or to flush.
+    /// Records the outcome of a write or flush of the transport.
     pub(super) fn wrote<T>(&self, outcome: &Poll<T>) {
         let is_blocked = self.is_blocked();
         match outcome {
@@ -133,18 +132,17 @@ impl Progress {
         }
     }
 
-    /// The socket takes nothing of what waits for it.
+    /// The socket accepts none of the waiting data.
     pub(super) fn is_blocked(&self) -> bool {
         self.blocked_since_ms.load(Ordering::Relaxed) != NEVER
     }
 
-    /// Asks the transport for the socket's queues; it answers when it is next called, which every poll of hyper
-    /// does.
+    /// Asks the transport for the state of the socket's queues. It answers at its next call, which every poll of hyper makes.
     pub(super) fn ask(&self) {
         self.is_asked.store(true, Ordering::Relaxed);
     }
 
-    /// Called by the transport: what the answer is where it was asked for.
+    /// Called by the transport: answers if it was asked.
     pub(super) fn answer(&self, queues: impl FnOnce() -> Option<Queues>) {
         if self.is_asked.load(Ordering::Relaxed) {
             self.is_asked.store(false, Ordering::Relaxed);
@@ -152,7 +150,7 @@ impl Progress {
         }
     }
 
-    /// The answer; `None` where the kernel or hyper did not give one.
+    /// The answer; `None` if the kernel or hyper gave none.
     pub(super) fn take_answer(&self) -> Option<Queues> {
         let mut queues = self.queues.lock();
         match self.is_asked.swap(false, Ordering::Relaxed) {
@@ -161,8 +159,8 @@ impl Progress {
         }
     }
 
-    /// The end of the idle time, or of the head's. Asked after every poll, so a head is timed from the poll that
-    /// brought its first byte.
+    /// The end of the idle time, or of the head's time. Read after every poll, so the time of a head starts with the poll that
+    /// received its first byte.
     fn head_deadline(&self) -> Option<(Instant, Due)> {
         let mut ms = self.head_deadline_ms.load(Ordering::Relaxed);
         if ms == BEGUN {
@@ -176,14 +174,14 @@ impl Progress {
         (ms != NEVER).then(|| (self.instant(ms), due))
     }
 
-    /// Moves the end of the idle time, as long as the connection is idle.
+    /// Postpones the end of the idle time while the connection is idle.
     fn postpone_idle(&self, deadline: Instant, is_lagging: bool) {
         self.is_lagging.store(is_lagging, Ordering::Relaxed);
         self.head_deadline_ms
             .store(self.ms_at(deadline), Ordering::Relaxed);
     }
 
-    /// Since when the socket has taken nothing of what waits for it.
+    /// Since when the socket has accepted none of the waiting data.
     pub(super) fn blocked_since(&self) -> Option<Instant> {
         let ms = self.blocked_since_ms.load(Ordering::Relaxed);
         (ms != NEVER).then(|| self.instant(ms))
@@ -193,10 +191,10 @@ impl Progress {
         self.opened + Duration::from_millis(ms)
     }
 
-    /// Rounded up: a connection is never cut early.
+    /// Rounded up, so that no connection is cut early.
     fn ms_at(&self, moment: Instant) -> u64 {
         let since = moment.saturating_duration_since(self.opened);
-        // Far below NEVER and far below what Instant can hold: a time-out longer than a year is a year.
+        // Far below NEVER and the range of Instant: a timeout of more than a year is a year.
         const YEAR_MS: u64 = 365 * 86_400_000;
         u64::try_from(since.as_micros().div_ceil(1000))
             .unwrap_or(YEAR_MS)
@@ -204,10 +202,10 @@ impl Progress {
     }
 }
 
-/// hyper's timer for `header_read_timeout`, set to the idle time-out. hyper asks for a sleep when it begins
-/// to wait for a head and drops it when the head is parsed: exactly the two moments that cannot be seen
-/// from outside (a pipelined head comes in the same read as the body before it). The sleep itself never
-/// ends; the [`Watchdog`] does the waiting, so that a request costs no registration with tokio's timers.
+/// hyper's timer for `header_read_timeout`, which is set to the idle timeout. hyper requests a sleep when it begins to wait
+/// for a head, and drops it when the head is parsed: the two moments that cannot be observed from outside, because a
+/// pipelined head arrives in the same read as the body before it. The sleep never ends by itself; the [`Watchdog`] does
+/// the waiting, so that a request registers nothing with tokio's timers.
 #[derive(Debug, Clone)]
 pub(super) struct HeadTimer(pub(super) Arc<Progress>);
 
@@ -225,7 +223,7 @@ impl Timer for HeadTimer {
         self.0.now()
     }
 
-    // In place: the default drops the old sleep after the new one is made, which would end the wait.
+    // In place: the default drops the old sleep after it has made the new one, which would end the wait.
     fn reset(&self, _sleep: &mut Pin<Box<dyn Sleep>>, deadline: Instant) {
         self.0.head_awaited(deadline);
     }
@@ -249,9 +247,8 @@ impl Drop for HeadWait {
     }
 }
 
-/// The one timer of a connection. It is moved only when a deadline comes nearer than what it is set to,
-/// and looks again when it fires early: a keep-alive connection that is busy re-registers about once per
-/// idle time-out, however many requests it carries.
+/// The only timer of a connection. It is moved only if a deadline is earlier than the current one, and checks again when it
+/// fires early. So a busy keep-alive connection registers about once per idle timeout, however many requests it has.
 #[derive(Debug)]
 pub(super) struct Watchdog {
     sleep: Pin<Box<tokio::time::Sleep>>,
@@ -264,7 +261,7 @@ impl Watchdog {
         }
     }
 
-    /// Ready when `deadline` has passed. With none, the timer may be left to fire for nothing.
+    /// Ready when `deadline` has passed. Without a deadline, the timer may fire without effect.
     pub(super) fn poll_passed(
         &mut self,
         cx: &mut Context<'_>,
@@ -286,21 +283,21 @@ impl Watchdog {
     }
 }
 
-/// What a passed deadline was set for.
+/// The purpose of a deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Due {
-    /// A head that began must be complete.
+    /// The head that has begun must be complete.
     Header,
     /// A request must begin.
     Idle,
-    /// Time to see what the client has taken.
+    /// Time to check what the client has received.
     Look,
 }
 
-/// What to do next for an HTTP/1 connection.
+/// What to do next with an HTTP/1 connection.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Nothing: the task is woken when that changes.
+    /// Wait: the task is woken when something changes.
     Wait,
     /// Poll hyper, so that the transport answers, then [`Guard::poll`] again.
     Ask,
@@ -308,13 +305,13 @@ pub(super) enum Step {
     Cut(Cut),
 }
 
-/// Enforces the time-outs of an HTTP/1 connection.
+/// Enforces the timeouts of an HTTP/1 connection.
 #[derive(Debug)]
 pub(super) struct Guard {
     watchdog: Watchdog,
     idle_timeout: Duration,
     stall: Stall,
-    /// The blocked write that was looked at last (by its beginning), and when to look again.
+    /// When the last checked blocked write began, and when to check it again.
     looked: Option<(Instant, Instant)>,
     asked: Option<Due>,
 }
@@ -335,7 +332,7 @@ impl Guard {
         }
     }
 
-    /// To be called after each poll of hyper.
+    /// Must be called after each poll of hyper.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, progress: &Progress) -> Step {
         if let Some(due) = self.asked.take()
             && let Some(cut) = self.judge(due, progress)
@@ -370,7 +367,7 @@ impl Guard {
         }
     }
 
-    /// After the transport has answered. What was due may have come in the same poll.
+    /// Decides after the transport has answered. The expected event may have happened in the same poll.
     fn judge(&mut self, due: Due, progress: &Progress) -> Option<Cut> {
         let now = progress.now();
         let queues = progress.take_answer();
@@ -385,7 +382,7 @@ impl Guard {
         if due != Due::Idle || !progress.is_idle() {
             return None;
         }
-        // An answer that the client still takes is no idleness, although nothing of it waits in this process.
+        // While the client still receives a response, the connection is not idle, even if no data waits in this process.
         let is_lagging = queues.is_some_and(|queues| queues.unacked_bytes > 0);
         let was_lagging = progress.is_lagging.load(Ordering::Relaxed);
         match (was_lagging, is_lagging) {
@@ -401,7 +398,7 @@ impl Guard {
         None
     }
 
-    /// Where the kernel does not say, a blocked write is cut after the time-out.
+    /// If the kernel does not answer, a blocked write is cut after the timeout.
     fn is_stalled(&mut self, now: Instant, queues: Option<Queues>) -> bool {
         let (acked_bytes, is_in_flight) = queues.map_or((0, true), |queues| {
             (queues.acked_bytes, queues.is_in_flight)

@@ -1,9 +1,9 @@
-//! A new process takes the place of the one that runs: it gets the listening sockets and the store's lock, and the
-//! old one serves what it has to the end. No connection is refused in between, since the sockets never close.
+//! Listener handover: a new process replaces the running one. It gets the listening sockets and the store's lock, while the
+//! old process finishes its connections. No connection is refused in between, since the sockets never close.
 //!
-//! Asked over the control socket (`take-over`), answered there with one message: a line for each descriptor, an
-//! empty line, and the descriptors themselves (SCM_RIGHTS). The heir says `ready` when it can serve; if it never
-//! does, nothing has happened.
+//! The new process asks on the control socket (`take-over`). The answer is one message: a line for each descriptor, an
+//! empty line, and the descriptors themselves (SCM_RIGHTS). The new process sends `ready` when it can serve. If it never
+//! does, the old process continues.
 
 use std::{
     io::{self, IoSlice, IoSliceMut, Write},
@@ -12,7 +12,6 @@ use std::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::net::UnixStream as BlockingStream,
     },
-    path::Path,
     time::Duration,
 };
 
@@ -25,17 +24,17 @@ use tokio::{
     net::UnixStream,
 };
 
-use super::{control, endpoint::Listener, shutdown::Shutdown};
+use super::{endpoint::Listener, shutdown::Shutdown};
 use crate::error::{Error, Result};
 
-/// What the heir asks for on the control socket.
+/// The request of the new process on the control socket.
 pub(super) const REQUEST: &str = "take-over";
 const READY: &[u8] = b"ready\n";
-/// For the heir to become ready: it opens the store and reads its configuration.
-const HEIR_TIMEOUT: Duration = Duration::from_secs(60);
-/// Descriptors of one message; Linux takes 253.
+/// The time for the new process to get ready: it opens the store and reads its configuration.
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
+/// Upper limit of descriptors in the message; Linux accepts 253.
 const DESCRIPTORS_MAX: usize = 128;
-/// Of them, those that belong to the store: its lock and its control socket.
+/// The number of descriptors that belong to the store: its lock and its control socket.
 const OF_STORE: usize = 2;
 const MESSAGE_BYTES_MAX: usize = 16 * 1024;
 const LOCK: &str = "lock";
@@ -43,16 +42,16 @@ const CONTROL: &str = "control";
 const PUBLIC: &str = "public ";
 const OPERATOR: &str = "operator ";
 
-/// What a server leaves to its heir.
-pub struct Estate {
-    descriptors: Vec<(String, OwnedFd)>,
+/// The descriptors that a server hands over.
+pub struct Descriptors {
+    named: Vec<(String, OwnedFd)>,
 }
 
-impl Estate {
+impl Descriptors {
     /// The listeners of a server.
     ///
     /// # Errors
-    /// Where the process has no descriptors left.
+    /// If the process has no free descriptors.
     pub fn new(public: &[Listener], operator: &[Listener]) -> Result<Self> {
         let named = |kind: &'static str| {
             move |listener: &Listener| {
@@ -62,100 +61,106 @@ impl Estate {
         };
         let public = public.iter().map(named(PUBLIC));
         let operator = operator.iter().map(named(OPERATOR));
-        let descriptors: Vec<_> = public
+        let named: Vec<_> = public
             .chain(operator)
             .collect::<io::Result<_>>()
             .map_err(Error::internal)?;
-        match descriptors.len() + OF_STORE <= DESCRIPTORS_MAX {
-            true => Ok(Self { descriptors }),
-            false => Err(Error::invalid("too many listeners to be handed over")),
+        match named.len() + OF_STORE <= DESCRIPTORS_MAX {
+            true => Ok(Self { named }),
+            false => Err(Error::invalid("too many listeners to hand over")),
         }
     }
 
-    /// With what belongs to the store as it is open now.
+    /// Adds the control socket and the lock of the store, as they are open now.
     ///
     /// # Errors
-    /// As [`Estate::new`].
-    pub fn with(&self, control: &control::Listener, lock: BorrowedFd<'_>) -> Result<Self> {
-        let of_store: [_; OF_STORE] = [(CONTROL, control.as_fd()), (LOCK, lock)];
-        let descriptors = self.descriptors.iter();
-        let descriptors = descriptors.map(|(name, fd)| (name.as_str(), fd.as_fd()));
-        let descriptors = descriptors
+    /// As [`Descriptors::new`].
+    pub fn with(&self, control: BorrowedFd<'_>, lock: BorrowedFd<'_>) -> Result<Self> {
+        let of_store: [_; OF_STORE] = [(CONTROL, control), (LOCK, lock)];
+        let named = self.named.iter();
+        let named = named.map(|(name, fd)| (name.as_str(), fd.as_fd()));
+        let named = named
             .chain(of_store)
             .map(|(name, fd)| Ok((name.to_owned(), fd.try_clone_to_owned()?)))
             .collect::<io::Result<_>>()
             .map_err(Error::internal)?;
-        Ok(Self { descriptors })
+        Ok(Self { named })
     }
 
-    /// Hands everything over, and waits until the heir is ready.
+    /// Sends the descriptors and waits until the new process is ready.
     ///
     /// # Errors
-    /// Where the heir went away or took too long: this server goes on.
-    pub(super) async fn hand_over(&self, heir: &mut UnixStream) -> Result<()> {
+    /// If the new process closed the connection or took too long. This server then continues.
+    async fn hand_over(&self, stream: &mut UnixStream) -> Result<()> {
         let broken = |error: io::Error| Error::internal(error);
         let names: String = self
-            .descriptors
+            .named
             .iter()
             .map(|(name, _)| format!("{name}\n"))
             .collect();
         let message = format!("{names}\n");
-        let fds: Vec<BorrowedFd<'_>> = self.descriptors.iter().map(|(_, fd)| fd.as_fd()).collect();
+        let fds: Vec<BorrowedFd<'_>> = self.named.iter().map(|(_, fd)| fd.as_fd()).collect();
         let send = || {
             let mut space =
                 [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
             let mut rights = SendAncillaryBuffer::new(&mut space);
             rights.push(SendAncillaryMessage::ScmRights(&fds));
             let bytes = [IoSlice::new(message.as_bytes())];
-            Ok(sendmsg(&heir, &bytes, &mut rights, SendFlags::NOSIGNAL)?)
+            Ok(sendmsg(&stream, &bytes, &mut rights, SendFlags::NOSIGNAL)?)
         };
-        // A message of this size into an empty socket is taken as a whole.
-        let sent = heir.async_io(Interest::WRITABLE, send).await;
+        // An empty socket accepts a message of this size completely.
+        let sent = stream.async_io(Interest::WRITABLE, send).await;
         if sent.map_err(broken)? != message.len() {
-            return Err(Error::internal("the heir's socket took only a part"));
+            return Err(Error::internal(
+                "the new process's socket accepted only a part",
+            ));
         }
         let mut said = [0; READY.len()];
-        let ready = tokio::time::timeout(HEIR_TIMEOUT, heir.read_exact(&mut said)).await;
+        let ready = tokio::time::timeout(READY_TIMEOUT, stream.read_exact(&mut said)).await;
         match ready {
             Ok(Ok(_)) if said == READY => Ok(()),
-            Ok(Ok(_)) => Err(Error::internal("the heir said something else than ready")),
+            Ok(Ok(_)) => Err(Error::internal(
+                "the new process sent something other than ready",
+            )),
             Ok(Err(error)) => Err(broken(error)),
-            Err(_) => Err(Error::internal("the heir did not become ready in time")),
+            Err(_) => Err(Error::internal("the new process was not ready in time")),
         }
     }
 }
 
-/// Hands the estate over, once; then this server retires.
+/// Hands a server over to a new process, then retires it.
 pub struct Handover {
-    estate: Estate,
-    /// Of this server.
+    descriptors: Descriptors,
+    /// The shutdown of this server.
     shutdown: Shutdown,
-    /// Of its operator's listener, which the heir answers from now on.
+    /// The shutdown of its operator listener, whose requests the new process answers after the handover.
     operator: Shutdown,
 }
 
 impl Handover {
-    /// For a server that these two stop.
-    pub fn new(estate: Estate, shutdown: Shutdown, operator: Shutdown) -> Self {
+    /// The handover of a server that these two stop.
+    pub fn new(descriptors: Descriptors, shutdown: Shutdown, operator: Shutdown) -> Self {
         Self {
-            estate,
+            descriptors,
             shutdown,
             operator,
         }
     }
 
+    /// Hands over to the process at the other end of `stream`.
+    ///
     /// # Errors
-    /// As [`Estate::hand_over`].
-    pub(super) async fn to(&self, heir: &mut UnixStream) -> Result<()> {
-        self.estate.hand_over(heir).await?;
-        tracing::info!("another process has taken over: what runs here may finish");
+    /// If the new process closed the connection or took too long. This server then continues.
+    pub(super) async fn to(&self, stream: &mut UnixStream) -> Result<()> {
+        self.descriptors.hand_over(stream).await?;
+        tracing::info!("another process has taken over; running transfers may finish");
         self.operator.trigger();
         self.shutdown.hand_over();
         Ok(())
     }
 }
 
-/// What an heir was given.
+/// The descriptors that a new process received.
 pub struct Inherited {
     public: Vec<(String, OwnedFd)>,
     operator: Vec<(String, OwnedFd)>,
@@ -164,30 +169,27 @@ pub struct Inherited {
     stream: BlockingStream,
 }
 
-/// Asks the server that runs on the store in `dir` for its estate; `None` where none runs. Blocking.
+/// Asks the running server at the other end of its control socket for its descriptors. Blocking.
 ///
 /// # Errors
-/// Where the server refuses, or is one that cannot hand over.
-pub fn take_over(dir: &Path) -> Result<Option<Inherited>> {
+/// If the server refuses or cannot hand over.
+pub(super) fn take_over(mut stream: BlockingStream) -> Result<Inherited> {
     let failed =
         |error: io::Error| Error::internal(error).public("the running server did not hand over");
-    let Some(mut stream) = control::connect(dir).map_err(failed)? else {
-        return Ok(None);
-    };
     stream
         .write_all(format!("{REQUEST}\n").as_bytes())
         .map_err(failed)?;
     let (text, descriptors) = receive(&stream).map_err(failed)?;
     let Some(names) = text.strip_suffix("\n\n") else {
         return Err(Error::invalid(format!(
-            "the running server: {}",
+            "the running server refused the handover: {}",
             text.trim()
         )));
     };
     let names: Vec<&str> = names.lines().collect();
     if names.len() != descriptors.len() {
         return Err(Error::invalid(
-            "the running server handed over less than it said",
+            "the running server handed over fewer descriptors than it named",
         ));
     }
     let (mut public, mut operator, mut control, mut lock) = (Vec::new(), Vec::new(), None, None);
@@ -203,19 +205,21 @@ pub fn take_over(dir: &Path) -> Result<Option<Inherited>> {
         }
     }
     let (Some(control), Some(lock)) = (control, lock) else {
-        return Err(Error::invalid("the running server kept its lock"));
+        return Err(Error::invalid(
+            "the running server did not hand over its lock",
+        ));
     };
-    Ok(Some(Inherited {
+    Ok(Inherited {
         public,
         operator,
         control,
         lock,
         stream,
-    }))
+    })
 }
 
 fn receive(stream: &BlockingStream) -> io::Result<(String, Vec<OwnedFd>)> {
-    stream.set_read_timeout(Some(HEIR_TIMEOUT))?;
+    stream.set_read_timeout(Some(READY_TIMEOUT))?;
     let mut bytes = vec![0; MESSAGE_BYTES_MAX];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut rights = RecvAncillaryBuffer::new(&mut space);
@@ -235,25 +239,25 @@ fn receive(stream: &BlockingStream) -> io::Result<(String, Vec<OwnedFd>)> {
 }
 
 impl Inherited {
-    /// The public listener of this endpoint, if there is one.
+    /// The public listener of this endpoint, if it was handed over.
     pub fn public(&mut self, endpoint: &str) -> Option<OwnedFd> {
         take(&mut self.public, endpoint)
     }
 
-    /// The operator's of this address, if there is one.
+    /// The operator listener of this endpoint, if it was handed over.
     pub fn operator(&mut self, endpoint: &str) -> Option<OwnedFd> {
         take(&mut self.operator, endpoint)
     }
 
-    /// The store's lock, for another holder.
+    /// A duplicate of the store's lock.
     ///
     /// # Errors
-    /// Where the process has no descriptors left.
+    /// If the process has no free descriptors.
     pub fn lock(&self) -> Result<OwnedFd> {
         self.lock.try_clone().map_err(Error::internal)
     }
 
-    /// The control socket.
+    /// A duplicate of the control socket.
     ///
     /// # Errors
     /// As [`Inherited::lock`].
@@ -261,10 +265,10 @@ impl Inherited {
         self.control.try_clone().map_err(Error::internal)
     }
 
-    /// Tells the old server that this one serves. It then retires; listeners that were not taken close.
+    /// Tells the old server that this one serves. The old one then retires, and listeners that were not used close.
     ///
     /// # Errors
-    /// Where the old server is gone, which changes nothing for this one.
+    /// If the old server has ended, which does not affect this one.
     pub fn ready(mut self) -> io::Result<()> {
         self.stream.write_all(READY)
     }

@@ -1,29 +1,29 @@
-//! The PROXY protocol, versions 1 and 2: whom a proxy speaks for, said before the first byte of the client.
+//! Parses the PROXY protocol, versions 1 and 2, by which a proxy names the client before the client's first byte.
 //!
-//! <https://www.haproxy.org/download/3.2/doc/proxy-protocol.txt>. It is read only on listeners that say so and
-//! believed only from trusted networks; the header is obligatory there, else a client could send its own.
+//! <https://www.haproxy.org/download/3.2/doc/proxy-protocol.txt>. Read only on listeners that are configured for it, and
+//! only from trusted networks. The header is mandatory there, because otherwise a client could send its own.
 
 use std::net::{IpAddr, SocketAddr};
 
 use ppp::{PartialResult, v1, v2};
 
-/// Longer ones are refused: addresses, and extensions such as the server name, which nobody reads here.
+/// Longer headers are refused. They contain addresses and extensions such as the server name, which are ignored.
 pub const HEADER_BYTES_MAX: usize = 2048;
 
-/// What the bytes at the beginning of a connection are.
+/// The bytes at the start of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Parsed {
-    /// A whole header of so many bytes, and the client's address; none where the proxy speaks for itself (a
-    /// health check) or does not know.
+    /// A complete header of this many bytes, and the client's address; `None` if the proxy speaks for itself (a health check)
+    /// or does not know it.
     Header(usize, Option<SocketAddr>),
-    /// The beginning of one.
+    /// The start of a header.
     Incomplete,
 }
 
 /// Reads a header at the start of `bytes`.
 ///
 /// # Errors
-/// What is wrong, for the log. The connection must be closed without an answer.
+/// The reason, for the log. The connection must be closed without an answer.
 pub fn parse(bytes: &[u8]) -> Result<Parsed, String> {
     let parsed = if bytes.first() == Some(&b'P') {
         parse_text(bytes)
@@ -37,9 +37,9 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed, String> {
     }
 }
 
-/// Version 1: one line. It is looked at once it is whole: half an address is no bad one.
+/// Version 1: one line. Parsed only when the line is complete, since a prefix of an address may be a valid address.
 fn parse_text(bytes: &[u8]) -> Result<Parsed, String> {
-    /// Line end included.
+    /// Including the line end.
     const LINE_BYTES_MAX: usize = 107;
     const BEGINNING: &[u8] = b"PROXY ";
     let begins = bytes.iter().zip(BEGINNING).all(|(a, b)| a == b);
@@ -50,18 +50,18 @@ fn parse_text(bytes: &[u8]) -> Result<Parsed, String> {
     let Some(end) = line else {
         return match begins && bytes.len() < LINE_BYTES_MAX {
             true => Ok(Parsed::Incomplete),
-            false => Err("neither a PROXY line nor its beginning".into()),
+            false => Err("not a PROXY header".into()),
         };
     };
     let line = &bytes[..=end];
-    // The library takes a space for a carriage return, as in a line that ends with " \n", and the other way round.
+    // The library accepts a space instead of a carriage return, as in a line that ends with " \n", and vice versa.
     if line.iter().position(|&byte| byte == b'\r') != end.checked_sub(1) {
-        return Err("a line that does not end with its first carriage return".into());
+        return Err("the line does not end with its first carriage return".into());
     }
     let header = v1::Header::try_from(line).map_err(|error| error.to_string())?;
-    // It reads ports as Rust reads numbers.
+    // The library parses ports like Rust numbers.
     if header.addresses != v1::Addresses::Unknown && line.contains(&b'+') {
-        return Err("a port with a sign".into());
+        return Err("the port has a sign".into());
     }
     let source = match header.addresses {
         v1::Addresses::Unknown => None,
@@ -71,7 +71,7 @@ fn parse_text(bytes: &[u8]) -> Result<Parsed, String> {
     Ok(Parsed::Header(end + 1, source.map(Into::into)))
 }
 
-/// Version 2: twelve bytes of signature, then lengths.
+/// Version 2: a signature of twelve bytes, then lengths.
 fn parse_binary(bytes: &[u8]) -> Result<Parsed, String> {
     let header = match v2::Header::try_from(bytes) {
         Ok(header) => header,
@@ -83,7 +83,7 @@ fn parse_binary(bytes: &[u8]) -> Result<Parsed, String> {
         return Ok(Parsed::Header(len, None));
     }
     if header.protocol == v2::Protocol::Datagram {
-        return Err("of a datagram".into());
+        return Err("the protocol is datagram".into());
     }
     let source = match header.addresses {
         v2::Addresses::Unspecified | v2::Addresses::Unix(_) => None,

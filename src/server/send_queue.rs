@@ -1,7 +1,7 @@
-//! Asks the kernel what a socket's peer has not acknowledged yet (`SIOCOUTQ`), and what of that is on the way.
+//! Asks the kernel how much of a socket's data is not acknowledged (`SIOCOUTQ`), and whether part of it is in flight.
 //!
-//! This is one of the files with `unsafe` code: neither the standard library, rustix nor socket2 has a safe call for
-//! these two requests, and `TCP_INFO` would need a larger structure through the same kind of call.
+//! This file has `unsafe` code: the standard library, rustix and socket2 have no safe call for these two requests, and
+//! `TCP_INFO` would need a larger structure through the same kind of call.
 
 use std::{
     ffi::c_int,
@@ -11,7 +11,7 @@ use std::{
 
 use rustix::ioctl::{Getter, Opcode, ioctl};
 
-// SIOCOUTQ is TIOCOUTQ, whose number differs on the architectures that are not listed here.
+// SIOCOUTQ equals TIOCOUTQ, whose number differs on the architectures that are not listed here.
 #[cfg(not(any(
     target_arch = "x86_64",
     target_arch = "x86",
@@ -23,19 +23,19 @@ use rustix::ioctl::{Getter, Opcode, ioctl};
 )))]
 compile_error!("the number of SIOCOUTQ is not known for this architecture");
 
-/// Bytes that were written and not acknowledged (`linux/sockios.h`).
+/// Bytes that were written and are not acknowledged (`linux/sockios.h`).
 const SIOCOUTQ: Opcode = 0x5411;
-/// Of these, bytes that were not sent yet. TCP only.
+/// Bytes that were written and are not sent yet. TCP only.
 const SIOCOUTQNSD: Opcode = 0x894b;
 
-/// What of a socket's data is still in the kernel.
+/// The data of a socket that the kernel still holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SendQueue {
-    /// Bytes that the peer has not acknowledged. For a Unix socket, what its buffers occupy: a little more than
-    /// the bytes that the peer has not read.
+    /// Bytes that the peer has not acknowledged. For a Unix socket, the size of its buffers: slightly more than the bytes that
+    /// the peer has not read.
     pub(super) unacked_bytes: u64,
-    /// Some of them were sent. If not, the peer's receive window is closed: its kernel is there, and its program
-    /// does not read. Always `false` for a Unix socket, where nothing can get lost on the way.
+    /// Some of them were sent. If not, the peer's receive window is closed: its kernel answers, but its program does not
+    /// read. Always `false` for a Unix socket, which loses nothing.
     pub(super) is_in_flight: bool,
 }
 
@@ -60,11 +60,11 @@ pub(super) fn of_unix(socket: impl AsFd) -> io::Result<SendQueue> {
 #[allow(unsafe_code)]
 fn get<const REQUEST: Opcode>(socket: BorrowedFd<'_>) -> io::Result<u64> {
     // SAFETY:
-    // 1. `REQUEST` is SIOCOUTQ or SIOCOUTQNSD (this function is private). Both store one int through their
-    //    argument and read nothing from it, which is what a `Getter` of `c_int` offers: `tcp_ioctl` and
-    //    `unix_ioctl` end in `put_user(answ, (int __user *)arg)`.
-    // 2. `socket` is borrowed, so the descriptor stays open during the call. On a descriptor that is no socket,
-    //    the numbers mean the same (TIOCOUTQ) or nothing (ENOTTY).
+    // 1. `REQUEST` is SIOCOUTQ or SIOCOUTQNSD (this function is private). Both store one int through their argument and
+    //    read nothing from it, which is what a `Getter` of `c_int` offers: `tcp_ioctl` and `unix_ioctl` end in
+    //    `put_user(answ, (int __user *)arg)`.
+    // 2. `socket` is borrowed, so the descriptor stays open during the call. On a descriptor that is not a socket, the
+    //    numbers mean the same (TIOCOUTQ) or nothing (ENOTTY).
     let bytes: c_int = unsafe { ioctl(socket, Getter::<REQUEST, c_int>::new())? };
     Ok(u64::try_from(bytes).unwrap_or(0))
 }
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn tells_what_the_peer_has_not_taken() {
+    fn reports_unacknowledged_bytes() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (stream, _) = listener.accept().unwrap();
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn fails_on_what_is_no_socket() {
+    fn fails_on_other_descriptors() {
         assert!(of_tcp(std::fs::File::open("/dev/null").unwrap()).is_err());
     }
 }

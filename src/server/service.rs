@@ -281,13 +281,14 @@ impl Service {
     ) -> Result<Response<Body>> {
         use Action::*;
         let (action, params) = routed.action?;
+        let view = routed.view;
         let easemob = || easemob::Context::new(&self.api, call, routed.tenant);
         let lanying = || lanying::Context::new(&self.api, call, routed.tenant);
         match action {
             Preflight => Ok(ops::preflight()),
             Health => Ok(ops::health(&self.server)),
             EasemobUpload => easemob::upload(&easemob()?, body).await,
-            EasemobDownload => easemob::download(&easemob()?, params.id, routed.view?).await,
+            EasemobDownload => easemob::download(&easemob()?, params.id, view?).await,
             EasemobToken => easemob::token(&easemob()?, body).await,
             EasemobBeginParts => easemob::parts::begin(&easemob()?, body).await,
             EasemobPutPart => easemob::parts::put(&easemob()?, params.id, body).await,
@@ -298,8 +299,8 @@ impl Service {
             LanyingGroupAvatarTicket => lanying::upload::group_avatar(&lanying()?).await,
             LanyingChatTicket => lanying::upload::chat(&lanying()?).await,
             LanyingForward => lanying::forward(&lanying()?).await,
-            LanyingDownloadAvatar => lanying::download::avatar(&lanying()?, routed.view).await,
-            LanyingDownloadChat => lanying::download::chat(&lanying()?, routed.view).await,
+            LanyingDownloadAvatar => lanying::download::avatar(&lanying()?, view).await,
+            LanyingDownloadChat => lanying::download::chat(&lanying()?, view).await,
             LanyingPostForm => lanying::post_form(&lanying()?, body, permit).await,
         }
     }

@@ -1,7 +1,7 @@
-//! The end of the process: one signal to all that runs, and the owner of background tasks.
+//! Stops the process: one signal that everything observes, signal handlers, and the owner of background tasks.
 //!
-//! Connections are not here: the accept loop owns them (`listener.rs`). What is in flight when the grace
-//! has passed is dropped, so whatever must not be lost is safe under a drop.
+//! The accept loop owns the connections (`listener.rs`). Work in progress is dropped when the grace period has passed, so
+//! everything that must not be lost is safe when it is dropped.
 
 use std::{
     future::Future,
@@ -23,17 +23,17 @@ use tracing::{error, info, warn};
 
 use crate::error::{Error, Result};
 
-/// Take no new connection; answer what comes on the others, and say that it was the last.
+/// Accept no new connection. Answer requests on open connections, and tell clients that each response is the last.
 const RETIRING: u8 = 1;
-/// Finish what runs, begin nothing new.
+/// Finish work in progress and start nothing new.
 const DRAINING: u8 = 2;
-/// Do not wait for what runs either.
+/// Drop work in progress too.
 const ABORTED: u8 = 3;
-/// How long a retiring server waits for what kept connections may still bring: a client may have sent a request
-/// at the very moment when an idle connection is closed, and would not know what became of it.
+/// How long a retiring server waits for requests on idle connections: a client may have sent one at the moment when an idle
+/// connection is closed, and could not know whether it was processed.
 const RETIREMENT: Duration = Duration::from_secs(5);
 
-/// The wish to stop, shared by all that must hear it. It goes up only: running, retiring, draining, aborted.
+/// The shutdown state, shared by everything that must observe it. It only advances: running, retiring, draining, aborted.
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown {
     shared: Arc<Shared>,
@@ -41,47 +41,45 @@ pub struct Shutdown {
 
 #[derive(Debug, Default)]
 struct Shared {
-    // An atomic beside the Notify, so that a connection asks at each wake-up without taking a lock.
+    // An atomic besides the Notify, so that a connection reads the state at each wake-up without a lock.
     level: AtomicU8,
-    /// One for each level: who waits for a later one is not woken by those before, and so need not wait anew.
+    /// One for each level, so that a task which waits for a later level is not woken by earlier ones.
     reached: [Notify; ABORTED as usize],
-    /// Another process serves new connections: nobody waits for the end of this one.
+    /// Another process serves new connections, so nobody waits for this one to end.
     is_handed_over: AtomicBool,
     hurried: Notify,
 }
 
 impl Shutdown {
-    /// Nobody has asked to stop yet.
+    /// Nothing was requested yet.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Asks for the first half of [`Shutdown::trigger`]: no further connection, and each answer the last on its
-    /// own. Idle connections stay open.
+    /// Requests the first half of [`Shutdown::trigger`]: no new connections, and each response is the last on its connection.
+    /// Idle connections stay open.
     pub fn retire(&self) {
         self.raise(RETIRING);
     }
 
-    /// Retires because another process has taken over. Running transfers then have more time, until
-    /// [`Shutdown::hurry`].
+    /// Retires after a handover to another process. Running transfers have more time, until [`Shutdown::hurry`].
     pub fn hand_over(&self) {
         self.shared.is_handed_over.store(true, Ordering::Release);
         self.retire();
     }
 
-    /// Ends the time that a handover gives to running transfers: they have what a stop gives them, from now on.
+    /// Ends the longer time of a handover: running transfers have the time of an ordinary stop from now on.
     pub fn hurry(&self) {
         self.shared.is_handed_over.store(false, Ordering::Release);
         self.shared.hurried.notify_waiters();
     }
 
-    /// Waits until running transfers have had their time: `handover_grace` if another process has taken over, or
-    /// `shutdown_grace`.
+    /// Waits for the end of the grace period: `handover_grace` after a handover to another process, else `shutdown_grace`.
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
     pub(super) async fn grace_over(&self, shutdown_grace: Duration, handover_grace: Duration) {
-        // Made before the flag is read, as in `reached`.
+        // Created before the flag is read, as in `reached`.
         let hurried = self.shared.hurried.notified();
         if self.shared.is_handed_over.load(Ordering::Acquire) {
             tokio::select! {
@@ -92,22 +90,22 @@ impl Shutdown {
         tokio::time::sleep(shutdown_grace).await;
     }
 
-    /// Asks everyone to finish what they do and to begin nothing new. Again does nothing.
+    /// Requests that everything finishes its work and starts nothing new. Idempotent.
     pub fn trigger(&self) {
         self.raise(DRAINING);
     }
 
-    /// Ends the grace too: what runs is dropped where it stands. Includes [`Shutdown::trigger`].
+    /// Also ends the grace period: work in progress is dropped. Includes [`Shutdown::trigger`].
     pub fn abort(&self) {
         self.raise(ABORTED);
     }
 
-    /// Whether the end was asked for, in whichever form. Costs one atomic load.
+    /// Whether a stop was requested in any form. Costs one atomic load.
     pub fn is_triggered(&self) -> bool {
         self.shared.level.load(Ordering::Acquire) >= RETIRING
     }
 
-    /// Waits until the end is asked for, in whichever form; at once if it was before.
+    /// Waits until a stop is requested in any form; returns at once if it was.
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
@@ -115,12 +113,12 @@ impl Shutdown {
         self.reached(RETIRING).await;
     }
 
-    /// Whether idle connections are to close. Costs one atomic load.
+    /// Whether idle connections must close. Costs one atomic load.
     pub fn is_draining(&self) -> bool {
         self.shared.level.load(Ordering::Acquire) >= DRAINING
     }
 
-    /// Waits for [`Shutdown::trigger`]; at once if it was called before.
+    /// Waits for [`Shutdown::trigger`]; returns at once if it was called.
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
@@ -128,7 +126,7 @@ impl Shutdown {
         self.reached(DRAINING).await;
     }
 
-    /// Turns a retirement into a drain, 5 s after it began. Ends then.
+    /// Waits for a retirement and turns it into a drain 5 s later.
     ///
     /// # Cancel safety
     /// Dropping the future leaves the retirement as it is.
@@ -138,7 +136,7 @@ impl Shutdown {
         self.trigger();
     }
 
-    /// Waits for [`Shutdown::abort`]; at once if it was called before.
+    /// Waits for [`Shutdown::abort`]; returns at once if it was called.
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
@@ -155,7 +153,7 @@ impl Shutdown {
 
     async fn reached(&self, level: u8) {
         loop {
-            // Made before the level is read: `notify_waiters` completes every `Notified` that exists by then.
+            // Created before the level is read: `notify_waiters` completes every `Notified` that exists at that time.
             let reached = self.shared.reached[usize::from(level) - 1].notified();
             if self.shared.level.load(Ordering::Acquire) >= level {
                 return;
@@ -165,14 +163,14 @@ impl Shutdown {
     }
 }
 
-/// Turns SIGTERM and SIGINT into a shutdown: SIGTERM retires, SIGINT triggers, a second one aborts the grace.
+/// Turns SIGTERM and SIGINT into a shutdown: SIGTERM retires, SIGINT triggers, and a second signal aborts the grace period.
 ///
-/// The handlers are installed by the call; the future does the rest and ends after the second signal, so
-/// drive it beside the server (`select!`), not as a task that the end waits for. Once installed, these
-/// signals have no other effect on the process, even after the future is dropped.
+/// The call installs the handlers. The future does the rest and ends after the second signal, so run it beside the server
+/// (`select!`), not as a task that the shutdown waits for. Once installed, these signals have no other effect on the
+/// process, even after the future is dropped.
 ///
 /// # Errors
-/// `Internal` where the system refuses the handlers. Must be called within the runtime.
+/// `Internal` if the system refuses the handlers. Must be called within the runtime.
 pub fn on_signals(shutdown: Shutdown) -> Result<impl Future<Output = ()> + Send> {
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::internal)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::internal)?;
@@ -180,7 +178,7 @@ pub fn on_signals(shutdown: Shutdown) -> Result<impl Future<Output = ()> + Send>
         let name = next_signal(&mut terminate, &mut interrupt).await;
         info!(
             signal = name,
-            "stopping: running transfers may finish, a second signal ends them"
+            "stopping: running transfers may finish; a second signal ends them"
         );
         shutdown.hurry();
         match name {
@@ -193,10 +191,10 @@ pub fn on_signals(shutdown: Shutdown) -> Result<impl Future<Output = ()> + Send>
     })
 }
 
-/// Calls `work` at each SIGHUP, one after another. The handler is installed by the call; the future never ends.
+/// Calls `work` at each SIGHUP, one call after another. The call installs the handler; the future never ends.
 ///
 /// # Errors
-/// `Internal` where the system refuses the handler. Must be called within the runtime.
+/// `Internal` if the system refuses the handler. Must be called within the runtime.
 pub fn on_hangup(work: impl AsyncFn()) -> Result<impl Future<Output = ()>> {
     let mut hangup = signal(SignalKind::hangup()).map_err(Error::internal)?;
     Ok(async move {
@@ -215,8 +213,8 @@ async fn next_signal(terminate: &mut Signal, interrupt: &mut Signal) -> &'static
     }
 }
 
-/// The background tasks of the process. Their number is what the program's start writes out, a handful;
-/// nothing that a client causes is spawned here.
+/// The background tasks of the process: a handful that are started with the program. Nothing that a client causes is
+/// spawned here.
 #[derive(Debug, Default)]
 pub struct Tasks {
     tasks: Vec<Task>,
@@ -229,17 +227,17 @@ struct Task {
 }
 
 impl Tasks {
-    /// None yet.
+    /// No tasks.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Starts a task that [`Tasks::join`] awaits. It should end by itself soon after the shutdown is
-    /// triggered. If it panics, that is logged with its name when it happens, and nothing else stops.
+    /// Starts a task that [`Tasks::join`] awaits. It should end by itself soon after the shutdown is triggered. A panic is
+    /// logged with the task's name when it happens, and stops nothing else.
     pub fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        // Nothing of the task is looked at after a panic, so no broken state can be seen.
+        // No state of the task is used after a panic, so no broken state can be observed.
         let task = AssertUnwindSafe(task).catch_unwind();
-        // The one place that spawns: the handle is kept, and `join` awaits it.
+        // The only place that spawns tasks: the handle is kept, and `join` awaits it.
         #[allow(clippy::disallowed_methods)]
         let handle = tokio::spawn(async move {
             if task.await.is_err() {
@@ -249,14 +247,14 @@ impl Tasks {
         self.tasks.push(Task { name, handle });
     }
 
-    /// Waits until all have ended, together for at most `grace`, then aborts and awaits the rest.
+    /// Waits until all tasks have ended, for at most `grace` in total, then aborts and awaits the rest.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves the tasks running without an owner: only the process's end follows it.
+    /// Dropping the future leaves the tasks running without an owner; only the end of the process may follow.
     pub async fn join(mut self, grace: Duration) {
         let all = async {
             for task in &mut self.tasks {
-                // A panic was logged where it happened, and nobody aborts before this ends.
+                // A panic was logged when it happened, and nothing is aborted before this loop ends.
                 let _ = (&mut task.handle).await;
             }
         };
@@ -271,7 +269,7 @@ impl Tasks {
             task.handle.abort();
         }
         for task in self.tasks {
-            // A handle must not be awaited a second time, and one that has ended needs no waiting.
+            // A handle must not be awaited twice, and a finished task needs no waiting.
             if !task.handle.is_finished() {
                 let _ = task.handle.await;
             }
@@ -286,7 +284,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn everyone_hears_a_trigger_before_and_after_it_comes() {
+    async fn trigger_reaches_early_and_late_waiters() {
         let shutdown = Shutdown::new();
         let early = shutdown.triggered();
         let mut early = std::pin::pin!(early);
@@ -301,7 +299,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn tasks_are_awaited_and_a_panic_or_a_stuck_one_does_not_hold_the_end() {
+    async fn join_survives_panicking_and_stuck_tasks() {
         let shutdown = Shutdown::new();
         let ended = Arc::new(AtomicU32::new(0));
         let mut tasks = Tasks::new();
@@ -313,7 +311,7 @@ mod tests {
         });
         tasks.spawn("panics", async { panic!("expected by the test") });
         tasks.spawn("stuck", std::future::pending());
-        // Printing a panic with its stack can take longer than the grace below.
+        // Printing a panic with its backtrace can take longer than the grace period below.
         while !tasks.tasks[1].handle.is_finished() {
             tokio::task::yield_now().await;
         }

@@ -1,4 +1,4 @@
-//! A connection's socket, and what was read of it ahead.
+//! The socket of a connection, and the data that was read ahead from it.
 
 use std::{
     fs::File,
@@ -26,43 +26,43 @@ use super::{
     unsent_limit::{UnsentLimit, Write},
 };
 
-/// Towards a proxy on this machine there is no network: pacing (BBR, where it is the system's choice) costs a
-/// timer for every few segments and gains nothing (decision 0010). Elsewhere the system's choice stands.
+/// The congestion control towards a proxy on this machine. Without a network, pacing (BBR, where the system chooses it)
+/// costs a timer for every few segments and gains nothing (decision 0010). Other connections keep the system's choice.
 const LOOPBACK_CONGESTION: &str = "cubic";
 
-/// Slices from this size on leave by `sendfile`, shorter ones are copied. Where the reader is this machine, a
-/// second call below costs more than it saves, and above the copy throws other things out of the caches.
+/// Slices of at least this size are sent by `sendfile`, shorter ones are copied. If the reader is on this machine, the
+/// second system call for smaller slices costs more than it saves, and copies of larger ones displace other cache lines.
 const LOCAL_SENDFILE_BYTES_MIN: usize = 32 << 10;
-/// The same over a network device: there the pages of a `sendfile` at 256 KB cost twice what copying them does,
-/// and from 1 MB on the two are level (decision 0010).
+/// The same for connections over a network device: there the pages of a `sendfile` of 256 KB cost twice as much as copying
+/// them, and from 1 MB on both cost the same (decision 0010).
 const REMOTE_SENDFILE_BYTES_MIN: usize = 512 << 10;
 
-/// What a reader of a Unix socket may have in hand without it showing: the kernel counts a buffer as unread until its
-/// last byte is read, and the largest has 52 KB.
+/// Bytes that the reader of a Unix socket may have read unnoticed: the kernel counts a buffer as unread until its last byte
+/// is read, and the largest buffer has 52 KB.
 const UNIX_BUFFER_BYTES: u64 = 64 << 10;
 
-/// A connected socket. What was read ahead, to see what is spoken, is read again first.
+/// A connected socket. Reads return the data that was read ahead first.
 pub(super) struct Socket {
     io: Io,
     ahead: Bytes,
     sendfile_bytes_min: usize,
-    /// Taken by the kernel so far.
+    /// Bytes accepted by the kernel so far.
     written_bytes: u64,
     unsent_limit: UnsentLimit,
 }
 
-/// What a socket's kernel side holds, in both directions.
+/// The state of a socket's queues in the kernel.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Queues {
-    /// Written so far, whether the peer has it or not.
+    /// Bytes written so far.
     pub(super) written_bytes: u64,
-    /// Of these, acknowledged by the peer. For a Unix socket an estimate, which may go down with a write.
+    /// Written bytes that the peer has acknowledged. An estimate for a Unix socket, where it may decrease with a write.
     pub(super) acked_bytes: u64,
-    /// Not acknowledged.
+    /// Written bytes that the peer has not acknowledged.
     pub(super) unacked_bytes: u64,
-    /// Some of the latter were sent; if not, the peer's receive window is closed.
+    /// Some of them were sent; if not, the peer's receive window is closed.
     pub(super) is_in_flight: bool,
-    /// Received and not read by this process.
+    /// Bytes that were received and that this process has not read.
     pub(super) unread_bytes: u64,
 }
 
@@ -99,29 +99,29 @@ impl Socket {
     /// Sets the socket's options.
     ///
     /// # Errors
-    /// Where the connection is gone already.
+    /// If the connection is already closed.
     pub(super) fn prepare(&mut self, peer: Option<SocketAddr>) -> io::Result<()> {
         let Io::Tcp(stream) = &self.io else {
             return Ok(());
         };
-        // An answer's last segment must not wait for the client's delayed acknowledgement.
+        // The last segment of a response must not wait for the client's delayed acknowledgement.
         stream.set_nodelay(true)?;
         if peer.is_none_or(|peer| !peer.ip().to_canonical().is_loopback()) {
             self.sendfile_bytes_min = REMOTE_SENDFILE_BYTES_MIN;
         } else if let Err(error) =
             rustix::net::sockopt::set_tcp_congestion(stream, LOOPBACK_CONGESTION)
         {
-            debug!(%error, "the system's congestion control is kept");
+            debug!(%error, "cannot set the congestion control; keeping the system's choice");
         }
         Ok(())
     }
 
-    /// How many bytes of a file are worth a `sendfile`.
+    /// The smallest file slice that is worth a `sendfile`.
     pub(super) fn sendfile_bytes_min(&self) -> usize {
         self.sendfile_bytes_min
     }
 
-    /// The first bytes that are there, left to be read; 0 at the end. Waits until there is one.
+    /// Copies the first available bytes without consuming them; 0 at the end. Waits for at least one byte.
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
@@ -141,7 +141,7 @@ impl Socket {
         }
     }
 
-    /// Reads at least one byte more ahead, at most `more`; returns all that was read ahead, or `None` at the end.
+    /// Reads at least one and at most `more` bytes ahead. Returns everything that was read ahead, or `None` at the end.
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
@@ -161,17 +161,17 @@ impl Socket {
         Ok(Some(&self.ahead))
     }
 
-    /// Forgets the first bytes of what was read ahead.
+    /// Discards the first bytes of the data that was read ahead.
     pub(super) fn consume(&mut self, bytes: usize) {
         self.ahead.advance(bytes);
     }
 
-    /// Bytes that the kernel has taken so far.
+    /// Bytes accepted by the kernel so far.
     pub(super) fn written_bytes(&self) -> u64 {
         self.written_bytes
     }
 
-    /// Asks the kernel, in two or three system calls.
+    /// Asks the kernel for the queues, in two or three system calls.
     pub(super) fn queues(&self) -> io::Result<Queues> {
         let (queue, unread_bytes, hidden_bytes) = match &self.io {
             Io::Tcp(stream) => (send_queue::of_tcp(stream)?, ioctl_fionread(stream)?, 0),
@@ -194,14 +194,14 @@ impl Socket {
         })
     }
 
-    /// To be called before a write.
+    /// Must be called before a write.
     fn limit_unsent(&mut self, write: Write) {
-        // A Unix socket's buffer does not grow.
+        // The buffer of a Unix socket does not grow.
         if let Io::Tcp(stream) = &self.io
             && let Some(bytes) = self.unsent_limit.change(write, self.written_bytes)
             && let Err(error) = SockRef::from(stream).set_tcp_notsent_lowat(bytes)
         {
-            debug!(%error, "unsent data is limited by the send buffer only");
+            debug!(%error, "cannot limit unsent data; only the send buffer limits it");
         }
     }
 
@@ -212,19 +212,19 @@ impl Socket {
         outcome
     }
 
-    /// Makes the drop of this socket discard what the peer has not acknowledged and send a reset. A Unix socket
-    /// discards nothing: what its buffer holds is the peer's to read.
+    /// Makes the drop of this socket discard unacknowledged data and send a reset. The data of a Unix socket is kept: the
+    /// peer can still read it.
     pub(super) fn reset_on_close(&self) {
         if let Io::Tcp(stream) = &self.io {
-            // Where it fails, the connection is gone.
+            // If this fails, the connection is closed already.
             let _ = stream.set_zero_linger();
         }
     }
 
-    /// Sends `before`, then `len` bytes of `file` from `offset`; returns how many bytes the socket took.
+    /// Sends `before`, then `len` bytes of `file` from `offset`. Returns how many bytes the socket accepted.
     ///
     /// # Errors
-    /// `Unsupported`, and nothing was sent: the file must go by address. `UnexpectedEof` where it is shorter.
+    /// `Unsupported` if nothing was sent and the file must be sent from memory. `UnexpectedEof` if the file is shorter.
     pub(super) fn poll_send_file(
         &mut self,
         cx: &mut Context<'_>,
@@ -247,8 +247,8 @@ impl Socket {
                     stream.try_io(Interest::WRITABLE, send)
                 }
             };
-            // An explicit EAGAIN alone says that the socket is full: a call may end early for other reasons,
-            // and a readiness cleared for nothing would wait for an edge that never comes.
+            // Only an explicit EAGAIN says that the socket is full. A call may end early for other reasons, and if readiness
+            // were cleared then, the task would wait for an edge that never comes.
             if !matches!(&sent, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
                 return self.wrote(Poll::Ready(sent));
             }
@@ -273,13 +273,13 @@ fn send_file(
     }
     match rustix::fs::sendfile(socket, file, Some(&mut offset), len) {
         Ok(sent) if sent > 0 => Ok(before_len + sent),
-        // The next call says it again: what was sent must be told first.
+        // The next call reports it again; the bytes that were sent must be reported first.
         _ if before_len > 0 => Ok(before_len),
         Ok(_) => Err(io::Error::new(
             io::ErrorKind::UnexpectedEof,
             "the file is shorter than when it was opened",
         )),
-        // Of a file system that cannot splice.
+        // The file system does not support splicing.
         Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
             Err(io::ErrorKind::Unsupported.into())
         }
@@ -287,7 +287,7 @@ fn send_file(
     }
 }
 
-/// `io` with `$name` for whichever stream it is.
+/// Evaluates `$work` with `$name` bound to the stream of either kind.
 macro_rules! each {
     ($io:expr, $name:ident => $work:expr) => {
         match $io {

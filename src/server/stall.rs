@@ -1,40 +1,40 @@
-//! Decides whether a peer still takes what it is sent.
+//! Detects a peer that no longer receives data.
 //!
-//! That the socket takes a byte says little about the peer: with megabytes of send buffer, Linux reports a socket as
-//! writable only after a third of it has drained, and a reader of 20 KB/s needs more than a minute for that. So the
-//! judgement is made on bytes that the peer acknowledged. It is made from time to time, at [`Stall::looks_every`];
-//! between two looks nothing is measured, and so a fast transfer pays nothing.
+//! That a socket accepts a byte says little about the peer: with megabytes of send buffer, Linux reports a socket as
+//! writable only after a third of the buffer has drained, and a reader of 20 KB/s needs more than a minute for that. So
+//! the decision is based on the bytes that the peer acknowledged. It is made every [`Stall::looks_every`]. Nothing is
+//! measured in between, so a fast transfer pays nothing.
 
 use std::time::{Duration, Instant};
 
-/// Less than this, on average over the time-out, is no progress: otherwise a byte every 29 s holds a connection
-/// for ever. A phone on the worst link still takes several times as much.
+/// A lower average rate over the timeout counts as no progress. Otherwise a byte every 29 s would hold a connection
+/// forever. A phone on a very bad link still receives several times as much.
 const PROGRESS_BYTES_PER_SECOND: u64 = 128;
-/// A receiver acknowledges what reaches its kernel, and then may acknowledge nothing until its program has read a
-/// part of that. So the patience with a closed window grows with what was acknowledged, as if the program read it
-/// at this pace.
+/// A receiver acknowledges what its kernel has received, and may then acknowledge nothing until its program has read part
+/// of that. So the allowed time with a closed window grows with the acknowledged bytes, as if the program read them at
+/// this rate.
 const READ_BYTES_PER_SECOND: u64 = 512;
-/// The most of that patience, in time-outs. Linux asks a peer with a closed window again after 102, 204 and 324 s,
-/// and learns only then that the window is open (measured over loopback: gaps of 101 and 202 s at 1 to 20 KB/s).
-/// With the default of 30 s this is 360 s.
+/// Upper limit of that time, in timeouts. Linux probes a closed window after 102, 204 and 324 s, and only then learns that
+/// it is open again (measured over loopback: gaps of 101 and 202 s at 1 to 20 KB/s). With the default of 30 s the limit
+/// is 360 s.
 const PATIENCE_TIMEOUTS_MAX: u32 = 12;
 
-/// How long a peer that has taken something before may acknowledge nothing of what is on its way to it, in time-outs.
-/// TCP sends again after 0.3, 0.6, 1.2 ... s. So a phone that comes out of a tunnel after 20 s is only reached some 38 s
-/// after it went in.
+/// How long a peer that has received something before may acknowledge nothing while data is in flight, in timeouts. TCP
+/// retransmits after 0.3, 0.6, 1.2 ... s, so a phone that leaves a tunnel after 20 s is reached only about 38 s after it
+/// entered.
 const OUTAGE_TIMEOUTS: u32 = 2;
 
-/// The state of one peer, or of one HTTP/2 stream, that owes progress.
+/// Progress of one peer, or of one HTTP/2 stream, that has data to receive.
 #[derive(Debug, Clone)]
 pub(super) struct Stall {
     timeout: Duration,
     looked_at: Instant,
-    /// What the peer had acknowledged at the last look.
+    /// Bytes acknowledged at the last check.
     taken_bytes: u64,
-    /// Since when every look found data on the way to the peer and nothing new acknowledged. A single such look says
-    /// nothing: a window may just have opened again after a minute.
+    /// Since when every check found data in flight and no new acknowledgement. A single such check means nothing: a window
+    /// may just have opened after a minute.
     in_flight_since: Option<Instant>,
-    /// What it had acknowledged when it last made enough progress, and until when that is enough.
+    /// Bytes acknowledged when the peer last made enough progress, and until when that progress counts.
     credited_bytes: u64,
     patient_until: Instant,
 }
@@ -51,23 +51,23 @@ impl Stall {
         }
     }
 
-    /// The time between two looks. A peer is cut at most this much later than it could be.
+    /// The interval between two checks. A stalled peer is detected at most this much late.
     pub(super) fn looks_every(&self) -> Duration {
         self.timeout / 4
     }
 
-    /// The peer owes nothing at `now`, or something else holds it up.
+    /// Records that the peer has nothing to receive at `now`, or is held up by something else.
     pub(super) fn rest(&mut self, now: Instant) {
         self.in_flight_since = None;
         self.patient_until = self.patient_until.max(now + self.timeout);
     }
 
-    /// Looks at a peer that owes progress: it has taken `taken_bytes` since the beginning. Returns whether it has
-    /// stalled. `is_in_flight`: the peer was sent more than that, so it is not its window that holds things up,
-    /// and there is no reason to wait longer than an outage may last ([`OUTAGE_TIMEOUTS`]).
+    /// Checks a peer that has data to receive, and has received `taken_bytes` in total. Returns whether it has stalled.
+    /// `is_in_flight`: more data was sent than that, so the peer's window is not closed, and there is no reason to wait
+    /// longer than an outage may last ([`OUTAGE_TIMEOUTS`]).
     ///
-    /// After a time without looks the judgement begins anew: nobody looks while nothing is owed, and a process that
-    /// was held up must not cut the clients for it.
+    /// After a time without checks, the measurement starts again: there are no checks while nothing is to be received, and
+    /// clients must not be cut because this process was suspended.
     pub(super) fn look(&mut self, now: Instant, taken_bytes: u64, is_in_flight: bool) -> bool {
         if now > self.looked_at + 2 * self.looks_every() {
             self.rest(now);
@@ -103,8 +103,8 @@ mod tests {
 
     const TIMEOUT: Duration = Duration::from_secs(30);
 
-    /// Looks as often as a server does, at a peer of which `taken` says what it has taken after so many seconds;
-    /// returns after how many seconds it is cut, if it is within an hour.
+    /// Checks a peer at the server's interval, where `taken` gives the bytes received after a number of seconds. Returns
+    /// after how many seconds the peer is cut, if that is within an hour.
     fn cut_after(is_in_flight: bool, taken: impl Fn(f64) -> u64) -> Option<u64> {
         let start = Clock::system().monotonic();
         let mut stall = Stall::new(TIMEOUT, start);
@@ -120,32 +120,32 @@ mod tests {
     }
 
     #[test]
-    fn cuts_a_peer_that_takes_nothing() {
+    fn cuts_peer_that_receives_nothing() {
         assert_eq!(cut_after(true, |_| 0), Some(30));
         assert_eq!(cut_after(false, |_| 0), Some(30));
-        // Its kernel has taken something, its program nothing: a first window, and a large one.
+        // Its kernel has received something, its program nothing: a first window, and a large one.
         assert_eq!(cut_after(false, |_| 65_536), Some(172));
         assert_eq!(cut_after(false, |_| 6 << 20), Some(367));
-        // Or the link has broken in between.
+        // Or the link broke in between.
         assert_eq!(cut_after(true, |_| 6 << 20), Some(67));
     }
 
     #[test]
-    fn keeps_steady_readers_however_slow() {
+    fn keeps_slow_steady_readers() {
         for pace in [150, 1024, 2048, 5 * 1024, 20 * 1024, 100 * 1024] {
             let steady = |seconds: f64| (seconds * f64::from(pace)) as u64;
             assert_eq!(cut_after(true, steady), None, "{pace} B/s");
         }
         for pace in [1024, 2048, 5 * 1024, 20 * 1024, 100 * 1024] {
-            // Seen in steps, as a receive window opens: at once what is read in 200 s.
+            // In steps, as a receive window opens: everything that is read in 200 s at once.
             let steps = |seconds: f64| ((seconds / 200.0).floor() as u64 + 1) * pace * 200;
             assert_eq!(cut_after(false, steps), None, "{pace} B/s in steps");
         }
     }
 
     #[test]
-    fn keeps_a_peer_through_a_tunnel() {
-        // 40 s without a word after every minute.
+    fn keeps_peer_through_outages() {
+        // 40 s without an acknowledgement after every minute.
         let with_outages = |seconds: f64| {
             let reading = (seconds / 100.0).floor() * 60.0 + (seconds % 100.0).min(60.0);
             (reading * 20_480.0) as u64
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn cuts_a_trickle_within_minutes() {
+    fn cuts_trickle_within_minutes() {
         assert_eq!(
             cut_after(true, |seconds| seconds as u64 / 7),
             Some(30),
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn begins_anew_after_time_without_looks() {
+    fn starts_again_after_time_without_checks() {
         let start = Clock::system().monotonic();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut stall = Stall::new(TIMEOUT, start);
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn window_that_has_just_opened_is_no_silence() {
+    fn window_that_just_opened_is_no_stall() {
         let start = Clock::system().monotonic();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut stall = Stall::new(TIMEOUT, start);
@@ -184,7 +184,7 @@ mod tests {
         for seconds in (8..90).step_by(7) {
             assert!(!stall.look(at(seconds), 1 << 20, false), "{seconds}");
         }
-        assert!(!stall.look(at(96), 1 << 20, true), "on its way again");
+        assert!(!stall.look(at(96), 1 << 20, true), "in flight again");
         assert!(!stall.look(at(103), 2 << 20, false));
     }
 }

@@ -1,5 +1,5 @@
-//! TLS 1.3 and 1.2 by rustls: several certificates, chosen by the name that the client asks for, and read anew
-//! without touching a connection.
+//! TLS 1.3 and 1.2 by rustls. Selects one of several certificates by the name that the client requests, and reloads them
+//! without affecting open connections.
 
 use std::{
     collections::HashMap,
@@ -23,31 +23,31 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use super::socket::Socket;
 use crate::error::{Error, Result};
 
-/// The protocols that a client may choose from, by preference (RFC 7301).
+/// The application protocols in order of preference (RFC 7301).
 const ALPN_HTTP2: &[u8] = b"h2";
 const ALPN_HTTP1: &[u8] = b"http/1.1";
 
-/// A certificate's files, both PEM.
+/// The files of a certificate, both PEM.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CertificateFiles {
-    /// The certificate, then those that vouch for it.
+    /// The certificate, followed by its intermediate certificates.
     pub chain: PathBuf,
     /// Its private key: PKCS #8, PKCS #1 or SEC 1.
     pub key: PathBuf,
 }
 
-/// What TLS listeners share. Cheap to clone.
+/// The state that TLS listeners share. Cheap to clone.
 #[derive(Clone)]
 pub struct Tls {
     acceptor: TlsAcceptor,
     certificates: Arc<Certificates>,
     files: Arc<[CertificateFiles]>,
-    /// Of the files that were read last, whether or not they were any good.
+    /// Stamps of the files at the last attempt to load them.
     stamps: Arc<Mutex<Vec<Stamp>>>,
 }
 
-/// What changes when a file is written or replaced: device, inode, length, time of the change.
+/// Changes when a file is written or replaced: device, inode, length, modification time.
 type Stamp = Option<(u64, u64, u64, i64, i64)>;
 
 #[derive(Debug)]
@@ -55,11 +55,11 @@ struct Certificates(RwLock<Arc<Loaded>>);
 
 #[derive(Debug)]
 struct Loaded {
-    /// By lower-case name; `*.` at the front stands for one label.
+    /// By lower-case name; a leading `*.` stands for one label.
     by_name: HashMap<String, Arc<CertifiedKey>>,
-    /// For clients that ask for no name, or another one.
+    /// For clients that request no name or an unknown one.
     first: Arc<CertifiedKey>,
-    /// When the first of them ends, those that vouch for them included, in Unix time.
+    /// Expiry of the first certificate to expire, including intermediate certificates, in Unix time.
     end_secs: Option<u64>,
 }
 
@@ -67,7 +67,7 @@ impl Tls {
     /// Reads the certificates. The first one is the default. Blocking.
     ///
     /// # Errors
-    /// `InvalidArgument`: which file, and what is wrong with it.
+    /// `InvalidArgument` with the file and the reason.
     pub fn load(files: &[CertificateFiles]) -> Result<Self> {
         let stamps = stamps(files);
         let certificates = Arc::new(Certificates(RwLock::new(Arc::new(Loaded::read(files)?))));
@@ -77,7 +77,7 @@ impl Tls {
             .with_no_client_auth()
             .with_cert_resolver(certificates.clone());
         config.alpn_protocols = vec![ALPN_HTTP2.to_vec(), ALPN_HTTP1.to_vec()];
-        // Clients resume by tickets: the server remembers no session.
+        // Clients resume with tickets, so the server stores no sessions.
         config.ticketer = ring::Ticketer::new().map_err(Error::internal)?;
         Ok(Self {
             acceptor: TlsAcceptor::from(Arc::new(config)),
@@ -87,13 +87,13 @@ impl Tls {
         })
     }
 
-    /// Reads the certificates again; connections to come get the new ones. Blocking.
+    /// Reads the certificates again, for new connections. Blocking.
     ///
     /// # Errors
-    /// As [`Tls::load`]; the ones in force stay.
+    /// As [`Tls::load`]; the current certificates stay in use.
     pub fn reload(&self) -> Result<()> {
-        // One at a time: of two, the one that read earlier could put the older certificates in force last, under the
-        // stamps of the newer ones, and nobody would look again.
+        // The lock serializes reloads. Otherwise the one that read first could install its older certificates last, with
+        // the stamps of the newer ones, and they would stay until the next change.
         let mut known = self.stamps();
         *known = stamps(&self.files);
         let loaded = Arc::new(Loaded::read(&self.files)?);
@@ -101,17 +101,17 @@ impl Tls {
         Ok(())
     }
 
-    /// When the first of the certificates in force ends, those included that vouch for them, in Unix time.
+    /// Expiry of the first certificate to expire, including intermediate certificates, in Unix time.
     pub fn end_secs(&self) -> Option<u64> {
         self.certificates.loaded().end_secs
     }
 
-    /// Whether a file is another one than at the last reading. Blocking.
+    /// Whether a file has changed since it was last read. Blocking.
     pub fn is_changed(&self) -> bool {
         *self.stamps() != stamps(&self.files)
     }
 
-    /// The handshake.
+    /// Performs the handshake.
     ///
     /// # Cancel safety
     /// Dropping the future closes the connection.
@@ -124,7 +124,7 @@ impl Tls {
     }
 }
 
-/// Whether the client chose HTTP/2 in the handshake.
+/// Whether the client selected HTTP/2 in the handshake.
 pub(super) fn is_http2(stream: &TlsStream<Socket>) -> bool {
     stream.get_ref().1.alpn_protocol() == Some(ALPN_HTTP2)
 }
@@ -144,13 +144,13 @@ impl Loaded {
         for CertificateFiles { chain, key } in files {
             let certified = Arc::new(read_one(chain, key)?);
             for name in names(&certified, chain)? {
-                // Of two for one name, the one that is listed first.
+                // If two certificates have the same name, the first one in the list is used.
                 by_name.entry(name).or_insert_with(|| certified.clone());
             }
             ends.extend(certified.cert.iter().filter_map(end_secs));
             first.get_or_insert(certified);
         }
-        let first = first.ok_or_else(|| Error::invalid("tls.certificates: none is given"))?;
+        let first = first.ok_or_else(|| Error::invalid("tls.certificates: is empty"))?;
         Ok(Self {
             by_name,
             first,
@@ -175,15 +175,15 @@ fn read_one(chain: &Path, key: &Path) -> Result<CertifiedKey> {
         .and_then(Iterator::collect)
         .map_err(|error| at(chain, &error))?;
     if certificates.is_empty() {
-        return Err(at(chain, &"there is no certificate in it"));
+        return Err(at(chain, &"the file contains no certificate"));
     }
     let private = PrivateKeyDer::from_pem_file(key).map_err(|error| at(key, &error))?;
-    // Also says whether the two belong together.
+    // Also checks that the key belongs to the certificate.
     CertifiedKey::from_der(certificates, private, &ring::default_provider())
         .map_err(|error| at(key, &error))
 }
 
-/// The DNS names that a certificate is for.
+/// The DNS names of a certificate.
 fn names(certified: &CertifiedKey, chain: &Path) -> Result<Vec<String>> {
     let end_entity = certified.end_entity_cert().map_err(Error::internal)?;
     let parsed = webpki::EndEntityCert::try_from(end_entity).map_err(|error| {
@@ -195,17 +195,17 @@ fn names(certified: &CertifiedKey, chain: &Path) -> Result<Vec<String>> {
         .collect())
 }
 
-/// When a certificate ends, in Unix time; `None` where it cannot be read.
+/// Expiry of a certificate in Unix time; `None` if the certificate cannot be parsed.
 ///
-/// webpki tells the end of a certificate only where it refuses one that is over, so it is asked about the end of time.
-/// It looks at the dates before it looks for who vouches for the certificate, which is nobody here.
+/// webpki reports the expiry only when it rejects an expired certificate, so it is asked with the largest time. It checks
+/// the dates before it looks for an issuer, and there is none here.
 fn end_secs(certificate: &CertificateDer<'_>) -> Option<u64> {
     let parsed = webpki::EndEntityCert::try_from(certificate).ok()?;
     let never = UnixTime::since_unix_epoch(Duration::MAX);
     let usage = webpki::KeyUsage::server_auth();
     match parsed.verify_for_usage(&[], &[], &[], never, usage, None, None) {
         Err(webpki::Error::CertExpired { not_after, .. }) => Some(not_after.as_secs()),
-        // Dates that are none, or the wrong way round: no client takes it.
+        // The dates are invalid or reversed: no client accepts the certificate.
         _ => Some(0),
     }
 }

@@ -447,7 +447,7 @@ fn wrong_arguments_exit_with_2() {
         ("https://127.0.0.1:1", &[], "TLS is not supported"),
         ("http://127.0.0.1:1", &[], "a token is needed"),
         ("http://127.0.0.1:1", &["--rate", "0"], "--rate: "),
-        ("http://127.0.0.1:1", &["--duration", "5x"], "is no unit"),
+        ("http://127.0.0.1:1", &["--duration", "5x"], "is not a unit"),
         (
             "http://127.0.0.1:1",
             &["--threads", "9", "--connections", "8"],
@@ -474,7 +474,7 @@ fn reports_absent_or_refusing_server() {
         .unwrap();
     let (said, code) = refused(&format!("http://{free}"), &["--token", "t"]);
     assert!(
-        said.contains("nothing listens there") && code == Some(1),
+        said.contains("no server listens there") && code == Some(1),
         "{said}"
     );
 

@@ -1,4 +1,4 @@
-//! Easemob's chatfiles REST API, as `POST /{org}/{app}/chatfiles` and the calls around it.
+//! Easemob's chatfiles REST API: `POST /{org}/{app}/chatfiles` and the calls around it.
 //!
 //! Only `wire.rs` knows the JSON. The rate limit was checked before (`server/admission.rs`).
 
@@ -26,10 +26,10 @@ use crate::{
     tenant::{Tenant, Tenants},
 };
 
-/// The tenant of a path, or the vendor's error for one that is not there.
+/// The tenant of a path.
 ///
 /// # Errors
-/// `TenantNotFound`.
+/// `TenantNotFound` with the vendor's text.
 pub fn tenant<'t>(
     tenants: &'t Tenants,
     org: &str,
@@ -70,13 +70,13 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// Takes so many bytes out of the day's quotas.
+    /// Reserves bytes of the daily quotas.
     fn reserve(&self, identity: &Identity, bytes: u64) -> Result<QuotaPermit> {
         let user = identity.user().unwrap_or_default();
         self.api.reserve(self.call, self.tenant, user, bytes)
     }
 
-    /// Who calls, by the token in `Authorization`.
+    /// Identifies the caller by the token in `Authorization`.
     fn authenticate(&self) -> Result<Identity> {
         let token = bearer(self.call.headers).ok_or(Kind::TokenMissing)?;
         self.api.verifier.verify(self.tenant, token, self.call.now)

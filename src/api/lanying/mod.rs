@@ -1,7 +1,7 @@
-//! Lanying's `/file` API: six GETs, and the form POST that an upload ticket leads to.
+//! Lanying's `/file` API: six GET calls, and the form POST of an upload ticket.
 //!
-//! Nothing is kept between a ticket and its upload, nor for a link: both carry a signature. Only `wire.rs`
-//! knows the JSON, only `oss.rs` the XML of the form POST.
+//! No state is kept between a ticket and its upload, or for a link: both are signed. Only `wire.rs` knows the JSON, only
+//! `oss.rs` the XML of the form POST.
 
 pub(crate) mod download;
 mod form;
@@ -34,7 +34,7 @@ use crate::{
 pub use self::oss::error as form_error;
 pub(crate) use self::{download::view, form::post as post_form, forward::forward};
 
-/// The `app_id` of a call, which a form POST has in its path instead.
+/// The `app_id` of a call. A form POST has it in its path instead.
 pub fn app_id<'c>(call: &'c Call<'_>) -> Option<Cow<'c, str>> {
     parameter(call, "app_id")
 }
@@ -59,11 +59,11 @@ pub(crate) struct Context<'a> {
     lanying: &'a Lanying,
 }
 
-/// What a download shows of its caller, before the object is known.
+/// The credential of a download, before the object is known.
 enum Credential {
-    /// A user, by a token that was good.
+    /// A user with a valid token.
     User(String),
-    /// A store token, not looked at yet, and why there is no user.
+    /// A store token that was not checked yet, and the reason why there is no user.
     StoreToken { token: String, no_user: Error },
 }
 
@@ -94,7 +94,7 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// The user who calls, or on whose behalf the backend does (header `user_id`).
+    /// Identifies the user who calls, or for whom the backend calls (header `user_id`).
     fn authenticate(&self) -> Result<String> {
         let token = parameter(self.call, "access-token").ok_or(Kind::TokenMissing)?;
         let identity = self
@@ -112,8 +112,8 @@ impl<'a> Context<'a> {
         checked_id("user_id", user).map(str::to_owned)
     }
 
-    /// Who downloads: a user, or else whoever has a store token. What is wrong with an access token that comes
-    /// along is then ignored: a client that follows a redirect carries its headers over.
+    /// The credential of a download: a user, else a store token. With a store token, an invalid access token is ignored,
+    /// because a client that follows a redirect sends its headers again.
     fn credential(&self) -> Result<Credential> {
         match (self.authenticate(), self.query("store_token")) {
             (Ok(user), _) => Ok(Credential::User(user)),
@@ -125,7 +125,7 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// Whom the credential lets see this object.
+    /// Checks that the credential permits access to this object.
     fn viewer(&self, credential: Credential, key: Key) -> Result<Viewer> {
         match credential {
             Credential::User(user) => Ok(Viewer::User(user)),
@@ -140,8 +140,8 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// Whether the chat backend lets a user do this to the recipient of a file, where it wants to be asked.
-    /// `from` is the sender of a file that there is already.
+    /// Asks the chat backend, if it wants to be asked, whether a user may do this with the recipient of a file. `from` is the
+    /// sender of an existing file.
     async fn ask_backend(
         &self,
         user: &str,
@@ -159,26 +159,26 @@ impl<'a> Context<'a> {
         self.api.hooks.ask(self.tenant, &question).await
     }
 
-    /// A parameter that may be left out; empty is left out.
+    /// An optional query parameter; an empty one counts as absent.
     fn query(&self, name: &str) -> Option<Cow<'_, str>> {
         self.call.query(name).filter(|value| !value.is_empty())
     }
 
-    /// One that may not.
+    /// A mandatory query parameter.
     fn required(&self, name: &'static str) -> Result<Cow<'_, str>> {
         self.query(name)
             .ok_or_else(|| Error::invalid(format!("{name} is missing")))
     }
 
-    /// An id that may not be left out.
+    /// A mandatory id.
     fn required_id(&self, name: &'static str) -> Result<String> {
         let id = self.required(name)?;
         checked_id(name, &id).map(str::to_owned)
     }
 }
 
-/// `access-token` and `app_id` come as headers or, because `<img src>` sets none, in the query, which goes before:
-/// it was written for this very request. Empty is absent.
+/// `access-token` and `app_id` are headers or, because `<img src>` cannot set headers, query parameters. The query takes
+/// precedence, since it was written for this request. An empty value counts as absent.
 fn parameter<'a>(call: &'a Call<'_>, name: &str) -> Option<Cow<'a, str>> {
     call.query(name)
         .filter(|value| !value.is_empty())
@@ -186,10 +186,10 @@ fn parameter<'a>(call: &'a Call<'_>, name: &str) -> Option<Cow<'a, str>> {
         .filter(|value| !value.is_empty())
 }
 
-/// The most bytes of a user's or a group's id in this API.
+/// Upper limit of bytes in the id of a user or group in this API.
 const ID_BYTES_MAX: usize = 64;
 
-/// Whether a text may be a user's or a group's id: ids are part of links, whose separators they must not hold.
+/// Whether a text is a valid id of a user or group. Ids are parts of links and must not contain their separators.
 pub fn is_id(text: &str) -> bool {
     (1..=ID_BYTES_MAX).contains(&text.len())
         && text

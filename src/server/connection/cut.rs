@@ -1,4 +1,4 @@
-//! Counts and logs the connections that the server ends.
+//! Counts and logs connections that the server ends.
 
 use std::{
     future::Future,
@@ -18,8 +18,8 @@ use crate::{
     server::shutdown::Shutdown,
 };
 
-/// The first connections of each reason are logged one by one, then one in [`LOGGED_ONE_IN`]: a client that wants to
-/// can cause any number of them.
+/// For each reason, the first connections are logged, then one in [`LOGGED_ONE_IN`], because clients can cause any number
+/// of them.
 const LOGGED_FIRST: u64 = 10;
 const LOGGED_ONE_IN: u64 = 100;
 
@@ -41,18 +41,18 @@ pub(super) fn cut(info: &ConnectionInfo, config: &Config, counts: &Connections, 
             info!(%peer, count, "connection closed: client resets HTTP/2 requests too fast");
         }
         Cut::Fields if is_logged => {
-            info!(%peer, count, "connection closed: client makes the server keep too much of its HTTP/2 header fields");
+            info!(%peer, count, "connection closed: client makes the server keep too much memory for its HTTP/2 header table");
         }
         _ => debug!(%peer, reason = why.name(), "connection closed"),
     }
 }
 
-/// Counts requests that a handler has not answered yet. Used by one task only.
+/// Counts requests that the handler has not answered yet. Used by a single task.
 #[derive(Debug, Default)]
 pub(super) struct Unanswered(AtomicUsize);
 
 impl Unanswered {
-    /// One more, until the guard is dropped.
+    /// Adds one until the guard is dropped.
     pub(super) fn begin(&self) -> impl Drop + '_ {
         self.add(1);
         UnansweredOne(self)
@@ -62,7 +62,7 @@ impl Unanswered {
         self.0.load(Ordering::Relaxed) == 0
     }
 
-    // No read-modify-write is needed within one task.
+    // A single task needs no read-modify-write.
     fn add(&self, more: isize) {
         let count = self.0.load(Ordering::Relaxed);
         self.0
@@ -78,9 +78,9 @@ impl Drop for UnansweredOne<'_> {
     }
 }
 
-/// A connection's work, which is counted when it is dropped because the grace of a stop has passed.
+/// The work of a connection. If it is dropped because the shutdown grace period has passed, it is counted.
 pub(super) struct Counted<F> {
-    // Dropped before the work, which knows what it was at.
+    // Declared first and so dropped first: it inspects the state of the work.
     pub(super) exit: ExitCount,
     pub(super) work: Pin<Box<F>>,
 }
@@ -119,7 +119,7 @@ impl ExitCount {
 
 impl Drop for ExitCount {
     fn drop(&mut self) {
-        // A panic ends a connection as well, and is reported elsewhere.
+        // A panic also ends the connection, and is reported by the accept loop.
         if self.is_finished || !self.shutdown.is_triggered() {
             return;
         }

@@ -1,4 +1,4 @@
-//! HTTP/1 on one connection: hyper between a stream and a [`Handle`], and what is left to do after it.
+//! Serves HTTP/1 on one connection: runs hyper between a stream and a [`Handle`], and ends the connection.
 
 use std::{
     convert::Infallible,
@@ -9,6 +9,8 @@ use std::{
 };
 
 use hyper::{
+    Request, Response,
+    body::Incoming,
     header::{CONNECTION, HeaderValue},
     server::conn::http1,
     service::service_fn,
@@ -30,13 +32,13 @@ use crate::{
     },
 };
 
-/// hyper panics below this.
+/// hyper panics with a smaller buffer.
 const READ_BUFFER_BYTES_MIN: usize = 8 * 1024;
 
-/// Serves until either side ends the connection.
+/// Serves requests until either side ends the connection.
 ///
 /// # Cancel safety
-/// Dropping the future closes the stream; a request in it is dropped too.
+/// Dropping the future closes the stream and drops the request in progress.
 pub(super) async fn serve<S: Stream, H: Handle>(
     stream: S,
     handler: Arc<H>,
@@ -65,7 +67,7 @@ pub(super) async fn serve<S: Stream, H: Handle>(
             End::Cut(stream, why) => {
                 cut(info, config, counts, why);
                 if why == Cut::WriteStall {
-                    // What the peer does not take would stay in the kernel for many minutes: reset instead.
+                    // Otherwise the kernel would keep the unacknowledged data for many minutes.
                     stream.reset_on_close();
                 }
                 (stream, false)
@@ -76,20 +78,21 @@ pub(super) async fn serve<S: Stream, H: Handle>(
     }
 }
 
-/// How a connection ended. Where the stream is given back, its write side may be open still.
+/// How a connection ended. A stream in it may still be open for writing.
 enum End<S> {
-    /// As HTTP has it: after an answer, or between two requests.
+    /// Regularly: after a response, or between two requests.
     Done(S),
-    /// Idle when the server stopped.
+    /// Closed while idle, because the server is stopping.
     Drained(S),
-    /// hyper answered a malformed head.
+    /// hyper has answered a malformed head.
     Refused(S, hyper::Error),
-    /// The peer went away in the middle, or an answer's body failed.
+    /// The peer closed the connection during a request, or the body of a response failed.
     Broken(hyper::Error),
-    /// Out of time.
+    /// The server ends it, for example because of a timeout.
     Cut(S, Cut),
 }
 
+/// Runs hyper until the connection ends.
 async fn speak<S: Stream, H: Handle>(
     stream: S,
     handler: Arc<H>,
@@ -100,38 +103,19 @@ async fn speak<S: Stream, H: Handle>(
 ) -> End<S> {
     let service = service_fn(|request| {
         let (handler, info, shutdown) = (handler.clone(), info.clone(), shutdown.clone());
-        async move {
-            let unanswered = info.unanswered.begin();
-            let mut response = handler.handle(&info, request).await;
-            drop(unanswered);
-            if S::SENDS_FILES {
-                response.body_mut().lend_to(&info.loans);
-            } else {
-                response.body_mut().copy_out(&info.client);
-            }
-            if shutdown.is_triggered() {
-                info.set_linger();
-            }
-            // The last one on this connection: whatever comes after it will be discarded.
-            if info.linger.load(Ordering::Relaxed) {
-                response
-                    .headers_mut()
-                    .insert(CONNECTION, HeaderValue::from_static("close"));
-            }
-            Ok::<_, Infallible>(response)
-        }
+        async move { Ok::<_, Infallible>(answer::<S, H>(&handler, &info, &shutdown, request).await) }
     });
     let progress = &info.progress;
     let mut connection = http1::Builder::new()
         .timer(HeadTimer(progress.clone()))
         .header_read_timeout(config.idle_timeout)
         .keep_alive(true)
-        // A client may shut its write side down after the request and still wants the answer. The price: a
-        // client that is gone is noticed only when the answer is written.
+        // A client may shut down its write side after the request and still wait for the response. The cost: a client
+        // that is gone is noticed only when the response is written.
         .half_close(true)
         .max_buf_size(config.read_buffer_bytes_max.max(READ_BUFFER_BYTES_MIN))
         .pipeline_flush(false)
-        // `max_headers` stays at hyper's own 100: setting it moves the headers from the stack to the heap.
+        // `max_headers` keeps hyper's default of 100: setting it moves the headers from the stack to the heap.
         .serve_connection(
             Transport::new(stream, progress.clone(), info.loans.clone()),
             service,
@@ -147,15 +131,15 @@ async fn speak<S: Stream, H: Handle>(
     let mut is_waiting = false;
     let mut drain = Drain::default();
     let outcome = poll_fn(|cx| {
-        // Polled once, to leave this task's waker, which stays the same; from then on the flag is enough
-        // and no connection takes the lock of the shared list of waiters at each of its wake-ups.
+        // Polled once to register this task's waker, which does not change. Afterwards the flag is enough, and the
+        // connection does not take the lock of the shared list of waiters at each wake-up.
         if !is_waiting {
             is_waiting = true;
             let _ = draining.as_mut().poll(cx);
         }
         loop {
-            // Not `poll_without_shutdown`: that one is done when all is buffered, this one when all is written
-            // and the write side is shut down.
+            // Not `poll_without_shutdown`, which is ready when everything is buffered. This one is ready when everything
+            // is written and the write side is shut down.
             if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
                 return Poll::Ready(Ok(result));
             }
@@ -189,35 +173,61 @@ async fn speak<S: Stream, H: Handle>(
     }
 }
 
-/// How far the end of a connection is that began when the server stopped.
+/// Answers one request, and decides whether it is the last one.
+async fn answer<S: Stream, H: Handle>(
+    handler: &H,
+    info: &Arc<ConnectionInfo>,
+    shutdown: &Shutdown,
+    request: Request<Incoming>,
+) -> Response<H::Body> {
+    let unanswered = info.unanswered.begin();
+    let mut response = handler.handle(info, request).await;
+    drop(unanswered);
+    if S::SENDS_FILES {
+        response.body_mut().lend_to(&info.loans);
+    } else {
+        response.body_mut().copy_out(&info.client);
+    }
+    if shutdown.is_triggered() {
+        info.set_linger();
+    }
+    // The connection discards what the client sends after its last response.
+    if info.linger.load(Ordering::Relaxed) {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(CONNECTION, close);
+    }
+    response
+}
+
+/// The state of a graceful shutdown of this connection.
 ///
-/// hyper closes an idle connection at once when it is told to, and takes one for idle as long as no complete head
-/// was parsed. A request of which something has come must not be lost to that: the client could not know what became
-/// of it. So hyper is told only after a poll in which it has read what was there, and only where the kernel holds
-/// nothing more.
+/// When hyper is told to shut down, it closes an idle connection immediately, and it regards a connection as idle until
+/// a complete head was parsed. A request that has partly arrived must not be lost, because its client could not know
+/// whether it was processed. So hyper is told only after a poll in which it has read all available data, and only if
+/// the kernel holds no more.
 #[derive(Debug, Default, PartialEq, Eq)]
 enum Drain {
-    /// Not decided.
+    /// Not decided yet.
     #[default]
     Open,
-    /// The transport is to say what the kernel holds.
+    /// The transport was asked for the state of the kernel's queues.
     Asked,
-    /// hyper was told, and closes after the answer.
+    /// hyper was told, and closes after the current response.
     Closing,
-    /// hyper was told, and closes at once.
+    /// hyper was told, and closes immediately.
     ClosedIdle,
 }
 
 enum DrainStep {
     Wait,
-    /// Poll hyper, so that the transport answers.
+    /// Poll hyper, so that the transport reports the queues.
     Ask,
-    /// Tell hyper to shut down, and poll it.
+    /// Tell hyper to shut down, then poll it.
     Close,
 }
 
 impl Drain {
-    /// To be called after a poll of hyper.
+    /// Advances the state. Must be called after a poll of hyper.
     fn step(&mut self, info: &ConnectionInfo, progress: &Progress) -> DrainStep {
         if matches!(self, Self::Closing | Self::ClosedIdle) {
             return DrainStep::Wait;
@@ -228,10 +238,10 @@ impl Drain {
             *self = Self::Closing;
             return DrainStep::Close;
         }
-        // Its first bytes are there, but not its first request: it had a TLS handshake to do before.
+        // The client has begun to speak, but the TLS handshake came first, so its first request is still to come.
         progress.expect_first_head();
         if !progress.is_idle() {
-            // The head is timed. Its answer will be the last.
+            // The head has a timeout. Its response will be the last one.
             info.set_linger();
             return DrainStep::Wait;
         }
@@ -242,7 +252,7 @@ impl Drain {
         }
         let queues = progress.take_answer();
         if queues.is_some_and(|queues| queues.unread_bytes > 0) {
-            // The runtime will wake the task for it.
+            // The runtime will wake this task for the data.
             return DrainStep::Wait;
         }
         *self = Self::ClosedIdle;

@@ -1,7 +1,7 @@
-//! HTTP/2 on one connection: hyper between a stream and a [`Handle`], with bounds for what one client may ask of it.
+//! Serves HTTP/2 on one connection: runs hyper between a stream and a [`Handle`], and limits what one client can demand.
 //!
-//! What answers a stream is polled by the connection's own task: nothing outlives the connection, and one
-//! connection is never more than one thread's work.
+//! The connection's own task polls the requests: none outlives the connection, and one connection never occupies more
+//! than one thread.
 
 mod answer;
 mod flow;
@@ -26,7 +26,7 @@ use self::{
     answer::Answer,
     flow::Line,
     handback::Handback,
-    streams::Streams,
+    streams::{Requests, StreamExecutor, Streams},
     table::{Allowance, Verdict},
 };
 use super::{
@@ -51,45 +51,44 @@ use crate::{
     time::Clock,
 };
 
-/// Requests at a time on one connection. RFC 9113 §5.1.2 recommends no fewer than 100.
+/// Concurrent requests on one connection. RFC 9113 §5.1.2 recommends at least 100.
 const STREAMS_MAX: u64 = 100;
-/// Where a client has very many connections, or all together are very many, each is told fewer: what they hold in sum is
-/// bounded ([`Resource::RequestBytes`]), and a request that a client holds back costs less than one that is refused. As
-/// many as a browser begins at once for one page.
+/// Lower limit of the number that a connection is offered. If one client or all clients have very many connections, each
+/// is offered fewer requests, because their total memory is limited ([`Resource::RequestBytes`]), and a request that the
+/// client delays costs less than one that is refused. 16 is about what a browser starts at once for one page.
 const STREAMS_MIN: u64 = 16;
-/// A request that is handled, beside its handler's future: an ordinary head, hyper's and h2's state.
+/// Memory of a request in progress besides its handler's future: an ordinary head and the state of hyper and h2.
 const USUAL_BYTES: u64 = 4 * 1024;
-/// Of these, hyper's and h2's state.
+/// The part of it for the state of hyper and h2.
 const STATE_BYTES: u64 = 3 * 1024;
-/// What a request holds from its answer's head to the last byte of its body that is sent, beside bytes of files.
+/// Memory of a request from the head of its response to the last byte sent, without the bytes of files.
 const ANSWER_BYTES: u64 = 3 * 1024;
-/// Size of one request's fields, as RFC 9113 §6.5.2 counts them. A connection may have a hundred of them decoded at
-/// once.
+/// Size of one request's header fields, counted as in RFC 9113 §6.5.2. A connection may have a hundred decoded requests.
 const HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
-/// Bytes that a client may send before they are read, of one stream and of all.
+/// Bytes that a client may send before they are read, for each stream and in total.
 const WINDOWS: Windows = Windows {
     stream_bytes: 256 * 1024,
     connection_bytes: 1024 * 1024,
 };
-/// The same where very many connections are open: the least that RFC 9113 §6.9.2 allows for a connection.
+/// The windows if very many connections are open: the smallest that RFC 9113 §6.9.2 allows for a connection.
 const LEAST_WINDOWS: Windows = Windows {
     stream_bytes: 65_535,
     connection_bytes: 65_535,
 };
-/// The smallest value that RFC 9113 §6.5.2 allows, and the one that clients use whatever is offered. h2 gathers up to
-/// six frames of an unfinished header block for each connection.
+/// The smallest value that RFC 9113 §6.5.2 allows, and the one that clients use anyway. h2 buffers up to six frames of an
+/// unfinished header block per connection.
 const FRAME_BYTES_MAX: u32 = 16 * 1024;
-/// Bytes of one answer that wait for the client's window.
+/// Bytes of one response that may wait for the client's window.
 const SEND_BUFFER_BYTES_MAX: usize = 32 * 1024;
-/// Streams that the client has reset and nobody has looked at yet.
+/// Streams that the client has reset and that hyper has not accepted yet.
 const PENDING_RESETS_MAX: usize = 20;
-/// Requests in one second that the client takes back before their answer: more is an attack (CVE-2023-44487).
+/// Requests that a client may cancel within a second before they are answered. More is an attack (CVE-2023-44487).
 const RESETS_PER_SECOND_MAX: u32 = 100;
 
-/// Serves until either side ends the connection.
+/// Serves requests until either side ends the connection.
 ///
 /// # Cancel safety
-/// Dropping the future closes the stream; requests in it are dropped too.
+/// Dropping the future closes the stream and drops the requests in progress.
 pub(super) async fn serve<S: Stream, H: Handle>(
     stream: S,
     handler: Arc<H>,
@@ -122,6 +121,7 @@ pub(super) async fn serve<S: Stream, H: Handle>(
     }
 }
 
+/// Runs hyper until the connection ends, with `Err` if the server ends it.
 async fn speak<S: Stream, H: Handle>(
     stream: Handback<S>,
     handler: Arc<H>,
@@ -138,43 +138,10 @@ async fn speak<S: Stream, H: Handle>(
     let mut allowance = Allowance::new(client.clone(), stream.table_bytes());
     let mut streams = Streams::new(clock.clone(), config.write_stall_timeout);
     let requests = streams.requests();
-    let service = service_fn(|mut request: Request<Incoming>| {
-        let (handler, info) = (handler.clone(), info.clone());
-        let (request_under_way, flow) = requests.begin();
-        let bytes = future_bytes::<H>() + USUAL_BYTES.max(STATE_BYTES + head::bytes(&request));
-        let Some(mut permit) = info.client.take(Resource::RequestBytes, bytes) else {
-            // Nothing was done, so the client may send it again at once (RFC 9113 §8.7).
-            request_under_way.answered();
-            return Box::pin(ready(Err(h2::Error::from(Reason::REFUSED_STREAM)))) as Answering<H>;
-        };
-        head::detach(&mut request);
-        // On the heap by itself: hyper keeps the place of this future, the handler's in it, until the client has taken
-        // the last byte of the answer. The box is freed when there is an answer.
-        Box::pin(async move {
-            let unanswered = info.unanswered.begin();
-            let mut response = handler.handle(&info, request).await;
-            drop(unanswered);
-            request_under_way.answered();
-            response.body_mut().copy_out(&info.client);
-            permit.shrink(ANSWER_BYTES);
-            Ok(response.map(|body| Answer::new(body, flow, permit)))
-        })
-    });
-    // No pings: an acknowledgement would have to wait until a slow client has read all that was sent before it, so a
-    // time-out for it cuts the slow and not the dead. Whoever is gone is found by its answers, by the time-outs of
-    // bodies, or by being idle.
-    let mut connection = http2::Builder::new(streams.executor())
-        .max_concurrent_streams(streams_max::<H>(client))
-        .max_header_list_size(HEADER_LIST_BYTES_MAX)
-        .initial_stream_window_size(windows.stream_bytes)
-        .initial_connection_window_size(windows.connection_bytes)
-        .max_frame_size(FRAME_BYTES_MAX)
-        .max_send_buf_size(SEND_BUFFER_BYTES_MAX)
-        .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
-        .serve_connection(
-            Transport::new(stream, info.progress.clone(), info.loans.clone()),
-            service,
-        );
+    let service = service_fn(|request| answer(&handler, info, &requests, request));
+    let transport = Transport::new(stream, info.progress.clone(), info.loans.clone());
+    let mut connection = builder(streams.executor(), streams_max::<H>(client), windows)
+        .serve_connection(transport, service);
 
     let mut triggered = pin!(shutdown.triggered());
     let mut is_waiting = false;
@@ -183,7 +150,7 @@ async fn speak<S: Stream, H: Handle>(
     poll_fn(|cx| {
         loop {
             let now = clock.monotonic();
-            // Polled once, to leave this task's waker; from then on the flag is enough.
+            // Polled once to register this task's waker; afterwards the flag is enough.
             let is_told = !is_waiting && triggered.as_mut().poll(cx).is_ready();
             is_waiting = true;
             if !life.is_closing() && (is_told || shutdown.is_triggered() || life.is_done) {
@@ -210,17 +177,10 @@ async fn speak<S: Stream, H: Handle>(
                 open.store(streams.len(), Ordering::Relaxed);
             }
             life.set_idle(now, streams.len() == 0);
-            if std::mem::take(&mut life.is_asked) {
-                let queues = progress.take_answer();
-                if let Some(why) = life.look(now, progress, queues) {
-                    return Poll::Ready(Err(why));
-                }
-                let (resets, is_hopeless) = streams.look(life.line(now, progress, queues));
-                counts.streams_stalled.add(resets);
-                life.is_done |= is_hopeless;
-                if resets > 0 || life.is_done && !life.is_closing() {
-                    continue;
-                }
+            match life.check(now, progress, &mut streams, counts) {
+                Next::Wait => {}
+                Next::PollHyper => continue,
+                Next::Cut(why) => return Poll::Ready(Err(why)),
             }
             if watchdog
                 .poll_passed(cx, Some(life.deadline(progress)))
@@ -235,19 +195,70 @@ async fn speak<S: Stream, H: Handle>(
     .await
 }
 
-/// An answer on its way; an error resets its stream.
+/// Starts to answer one request.
+fn answer<H: Handle>(
+    handler: &Arc<H>,
+    info: &Arc<ConnectionInfo>,
+    requests: &Requests,
+    mut request: Request<Incoming>,
+) -> Answering<H> {
+    let (handler, info) = (handler.clone(), info.clone());
+    let (unanswered_request, flow) = requests.begin();
+    let bytes = future_bytes::<H>() + USUAL_BYTES.max(STATE_BYTES + head::bytes(&request));
+    let Some(mut permit) = info.client.take(Resource::RequestBytes, bytes) else {
+        // The request was not processed, so the client may retry it immediately (RFC 9113 §8.7).
+        unanswered_request.answered();
+        return Box::pin(ready(Err(h2::Error::from(Reason::REFUSED_STREAM))));
+    };
+    head::detach(&mut request);
+    // Boxed: hyper keeps this future's memory, including the handler's, until the client has received the last byte of
+    // the response. The box is freed at the head of the response.
+    Box::pin(async move {
+        let unanswered = info.unanswered.begin();
+        let mut response = handler.handle(&info, request).await;
+        drop(unanswered);
+        unanswered_request.answered();
+        response.body_mut().copy_out(&info.client);
+        permit.shrink(ANSWER_BYTES);
+        Ok(response.map(|body| Answer::new(body, flow, permit)))
+    })
+}
+
+/// hyper's settings.
+///
+/// There are no keep-alive pings: a slow client acknowledges a ping only after it has read everything that was sent
+/// before, so a timeout would cut slow clients and not dead ones. Dead clients are found by their unacknowledged
+/// responses, by the timeouts of request bodies, or by the idle timeout.
+fn builder(
+    executor: StreamExecutor,
+    streams_max: u32,
+    windows: Windows,
+) -> http2::Builder<StreamExecutor> {
+    let mut builder = http2::Builder::new(executor);
+    builder
+        .max_concurrent_streams(streams_max)
+        .max_header_list_size(HEADER_LIST_BYTES_MAX)
+        .initial_stream_window_size(windows.stream_bytes)
+        .initial_connection_window_size(windows.connection_bytes)
+        .max_frame_size(FRAME_BYTES_MAX)
+        .max_send_buf_size(SEND_BUFFER_BYTES_MAX)
+        .max_pending_accept_reset_streams(PENDING_RESETS_MAX);
+    builder
+}
+
+/// The response of a request in progress; an error resets its stream.
 type Answering<H> =
     Pin<Box<dyn Future<Output = Result<Response<Answer<<H as Handle>::Body>>, h2::Error>> + Send>>;
 
-/// How many requests a connection that has just opened may have at a time: its even share of what its client and all
-/// clients may hold.
+/// The number of concurrent requests that a new connection is offered: an equal share of the memory that its client and
+/// all clients may use.
 fn streams_max<H: Handle>(client: &Client) -> u32 {
     let bytes = client.share(Resource::RequestBytes, Resource::Http2Connections);
     let streams = bytes / (future_bytes::<H>() + USUAL_BYTES);
     streams.clamp(STREAMS_MIN, STREAMS_MAX) as u32
 }
 
-/// The size of a handler's future.
+/// The size of the handler's future.
 fn future_bytes<H: Handle>() -> u64 {
     fn size_of_output<'a, H: 'a, F>(
         _: impl Fn(&'a H, &'a Arc<ConnectionInfo>, Request<Incoming>) -> F,
@@ -257,7 +268,7 @@ fn future_bytes<H: Handle>() -> u64 {
     size_of_output(H::handle)
 }
 
-/// How much a client may send ahead.
+/// Flow-control windows.
 #[derive(Debug, Clone, Copy)]
 struct Windows {
     stream_bytes: u32,
@@ -265,7 +276,7 @@ struct Windows {
 }
 
 impl Windows {
-    /// The usual ones, and the permit for them, as long as the sum of all allows it.
+    /// The usual windows and the permit for them, or the smallest ones if the total of all connections is used up.
     fn of(client: &Arc<Client>) -> (Self, Option<Permit>) {
         let more = WINDOWS.connection_bytes - LEAST_WINDOWS.connection_bytes;
         match client.take(Resource::WindowBytes, more.into()) {
@@ -275,19 +286,25 @@ impl Windows {
     }
 }
 
-/// What a connection's next deadline is, and what to do then. At each of them the kernel is asked first what the client
-/// has acknowledged.
+/// What to do after a check.
+enum Next {
+    Wait,
+    PollHyper,
+    Cut(Cut),
+}
+
+/// The timeouts of a connection. At each deadline the kernel is asked first what the client has acknowledged.
 struct Life<'a> {
     config: &'a Config,
-    /// No request is under way since then.
+    /// Since when no request is in progress.
     idle_since: Option<Instant>,
-    /// The client was told that no further request is taken.
+    /// When the client was told to send no further request.
     closing_since: Option<Instant>,
-    /// It is to be told.
+    /// The client must be told to send no further request.
     is_done: bool,
-    /// No request is under way, but the client has not acknowledged the answers.
+    /// No request is in progress, but the client has not acknowledged all responses.
     is_lagging: bool,
-    /// The transport is to say what the kernel holds.
+    /// The transport was asked for the state of the kernel's queues.
     is_asked: bool,
     looked_at: Instant,
     stall: Stall,
@@ -322,17 +339,17 @@ impl<'a> Life<'a> {
         }
     }
 
-    /// When the connection has been idle for so long that it must end.
+    /// When the connection will have been idle for too long.
     fn end(&self) -> Option<Instant> {
         let idle = self.idle_since.filter(|_| !self.is_lagging)?;
         Some(match self.closing_since {
-            // The client has to take note of the end, and then to close.
+            // The client must first notice the end, then close.
             Some(closing) => idle.max(closing) + self.config.header_timeout,
             None => idle + self.config.idle_timeout,
         })
     }
 
-    /// The next moment to look.
+    /// When to check next.
     fn deadline(&self, progress: &Progress) -> Instant {
         let look = self.looked_at + self.stall.looks_every();
         match self.end() {
@@ -342,7 +359,31 @@ impl<'a> Life<'a> {
         }
     }
 
-    /// Looks at the connection as a whole.
+    /// If the kernel was asked, checks the connection and its streams, and resets streams that have stalled.
+    fn check(
+        &mut self,
+        now: Instant,
+        progress: &Progress,
+        streams: &mut Streams,
+        counts: &Connections,
+    ) -> Next {
+        if !std::mem::take(&mut self.is_asked) {
+            return Next::Wait;
+        }
+        let queues = progress.take_answer();
+        if let Some(why) = self.look(now, progress, queues) {
+            return Next::Cut(why);
+        }
+        let looked = streams.look(self.line(now, progress, queues));
+        counts.streams_stalled.add(looked.resets);
+        self.is_done |= looked.has_stalled_for_good;
+        match looked.resets > 0 || self.is_done && !self.is_closing() {
+            true => Next::PollHyper,
+            false => Next::Wait,
+        }
+    }
+
+    /// Checks the connection as a whole.
     fn look(&mut self, now: Instant, progress: &Progress, queues: Option<Queues>) -> Option<Cut> {
         self.looked_at = now;
         let unacked_bytes = queues.map_or(0, |queues| queues.unacked_bytes);
@@ -350,7 +391,7 @@ impl<'a> Life<'a> {
         if !owes {
             self.stall.rest(now);
         } else {
-            // Where the kernel does not say, a blocked write is cut after the time-out.
+            // If the kernel does not answer, a blocked write is cut after the timeout.
             let (acked_bytes, is_in_flight) = queues.map_or((0, true), |queues| {
                 (queues.acked_bytes, queues.is_in_flight)
             });

@@ -1,8 +1,8 @@
-//! The end of a connection whose client may still send, or may still have to take its answer.
+//! Closes a connection whose client may still be sending, or has not acknowledged the whole response.
 //!
-//! Closing a socket that holds unread bytes, or that receives bytes later, makes the kernel send a reset, and with it
-//! the client loses what it has not read of the answer. So the write side is closed first, and the rest of the
-//! request is read and discarded until the client closes too.
+//! If a socket is closed while it holds unread bytes, or receives bytes afterwards, the kernel sends a reset, and the
+//! client loses the part of the response that it has not read. So the write side is shut down first, and the rest of the
+//! request is read and discarded until the client closes its side.
 
 use std::{io, time::Duration};
 
@@ -17,14 +17,14 @@ use crate::{
     time::Clock,
 };
 
-/// What is read and thrown away at once.
+/// Bytes that are read and discarded at a time.
 const DISCARD_BYTES: usize = 16 * 1024;
-/// What the kernel delivers by itself after a close: a client's receive window has room for so much. Of more, a
-/// slow client may still have to take the larger part, and after a close the kernel gives up on a client whose window
-/// stays closed for some 200 s.
+/// Unacknowledged bytes that the kernel delivers reliably after a close, because they fit into the client's receive
+/// window. With more, a slow client may not have received most of them, and after a close the kernel gives up on a client
+/// whose window stays closed for about 200 s.
 const UNACKED_BYTES_MAX: u64 = 64 * 1024;
 
-/// Whether so much of the last answer is unacknowledged that closing the socket would endanger it.
+/// Whether closing the socket now could lose the end of the last response.
 pub(super) fn has_unacked(stream: &impl Stream) -> bool {
     stream.written_bytes() > UNACKED_BYTES_MAX
         && stream
@@ -32,11 +32,11 @@ pub(super) fn has_unacked(stream: &impl Stream) -> bool {
             .is_ok_and(|queues| queues.unacked_bytes > UNACKED_BYTES_MAX)
 }
 
-/// Closes the write side, then reads and discards until the client closes too, sends too much
-/// ([`Config::linger_bytes_max`]), or takes too long: [`Config::linger_timeout`] from the moment when it has
-/// acknowledged the whole answer. Returns `false` where it stalled before that: it was reset then.
+/// Shuts down the write side, then reads and discards until the client closes its side, has sent
+/// [`Config::linger_bytes_max`], or [`Config::linger_timeout`] has passed since it acknowledged the whole response.
+/// Returns `false` if the client stalled before that; then the connection is reset.
 pub(super) async fn linger<S: Stream>(mut stream: S, config: &Config) -> bool {
-    // Only the monotonic reading is used, which is the same for every Clock.
+    // Only the monotonic time is used, which is the same for all clocks.
     let clock = Clock::system();
     let begun = clock.monotonic();
     let mut stall = Stall::new(config.write_stall_timeout, begun);
@@ -49,11 +49,11 @@ pub(super) async fn linger<S: Stream>(mut stream: S, config: &Config) -> bool {
     };
     loop {
         let wait = step.min(until.saturating_duration_since(clock.monotonic()));
-        // Interrupting the work loses nothing: it is a shutdown or a read.
+        // Dropping the future loses nothing: it is in a shutdown or a read.
         let wait = wait.max(Duration::from_millis(1));
         match timeout(wait, state.work(&mut stream)).await {
             Ok(Ok(Rest::Unread)) | Ok(Err(_)) => return true,
-            // It sends nothing more, and may still read: an HTTP/1.0 client closes its write side early.
+            // The client sends nothing more but may still read: an HTTP/1.0 client shuts down its write side early.
             Ok(Ok(Rest::Ended)) if has_unacked(&stream) => tokio::time::sleep(wait).await,
             Ok(Ok(Rest::Ended)) => return true,
             Err(_) => {}
@@ -74,9 +74,9 @@ pub(super) async fn linger<S: Stream>(mut stream: S, config: &Config) -> bool {
     }
 }
 
-/// What is left to read.
+/// What the client may still send.
 enum Rest {
-    /// Nothing.
+    /// Nothing: it has closed its side.
     Ended,
     /// More than is read.
     Unread,

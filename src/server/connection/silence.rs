@@ -1,4 +1,4 @@
-//! The wait for the first bytes of a connection: from its beginning, and again after a PROXY header.
+//! Waits for the first bytes of a connection: after the connect, and again after a PROXY header.
 
 use std::{future::poll_fn, time::Instant};
 
@@ -8,14 +8,14 @@ use crate::{
     server::{deadlines::Watchdog, shutdown::Shutdown, socket::Socket},
 };
 
-/// The wait for a client that has not spoken.
+/// A connection whose client has sent nothing yet.
 ///
-/// A client that connects early, or never speaks, costs its socket and this small state: what hyper needs is made at
-/// the first byte, and boxed so that it is not part of the connection's future.
+/// A client that connects early or never sends costs its socket and this small state. hyper's state is created at the
+/// first byte and boxed, so that it is not part of the connection's future.
 pub(super) struct Silence {
     idle_deadline: Instant,
     pub(super) watchdog: Watchdog,
-    /// The first bytes, still to be read from the socket.
+    /// The first bytes. They are still to be read from the socket.
     pub(super) first: [u8; HTTP2_PREFACE.len()],
 }
 
@@ -28,7 +28,7 @@ impl Silence {
         }
     }
 
-    /// Waits for the first bytes, and returns how many there are in `first`; 0 where the connection is to be closed.
+    /// Waits for the first bytes and returns their number in `first`; 0 if the connection must be closed.
     pub(super) async fn end(
         &mut self,
         socket: &Socket,
@@ -44,12 +44,12 @@ impl Silence {
         loop {
             tokio::select! {
                 biased;
-                // Not `readable()`, which a new socket may answer without a byte being there: hyper was then built for
-                // every connection, and 10,000 that never spoke cost 192 MB.
+                // Not `readable()`, which may be ready on a new socket without data. hyper's state was then created for
+                // every connection, and 10,000 silent connections took 192 MB.
                 peeked = socket.peek(first) => return peeked.unwrap_or(0),
                 () = shutdown.draining(), if !is_draining => {
                     is_draining = true;
-                    // A request may be there of which the runtime has not told us yet. It is answered.
+                    // The kernel may hold a request that the runtime has not reported yet. It is answered.
                     if !socket.queues().is_ok_and(|queues| queues.unread_bytes > 0) {
                         entry.counts.cut(ConnectionCut::ExitIdle);
                         return 0;

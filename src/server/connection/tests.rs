@@ -50,7 +50,7 @@ async fn read_until(client: &mut Client, end: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_head_that_trickles_is_cut_after_the_header_time_out_and_not_the_idle_one() {
+async fn cuts_trickling_head_after_header_timeout() {
     let server = Server::with(|config| config.header_timeout = ms(200));
     for before in ["", "GET /a HTTP/1.1\r\nhost: x\r\n\r\n"] {
         let mut client = server.connect().await;
@@ -86,7 +86,7 @@ async fn a_head_that_trickles_is_cut_after_the_header_time_out_and_not_the_idle_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn idle_connections_are_closed_after_the_idle_time_out_whether_they_spoke_or_not() {
+async fn closes_idle_connections_after_idle_timeout() {
     let server = Server::with(|config| config.idle_timeout = ms(200));
     for requests in [0, 1, 3] {
         let mut client = server.connect().await;
@@ -102,7 +102,7 @@ async fn idle_connections_are_closed_after_the_idle_time_out_whether_they_spoke_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slow_body_and_a_slow_answer_are_not_taken_for_a_slow_head_or_idleness() {
+async fn keeps_slow_bodies_and_slow_answers() {
     let server =
         Server::with(|config| (config.header_timeout, config.idle_timeout) = (ms(100), ms(100)));
     let mut client = server.connect().await;
@@ -125,7 +125,7 @@ async fn a_slow_body_and_a_slow_answer_are_not_taken_for_a_slow_head_or_idleness
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_half_closes_after_the_request_gets_its_answer() {
+async fn answers_clients_that_half_close() {
     let server = Server::with(|_| {});
     for request in [
         "GET / HTTP/1.1\r\nhost: x\r\n\r\n",
@@ -141,7 +141,7 @@ async fn a_client_that_half_closes_after_the_request_gets_its_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_writes_all_before_it_reads_gets_an_early_answer_fifty_times_of_fifty() {
+async fn early_answer_reaches_client_that_writes_first() {
     let server = Server::with(|_| {});
     let body = vec![b'b'; 4 << 20];
     for round in 0..50 {
@@ -167,7 +167,7 @@ async fn a_client_that_writes_all_before_it_reads_gets_an_early_answer_fifty_tim
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn lingering_ends_with_its_time_or_its_bytes() {
+async fn lingering_is_limited_in_time_and_bytes() {
     for (time, bytes_max) in [(ms(200), u64::MAX), (PATIENCE, 1 << 16)] {
         let server = Server::with(|config| {
             (config.linger_timeout, config.linger_bytes_max) = (time, bytes_max)
@@ -188,7 +188,7 @@ async fn lingering_ends_with_its_time_or_its_bytes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_refusal_of_a_malformed_head_is_not_lost_to_a_reset() {
+async fn refusal_of_malformed_head_arrives() {
     let server = Server::with(|config| config.read_buffer_bytes_max = 8192);
     let too_long = format!("GET / HTTP/1.1\r\nhost: {}", "x".repeat(4 << 20));
     for (head, status) in [("nonsense\r\n\r\n".repeat(300_000), 400), (too_long, 431)] {
@@ -205,7 +205,7 @@ async fn the_refusal_of_a_malformed_head_is_not_lost_to_a_reset() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_peer_that_takes_nothing_is_cut_and_one_that_reads_slowly_is_not() {
+async fn cuts_stalled_peers_and_keeps_slow_ones() {
     let server = Server::with(|config| config.write_stall_timeout = ms(300));
     let request = b"GET /huge HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
     let mut stalled = server.connect().await;
@@ -239,7 +239,7 @@ async fn a_peer_that_takes_nothing_is_cut_and_one_that_reads_slowly_is_not() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_shutdown_finishes_running_transfers_and_closes_idle_connections_at_once() {
+async fn shutdown_finishes_transfers_and_closes_idle() {
     let mut server = Server::with(|_| {});
     let (mut silent, mut idle, mut busy) = (
         server.connect().await,
@@ -325,7 +325,7 @@ impl Unpolled {
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
 
 #[tokio::test]
-async fn drain_answers_a_first_request_that_is_there() {
+async fn drain_answers_received_first_request() {
     for (before, after) in [(REQUEST.len(), 0), (1, REQUEST.len() - 1)] {
         let mut connection = Unpolled::open().await;
         connection.run_for_now().await;
@@ -348,7 +348,7 @@ async fn drain_answers_a_first_request_that_is_there() {
 }
 
 #[tokio::test]
-async fn drain_answers_a_further_request_that_is_there() {
+async fn drain_answers_received_later_request() {
     for (before, after) in [(REQUEST.len(), 0), (5, REQUEST.len() - 5)] {
         let mut connection = Unpolled::open().await;
         connection.send(REQUEST);
@@ -370,7 +370,7 @@ async fn drain_answers_a_further_request_that_is_there() {
 }
 
 #[tokio::test]
-async fn drain_closes_idle_connections_and_counts_them() {
+async fn drain_closes_and_counts_idle_connections() {
     for requests in [0, 1] {
         let mut connection = Unpolled::open().await;
         for _ in 0..requests {
@@ -386,7 +386,7 @@ async fn drain_closes_idle_connections_and_counts_them() {
 }
 
 #[tokio::test]
-async fn exit_counts_what_it_drops() {
+async fn exit_counts_dropped_work() {
     for (request, cut) in [
         (
             &b"GET /gate HTTP/1.1\r\nhost: x\r\n\r\n"[..],
@@ -410,7 +410,7 @@ async fn exit_counts_what_it_drops() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_outlives_the_grace_is_dropped_and_a_second_wish_ends_the_grace() {
+async fn drops_work_after_grace_or_abort() {
     for (grace, abort) in [(ms(100), false), (PATIENCE * 9, true)] {
         let server = Server::start(listener::Config {
             shutdown_grace: grace,
@@ -433,7 +433,7 @@ async fn what_outlives_the_grace_is_dropped_and_a_second_wish_ends_the_grace() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_above_the_maximum_wait_for_a_place() {
+async fn connections_above_maximum_wait() {
     let server = Server::start(listener::Config {
         connections_max: 1,
         ..Default::default()
@@ -463,7 +463,7 @@ async fn connections_above_the_maximum_wait_for_a_place() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pipelined_requests_are_answered_in_order_and_a_panic_ends_one_connection_alone() {
+async fn pipelines_in_order_and_isolates_panics() {
     let server = Server::with(|_| {});
     let mut other = server.connect().await;
     let mut client = server.connect().await;
@@ -488,7 +488,7 @@ async fn pipelined_requests_are_answered_in_order_and_a_panic_ends_one_connectio
 }
 
 #[tokio::test]
-async fn a_connection_that_never_spoke_is_a_small_future() {
+async fn silent_connection_is_a_small_future() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stream = Client::connect(address).await.unwrap();

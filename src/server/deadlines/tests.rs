@@ -44,7 +44,7 @@ async fn heads_are_timed_from_their_first_byte() {
 }
 
 #[tokio::test]
-async fn blocked_writes_are_looked_at_until_they_end() {
+async fn checks_blocked_writes_until_they_end() {
     let progress = progress();
     let guard = guard(&progress);
     progress.wrote(&Poll::Ready(()));

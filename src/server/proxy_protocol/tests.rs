@@ -37,7 +37,7 @@ fn assert_header(bytes: &[u8], source: Option<&str>) {
 }
 
 #[test]
-fn every_kind_of_header_is_read() {
+fn reads_every_kind_of_header() {
     for (line, source) in [
         (
             "PROXY TCP4 192.0.2.1 10.0.0.1 12345 80\r\n",
@@ -75,7 +75,7 @@ fn every_kind_of_header_is_read() {
 }
 
 #[test]
-fn a_line_that_is_wrong_in_any_field_is_refused() {
+fn refuses_malformed_lines() {
     for bad in [
         "GET / HTTP/1.1\r\n",
         "PROXY\r\n",
@@ -126,7 +126,7 @@ fn a_line_that_is_wrong_in_any_field_is_refused() {
 }
 
 #[test]
-fn a_binary_header_that_is_wrong_in_any_field_is_refused() {
+fn refuses_malformed_binary_headers() {
     for at in 0..SIGNATURE.len() {
         let mut bytes = binary(0x21, 0x11, 12, &IPV4);
         bytes[at] ^= 1;
@@ -154,7 +154,7 @@ fn a_binary_header_that_is_wrong_in_any_field_is_refused() {
 
 proptest! {
     #[test]
-    fn whatever_comes_there_is_no_panic_and_no_header_longer_than_its_bytes(
+    fn any_input_is_parsed_safely(
         beginning in prop_oneof![
             Just(Vec::new()),
             Just(b"PROXY TCP4 ".to_vec()),

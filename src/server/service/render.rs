@@ -1,4 +1,4 @@
-//! An answer as it leaves: a failure rendered in its dialect and logged, and the headers that every answer has.
+//! Finishes a response: renders and logs an error, and adds the headers that every response has.
 
 use hyper::{
     Method, Response, StatusCode,
@@ -75,7 +75,7 @@ impl Service {
     }
 }
 
-/// A failure is logged once, here.
+/// Logs an error. The only place that does so.
 fn log_failure(call: &Call<'_>, error: &Error, status: StatusCode) {
     let status = status.as_u16();
     let (method, path, client) = (call.method, call.target, call.client);
@@ -87,7 +87,7 @@ fn log_failure(call: &Call<'_>, error: &Error, status: StatusCode) {
         Kind::RateLimited(_) => {
             tracing::debug!(request, %method, %path, %client, status, %error, "refused")
         }
-        // Its text repeats the path as it was sent, whatever is in it.
+        // The error's text repeats the path as it was sent, so only its kind is logged.
         kind @ Kind::TenantNotFound => {
             tracing::info!(request, %method, %path, %client, status, error = ?kind, "refused")
         }

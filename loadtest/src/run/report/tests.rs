@@ -185,7 +185,7 @@ fn warns_of_doubtful_figures() {
 }
 
 #[test]
-fn table_has_rows_per_kind_and_total() {
+fn table_has_rows_per_kind() {
     let text = table::render(&report(|_, _| {}));
     for part in [
         "p99.99",

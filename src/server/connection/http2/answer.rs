@@ -1,8 +1,8 @@
-//! The body of an HTTP/2 answer, followed until its last byte has left.
+//! The body of an HTTP/2 response, which counts its bytes until the last one was sent.
 //!
-//! hyper tells nobody how far an answer is, and has done with it when it has given h2 the last chunk, which h2 may keep
-//! for as long as the client's window is closed. But h2 sends the chunks of a body as they are, through
-//! [`bytes::Buf`]: a chunk of a type of ours sees each of its bytes leave, and holds its request's permit until then.
+//! hyper does not report the progress of a response, and is done with it when it has passed the last chunk to h2, which
+//! may keep it for as long as the client's window is closed. But h2 reads the chunks of a body through [`bytes::Buf`], so
+//! a chunk of our own type sees each of its bytes leave, and holds the request's permit until then.
 
 use std::{
     pin::Pin,
@@ -16,14 +16,14 @@ use hyper::body::{Body, Frame, SizeHint};
 use super::flow::Flow;
 use crate::limit::clients::Permit;
 
-/// A body that counts its bytes in a [`Flow`], and its request's permit.
+/// A body that counts its bytes in a [`Flow`] and holds its request's permit.
 pub(super) struct Answer<B> {
     body: B,
     flow: Arc<Flow>,
     permit: Arc<Permit>,
 }
 
-/// Bytes on their way out.
+/// Bytes that h2 has not sent yet.
 pub(super) struct Chunk {
     bytes: Bytes,
     flow: Arc<Flow>,

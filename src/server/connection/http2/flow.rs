@@ -1,4 +1,4 @@
-//! How much of one HTTP/2 answer has left this process, and whether its client takes the rest. `answer.rs` counts.
+//! Counts the bytes of one HTTP/2 response that were sent, and detects a stalled stream. `answer.rs` does the counting.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -7,16 +7,16 @@ use std::{
 
 use crate::server::stall::Stall;
 
-/// The most of one stream that is sent before another one has its turn: a copied chunk of a body
-/// (`delivery/body.rs`), its frame's head and TLS around it.
+/// Upper limit of the bytes that h2 sends of one stream before the next stream's turn: a copied chunk of a body
+/// (`delivery/body.rs`), the frame's head and the TLS record.
 const TURN_BYTES: u64 = 34 * 1024;
 
-/// Bytes of one answer. Used by one task only.
+/// Bytes of one response. Used by a single task.
 #[derive(Debug, Default)]
 pub(super) struct Flow {
-    /// Given to hyper.
+    /// Bytes passed to hyper.
     given_bytes: AtomicU64,
-    /// Of these, sent, or given up with the stream.
+    /// The part of them that was sent, or dropped with the stream.
     taken_bytes: AtomicU64,
 }
 
@@ -33,38 +33,38 @@ impl Flow {
         self.taken_bytes.load(Ordering::Relaxed)
     }
 
-    /// Whether hyper has bytes that it could not send so far.
+    /// Whether hyper has bytes that it could not send yet.
     pub(super) fn is_waiting(&self) -> bool {
         self.given_bytes.load(Ordering::Relaxed) > self.taken_bytes()
     }
 }
 
-/// What the connection's bytes say about its streams.
+/// State of the connection that its streams are judged by.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Line {
     pub(super) now: Instant,
-    /// Written to the socket so far, and of that acknowledged.
+    /// Bytes written to the socket so far, and the acknowledged part of them.
     pub(super) written_bytes: u64,
     pub(super) acked_bytes: u64,
-    /// The socket takes no more at the moment.
+    /// The socket currently accepts no data.
     pub(super) is_blocked: bool,
-    /// Streams that have something to send.
+    /// Streams that have data to send.
     pub(super) waiting_streams: usize,
 }
 
-/// Decides whether one stream has stalled.
+/// Detects whether one stream has stalled.
 ///
-/// A stream waits for one of two things. It may wait for its turn, because the connection as a whole is slow: then
-/// its client is to be judged by what it acknowledges of the connection. Or its own window is closed, because the
-/// client does not take this answer: then the other answers on the connection must not keep it alive. hyper does
-/// not say which, but its turns are fair: once the connection has written as much as all waiting streams may send in
-/// one turn each, and nothing of this one, it is its own window that is closed.
+/// A stream waits for one of two reasons. It may wait for its turn, because the connection as a whole is slow; then the
+/// acknowledgements of the connection decide. Or its own window is closed, because the client does not read this
+/// response; then the other responses on the connection must not keep it alive. hyper does not tell the reason, but its
+/// turns are fair: if the connection has written as much as all waiting streams may send in one turn each, and nothing of
+/// this stream, then the stream's window is closed.
 #[derive(Debug, Clone)]
 pub(super) struct StreamStall {
     stall: Stall,
     taken_bytes: u64,
-    /// What the connection had written when this stream was last seen to move, and the most streams that have waited
-    /// since then.
+    /// Bytes that the connection had written at the last progress of this stream, and the largest number of streams that
+    /// have waited since then.
     written_bytes: u64,
     waiting_streams: usize,
 }
@@ -79,14 +79,14 @@ impl StreamStall {
         }
     }
 
-    /// Looks at a stream; returns whether its client has stalled.
+    /// Checks a stream. Returns whether its client has stalled.
     pub(super) fn look(&mut self, flow: &Flow, line: Line) -> bool {
         let taken_bytes = flow.taken_bytes();
         if taken_bytes != self.taken_bytes || !flow.is_waiting() {
             (self.taken_bytes, self.written_bytes) = (taken_bytes, line.written_bytes);
             self.waiting_streams = 0;
         }
-        // Those that have ended since then have had their turns too.
+        // Streams that have ended since then had their turns too.
         self.waiting_streams = self.waiting_streams.max(line.waiting_streams);
         let turn_bytes = (self.waiting_streams as u64 + 1) * TURN_BYTES;
         let is_its_turn_over = line.written_bytes - self.written_bytes >= turn_bytes;

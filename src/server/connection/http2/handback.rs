@@ -1,4 +1,4 @@
-//! A stream that survives hyper's HTTP/2 connection, which does not give it back. Frames are followed on their way in.
+//! Gets a stream back from hyper's HTTP/2 connection, which has no method for that, and observes the frames that are read.
 
 use std::{
     io::{self, IoSlice},
@@ -16,7 +16,7 @@ use crate::{
     server::{socket::Queues, transport::Stream},
 };
 
-/// Where a [`Handback`] leaves its stream when it is dropped.
+/// Receives the stream of a dropped [`Handback`].
 pub(super) struct Slot<S>(Arc<Mutex<Option<S>>>);
 
 impl<S> Slot<S> {
@@ -26,9 +26,9 @@ impl<S> Slot<S> {
     }
 }
 
-/// The stream, lent to hyper.
+/// A stream that is lent to hyper.
 pub(super) struct Handback<S> {
-    /// `None` only while it is dropped.
+    /// `None` only during the drop.
     stream: Option<S>,
     slot: Arc<Mutex<Option<S>>>,
     table_bytes: TableBytes,
@@ -48,7 +48,7 @@ impl<S> Handback<S> {
         (handback, Slot(slot))
     }
 
-    /// What the connection's table of fields may keep.
+    /// Bytes that the connection's header table may keep.
     pub(super) fn table_bytes(&self) -> TableBytes {
         self.table_bytes.clone()
     }

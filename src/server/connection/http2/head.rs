@@ -1,11 +1,11 @@
-//! Computes the memory of a request's head, and keeps a head from holding more than that.
+//! Computes the memory of a request's head, and detaches the head from larger buffers.
 
 use hyper::{
     Request, Uri,
     http::uri::{Authority, PathAndQuery},
 };
 
-/// A field of a decoded head, beside its name and value.
+/// Memory of a decoded header field besides its name and value.
 const FIELD_BYTES: usize = 128;
 
 /// Memory of a request's head.
@@ -19,8 +19,8 @@ pub(super) fn bytes<B>(request: &Request<B>) -> u64 {
     (target + fields.sum::<usize>()) as u64
 }
 
-/// Copies the target of a request. h2 takes it out of the buffer that it was read in, so it would keep all of that, up to a
-/// frame of 16 KiB, for as long as the request is handled. Other fields are copies already.
+/// Copies the target of a request. h2 slices it out of the buffer that it was read into, so it would keep the whole buffer,
+/// up to a frame of 16 KiB, while the request is handled. Other fields are copies already.
 pub(super) fn detach<B>(request: &mut Request<B>) {
     if let Some(copy) = copy_of(request.uri()) {
         *request.uri_mut() = copy;

@@ -1,4 +1,4 @@
-//! The requests of one HTTP/2 connection: what hyper would have spawned, polled by the connection's own task.
+//! Runs the requests of one HTTP/2 connection: the futures that hyper would spawn are polled by the connection's task.
 
 use std::{
     future::Future,
@@ -18,20 +18,29 @@ use super::{
 };
 use crate::time::Clock;
 
-/// Ended requests that are kept until the next look. Above the number of streams that a client may have open: only
-/// that many can really wait.
+/// Ended requests that are kept until the next check. Above the number of streams that a client may have open, since only
+/// so many can have unsent data.
 const ENDED_MAX: usize = 2 * STREAMS_MAX as usize;
 
 /// All requests of a connection.
 pub(super) struct Streams {
     running: FuturesUnordered<StreamTask>,
-    /// Answers that hyper has given away as a whole, while their last bytes still wait for the client's windows.
-    /// At most as many as the client may have streams open.
+    /// Responses that hyper has passed to h2 completely, while their last bytes wait for the client's windows. At most as
+    /// many as the client may have streams open.
     leaving: Vec<(Arc<Flow>, StreamStall)>,
     shared: Arc<Shared>,
 }
 
-/// What the connection's parts tell each other. All of them run in one task: the locks are never waited for.
+/// Result of a check of all streams.
+pub(super) struct Looked {
+    /// Streams that were reset.
+    pub(super) resets: u64,
+    /// Some stalled streams cannot be reset, because hyper has passed their response to h2 completely. The connection must
+    /// end.
+    pub(super) has_stalled_for_good: bool,
+}
+
+/// State shared by the parts of a connection. They run in one task, so the lock is never contended.
 struct Shared {
     clock: Clock,
     stall_timeout: Duration,
@@ -40,20 +49,20 @@ struct Shared {
 
 #[derive(Default)]
 struct Inner {
-    /// Handed over by hyper and not polled yet.
+    /// Futures from hyper that were not polled yet.
     new: Vec<StreamTask>,
-    /// Of the request that hyper has just begun and hands over next.
+    /// The flow of the request whose future hyper will pass to the executor next.
     begun: Option<Arc<Flow>>,
-    /// Of requests that have just ended while bytes of their answers wait.
+    /// Requests that have ended while bytes of their responses wait.
     ended: Vec<(Arc<Flow>, StreamStall)>,
-    /// Requests taken back before their answer, and since when they are counted.
+    /// Requests that were cancelled before their response, and since when they are counted.
     resets: u32,
     resets_since: Option<Instant>,
 }
 
-/// One request, or what else hyper hands over.
+/// One request, or another future of hyper.
 struct StreamTask {
-    /// None once it was given up.
+    /// `None` once the stream was given up.
     work: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     flow: Arc<Flow>,
     stall: StreamStall,
@@ -74,23 +83,23 @@ impl Streams {
         }
     }
 
-    /// What hyper hands its futures to.
+    /// hyper's executor.
     pub(super) fn executor(&self) -> StreamExecutor {
-        // The futures hold it, and are held by what it points to.
+        // Weak, because the shared state owns futures that hold the executor.
         StreamExecutor(Arc::downgrade(&self.shared))
     }
 
-    /// Where requests announce themselves.
+    /// Registers new requests.
     pub(super) fn requests(&self) -> Requests {
         Requests(self.shared.clone())
     }
 
-    /// Requests that are not answered as far as hyper is concerned.
+    /// Requests that hyper has not finished.
     pub(super) fn len(&self) -> usize {
         self.running.len()
     }
 
-    /// Lets every request that can go on do so.
+    /// Polls all requests that can make progress.
     pub(super) fn poll_all(&mut self, cx: &mut Context<'_>) {
         loop {
             let new = std::mem::take(&mut self.shared.lock().new);
@@ -104,10 +113,8 @@ impl Streams {
         }
     }
 
-    /// Looks at all answers that wait for the client, and resets the streams of those that it does not take. Returns
-    /// how many, and whether there are some that cannot be reset, because hyper has given them away as a whole: then
-    /// the connection has to end.
-    pub(super) fn look(&mut self, mut line: Line) -> (u64, bool) {
+    /// Checks all responses that wait for the client, and resets the streams that have stalled.
+    pub(super) fn look(&mut self, mut line: Line) -> Looked {
         self.leaving.append(&mut self.shared.lock().ended);
         self.leaving.retain(|(flow, _)| flow.is_waiting());
         let running = Pin::new(&mut self.running);
@@ -124,12 +131,15 @@ impl Streams {
             }
         }
         let looks = self.leaving.iter_mut();
-        // All are looked at: no short cut.
+        // `any` would stop at the first one, but all must be checked.
         let hopeless = looks.filter_map(|(flow, stall)| stall.look(flow, line).then_some(()));
-        (resets, hopeless.count() > 0)
+        Looked {
+            resets,
+            has_stalled_for_good: hopeless.count() > 0,
+        }
     }
 
-    /// Requests that the client took back before their answer, in the second that runs.
+    /// Requests that the client cancelled before their response within the current second.
     pub(super) fn resets_in_a_second(&self) -> u32 {
         self.shared.lock().resets
     }
@@ -137,7 +147,7 @@ impl Streams {
 
 impl Drop for Streams {
     fn drop(&mut self) {
-        // Outside the lock: what is dropped may look for it.
+        // Dropped without the lock, because dropping a future may take it.
         let new = std::mem::take(&mut self.shared.lock().new);
         drop(new);
     }
@@ -150,8 +160,8 @@ impl Shared {
 }
 
 impl Inner {
-    /// Nearly every answer ends here while its last bytes wait for the next poll of hyper, so those that have left are
-    /// sorted out from time to time.
+    /// Nearly every response comes here while its last bytes wait for the next poll of hyper, so those that were sent
+    /// meanwhile are removed from time to time.
     fn keep(&mut self, ended: (Arc<Flow>, StreamStall)) {
         if self.ended.len() >= ENDED_MAX {
             self.ended.retain(|(flow, _)| flow.is_waiting());
@@ -189,13 +199,13 @@ impl Future for StreamTask {
     }
 }
 
-/// hyper's executor: it spawns nothing.
+/// hyper's executor. It spawns nothing.
 #[derive(Clone)]
 pub(super) struct StreamExecutor(Weak<Shared>);
 
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for StreamExecutor {
     fn execute(&self, work: F) {
-        // Where it is gone, so is the connection.
+        // Without the shared state there is no connection any more.
         let Some(shared) = self.0.upgrade() else {
             return;
         };
@@ -212,35 +222,35 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for StreamExecutor {
     }
 }
 
-/// Where requests announce themselves.
+/// Registers new requests.
 pub(super) struct Requests(Arc<Shared>);
 
 impl Requests {
-    /// hyper has a request and hands it to the executor next.
-    pub(super) fn begin(&self) -> (UnderWay, Arc<Flow>) {
+    /// Registers the request whose future hyper passes to the executor next.
+    pub(super) fn begin(&self) -> (Unanswered, Arc<Flow>) {
         let flow = Arc::<Flow>::default();
         self.0.lock().begun = Some(flow.clone());
-        let under_way = UnderWay {
+        let unanswered = Unanswered {
             is_answered: false,
             shared: self.0.clone(),
         };
-        (under_way, flow)
+        (unanswered, flow)
     }
 }
 
-/// A request without an answer so far. Dropping it means that the client took it back.
-pub(super) struct UnderWay {
+/// A request that is not answered yet. Dropping it means that the client cancelled the request.
+pub(super) struct Unanswered {
     is_answered: bool,
     shared: Arc<Shared>,
 }
 
-impl UnderWay {
+impl Unanswered {
     pub(super) fn answered(mut self) {
         self.is_answered = true;
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for Unanswered {
     fn drop(&mut self) {
         if self.is_answered {
             return;

@@ -1,12 +1,12 @@
-//! Bounds the memory that h2's table of header fields keeps (HPACK's dynamic table, RFC 7541 §2.3.2).
+//! Limits the memory that h2's header table keeps (HPACK's dynamic table, RFC 7541 §2.3.2).
 //!
 //! A client fills the table of its connection, which counts 4,096 bytes. But h2 does not copy the `:path`, `:authority`
-//! and `:scheme` of an entry: the entry keeps the whole buffer that it was read in, so 110 entries can keep 2 MB, and more
-//! with CONTINUATION frames. h2 says nothing about its table, and goes on with it where a smaller one was announced. So
-//! the heads of frames are read on their way to h2, and the most that entries may keep is computed from the distances
-//! between header blocks. A block that has not ended is included. Usual requests are short and share buffers, so they
-//! keep less than 64 KiB. What is above [`FREE_BYTES`] is counted for the client ([`Resource::TableBytes`]). If there is
-//! no more, the connection is told to end, and the client opens another one.
+//! and `:scheme` of an entry: the entry keeps the whole buffer that it was read into, so 110 entries can keep 2 MB, and
+//! more with CONTINUATION frames. h2 does not report the size of its table, and does not shrink it if a smaller one is
+//! announced. So the frame heads are read on their way to h2, and the upper limit of the kept memory is computed from the
+//! distances between header blocks, including an unfinished block. Usual requests are short and share buffers, so they
+//! keep less than 64 KiB. Memory above [`FREE_BYTES`] is counted for the client ([`Resource::TableBytes`]). If none is
+//! left, the connection is told to end, and the client opens a new one.
 
 use std::sync::{
     Arc,
@@ -15,18 +15,18 @@ use std::sync::{
 
 use crate::limit::clients::{Client, Permit, Resource};
 
-/// What the table of any connection may keep. Three uploads over one connection are below it, and any number of short
-/// requests.
+/// Memory that the table of any connection may keep. Three uploads over one connection stay below it, as does any number
+/// of short requests.
 const FREE_BYTES: u64 = 64 * 1024;
-/// A connection that was told to end, and goes on, is cut when its table may keep so much more than it was granted.
+/// A connection that was told to end is cut if its table may keep this much more than it was granted.
 const OVER_BYTES_MAX: u64 = 16 * 1024;
-/// Granted at a time, so that a connection asks seldom.
+/// Bytes granted at a time, so that connections rarely ask.
 const STEP_BYTES: u64 = 128 * 1024;
-/// Entries that fit in the table: the smallest that keeps a buffer is an empty `:path`, which counts 37 bytes.
+/// Entries that fit into the table: the smallest entry that keeps a buffer is an empty `:path`, which counts 37 bytes.
 const ENTRIES_MAX: usize = 4096 / 37;
-/// A buffer for a frame of 16 KiB, as the allocator rounds it up.
+/// A buffer for a frame of 16 KiB, with the rounding of the allocator.
 const BUFFER_BYTES: u64 = 20 * 1024;
-/// A buffer of 8 KiB is full but for the frame that did not fit: of frames that are no longer, an eighth is lost.
+/// Up to this length, a buffer of 8 KiB is filled except for the frame that did not fit: at most an eighth is lost.
 const SHORT_BYTES: u64 = 1024;
 /// RFC 9113 §3.4.
 const PREFACE_BYTES: u64 = 24;
@@ -35,12 +35,12 @@ const FRAME_HEAD_BYTES: usize = 9;
 const HEADERS: u8 = 1;
 const CONTINUATION: u8 = 9;
 
-/// The bytes that one connection's table may keep.
+/// Bytes that one connection's table may keep.
 #[derive(Debug, Clone, Default)]
 pub(super) struct TableBytes(Arc<AtomicU64>);
 
 impl TableBytes {
-    /// Follows the frames of a connection that has just opened.
+    /// Observes the frames of a new connection.
     pub(super) fn frames(&self) -> Frames {
         Frames {
             bytes: self.0.clone(),
@@ -54,24 +54,24 @@ impl TableBytes {
     }
 }
 
-/// What a connection holds for its table.
+/// The memory that is counted for a connection's table.
 pub(super) struct Allowance {
     client: Arc<Client>,
     table: TableBytes,
     permit: Option<Permit>,
     granted_bytes: u64,
-    /// There was no more once, so the connection is ending.
+    /// More was refused once, so the connection is ending.
     is_refused: bool,
 }
 
-/// Whether a connection may go on.
+/// Whether a connection may continue.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// It may.
+    /// It may continue.
     GoOn,
-    /// It is to take no further request.
+    /// It must accept no further request.
     Close,
-    /// It was told to end and has not stopped.
+    /// It was told to end, but the client continues.
     Cut,
 }
 
@@ -86,9 +86,9 @@ impl Allowance {
         }
     }
 
-    /// Takes what the table may keep by now. To be called after frames were read.
+    /// Requests memory for what the table may keep by now. Must be called after frames were read.
     pub(super) fn look(&mut self) -> Verdict {
-        // Written by the same task.
+        // Written by this task.
         let bytes = self.table.0.load(Ordering::Relaxed);
         if bytes <= self.granted_bytes {
             return Verdict::GoOn;
@@ -119,18 +119,18 @@ impl Allowance {
     }
 }
 
-/// Follows the frames that a client sends, by their heads.
+/// Observes the heads of the frames that a client sends.
 #[derive(Debug)]
 pub(super) struct Frames {
     bytes: Arc<AtomicU64>,
-    /// Bytes to come of the preface or of a frame's payload.
+    /// Bytes left of the preface or of a frame's payload.
     skip: u64,
     head: [u8; FRAME_HEAD_BYTES],
-    /// Bytes of the next frame's head that have come.
+    /// Bytes of the next frame's head that have arrived.
     head_len: usize,
     /// Bytes since the last frame of a header block.
     since_block: u64,
-    /// Bytes of the header block that has begun last.
+    /// Bytes of the current header block.
     block: u64,
     largest: Largest,
 }
@@ -161,7 +161,7 @@ impl Frames {
         let len = u64::from(u32::from_be_bytes([0, a, b, c]));
         self.skip = len;
         self.since_block += FRAME_HEAD_BYTES as u64 + len;
-        // A frame has one buffer. What has come of a header block, once it is continued, has one that may have doubled.
+        // A frame has one buffer. A continued header block has one buffer, which may have doubled.
         let buffer_max = match kind {
             HEADERS => {
                 self.block = len;
@@ -173,7 +173,7 @@ impl Frames {
             }
             _ => return,
         };
-        // A buffer is filled by half at least, or the frame that follows was too long for the rest.
+        // A buffer is at least half full, or the next frame was too long for the rest.
         let kept = match self.since_block {
             bytes if bytes <= SHORT_BYTES => bytes + bytes / 4,
             bytes => (2 * bytes).min(buffer_max),
@@ -184,7 +184,7 @@ impl Frames {
     }
 }
 
-/// The sum of the largest numbers: which of all blocks the table's entries came in is not known.
+/// The sum of the largest numbers, since it is not known which blocks the table's entries came from.
 #[derive(Debug, Default)]
 struct Largest {
     numbers: Vec<u64>,
@@ -218,7 +218,7 @@ mod tests {
         bytes
     }
 
-    /// What a connection with these frames may keep, read in pieces of `piece` bytes.
+    /// Bytes that the table may keep after these frames, read in pieces of `piece` bytes.
     fn kept(frames: &[(u8, usize)], piece: usize) -> u64 {
         let table = TableBytes::default();
         let mut follower = table.frames();
@@ -239,17 +239,17 @@ mod tests {
         for piece in [1, 7, 8192, usize::MAX] {
             assert_eq!(kept(&[], piece), 0);
             assert_eq!(kept(&[(DATA, 10_000)], piece), 0);
-            // Short ones share buffers.
+            // Short blocks share buffers.
             assert_eq!(kept(&usual, piece), 110 * 250);
             assert_eq!(kept(&[(HEADERS, 791), (DATA, 100_000)], piece), 1000);
             assert_eq!(kept(&uploads, piece), 110 * BUFFER_BYTES);
-            // The second frame of each is added to what is left of the first.
+            // The second frame of each block is added to the rest of the first.
             assert_eq!(kept(&blocks, piece), 110 * 2 * 16_393);
         }
     }
 
     #[test]
-    fn keeps_the_largest() {
+    fn sums_the_largest() {
         let mut largest = Largest::default();
         for number in (0..500).chain((0..1000).rev()) {
             largest.add(number);

@@ -7,7 +7,7 @@ use super::{assert_nothing_stays, assert_stored, assert_xml, file, post, ticket}
 use crate::support::{Step, TestServer, faulty_server, lanying::ticket_form};
 
 #[test]
-fn rate_limit_is_503_with_retry_after() {
+fn rate_limit_is_503() {
     let server = TestServer::with("limits.calls_per_second = 1\nlimits.calls_burst = 1");
     let form = file(ticket_form(&ticket(&server)));
     // On a slow machine, the bucket may have refilled since the previous request.

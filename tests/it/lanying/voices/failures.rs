@@ -20,7 +20,7 @@ fn amr(frame: &[u8], frames: usize) -> Vec<u8> {
 }
 
 #[test]
-fn too_long_or_bad_starts_no_ffmpeg() {
+fn bad_voice_starts_no_ffmpeg() {
     let program = Program::real();
     let server = TestServer::with(&program.toml(""));
     let alice = server.lanying("alice");
