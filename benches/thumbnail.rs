@@ -14,12 +14,13 @@ mod support;
 use std::{hint::black_box, path::Path, sync::Arc};
 
 use chatfiles::{
-    config,
+    app::SecretStore,
     derivative::BoundingBox,
     fair_queue::Claimant,
     files::{self, Files, Rendition, Scope},
     media::thumbnail::{PictureLimits, thumbnail},
     store::{Class, Dialect, Key, ObjectId, local::LocalStore},
+    tenant::Tenants,
     time::Clock,
 };
 use criterion::{Criterion, criterion_group, criterion_main};
@@ -75,12 +76,9 @@ fn hit(c: &mut Criterion) {
     server.stop();
 
     let config = configuration(directory.path(), "");
-    let tenants = config::tenants(
-        &config.tenants,
-        &config.tenant_defaults,
-        &config.keys_path(),
-    )
-    .unwrap();
+    let tenants = SecretStore::new(config.keys_path())
+        .tenants(&Tenants::default(), &config.tenants)
+        .unwrap();
     let tenant = tenants.iter().next().unwrap();
     let store = LocalStore::open(&config.store, None).unwrap();
     let clock = Clock::system();

@@ -6,9 +6,10 @@ use std::{hint::black_box, sync::Arc, time::Duration};
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use chatfiles::{
+    app::SecretStore,
     auth::{KeyRing, Subject, Verifier, token},
-    config::{self, File},
-    tenant::Tenant,
+    config::Config,
+    tenant::{Tenant, Tenants},
     time::{Clock, Timestamp},
 };
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
@@ -32,9 +33,11 @@ fn tokens(c: &mut Criterion) {
     let directory = tempfile::tempdir().unwrap();
     let clock = Clock::system();
     let now = clock.now();
-    let config = File::default().validate().unwrap();
-    let tenants =
-        config::tenants(&config.tenants, &config.tenant_defaults, directory.path()).unwrap();
+    let config = Config::read(&[]).unwrap();
+    let secrets = SecretStore::new(directory.path().to_owned());
+    let tenants = secrets
+        .tenants(&Tenants::default(), &config.tenants)
+        .unwrap();
     let tenant = tenants.iter().next().unwrap();
     let ring = Arc::new(KeyRing::load_or_create(directory.path(), now).unwrap());
     let verifier = Verifier::new(ring.clone());

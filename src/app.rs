@@ -1,6 +1,7 @@
-//! Everything built once, and run until it is told to stop.
+//! Builds the server from its configuration, binds its sockets, and runs it until shutdown.
 
 mod reload;
+mod secrets;
 mod upkeep;
 
 use std::{net::SocketAddr, os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
@@ -11,7 +12,7 @@ use uuid::Uuid;
 use crate::{
     api::Api,
     auth::{Grants, KeyRing, Verifier, hook::Hooks},
-    config::{self, Config},
+    config::Config,
     error::{Error, Result},
     files::{Capabilities, Files},
     http::cors::Cors,
@@ -30,26 +31,27 @@ use crate::{
         tls::{CertificateFiles, Tls},
     },
     store::{Store, local::LocalStore},
+    tenant::Tenants,
     time::Clock,
 };
 
-pub use self::reload::Reloader;
+pub use self::{reload::Reloader, secrets::SecretStore};
 
-/// How long background tasks may take to notice the end.
+/// How long background tasks may run after the listeners have closed.
 const TASKS_GRACE: Duration = Duration::from_secs(5);
 
-/// A server, built and not yet listening.
+/// A server that is built and does not listen yet.
 pub struct App {
     service: Arc<Service>,
     limiter: Arc<Limiter>,
     listener: listener::Config,
     certificates: Vec<CertificateFiles>,
-    /// Set by [`App::bind`], where a listener speaks it.
+    /// Set by [`App::bind`] if a listener speaks TLS.
     tls: Option<Tls>,
     metrics: Metrics,
-    /// Where the operator's listener is, if there is one.
+    /// The address of the operator listener, if there is one.
     operator: Option<SocketAddr>,
-    /// Set by [`App::bind`]; one or none.
+    /// Set by [`App::bind`]; empty if there is no operator listener.
     operator_listeners: Vec<Listener>,
     free_space_min_bytes: u64,
     policy: Arc<ArcSwap<Policy>>,
@@ -58,21 +60,22 @@ pub struct App {
     /// The random name of this run.
     server: String,
     clock: Clock,
-    /// Set by [`App::bind`]; none where the store can only be read.
+    /// Set by [`App::bind`]; `None` if the store is read-only.
     control: Option<control::Listener>,
-    /// Of the server in whose place this one is put; until it serves.
+    /// The sockets of the server that this one replaces, until this one serves.
     inherited: Option<Inherited>,
-    /// Of the service manager.
+    /// Sockets from the service manager.
     activated: Vec<(Endpoint, OwnedFd)>,
     /// Keeps the store open until the last transfer has ended.
     store: Arc<dyn Store>,
 }
 
 impl App {
-    /// Builds everything over the configured store, in the place of a running server if that hands over. Blocking.
+    /// Builds a server over the configured store. It takes over the sockets of a running server if `inherited` has them.
+    /// Blocking.
     ///
     /// # Errors
-    /// What is wrong with the directory or the keys, in words for the operator.
+    /// The directory or its keys are not usable; the message is for the operator.
     pub fn build(config: Config, clock: Clock, inherited: Option<Inherited>) -> Result<Self> {
         let lock = inherited.as_ref().map(Inherited::lock).transpose()?;
         let store = Arc::new(LocalStore::open(&config.store, lock)?);
@@ -89,7 +92,8 @@ impl App {
         config.warn_of_weak_secrets();
         let root = std::path::absolute(&config.store.path).map_err(Error::internal)?;
         let keys = root.join("keys");
-        let tenants = config::tenants(&config.tenants, &config.tenant_defaults, &keys)?;
+        let secrets = SecretStore::new(keys.clone());
+        let tenants = secrets.tenants(&Tenants::default(), &config.tenants)?;
         logging::set_ids_masked(tenants.has_open_ids());
         let ring = Arc::new(KeyRing::load_or_create(&keys, clock.now())?);
         let limiter = Arc::new(Limiter::new(config.limit.clone(), clock.monotonic()));
@@ -97,7 +101,7 @@ impl App {
         let descriptors = listener::raise_descriptors_max();
         let mut files_config = config.files;
         // Connections take up to half of the descriptors; a quarter may stay with open objects.
-        files_config.open_objects_max = files_config.open_objects_max.min((descriptors / 4).max(1));
+        files_config.open.objects_max = files_config.open.objects_max.min((descriptors / 4).max(1));
         let api = Api {
             files: Files::new(store.clone(), &files_config, clock.clone()),
             tenants: Arc::new(ArcSwap::from_pointee(tenants)),
@@ -150,22 +154,22 @@ impl App {
         })
     }
 
-    /// What the program that converts media can do here.
+    /// The conversions that ffmpeg supports on this machine.
     pub fn capabilities(&self) -> Capabilities {
         self.service.api().files.capabilities()
     }
 
-    /// Binds the configured addresses and the control socket, and reads the certificates where one of them speaks
-    /// TLS. Must be called within the runtime.
+    /// Binds the listeners and the control socket, and reads the certificates if a listener speaks TLS. Must be called
+    /// within the runtime.
     ///
     /// # Errors
-    /// Which address cannot be had, or which certificate, and why.
+    /// An address cannot be bound, or a certificate is not usable.
     pub fn bind(&mut self) -> Result<Vec<Listener>> {
         if !self.activated.is_empty() {
             let endpoints = self.activated.iter();
             self.listener.listen = endpoints.map(|(endpoint, _)| endpoint.clone()).collect();
         }
-        // Only now is it known: the service manager may have given others than are configured.
+        // Checked here and not in the configuration: the service manager may pass other listeners.
         if self.listener.listen.iter().any(|at| at.is_tls) {
             self.tls = Some(Tls::load(&self.certificates)?);
         }
@@ -197,31 +201,31 @@ impl App {
         Ok(listeners)
     }
 
-    /// Takes sockets of the service manager, in the place of the configured ones. To be called before
-    /// [`App::bind`].
+    /// Uses sockets from the service manager instead of the configured addresses. Call it before [`App::bind`].
     pub fn activate(&mut self, sockets: Vec<(Endpoint, OwnedFd)>) {
         self.activated = sockets;
     }
 
-    /// What changes the server while it runs; certificates after [`App::bind`] only.
+    /// A handle that reloads settings of the running server. It reloads certificates only if it is made after
+    /// [`App::bind`].
     pub fn reloader(&self) -> Reloader {
         Reloader {
             tls: self.tls.clone(),
             tenants: self.service.api().tenants.clone(),
             policy: self.policy.clone(),
             upload_bytes_in_flight_max: self.service.upload_levels().in_flight_bytes_max,
-            keys: self.root.join("keys"),
+            secrets: SecretStore::new(self.root.join("keys")),
             store: Arc::downgrade(&self.store),
         }
     }
 
-    /// Where the operator's listener is, if there is one; its port is known after [`App::bind`].
+    /// The address of the operator listener, if there is one. Its port is final after [`App::bind`].
     pub fn operator_address(&self) -> Option<SocketAddr> {
         self.operator
     }
 
-    /// Serves until `shutdown` is triggered and the running transfers have ended or had their grace. The
-    /// operator's listener ends last.
+    /// Serves until `shutdown` is triggered and all transfers have ended, or their grace period has. The operator
+    /// listener closes last.
     pub async fn run(self, listeners: Vec<Listener>, shutdown: Shutdown) {
         if let Ok(free_bytes) = self.store.maintenance().free_bytes().await {
             let in_flight_bytes_max = self.service.upload_levels().in_flight_bytes_max;
@@ -229,38 +233,12 @@ impl App {
         }
         // Before the first request, so that the bounds of each user hold from the start.
         upkeep::reconcile(&self.service).await;
-        let mut tasks = Tasks::new();
-        if self.tls.is_some() {
-            let reloader = self.reloader();
-            tasks.spawn(
-                "certificates",
-                reloader.watch_certificates(shutdown.clone()),
-            );
-        }
-        tasks.spawn(
-            "limiter sweep",
-            upkeep::sweep_limiter(self.limiter.clone(), self.clock.clone(), shutdown.clone()),
-        );
-        tasks.spawn(
-            "retention",
-            upkeep::sweep_daily(
-                self.store.clone(),
-                self.policy,
-                self.clock,
-                shutdown.clone(),
-            ),
-        );
-        tasks.spawn(
-            "store",
-            upkeep::mend_store(self.store.clone(), self.service.clone(), shutdown.clone()),
-        );
-        tasks.spawn(
-            "uploads in parts",
-            upkeep::reconcile_parts(self.store.clone(), self.service.clone(), shutdown.clone()),
-        );
+        let mut tasks = self.spawn_tasks(&shutdown);
         let ended = Shutdown::new();
         let estate = Estate::new(&listeners, &self.operator_listeners)
-            .inspect_err(|error| tracing::warn!(%error, "nothing can be handed over"))
+            .inspect_err(
+                |error| tracing::warn!(%error, "`serve --take-over` cannot replace this server"),
+            )
             .ok();
         let commands = upkeep::Commands {
             service: self.service.clone(),
@@ -273,7 +251,7 @@ impl App {
         };
         tasks.spawn("control", commands.serve(self.control));
         if let Some(Err(error)) = self.inherited.map(Inherited::ready) {
-            tracing::warn!(%error, "the server before has gone");
+            tracing::warn!(%error, "the server to replace has stopped already");
         }
         let clients = Arc::new(self.listener.clients());
         let operator = Operator {
@@ -308,6 +286,27 @@ impl App {
         };
         tokio::join!(served, operated);
     }
+
+    /// Starts the tasks that run beside the requests.
+    fn spawn_tasks(&self, shutdown: &Shutdown) -> Tasks {
+        let mut tasks = Tasks::new();
+        let (store, service) = (&self.store, &self.service);
+        if self.tls.is_some() {
+            let watch = self.reloader().watch_certificates(shutdown.clone());
+            tasks.spawn("certificates", watch);
+        }
+        let (limiter, clock) = (self.limiter.clone(), self.clock.clone());
+        let sweep = upkeep::sweep_limiter(limiter, clock.clone(), shutdown.clone());
+        tasks.spawn("limiter sweep", sweep);
+        let policy = self.policy.clone();
+        let sweep = upkeep::sweep_daily(store.clone(), policy, clock, shutdown.clone());
+        tasks.spawn("retention", sweep);
+        let mend = upkeep::mend_store(store.clone(), service.clone(), shutdown.clone());
+        tasks.spawn("store", mend);
+        let reconcile = upkeep::reconcile_parts(store.clone(), service.clone(), shutdown.clone());
+        tasks.spawn("uploads in parts", reconcile);
+        tasks
+    }
 }
 
 /// Attaches to the configured store for a command, whether or not a server uses it; `None` if there is no store.
@@ -320,17 +319,18 @@ pub fn attach(config: &Config) -> Result<Option<Arc<dyn Store>>> {
     Ok(store.map(|store| Arc::new(store) as Arc<dyn Store>))
 }
 
-/// The in-flight budget and the floor need no fixed relation: each upload reserves its bytes on the disk, so that a
-/// budget larger than the disk ends in 507 and never below the floor. But then the budget is not what bounds uploads,
-/// and whoever sized it should know.
+/// Warns if the disk has less room than the uploads in flight may need.
+///
+/// This is safe: each upload reserves its bytes on the disk, and is refused with 507 before the free space falls below
+/// the floor. But then the budget does not limit uploads, and whoever chose it should know.
 fn warn_of_little_space(free_bytes: u64, floor_bytes: u64, in_flight_bytes_max: u64) {
     let room = free_bytes.saturating_sub(floor_bytes);
     if room < in_flight_bytes_max {
         tracing::warn!(
             free_bytes,
-            "the disk has only {room} bytes above store.free_space_min_bytes = {floor_bytes}, fewer than \
-             limits.upload_bytes_in_flight_max = {in_flight_bytes_max}: uploads at once are refused with 507 \
-             before that many are in flight; make room, or lower one of the two"
+            "the disk has {room} bytes above store.free_space_min_bytes = {floor_bytes}, fewer than \
+             limits.upload_bytes_in_flight_max = {in_flight_bytes_max}: concurrent uploads get 507 before they reach \
+             that limit; free some space, or lower one of the two settings"
         );
     }
 }

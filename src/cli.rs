@@ -1,7 +1,7 @@
-//! The command line: arguments, exit codes, and what is printed.
+//! The command line: arguments, settings and exit codes.
 //!
-//! Settings come from a TOML file, then the environment (`CHATFILES_…`), then flags; each command takes the
-//! same ones. What a command does lies in `commands.rs`; what a starting server says in `welcome.rs`.
+//! A flag overrides an environment variable (`CHATFILES_…`), which overrides the TOML file. All commands take the
+//! same settings. `commands.rs` has the commands, `welcome.rs` the text that a starting server prints.
 
 mod commands;
 mod welcome;
@@ -9,15 +9,17 @@ mod welcome;
 use std::{io::Write, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
+use toml::{Table, Value};
 
 use crate::{
-    config::{Config, File},
+    config::{Config, Source},
     error::{Error, Kind, Result},
     logging,
     store::local::Durability,
 };
 
-/// The file service of a chat backend.
+/// File service for chat backends
 #[derive(Parser)]
 #[command(name = "chatfiles", version, about, max_term_width = 100)]
 struct Cli {
@@ -29,36 +31,36 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serve until SIGTERM or SIGINT (the default)
+    /// Run the server until SIGTERM or SIGINT (the default command)
     Serve(ServeArgs),
-    /// Print a token, signed with the store's key
+    /// Print a token for a user or for the application
     Token(TokenArgs),
-    /// Print a store token: opens one file of the Lanying API for an hour, without an access token
+    /// Print a store token, which opens one file of the Lanying API for one hour without an access token
     StoreToken(StoreTokenArgs),
-    /// Hash the password on standard input for a tenant's account
+    /// Read a password from standard input and print its hash, for password_hash of a tenant's account
     HashPassword,
-    /// Say what would be in force, and what a sweep would remove
+    /// Check the configuration, print the settings, and list the files that a sweep would remove
     CheckConfig {
-        /// Fetch the health check through server.public_url, and see whether this store's server answers
+        /// Request the health check through server.public_url, and check that the server of this store answers
         #[arg(long)]
         probe: bool,
     },
-    /// Remove what has expired, now
+    /// Remove expired files now
     Sweep {
-        /// Remove even where the clock is more than 48 hours from the last sweep
+        /// Remove files even if the last sweep was more than 48 hours ago, or in the future
         #[arg(long)]
         yes: bool,
     },
-    /// Read every object and compare its checksum; exit 1 and a list where any is bad
+    /// Verify the checksum of every file; list the damaged ones and exit with 1 if there are any
     Scrub,
-    /// Take a file down: its object, every derivative, and the caches of a running server
+    /// Remove a file with its thumbnails and converted forms, also from the caches of a running server
     Rm {
-        /// The file's id, a UUID, or its object's name, class.YYYY-MM-DD.uuid
+        /// The UUID of the file, or the name of its object: class.YYYY-MM-DD.uuid
         id: String,
     },
-    /// Make a new token key; the present ones verify for a while longer
+    /// Sign new tokens with a new key; the old keys stay valid for some days
     RotateKeys {
-        /// For how many days
+        /// Days that the old keys stay valid
         #[arg(long, default_value_t = 61, value_parser = clap::value_parser!(u64).range(0..=36_500))]
         overlap_days: u64,
     },
@@ -66,47 +68,47 @@ enum Command {
 
 #[derive(Args, Default)]
 struct ServeArgs {
-    /// Take the place of the server that runs on this store, without refusing a connection: it serves what it has
-    /// to the end. Where none runs, just serve
+    /// Take over the listeners of the server that runs on this store, without refusing a connection. The old server
+    /// finishes its requests. If no server runs, start normally
     #[arg(long)]
     take_over: bool,
 }
 
 #[derive(Args)]
 struct TokenArgs {
-    /// A token of this user
+    /// The user of the token
     #[arg(long, required_unless_present = "app")]
     user: Option<String>,
-    /// A token of the application itself: good for `inherit` grants
+    /// Print a token of the application itself, which `inherit` grants accept
     #[arg(long, conflicts_with = "user")]
     app: bool,
-    /// The tenant, org/app; else the first that is configured
+    /// The tenant, as org/app; the first one in the configuration by default
     #[arg(long)]
     tenant: Option<String>,
-    /// Its life in seconds; 0 = without end
+    /// Lifetime in seconds; 0 = unlimited
     #[arg(long, default_value_t = crate::auth::grant::TTL_DEFAULT_SECS)]
     ttl_seconds: u64,
 }
 
 #[derive(Args)]
 struct StoreTokenArgs {
-    /// The object's name, class.YYYY-MM-DD.uuid
+    /// The name of the object: class.YYYY-MM-DD.uuid
     object: String,
-    /// The user on whose behalf it opens
+    /// The user who may open the file
     #[arg(long)]
     user: String,
-    /// The tenant, org/app; else the first that is configured
+    /// The tenant, as org/app; the first one in the configuration by default
     #[arg(long)]
     tenant: Option<String>,
 }
 
-/// What overrides the file. Every flag is also a variable; the flag wins.
+/// Settings that override the file. Each one is a flag and an environment variable; the flag wins.
 #[derive(Args, Clone)]
 struct Settings {
-    /// The configuration, a TOML file
+    /// The configuration file, in TOML
     #[arg(long, global = true, env = "CHATFILES_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Addresses to listen on (server.listen); port 0 takes a free one
+    /// Addresses to listen on; port 0 selects a free port (server.listen)
     #[arg(
         long,
         global = true,
@@ -115,7 +117,7 @@ struct Settings {
         value_name = "ADDRESS"
     )]
     listen: Option<Vec<String>>,
-    /// Address of the metrics and the probes, none by default (operator.listen)
+    /// Address of the metrics and probes; none by default (operator.listen)
     #[arg(
         long,
         global = true,
@@ -126,10 +128,10 @@ struct Settings {
     /// Scheme and host as clients see them (server.public_url)
     #[arg(long, global = true, env = "CHATFILES_PUBLIC_URL", value_name = "URL")]
     public_url: Option<String>,
-    /// The store's directory (store.path)
+    /// Directory of the store (store.path)
     #[arg(long, global = true, env = "CHATFILES_STORE_PATH", value_name = "DIR")]
     store_path: Option<PathBuf>,
-    /// Whether an answered upload survives a power cut (store.durability)
+    /// Whether an acknowledged upload survives a power failure (store.durability)
     #[arg(
         long,
         global = true,
@@ -137,7 +139,7 @@ struct Settings {
         value_name = "WHICH"
     )]
     durability: Option<Durability>,
-    /// Refuse uploads while fewer bytes are free (store.free_space_min_bytes)
+    /// Refuse uploads if fewer bytes are free (store.free_space_min_bytes)
     #[arg(
         long,
         global = true,
@@ -145,7 +147,7 @@ struct Settings {
         value_name = "BYTES"
     )]
     free_space_min_bytes: Option<u64>,
-    /// Bytes of one file (limits.upload_bytes_max)
+    /// Maximum size of a file (limits.upload_bytes_max)
     #[arg(
         long,
         global = true,
@@ -153,7 +155,7 @@ struct Settings {
         value_name = "BYTES"
     )]
     upload_bytes_max: Option<u64>,
-    /// Calls per second for one client address and interface, 0 = no limit (limits.calls_per_second)
+    /// Requests per second per client address and rate class; 0 = unlimited (limits.calls_per_second)
     #[arg(
         long,
         global = true,
@@ -161,10 +163,10 @@ struct Settings {
         value_name = "N"
     )]
     calls_per_second: Option<u32>,
-    /// Calls that may come back to back (limits.calls_burst)
+    /// Maximum burst of requests (limits.calls_burst)
     #[arg(long, global = true, env = "CHATFILES_CALLS_BURST", value_name = "N")]
     calls_burst: Option<u32>,
-    /// Networks that are not limited (limits.exempt)
+    /// Networks that are exempt from the rate limit (limits.exempt)
     #[arg(
         long,
         global = true,
@@ -173,7 +175,7 @@ struct Settings {
         value_name = "CIDR"
     )]
     exempt: Option<Vec<String>>,
-    /// Networks whose forwarding header is believed (limits.trusted_proxies)
+    /// Networks of proxies whose X-Forwarded-For or Forwarded header is trusted (limits.trusted_proxies)
     #[arg(
         long,
         global = true,
@@ -182,7 +184,7 @@ struct Settings {
         value_name = "CIDR"
     )]
     trusted_proxies: Option<Vec<String>>,
-    /// Days that a chat file lives, 0 = for ever (retention.chatfile_days)
+    /// Days to keep files sent in chats; 0 = unlimited (retention.chatfile_days)
     #[arg(
         long,
         global = true,
@@ -190,13 +192,13 @@ struct Settings {
         value_name = "DAYS"
     )]
     chatfile_days: Option<u32>,
-    /// error, warn, info, debug, trace or off, or several as in warn,access=info (log.level)
+    /// error, warn, info, debug, trace or off, or several directives, such as warn,access=info (log.level)
     #[arg(long, global = true, env = "CHATFILES_LOG_LEVEL", value_name = "LEVEL")]
     log_level: Option<String>,
-    /// The form of a log line (log.format)
+    /// Format of log lines (log.format)
     #[arg(long, global = true, env = "CHATFILES_LOG_FORMAT", value_name = "FORM")]
     log_format: Option<logging::Format>,
-    /// Log one request in N when its answer has ended, 0 = none (log.access_sample)
+    /// Log one of N requests when its response has ended; 0 = none (log.access_sample)
     #[arg(
         long,
         global = true,
@@ -207,44 +209,57 @@ struct Settings {
 }
 
 impl Settings {
-    /// File, environment and flags, checked.
-    fn load(self) -> Result<Config> {
-        let mut file = self
-            .config
-            .as_deref()
-            .map(File::read)
-            .transpose()?
-            .unwrap_or_default();
-        set(&mut file.server.listen, self.listen);
-        set(&mut file.operator.listen, self.operator_listen);
-        set(&mut file.server.public_url, self.public_url);
-        set(&mut file.store.path, self.store_path);
-        set(&mut file.store.durability, self.durability);
+    /// Reads flags, environment and file, and checks all settings.
+    fn load(&self) -> Result<Config> {
+        let mut sources = vec![self.source()?];
+        if let Some(file) = &self.config {
+            sources.push(Source::file(file)?);
+        }
+        Config::read(&sources)
+    }
+
+    /// The flags and variables that are set, as a configuration of their own.
+    fn source(&self) -> Result<Source> {
+        let mut table = Table::new();
+        let mut set = |section: &str, key: &str, value: Option<Value>| {
+            let Some(value) = value else { return };
+            let section = table.entry(section).or_insert(Value::Table(Table::new()));
+            if let Value::Table(section) = section {
+                section.insert(key.into(), value);
+            }
+        };
+        set("server", "listen", value(&self.listen)?);
+        set("operator", "listen", value(&self.operator_listen)?);
+        set("server", "public_url", value(&self.public_url)?);
+        set("store", "path", value(&self.store_path)?);
+        set("store", "durability", value(&self.durability)?);
         set(
-            &mut file.store.free_space_min_bytes,
-            self.free_space_min_bytes,
+            "store",
+            "free_space_min_bytes",
+            value(&self.free_space_min_bytes)?,
         );
-        set(&mut file.limits.upload_bytes_max, self.upload_bytes_max);
-        set(&mut file.limits.calls_per_second, self.calls_per_second);
-        set(&mut file.limits.calls_burst, self.calls_burst);
-        set(&mut file.limits.exempt, self.exempt);
-        set(&mut file.limits.trusted_proxies, self.trusted_proxies);
-        set(&mut file.retention.chatfile_days, self.chatfile_days);
-        set(&mut file.log.level, self.log_level);
-        set(&mut file.log.format, self.log_format);
-        set(&mut file.log.access_sample, self.log_access_sample);
-        file.validate()
+        set("limits", "upload_bytes_max", value(&self.upload_bytes_max)?);
+        set("limits", "calls_per_second", value(&self.calls_per_second)?);
+        set("limits", "calls_burst", value(&self.calls_burst)?);
+        set("limits", "exempt", value(&self.exempt)?);
+        set("limits", "trusted_proxies", value(&self.trusted_proxies)?);
+        set("retention", "chatfile_days", value(&self.chatfile_days)?);
+        set("log", "level", value(&self.log_level)?);
+        set("log", "format", value(&self.log_format)?);
+        set("log", "access_sample", value(&self.log_access_sample)?);
+        Ok(Source::text(table.to_string()))
     }
 }
 
-fn set<T>(setting: &mut Option<T>, over: Option<T>) {
-    if over.is_some() {
-        *setting = over;
-    }
+fn value<T: Serialize>(flag: &Option<T>) -> Result<Option<Value>> {
+    let value = flag.as_ref().map(Value::try_from).transpose();
+    value.map_err(|error| Error::invalid(error.to_string()))
 }
 
-/// Runs the command of this process's arguments. Exit codes: 0 done; 1 failed, which may be different later (a port
-/// or a store in use); 2 wrong usage or configuration, which stays wrong. The systemd unit tries again after 1 only.
+/// Runs the command that the arguments of the process name.
+///
+/// Exit codes: 0 = success; 1 = a failure that may be temporary, such as a port in use; 2 = wrong arguments or
+/// configuration. The systemd unit restarts the server after 1 only.
 pub fn main() -> ExitCode {
     let Cli { command, settings } = Cli::parse();
     match run(
@@ -256,7 +271,7 @@ pub fn main() -> ExitCode {
             let text = error
                 .public_text()
                 .map_or_else(|| error.causes(), str::to_owned);
-            // Where standard error is closed, the exit code alone must say it.
+            // If standard error is closed, the exit code still tells.
             let _ = writeln!(std::io::stderr(), "chatfiles: {text}");
             ExitCode::from(if error.kind() == Kind::InvalidArgument {
                 2
@@ -272,12 +287,10 @@ fn run(command: Command, settings: Settings) -> Result<ExitCode> {
         return commands::hash_password();
     }
     let file = settings.config.clone();
-    let config = settings.clone().load()?;
+    let config = settings.load()?;
     match command {
         Command::HashPassword => commands::hash_password(),
-        Command::Serve(args) => {
-            commands::serve(config, file, &args, move || settings.clone().load())
-        }
+        Command::Serve(args) => commands::serve(config, file, &args, move || settings.load()),
         Command::Token(args) => commands::token(&config, &args),
         Command::StoreToken(args) => commands::store_token(&config, &args),
         Command::CheckConfig { probe } => commands::check_config(&config, probe),
@@ -288,12 +301,12 @@ fn run(command: Command, settings: Settings) -> Result<ExitCode> {
     }
 }
 
-/// Says something on standard error, where the result on standard output is for another program.
+/// Prints a warning on standard error, because standard output may be read by another program.
 fn warn(text: &str) {
     let _ = writeln!(std::io::stderr(), "chatfiles: warning: {text}");
 }
 
-/// Prints lines on standard output; a reader that went away is no failure of ours.
+/// Prints lines on standard output. A closed pipe is not an error.
 fn say(text: &str) -> Result<()> {
     match writeln!(std::io::stdout(), "{text}").and_then(|()| std::io::stdout().flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::internal(error)),
@@ -308,7 +321,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_sound_and_every_argument_has_help() {
+    fn every_argument_has_help() {
         let command = Cli::command();
         command.clone().debug_assert();
         let with_help = |command: &clap::Command| {

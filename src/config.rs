@@ -1,416 +1,219 @@
-//! The configuration: a TOML file, then the environment, then flags (`cli.rs`), made into one validated
-//! struct of the modules' own `Config`s.
+//! The configuration: flags and environment variables over a TOML file, read into the `Config` structs of the modules.
 //!
-//! Unknown keys are errors that name the key; a bad value says which key, what it was and what is allowed.
+//! A setting is a field of such a struct, with its bounds and its default. Here is which section each struct is read
+//! from, and what settings of different modules need of each other.
 
-mod file;
-mod limits;
-mod listeners;
+mod document;
 mod tenants;
-mod values;
 mod weak;
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf};
 
 use crate::{
     api,
     auth::hook,
-    error::Result,
+    error::{Error, Result},
     files,
-    http::{body::Pace, cors::AllowedOrigins},
+    http::{cors::AllowedOrigins, multipart::FORM_OVERHEAD_BYTES},
     limit::{self, Rate},
     logging, retention,
-    server::{access::Sample, listener, service, tls::CertificateFiles},
+    server::{
+        cdn,
+        endpoint::{At, Endpoint},
+        listener, operator, service,
+        tls::CertificateFiles,
+    },
     store::local,
-    tenant::Days,
+    tenant::Limits,
 };
 
-pub(crate) use self::values::bad;
+use self::document::Document;
 pub use self::{
-    file::File,
-    tenants::{DownloadAuthKind, TenantConfig, existing_tenant, tenants, tenants_after},
-};
-use self::{
-    file::{HookSection, LogSection, MediaSection, RetentionSection, ThumbnailsSection},
-    values::{base_url, networks, origins, range, seconds},
+    document::Source,
+    tenants::{DownloadAuthKind, TenantConfig},
 };
 
-/// Everything that is in force.
+/// All settings of a server.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Listeners and connections.
+    /// `[server]`: listeners and connections.
     pub listener: listener::Config,
-    /// The certificates of the listeners that speak TLS.
+    /// `tls.certificates`: the certificates of the listeners that speak TLS.
     pub certificates: Vec<CertificateFiles>,
-    /// Where the operator's listener is; none where it is off.
+    /// `operator.listen`: the address of the operator listener, if there is one.
     pub operator: Option<SocketAddr>,
-    /// The pipeline.
+    /// The pipeline of a request.
     pub service: service::Config,
-    /// The dialects.
+    /// The APIs.
     pub api: api::Config,
-    /// Origins that browsers may call from.
+    /// `cors.allowed_origins`: the origins whose pages may call.
     pub origins: AllowedOrigins,
-    /// The embedded store.
+    /// `[store]`: the local store.
     pub store: local::Config,
-    /// The use cases.
+    /// `[thumbnails]`, `[media]` and others: the use cases.
     pub files: files::Config,
-    /// The chat backends' hooks.
+    /// `[hook]`: how the hooks of chat backends are called.
     pub hook: hook::Config,
-    /// The limiter.
+    /// The rate limiter.
     pub limit: limit::Config,
-    /// Logging.
+    /// `[log]`
     pub log: logging::Config,
-    /// Numbers of tenants that set none of their own.
-    pub tenant_defaults: crate::tenant::Limits,
-    /// Tenants, secrets not yet filled in.
+    /// `[limits]` and `[retention]`: the limits of tenants that set none of their own.
+    pub tenant_defaults: Limits,
+    /// `[[tenant]]`
     pub tenants: Vec<TenantConfig>,
 }
 
-impl File {
-    /// Checks every value and fills in the defaults.
+impl Config {
+    /// Reads sources, of which an earlier one overrides a later one, and checks all settings.
     ///
     /// # Errors
-    /// `InvalidArgument` with the key, the value, and what is allowed.
-    pub fn validate(self) -> Result<Config> {
-        let Self {
-            server,
-            tls,
-            cdn,
-            operator,
-            store,
-            limits,
-            retention,
-            thumbnails,
-            media,
-            hook,
-            cors,
-            log,
-            tenant,
-        } = self;
-        let tenant_defaults = crate::tenant::Limits {
-            calls_per_second: range(
-                "limits.calls_per_second",
-                limits.calls_per_second,
-                30,
-                0..=1_000_000,
+    /// `InvalidArgument` with the setting, its value, and what is allowed.
+    pub fn read(sources: &[Source]) -> Result<Self> {
+        let document = Document::parse(sources)?;
+        let config = Self::read_document(&document)?;
+        document.check_known()?;
+        config.check_listeners()?;
+        let bytes_max = config.service.upload_bytes_in_flight_max;
+        config.check_in_flight(bytes_max, "")?;
+        Ok(config)
+    }
+
+    fn read_document(document: &Document<'_>) -> Result<Self> {
+        let server = document.section("server")?;
+        let cdn = document.section("cdn")?;
+        let store = document.section("store")?;
+        let limits = document.section("limits")?;
+        let log = document.section("log")?;
+        let tenant_defaults = Limits {
+            retention: tenants::retention(
+                &document.section("retention")?,
+                &Limits::default().retention,
             )?,
-            calls_burst: range("limits.calls_burst", limits.calls_burst, 30, 1..=1_000_000)?,
-            upload_bytes_max: range(
-                "limits.upload_bytes_max",
-                limits.upload_bytes_max,
-                10 << 20,
-                UPLOAD_BYTES,
-            )?,
-            upload_bytes_per_day: limits::bytes_per_day(
-                "limits.upload_bytes_per_day",
-                limits.upload_bytes_per_day,
-            )?,
-            user_upload_bytes_per_day: limits::bytes_per_day(
-                "limits.user_upload_bytes_per_day",
-                limits.user_upload_bytes_per_day,
-            )?,
-            days: days("retention", &retention, &Days::default())?,
+            ..limits.read()?
         };
-        let limit_defaults = limit::Config::default();
-        let cdn = listeners::cdn(cdn)?;
-        let mut tenants = tenants::validate(tenant)?;
-        if cdn.url.is_some() {
-            // Whoever names a CDN wants files to come from there.
-            for tenant in &mut tenants {
-                tenant.download_auth.get_or_insert(DownloadAuthKind::Signed);
-            }
-        }
-        let mut listener = listeners::public(&server)?;
-        let trusted_proxies = networks("limits.trusted_proxies", limits.trusted_proxies)?;
-        let exempt = networks("limits.exempt", limits.exempt)?;
+        let limiter: limit::Config = limits.read()?;
+        let proxies: service::Config = limits.read()?;
         // Proxies and the backend's own servers stand for many clients.
-        let shared = [&trusted_proxies[..], &exempt].concat();
-        listener.connections_exempt = shared.clone();
-        let certificates = listeners::certificates(tls, &listener.listen)?;
-        Ok(Config {
-            operator: listeners::operator(operator.listen, &listener.listen)?,
-            listener,
-            certificates,
+        let shared = [&proxies.trusted_proxies[..], &limiter.exempt].concat();
+        let api = api::Config {
+            public_url: server.get("public_url")?,
+            limit_status_429: limits
+                .get_with("status", api::limit_status_429)?
+                .unwrap_or_default(),
+            ..cdn.read()?
+        };
+        Ok(Self {
+            listener: listener::Config {
+                connections_exempt: shared.clone(),
+                connection: server.read()?,
+                ..server.read()?
+            },
+            certificates: document
+                .section("tls")?
+                .get("certificates")?
+                .unwrap_or_default(),
+            operator: document
+                .section("operator")?
+                .get_with("listen", operator::address)?
+                .flatten(),
             service: service::Config {
+                default_rate: Rate::from(&tenant_defaults),
                 upload_share_exempt: shared,
-                trusted_proxies,
-                forwarded_header: limits.forwarded_header.unwrap_or_default(),
-                default_rate: Rate {
-                    per_second: tenant_defaults.calls_per_second,
-                    burst: tenant_defaults.calls_burst,
-                },
-                upload_bytes_in_flight_max: limits::in_flight(
-                    limits.upload_bytes_in_flight_max,
-                    &tenants,
-                    &tenant_defaults,
-                )?,
-                cdn_secret: cdn.secret,
-                body_pace: Pace {
-                    idle_timeout: seconds(
-                        "server.body_idle_timeout_seconds",
-                        server.body_idle_timeout_seconds,
-                        60,
-                    )?,
-                    bytes_per_second_min: range(
-                        "server.body_bytes_per_second_min",
-                        server.body_bytes_per_second_min,
-                        1000,
-                        0..=1_000_000,
-                    )?,
-                    whole_timeout: seconds(
-                        "server.request_timeout_seconds",
-                        server.request_timeout_seconds,
-                        3600,
-                    )?,
-                },
-                access: range("log.access_sample", log.access_sample, 0, 0..=1_000_000)
-                    .map(Sample::new)?,
+                cdn_secret: cdn.read::<cdn::Config>()?.secret()?,
+                body_pace: server.read()?,
+                access: log.get("access_sample")?.unwrap_or_default(),
+                ..proxies
             },
-            api: api::Config {
-                public_url: server
-                    .public_url
-                    .map(|url| base_url("server.public_url", url))
-                    .transpose()?,
-                cdn_url: cdn.url,
-                url_ttl_secs: cdn.url_ttl_secs,
-                limit_status_429: match limits.status {
-                    None | Some(503) => false,
-                    Some(429) => true,
-                    Some(other) => return Err(bad("limits.status", other, "503 or 429")),
-                },
+            tenants: tenants::read(document, &limits, &tenant_defaults, &api)?,
+            api,
+            origins: document
+                .section("cors")?
+                .get("allowed_origins")?
+                .unwrap_or_default(),
+            files: files::Config {
+                open: store.read()?,
+                parts: limits.read()?,
+                ffmpeg: document.section("media")?.read()?,
+                ..document.section("thumbnails")?.read()?
             },
-            origins: origins(cors.allowed_origins)?,
-            store: local::Config {
-                path: store_path(store.path)?,
-                durability: store.durability.unwrap_or_default(),
-                free_space_min_bytes: store.free_space_min_bytes.unwrap_or(1 << 30),
-            },
-            files: limits::part_uploads(
-                files_config(store.open_objects_max, &thumbnails, media)?,
-                limits.part_uploads_max,
-                limits.user_part_uploads_max,
-            )?,
-            hook: hook_config(&hook)?,
-            limit: limit::Config {
-                addresses_max: range(
-                    "limits.addresses_max",
-                    limits.addresses_max,
-                    limit_defaults.addresses_max,
-                    1..=16_777_216,
-                )?,
-                exempt,
-            },
-            log: log_config(log)?,
-            tenants,
+            store: store.read()?,
+            hook: document.section("hook")?.read()?,
+            limit: limiter,
+            log: log.read()?,
             tenant_defaults,
         })
     }
-}
 
-fn store_path(path: Option<PathBuf>) -> Result<PathBuf> {
-    match path {
-        None => Ok("chatfiles-data".into()),
-        Some(path) if path.as_os_str().is_empty() => {
-            Err(bad("store.path", "\"\"", "a directory, or left out"))
+    /// Checks that the listeners have what their protocols need, and that no two use one address.
+    fn check_listeners(&self) -> Result<()> {
+        let refuse = |endpoint: &Endpoint, why: &str| {
+            Err(Error::invalid(format!(
+                "server.listen: \"{endpoint}\" {why}"
+            )))
+        };
+        for endpoint in &self.listener.listen {
+            if endpoint.is_proxied
+                && matches!(endpoint.at, At::Tcp(_))
+                && self.listener.proxies.is_empty()
+            {
+                return refuse(
+                    endpoint,
+                    "needs networks of proxies, but server.proxy_protocol_from is empty",
+                );
+            }
+            if endpoint.is_tls && self.certificates.is_empty() {
+                return refuse(
+                    endpoint,
+                    "needs a certificate, but tls.certificates is empty",
+                );
+            }
+            if self
+                .operator
+                .is_some_and(|own| own.port() != 0 && endpoint.at == At::Tcp(own))
+            {
+                return refuse(
+                    endpoint,
+                    "is the address of operator.listen, too: choose another one",
+                );
+            }
         }
-        Some(path) => Ok(path),
+        Ok(())
     }
-}
 
-/// The contract's documented range for raising the limit ends at 200 MB.
-const UPLOAD_BYTES: std::ops::RangeInclusive<u64> = 1..=200 << 20;
-/// The days of a section over those of `above`. What is sent in a chat lives as the section's
-/// `chatfile_days` say unless it has days of its own, what is shared as `shared_days` say.
-fn days(section: &str, days: &RetentionSection, above: &Days) -> Result<Days> {
-    let checked = |key: &str, own: Option<u32>, or: Option<u32>, above: u32| {
-        range(&format!("{section}.{key}"), own, or.unwrap_or(above), DAYS)
-    };
-    let (chat, shared) = (days.chatfile_days, days.shared_days);
-    Ok(Days {
-        chatfile: checked("chatfile_days", chat, None, above.chatfile)?,
-        voice: checked("voice_days", days.voice_days, chat, above.voice)?,
-        image: checked("image_days", days.image_days, chat, above.image)?,
-        video: checked("video_days", days.video_days, chat, above.video)?,
-        shared: checked("shared_days", shared, None, above.shared)?,
-        shared_voice: checked(
-            "shared_voice_days",
-            days.shared_voice_days,
-            shared,
-            above.shared_voice,
-        )?,
-        shared_image: checked(
-            "shared_image_days",
-            days.shared_image_days,
-            shared,
-            above.shared_image,
-        )?,
-        shared_video: checked(
-            "shared_video_days",
-            days.shared_video_days,
-            shared,
-            above.shared_video,
-        )?,
-        avatar: checked("avatar_days", days.avatar_days, None, above.avatar)?,
-    })
-}
+    /// Checks that the largest upload of a tenant fits into `limits.upload_bytes_in_flight_max`; a client would
+    /// otherwise be told to retry for ever. `note` says in the message where the value `bytes_max` is from.
+    ///
+    /// # Errors
+    /// `InvalidArgument` with the smallest value that is enough.
+    pub fn check_in_flight(&self, bytes_max: u64, note: &str) -> Result<()> {
+        let of_tenants = self
+            .tenants
+            .iter()
+            .map(|tenant| tenant.limits.upload_bytes_max);
+        let needed = of_tenants
+            .max()
+            .unwrap_or(0)
+            .saturating_add(FORM_OVERHEAD_BYTES);
+        if bytes_max >= needed {
+            return Ok(());
+        }
+        Err(Error::invalid(format!(
+            "limits.upload_bytes_in_flight_max = {bytes_max}{note}: must be at least {needed}: the largest \
+             upload_bytes_max of a tenant, and {FORM_OVERHEAD_BYTES} for its form"
+        )))
+    }
 
-/// A hundred years.
-const DAYS: std::ops::RangeInclusive<u32> = 0..=36_500;
-
-fn files_config(
-    open_objects_max: Option<u64>,
-    thumbnails: &ThumbnailsSection,
-    media: MediaSection,
-) -> Result<files::Config> {
-    let defaults = files::Config::default();
-    Ok(files::Config {
-        open_objects_max: range(
-            "store.open_objects_max",
-            open_objects_max,
-            defaults.open_objects_max,
-            1..=1 << 20,
-        )?,
-        open_bytes_max: defaults.open_bytes_max,
-        derived_bytes_max: range(
-            "thumbnails.cache_bytes_max",
-            thumbnails.cache_bytes_max,
-            defaults.derived_bytes_max,
-            1 << 20..=1 << 40,
-        )?,
-        decode_threads: range(
-            "thumbnails.threads",
-            thumbnails.threads,
-            defaults.decode_threads,
-            1..=256,
-        )?,
-        decode_queue_max: range(
-            "thumbnails.queue_max",
-            thumbnails.queue_max,
-            defaults.decode_queue_max,
-            1..=100_000,
-        )?,
-        decode_bytes_max: range(
-            "thumbnails.decode_bytes_max",
-            thumbnails.decode_bytes_max,
-            defaults.decode_bytes_max,
-            1 << 20..=1 << 40,
-        )?,
-        decode_pixels_max: range(
-            "thumbnails.pixels_max",
-            thumbnails.pixels_max,
-            defaults.decode_pixels_max,
-            1..=1_000_000_000,
-        )?,
-        failure_memory: seconds(
-            "thumbnails.failure_memory_seconds",
-            thumbnails.failure_memory_seconds,
-            60,
-        )?,
-        ffmpeg: ffmpeg_config(media)?,
-        ..defaults
-    })
-}
-
-fn ffmpeg_config(media: MediaSection) -> Result<files::FfmpegConfig> {
-    let defaults = files::FfmpegConfig::default();
-    Ok(files::FfmpegConfig {
-        program: media.ffmpeg.unwrap_or(defaults.program),
-        timeout: seconds(
-            "media.timeout_seconds",
-            media.timeout_seconds,
-            defaults.timeout.as_secs(),
-        )?,
-        memory_bytes_max: range(
-            "media.memory_bytes_max",
-            media.memory_bytes_max,
-            defaults.memory_bytes_max,
-            256 << 20..=1 << 40,
-        )?,
-        processes_max: range(
-            "media.processes_max",
-            media.processes_max,
-            defaults.processes_max,
-            1..=256,
-        )?,
-        queue_max: range(
-            "media.queue_max",
-            media.queue_max,
-            defaults.queue_max,
-            1..=100_000,
-        )?,
-        voice_duration_max: seconds(
-            "media.voice_seconds_max",
-            media.voice_seconds_max,
-            defaults.voice_duration_max.as_secs(),
-        )?,
-    })
-}
-
-fn hook_config(hook: &HookSection) -> Result<hook::Config> {
-    let defaults = hook::Config::default();
-    Ok(hook::Config {
-        timeout: seconds(
-            "hook.timeout_seconds",
-            hook.timeout_seconds,
-            defaults.timeout.as_secs(),
-        )?,
-        cache: range(
-            "hook.cache_seconds",
-            hook.cache_seconds,
-            defaults.cache.as_secs(),
-            0..=3600,
-        )
-        .map(Duration::from_secs)?,
-        cache_entries_max: range(
-            "hook.cache_entries_max",
-            hook.cache_entries_max,
-            defaults.cache_entries_max,
-            1..=10_000_000,
-        )?,
-        in_flight_max: range(
-            "hook.in_flight_max",
-            hook.in_flight_max,
-            defaults.in_flight_max,
-            1..=64,
-        )?,
-        waiting_max: range(
-            "hook.waiting_max",
-            hook.waiting_max,
-            defaults.waiting_max,
-            0..=100_000,
-        )?,
-    })
-}
-
-fn log_config(log: LogSection) -> Result<logging::Config> {
-    let level = log.level.unwrap_or_else(|| "info".into());
-    logging::check_level(&level).map_err(|why| {
-        bad(
-            "log.level",
-            format!("{level}: {why}"),
-            "error, warn, info, debug, trace or off, or several as in warn,access=info",
-        )
-    })?;
-    Ok(logging::Config {
-        level,
-        format: log.format.unwrap_or_default(),
-    })
-}
-
-impl Config {
-    /// How long files live, by tenant.
+    /// How long files are kept, by tenant.
     pub fn retention(&self) -> retention::Policy {
+        let of_tenant = |tenant: &TenantConfig| (tenant.name(), tenant.limits.retention);
         retention::Policy {
-            days_by_tenant: self
-                .tenants
-                .iter()
-                .map(|tenant| (tenant.name(), tenant.days(&self.tenant_defaults.days)))
-                .collect(),
-            days_default: self.tenant_defaults.days,
+            days_by_tenant: self.tenants.iter().map(of_tenant).collect(),
+            days_default: self.tenant_defaults.retention,
         }
     }
 
-    /// Where keys and generated secrets lie.
+    /// The directory of keys and generated secrets.
     pub fn keys_path(&self) -> PathBuf {
         self.store.path.join("keys")
     }

@@ -24,6 +24,9 @@ pub mod auth;
 pub mod http;
 pub mod limit;
 pub mod media;
+
+pub mod tenant;
+
 pub mod store;
 
 pub mod client_network;
@@ -35,5 +38,5 @@ pub mod http_client;
 pub mod logging;
 pub mod metrics;
 pub mod secret;
-pub mod tenant;
+pub mod settings;
 pub mod time;

@@ -1,8 +1,7 @@
-//! Where log lines go, and which there are. What they say is decided where the thing happens; no secret is ever
-//! given to them.
+//! Configures the log of the process: level, format, and the queue to standard error.
 //!
-//! The log is the process's, as `tracing` has it: one is installed, once, and what may be asked of it later
-//! (what was dropped, the level) is asked here.
+//! A process installs its log once, as `tracing` requires. The level can change later. Callers of `tracing` must not pass
+//! secrets to it.
 
 mod directives;
 mod ids;
@@ -11,6 +10,7 @@ mod writer;
 use std::{io, panic, sync::OnceLock};
 
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use tracing_subscriber::{
     Registry, filter::Targets, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt,
 };
@@ -18,25 +18,27 @@ use tracing_subscriber::{
 use self::writer::Queue;
 use crate::error::{Error, Result};
 
-pub use self::{directives::check_level, writer::Guard};
+pub use self::writer::Guard;
 
-/// How a log line looks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, clap::ValueEnum)]
+/// Format of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
-    /// For people.
+    /// Readable text.
     #[default]
     Text,
-    /// For machines: one JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// The logging of one process.
-#[derive(Debug, Clone)]
+/// Settings of the log: `[log]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
 pub struct Config {
-    /// A level (`info`), or several directives (`warn,access=info`); see [`check_level`].
+    /// A level (`info`), or several directives (`warn,access=info`).
+    #[serde(deserialize_with = "directives::deserialize")]
     pub level: String,
-    /// The form of a line.
+    /// Format of log lines.
     pub format: Format,
 }
 
@@ -49,7 +51,7 @@ impl Default for Config {
     }
 }
 
-/// The log of this process, once it has one.
+/// The log of this process, once it is installed.
 static INSTALLED: OnceLock<Installed> = OnceLock::new();
 
 struct Installed {
@@ -60,11 +62,11 @@ struct Installed {
     filter: reload::Handle<Targets, Registry>,
 }
 
-/// Sends the log to standard error, for the whole process, once; panics too, which would else be written by
-/// whoever panics.
+/// Installs the log of the process, which goes to standard error. Panics are also logged, because the default hook
+/// blocks the panicking thread on standard error.
 ///
 /// # Errors
-/// `Internal` where a logger is installed already; what is wrong with the level.
+/// `Internal`: a log is installed already. `InvalidArgument`: the level is not valid.
 pub fn install(config: &Config) -> Result<Guard> {
     let filter = directives::parse(&config.level).map_err(Error::invalid)?;
     let (queue, guard) = Queue::to(io::stderr())?;
@@ -81,25 +83,25 @@ pub fn install(config: &Config) -> Result<Guard> {
         level: Mutex::new(config.level.clone()),
         filter: handle,
     };
-    // There is one subscriber, so there is one of these.
+    // `try_init` has succeeded, so this is the first call.
     let _ = INSTALLED.set(installed);
     panic::set_hook(Box::new(|panic| tracing::error!(%panic, "panicked")));
     Ok(guard)
 }
 
-/// Lines that were dropped because nobody read them in time, or not at all.
+/// Number of lines that were dropped, because standard error was too slow or closed.
 pub fn lines_dropped() -> u64 {
     INSTALLED.get().map_or(0, |log| log.queue.dropped())
 }
 
-/// Whether lines show the fingerprints of ids and not the ids, from now on: for a server where an id opens a file.
+/// Sets whether log lines show fingerprints in place of ids. For servers on which an id alone opens a file.
 pub fn set_ids_masked(is_masked: bool) {
     if let Some(log) = INSTALLED.get() {
         log.queue.set_ids_masked(is_masked);
     }
 }
 
-/// The directives in force.
+/// The current level or directives.
 pub fn level() -> String {
     let level = |log: &Installed| {
         let level = log.level.lock();
@@ -108,16 +110,16 @@ pub fn level() -> String {
     INSTALLED.get().map_or_else(|| "off".into(), level)
 }
 
-/// Other directives, from now on.
+/// Changes the level or directives.
 ///
 /// # Errors
-/// What is wrong with them; the old ones stay in force.
+/// They are not valid; the old ones stay in force.
 pub fn set_level(text: &str) -> Result<(), String> {
     let filter = directives::parse(text)?;
     let log = INSTALLED.get().ok_or("this process has no log")?;
     let mut level = log.level.lock();
-    // Under the old ones: a log that falls silent says why.
-    tracing::warn!(from = %level, to = text, "the log's level is changed");
+    // Logged before the change, so that a log that is switched off says why.
+    tracing::warn!(from = %level, to = text, "the log level is changed");
     log.filter
         .reload(filter)
         .map_err(|error| error.to_string())?;

@@ -1,8 +1,8 @@
-//! The binary: the allocator, and the command line's exit code.
+//! The binary: sets the allocator and runs the command line.
 
 use std::process::ExitCode;
 
-/// Small allocations, made on one thread and freed on another: what mimalloc is made for.
+/// mimalloc is fast for small allocations that one thread makes and another one frees.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,7 +1,7 @@
-//! Texts that must not be seen: redacted in `Debug`, wiped when dropped, compared in constant time.
+//! Secret texts: redacted in `Debug`, zeroed on drop, compared in constant time.
 //!
-//! [`Secret`] is any such text, also one that a client sent. [`SecretKey`] is one that protects something: it signs,
-//! or whoever knows it is let in. It cannot be made of an empty, blank or short text, and only it can sign.
+//! [`Secret`] is any such text, for example one from a client. [`SecretKey`] protects something: it signs, or gives access
+//! to those who know it. It has a minimum length, and only a `SecretKey` can sign.
 
 use std::fmt;
 
@@ -16,40 +16,40 @@ use zeroize::Zeroizing;
 pub struct Secret(Zeroizing<String>);
 
 impl Secret {
-    /// Takes the text over.
+    /// Wraps a text.
     pub fn new(text: impl Into<String>) -> Self {
         Self(Zeroizing::new(text.into()))
     }
 
-    /// The text itself. Name the call's reason where it is not plain: it must not reach a log.
+    /// The text itself, which must not get into a log. Say in a comment why it is needed, unless that is clear.
     pub fn expose(&self) -> &str {
         &self.0
     }
 
-    /// Whether `other` is the same text, in time that depends on the lengths alone.
+    /// Compares in a time that depends on the lengths alone.
     pub fn equals(&self, other: &str) -> bool {
         constant_time_eq(self.0.as_bytes(), other.as_bytes())
     }
 }
 
-/// A secret that protects something, of at least [`SecretKey::BYTES_MIN`] bytes.
+/// A key of at least [`SecretKey::BYTES_MIN`] bytes.
 ///
-/// With an empty key everybody can sign, so the type has no such value: a setting that is empty is found when it is
-/// read, whichever setting it is.
+/// Anyone can sign with an empty key. The type has no such value, so an empty setting is an error when it is read.
 #[derive(Clone)]
 pub struct SecretKey(Secret);
 
 impl SecretKey {
-    /// The fewest bytes, white space and NUL characters at both ends not counted. 16 random letters and digits are 95 bits.
+    /// Minimum number of bytes, without white space and NUL characters at both ends. 16 random letters and digits have
+    /// 95 bits.
     pub const BYTES_MIN: usize = 16;
-    /// What a key that is too short is refused with.
+    /// The error message for a key that is too short.
     pub const RULE: &str =
         "a secret must have at least 16 bytes (`openssl rand -base64 32` makes a good one)";
 
-    /// Takes a text over as a key.
+    /// Makes a key of a text.
     ///
     /// # Errors
-    /// It is empty, blank or shorter than [`SecretKey::BYTES_MIN`].
+    /// The text has fewer than [`SecretKey::BYTES_MIN`] bytes.
     pub fn new(secret: Secret) -> Result<Self, TooShort> {
         if significant(secret.expose()).len() < Self::BYTES_MIN {
             return Err(TooShort);
@@ -57,18 +57,18 @@ impl SecretKey {
         Ok(Self(secret))
     }
 
-    /// The text itself: see [`Secret::expose`].
+    /// The text itself; see [`Secret::expose`].
     pub fn expose(&self) -> &str {
         self.0.expose()
     }
 
-    /// Whether `other` is the same text, in time that depends on the lengths alone.
+    /// Compares in a time that depends on the lengths alone.
     pub fn equals(&self, other: &str) -> bool {
         self.0.equals(other)
     }
 
-    /// HMAC-SHA256 (RFC 2104) over the parts, joined as they are. If one joined text could be read as two different
-    /// lists of parts, put a separator between them that cannot occur in them.
+    /// HMAC-SHA256 (RFC 2104) of the concatenated parts. If two lists of parts can have the same concatenation, add
+    /// a separator that cannot occur in a part.
     pub fn hmac_sha256(&self, parts: &[&[u8]]) -> [u8; 32] {
         let mut mac = Hmac::<Sha256>::new_from_slice(self.expose().as_bytes())
             .expect("HMAC takes keys of any length");
@@ -78,7 +78,7 @@ impl SecretKey {
         mac.finalize().into_bytes().into()
     }
 
-    /// HMAC-SHA1, which the vendors' upload policies are signed with.
+    /// HMAC-SHA1, with which the vendor's upload policies are signed.
     pub fn hmac_sha1(&self, text: &[u8]) -> [u8; 20] {
         let mut mac = Hmac::<Sha1>::new_from_slice(self.expose().as_bytes())
             .expect("HMAC takes keys of any length");
@@ -86,15 +86,14 @@ impl SecretKey {
         mac.finalize().into_bytes().into()
     }
 
-    /// The signature of four texts separated by NUL, in 64 hexadecimal digits of HMAC-SHA256. No part but the last
-    /// may contain a NUL: otherwise a signature for one purpose could be valid for another.
+    /// Signs four texts, separated by NUL, with HMAC-SHA256, and returns 64 hexadecimal digits. Only the last text may
+    /// contain a NUL: otherwise a signature for one purpose could be valid for another.
     pub fn sign_parts(&self, parts: [&str; 4]) -> String {
         hex(&self.hmac_sha256(&[parts.join("\0").as_bytes()]))
     }
 
-    /// Why this key can be guessed, if it looks so. Legal, but worth a warning: an operator may have reasons, and
-    /// must not find the server down after an upgrade. `bytes_advised` is the length that a random key of this
-    /// purpose has.
+    /// Why the key looks easy to guess, if it does. The caller warns and goes on: an upgrade must not stop a server whose
+    /// key was accepted before. `bytes_advised` is the usual length of a random key for this purpose.
     pub fn weakness(&self, bytes_advised: usize) -> Option<&'static str> {
         let text = significant(self.expose()).as_bytes();
         let mut seen = [false; 256];
@@ -119,10 +118,10 @@ impl SecretKey {
     }
 }
 
-/// Fewer different bytes than this are a weak key: 16 random hexadecimal digits have 10 on average.
+/// A key with fewer distinct bytes is weak. 16 random hexadecimal digits have 10 on average.
 const DIFFERENT_BYTES_ADVISED: usize = 8;
-/// Parts of keys that stand in examples or come to mind first, without punctuation. None is shorter than six
-/// characters: a random key has one of those once in a hundred thousand at the most.
+/// Words from examples and common passwords, without punctuation. None is shorter than six characters, so at most one
+/// random key in a hundred thousand contains one by chance.
 const PLACEHOLDERS: [&str; 11] = [
     "changeme",
     "placeholder",
@@ -137,13 +136,13 @@ const PLACEHOLDERS: [&str; 11] = [
     "letmein",
 ];
 
-/// What of a key's text makes it hard to guess. HMAC fills a short key up with NUL bytes (RFC 2104 §2), so a key of
-/// nothing but NULs signs as the empty one does.
+/// The part of a key that makes it hard to guess. HMAC pads short keys with NUL bytes (RFC 2104 §2), so a key of NULs
+/// signs as an empty key does.
 fn significant(text: &str) -> &str {
     text.trim_matches(|c: char| c.is_whitespace() || c == '\0')
 }
 
-/// A text is too short to protect anything.
+/// The text is too short for a [`SecretKey`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TooShort;
 
@@ -155,14 +154,14 @@ impl fmt::Display for TooShort {
 
 impl std::error::Error for TooShort {}
 
-/// The first 16 hexadecimal digits of a text's SHA-256: names something in a log that must not stand there itself.
-/// Whoever has the text finds its lines with `printf %s TEXT | sha256sum`. Only for texts that cannot be guessed.
+/// The first 16 hexadecimal digits of the SHA-256 of a text. It replaces a secret in log lines: if you know the secret,
+/// `printf %s TEXT | sha256sum` finds its lines. Only for texts that cannot be guessed.
 pub fn fingerprint(text: &str) -> String {
     const BYTES: usize = 8;
     hex(&Sha256::digest(text.as_bytes())[..BYTES])
 }
 
-/// In lower-case hexadecimal.
+/// Encodes bytes in lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     bytes
@@ -172,7 +171,7 @@ pub fn hex(bytes: &[u8]) -> String {
         .collect()
 }
 
-/// Whether two byte strings are equal, in time that depends on the lengths alone.
+/// Compares byte strings in a time that depends on the lengths alone.
 pub fn constant_time_eq(a: &[u8], b: &[u8]) -> bool {
     a.ct_eq(b).into()
 }
@@ -191,10 +190,10 @@ impl fmt::Debug for SecretKey {
 
 impl<'de> serde::Deserialize<'de> for Secret {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // The error of a wrong type would show what was written.
+        // serde's error for a wrong type would show the value.
         let text = String::deserialize(deserializer);
         text.map(Self::new)
-            .map_err(|_| serde::de::Error::custom("must be a text in quotes"))
+            .map_err(|_| serde::de::Error::custom("expected a text in quotes"))
     }
 }
 
@@ -212,9 +211,9 @@ mod tests {
         SecretKey::new(Secret::new(text)).ok()
     }
 
-    /// RFC 4231 §4.5, test case 4, whose key is a text of ours: 25 bytes of ASCII.
+    /// RFC 4231 §4.5, test case 4. Its key, 25 bytes of ASCII, is long enough for a `SecretKey`.
     #[test]
-    fn hmac_is_the_one_of_the_rfc() {
+    fn hmac_matches_rfc_vectors() {
         let text: String = (1..=25).map(char::from).collect();
         let key = key(&text).unwrap();
         let data = [0xcd; 50];
@@ -232,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_not_shown() {
+    fn debug_hides_secrets() {
         let secret = Secret::new("hunter2");
         assert!(!format!("{secret:?}").contains("hunter2"));
         assert!(
@@ -244,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_never_empty_blank_or_short() {
+    fn refuses_short_keys() {
         let blank = " ".repeat(64);
         for text in [
             "",
@@ -254,7 +253,7 @@ mod tests {
             "fifteen bytes x",
             " fifteen bytes x ",
             "\u{a0}\u{3000}",
-            // For HMAC these are the empty key, and one of a byte.
+            // HMAC treats these as the empty key and as a key of one byte.
             &"\0".repeat(32),
             &format!("k{}", "\0".repeat(31)),
             "\0 fifteen bytes x\u{2028}\0",
@@ -264,7 +263,7 @@ mod tests {
         for text in ["sixteen bytes xy", " sixteen bytes xy ", "äöüäöüäö"] {
             assert!(key(text).is_some(), "{text:?}");
         }
-        // Through the configuration's deserializer too.
+        // The deserializer refuses them, too.
         #[derive(Debug, serde::Deserialize)]
         struct Section {
             #[allow(dead_code, reason = "only whether it can be made")]
@@ -276,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn weak_keys_are_told_from_random_ones() {
+    fn detects_weak_keys() {
         for (text, is_weak) in [
             ("q7Jm2ZxV0pYc9TnR4sKdW6uEaHbL1fGi", false),
             ("0f9a8b7c6d5e4f3a2b1c0d9e8f7a6b5c", false),
@@ -292,13 +291,13 @@ mod tests {
         ] {
             assert_eq!(key(text).unwrap().weakness(32).is_some(), is_weak, "{text}");
         }
-        // The length that counts is the purpose's.
+        // The advised length depends on the purpose.
         let vendors = key("YXA6jzFVg1BmTRUSJLG4KG7nZZQd0uE").unwrap();
         assert!(vendors.weakness(32).is_some() && vendors.weakness(24).is_none());
     }
 
     #[test]
-    fn a_fingerprint_is_what_sha256sum_prints() {
+    fn fingerprint_matches_sha256sum() {
         // printf %s abc | sha256sum
         assert_eq!(fingerprint("abc"), "ba7816bf8f01cfea");
     }

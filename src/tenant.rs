@@ -1,48 +1,52 @@
-//! Who is served: the table of tenants, plain data made once from the configuration.
+//! Tenants with their limits and retention, and the table of them.
 //!
-//! A tenant is Easemob's `{org}/{app}` and Lanying's `app_id` at once. Nothing here checks a credential
-//! (`auth/`) or counts a call (`limit/`).
+//! A tenant is `{org}/{app}` in the Easemob API and `app_id` in the Lanying API. Credentials are checked in `auth/`, and
+//! limits are enforced in `limit/`.
 
 use std::{collections::HashMap, sync::Arc};
 
+use serde::Deserialize;
 use uuid::Uuid;
 
 use crate::{
     secret::{Secret, SecretKey},
+    settings::number,
+    store::Class,
     time::Timestamp,
 };
 
-/// How a file opens for download.
+/// What a download needs.
 #[derive(Debug, Clone)]
 pub enum DownloadAuth {
-    /// A valid token always, and the secret where the file is restricted (the vendor's document).
+    /// A valid token, and the share-secret if the file is restricted, as in the vendor's document.
     Token,
-    /// In the Easemob API the secret alone opens a restricted file; an unrestricted one opens by its id.
+    /// In the Easemob API, only the share-secret of a restricted file. An unrestricted file opens by its id alone.
     Secret,
-    /// As `Token`; and what may be had is not sent but found at a URL, signed with this key, that opens by itself
-    /// for a while (`api/signed_url.rs`).
+    /// As `Token`, but the response redirects to a URL that is signed with this key and valid for a limited time
+    /// (`api/signed_url.rs`).
     Signed(SecretKey),
 }
 
-/// An account that may obtain a token by password.
-#[derive(Debug, Clone)]
+/// An account that may obtain a token by password: `[[tenant.account]]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Account {
     /// The user name.
     pub name: String,
-    /// A PHC string, `$argon2id$…`.
+    /// A hash in PHC format: `$argon2id$…`.
     pub password_hash: Secret,
 }
 
-/// The chat backend's own decision on who may do what, asked over HTTP.
+/// The HTTP endpoint of a chat backend that decides what a user may do.
 #[derive(Debug, Clone)]
 pub struct Hook {
-    /// `http://` or `https://`, asked by POST.
+    /// An `http://` or `https://` URL, called with POST.
     pub url: String,
-    /// Signs the questions, so that the backend knows who asks.
+    /// Signs the calls, so that the backend can authenticate this server.
     pub secret: Option<SecretKey>,
 }
 
-/// URLs of a server that scales pictures, with `{…}` for what differs by file (`api/lanying/process.rs`).
+/// URLs of a server that scales pictures. `api/lanying/process.rs` fills in the placeholders `{…}`.
 #[derive(Debug, Clone, Default)]
 pub struct Processing {
     /// For thumbnails of pictures.
@@ -51,87 +55,144 @@ pub struct Processing {
     pub video_url: Option<String>,
 }
 
-/// What a tenant is in the Lanying dialect.
+/// The settings of a tenant in the Lanying API.
 #[derive(Debug, Clone)]
 pub struct Lanying {
-    /// Its name there.
+    /// The name of the tenant.
     pub app_id: String,
-    /// Signs the links to its files: as long-lived as they are.
+    /// Signs the links to files. Links live as long as the files, so the key must, too.
     pub link_key: SecretKey,
-    /// Signs its upload policies (OSS's `AccessKeySecret`; the id is `app_id`) and its store tokens.
+    /// Signs upload policies and store tokens. It is the `AccessKeySecret` of OSS; the `AccessKeyId` is `app_id`.
     pub upload_key: SecretKey,
-    /// Signs the calls of its clients (`sdk_sign`), where that is asked of them.
+    /// Verifies `sdk_sign`, the signature of the clients' requests. `None`: requests need no signature.
     pub sdk_sign_key: Option<SecretKey>,
-    /// A file that was sent to one user opens for that user and the sender alone.
+    /// Only the sender and the recipient may open a file that was sent to one user.
     pub strict_recipients: bool,
-    /// Who makes thumbnails and covers for clients that leave it to us; `None` = we.
+    /// The server that makes thumbnails and covers; this one for URLs that are `None`.
     pub processing: Processing,
 }
 
-/// The numbers that may differ by tenant, defaults filled in.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// Limits of a tenant: from `[[tenant]]`, or else from `[limits]`.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(default)]
 pub struct Limits {
-    /// Calls per second for one client and interface; 0 = no limit.
+    /// Requests per second per client and rate class; 0 = unlimited.
+    #[serde(deserialize_with = "number::<0, 1_000_000, _, _>")]
     pub calls_per_second: u32,
-    /// Calls that may come back to back.
+    /// Maximum burst of requests.
+    #[serde(deserialize_with = "number::<1, 1_000_000, _, _>")]
     pub calls_burst: u32,
-    /// Bytes of one file.
+    /// Maximum size of a file. The vendor documents up to 200 MB.
+    #[serde(deserialize_with = "number::<1, { 200 << 20 }, _, _>")]
     pub upload_bytes_max: u64,
-    /// Bytes that it may store in a day; 0 = any.
+    /// Bytes that the tenant may upload per day; 0 = unlimited.
+    #[serde(deserialize_with = "number::<0, { 1 << 50 }, _, _>")]
     pub upload_bytes_per_day: u64,
-    /// The same for each of its users.
+    /// Bytes that each of its users may upload per day; 0 = unlimited.
+    #[serde(deserialize_with = "number::<0, { 1 << 50 }, _, _>")]
     pub user_upload_bytes_per_day: u64,
-    /// How long files live.
-    pub days: Days,
+    /// How long files are kept: from `[[tenant]]`, or else from `[retention]`.
+    #[serde(skip)]
+    pub retention: Retention,
 }
 
-/// Days that files live, by what they are; 0 = for ever.
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            calls_per_second: 30,
+            calls_burst: 30,
+            upload_bytes_max: 10 << 20,
+            upload_bytes_per_day: 0,
+            user_upload_bytes_per_day: 0,
+            retention: Retention::default(),
+        }
+    }
+}
+
+/// How many days files are kept, by class; 0 = unlimited, the default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[allow(missing_docs, reason = "`store::Class` says what each is")]
-pub struct Days {
-    pub chatfile: u32,
-    pub voice: u32,
-    pub image: u32,
-    pub video: u32,
-    pub shared: u32,
-    pub shared_voice: u32,
-    pub shared_image: u32,
-    pub shared_video: u32,
-    pub avatar: u32,
+pub struct Retention([u32; Class::ALL.len()]);
+
+impl Retention {
+    /// The days of a class.
+    pub fn days(&self, class: Class) -> u32 {
+        self.0[class as usize]
+    }
+
+    /// Sets the days of one class.
+    #[must_use]
+    pub fn with(mut self, class: Class, days: u32) -> Self {
+        self.0[class as usize] = days;
+        self
+    }
+
+    /// The name of the setting of a class, for example `shared_voice_days`.
+    pub fn setting(class: Class) -> String {
+        format!("{}_days", class.name().replace('-', "_"))
+    }
+
+    /// Reads the settings of a section. `setting` looks up the days by the name of a setting.
+    ///
+    /// For files of a chat, `chatfile_days` replaces a missing `voice_days`, `image_days` or `video_days`; for shared
+    /// files, `shared_days` does the same. All that is left is taken from `defaults`.
+    ///
+    /// # Errors
+    /// `setting` fails.
+    pub fn read<E>(
+        defaults: &Self,
+        setting: impl Fn(&str) -> Result<Option<u32>, E>,
+    ) -> Result<Self, E> {
+        let mut retention = *defaults;
+        for class in Class::ALL {
+            let own = setting(&Self::setting(class))?;
+            let general = match class {
+                Class::Voice | Class::Image | Class::Video => Some(Class::Chatfile),
+                Class::SharedVoice | Class::SharedImage | Class::SharedVideo => Some(Class::Shared),
+                Class::Chatfile | Class::Shared | Class::Avatar => None,
+            };
+            let days = match (own, general) {
+                (None, Some(general)) => setting(&Self::setting(general))?,
+                (own, _) => own,
+            };
+            retention = days.map_or(retention, |days| retention.with(class, days));
+        }
+        Ok(retention)
+    }
 }
 
 /// One tenant.
 #[derive(Debug, Clone)]
 pub struct Tenant {
-    /// Its place in the table: the limiter's key, stable while the process runs.
+    /// The number of the tenant, for example in keys of the limiter. Stable while the process runs.
     pub index: u32,
-    /// Of the table that it stands in: another one may have other secrets.
+    /// The generation of its table. Another generation may have other secrets.
     pub generation: u64,
-    /// The organisation, first segment of the path.
+    /// The organization, the first segment of the path.
     pub org: String,
-    /// The application, second segment of the path.
+    /// The application, the second segment of the path.
     pub app: String,
-    /// The same tenant in the Lanying dialect.
+    /// Settings of the Lanying API; `None` if the tenant is not served there.
     pub lanying: Option<Lanying>,
-    /// The application's UUID in answers: derived from org and app, so the same on every node.
+    /// The UUID of the application in responses. It is derived from org and app, so it is the same on every node.
     pub application: Uuid,
     /// The OAuth client id.
     pub client_id: String,
-    /// The OAuth client secret; also keys the dynamic tokens.
+    /// The OAuth client secret, which also signs dynamic tokens.
     pub client_secret: SecretKey,
-    /// The ttls that its backend gives to dynamic tokens, in seconds; not empty. `None` = it is not said.
+    /// The lifetimes that the chat backend gives to dynamic tokens, in seconds. Not empty; `None` = unknown.
     pub dynamic_ttls: Option<Vec<i64>>,
     /// What a download needs.
     pub download_auth: DownloadAuth,
-    /// Bare presence of `restrict-access` restricts, as the oldest document has it; else `false` does not.
+    /// The header `restrict-access` restricts a file with any value, as in the oldest document of the vendor. Otherwise
+    /// the value `false` does not.
     pub strict_restrict_access: bool,
-    /// Who decides beside the signatures; `None` = they alone.
+    /// The hook that also decides; `None` = signatures alone decide.
     pub hook: Option<Hook>,
-    /// Numbers.
+    /// Limits and retention.
     pub limits: Limits,
-    /// Tokens issued before are expired, whatever they say.
+    /// Credentials issued before this time are revoked.
     pub tokens_not_before: Option<Timestamp>,
-    /// The same, by user.
+    /// Credentials of a user that were issued before this time are revoked, by user.
     pub users_not_before: HashMap<String, Timestamp>,
     /// Accounts by name.
     pub accounts: HashMap<String, Account>,
@@ -143,8 +204,9 @@ impl Tenant {
         format!("{}/{}", self.org, self.app)
     }
 
-    /// Whether a credential that was issued then is revoked, for the whole application or for its user. Every
-    /// credential that names its moment asks here: tokens of both kinds, store tokens, upload tickets.
+    /// Whether a credential that was issued at this time is revoked, for the whole application or for its user.
+    ///
+    /// Used for all credentials with a time of issue: both kinds of tokens, store tokens, upload tickets.
     pub fn is_revoked(&self, user: Option<&str>, issued: Timestamp) -> bool {
         let of_user = user.and_then(|name| self.users_not_before.get(name).copied());
         let not_before = self.tokens_not_before.max(of_user);
@@ -152,30 +214,30 @@ impl Tenant {
     }
 }
 
-/// All tenants, found by name without an allocation.
+/// All tenants. A look-up by name does not allocate.
 #[derive(Debug, Clone, Default)]
 pub struct Tenants {
     by_org: HashMap<String, HashMap<String, Arc<Tenant>>>,
     by_app_id: HashMap<String, Arc<Tenant>>,
     in_order: Vec<Arc<Tenant>>,
     generation: u64,
-    /// Of a tenant whose name is new.
+    /// The index of the next new tenant.
     next_index: u32,
 }
 
 impl Tenants {
-    /// Makes the table; `index` of each is set to its place. Names must be unique (the configuration checks).
+    /// Makes a table, and numbers the tenants. Names must be unique; the configuration checks that.
     pub fn new(tenants: Vec<Tenant>) -> Self {
         Self::default().followed_by(tenants)
     }
 
-    /// Whether there is more than one.
+    /// Whether there is more than one tenant.
     pub fn has_several(&self) -> bool {
         self.in_order.len() > 1
     }
 
-    /// The table that takes the place of this one. A tenant of the same name keeps its index, and no other one
-    /// ever gets it: what is counted or remembered under it stays its own.
+    /// Makes the table that replaces this one. A tenant with the same name keeps its index, and an index is never
+    /// reused, so that counters and caches by index stay with their tenant.
     #[must_use]
     pub fn followed_by(&self, tenants: Vec<Tenant>) -> Self {
         let mut table = Self {
@@ -208,23 +270,23 @@ impl Tenants {
         table
     }
 
-    /// The tenant `{org}/{app}`.
+    /// Finds a tenant by `{org}/{app}`.
     pub fn find(&self, org: &str, app: &str) -> Option<&Arc<Tenant>> {
         self.by_org.get(org)?.get(app)
     }
 
-    /// The tenant that the Lanying dialect calls `app_id`.
+    /// Finds a tenant by its `app_id` in the Lanying API.
     pub fn find_app_id(&self, app_id: &str) -> Option<&Arc<Tenant>> {
         self.by_app_id.get(app_id)
     }
 
-    /// Whether the id of a file opens it somewhere, without a token.
+    /// Whether a file of any tenant opens by its id, without a token.
     pub fn has_open_ids(&self) -> bool {
         let is_open = |tenant: &Arc<Tenant>| matches!(tenant.download_auth, DownloadAuth::Secret);
         self.in_order.iter().any(is_open)
     }
 
-    /// In the order of the configuration; the first is the default of the command line.
+    /// The tenants in the order of the configuration. The first one is the default of the command line.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Tenant>> {
         self.in_order.iter()
     }

@@ -10,6 +10,7 @@ pub mod query;
 mod signed_url;
 
 use std::{
+    fmt,
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -17,6 +18,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use hyper::{HeaderMap, Method, header};
+use serde::{Deserialize, Deserializer};
 
 use crate::{
     auth::{Grants, Verifier, hook::Hooks},
@@ -29,6 +31,7 @@ use crate::{
         Quota, QuotaPermit, Quotas,
         quota::{Exceeded, QuotaOwner},
     },
+    settings::{expected, number},
     tenant::{Tenant, Tenants},
     time::{Clock, Timestamp},
 };
@@ -53,17 +56,78 @@ pub struct Api {
     pub config: Config,
 }
 
-/// Settings of the dialects.
-#[derive(Debug, Clone, Default)]
+/// Settings of the dialects, from `[cdn]` and others.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
 pub struct Config {
-    /// Scheme and host as clients see them, without a trailing slash; else from the request's `Host`.
-    pub public_url: Option<String>,
+    /// `server.public_url`: scheme and host as clients see them, without a trailing slash; else from the request's
+    /// `Host`.
+    #[serde(skip)]
+    pub public_url: Option<BaseUrl>,
     /// Where signed URLs lead, without a trailing slash; else here.
-    pub cdn_url: Option<String>,
+    #[serde(rename = "url")]
+    pub cdn_url: Option<BaseUrl>,
     /// How long they live, in seconds.
+    #[serde(
+        rename = "url_ttl_seconds",
+        deserialize_with = "number::<60, 604_800, _, _>"
+    )]
     pub url_ttl_secs: i64,
-    /// A call over the rate is answered 429 and not the vendor's 503.
+    /// `limits.status`: a call over the rate is answered 429 and not the vendor's 503.
+    #[serde(skip)]
     pub limit_status_429: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            public_url: None,
+            cdn_url: None,
+            url_ttl_secs: 3600,
+            limit_status_429: false,
+        }
+    }
+}
+
+/// Scheme and host of URLs, without a trailing slash: paths are appended to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BaseUrl(String);
+
+impl fmt::Display for BaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for BaseUrl {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let url = String::deserialize(deserializer)?;
+        let is_base = url.parse().is_ok_and(|uri: hyper::Uri| {
+            matches!(uri.scheme_str(), Some("http" | "https"))
+                && uri
+                    .authority()
+                    .is_some_and(|host| !host.as_str().contains('@'))
+                && matches!(uri.path(), "" | "/")
+                && uri.query().is_none()
+        });
+        let allowed = "http://host[:port] or https://host[:port], without a path";
+        match is_base {
+            true => Ok(Self(url.trim_end_matches('/').to_owned())),
+            false => Err(expected(allowed, format_args!("{url:?}"))),
+        }
+    }
+}
+
+/// Reads `limits.status`: whether a call over the rate is answered 429.
+///
+/// # Errors
+/// It is neither 429 nor 503.
+pub fn limit_status_429<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    match u64::deserialize(deserializer)? {
+        503 => Ok(false),
+        429 => Ok(true),
+        other => Err(expected("503 or 429", other)),
+    }
 }
 
 impl Api {
@@ -168,7 +232,7 @@ impl Call<'_> {
     /// Scheme and host as the client sees them.
     fn public_url(&self, api: &Api) -> String {
         match &api.config.public_url {
-            Some(url) => url.clone(),
+            Some(url) => url.to_string(),
             None => {
                 let scheme = if self.is_tls { "https" } else { "http" };
                 format!("{scheme}://{}", self.host())

@@ -34,7 +34,7 @@ pub(super) fn redirect(
         return None;
     };
     let base = match &api.config.cdn_url {
-        Some(url) => url.clone(),
+        Some(url) => url.to_string(),
         None => call.public_url(api),
     };
     let end = end(id, call.now, api.config.url_ttl_secs);

@@ -1,15 +1,15 @@
-//! What can be changed while the server runs: certificates, tenants, how long files live.
+//! Reloads settings while the server runs: certificates, tenants and retention.
 
 use std::{
-    path::PathBuf,
     sync::{Arc, Weak},
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
 
+use super::SecretStore;
 use crate::{
-    config::{self, Config},
+    config::Config,
     error::{Error, Kind, Result},
     logging,
     retention::Policy,
@@ -18,44 +18,43 @@ use crate::{
     tenant::Tenants,
 };
 
-/// How often the files of certificates are looked at.
+/// How often the certificate files are checked for changes.
 const CERTIFICATES_TICK: Duration = Duration::from_secs(5);
 
-/// Changes a running server. Cheap to clone.
+/// Changes the settings of a running server. Cheap to clone.
 #[derive(Clone)]
 pub struct Reloader {
-    /// None where no listener speaks it.
+    /// `None` if no listener speaks TLS.
     pub(super) tls: Option<Tls>,
     pub(super) tenants: Arc<ArcSwap<Tenants>>,
     pub(super) policy: Arc<ArcSwap<Policy>>,
-    /// As the server was started with.
+    /// The value that the server was started with.
     pub(super) upload_bytes_in_flight_max: u64,
-    /// Where generated secrets lie.
-    pub(super) keys: PathBuf,
+    pub(super) secrets: SecretStore,
     /// Weak, so that a reloader does not keep the store open.
     pub(super) store: Weak<dyn Store>,
 }
 
 impl Reloader {
-    /// Puts a new configuration in force, for requests and connections to come: `[[tenant]]` with what they take
-    /// from `[limits]` and `[retention]`, and the certificates' files. The rest of it needs a new process. Blocking.
+    /// Applies the tenants of a configuration, with their limits and retention, and reads the certificates again. New
+    /// requests and connections use them. All other settings need a restart. Blocking.
     ///
     /// # Errors
-    /// What is wrong; then nothing has changed.
+    /// The configuration or a certificate is not usable; nothing has changed then.
     pub fn reload(&self, config: &Config) -> Result<()> {
-        config.check_in_flight(self.upload_bytes_in_flight_max)?;
-        // Secrets that are not found are made: never in the place of those of a store that is gone.
+        let note = " (in force until the server is restarted)";
+        config.check_in_flight(self.upload_bytes_in_flight_max, note)?;
+        // Missing secrets are generated. Not if the store is unmounted: its secrets are not lost.
         let store = self.store.upgrade().ok_or_else(|| {
             Error::new(Kind::Unavailable(Duration::ZERO)).source("the server has ended")
         })?;
         store.maintenance().check(Access::Read)?;
         let before = self.tenants.load_full();
-        let (configs, defaults) = (&config.tenants, &config.tenant_defaults);
-        let tenants = config::tenants_after(&before, configs, defaults, &self.keys)?;
+        let tenants = self.secrets.tenants(&before, &config.tenants)?;
         self.certificates()?;
         config.warn_of_weak_secrets();
         self.policy.store(Arc::new(config.retention()));
-        // Before an id opens a file, and until after it no longer does.
+        // Log lines hide ids from before an id can open a file until after the last one can.
         let (were_open, are_open) = (before.has_open_ids(), tenants.has_open_ids());
         logging::set_ids_masked(were_open || are_open);
         self.tenants.store(Arc::new(tenants));
@@ -63,15 +62,15 @@ impl Reloader {
         Ok(())
     }
 
-    /// Reads the certificates anew, for connections to come. Blocking.
+    /// Reads the certificates again, for new connections. Blocking.
     ///
     /// # Errors
-    /// Which file, and what is wrong with it; those in force stay.
+    /// A file is not usable; the old certificates stay in use.
     pub fn certificates(&self) -> Result<()> {
         self.tls.as_ref().map_or(Ok(()), Tls::reload)
     }
 
-    /// Reads certificates anew whose files have changed, until the end.
+    /// Reads the certificates again whenever their files change, until shutdown.
     pub(super) async fn watch_certificates(self, shutdown: Shutdown) {
         while tokio::time::timeout(CERTIFICATES_TICK, shutdown.triggered())
             .await
@@ -84,7 +83,7 @@ impl Reloader {
             };
             match tokio::task::spawn_blocking(work).await {
                 Ok(Ok(false)) => {}
-                Ok(Ok(true)) => tracing::info!("new certificates are in force"),
+                Ok(Ok(true)) => tracing::info!("reloaded the certificates"),
                 Ok(Err(error)) => kept(&error),
                 Err(error) => kept(&Error::internal(error)),
             }
@@ -93,5 +92,5 @@ impl Reloader {
 }
 
 fn kept(error: &Error) {
-    tracing::error!(%error, "the certificates stay as they were");
+    tracing::error!(%error, "cannot reload the certificates; the old ones stay in use");
 }

@@ -8,12 +8,13 @@ mod backend;
 use std::time::{Duration, Instant};
 
 use quick_cache::{Weighter, sync::Cache};
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use self::backend::{Answer, Backend};
 use crate::{
     error::{Error, Kind, Result},
     fair_queue::{self, Claimant, FairQueue},
+    settings::{number, seconds},
     tenant::{Hook, Tenant},
     time::Clock,
 };
@@ -27,20 +28,26 @@ const ENTRY_BYTES: u64 = 512;
 /// Size of an entry without its texts: key, answer, and the links of the cache.
 const ENTRY_BYTES_FIXED: u64 = 256;
 
-/// The settings for all tenants.
-#[derive(Debug, Clone)]
+/// The settings for all tenants: `[hook]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
 pub struct Config {
     /// Maximum time of a question, including the wait in the queue. At most a day.
+    #[serde(rename = "timeout_seconds", deserialize_with = "seconds")]
     pub timeout: Duration,
     /// How long an answer is cached. Zero = it is not cached, and concurrent callers do not share it. At most a day.
+    #[serde(rename = "cache_seconds", deserialize_with = "cache_seconds")]
     pub cache: Duration,
     /// Maximum number of cached answers, of at most 512 bytes each: 32 MiB by default.
+    #[serde(deserialize_with = "number::<1, 10_000_000, _, _>")]
     pub cache_entries_max: usize,
     /// Maximum number of concurrent questions of all tenants, each with a connection. One tenant has at most half of
     /// them, so a backend that hangs leaves the rest to the others.
+    #[serde(deserialize_with = "number::<1, 64, _, _>")]
     pub in_flight_max: usize,
     /// Maximum number of waiting questions. In a full queue, the tenant with the most waiting questions loses one.
     /// Callers that wait for another caller's answer to the same question do not count.
+    #[serde(deserialize_with = "number::<0, 100_000, _, _>")]
     pub waiting_max: usize,
 }
 
@@ -54,6 +61,10 @@ impl Default for Config {
             waiting_max: 256,
         }
     }
+}
+
+fn cache_seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    number::<0, 3600, _, _>(deserializer).map(Duration::from_secs)
 }
 
 /// The action that the user wants to do.

@@ -1,16 +1,16 @@
-//! The keys that sign our tokens, in one file that the server and the command line share.
+//! The keys that sign tokens, in a file that the server and the command line share.
 //!
 //! ```text
 //! <dir>/token-keys.toml   mode 0600, in a directory of mode 0700
 //!   [[key]]
-//!   kid = "Zk0a…"             names the key in a token's header
+//!   kid = "Zk0a…"             the id of the key in the header of a token
 //!   secret = "…"              base64url of 32 random bytes
 //!   created_ms = 1795305599999
-//!   retire_after_ms = …       verifies until then; absent in the newest, which signs
+//!   retire_after_ms = …       valid until then; absent in the newest key, which signs
 //! ```
-//! The file is only ever replaced whole, by a rename. A running server looks at it at most once a second
-//! and takes a changed one over, so that a rotation by the command line reaches it without a signal. No
-//! token is made or checked here ([`super::token`]), and no key leaves this file's types in readable form.
+//! The file is replaced as a whole, by a rename. A running server checks it for changes at most once per second, so that
+//! a rotation by the command line needs no signal. Tokens are made and verified in [`super::token`]. Keys do not leave the
+//! types of this file in readable form.
 
 use std::{
     fs,
@@ -42,27 +42,27 @@ const FILE: &str = "token-keys.toml";
 const LOCK: &str = "token-keys.lock";
 /// Bytes of a signing key: the length of HS256's output (RFC 7518 §3.2).
 const SECRET_BYTES: usize = 32;
-/// Keys in the file; a rotation drops the longest retired ones to stay within.
+/// Maximum number of keys in the file. A rotation removes the oldest retired keys.
 const KEYS_MAX: usize = 32;
-/// Bytes of a key's name.
+/// Maximum length of the id of a key.
 const KID_BYTES_MAX: usize = 64;
-/// How often the file is looked at, in milliseconds of wall time.
+/// How often the file is checked for changes, in milliseconds of wall time.
 const LOOK_EVERY_MS: i64 = MS_PER_SECOND;
 
-/// One key, ready for use.
+/// A parsed key.
 pub(super) struct Key {
     pub(super) kid: String,
     pub(super) signs: EncodingKey,
     pub(super) verifies: DecodingKey,
-    /// Verifies until then. `None` for the one key that signs.
+    /// Verifies tokens until then. `None` for the key that signs.
     pub(super) retire_after: Option<Timestamp>,
 }
 
-/// One reading of the file.
+/// The keys of one version of the file.
 pub(super) struct Keys {
-    /// In the file's order; the one that signs is the last.
+    /// In the order of the file. The last one signs.
     keys: Vec<Key>,
-    /// Differs between two readings: what was verified with another one must be verified again.
+    /// Changes when the file is read again. A token that was verified in another generation must be verified again.
     pub(super) generation: u64,
 }
 
@@ -74,18 +74,18 @@ impl Keys {
     pub(super) fn signing(&self) -> &Key {
         self.keys
             .last()
-            .expect("a reading without a signing key is refused")
+            .expect("`parse` refuses a file without a signing key")
     }
 }
 
 /// The key ring of a store.
 pub struct KeyRing {
     path: PathBuf,
-    /// A std lock: held for the clone of an `Arc` or its replacement, nothing is awaited meanwhile.
+    /// Held to clone or replace the `Arc`.
     keys: RwLock<Arc<Keys>>,
-    /// When the file was looked at last, in milliseconds since 1970.
+    /// When the file was checked last, in milliseconds since 1970.
     looked_ms: AtomicI64,
-    /// What the file looked like when it was read; held while it is read again, so that one thread does.
+    /// The version of the file that was read. Held while the file is read again, so that only one thread reads it.
     stamp: Mutex<Stamp>,
 }
 
@@ -108,17 +108,17 @@ struct Entry {
 }
 
 fn exposed<S: serde::Serializer>(secret: &Secret, serializer: S) -> Result<S::Ok, S::Error> {
-    // The key file is the one place where a key is written.
+    // The key file is the only place where a key is written.
     serializer.serialize_str(secret.expose())
 }
 
 impl KeyRing {
-    /// Reads the key file of `dir`, or makes directory, file and a first key. Of several processes that do
-    /// so at once, one makes the file and all read it. Blocks on the disk.
+    /// Reads the key file in `dir`, or creates the directory and the file with a first key. If several processes do so at
+    /// once, one creates the file and all read it. Blocking.
     ///
     /// # Errors
-    /// [`Kind::Internal`](crate::error::Kind::Internal), its cause naming file and key: the file cannot be
-    /// made or read, can be read by group or others, or holds something else than keys.
+    /// [`Kind::Internal`](crate::error::Kind::Internal), with the file and the key: the file cannot be created or read, is
+    /// readable by group or others, or is not valid.
     pub fn load_or_create(dir: &Path, now: Timestamp) -> Result<Self> {
         file::create_dir(dir)?;
         if !dir.join(FILE).exists() {
@@ -130,11 +130,11 @@ impl KeyRing {
         Self::load(dir, now)
     }
 
-    /// Reads the key file of `dir`, which must be there: a command that made one would print tokens that no server
-    /// accepts. Blocks on the disk.
+    /// Reads the key file in `dir`, which must exist: a command that created one would print tokens that no server
+    /// accepts. Blocking.
     ///
     /// # Errors
-    /// As [`KeyRing::load_or_create`]; also where there is none.
+    /// As [`KeyRing::load_or_create`]; also if there is no file.
     pub fn load(dir: &Path, now: Timestamp) -> Result<Self> {
         let path = dir.join(FILE);
         check_is_there(&path)?;
@@ -148,8 +148,8 @@ impl KeyRing {
         })
     }
 
-    /// The keys as of at most a second ago. A file that cannot be read is reported to the log and leaves
-    /// the keys as they are: a slip of an operator must not log every user out.
+    /// The current keys, at most one second old. If the file cannot be read, the old keys stay in use and the error is
+    /// logged: a mistake of an operator must not log out all users.
     pub(super) fn current(&self, now: Timestamp) -> Arc<Keys> {
         self.look(now);
         self.in_force()
@@ -160,18 +160,18 @@ impl KeyRing {
         Arc::clone(&keys)
     }
 
-    /// Which reading is in force, after a look at the file when one is due. What was verified under another
-    /// generation must be verified again.
+    /// The generation of the current keys, at most one second old. A token that was verified in another generation must
+    /// be verified again.
     pub(super) fn generation(&self, now: Timestamp) -> u64 {
         self.look(now);
-        // Of every request: no reference is counted.
+        // Called for each request, so it does not clone the `Arc`.
         let keys = self.keys.read();
         keys.generation
     }
 
     fn look(&self, now: Timestamp) {
         let looked_ms = self.looked_ms.load(Ordering::Relaxed);
-        // The absolute difference: a clock set back must not end the looking.
+        // The absolute difference, so that checks go on if the clock is set back.
         if now.ms().abs_diff(looked_ms) < LOOK_EVERY_MS as u64 {
             return;
         }
@@ -194,26 +194,26 @@ impl KeyRing {
             Ok((keys, read)) => {
                 *stamp = read;
                 *self.keys.write() = Arc::new(keys);
-                tracing::info!(file = %self.path.display(), "token keys read again");
+                tracing::info!(file = %self.path.display(), "reloaded the token keys");
             }
             Err(error) => {
-                // Said once for one state of the file, and once while there is none.
+                // Logged once per version of the file, and once if it is missing.
                 *stamp = seen;
-                tracing::error!(%error, "token keys kept as they were");
+                tracing::error!(%error, "cannot reload the token keys; the old ones stay in use");
             }
         }
     }
 }
 
-/// Adds a key that signs from now on; the others verify until `overlap` from now, or until they were to
-/// retire anyway. Returns the new key's `kid`. Servers follow within a second. Blocks on the disk.
+/// Adds a key that signs new tokens, and returns its `kid`. The old keys stay valid for `overlap`, or until their earlier
+/// retirement. Running servers use the new key within a second. Blocking.
 ///
 /// # Errors
-/// As [`KeyRing::load`]; also while another rotation runs, and when too many keys still verify.
+/// As [`KeyRing::load`]; also if another rotation runs, or too many keys are still valid.
 pub fn rotate(dir: &Path, now: Timestamp, overlap: Duration) -> Result<String> {
     KeyRing::load(dir, now)?;
     let path = dir.join(FILE);
-    // Read, change, replace: two at once would lose one's key. Let go when the file is closed.
+    // Two concurrent rotations would lose a key. The lock is released when the file is closed.
     let lock = file::open_lock(&dir.join(LOCK))?;
     match lock.try_lock() {
         Ok(()) => {}
@@ -236,7 +236,7 @@ pub fn rotate(dir: &Path, now: Timestamp, overlap: Duration) -> Result<String> {
             return Err(fault(
                 &path,
                 format!(
-                    "{KEYS_MAX} keys still verify, the most there may be; rotate with a shorter overlap"
+                    "{KEYS_MAX} keys are still valid, which is the maximum; rotate with a shorter overlap"
                 ),
             ));
         };
@@ -249,13 +249,11 @@ pub fn rotate(dir: &Path, now: Timestamp, overlap: Duration) -> Result<String> {
     Ok(kid)
 }
 
-/// The generated secret `name` of `dir` (base64url of 32 random bytes), made at first use with mode 0600.
-/// Blocks on the disk.
+/// Reads the generated secret `name` in `dir`, or creates it: base64url of 32 random bytes, with mode 0600. Blocking.
 ///
 /// # Errors
-/// [`Kind::Internal`](crate::error::Kind::Internal), its cause naming the file: it cannot be made or read,
-/// can be read by group or others, or is too short to protect anything; or `name` is not 1 to 192 of letters,
-/// digits, `.`, `_`, `@` and `-`, the first no `.`.
+/// [`Kind::Internal`](crate::error::Kind::Internal), with the file: it cannot be created or read, is readable by group or
+/// others, or is too short; or `name` is not 1 to 192 letters, digits, `.`, `_`, `@` and `-` without a `.` at the start.
 pub fn load_or_create_secret(dir: &Path, name: &str) -> Result<SecretKey> {
     let path = secret_path(dir, name)?;
     file::create_dir(dir)?;
@@ -266,17 +264,21 @@ pub fn load_or_create_secret(dir: &Path, name: &str) -> Result<SecretKey> {
     load_secret(dir, name)
 }
 
-/// The generated secret `name` of `dir`, which must be there. Warns of one that can be guessed. Blocks on the disk.
+/// Reads the generated secret `name` in `dir`, which must exist. Warns if it is easy to guess. Blocking.
 ///
 /// # Errors
-/// As [`load_or_create_secret`]; also where there is none.
+/// As [`load_or_create_secret`]; also if there is no such file.
 pub fn load_secret(dir: &Path, name: &str) -> Result<SecretKey> {
     let path = secret_path(dir, name)?;
     check_is_there(&path)?;
     let (text, metadata) = read_private(&path)?;
     file::settle(dir, &path, &metadata)?;
-    let key = SecretKey::new(Secret::new(text.expose().trim()))
-        .map_err(|short| fault(&path, format!("{short}; remove the file to have one made")))?;
+    let key = SecretKey::new(Secret::new(text.expose().trim())).map_err(|short| {
+        fault(
+            &path,
+            format!("{short}; to generate a new secret, remove the file"),
+        )
+    })?;
     warn_if_weak(&path, &key);
     Ok(key)
 }
@@ -292,7 +294,10 @@ fn secret_path(dir: &Path, name: &str) -> Result<PathBuf> {
     let path = dir.join(name);
     let plain = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'@' | b'-');
     if !(1..=192).contains(&name.len()) || name.starts_with('.') || !name.bytes().all(plain) {
-        return Err(fault(&path, "not a name for a secret's file"));
+        return Err(fault(
+            &path,
+            "this is not a valid name for the file of a secret",
+        ));
     }
     Ok(path)
 }
@@ -301,21 +306,22 @@ fn check_is_there(path: &Path) -> Result<()> {
     match path.try_exists() {
         Ok(false) => Err(fault(
             path,
-            "not there yet: `chatfiles serve` makes it when it starts, or at SIGHUP for a new tenant",
+            "the file does not exist: `chatfiles serve` creates it at start, or at SIGHUP for a new tenant",
         )),
         _ => Ok(()),
     }
 }
 
-/// An error for the operator: the file and what is wrong with it.
+/// An error for the operator, with the path of the file.
 fn fault(path: &Path, what: impl std::fmt::Display) -> Error {
     Error::internal(format!("{}: {what}", path.display()))
 }
 
 fn random(bytes: usize) -> Result<Secret> {
     let mut buffer = zeroize::Zeroizing::new(vec![0; bytes]);
-    getrandom::fill(&mut buffer)
-        .map_err(|error| Error::internal(format!("no random bytes from the system: {error}")))?;
+    getrandom::fill(&mut buffer).map_err(|error| {
+        Error::internal(format!("cannot get random bytes from the system: {error}"))
+    })?;
     Ok(Secret::new(URL_SAFE_NO_PAD.encode(&*buffer)))
 }
 
@@ -337,7 +343,7 @@ fn render(document: &Document) -> Result<Secret> {
 fn read(path: &Path) -> Result<(Document, fs::Metadata)> {
     let (text, metadata) = read_private(path)?;
     let document = toml::from_str(text.expose()).map_err(|error: toml::de::Error| {
-        // The error's own display quotes the line, which may be the secret's.
+        // The display of the error quotes the line, which may hold a secret.
         let line = error.span().map_or(0, |span| {
             text.expose().as_bytes()[..span.start.min(text.expose().len())]
                 .iter()
@@ -359,25 +365,27 @@ fn parse(path: &Path, document: Document, generation: u64) -> Result<Keys> {
         let wrong = |what: &str| fault(path, format!("key {:?}: {what}", entry.kid));
         let plain = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'-');
         if !(1..=KID_BYTES_MAX).contains(&entry.kid.len()) || !entry.kid.bytes().all(plain) {
-            return Err(wrong("kid is not 1 to 64 of letters, digits, _ and -"));
+            return Err(wrong("kid is not 1 to 64 letters, digits, _ and -"));
         }
         if keys.iter().any(|key| key.kid == entry.kid) {
-            return Err(wrong("stands there twice"));
+            return Err(wrong("is in the file twice"));
         }
         let secret = URL_SAFE_NO_PAD
             .decode(entry.secret.expose())
             .map(zeroize::Zeroizing::new);
-        // For HMAC, nothing but zeros is the empty key.
+        // HMAC treats a key of zeros as the empty key.
         let is_key = |bytes: &[u8]| bytes.len() == SECRET_BYTES && bytes.iter().any(|b| *b != 0);
         let Some(secret) = secret.ok().filter(|secret| is_key(secret)) else {
-            return Err(wrong("secret is not base64url of 32 bytes, not all zero"));
+            return Err(wrong("secret is not base64url of 32 bytes, or is all zero"));
         };
         warn_if_weak(
             path,
             &SecretKey::new(entry.secret).map_err(Error::internal)?,
         );
         if keys.last().is_some_and(|key| key.retire_after.is_none()) {
-            return Err(wrong("follows the key that signs, which must be the last"));
+            return Err(wrong(
+                "is after the key that signs, which must be the last one",
+            ));
         }
         keys.push(Key {
             signs: EncodingKey::from_secret(&secret),
@@ -390,7 +398,7 @@ fn parse(path: &Path, document: Document, generation: u64) -> Result<Keys> {
         Some(last) if last.retire_after.is_none() => Ok(Keys { keys, generation }),
         _ => Err(fault(
             path,
-            "no key to sign with: the last must have no retire_after_ms",
+            "there is no key to sign with: the last key must not have retire_after_ms",
         )),
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use super::KeyRing;
 use crate::{
     secret::{Secret, SecretKey},
-    tenant::{Days, DownloadAuth, Lanying, Limits, Processing, Tenant},
+    tenant::{DownloadAuth, Lanying, Limits, Processing, Tenant},
     time::Timestamp,
 };
 
@@ -31,14 +31,7 @@ pub(super) fn tenant(org: &str, app: &str) -> Tenant {
         download_auth: DownloadAuth::Token,
         strict_restrict_access: false,
         hook: None,
-        limits: Limits {
-            calls_per_second: 30,
-            calls_burst: 30,
-            upload_bytes_max: 10 << 20,
-            upload_bytes_per_day: 0,
-            user_upload_bytes_per_day: 0,
-            days: Days::default(),
-        },
+        limits: Limits::default(),
         tokens_not_before: None,
         users_not_before: HashMap::new(),
         accounts: HashMap::new(),

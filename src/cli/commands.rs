@@ -1,14 +1,6 @@
-//! What each command does.
+//! The commands of the command line.
 
-use std::{
-    fmt::Write,
-    fs,
-    io::Read,
-    path::{Path, PathBuf},
-    process::ExitCode,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt::Write, io::Read, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use hyper::{Request, StatusCode};
 use tokio::time::timeout;
@@ -16,9 +8,9 @@ use tokio::time::timeout;
 use super::{ServeArgs, StoreTokenArgs, TokenArgs, say, warn, welcome};
 use crate::{
     api::lanying::{is_id, store_token},
-    app::{self, App, Reloader},
+    app::{self, App, Reloader, SecretStore},
     auth::{KeyRing, Subject, is_user_name, keyring, password, token},
-    config::{self, Config, TenantConfig},
+    config::{Config, TenantConfig},
     error::{Error, Result},
     files,
     http_client::{self, HttpClient, RequestBody},
@@ -35,17 +27,17 @@ use crate::{
     time::{Clock, MS_PER_DAY},
 };
 
-/// Threads for the disk at the most; more would only wait for it. What else blocks (decoders, ffmpeg, lookups of names) has
-/// bounds of its own, and threads of its own over these: downloads never wait for it.
+/// Maximum number of threads for the disk; more would only wait for it. Other blocking work (decoders, ffmpeg, DNS) has
+/// limits of its own and additional threads, so that downloads do not wait for it.
 const DISK_THREADS_MAX: usize = 128;
-/// What disk work and decoding have to end by themselves, after everything else has ended.
+/// How long disk work and decoding may run after everything else has ended.
 const BLOCKING_GRACE: Duration = Duration::from_secs(5);
-/// A probe's whole time.
+/// Time-out of the whole probe.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Bytes of a health check's answer.
+/// Maximum size of the response to a health check.
 const PROBE_BYTES_MAX: usize = 64 * 1024;
 
-/// `load` reads the configuration again.
+/// Runs the server. `load` reads the configuration again, for a reload.
 pub(super) fn serve(
     config: Config,
     file: Option<PathBuf>,
@@ -53,7 +45,7 @@ pub(super) fn serve(
     load: impl Fn() -> Result<Config> + Send + Sync + 'static,
 ) -> Result<ExitCode> {
     let activated = activation::sockets()?;
-    // Kept to the end: what waits is written when it goes.
+    // Dropped last: it writes the log lines that are still queued.
     let _log = logging::install(&config.log)?;
     let inherited = match args.take_over {
         true => handover::take_over(&config.store.path)?,
@@ -68,43 +60,49 @@ pub(super) fn serve(
         .map_err(Error::internal)?;
     runtime.block_on(async {
         let listeners = app.bind()?;
-        let shutdown = Shutdown::new();
-        let signals = shutdown::on_signals(shutdown.clone())?;
-        say(&welcome::text(
-            &config,
-            file.as_deref(),
-            listeners.iter().map(Listener::endpoint),
-            app.operator_address(),
-            app.capabilities(),
-        ))?;
-        let reloader = app.reloader();
-        let load = Arc::new(load);
-        let hangups = shutdown::on_hangup(async || reload(reloader.clone(), load.clone()).await)?;
-        let stopping = shutdown.clone();
-        let stopping = async {
-            stopping.triggered().await;
-            activation::tell(State::Stopping);
-            std::future::pending::<()>().await;
-        };
-        activation::tell(State::Ready);
-        let mut run = std::pin::pin!(app.run(listeners, shutdown));
-        tokio::select! {
-            () = &mut run => {}
-            () = hangups => {}
-            () = stopping => {}
-            // The second signal: what still runs was told to end now.
-            () = signals => run.await,
-        }
-        Ok::<_, Error>(())
+        let endpoints = listeners.iter().map(Listener::endpoint);
+        let (operator, capabilities) = (app.operator_address(), app.capabilities());
+        let banner = welcome::text(&config, file.as_deref(), endpoints, operator, capabilities);
+        run_until_stopped(app, listeners, &banner, load).await
     })?;
-    // Work on blocking threads cannot be cut short from outside; after the grace it is left to end with the
-    // process, which is as safe as a crash.
+    // Blocking work cannot be cancelled. After the grace period it ends with the process, which is as safe as a crash.
     runtime.shutdown_timeout(BLOCKING_GRACE);
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
 }
 
-/// What a SIGHUP asks for. Where anything is wrong, all stays as it was, and it is said.
+/// Prints the banner, and serves until a signal says to stop. Tells the service manager about each change of state.
+async fn run_until_stopped(
+    app: App,
+    listeners: Vec<Listener>,
+    banner: &str,
+    load: impl Fn() -> Result<Config> + Send + Sync + 'static,
+) -> Result<()> {
+    let shutdown = Shutdown::new();
+    let signals = shutdown::on_signals(shutdown.clone())?;
+    // After the handler is installed: a program that waits for the banner may send a signal at once.
+    say(banner)?;
+    let (reloader, load) = (app.reloader(), Arc::new(load));
+    let hangups = shutdown::on_hangup(async || reload(reloader.clone(), load.clone()).await)?;
+    let stopping = shutdown.clone();
+    let stopping = async {
+        stopping.triggered().await;
+        activation::tell(State::Stopping);
+        std::future::pending::<()>().await;
+    };
+    activation::tell(State::Ready);
+    let mut run = std::pin::pin!(app.run(listeners, shutdown));
+    tokio::select! {
+        () = &mut run => {}
+        () = hangups => {}
+        () = stopping => {}
+        // The second signal aborts the transfers; `run` returns soon.
+        () = signals => run.await,
+    }
+    Ok(())
+}
+
+/// Reloads the configuration after SIGHUP. If anything is wrong, nothing changes.
 async fn reload(
     reloader: Reloader,
     load: Arc<impl Fn() -> Result<Config> + Send + Sync + 'static>,
@@ -113,12 +111,12 @@ async fn reload(
     let work = move || load().and_then(|config| reloader.reload(&config));
     let reloaded = tokio::task::spawn_blocking(work).await;
     match reloaded.map_err(Error::internal).flatten() {
-        Ok(()) => tracing::info!("SIGHUP: tenants, retention and certificates were read anew"),
+        Ok(()) => tracing::info!("SIGHUP: reloaded tenants, retention and certificates"),
         Err(error) => {
             let why = error
                 .public_text()
                 .map_or_else(|| error.causes(), str::to_owned);
-            tracing::error!(why, "SIGHUP: the configuration stays as it was");
+            tracing::error!(why, "SIGHUP: cannot reload; all settings stay as they are");
         }
     }
     activation::tell(State::Ready);
@@ -138,7 +136,7 @@ pub(super) fn token(config: &Config, args: &TokenArgs) -> Result<ExitCode> {
         Some(name) if is_user_name(name) => Subject::User(name.into()),
         Some(name) => {
             let rule = "1 to 128 bytes without /, white space and control characters";
-            return Err(config::bad("--user", format!("\"{name}\""), rule));
+            return Err(expected("--user", name, rule));
         }
     };
     store(config)?;
@@ -158,20 +156,19 @@ pub(super) fn token(config: &Config, args: &TokenArgs) -> Result<ExitCode> {
 pub(super) fn store_token(config: &Config, args: &StoreTokenArgs) -> Result<ExitCode> {
     let tenant = tenant(config, args.tenant.as_deref())?;
     let key = Key::parse(&args.object)
-        .ok_or_else(|| config::bad("object", &args.object, "class.YYYY-MM-DD.uuid"))?;
+        .ok_or_else(|| expected("object", &args.object, "class.YYYY-MM-DD.uuid"))?;
     if !is_id(&args.user) {
-        return Err(config::bad(
+        return Err(expected(
             "--user",
-            format!("\"{}\"", args.user),
-            "1 to 64 of letters, digits and . _ @ -",
+            &args.user,
+            "1 to 64 letters, digits and . _ @ -",
         ));
     }
     store(config)?;
-    let keys = config.keys_path();
-    let tenant = config::existing_tenant(tenant, &config.tenant_defaults, &keys)?;
+    let tenant = SecretStore::new(config.keys_path()).existing_tenant(tenant)?;
     let lanying = tenant.lanying.as_ref().ok_or_else(|| {
         Error::invalid(format!(
-            "tenant {} has no app_id: it is not served in the Lanying API",
+            "tenant {} is not served in the Lanying API, because app_id is not set",
             tenant.name()
         ))
     })?;
@@ -184,7 +181,12 @@ pub(super) fn store_token(config: &Config, args: &StoreTokenArgs) -> Result<Exit
     Ok(ExitCode::SUCCESS)
 }
 
-/// The tenant of that name, or the first.
+/// The error for an argument that is not allowed.
+fn expected(argument: &str, found: &str, allowed: &str) -> Error {
+    Error::invalid(format!("{argument}: expected {allowed}, found \"{found}\""))
+}
+
+/// Finds the tenant by its name; the first one by default.
 fn tenant<'c>(config: &'c Config, name: Option<&str>) -> Result<&'c TenantConfig> {
     let mut tenants = config.tenants.iter();
     let found = match name {
@@ -201,20 +203,20 @@ fn tenant<'c>(config: &'c Config, name: Option<&str>) -> Result<&'c TenantConfig
     })
 }
 
-/// The store, which must exist: a command that made one in the wrong place would print tokens that no server accepts, or
-/// say that there is nothing to remove.
+/// The store, which must exist. A command that created one in the wrong place would print tokens that no server accepts,
+/// or report that there is nothing to remove.
 fn store(config: &Config) -> Result<Arc<dyn Store>> {
     app::attach(config)?.ok_or_else(|| {
         let path = std::path::absolute(&config.store.path);
         Error::invalid(format!(
-            "store.path = \"{}\": there is no store. Is its file system mounted? Else name your server's with \
-             --config FILE or --store-path DIR; only `chatfiles serve` makes a new one",
+            "store.path = \"{}\": there is no store. Is its file system mounted? To use another directory, \
+             set --config FILE or --store-path DIR. Only `chatfiles serve` creates a store",
             path.as_ref().unwrap_or(&config.store.path).display()
         ))
     })
 }
 
-/// Runs what a command asks of the store.
+/// Runs an operation of the store to its end.
 fn run<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -234,13 +236,13 @@ pub(super) fn hash_password() -> Result<ExitCode> {
         .map_or(&*text, |text| text.strip_suffix('\r').unwrap_or(text));
     if password.is_empty() {
         return Err(Error::invalid(
-            "no password on standard input: printf %s PASSWORD | chatfiles hash-password",
+            "expected a password on standard input: printf %s PASSWORD | chatfiles hash-password",
         ));
     }
     if password.len() < password::PASSWORD_BYTES_ADVISED {
         let advised = password::PASSWORD_BYTES_ADVISED;
         warn(&format!(
-            "the password has fewer than {advised} bytes: it can be guessed"
+            "the password has fewer than {advised} bytes and can be guessed"
         ));
     }
     say(&password::hash(password)?)?;
@@ -266,31 +268,31 @@ pub(super) fn check_config(config: &Config, probe: bool) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Whether the public URL leads to the server of this store.
+/// Checks that the public URL leads to the server of this store.
 fn probe(config: &Config) -> Result<()> {
     let Some(base) = &config.api.public_url else {
         return Err(Error::invalid(
-            "server.public_url is not set: there is nothing to probe",
+            "--probe needs server.public_url, which is not set",
         ));
     };
     let url = format!("{base}/healthz");
     let failed = |what: String| Error::internal(format!("{url}: {what}"));
     let body = get(&url).map_err(failed)?;
     let json: serde_json::Value = serde_json::from_slice(&body)
-        .map_err(|_| failed("something answers, but no chatfiles".into()))?;
+        .map_err(|_| failed("the response is not from chatfiles".into()))?;
     let reached = json["server"]
         .as_str()
-        .ok_or_else(|| failed("something answers, but no chatfiles".into()))?;
+        .ok_or_else(|| failed("the response is not from chatfiles".into()))?;
     let expected = control::request(&config.store.path, &control::Command::Name)?;
     if expected.as_deref() != Some(reached) {
         return Err(failed(
-            "another server answers, not the one of this store".into(),
+            "the response is from a server on another store".into(),
         ));
     }
-    say(&format!("{url}: reached this store's server"))
+    say(&format!("{url}: reached the server of this store"))
 }
 
-/// The body of a response with status 200.
+/// Requests a URL, and returns the body of a response with status 200.
 fn get(url: &str) -> Result<Vec<u8>, String> {
     let config = http_client::Config {
         connect_timeout: PROBE_TIMEOUT,
@@ -309,9 +311,9 @@ fn get(url: &str) -> Result<Vec<u8>, String> {
         .build()
         .map_err(|error| error.to_string())?;
     let answered = runtime.block_on(async { timeout(PROBE_TIMEOUT, exchange).await });
-    // A lookup that hangs is left behind.
+    // Does not wait for a DNS lookup that hangs.
     runtime.shutdown_background();
-    let answered = answered.map_err(|_| "no answer in time".to_owned())?;
+    let answered = answered.map_err(|_| "no response in time".to_owned())?;
     match answered.map_err(|error: http_client::Error| error.to_string())? {
         (StatusCode::OK, body) => Ok(body),
         (status, _) => Err(format!("status {}", status.as_u16())),
@@ -326,13 +328,13 @@ pub(super) fn sweep(config: &Config, yes: bool) -> Result<ExitCode> {
     let report = sweep_as(&*store(config)?, config, mode)?;
     if let Some(jump_ms) = report.refused {
         let why = match jump_ms {
-            Some(ms) => format!("the clock is {} days from the last sweep", ms / MS_PER_DAY),
-            None => "no earlier sweep is remembered".into(),
+            Some(ms) => format!("the last sweep was {} days from now", ms / MS_PER_DAY),
+            None => "there is no record of an earlier sweep".into(),
         };
         say(&format!(
-            "nothing was removed: {why}. If the clock is right: chatfiles sweep --yes"
+            "nothing was removed: {why}. If the clock is right, run: chatfiles sweep --yes"
         ))?;
-        say(&format!("it would remove: {}", describe(&report)))?;
+        say(&format!("a sweep would remove: {}", describe(&report)))?;
         return Ok(ExitCode::FAILURE);
     }
     say(&format!("removed: {}", describe(&report)))?;
@@ -368,7 +370,10 @@ pub(super) fn scrub(config: &Config) -> Result<ExitCode> {
     for bad in &damaged {
         say(&format!("{}: {}", bad.name, bad.what))?;
     }
-    say(&format!("{objects} objects read, {} bad", damaged.len()))?;
+    say(&format!(
+        "{objects} objects verified, {} damaged",
+        damaged.len()
+    ))?;
     Ok(if damaged.is_empty() {
         ExitCode::SUCCESS
     } else {
@@ -376,13 +381,14 @@ pub(super) fn scrub(config: &Config) -> Result<ExitCode> {
     })
 }
 
-/// Through the running server, which forgets it too; else straight from the disk.
+/// Removes a file through the running server, so that it is also removed from its caches. Without a server, removes it
+/// from the disk.
 pub(super) fn rm(config: &Config, text: &str) -> Result<ExitCode> {
     let id = ObjectId::parse(text)
         .or_else(|| Key::parse(text).map(|key| key.id))
         .ok_or_else(|| {
-            let allowed = "the id of a file, a UUID of version 7, or class.YYYY-MM-DD.uuid";
-            config::bad("id", text, allowed)
+            let allowed = "the UUID (version 7) of a file, or class.YYYY-MM-DD.uuid";
+            expected("id", text, allowed)
         })?;
     let store = store(config)?;
     if let Some(answer) = control::request(
@@ -404,12 +410,7 @@ pub(super) fn rotate_keys(config: &Config, overlap_days: u64) -> Result<ExitCode
     let overlap = Duration::from_secs(overlap_days * 86_400);
     let kid = keyring::rotate(&config.keys_path(), Clock::system().now(), overlap)?;
     say(&format!(
-        "key {kid} signs from now on; the others verify for {overlap_days} more days"
+        "new tokens are signed with key {kid}; the old keys stay valid for {overlap_days} days"
     ))?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Whether a file is there, for the commands that are printed.
-pub(super) fn is_file(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|metadata| metadata.is_file())
 }

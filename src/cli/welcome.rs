@@ -1,26 +1,25 @@
-//! What a starting server prints: its address, what is in force, and commands that work when pasted.
+//! The text that a starting server prints: its addresses, its settings, and commands to paste into a shell.
 
 use std::{
     fmt::Write,
+    fs,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
 
-use super::commands::is_file;
 use crate::{
     config::{Config, DownloadAuthKind, TenantConfig},
     files::Capabilities,
-    http::cors::AllowedOrigins,
-    retention::days_of,
+    http::{cors::AllowedOrigins, forwarded::ForwardedHeader},
     server::endpoint::Endpoint,
-    store::Class,
-    tenant::Days,
+    store::{Class, local::Durability},
+    tenant::{Limits, Retention},
 };
 
-/// The photo of the repository.
+/// A photo in the repository, for the commands.
 const PHOTO: &str = "tests/data/photo.jpg";
 
-/// Everything. The first line is for programs that wait for it.
+/// The text that a server prints when it has started. The first line is for programs that wait for it.
 pub(super) fn text<'a>(
     config: &Config,
     file: Option<&Path>,
@@ -56,209 +55,256 @@ pub(super) fn text<'a>(
     text
 }
 
-/// What is in force: what is let in, and what is refused.
+/// The settings that decide what is accepted and what is refused, one on each line.
 pub(super) fn policy(config: &Config, capabilities: Capabilities) -> String {
-    let mut text = String::new();
-    let mut line = |key: &str, value: String| {
-        let _ = writeln!(text, "{key:<22}{value}");
+    let lines = [
+        storage(config),
+        limits(config),
+        media(config, capabilities),
+        tenants(config),
+    ];
+    let line = |(name, value): (&str, String)| format!("{name:<24}{value}\n");
+    lines.into_iter().flatten().map(line).collect()
+}
+
+type Lines = Vec<(&'static str, String)>;
+
+fn storage(config: &Config) -> Lines {
+    let store = &config.store;
+    let durability = match store.durability {
+        Durability::Full => "full",
+        Durability::None => "none",
     };
-    line(
-        "store",
-        format!(
-            "{} (durability {:?})",
-            config.store.path.display(),
-            config.store.durability
+    let mut lines = vec![
+        (
+            "store",
+            format!("{} (durability = \"{durability}\")", store.path.display()),
         ),
-    );
-    line(
-        "public url",
-        config
-            .api
-            .public_url
-            .clone()
-            .unwrap_or_else(|| "from the request's Host".into()),
-    );
+        (
+            "free space floor",
+            format!(
+                "{}; below it, uploads get 507",
+                bytes(store.free_space_min_bytes)
+            ),
+        ),
+        ("retention", kept(&config.tenant_defaults.retention)),
+        (
+            "public URL",
+            match &config.api.public_url {
+                Some(url) => url.to_string(),
+                None => "from the Host header of each request".into(),
+            },
+        ),
+    ];
     if let Some(url) = &config.api.cdn_url {
         let minutes = config.api.url_ttl_secs / 60;
-        line(
-            "files come from",
-            format!("{url}, by URLs that open for {minutes} minutes at the most"),
-        );
+        let value =
+            format!("redirected to {url}, with signed URLs that are valid for up to {minutes} min");
+        lines.push(("downloads", value));
     }
-    line(
-        "metrics and probes",
-        match config.operator {
-            Some(address) => format!("at {address}, without authentication"),
-            None => "none: operator.listen is not set".into(),
-        },
-    );
-    line(
-        "free space at least",
-        format!(
-            "{} bytes, below it uploads get 507",
-            config.store.free_space_min_bytes
-        ),
-    );
+    lines
+}
+
+fn limits(config: &Config) -> Lines {
     let limits = &config.tenant_defaults;
-    line("file at most", format!("{} bytes", limits.upload_bytes_max));
-    line(
-        "in flight at most",
-        format!(
-            "{} bytes of uploads",
-            config.service.upload_bytes_in_flight_max
-        ),
-    );
-    let a_day = |bytes: u64| match bytes {
-        0 => "any".to_owned(),
-        bytes => format!("{bytes} bytes"),
+    let quota = |quota: u64| match quota {
+        0 => "unlimited".to_owned(),
+        quota => bytes(quota),
     };
-    line(
-        "in a day",
-        format!(
-            "{} of a tenant, {} of a user",
-            a_day(limits.upload_bytes_per_day),
-            a_day(limits.user_upload_bytes_per_day)
+    let header = match config.service.forwarded_header {
+        ForwardedHeader::XForwardedFor => "X-Forwarded-For",
+        ForwardedHeader::Forwarded => "Forwarded",
+    };
+    vec![
+        ("upload size limit", bytes(limits.upload_bytes_max)),
+        (
+            "uploads in flight",
+            format!("up to {}", bytes(config.service.upload_bytes_in_flight_max)),
         ),
-    );
-    line("rate", rate(limits.calls_per_second, limits.calls_burst));
+        (
+            "daily quota",
+            format!(
+                "{} per tenant, {} per user",
+                quota(limits.upload_bytes_per_day),
+                quota(limits.user_upload_bytes_per_day)
+            ),
+        ),
+        ("rate limit", rate(config)),
+        ("exempt from rate limit", list(&config.limit.exempt)),
+        (
+            "trusted proxies",
+            format!(
+                "{}; they write {header}",
+                list(&config.service.trusted_proxies)
+            ),
+        ),
+        (
+            "metrics and probes",
+            match config.operator {
+                Some(address) => format!("at {address}, without authentication"),
+                None => "none, because operator.listen is not set".into(),
+            },
+        ),
+        (
+            "allowed origins",
+            match &config.origins {
+                AllowedOrigins::Any => "any".to_owned(),
+                AllowedOrigins::List(origins) => list(origins),
+            },
+        ),
+    ]
+}
+
+fn rate(config: &Config) -> String {
+    let limits = &config.tenant_defaults;
     let status = if config.api.limit_status_429 {
         429
     } else {
         503
     };
-    line("over the rate", format!("{status} with Retry-After"));
-    line("rate does not limit", list(&config.limit.exempt));
-    line("trusted proxies", list(&config.service.trusted_proxies));
-    line(
-        "their header",
-        format!("{:?}", config.service.forwarded_header),
-    );
-    line("files live", lives(&limits.days));
-    let pixels = config.files.decode_pixels_max;
-    line(
-        "thumbnails",
-        format!(
-            "of pictures up to {pixels} pixels, {} at once",
-            config.files.decode_threads
+    match limits.calls_per_second {
+        0 => "unlimited".into(),
+        n => format!(
+            "{n} requests per second per client address, with bursts of up to {}, for each of upload, download, \
+             thumbnails and other requests; above it, {status} with Retry-After",
+            limits.calls_burst
         ),
-    );
-    let can = |is: bool, what: &str| {
-        if is {
-            what.to_owned()
-        } else {
-            format!("no {what}")
-        }
-    };
-    line(
-        "ffmpeg gives",
-        [
-            can(capabilities.frames, "first frames of videos"),
-            can(capabilities.to_mp3, "AMR to MP3"),
-            can(capabilities.to_amr, "MP3 to AMR"),
-        ]
-        .join(", "),
-    );
-    let origins = match &config.origins {
-        AllowedOrigins::Any => "any".to_owned(),
-        AllowedOrigins::List(origins) => list(origins),
-    };
-    line("browsers from", origins);
-    for tenant in &config.tenants {
-        let download = match tenant.download_auth {
-            None | Some(DownloadAuthKind::Token) => "a token, and the secret of a restricted file",
-            Some(DownloadAuthKind::Secret) => {
-                "the secret of a restricted file, an unrestricted one opens by its id"
-            }
-            Some(DownloadAuthKind::Signed) => {
-                "a token, and the secret of a restricted file, for a URL that opens by itself for a while"
-            }
-        };
-        line(
-            "tenant",
-            format!(
-                "{}: uploads need a token, downloads {download}{}",
-                tenant.name(),
-                differences(tenant)
-            ),
-        );
     }
-    text
 }
 
-/// What a tenant has set of its own.
-fn differences(tenant: &TenantConfig) -> String {
-    let numbers = [
-        ("calls_per_second", tenant.calls_per_second.map(u64::from)),
-        ("calls_burst", tenant.calls_burst.map(u64::from)),
-        ("upload_bytes_max", tenant.upload_bytes_max),
-        ("upload_bytes_per_day", tenant.upload_bytes_per_day),
-        (
-            "user_upload_bytes_per_day",
-            tenant.user_upload_bytes_per_day,
-        ),
-        ("chatfile_days", tenant.chatfile_days.map(u64::from)),
-        ("voice_days", tenant.voice_days.map(u64::from)),
-        ("image_days", tenant.image_days.map(u64::from)),
-        ("video_days", tenant.video_days.map(u64::from)),
-        ("shared_days", tenant.shared_days.map(u64::from)),
-        ("shared_voice_days", tenant.shared_voice_days.map(u64::from)),
-        ("shared_image_days", tenant.shared_image_days.map(u64::from)),
-        ("shared_video_days", tenant.shared_video_days.map(u64::from)),
-        ("avatar_days", tenant.avatar_days.map(u64::from)),
+fn media(config: &Config, capabilities: Capabilities) -> Lines {
+    let ffmpeg = [
+        (capabilities.frames, "video covers"),
+        (capabilities.to_mp3, "AMR to MP3"),
+        (capabilities.to_amr, "MP3 to AMR"),
     ];
+    let ffmpeg = ffmpeg.map(|(can, what)| match can {
+        true => what.to_owned(),
+        false => format!("no {what}"),
+    });
+    let files = &config.files;
+    vec![
+        (
+            "thumbnails",
+            format!(
+                "of pictures up to {} pixels, {} decoded at once",
+                files.decode_pixels_max, files.decode_threads
+            ),
+        ),
+        ("ffmpeg", ffmpeg.join(", ")),
+    ]
+}
+
+fn tenants(config: &Config) -> Lines {
+    let tenant = |tenant: &TenantConfig| {
+        let download = match tenant.download_auth.unwrap_or_default() {
+            DownloadAuthKind::Token => {
+                "downloads need a token, and the share-secret of a restricted file"
+            }
+            DownloadAuthKind::Secret => {
+                "downloads need the share-secret of a restricted file; others open by their id"
+            }
+            DownloadAuthKind::Signed => {
+                "downloads need a token, and the share-secret of a restricted file, and are redirected to signed URLs"
+            }
+        };
+        let differences = differences(tenant, &config.tenant_defaults);
+        (
+            "tenant",
+            format!(
+                "{}: uploads need a token, {download}{differences}",
+                tenant.name()
+            ),
+        )
+    };
+    config.tenants.iter().map(tenant).collect()
+}
+
+/// The settings in which a tenant differs from the defaults.
+fn differences(tenant: &TenantConfig, defaults: &Limits) -> String {
     let mut text = String::new();
-    for (key, number) in numbers {
-        if let Some(number) = number {
-            let _ = write!(text, ", {key} = {number}");
+    for (own, default) in numbers(&tenant.limits).iter().zip(numbers(defaults)) {
+        if *own != default {
+            let _ = write!(text, ", {} = {}", own.0, own.1);
         }
-    }
-    if tenant.strict_restrict_access {
-        text.push_str(", restrict-access: false restricts");
     }
     match &tenant.app_id {
         Some(app_id) => {
-            let _ = write!(text, "; Lanying's app_id {app_id}: links open with a token");
+            let _ = write!(
+                text,
+                "; in the Lanying API as {app_id}, where links need a token"
+            );
         }
-        None => text.push_str("; not served in the Lanying API"),
+        None => text.push_str("; not in the Lanying API, because app_id is not set"),
     }
     let switches = [
-        (tenant.strict_recipients, "for sender and recipient alone"),
-        (tenant.hook_url.is_some(), "as the chat backend's hook says"),
-        (tenant.sdk_sign_key.is_some(), "with sdk_sign"),
+        (
+            tenant.strict_restrict_access,
+            "strict_restrict_access = true",
+        ),
+        (tenant.strict_recipients, "strict_recipients = true"),
+        (tenant.hook_url.is_some(), "a hook decides"),
+        (tenant.sdk_sign_key.is_some(), "requests need sdk_sign"),
         (
             tenant.image_process_url.is_some() || tenant.video_process_url.is_some(),
-            "pictures are made elsewhere",
+            "pictures are processed by another server",
+        ),
+        (
+            tenant.tokens_not_before.is_some() || !tenant.users_not_before.is_empty(),
+            "some tokens are revoked",
         ),
     ];
-    for (is_on, what) in switches {
-        if is_on {
-            let _ = write!(text, ", {what}");
-        }
-    }
-    if tenant.tokens_not_before.is_some() || !tenant.users_not_before.is_empty() {
-        text.push_str(", some tokens are revoked");
+    for (_, what) in switches.into_iter().filter(|(is_on, _)| *is_on) {
+        let _ = write!(text, ", {what}");
     }
     text
 }
 
-fn rate(per_second: u32, burst: u32) -> String {
-    match per_second {
-        0 => "no limit".into(),
-        n => format!("{n} calls a second and {burst} back to back, for each address and interface"),
-    }
+/// The limits and days, by the names of their settings.
+fn numbers(limits: &Limits) -> Vec<(String, u64)> {
+    let days = Class::ALL.map(|class| {
+        (
+            Retention::setting(class),
+            u64::from(limits.retention.days(class)),
+        )
+    });
+    let limits = [
+        ("calls_per_second", u64::from(limits.calls_per_second)),
+        ("calls_burst", u64::from(limits.calls_burst)),
+        ("upload_bytes_max", limits.upload_bytes_max),
+        ("upload_bytes_per_day", limits.upload_bytes_per_day),
+        (
+            "user_upload_bytes_per_day",
+            limits.user_upload_bytes_per_day,
+        ),
+    ];
+    let limits = limits.map(|(name, number)| (name.to_owned(), number));
+    limits.into_iter().chain(days).collect()
 }
 
-/// `for ever` where all do, else each class that does not.
-fn lives(days: &Days) -> String {
-    let mut text = String::new();
-    for class in Class::ALL {
-        if let days @ 1.. = days_of(class, days) {
-            let _ = write!(text, "{} {days} days, ", class.name());
-        }
-    }
-    match text.as_str() {
-        "" => "for ever".into(),
-        _ => format!("{text}others for ever"),
+/// A number of bytes in the largest unit that divides it.
+fn bytes(bytes: u64) -> String {
+    let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    let unit = units
+        .into_iter()
+        .find(|(unit, _)| bytes > 0 && bytes % unit == 0);
+    unit.map_or_else(
+        || format!("{bytes} bytes"),
+        |(unit, name)| format!("{} {name}", bytes / unit),
+    )
+}
+
+/// The classes that are not kept without limit, with their days.
+fn kept(retention: &Retention) -> String {
+    let days = |class: Class| match retention.days(class) {
+        0 => None,
+        days => Some(format!("{} {days} days", class.name())),
+    };
+    let limited: Vec<_> = Class::ALL.into_iter().filter_map(days).collect();
+    match limited.len() {
+        0 => "unlimited".into(),
+        n if n == Class::ALL.len() => limited.join(", "),
+        _ => format!("{}, others unlimited", limited.join(", ")),
     }
 }
 
@@ -273,8 +319,8 @@ fn list(items: &[impl ToString]) -> String {
     }
 }
 
-/// Upload, download and thumbnail, for a shell. The token is made by the command itself: standard output
-/// may be a log.
+/// Shell commands that upload a photo, download it, and download its thumbnail. They get the token from
+/// `chatfiles token`: this text may be in a log, which must not hold a token.
 fn commands(config: &Config, file: Option<&Path>, address: SocketAddr) -> String {
     let Some(tenant) = config.tenants.first() else {
         return String::new();
@@ -298,9 +344,9 @@ fn commands(config: &Config, file: Option<&Path>, address: SocketAddr) -> String
     };
     let url = format!("http://{reachable}/{}/chatfiles", tenant.name());
     let mut text = format!(
-        r#"Paste this into another terminal: it uploads a photo, downloads it and fetches its thumbnail.
+        r#"Paste this into another terminal. It uploads a photo, downloads it, and downloads its thumbnail.
 
-  # As clients of Easemob do it.
+  # With the Easemob API:
   TOKEN=$({token})
   ANSWER=$(curl -sS --header "Authorization: Bearer $TOKEN" --header "restrict-access:true" --form file=@{photo} {url}); echo "$ANSWER"
   UUID=$(echo "$ANSWER" | sed -E 's/.*"uuid":"([^"]*)".*/\1/'); SECRET=$(echo "$ANSWER" | sed -E 's/.*"share-secret":"([^"]*)".*/\1/')
@@ -313,7 +359,7 @@ fn commands(config: &Config, file: Option<&Path>, address: SocketAddr) -> String
         let _ = write!(
             text,
             r#"
-  # The same as clients of Lanying do it, and the photo forwarded.
+  # With the Lanying API, which also forwards the photo:
   lanying() {{ curl -sSL -H "access-token: $TOKEN" -H "app_id: {app_id}" "$@"; }}; get() {{ echo "$ANSWER" | sed -E "s/.*\"$1\":\"([^\"]*)\".*/\1/"; }}
   ANSWER=$(lanying "{url}/upload/chat?file_type=102&to_type=1&to_id=bob"); echo "$ANSWER"
   curl -sS --form "OSSAccessKeyId=$(get OSSAccessKeyId)" --form "policy=$(get policy)" --form "signature=$(get signature)" --form callback= --form "key=$(get key)" --form file=@{photo} "$(get upload_url)"; echo
@@ -326,7 +372,7 @@ fn commands(config: &Config, file: Option<&Path>, address: SocketAddr) -> String
     text
 }
 
-/// The repository's photo, seen from here or from where the program was built.
+/// The path of the photo, below the current directory or near the program.
 fn photo(program: &Path) -> PathBuf {
     let here = PathBuf::from(PHOTO);
     if is_file(&here) {
@@ -339,7 +385,11 @@ fn photo(program: &Path) -> PathBuf {
     near_program.unwrap_or_else(|| PathBuf::from("photo.jpg"))
 }
 
-/// For a POSIX shell.
+fn is_file(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| metadata.is_file())
+}
+
+/// Quotes a path for a POSIX shell.
 fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let is_plain = text

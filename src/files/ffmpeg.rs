@@ -15,6 +15,8 @@ mod tests;
 
 use std::{fs::File, io, os::unix::fs::FileExt, path::PathBuf, time::Duration};
 
+use serde::Deserialize;
+
 use self::{
     arguments::Conversion,
     process::{Failure, Limits},
@@ -29,6 +31,7 @@ use crate::{
         voice::{AMR_FRAME_BYTES_MAX, AMR_FRAME_MS, AMR_MAGIC_BYTES_MAX, amr_duration_ms},
     },
     metrics::PoolLevels,
+    settings::{number, seconds},
 };
 
 /// The largest output. A frame of 2048 × 2048 pixels of noise has 4.3 MB, half an hour of MP3 7.2 MB.
@@ -53,23 +56,30 @@ const NO_VOICE: &str = "this voice message cannot be decoded";
 const BROKEN_VOICE: &str = "this voice message is not a valid amr file";
 const OTHER_VOICE: &str = "only amr can be converted to mp3, and mp3 to amr";
 
-/// The program, and the limits of its runs.
-#[derive(Debug, Clone)]
+/// Settings of `[media]`: the ffmpeg program, and the bounds of each run.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
 pub struct Config {
     /// The program: a path, or a name that is looked up in `PATH` at the start. Empty: no video covers and no voice
     /// conversion.
+    #[serde(rename = "ffmpeg")]
     pub program: PathBuf,
     /// The longest time of one run, after which it is killed. A frame takes 0.1 to 0.25 s, half an hour of voice 4 s to
     /// MP3 and 9 s to AMR.
+    #[serde(rename = "timeout_seconds", deserialize_with = "seconds")]
     pub timeout: Duration,
     /// Bytes of address space of one run. Measured: 306 MiB for a first frame at 1080p, 384 MiB at 4K, 369 MiB at 8K, and
     /// 265 MiB for a voice message; 264 MiB of each are the libraries. Of that, 55 to 160 MB are in memory.
+    #[serde(deserialize_with = "number::<{ 256 << 20 }, { 1 << 40 }, _, _>")]
     pub memory_bytes_max: u64,
     /// Concurrent runs, each with one busy thread.
+    #[serde(deserialize_with = "number::<1, 256, _, _>")]
     pub processes_max: usize,
     /// Requests that wait for a run. More are refused with `Unavailable`.
+    #[serde(deserialize_with = "number::<1, 100_000, _, _>")]
     pub queue_max: usize,
     /// The longest duration of a voice message that is converted.
+    #[serde(rename = "voice_seconds_max", deserialize_with = "seconds")]
     pub voice_duration_max: Duration,
 }
 

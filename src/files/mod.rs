@@ -12,6 +12,8 @@ mod upload;
 
 use std::{sync::Arc, time::Duration};
 
+use serde::Deserialize;
+
 use crate::{
     derivative::{BoundingBox, Derivative, VoiceFormat},
     error::{Error, Kind, Result},
@@ -20,6 +22,7 @@ use crate::{
     metrics::{Derivations, FileLevels, Lookups},
     retention,
     secret::constant_time_eq,
+    settings::{number, seconds},
     store::{Class, Dialect, Key, ObjectId, Store},
     tenant::Tenant,
     time::{Clock, Timestamp},
@@ -33,48 +36,58 @@ pub use self::{
     upload::{Attributes, Received, Stored},
 };
 
-/// Bounds of the use cases.
-#[derive(Debug, Clone)]
+/// Bounds of the use cases: `[thumbnails]`, and the structs within from other sections.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
 pub struct Config {
-    /// Objects kept open (a descriptor and a map each).
-    pub open_objects_max: u64,
-    /// Bytes mapped by open objects: address space, not memory.
-    pub open_bytes_max: u64,
     /// Bytes of derivatives kept in memory.
+    #[serde(
+        rename = "cache_bytes_max",
+        deserialize_with = "number::<{ 1 << 20 }, { 1 << 40 }, _, _>"
+    )]
     pub derived_bytes_max: u64,
     /// Images decoded at once.
+    #[serde(rename = "threads", deserialize_with = "number::<1, 256, _, _>")]
     pub decode_threads: usize,
     /// Images waiting to be decoded; more are refused with `Unavailable`.
+    #[serde(rename = "queue_max", deserialize_with = "number::<1, 100_000, _, _>")]
     pub decode_queue_max: usize,
     /// Bytes that all decoders together may use.
+    #[serde(deserialize_with = "number::<{ 1 << 20 }, { 1 << 40 }, _, _>")]
     pub decode_bytes_max: u64,
     /// Pixels of an image that is decoded at all.
+    #[serde(
+        rename = "pixels_max",
+        deserialize_with = "number::<1, 1_000_000_000, _, _>"
+    )]
     pub decode_pixels_max: u64,
     /// How long a failed derivation is not tried again.
+    #[serde(rename = "failure_memory_seconds", deserialize_with = "seconds")]
     pub failure_memory: Duration,
-    /// Uploads in parts that may be unfinished.
-    pub part_uploads_max: u64,
-    /// The same of one user.
-    pub user_part_uploads_max: u64,
+    /// The cache of open objects.
+    #[serde(skip)]
+    pub open: open::Config,
+    /// Unfinished uploads in parts.
+    #[serde(skip)]
+    pub parts: parts::Bounds,
     /// The program that takes frames out of videos and converts voices.
-    pub ffmpeg: ffmpeg::Config,
+    #[serde(skip)]
+    pub ffmpeg: FfmpegConfig,
 }
 
 impl Default for Config {
     fn default() -> Self {
         let picture = PictureLimits::default();
         Self {
-            open_objects_max: 4096,
-            open_bytes_max: 8 << 30,
             derived_bytes_max: 64 << 20,
             decode_threads: std::thread::available_parallelism().map_or(1, usize::from),
             decode_queue_max: 256,
             decode_bytes_max: picture.decode_bytes_max,
             decode_pixels_max: picture.pixels_max,
             failure_memory: Duration::from_secs(60),
-            part_uploads_max: 10_000,
-            user_part_uploads_max: 16,
-            ffmpeg: ffmpeg::Config::default(),
+            open: open::Config::default(),
+            parts: parts::Bounds::default(),
+            ffmpeg: FfmpegConfig::default(),
         }
     }
 }
@@ -107,14 +120,9 @@ impl Files {
     /// Over a store. Blocking.
     pub fn new(store: Arc<dyn Store>, config: &Config, clock: Clock) -> Self {
         Self {
-            open: open::OpenFiles::new(store.clone(), config),
+            open: open::OpenFiles::new(store.clone(), &config.open),
             derivatives: derive::Derivatives::new(store.clone(), config, clock.clone()),
-            parts: PartUploads::new(
-                store.clone(),
-                config.part_uploads_max,
-                config.user_part_uploads_max,
-                clock.clone(),
-            ),
+            parts: PartUploads::new(store.clone(), config.parts, clock.clone()),
             store,
             completions: parts::places(),
             clock,
@@ -160,7 +168,8 @@ impl Files {
     /// `ObjectNotFound` for what never was or is another tenant's or dialect's.
     pub async fn open(&self, scope: Scope<'_>, key: Key, now: Timestamp) -> Result<Arc<OpenFile>> {
         // Before the look-up, so that a file answers the same before and after its bytes are swept.
-        let is_expired = retention::is_expired(scope.dialect, key, &scope.tenant.limits.days, now);
+        let is_expired =
+            retention::is_expired(scope.dialect, key, &scope.tenant.limits.retention, now);
         match self.open.get(key, now).await {
             Ok(file) if !file.belongs_to(scope) => Err(Kind::ObjectNotFound.into()),
             Ok(_) if is_expired => Err(Kind::ObjectExpired.into()),

@@ -6,16 +6,41 @@
 use std::sync::{Arc, OnceLock};
 
 use quick_cache::{Weighter, sync::Cache};
+use serde::Deserialize;
 
-use super::Config;
 use crate::{
     error::{Kind, Result},
     http::representation::RepresentationHeaders,
     media::sniff::Sniffed,
     metrics::{Lookup, Lookups},
+    settings::number,
     store::{Key, ObjectId, Opened, Store},
     time::Timestamp,
 };
+
+/// Bounds of the cache of open objects, from `[store]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// Objects kept open (a descriptor and a map each).
+    #[serde(
+        rename = "open_objects_max",
+        deserialize_with = "number::<1, { 1 << 20 }, _, _>"
+    )]
+    pub objects_max: u64,
+    /// Bytes mapped by open objects: address space, not memory.
+    #[serde(skip)]
+    pub bytes_max: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            objects_max: 4096,
+            bytes_max: 8 << 30,
+        }
+    }
+}
 
 /// An open object.
 pub struct OpenFile {
@@ -56,14 +81,14 @@ impl Weighter<Key, Arc<OpenFile>> for Weight {
 
 impl OpenFiles {
     pub(super) fn new(store: Arc<dyn Store>, config: &Config) -> Self {
-        let count = config.open_objects_max.max(1);
+        let count = config.objects_max.max(1);
         let weight = Weight {
-            least: (config.open_bytes_max / count).max(1),
+            least: (config.bytes_max / count).max(1),
         };
         let estimate = usize::try_from(count).unwrap_or(usize::MAX);
         Self {
             store,
-            cache: Cache::with_weighter(estimate, config.open_bytes_max, weight),
+            cache: Cache::with_weighter(estimate, config.bytes_max, weight),
             lookups: Arc::default(),
         }
     }

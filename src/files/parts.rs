@@ -5,7 +5,7 @@
 //! byte is asked for, the whole upload before its parts are joined. Each claim is held by a guard or by the
 //! blocking call that does the work, so that none is lost when the client goes away.
 //!
-//! Key: the upload's id. Bounds: `Config::part_uploads_max`, and a share of them for each tenant, client and user
+//! Key: the upload's id. Bounds: `limits.part_uploads_max`, and a share of them for each tenant, client and user
 //! (`limit/shares.rs`). Staleness: another process that takes over has a table of its own for some seconds; what
 //! is not in the table is looked for on the disk, and the table is compared with the disk once an hour.
 
@@ -18,7 +18,7 @@ use std::{collections::HashSet, sync::Arc};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::OwnedMutexGuard;
 
-use self::table::{Bounds, Table, charge};
+use self::table::{Table, charge};
 use crate::{
     error::{Error, Kind, Result},
     limit::{Owner, QuotaPermit},
@@ -31,7 +31,7 @@ use crate::{
 };
 
 pub use self::completion::Completion;
-pub(super) use self::completion::places;
+pub(super) use self::{completion::places, table::Bounds};
 
 /// All unfinished uploads in parts. Cheap to clone; the clones are one table.
 #[derive(Clone)]
@@ -66,16 +66,7 @@ struct PartClaim {
 
 impl PartUploads {
     /// Over a store. [`PartUploads::reconcile`] counts what is in it.
-    pub fn new(
-        store: Arc<dyn Store>,
-        uploads_max: u64,
-        user_uploads_max: u64,
-        clock: Clock,
-    ) -> Self {
-        let bounds = Bounds {
-            uploads_max,
-            user_uploads_max,
-        };
+    pub fn new(store: Arc<dyn Store>, bounds: Bounds, clock: Clock) -> Self {
         Self(Arc::new(Shared {
             store,
             table: Mutex::new(Table::new(bounds)),

@@ -10,10 +10,12 @@ use std::{
 
 use bytes::Bytes;
 use hyper::body::{Body, Incoming};
+use serde::Deserialize;
 use tokio::time::{Instant, Sleep};
 
 use crate::{
     error::{Error, Kind, Result},
+    settings::{number, seconds},
     time::deadline,
 };
 
@@ -28,17 +30,34 @@ const PIECES_PER_SECOND: u64 = 100;
 /// A body that has to be waited for is looked at so often: how fast it has to come may change meanwhile.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// How fast a body has to come.
-#[derive(Debug, Clone, Copy)]
+/// How fast a body has to come: from `[server]`.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(default)]
 pub struct Pace {
     /// The longest wait for a further byte. A body may take as long again before [`Pace::bytes_per_second_min`]
     /// counts.
+    #[serde(rename = "body_idle_timeout_seconds", deserialize_with = "seconds")]
     pub idle_timeout: Duration,
     /// The least on average; 0 = any. Without it, a byte now and then keeps an upload open for days.
+    #[serde(
+        rename = "body_bytes_per_second_min",
+        deserialize_with = "number::<0, 1_000_000, _, _>"
+    )]
     pub bytes_per_second_min: u64,
     /// From the request's head to the end of its body, whatever its pace: the others bound what a client gives up,
     /// not how long it keeps a place.
+    #[serde(rename = "request_timeout_seconds", deserialize_with = "seconds")]
     pub whole_timeout: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            idle_timeout: Duration::from_secs(60),
+            bytes_per_second_min: 1000,
+            whole_timeout: Duration::from_secs(3600),
+        }
+    }
 }
 
 /// A request's body.

@@ -12,6 +12,10 @@ use hyper::{
     },
 };
 
+use serde::{Deserialize, Deserializer};
+
+use crate::settings::expected;
+
 /// Bytes that `Access-Control-Allow-Headers` may have; requested names beyond are left out.
 const ALLOWED_HEADERS_BYTES_MAX: usize = 1024;
 
@@ -28,13 +32,35 @@ const ALLOWED: &str = "Authorization, Content-Type, restrict-access, share-secre
      thumbnail-width, thumbnail-height, X-Requested-With, Accept, Range, If-Range, If-None-Match, \
      If-Modified-Since, access-token, app_id, user_id";
 
-/// Whose pages may call.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Whose pages may call: `cors.allowed_origins`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum AllowedOrigins {
     /// Everybody's.
+    #[default]
     Any,
     /// These, as browsers serialise an origin: `https://chat.example`, no path, no trailing slash.
     List(Vec<String>),
+}
+
+impl<'de> Deserialize<'de> for AllowedOrigins {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let origins = Vec::<String>::deserialize(deserializer)?;
+        if origins.iter().any(|origin| origin == "*") {
+            return Ok(Self::Any);
+        }
+        let is_origin = |origin: &&String| {
+            origin.split_once("://").is_some_and(|(scheme, host)| {
+                !scheme.is_empty() && !host.is_empty() && !host.contains('/') && host.is_ascii()
+            })
+        };
+        match origins.iter().find(|origin| !is_origin(origin)) {
+            Some(origin) => Err(expected(
+                "origins such as https://chat.example.com, or *",
+                format_args!("{origin:?}"),
+            )),
+            None => Ok(Self::List(origins)),
+        }
+    }
 }
 
 /// The cross-origin policy.

@@ -13,8 +13,10 @@ use std::{
 use dashmap::{DashMap, mapref::entry::Entry};
 use foldhash::quality::RandomState;
 use ipnet::IpNet;
+use serde::Deserialize;
 
 use super::gcra::{Bucket, Rate};
+use crate::settings::{networks, number};
 
 /// Shards of the table. A sweep holds the write lock of one shard at a time. With 1,000,000 addresses a shard has 4,000
 /// entries, so callers wait for tens of microseconds.
@@ -50,12 +52,15 @@ impl RateClass {
     }
 }
 
-/// The settings of the limiter. The rates are settings of the tenants.
-#[derive(Debug, Clone)]
+/// The limiter's settings, from `[limits]`; the rates are the tenants'.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
 pub struct Config {
     /// Maximum number of buckets, over all tenants and rate classes; 1 to 16,777,216. Measured: 56 MB for 1,000,000.
+    #[serde(deserialize_with = "number::<1, 16_777_216, _, _>")]
     pub addresses_max: usize,
     /// Networks that are exempt: the backend's own servers. The list is searched in order, so it should be short.
+    #[serde(deserialize_with = "networks")]
     pub exempt: Vec<IpNet>,
 }
 

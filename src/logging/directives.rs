@@ -1,21 +1,20 @@
-//! What `log.level` may say: a level, or several directives with commas between them. `tracing-subscriber`'s
-//! `Targets` reads them, but takes a misspelt level for the name of a target, and the log falls silent: here it
-//! is an error.
+//! Parses `log.level`: a level, or several directives separated by commas.
 //!
-//! Not its `EnvFilter`, which may look at fields and spans: then a line that is not wanted costs a look into
-//! tables behind a lock. With targets, each place in the program knows whether it speaks, and asks one atomic.
+//! The parser of `tracing_subscriber::filter::Targets` takes a misspelled level for the name of a target, which silences
+//! the log. Here it is an error. `EnvFilter` is not used: it filters by fields and spans, so that a disabled line costs a
+//! look-up behind a lock. With targets, a disabled line costs one atomic load.
 
+use serde::{Deserialize, Deserializer, de::Error};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
-/// Checks the directives of `level`.
-///
-/// # Errors
-/// What is wrong with them.
-pub fn check_level(level: &str) -> Result<(), String> {
-    parse(level).map(drop)
+/// Reads `log.level`, and checks it.
+pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    parse(&text).map_err(D::Error::custom)?;
+    Ok(text)
 }
 
-/// A level for all, `target=level` for some; the longest target that fits wins.
+/// Parses directives: `level` for all targets, `target=level` for some. The longest matching target wins.
 pub(super) fn parse(text: &str) -> Result<Targets, String> {
     text.split(',')
         .map(str::trim)
@@ -25,7 +24,7 @@ pub(super) fn parse(text: &str) -> Result<Targets, String> {
                 Some((target, level_text)) if is_target(target) => {
                     Ok(targets.with_target(target, level(level_text)?))
                 }
-                Some((target, _)) => Err(format!("\"{target}\" is no target")),
+                Some((target, _)) => Err(format!("\"{target}\" is not a target")),
             }
         })
 }
@@ -43,7 +42,7 @@ fn level(text: &str) -> Result<LevelFilter, String> {
         .iter()
         .find(|(name, _)| name.eq_ignore_ascii_case(text));
     found.map(|(_, level)| *level).ok_or_else(|| {
-        format!("\"{text}\" is no level: error, warn, info, debug, trace, off, or target=level")
+        format!("\"{text}\" is not a level: expected error, warn, info, debug, trace, off, or target=level")
     })
 }
 
@@ -59,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_level_is_for_all_and_a_target_for_its_own() {
+    fn target_overrides_level() {
         let filter = parse("warn, access=info,chatfiles::store=TRACE").unwrap();
         for (target, level, is_on) in [
             ("chatfiles", Level::WARN, true),
@@ -78,19 +77,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_directive_is_named() {
+    fn refuses_invalid_directives() {
         for (text, what) in [
-            ("", "\"\" is no level"),
-            ("debgu", "\"debgu\" is no level"),
-            ("info,", "\"\" is no level"),
-            ("=,=", "\"\" is no target"),
-            ("access=loud", "\"loud\" is no level"),
-            ("access=info=info", "\"info=info\" is no level"),
-            ("[span]=info", "\"[span]\" is no target"),
-            ("a b=info", "\"a b\" is no target"),
-            ("info\ndebug", "\"info\ndebug\" is no level"),
+            ("", "\"\" is not a level"),
+            ("debgu", "\"debgu\" is not a level"),
+            ("info,", "\"\" is not a level"),
+            ("=,=", "\"\" is not a target"),
+            ("access=loud", "\"loud\" is not a level"),
+            ("access=info=info", "\"info=info\" is not a level"),
+            ("[span]=info", "\"[span]\" is not a target"),
+            ("a b=info", "\"a b\" is not a target"),
+            ("info\ndebug", "\"info\ndebug\" is not a level"),
         ] {
-            let error = check_level(text).unwrap_err();
+            let error = parse(text).unwrap_err();
             assert!(error.starts_with(what), "{text}: {error}");
         }
     }

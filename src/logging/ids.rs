@@ -1,7 +1,7 @@
-//! Ids of files in log lines: where an id alone opens a file, a line shows its fingerprint instead.
+//! Replaces the ids of files in log lines with fingerprints, for servers on which an id alone opens a file.
 //!
-//! This is done here, on the finished line, and not where a line is written: ids stand in paths, in errors and in the
-//! lines of the store, and the next one that somebody adds must not open files either.
+//! This works on the finished line, because ids occur in paths, in errors and in lines of the store, and because future
+//! log lines must be safe, too.
 
 use std::borrow::Cow;
 
@@ -9,16 +9,16 @@ use crate::secret::fingerprint;
 
 /// Hexadecimal digits between the dashes of a UUID.
 const GROUPS: [usize; 5] = [8, 4, 4, 4, 12];
-/// The group that begins with the version, and the version of our ids.
+/// The group that begins with the version, and the version of the ids.
 const VERSION: (usize, u8) = (2, b'7');
 
-/// The line with `sha256:` and the fingerprint in the place of each id of version 7, in whatever case, and with its
-/// dashes percent-encoded or not.
+/// Replaces each UUID of version 7 with `sha256:` and its fingerprint. Accepts upper and lower case, and dashes that are
+/// percent-encoded.
 pub(super) fn masked(line: &[u8]) -> Cow<'_, [u8]> {
     let mut masked = Vec::new();
     let (mut copied, mut at) = (0, 0);
     while at + GROUPS[0] < line.len() {
-        // Most bytes are no dash after eight digits.
+        // Almost no position begins an id.
         match id_at(&line[at..]) {
             None => at += 1,
             Some((id, length)) => {
@@ -37,7 +37,7 @@ pub(super) fn masked(line: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(masked)
 }
 
-/// The id with which the text begins, as the server writes it, and the bytes that it takes there.
+/// The id at the start of the text, in its canonical form, and its length in the text.
 fn id_at(text: &[u8]) -> Option<(String, usize)> {
     let mut id = String::new();
     let mut at = 0;
@@ -61,7 +61,7 @@ fn id_at(text: &[u8]) -> Option<(String, usize)> {
     Some((id, at))
 }
 
-/// How long the dash is with which the text begins.
+/// The length of the dash at the start of the text.
 fn dash(text: &[u8]) -> Option<usize> {
     match text {
         [b'-', ..] => Some(1),
@@ -91,7 +91,7 @@ mod tests {
             (ID.replace('-', "%2D"), shown.clone()),
             (ID.replacen('-', "%2d", 2), shown.clone()),
             (format!("/x{ID}/"), format!("/x{shown}/")),
-            // More digits at its ends.
+            // Digits before and after the id.
             (format!("ff{ID}00"), format!("ff{shown}00")),
             (format!("{ID}-170x170 é"), format!("{shown}-170x170 é")),
         ] {
@@ -100,11 +100,11 @@ mod tests {
     }
 
     #[test]
-    fn other_texts_stay_as_they_are() {
+    fn leaves_other_texts_unchanged() {
         for line in [
             "",
             "INFO stored request=2cae1b945e3c65bd bytes=137476",
-            // Of another version; cut short; other separators.
+            // Another version; truncated; other separators.
             "01a22a77-f25c-493f-9e3e-aaf850cbdcf2",
             &ID[..35],
             &ID.replace('-', "_"),

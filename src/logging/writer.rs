@@ -1,8 +1,8 @@
-//! The way to standard error: lines are gathered in memory and written by a thread of their own, so that no
-//! request ever waits for whoever reads the log. What has no room is dropped and counted.
+//! Writes log lines to standard error from a thread of its own, so that no request waits for the reader of the log.
 //!
-//! `tracing-appender` was looked at: it bounds lines and not bytes, waits at most a second at the end, forgets
-//! what could not be written, and brings eight packages along for files that it rotates.
+//! Lines wait in a bounded buffer. If it is full, they are dropped and counted. `tracing-appender` is not used: it bounds
+//! the number of lines and not their bytes, waits for at most one second at the end, does not count the lines that could
+//! not be written, and has eight dependencies for rotating files.
 
 use std::{
     borrow::Cow,
@@ -22,22 +22,22 @@ use tracing_subscriber::fmt::MakeWriter;
 use super::ids;
 use crate::error::{Error, Result};
 
-/// Bytes that wait, and as many again that are being written.
+/// Size of the buffer. As many bytes again may be in the process of being written.
 const WAITING_BYTES_MAX: usize = 1 << 20;
-/// What the reader has for the rest when the process ends.
+/// How long the reader may take for the buffered lines when the process ends.
 const END_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Where lines are put; the clones are the same queue.
+/// The queue of log lines. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Queue(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// A synchronous Mutex: held to copy a line or to take the bytes away, never while something is written.
+    /// Held to copy a line or to swap the buffer, not during writes.
     state: Mutex<State>,
-    /// There is something to write, or the end has come.
+    /// Signals that there are lines, or that the queue is closed.
     filled: Condvar,
-    /// All is written, and the thread ends.
+    /// Signals that all lines are written and the thread ends.
     ended: Condvar,
     dropped: AtomicU64,
     are_ids_masked: AtomicBool,
@@ -50,13 +50,13 @@ struct State {
     has_ended: bool,
 }
 
-/// Keeps the log going. When dropped, what waits is written, as far as it is taken within two seconds.
+/// Keeps the log open. Dropping it writes the buffered lines, for at most two seconds.
 #[derive(Debug)]
 #[must_use = "the log ends with it"]
 pub struct Guard(Queue);
 
 impl Queue {
-    /// A queue, and the thread that writes what is put into it to `output`.
+    /// Makes a queue, and starts the thread that writes its lines to `output`.
     pub(super) fn to(output: impl Write + Send + 'static) -> Result<(Self, Guard)> {
         let queue = Self::default();
         let shared = queue.0.clone();
@@ -67,7 +67,7 @@ impl Queue {
         Ok((queue.clone(), Guard(queue)))
     }
 
-    /// Lines that were not written.
+    /// Number of lines that were not written.
     pub(super) fn dropped(&self) -> u64 {
         self.0.dropped.load(Ordering::Relaxed)
     }
@@ -78,7 +78,7 @@ impl Queue {
 }
 
 impl Shared {
-    /// Takes one event. A line end within it is shown and not obeyed: nothing that is logged makes a second line.
+    /// Adds one event. Line ends within it are escaped, so that no logged value can fake a second line.
     fn put(&self, event: &[u8]) {
         let event = event.strip_suffix(b"\n").unwrap_or(event);
         let escaped = memchr::memchr2(b'\n', b'\r', event).map(|_| {
@@ -95,7 +95,7 @@ impl Shared {
             self.dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        // The thread sleeps only where nothing waits.
+        // The thread sleeps only while the buffer is empty.
         let wakes = state.waiting.is_empty();
         state.waiting.extend_from_slice(&line);
         state.waiting.push(b'\n');
@@ -105,7 +105,7 @@ impl Shared {
         }
     }
 
-    /// The thread's work, until the end.
+    /// Writes lines until the queue is closed and empty.
     fn write_all(&self, mut output: impl Write) {
         let mut writing = Vec::new();
         loop {
@@ -122,7 +122,7 @@ impl Shared {
             mem::swap(&mut state.waiting, &mut writing);
             drop(state);
             if output.write_all(&writing).is_err() {
-                // Nobody reads any more, and there is nowhere to say so. How much of it was taken is not known.
+                // The reader has closed the pipe. How many of these bytes it has read is not known.
                 let lines = memchr::memchr_iter(b'\n', &writing).count();
                 self.dropped.fetch_add(lines as u64, Ordering::Relaxed);
             }
@@ -130,7 +130,6 @@ impl Shared {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Whole after every step: a panic elsewhere does not spoil it.
         self.state.lock()
     }
 }
@@ -146,14 +145,14 @@ impl Drop for Guard {
         let mut state = shared.state();
         state.is_closed = true;
         shared.filled.notify_one();
-        // Over when all is written or nobody has taken it in time; either way the process may end.
+        // The result does not matter: the process ends either way.
         let _ = shared
             .ended
             .wait_while_for(&mut state, |state| !state.has_ended, END_PATIENCE);
     }
 }
 
-/// Each write is one event: the library formats it as a whole first.
+/// Each write is one event, because `tracing-subscriber` formats events as a whole first.
 impl Write for &Queue {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         self.0.put(event);
@@ -179,7 +178,7 @@ mod tests {
 
     use super::*;
 
-    /// Says when it is written to, and goes on when it is let.
+    /// Reports each write, and waits for permission to return from it.
     struct Gate {
         at: mpsc::Sender<Vec<u8>>,
         go: mpsc::Receiver<io::Result<()>>,
@@ -210,11 +209,11 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_room_is_dropped_and_counted_and_the_rest_is_written_at_the_end() {
+    fn drops_and_counts_when_full() {
         let (queue, guard, written, open) = gated();
         (&queue).write_all(b"first\n").unwrap();
         assert_eq!(written.recv().unwrap(), b"first\n");
-        // The writer stands now. A mebibyte waits, not a byte more.
+        // The writer is blocked. The buffer takes 1 MiB.
         let line = [b'x'; 1023];
         for _ in 0..1500 {
             (&queue).write_all(&line).unwrap();
@@ -225,13 +224,13 @@ mod tests {
         open.send(Ok(())).unwrap();
         drop(guard);
         assert_eq!(written.recv().unwrap().len(), WAITING_BYTES_MAX);
-        // Nothing is written after the end; that is counted too.
+        // A line after the end is dropped and counted.
         (&queue).write_all(b"late\n").unwrap();
         assert_eq!(queue.dropped(), 1500 - 1024 + 1);
     }
 
     #[test]
-    fn what_the_other_side_does_not_take_is_counted() {
+    fn counts_lines_on_broken_pipe() {
         let (queue, guard, written, open) = gated();
         (&queue).write_all(b"first\n").unwrap();
         written.recv().unwrap();
@@ -245,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_waits_for_no_reader_that_does_not_read() {
+    fn end_does_not_wait_for_stuck_reader() {
         let (queue, guard, written, _open) = gated();
         (&queue).write_all(b"first\n").unwrap();
         written.recv().unwrap();
@@ -253,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_one_line_whatever_is_in_it() {
+    fn escapes_line_ends() {
         let (queue, guard, written, open) = gated();
         (&queue).write_all(b"a\r\nINFO forged\nb\n").unwrap();
         open.send(Ok(())).unwrap();

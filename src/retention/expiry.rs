@@ -1,32 +1,20 @@
-//! Expiry is counted from what a key says, creation or the day of forwarding, so a file needs no record of it and a change of the
-//! setting holds for every file at once.
+//! Computes when a file expires.
+//!
+//! Expiry depends on the key and the settings alone, so files need no record of it, and a change of a setting applies to
+//! all files at once.
 
 use crate::{
-    store::{Class, Dialect, Key},
-    tenant::Days,
+    store::{Dialect, Key},
+    tenant::Retention,
     time::Timestamp,
 };
 
-/// The days that objects of a class live; 0 = for ever.
-pub fn days_of(class: Class, days: &Days) -> u32 {
-    match class {
-        Class::Chatfile => days.chatfile,
-        Class::Voice => days.voice,
-        Class::Image => days.image,
-        Class::Video => days.video,
-        Class::Shared => days.shared,
-        Class::SharedVoice => days.shared_voice,
-        Class::SharedImage => days.shared_image,
-        Class::SharedVideo => days.shared_video,
-        Class::Avatar => days.avatar,
-    }
-}
-
-/// When an object ends; `None` for never. Counted from its creation in the Easemob API, and from the end of
-/// its key's day in the other one: a file may be forwarded at any moment of that day, and each link to it must
-/// live as long as it is said to.
-pub fn expires_at(dialect: Dialect, key: Key, days: &Days) -> Option<Timestamp> {
-    let days = days_of(key.class, days);
+/// When an object expires; `None` = never.
+///
+/// In the Easemob API, the days count from the creation of the object. In the Lanying API, they count from the end of the
+/// day in its key: the file can be forwarded at any time of that day, and each link must work for the full time.
+pub fn expires_at(dialect: Dialect, key: Key, retention: &Retention) -> Option<Timestamp> {
+    let days = retention.days(key.class);
     let counted_from = match dialect {
         Dialect::Easemob => key.id.created(),
         Dialect::Lanying => key.day.end(),
@@ -34,29 +22,29 @@ pub fn expires_at(dialect: Dialect, key: Key, days: &Days) -> Option<Timestamp> 
     (days > 0).then(|| counted_from.plus_days(days))
 }
 
-/// Whether it has ended at `now`.
-pub fn is_expired(dialect: Dialect, key: Key, days: &Days, now: Timestamp) -> bool {
-    expires_at(dialect, key, days).is_some_and(|end| end <= now)
+/// Whether an object has expired at `now`.
+pub fn is_expired(dialect: Dialect, key: Key, retention: &Retention, now: Timestamp) -> bool {
+    expires_at(dialect, key, retention).is_some_and(|end| end <= now)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{store::ObjectId, time::MS_PER_DAY};
+    use crate::{
+        store::{Class, ObjectId},
+        time::MS_PER_DAY,
+    };
 
     fn key(created: Timestamp) -> Key {
         Key::of(Class::Image, ObjectId::new(created, &[1; 10]))
     }
 
-    fn image(days: u32) -> Days {
-        Days {
-            image: days,
-            ..Days::default()
-        }
+    fn image(days: u32) -> Retention {
+        Retention::default().with(Class::Image, days)
     }
 
     #[test]
-    fn a_link_lives_to_the_end_of_its_day_and_its_days_more() {
+    fn links_count_from_end_of_day() {
         let created = Timestamp::from_ms(5 * MS_PER_DAY + 1_000);
         let end = |day| {
             let key = Key {
@@ -70,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_seven_days_ends_after_seven_days_to_the_millisecond() {
+    fn files_expire_to_the_millisecond() {
         let created = Timestamp::from_ms(1_000);
         for (days, now_ms, expected) in [
             (7, 1_000 + 7 * MS_PER_DAY - 1, false),

@@ -1,11 +1,11 @@
-//! How long objects live: the rule (`expiry.rs`), and the removal of what has outlived it (`sweep.rs`).
+//! Expiry of files (`expiry.rs`), and removal of expired files (`sweep.rs`).
 //!
-//! Every read checks the rule itself; the sweep only frees the space, two days later.
+//! Each read checks expiry itself. The sweep only frees the space, two days later.
 
 mod expiry;
 mod sweep;
 
 pub use self::{
-    expiry::{days_of, expires_at, is_expired},
+    expiry::{expires_at, is_expired},
     sweep::{Policy, Report, SweepMode, keep_time, sweep},
 };

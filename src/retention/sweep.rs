@@ -6,11 +6,10 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use super::days_of;
 use crate::{
     error::Result,
     store::{Class, Cutoffs, ExpireMode, Store},
-    tenant::Days,
+    tenant::Retention,
     time::{Day, MS_PER_DAY, Timestamp},
 };
 
@@ -24,9 +23,9 @@ const SLACK_DAYS: u32 = 2;
 #[derive(Debug, Clone, Default)]
 pub struct Policy {
     /// By the tenant's `org/app`.
-    pub days_by_tenant: HashMap<String, Days>,
+    pub days_by_tenant: HashMap<String, Retention>,
     /// For files of tenants that are not configured any more.
-    pub days_default: Days,
+    pub days_default: Retention,
 }
 
 /// What a sweep may do.
@@ -129,11 +128,11 @@ async fn expire(
 
 impl Policy {
     fn cutoffs(&self, class: Class, now: Timestamp) -> Cutoffs {
-        let first_kept = |days: &Days| first_kept(days_of(class, days), now);
+        let first_kept = |retention: &Retention| first_kept(retention.days(class), now);
         let by_tenant = self.days_by_tenant.iter();
         Cutoffs {
             by_tenant: by_tenant
-                .map(|(tenant, days)| (tenant.clone(), first_kept(days)))
+                .map(|(tenant, retention)| (tenant.clone(), first_kept(retention)))
                 .collect(),
             others: first_kept(&self.days_default),
         }
@@ -181,10 +180,7 @@ mod tests {
 
     fn days(chatfile: u32) -> Policy {
         Policy {
-            days_default: Days {
-                chatfile,
-                ..Days::default()
-            },
+            days_default: Retention::default().with(Class::Chatfile, chatfile),
             ..Policy::default()
         }
     }

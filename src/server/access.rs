@@ -17,11 +17,13 @@ use hyper::{
     Method, Version,
     body::{Body, Frame, SizeHint},
 };
+use serde::Deserialize;
 
 use crate::{
     delivery::{FileBody, Loans},
     limit::Client,
     metrics::Answered,
+    settings::number,
     tenant::Tenant,
     time::Clock,
 };
@@ -31,16 +33,11 @@ const TARGET: &str = "access";
 /// Bytes of a method that are shown; a client may make up a longer one.
 const METHOD_SHOWN_MAX: usize = 16;
 
-/// One of how many requests is logged; 0 = none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Sample(u32);
+/// One of how many requests is logged; 0 = none: `log.access_sample`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+pub struct Sample(#[serde(deserialize_with = "number::<0, 1_000_000, _, _>")] u32);
 
 impl Sample {
-    /// One of `one_in`.
-    pub fn new(one_in: u32) -> Self {
-        Self(one_in)
-    }
-
     /// Whether a request is in it. Ids are counted, so their remainders are a fair choice without a counter of
     /// its own. Failures of ours are all in it; a call over its rate is none, though some clients are told 503.
     pub(super) fn has(self, id: u64, answered: &Answered) -> bool {

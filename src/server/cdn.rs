@@ -1,10 +1,12 @@
 //! An origin that answers its CDN alone: a header whose value only the CDN knows.
 
 use hyper::{HeaderMap, header::HeaderName};
+use serde::{Deserialize, Deserializer};
 
 use crate::{
     error::{Error, Kind, Result},
     secret::SecretKey,
+    settings::expected,
 };
 
 /// What the CDN sends.
@@ -14,6 +16,53 @@ pub struct CdnSecret {
     pub header: HeaderName,
     /// Its value.
     pub secret: SecretKey,
+}
+
+/// The origin's settings, from `[cdn]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    #[serde(deserialize_with = "secret")]
+    secret: Option<SecretKey>,
+    #[serde(deserialize_with = "header")]
+    secret_header: Option<HeaderName>,
+}
+
+impl Config {
+    /// The header to require; `None` if there is no secret.
+    ///
+    /// # Errors
+    /// `InvalidArgument`: there is a header and no secret, so that nothing would be checked.
+    pub fn secret(self) -> Result<Option<CdnSecret>> {
+        match (self.secret, self.secret_header) {
+            (Some(secret), header) => Ok(Some(CdnSecret {
+                header: header.unwrap_or(HeaderName::from_static("x-cdn-secret")),
+                secret,
+            })),
+            (None, Some(header)) => Err(Error::invalid(format!(
+                "cdn.secret_header = \"{header}\": set it together with cdn.secret"
+            ))),
+            (None, None) => Ok(None),
+        }
+    }
+}
+
+/// Reads a secret that can be a header's value.
+fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SecretKey>, D::Error> {
+    let secret = SecretKey::deserialize(deserializer)?;
+    match secret.expose().bytes().all(|byte| byte.is_ascii_graphic()) {
+        true => Ok(Some(secret)),
+        false => Err(expected(
+            "visible ASCII characters without spaces",
+            "others",
+        )),
+    }
+}
+
+fn header<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<HeaderName>, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    let header = name.parse().map(Some);
+    header.map_err(|_| expected("the name of a header", format_args!("{name:?}")))
 }
 
 /// Whether a request came through the CDN, where there has to be one. What is refused is limited like any other

@@ -26,6 +26,7 @@ use hyper::{
     body::{Body, Incoming},
 };
 use ipnet::IpNet;
+use serde::Deserialize;
 use tokio_rustls::server::TlsStream;
 use tracing::debug;
 
@@ -47,27 +48,35 @@ use crate::{
         clients::{Permit, Resource},
     },
     metrics::{ConnectionRefusal, Connections},
+    settings::seconds,
     time::Clock,
 };
 
-/// The bounds of one connection.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The bounds of one connection, from `[server]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default)]
 pub struct Config {
     /// From the first byte of a request to the end of its head.
+    #[serde(rename = "header_timeout_seconds", deserialize_with = "seconds")]
     pub header_timeout: Duration,
     /// Without a request: after the last answer, or after connecting. Above a load balancer's (75 s at
     /// most in common ones), or it sends a request into a connection that is being closed.
+    #[serde(rename = "idle_timeout_seconds", deserialize_with = "seconds")]
     pub idle_timeout: Duration,
     /// How long the client may acknowledge nothing of an answer that was sent to it. Twelve times as long where
     /// its receive window is closed and it has taken much before (`stall.rs`).
+    #[serde(rename = "write_stall_timeout_seconds", deserialize_with = "seconds")]
     pub write_stall_timeout: Duration,
     /// For reading on, without looking, after an answer that came before the end of the request; from the moment
     /// when the client has acknowledged the answer.
+    #[serde(skip)]
     pub linger_timeout: Duration,
     /// The same in bytes.
+    #[serde(skip)]
     pub linger_bytes_max: u64,
     /// hyper's read buffer for HTTP/1, and so the longest head (431 above it); at least 8 KiB. The part of an answer
     /// that hyper holds before it waits for the socket is bounded by the same number and one chunk.
+    #[serde(skip)]
     pub read_buffer_bytes_max: usize,
 }
 

@@ -12,10 +12,14 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use serde::{Deserialize, Deserializer};
 use tokio::net::{TcpListener, TcpSocket, UnixListener};
 
 use super::socket::Socket;
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    settings::expected,
+};
 
 /// Connections that the kernel completes before they are accepted; it caps this at `net.core.somaxconn`.
 const BACKLOG: u32 = 4096;
@@ -64,6 +68,15 @@ impl Endpoint {
             At::Tcp(address) if !self.is_proxied && !self.is_tls => Some(address),
             _ => None,
         }
+    }
+}
+
+impl<'de> Deserialize<'de> for Endpoint {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let allowed = "127.0.0.1:8080 or unix:/path, after tls:, proxy: or proxy:tls: or nothing";
+        text.parse()
+            .map_err(|()| expected(allowed, format_args!("{text:?}")))
     }
 }
 

@@ -15,6 +15,7 @@ use std::{
 
 use ipnet::IpNet;
 use rustix::process::{Resource, getrlimit, setrlimit};
+use serde::{Deserialize, Deserializer};
 use tokio::task::{JoinError, JoinSet};
 use tracing::{debug, error, info, warn};
 
@@ -29,30 +30,40 @@ use crate::{
     error::{Error, Result},
     limit::{ClientLimiter, clients},
     metrics::{ConnectionCut, Connections},
+    settings::{expected, networks, number, seconds},
 };
 
 /// How long to leave accepting alone when the process or the machine has run out of something.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// What the listener can be told.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Settings of the listeners: `[server]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default)]
 pub struct Config {
     /// Where to listen.
+    #[serde(deserialize_with = "endpoints")]
     pub listen: Vec<Endpoint>,
     /// Whose PROXY headers are believed, on the listeners that read them.
+    #[serde(rename = "proxy_protocol_from", deserialize_with = "networks")]
     pub proxies: Vec<IpNet>,
     /// Connections at a time; further ones wait in the kernel's queue. At most half of the descriptors that
     /// the process may open, since a request needs files too.
+    #[serde(deserialize_with = "number::<1, 1_000_000, _, _>")]
     pub connections_max: usize,
     /// The same from one address (of IPv6, a /64); further ones are closed at once.
+    #[serde(deserialize_with = "number::<1, 1_000_000, _, _>")]
     pub connections_per_address_max: usize,
     /// Networks to which that does not apply: proxies, the backend's own servers.
+    #[serde(skip)]
     pub connections_exempt: Vec<IpNet>,
     /// How long running requests may take after a shutdown was triggered.
+    #[serde(rename = "shutdown_grace_seconds", deserialize_with = "seconds")]
     pub shutdown_grace: Duration,
     /// The same after another process has taken over: nobody waits for the end of this one then.
+    #[serde(rename = "handover_grace_seconds", deserialize_with = "seconds")]
     pub handover_grace: Duration,
     /// The bounds of each connection.
+    #[serde(skip)]
     pub connection: connection::Config,
 }
 
@@ -68,6 +79,14 @@ impl Default for Config {
             handover_grace: Duration::from_secs(300),
             connection: connection::Config::default(),
         }
+    }
+}
+
+fn endpoints<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Endpoint>, D::Error> {
+    let endpoints = Vec::deserialize(deserializer)?;
+    match endpoints.is_empty() {
+        true => Err(expected("at least one address", "[]")),
+        false => Ok(endpoints),
     }
 }
 

@@ -2,9 +2,10 @@
 //! shown to whom the network lets reach it, and to nobody who downloads a file; there is no authentication. It
 //! serves nothing else, and outlives the public listener, so that it can say that the server is stopping.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use hyper::{Method, Request, Response, StatusCode, body::Incoming};
+use serde::{Deserialize, Deserializer};
 use tokio::sync::Semaphore;
 
 use super::{
@@ -23,6 +24,7 @@ use crate::{
     limit::{ClientLimiter, Limiter},
     logging,
     metrics::{Levels, Metrics, StoreLevels},
+    settings::expected,
     store::Store,
 };
 
@@ -74,6 +76,22 @@ pub struct Disk {
     store: Arc<dyn Store>,
     free_min_bytes: u64,
     asking: Arc<Semaphore>,
+}
+
+/// Reads `operator.listen`; an empty text is none.
+///
+/// # Errors
+/// It is not an address with a port.
+pub fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    match text.parse() {
+        Ok(address) => Ok(Some(address)),
+        Err(_) if text.is_empty() => Ok(None),
+        Err(_) => Err(expected(
+            "an address and a port, such as 127.0.0.1:9090",
+            format_args!("{text:?}"),
+        )),
+    }
 }
 
 /// Serves until `ended` is triggered; without listeners there is only the end to wait for.

@@ -20,6 +20,7 @@ use hyper::{
     http::request::Parts,
 };
 use ipnet::IpNet;
+use serde::Deserialize;
 
 use super::{
     access::{self, Access, Sample, Watched},
@@ -42,7 +43,8 @@ use crate::{
     limit::{Limiter, Rate, UploadPermit},
     metrics::{Answered, Refusal, Requests, UploadLevels},
     routes::{self, Action},
-    tenant::Tenants,
+    settings::{networks, number},
+    tenant::{Limits, Tenants},
 };
 
 /// Answers every request.
@@ -60,25 +62,48 @@ pub struct Service {
     server: String,
 }
 
-/// Settings of the pipeline.
-#[derive(Debug, Clone)]
+/// Settings of the pipeline, from `[limits]` and others.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
 pub struct Config {
     /// Networks whose forwarding header is believed.
+    #[serde(deserialize_with = "networks")]
     pub trusted_proxies: Vec<IpNet>,
     /// The header they write.
     pub forwarded_header: ForwardedHeader,
     /// The rate of calls that belong to no tenant.
+    #[serde(skip)]
     pub default_rate: Rate,
     /// Bytes that uploads in flight may announce together.
+    #[serde(deserialize_with = "number::<1, { 1 << 40 }, _, _>")]
     pub upload_bytes_in_flight_max: u64,
     /// Networks without a share of them to keep to: proxies, the backend's own servers.
+    #[serde(skip)]
     pub upload_share_exempt: Vec<IpNet>,
     /// Of the CDN in front; then nothing but the health check is answered without it.
+    #[serde(skip)]
     pub cdn_secret: Option<CdnSecret>,
     /// How fast bodies have to come.
+    #[serde(skip)]
     pub body_pace: Pace,
     /// Which requests stand in the access log.
+    #[serde(skip)]
     pub access: Sample,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            trusted_proxies: Vec::new(),
+            forwarded_header: ForwardedHeader::default(),
+            default_rate: Rate::from(&Limits::default()),
+            upload_bytes_in_flight_max: 2 << 30,
+            upload_share_exempt: Vec::new(),
+            cdn_secret: None,
+            body_pace: Pace::default(),
+            access: Sample::default(),
+        }
+    }
 }
 
 /// An answer, decided before the rest of the request's body is drained.

@@ -9,7 +9,7 @@ mod quota;
 
 use std::{net::Ipv4Addr, time::Duration};
 
-use chatfiles::{config::File, time::Clock};
+use chatfiles::{config::Config, time::Clock};
 
 use crate::support::{
     Answer, BASE, Connection, Form, TestServer, assert_error, head, open_from, poll,
@@ -121,7 +121,7 @@ fn upload(server: &TestServer, bytes: &[u8]) -> Vec<u8> {
 
 #[test]
 fn default_rate_is_thirty() {
-    let defaults = File::default().validate().unwrap().tenant_defaults;
+    let defaults = Config::read(&[]).unwrap().tenant_defaults;
     assert_eq!((defaults.calls_per_second, defaults.calls_burst), (30, 30));
 }
 

@@ -138,12 +138,13 @@ fn layers_follow_design() {
         "api",
         "files",
         "retention",
+        "tenant",
         "store",
         "error",
     ];
     assert!(order.map(place).is_sorted_by(|a, b| a < b), "{layers:?}");
     for siblings in [
-        &["auth", "limit", "store", "media", "http"][..],
+        &["auth", "limit", "media", "http"][..],
         &["error", "logging", "time"][..],
     ] {
         let places: BTreeSet<_> = siblings.iter().map(|name| place(name)).collect();

@@ -47,7 +47,7 @@ pub(crate) async fn download(
         }
         _ => error,
     })?;
-    let expires = retention::expires_at(Dialect::Easemob, key, &tenant.limits.days);
+    let expires = retention::expires_at(Dialect::Easemob, key, &tenant.limits.retention);
     let cache_policy = match url_expires {
         Some(url_expires) => CachePolicy::public(url_expires, expires),
         None => {

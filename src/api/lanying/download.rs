@@ -172,7 +172,7 @@ async fn render(
 }
 
 fn expires_at(context: &Context<'_>, key: Key) -> Option<Timestamp> {
-    retention::expires_at(Dialect::Lanying, key, &context.tenant.limits.days)
+    retention::expires_at(Dialect::Lanying, key, &context.tenant.limits.retention)
 }
 
 impl Parameters {

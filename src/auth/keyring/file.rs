@@ -1,6 +1,6 @@
-//! Small private files: made whole or not at all, with mode 0600, and refused when others can read them.
+//! Reads and writes small private files: atomically, with mode 0600. Refuses files that others can read.
 //!
-//! Knows nothing of what is in them.
+//! Does not know the contents.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -16,20 +16,20 @@ use crate::{
     secret::Secret,
 };
 
-/// Bytes of one such file.
+/// Maximum size of a file.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
 
-/// Whether a file of that name may be there already.
+/// What happens if the file exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Publish {
-    /// One that is there stays, and that is no error.
+    /// It is kept, without an error.
     New,
-    /// One that is there is replaced.
+    /// It is replaced.
     Replace,
 }
 
-/// Tells one version of a file from another without reading it. The inode is part of it: a rename within
-/// the clock tick of the file system may leave time and size as they were.
+/// Identifies a version of a file without reading it. The inode is needed because a rename within one clock tick of the
+/// file system may not change time and size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stamp {
     inode: u64,
@@ -38,7 +38,7 @@ pub(super) struct Stamp {
 }
 
 impl Stamp {
-    /// There is no file, or its directory is gone with the store. No file has the inode 0.
+    /// The file, or its directory, does not exist. No file has the inode 0.
     pub(super) const ABSENT: Self = Self {
         inode: 0,
         bytes: 0,
@@ -55,8 +55,7 @@ impl Stamp {
     }
 }
 
-/// Makes `dir` and the store's directory above it, mode 0700, where they are not there, and what is missing above
-/// them; all of it durably.
+/// Creates `dir` and all missing directories above it, with mode 0700, and syncs them.
 pub(super) fn create_dir(dir: &Path) -> Result<()> {
     let above = dir.parent().unwrap_or(dir);
     durable::make_dirs(above)
@@ -64,7 +63,7 @@ pub(super) fn create_dir(dir: &Path) -> Result<()> {
         .map_err(|error| refused(dir, &error))
 }
 
-/// Opens a file to lock, mode 0600.
+/// Opens a lock file, with mode 0600.
 pub(super) fn open_lock(path: &Path) -> Result<File> {
     OpenOptions::new()
         .write(true)
@@ -75,28 +74,33 @@ pub(super) fn open_lock(path: &Path) -> Result<File> {
         .map_err(|error| fault(path, error))
 }
 
-/// Puts `text` and a line feed into `dir/name`, durably. The order: data to the disk under a name of its
-/// own, then the name, then the directories; so at no moment is there a part of a file under `name`.
+/// Writes `text` and a line feed to `dir/name`, and syncs it.
+///
+/// The order: write and sync the data under a temporary name, then rename or link it, then sync the directories. So there
+/// is never a partial file under `name`.
 pub(super) fn publish(dir: &Path, name: &str, text: &str, how: Publish) -> Result<()> {
     let path = dir.join(name);
     let draft = dir.join(format!(".{name}.{}", random(9)?.expose()));
     let written = write(&draft, text).and_then(|()| match how {
         Publish::Replace => fs::rename(&draft, &path),
-        // A link, not a rename: of two processes at once the second finds the first one's file.
+        // A link and not a rename, so that the second of two concurrent processes finds the file of the first.
         Publish::New => match fs::hard_link(&draft, &path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             other => other,
         },
     });
     let written = written.and_then(|()| sync(dir));
-    // Gone already after a rename. Only now: see `settle`. What a crash leaves here is private and never read.
+    // After a rename the draft is gone already. It is removed after the sync because of `settle`. A draft that a crash
+    // leaves behind is private and never read.
     let _ = fs::remove_file(&draft);
     written.map_err(|error| refused(&path, &error))
 }
 
-/// What was read from a file must not be used before a power cut would keep it. Whoever makes a file syncs its
-/// directories before it removes the draft, which is a second name of the same file: as long as there are two names,
-/// another process may not have synced it yet.
+/// Syncs the directories if the writer of a file may not have synced them yet, because a secret must not be used before
+/// it survives a power failure.
+///
+/// The draft is a second name of the file, which the writer removes after its sync. So a file with two names may not be
+/// synced.
 pub(super) fn settle(dir: &Path, path: &Path, metadata: &fs::Metadata) -> Result<()> {
     match metadata.nlink() {
         0 | 1 => Ok(()),
@@ -104,18 +108,18 @@ pub(super) fn settle(dir: &Path, path: &Path, metadata: &fs::Metadata) -> Result
     }
 }
 
-/// The names in `dir`, and its own.
+/// Syncs the names in `dir`, and the name of `dir`.
 fn sync(dir: &Path) -> io::Result<()> {
     durable::sync_dir(dir)?;
     durable::sync_parent(dir)
 }
 
-/// What to say of a file or a directory that is missing and cannot be made.
+/// The error for a file or a directory that is missing and cannot be created.
 fn refused(path: &Path, error: &io::Error) -> Error {
     let hint = match error.kind() {
         io::ErrorKind::ReadOnlyFilesystem => {
-            ": it is missing, and cannot be made on a read-only file system; restore it from a backup, or mount the \
-             file system for writing"
+            ": it is missing and cannot be created, because the file system is read-only; restore it from a backup, or \
+             mount the file system for writing"
         }
         _ => "",
     };
@@ -135,25 +139,25 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Reads a file of at most 64 KiB that nobody but its owner can read or write.
+/// Reads a file of at most 64 KiB that only its owner can read and write.
 pub(super) fn read_private(path: &Path) -> Result<(Secret, fs::Metadata)> {
     let file = File::open(path).map_err(|error| fault(path, error))?;
-    // Of the open file, not of the path: what is checked is what is read.
+    // Checks the open file and not the path, so that the checked file is the one that is read.
     let metadata = file.metadata().map_err(|error| fault(path, error))?;
     let mode = metadata.mode() & 0o7777;
     if mode & 0o077 != 0 {
         return Err(fault(
             path,
             format!(
-                "mode {mode:04o} lets others in; run: chmod 600 {}",
+                "the mode {mode:04o} gives access to others; run: chmod 600 {}",
                 path.display()
             ),
         ));
     }
     if metadata.len() > FILE_BYTES_MAX {
-        return Err(fault(path, "larger than 64 KiB"));
+        return Err(fault(path, "the file is larger than 64 KiB"));
     }
-    // Room for all of it at once: a buffer that grows leaves copies behind that nothing wipes.
+    // Allocated at full size, because a growing buffer leaves copies in memory that are not zeroed.
     let mut text = String::with_capacity(FILE_BYTES_MAX as usize + 1);
     let read = file.take(FILE_BYTES_MAX).read_to_string(&mut text);
     let text = Secret::new(text);

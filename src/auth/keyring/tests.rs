@@ -16,7 +16,7 @@ fn secs(count: u64) -> Timestamp {
 }
 
 #[test]
-fn file_and_directory_are_private_and_survive_a_second_load() {
+fn files_are_private() {
     let dir = tempfile::tempdir().unwrap();
     let keys = dir.path().join("store/keys");
     let first = KeyRing::load_or_create(&keys, NOW).unwrap();
@@ -31,7 +31,7 @@ fn file_and_directory_are_private_and_survive_a_second_load() {
 }
 
 #[test]
-fn many_at_once_end_with_one_file() {
+fn concurrent_loads_share_one_file() {
     let dir = tempfile::tempdir().unwrap();
     let load = || {
         let ring = KeyRing::load_or_create(dir.path(), NOW).unwrap();
@@ -53,7 +53,7 @@ fn many_at_once_end_with_one_file() {
 }
 
 #[test]
-fn a_file_that_others_can_read_is_refused() {
+fn refuses_file_readable_by_others() {
     let dir = tempfile::tempdir().unwrap();
     KeyRing::load_or_create(dir.path(), NOW).unwrap();
     let path = dir.path().join(FILE);
@@ -68,7 +68,7 @@ fn a_file_that_others_can_read_is_refused() {
 }
 
 #[test]
-fn a_wrong_file_is_refused_by_name_and_key_without_showing_a_secret() {
+fn refuses_invalid_file_without_showing_secrets() {
     let secret = "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0MTI";
     let key = |kid: &str, secret: &str, more: &str| {
         format!("[[key]]\nkid = \"{kid}\"\nsecret = \"{secret}\"\ncreated_ms = 1\n{more}\n")
@@ -83,11 +83,11 @@ fn a_wrong_file_is_refused_by_name_and_key_without_showing_a_secret() {
         (key("a b", secret, ""), "key \"a b\": kid is not"),
         (
             key("a", secret, "retire_after_ms = 5") + &key("a", secret, ""),
-            "key \"a\": stands there twice",
+            "key \"a\": is in the file twice",
         ),
         (
             key("a", secret, "") + &key("b", secret, ""),
-            "key \"b\": follows the key that signs",
+            "key \"b\": is after the key that signs",
         ),
         (key("a", secret, "colour = 1"), "line 5"),
         (key("a", &format!("{secret}\" \""), ""), "line 3"),
@@ -108,7 +108,7 @@ fn a_wrong_file_is_refused_by_name_and_key_without_showing_a_secret() {
 }
 
 #[test]
-fn a_rotation_reaches_a_running_server_and_old_tokens_verify_through_the_overlap() {
+fn rotation_reaches_running_server() {
     let (dir, ring) = testing::ring(NOW);
     let keys = dir.path().join("keys");
     let (verifier, tenant) = (
@@ -133,7 +133,7 @@ fn a_rotation_reaches_a_running_server_and_old_tokens_verify_through_the_overlap
 }
 
 #[test]
-fn a_rotation_without_overlap_ends_cached_tokens_within_a_second() {
+fn rotation_without_overlap_ends_cached_tokens() {
     let (dir, ring) = testing::ring(NOW);
     let (verifier, tenant) = (
         Verifier::new(Arc::clone(&ring)),
@@ -147,7 +147,7 @@ fn a_rotation_without_overlap_ends_cached_tokens_within_a_second() {
 }
 
 #[test]
-fn a_key_that_was_to_retire_does_not_live_longer_by_a_rotation() {
+fn rotation_does_not_extend_retirement() {
     let dir = tempfile::tempdir().unwrap();
     let ring = KeyRing::load_or_create(dir.path(), NOW).unwrap();
     let first = ring.current(NOW).signing().kid.clone();
@@ -158,14 +158,14 @@ fn a_key_that_was_to_retire_does_not_live_longer_by_a_rotation() {
 }
 
 #[test]
-fn the_number_of_keys_is_bounded_and_only_retired_ones_are_dropped() {
+fn rotation_drops_only_retired_keys() {
     let dir = tempfile::tempdir().unwrap();
     KeyRing::load_or_create(dir.path(), NOW).unwrap();
     for _ in 0..KEYS_MAX - 1 {
         rotate(dir.path(), NOW, HOUR).unwrap();
     }
     let text = rotate(dir.path(), NOW, HOUR).unwrap_err().causes();
-    assert!(text.contains("still verify"), "{text}");
+    assert!(text.contains("still valid"), "{text}");
     rotate(dir.path(), secs(3601), HOUR).unwrap();
     assert_eq!(
         KeyRing::load_or_create(dir.path(), NOW)
@@ -178,7 +178,7 @@ fn the_number_of_keys_is_bounded_and_only_retired_ones_are_dropped() {
 }
 
 #[test]
-fn a_file_that_breaks_leaves_the_running_keys_as_they_are() {
+fn invalid_file_keeps_running_keys() {
     let (dir, ring) = testing::ring(NOW);
     let path = dir.path().join("keys").join(FILE);
     let kid = ring.current(NOW).signing().kid.clone();
@@ -193,7 +193,7 @@ fn a_file_that_breaks_leaves_the_running_keys_as_they_are() {
 }
 
 #[test]
-fn only_a_server_makes_keys() {
+fn load_creates_no_keys() {
     let dir = tempfile::tempdir().unwrap();
     let keys = dir.path().join("keys");
     let failures = [
@@ -212,7 +212,7 @@ fn only_a_server_makes_keys() {
 }
 
 #[test]
-fn a_generated_secret_stays_and_its_name_is_no_path() {
+fn generated_secret_is_stable() {
     let dir = tempfile::tempdir().unwrap();
     let made = load_or_create_secret(dir.path(), "client-secret.org.app").unwrap();
     assert_eq!(
@@ -231,7 +231,7 @@ fn a_generated_secret_stays_and_its_name_is_no_path() {
 
 /// RFC 7518 §3.2 asks for 32 bytes. Nothing but NUL bytes are those of the empty key (RFC 2104 §2).
 #[test]
-fn a_key_of_zeros_is_refused() {
+fn refuses_key_of_zeros() {
     let dir = tempfile::tempdir().unwrap();
     KeyRing::load_or_create(dir.path(), NOW).unwrap();
     let guessable = URL_SAFE_NO_PAD.encode([0; SECRET_BYTES]);

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde::Deserialize;
 use tokio::sync::Mutex;
 
 use super::completed::Completed;
@@ -17,6 +18,7 @@ use crate::{
     files::Stored,
     limit::{Owner, PartsPermit, QuotaPermit, Shares},
     metrics::{PartLevels, ShareRefusal},
+    settings::number,
     store::ObjectId,
 };
 
@@ -33,13 +35,31 @@ const UPLOAD_CHARGE_MIN: u64 = 5 * 1024 * 1024;
 /// When to come again where a share is full: uploads are completed, replaced or expire.
 const AGAIN_AFTER: Duration = Duration::from_secs(60);
 
-/// Bounds of all unfinished uploads.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Bounds {
-    /// In all.
-    pub(super) uploads_max: u64,
+/// Bounds of all unfinished uploads, from `[limits]`.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(default)]
+pub struct Bounds {
+    /// In all. At least 16, so that a client's share, a quarter, is more than one.
+    #[serde(
+        rename = "part_uploads_max",
+        deserialize_with = "number::<16, 1_000_000, _, _>"
+    )]
+    pub uploads_max: u64,
     /// Of one user.
-    pub(super) user_uploads_max: u64,
+    #[serde(
+        rename = "user_part_uploads_max",
+        deserialize_with = "number::<1, 10_000, _, _>"
+    )]
+    pub user_uploads_max: u64,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            uploads_max: 10_000,
+            user_uploads_max: 16,
+        }
+    }
 }
 
 pub(super) struct Table {

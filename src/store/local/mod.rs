@@ -36,6 +36,7 @@ use std::{
     sync::Arc,
 };
 
+use serde::{Deserialize, Deserializer};
 use tokio::sync::watch;
 
 use self::{
@@ -54,11 +55,14 @@ use crate::{
     derivative::Derivative,
     error::{Error, Result},
     metrics::Syncs,
+    settings::expected,
     time::{Day, Timestamp},
 };
 
 /// Whether an acknowledged upload survives a power cut.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, clap::ValueEnum)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, Deserialize, clap::ValueEnum,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Durability {
     /// Every upload is synced to the disk before it is acknowledged.
@@ -68,10 +72,12 @@ pub enum Durability {
     None,
 }
 
-/// Configuration of the local store.
-#[derive(Debug, Clone)]
+/// Configuration of the local store, from `[store]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
 pub struct Config {
     /// The directory. It is made if it does not exist.
+    #[serde(deserialize_with = "directory")]
     pub path: PathBuf,
     /// Whether uploads are synced.
     pub durability: Durability,
@@ -86,6 +92,14 @@ impl Default for Config {
             durability: Durability::Full,
             free_space_min_bytes: 1 << 30,
         }
+    }
+}
+
+fn directory<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+    let path = PathBuf::deserialize(deserializer)?;
+    match path.as_os_str().is_empty() {
+        true => Err(expected("a directory", "\"\"")),
+        false => Ok(path),
     }
 }
 

@@ -84,7 +84,7 @@ fn scrub_lists_damaged_files() {
     let token = token(&store);
     let (good, bad) = (upload(&server, &token), upload(&server, &token));
     let scrub = || command(&store, &["scrub"]);
-    assert!(stdout(&scrub()).contains("2 objects read, 0 bad"));
+    assert!(stdout(&scrub()).contains("2 objects verified, 0 damaged"));
     let path = crate::support::files_below(&store)
         .into_iter()
         .find(|path| path.ends_with(&bad))

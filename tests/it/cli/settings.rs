@@ -13,7 +13,7 @@ fn bad_value_names_key_and_range() {
     for (toml, expected) in [
         (
             "[limits]\ncalls_burst = 0",
-            vec!["limits.calls_burst", "0", "from 1 to 1000000"],
+            vec!["line 2", "limits.calls_burst", "0", "from 1 to 1000000"],
         ),
         (
             "[limits]\nupload_bytes_max = 209715201",
@@ -125,6 +125,15 @@ fn bad_value_names_key_and_range() {
         ),
         ("[limits", vec!["line 1"]),
         (
+            "[limit]\nstatus = 429",
+            vec!["line 1", "limit", "unknown section"],
+        ),
+        ("limits = 5", vec!["line 1", "limits", "[limits]"]),
+        (
+            "[tenant]\norg = \"a\"",
+            vec!["line 1", "tenant", "[[tenant]]"],
+        ),
+        (
             "[retention]\nvideo_days = 36501",
             vec!["retention.video_days", "36501", "from 0 to 36500"],
         ),
@@ -159,7 +168,7 @@ fn bad_value_names_key_and_range() {
         ),
         (
             "[store]\npath = \"\"",
-            vec!["store.path", "a directory, or left out"],
+            vec!["line 2", "store.path", "a directory"],
         ),
         (
             "[[tenant]]\norg = \"a\"\napp = \"b\"\ndynamic_token_ttl_seconds = []",
@@ -177,7 +186,7 @@ fn bad_value_names_key_and_range() {
         ),
         (
             "[[tenant]]\norg = \"a\"\napp = \"b\"\nclient_id = \" \"",
-            vec!["a/b: client_id", "or left out"],
+            vec!["a/b: client_id", "or leave it out"],
         ),
         (
             "[[tenant]]\norg = \"a\"\napp = \"b\"\nusers_not_before = { \"\" = 5 }",
@@ -189,7 +198,7 @@ fn bad_value_names_key_and_range() {
         ),
         (
             "[[tenant]]\norg = \"a\"\napp = \"b\"\napp_id = \"c\"\navatar_days = 40000",
-            vec!["a/b.avatar_days", "40000", "36500"],
+            vec!["line 5", "a/b: avatar_days", "40000", "36500"],
         ),
         (
             "[[tenant]]\norg = \"a\"\napp = \"b\"\napp_id = \"c\"\nhook_url = \"ftp://x\"",
@@ -292,7 +301,7 @@ fn flag_beats_variable_beats_file() {
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    for expected in ["7 calls a second", "222 bytes", "3 days"] {
+    for expected in ["7 requests per second", "222 bytes", "3 days"] {
         assert!(
             text.contains(expected),
             "{expected} in {text}{}",

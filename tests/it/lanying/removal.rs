@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use chatfiles::time::MS_PER_DAY;
+use chatfiles::{store::Class, time::MS_PER_DAY};
 
 use super::{
     apps::{Stored, at_noon, id_of, object_of},
@@ -333,7 +333,7 @@ fn gathered_tombstones_keep_names() {
     ] {
         assert_eq!(
             tombstones_below(&objects),
-            usize::from(policy.days_default.image == 0)
+            usize::from(policy.days_default.days(Class::Image) == 0)
         );
         let now = server.clock.now();
         crate::support::sweep(

@@ -49,7 +49,7 @@ fn level_changes_at_once() {
     assert_eq!(lines("/healthz", "answered"), 1, "{log}");
     assert_eq!(access_lines(&log).len(), 5, "{log}");
     assert_eq!(
-        lines("", "the log's level is changed"),
+        lines("", "the log level is changed"),
         2,
         "not from off: {log}"
     );
@@ -60,10 +60,10 @@ fn bad_level_changes_nothing() {
     let server = Logged::start(FLAGS);
     let long = [b'a'; 1025];
     for (body, status, why) in [
-        (&b"debgu"[..], 400, "\"debgu\" is no level"),
-        (b"", 400, "\"\" is no level"),
-        (b"access=loud", 400, "\"loud\" is no level"),
-        (b"debug,[a]=info", 400, "\"[a]\" is no target"),
+        (&b"debgu"[..], 400, "\"debgu\" is not a level"),
+        (b"", 400, "\"\" is not a level"),
+        (b"access=loud", 400, "\"loud\" is not a level"),
+        (b"debug,[a]=info", 400, "\"[a]\" is not a target"),
         (b"\xff", 400, "not UTF-8"),
         (&long, 413, "a level has at most 1024 bytes"),
         (&long[..1024], 400, "\"aaa"),

@@ -33,9 +33,9 @@ use std::{
 };
 
 use chatfiles::{
-    app::{App, Reloader},
+    app::{App, Reloader, SecretStore},
     auth::{KeyRing, Subject, token},
-    config::{Config, File},
+    config::{Config, Source},
     server::{endpoint::Endpoint, shutdown::Shutdown},
     store::{Store, local::LocalStore},
     tenant::Tenants,
@@ -131,9 +131,9 @@ impl TestServer {
         });
         let (endpoints, operator, reloader) = receiver.recv().expect("the server starts");
         let keys = KeyRing::load_or_create(&keys_path, clock.now()).expect("keys");
-        let tenants =
-            chatfiles::config::tenants(&config.tenants, &config.tenant_defaults, &keys_path)
-                .expect("tenants");
+        let tenants = SecretStore::new(keys_path)
+            .tenants(&Tenants::default(), &config.tenants)
+            .expect("tenants");
         Self {
             address: endpoints[0].address().expect("over TCP"),
             endpoints,
@@ -273,19 +273,13 @@ impl Drop for TestServer {
 
 /// The tests' defaults with the test's settings.
 pub fn configuration(directory: &Path, toml: &str) -> Config {
-    let mut file = File::parse(toml).expect("a test's configuration parses");
-    file.server
-        .listen
-        .get_or_insert_with(|| vec!["127.0.0.1:0".into()]);
-    file.store
-        .path
-        .get_or_insert_with(|| directory.join("data"));
-    file.store
-        .durability
-        .get_or_insert(chatfiles::store::local::Durability::None);
-    file.store.free_space_min_bytes.get_or_insert(0);
-    file.limits.calls_per_second.get_or_insert(0);
-    file.validate().expect("a test's configuration is valid")
+    let defaults = format!(
+        "server.listen = [\"127.0.0.1:0\"]\nlimits.calls_per_second = 0\n\
+         [store]\npath = {:?}\ndurability = \"none\"\nfree_space_min_bytes = 0\n",
+        directory.join("data")
+    );
+    let sources = [Source::text(toml), Source::text(defaults)];
+    Config::read(&sources).expect("a test's configuration is valid")
 }
 
 /// HMAC-SHA256 in hexadecimal with any key, also keys that the program refuses.
