@@ -217,7 +217,9 @@ fn to_origin_form(request: &mut Request<RequestBody>) -> Result<(), Error> {
     let headers = request.headers_mut();
     headers.insert(HOST, header(host)?);
     if let Some(user) = user {
-        let credentials = STANDARD.encode(user);
+        // RFC 7617 §2: there is always a colon, also without a password.
+        let colon = if user.contains(':') { "" } else { ":" };
+        let credentials = STANDARD.encode([user, colon].concat());
         headers.insert(AUTHORIZATION, header(&format!("Basic {credentials}"))?);
     }
     let path = uri.path_and_query.ok_or(Error::Url)?;
@@ -434,6 +436,7 @@ mod tests {
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::TcpListener,
+        task::JoinSet,
     };
     use tokio_rustls::TlsAcceptor;
 
@@ -470,7 +473,7 @@ mod tests {
 
     /// Accepts this number of connections, and waits for their end.
     async fn serve(listener: TcpListener, connections: usize) {
-        let mut tasks = tokio::task::JoinSet::new();
+        let mut tasks = JoinSet::new();
         for _ in 0..connections {
             tasks.spawn(answer(listener.accept().await.unwrap().0));
         }
@@ -485,6 +488,10 @@ mod tests {
         assert_eq!(request.headers()[HOST], "[::1]:8080");
         // printf user:pass | base64
         assert_eq!(request.headers()[AUTHORIZATION], "Basic dXNlcjpwYXNz");
+        let mut request = get("http://user@[::1]/");
+        to_origin_form(&mut request).unwrap();
+        // printf user: | base64
+        assert_eq!(request.headers()[AUTHORIZATION], "Basic dXNlcjo=");
         let mut request = get("https://chat.example");
         assert_eq!(Origin::of(request.uri()).unwrap().port, 443);
         to_origin_form(&mut request).unwrap();
@@ -497,7 +504,8 @@ mod tests {
         let client = HttpClient::new(config(2), Clock::system());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap());
-        let server = tokio::spawn(serve(listener, 3));
+        let mut server = JoinSet::new();
+        server.spawn(serve(listener, 3));
         let mut bodies = Vec::new();
         for _ in 0..3 {
             bodies.push(client.send(get(&url)).await.unwrap().into_body());
@@ -513,7 +521,7 @@ mod tests {
         // The body was not read to its end, so the connection is closed.
         assert_eq!(client.0.idle.lock().len(), 1);
         drop(client);
-        server.await.unwrap();
+        server.join_all().await;
     }
 
     #[tokio::test]
@@ -545,7 +553,8 @@ mod tests {
             .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let server = tokio::spawn(async move {
+        let mut server = JoinSet::new();
+        server.spawn(async move {
             let acceptor = TlsAcceptor::from(Arc::new(tls));
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
@@ -563,6 +572,5 @@ mod tests {
         assert!(ask(&trusting, &other_name).await.is_err());
         let usual = HttpClient::new(config(0), Clock::system());
         assert!(ask(&usual, &url).await.is_err());
-        server.abort();
     }
 }

@@ -1,5 +1,4 @@
-//! What the dialects' answers have in common where they are no file: the headers of a JSON text, and those that
-//! an error carries whatever its body says.
+//! Responses without a file: JSON, redirects, and the headers that errors of both APIs have.
 
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use crate::{
     http::byteranges,
 };
 
-/// A JSON text, which nobody keeps or takes for something else.
+/// A JSON response. Not cached, and not interpreted as another type.
 pub(super) fn json(status: StatusCode, text: &serde_json::Value) -> Response<Body> {
     let mut response = Response::new(Body::from(Bytes::from(text.to_string())));
     *response.status_mut() = status;
@@ -24,12 +23,12 @@ pub(super) fn json(status: StatusCode, text: &serde_json::Value) -> Response<Bod
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/json;charset=UTF-8"),
     );
-    not_to_keep(headers);
+    forbid_caching(headers);
     response
 }
 
-/// On every answer that is no file.
-pub(super) fn not_to_keep(headers: &mut HeaderMap) {
+/// Adds the headers of every response without a file.
+pub(super) fn forbid_caching(headers: &mut HeaderMap) {
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(
         header::X_CONTENT_TYPE_OPTIONS,
@@ -37,10 +36,10 @@ pub(super) fn not_to_keep(headers: &mut HeaderMap) {
     );
 }
 
-/// To somewhere else. Not to be stored: what it leads to is cached under its own name.
+/// A redirect to the URL. Not cached: the response at the URL is.
 ///
 /// # Errors
-/// `Internal` where the URL gives no header.
+/// `Internal` if the URL is not a valid header value.
 pub(super) fn redirect(url: &str) -> Result<Response<Body>> {
     let location = HeaderValue::try_from(url).map_err(Error::internal)?;
     let mut response = Response::new(Body::empty());
@@ -51,7 +50,7 @@ pub(super) fn redirect(url: &str) -> Result<Response<Body>> {
     Ok(response)
 }
 
-/// What HTTP wants beside the status of an error (RFC 9110 §15.5.17, §10.2.3).
+/// Adds the headers that HTTP requires beside the status of an error (RFC 9110 §15.5.17, §10.2.3).
 pub(super) fn error_headers(kind: Kind, headers: &mut HeaderMap) {
     match kind {
         Kind::RangeNotSatisfiable(len) => {

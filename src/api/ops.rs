@@ -7,8 +7,7 @@ use hyper::{
     header::{self, HeaderValue},
 };
 
-use crate::delivery::Body;
-use crate::metrics;
+use crate::{delivery::Body, metrics};
 
 /// Answers as long as the process can answer at all. `server` names this run of it, so that a probe knows
 /// whom it reached.

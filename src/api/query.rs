@@ -1,10 +1,10 @@
-//! Query strings: first one wins, unknown ones change nothing.
+//! Query strings.
 
 use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
 
-/// The value of the first parameter of this name, decoded (`+` stays a plus: clients put base64 here).
+/// The decoded value of the first parameter of this name. A `+` is not decoded, because clients send base64.
 pub fn first<'q>(query: &'q str, name: &str) -> Option<Cow<'q, str>> {
     query.split('&').find_map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -17,7 +17,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_of_several_wins() {
+    fn first_of_several_counts() {
         for (query, expected) in [
             ("", None),
             ("a=1", Some("1")),

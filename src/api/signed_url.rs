@@ -1,13 +1,13 @@
-//! URLs that open one file, in one form, by themselves and for a while: what a cache in front may keep.
+//! Signed URLs: each opens one view of one file until it expires, without a token, so that a shared cache or a CDN can
+//! store the response.
 //!
 //! ```text
-//! {base}{path}?{what chooses the form}&expires={end, in seconds since 1970}&signature={HMAC-SHA256, 64 digits}
+//! {base}{path}?{parameters of the view}&expires={seconds since 1970}&signature={HMAC-SHA256, 64 digits}
 //! ```
-//! Whoever may have a file is sent there (302, not to be stored), to the CDN where there is one. The signature
-//! covers path and query as they stand, so that there is one URL for each form and none can be made of another;
-//! no header chooses or opens anything there. A URL given out stays good to its end: neither a token that is
-//! revoked nor a hook that changes its mind calls it back, only the file's own end and its removal do, and a cache
-//! learns of neither.
+//! An authorized client is redirected to the URL (302, not cached), on the CDN if one is configured. The signature covers
+//! path and query as sent, so each view has exactly one URL, and none can be derived from another. Headers neither choose
+//! the view nor authorize the request. A URL cannot be revoked, by a revoked token or by the hook. The file's expiry and
+//! its removal end it here, but a cache does not notice them.
 
 use hyper::Response;
 
@@ -21,8 +21,8 @@ use crate::{
     time::Timestamp,
 };
 
-/// Sends the caller, who may have the file, to `target`: a path of this server, and a query that chooses the form.
-/// `None` where the tenant's files are not opened so.
+/// Redirects an authorized caller to the signed URL for `target`, a path and query of this server. `None` if the tenant
+/// does not use signed URLs.
 pub(super) fn redirect(
     api: &Api,
     call: &Call<'_>,
@@ -37,24 +37,24 @@ pub(super) fn redirect(
         Some(url) => url.to_string(),
         None => call.public_url(api),
     };
-    let end = end(id, call.now, api.config.url_ttl_secs);
-    let target = sign(key, tenant, target, end);
+    let expires_secs = expires_secs(id, call.now, api.config.url_ttl_secs);
+    let target = sign(key, tenant, target, expires_secs);
     Some(answer::redirect(&format!("{base}{target}")))
 }
 
-/// When a URL ends that is given out now. It stays the same for three quarters of its life, so a URL lives for a
-/// quarter of `ttl_secs` at the least; each file has its own turn, or caches would lose everything at one moment.
-fn end(id: ObjectId, now: Timestamp, ttl_secs: i64) -> i64 {
+/// When a URL that is issued now expires. The value is stable for three quarters of `ttl_secs`, so every URL is valid for
+/// at least a quarter. It changes at a different time for each file, so that caches do not lose all files at once.
+fn expires_secs(id: ObjectId, now: Timestamp, ttl_secs: i64) -> i64 {
     let stable_secs = (ttl_secs * 3 / 4).max(1);
     let [.., a, b, c, d] = *id.as_bytes();
-    let turn = i64::from(u32::from_be_bytes([a, b, c, d])) % stable_secs;
-    let begun = (now.secs() - turn).div_euclid(stable_secs) * stable_secs + turn;
-    begun + ttl_secs
+    let offset = i64::from(u32::from_be_bytes([a, b, c, d])) % stable_secs;
+    let period_start = (now.secs() - offset).div_euclid(stable_secs) * stable_secs + offset;
+    period_start + ttl_secs
 }
 
-fn sign(key: &SecretKey, tenant: &Tenant, target: &str, end_secs: i64) -> String {
+fn sign(key: &SecretKey, tenant: &Tenant, target: &str, expires_secs: i64) -> String {
     let separator = if target.contains('?') { '&' } else { '?' };
-    let text = format!("{target}{separator}expires={end_secs}");
+    let text = format!("{target}{separator}expires={expires_secs}");
     let signature = signature(key, tenant, &text);
     format!("{text}&signature={signature}")
 }
@@ -84,10 +84,10 @@ pub(super) fn verify(call: &Call<'_>, tenant: &Tenant) -> Result<Option<Timestam
     let Some((key, before, sent)) = signed_parts(call, tenant) else {
         return Ok(None);
     };
-    let refused = |text: &'static str| Error::new(Kind::Forbidden).public(text);
+    let forbidden = |text: &'static str| Error::new(Kind::Forbidden).public(text);
     let expected = signature(key, tenant, &format!("{}?{before}", call.target.path()));
     if !constant_time_eq(expected.as_bytes(), sent.as_bytes()) {
-        return Err(refused(
+        return Err(forbidden(
             "the URL's signature is wrong: path and query must be as they were given out",
         ));
     }
@@ -100,7 +100,7 @@ pub(super) fn verify(call: &Call<'_>, tenant: &Tenant) -> Result<Option<Timestam
         .map(Timestamp::from_secs);
     end.filter(|end| call.now < *end)
         .map(Some)
-        .ok_or_else(|| refused("the URL has expired: ask for the file again"))
+        .ok_or_else(|| forbidden("the URL has expired: ask for the file again"))
 }
 
 fn signature(key: &SecretKey, tenant: &Tenant, text: &str) -> String {
@@ -113,7 +113,7 @@ mod tests {
     use crate::time::MS_PER_DAY;
 
     #[test]
-    fn a_url_stays_the_same_for_most_of_its_life_and_never_ends_at_once() {
+    fn url_is_stable_and_staggered() {
         for ttl_secs in [60, 3600, 86_400, 100_001] {
             let now = Timestamp::from_ms(20_000 * MS_PER_DAY);
             for byte in [0, 1, 77, 255] {
@@ -121,7 +121,7 @@ mod tests {
                 let ends: Vec<i64> = (0..2 * ttl_secs)
                     .map(|second| {
                         let at = Timestamp::from_secs(now.secs() + second);
-                        let end = end(id, at, ttl_secs);
+                        let end = expires_secs(id, at, ttl_secs);
                         let left = end - at.secs();
                         assert!(
                             left > ttl_secs / 4 && left <= ttl_secs,

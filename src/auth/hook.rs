@@ -7,8 +7,10 @@ mod backend;
 
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use quick_cache::{Weighter, sync::Cache};
 use serde::{Deserialize, Deserializer, Serialize};
+use tokio::{sync::oneshot, task::JoinSet};
 
 use self::backend::{Answer, Backend};
 use crate::{
@@ -168,6 +170,8 @@ pub struct Hooks {
     answers: Cache<Key, Entry, Weight>,
     /// Running and waiting questions, fair by tenant.
     questions: FairQueue,
+    /// Running exchanges, at most `in_flight_max`, and those that have ended since the last question.
+    exchanges: Mutex<JoinSet<()>>,
 }
 
 impl Hooks {
@@ -185,6 +189,7 @@ impl Hooks {
                 waiting_max: config.waiting_max,
                 ..fair_queue::Config::default()
             }),
+            exchanges: Mutex::default(),
             config,
             clock,
         }
@@ -261,13 +266,20 @@ impl Hooks {
         let permit = self.questions.acquire(claimant, 0).await;
         let permit = permit.map_err(|_| unavailable(hook, "too many questions wait"))?;
         let (backend, moved) = (self.backend.clone(), hook.clone());
+        let (sender, answer) = oneshot::channel();
         // A task that ends by the deadline: a caller that gives up does not free the permit.
-        let exchange = tokio::spawn(async move {
-            let _permit = permit;
-            backend.exchange(&moved, &body, deadline).await
-        });
+        let exchange = async move {
+            let answered = backend.exchange(&moved, &body, deadline).await;
+            drop(permit);
+            let _ = sender.send(answered);
+        };
+        {
+            let mut exchanges = self.exchanges.lock();
+            while exchanges.try_join_next().is_some() {}
+            exchanges.spawn(exchange);
+        }
         // The message of a panic is not logged, since it might contain a secret.
-        let answered = exchange
+        let answered = answer
             .await
             .unwrap_or_else(|_| Err("the exchange did not end".into()));
         match answered.map_err(|cause| unavailable(hook, &cause))? {

@@ -1,7 +1,7 @@
-//! The body of an answer: small bytes, or slices of an object's map, chunk by chunk.
+//! The response body: a small piece of memory, or a stored file chunk by chunk.
 //!
-//! No byte of a mapped object is copied here: a chunk is an address inside the map, warmed before it is lent. An object
-//! that is no file is read into memory chunk by chunk.
+//! Chunks of a mapped file are slices of the map, not copies. Their pages are in memory before they are yielded. A file
+//! that is not mapped, or that a connection must not lend, is read into memory chunk by chunk.
 
 use std::{
     collections::VecDeque,
@@ -29,76 +29,73 @@ use crate::{
     store::{BoxFuture, CHUNK_BYTES, MappedFile, Payload},
 };
 
-/// Bytes of a warm object that are lent at once: fewer turns through hyper, each of which ends in a segment
-/// that is not full. An answer holds a reactor thread for as long as the kernel takes to queue this much.
+/// Chunk size of a file whose pages are in memory. Large, because each pass through hyper ends in a TCP segment that is
+/// not full. The kernel keeps the reactor thread busy while it queues one chunk.
 const LOAN_BYTES: u64 = 2 << 20;
-
-/// The longest range that is sent as one piece of memory: well below what is worth a `sendfile`.
+/// Chunk size of a file that is read into memory: two TLS records, and the send buffer of one HTTP/2 stream.
+const COPY_BYTES: u64 = 32 << 10;
+/// The longest range that is sent as one piece of memory. `sendfile` pays off only above this.
 const SMALL_BYTES: u64 = 16 << 10;
 
-/// The body of an answer.
+/// A response body.
 pub enum Body {
-    /// One piece, or none.
+    /// One piece of memory, possibly empty.
     Whole(Full<Bytes>),
-    /// One small and warm piece of an object's map.
+    /// A small range of a mapped file whose pages are in memory, as one slice.
     Mapped(Full<Bytes>, Arc<OpenFile>, Range<u64>, Claimant),
-    /// Pieces and ranges of an object, in order.
-    Object(Box<ObjectBody>),
+    /// Ranges of a file, and bytes between them.
+    File(Box<FileChunks>),
 }
 
-/// A body out of an object: with several ranges, part heads stand between them.
-pub struct ObjectBody {
+/// The chunks of a body made from a file.
+pub struct FileChunks {
     file: Arc<OpenFile>,
-    /// Whose turn it is where the disk has to be waited for.
+    /// The tenant and client whose turn it is when the disk must be read.
     claimant: Claimant,
     segments: VecDeque<Segment>,
-    remaining: u64,
-    warming: Option<OnDisk<()>>,
-    /// Where the file is noted before its slices are given out.
+    remaining_bytes: u64,
+    /// Where to add the file before a slice of it is yielded.
     loans: Option<Arc<Loans>>,
-    /// Read into memory of ours, instead of lent.
+    /// Memory for chunks that are read instead of lent.
     copies: Option<Copies>,
+    /// Pages of the next chunk, on their way from the disk.
+    warming: Option<OnDisk<()>>,
+    /// The next chunk, on its way into memory.
     reading: Option<Reading>,
+}
+
+/// A part of a body.
+pub(super) enum Segment {
+    /// These bytes.
+    Bytes(Bytes),
+    /// A range of the file.
+    Range(Range<u64>),
 }
 
 /// A chunk on its way into memory.
 struct Reading {
-    range: Range<u64>,
-    /// `None` for a client whose memory is not counted.
+    bytes: u64,
+    /// `None` if the client's memory is not counted.
     room: Option<Room>,
     source: ChunkSource,
 }
 
 enum ChunkSource {
+    /// The kernel had it in memory.
+    Memory(Bytes),
     Disk(OnDisk<Bytes>),
     Stream(BoxFuture<'static, io::Result<Bytes>>),
 }
 
-/// Bytes read into memory at once: two records of TLS, and what each stream of HTTP/2 may have waiting.
-const COPY_BYTES: u64 = 32 << 10;
-
-fn cut_off(file: &OpenFile, error: &io::Error) {
-    let id = file.object.key.id;
-    tracing::error!(%id, %error, "an object cannot be read: its download is cut off");
-}
-
-/// A piece of an object's body.
-pub enum Segment {
-    /// Bytes of ours.
-    Bytes(Bytes),
-    /// Bytes of the object.
-    Range(Range<u64>),
-}
-
 impl Body {
-    /// No byte.
+    /// A body without bytes.
     pub fn empty() -> Self {
         Self::from(Bytes::new())
     }
 
-    /// An object's range; from the disk it is read in the claimant's turn.
-    pub fn range(file: Arc<OpenFile>, range: Range<u64>, claimant: Claimant) -> Self {
-        // Small and warm: one piece of memory, which the kernel copies anyway, needs no state to be sent by.
+    /// One range of a file. Cold pages are read from the disk when it is the claimant's turn.
+    pub(super) fn range(file: Arc<OpenFile>, range: Range<u64>, claimant: Claimant) -> Self {
+        // The kernel copies small pieces anyway, so a slice is enough and needs no state.
         if range.end - range.start <= SMALL_BYTES
             && let Some(mapped) = file.object.mapped()
             && mapped.is_warm(&range)
@@ -109,17 +106,21 @@ impl Body {
         Self::segments(file, VecDeque::from([Segment::Range(range)]), claimant)
     }
 
-    /// Several pieces of one object; from the disk they are read in the claimant's turn.
-    pub fn segments(file: Arc<OpenFile>, segments: VecDeque<Segment>, claimant: Claimant) -> Self {
-        let remaining = segments.iter().map(Segment::len).sum();
-        Self::Object(Box::new(ObjectBody {
+    /// Several segments of one file. Cold pages are read from the disk when it is the claimant's turn.
+    pub(super) fn segments(
+        file: Arc<OpenFile>,
+        segments: VecDeque<Segment>,
+        claimant: Claimant,
+    ) -> Self {
+        let remaining_bytes = segments.iter().map(Segment::len).sum();
+        Self::File(Box::new(FileChunks {
             file,
             claimant,
             segments,
-            remaining,
-            warming: None,
+            remaining_bytes,
             loans: None,
             copies: None,
+            warming: None,
             reading: None,
         }))
     }
@@ -152,8 +153,8 @@ impl hyper::body::Body for Body {
             Self::Whole(whole) | Self::Mapped(whole, ..) => Pin::new(whole)
                 .poll_frame(cx)
                 .map_err(|never| match never {}),
-            Self::Object(object) => object
-                .poll_chunk(cx)
+            Self::File(chunks) => chunks
+                .poll_next(cx)
                 .map(|chunk| chunk.map(|chunk| chunk.map(Frame::data))),
         }
     }
@@ -161,22 +162,22 @@ impl hyper::body::Body for Body {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Whole(whole) | Self::Mapped(whole, ..) => whole.is_end_stream(),
-            Self::Object(object) => object.remaining == 0,
+            Self::File(chunks) => chunks.remaining_bytes == 0,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(whole) | Self::Mapped(whole, ..) => whole.size_hint(),
-            Self::Object(object) => SizeHint::with_exact(object.remaining),
+            Self::File(chunks) => SizeHint::with_exact(chunks.remaining_bytes),
         }
     }
 }
 
 impl FileBody for Body {
     fn lend_to(&mut self, loans: &Arc<Loans>) {
-        if let Self::Object(object) = self {
-            object.loans = Some(loans.clone());
+        if let Self::File(chunks) = self {
+            chunks.loans = Some(loans.clone());
         }
     }
 
@@ -185,100 +186,59 @@ impl FileBody for Body {
             let segments = [Segment::Range(range.clone())].into();
             *self = Self::segments(file.clone(), segments, *claimant);
         }
-        if let Self::Object(object) = self {
-            object.copies = Some(Copies::new(client.clone()));
+        if let Self::File(chunks) = self {
+            chunks.copies = Some(Copies::new(client.clone()));
         }
     }
 }
 
-impl ObjectBody {
-    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+impl FileChunks {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
         let range = loop {
             match self.segments.front_mut() {
                 None => return Poll::Ready(None),
                 Some(Segment::Bytes(bytes)) => {
                     let bytes = std::mem::take(bytes);
                     self.segments.pop_front();
-                    self.remaining -= bytes.len() as u64;
+                    self.remaining_bytes -= bytes.len() as u64;
                     return Poll::Ready(Some(Ok(bytes)));
                 }
                 Some(Segment::Range(range)) if range.is_empty() => {
                     self.segments.pop_front();
                 }
-                Some(Segment::Range(range)) => break range,
+                Some(Segment::Range(range)) => break range.clone(),
             }
         };
-        let range = range.clone();
         let file = self.file.clone();
         let chunk = match (&self.copies, file.object.mapped()) {
             (None, Some(mapped)) => ready!(self.poll_lend(cx, &range, mapped)),
             _ => ready!(self.poll_copy(cx, &range)),
         };
-        if let Ok(chunk) = &chunk {
-            let sent = chunk.len() as u64;
-            self.remaining -= sent;
-            if let Some(Segment::Range(range)) = self.segments.front_mut() {
-                range.start += sent;
+        match &chunk {
+            Ok(chunk) => {
+                let sent_bytes = chunk.len() as u64;
+                self.remaining_bytes -= sent_bytes;
+                if let Some(Segment::Range(range)) = self.segments.front_mut() {
+                    range.start += sent_bytes;
+                }
+            }
+            Err(error) => {
+                let id = file.object.key.id;
+                tracing::error!(%id, %error, "download cut off: the file cannot be read");
             }
         }
-        Poll::Ready(Some(chunk.inspect_err(|error| cut_off(&file, error))))
+        Poll::Ready(Some(chunk))
     }
 
-    /// Reads the next chunk of `range` into memory.
-    fn poll_copy(&mut self, cx: &mut Context<'_>, range: &Range<u64>) -> Poll<io::Result<Bytes>> {
-        if self.reading.is_none() {
-            let mut chunk = up_to_multiple(range, COPY_BYTES);
-            let room = match &self.copies {
-                Some(copies) => Some(ready!(copies.poll_room(cx, chunk.end - chunk.start))),
-                None => None,
-            };
-            let bytes_max = room.as_ref().map_or(u64::MAX, |room| room.bytes);
-            chunk.end = chunk.end.min(chunk.start.saturating_add(bytes_max));
-            let source = match &self.file.object.payload {
-                Payload::Stream(stream) => {
-                    ChunkSource::Stream(stream.clone().read_range(chunk.clone()))
-                }
-                Payload::Mapped(mapped) => match mapped.read_cached(&chunk).transpose() {
-                    // The kernel has it in memory.
-                    Some(read) => return Poll::Ready(read.map(|bytes| keep(bytes, room))),
-                    None => {
-                        let (file, range) = (self.file.clone(), chunk.clone());
-                        ChunkSource::Disk(OnDisk::begin(self.claimant, move || {
-                            file.object.read_range(range)
-                        }))
-                    }
-                },
-            };
-            self.reading = Some(Reading {
-                range: chunk,
-                room,
-                source,
-            });
-        }
-        let Some(reading) = &mut self.reading else {
-            return Poll::Pending;
-        };
-        let read = match &mut reading.source {
-            ChunkSource::Disk(read) => ready!(read.poll(cx)),
-            ChunkSource::Stream(read) => ready!(read.poll_unpin(cx)),
-        };
-        let wanted = reading.range.end - reading.range.start;
-        let room = self.reading.take().and_then(|reading| reading.room);
-        Poll::Ready(match read {
-            Ok(bytes) if bytes.len() as u64 != wanted => Err(io::ErrorKind::UnexpectedEof.into()),
-            read => read.map(|bytes| keep(bytes, room)),
-        })
-    }
-
-    /// Lends the next chunk of `range` out of the map.
+    /// Lends the next chunk of `range`: a slice of the map.
     fn poll_lend(
         &mut self,
         cx: &mut Context<'_>,
         range: &Range<u64>,
         mapped: &MappedFile,
     ) -> Poll<io::Result<Bytes>> {
-        // What is warm is lent in large pieces, what is cold is brought in and sent piece by piece. Both end at
-        // multiples of their size, where the object's warmed units end too.
+        // Warm pages are lent in large chunks, cold ones are read and sent chunk by chunk. Both chunk sizes end at
+        // multiples of the unit that `is_warm` knows.
         let mut chunk = up_to_multiple(range, LOAN_BYTES);
         if !mapped.is_warm(&chunk) {
             chunk = up_to_multiple(range, CHUNK_BYTES);
@@ -296,12 +256,73 @@ impl ObjectBody {
             self.warming = None;
             warmed?;
         }
-        // Somebody else may have brought it in while this one waited.
+        // Another request may have read the pages while this one waited.
         self.warming = None;
         if let Some(loans) = &self.loans {
             loans.add(&self.file);
         }
         Poll::Ready(Ok(mapped.slice(chunk)))
+    }
+
+    /// Reads the next chunk of `range` into memory.
+    fn poll_copy(&mut self, cx: &mut Context<'_>, range: &Range<u64>) -> Poll<io::Result<Bytes>> {
+        let mut reading = match self.reading.take() {
+            Some(reading) => reading,
+            None => ready!(self.poll_begin_reading(cx, range))?,
+        };
+        let read = match &mut reading.source {
+            ChunkSource::Memory(read) => Poll::Ready(Ok(std::mem::take(read))),
+            ChunkSource::Disk(read) => read.poll(cx),
+            ChunkSource::Stream(read) => read.poll_unpin(cx),
+        };
+        match read {
+            Poll::Pending => {
+                self.reading = Some(reading);
+                Poll::Pending
+            }
+            Poll::Ready(Ok(bytes)) if bytes.len() as u64 != reading.bytes => {
+                Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()))
+            }
+            Poll::Ready(Ok(bytes)) => Poll::Ready(Ok(match reading.room {
+                Some(room) => room.keep(bytes),
+                None => bytes,
+            })),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+        }
+    }
+
+    /// Begins to read a chunk as soon as there is room for it in memory.
+    fn poll_begin_reading(
+        &self,
+        cx: &mut Context<'_>,
+        range: &Range<u64>,
+    ) -> Poll<io::Result<Reading>> {
+        let mut chunk = up_to_multiple(range, COPY_BYTES);
+        let room = match &self.copies {
+            Some(copies) => Some(ready!(copies.poll_room(cx, chunk.end - chunk.start))),
+            None => None,
+        };
+        if let Some(room) = &room {
+            chunk.end = chunk.end.min(chunk.start + room.bytes);
+        }
+        let bytes = chunk.end - chunk.start;
+        let source = match &self.file.object.payload {
+            Payload::Stream(stream) => ChunkSource::Stream(stream.clone().read_range(chunk)),
+            Payload::Mapped(mapped) => match mapped.read_cached(&chunk)? {
+                Some(read) => ChunkSource::Memory(read),
+                None => {
+                    let file = self.file.clone();
+                    ChunkSource::Disk(OnDisk::begin(self.claimant, move || {
+                        file.object.read_range(chunk)
+                    }))
+                }
+            },
+        };
+        Poll::Ready(Ok(Reading {
+            bytes,
+            room,
+            source,
+        }))
     }
 }
 
@@ -309,12 +330,4 @@ impl ObjectBody {
 fn up_to_multiple(range: &Range<u64>, unit: u64) -> Range<u64> {
     let end = (range.start / unit + 1).saturating_mul(unit);
     range.start..end.min(range.end)
-}
-
-/// Keeps the room for as long as the bytes.
-fn keep(bytes: Bytes, room: Option<Room>) -> Bytes {
-    match room {
-        Some(room) => room.keep(bytes),
-        None => bytes,
-    }
 }

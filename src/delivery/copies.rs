@@ -1,7 +1,7 @@
-//! Memory for bytes of files that are sent by TLS or HTTP/2: read before they can be sent, and kept until they are.
+//! Memory for file bytes that TLS and HTTP/2 send: each chunk is read before it can be sent, and kept until it is sent.
 //!
-//! What waits for clients that take nothing is bounded over all connections, and for one client as soon as others need
-//! it (`limit/clients.rs`). Where nothing is left, an answer goes on with one small chunk at a time.
+//! `limit/clients.rs` bounds this memory over all connections, and per client as soon as others need it. If none is
+//! left, a response continues with one small chunk at a time.
 
 use std::{
     sync::{
@@ -16,26 +16,26 @@ use futures_util::task::AtomicWaker;
 
 use crate::limit::clients::{Client, Permit, Resource};
 
-/// Bytes of the chunk that an answer may always have: a frame or a record of them is not all overhead yet, and those
-/// of 20,000 answers are 80 MB.
+/// Size of the chunk that every response may always have. Large enough for the overhead of a frame or a TLS record;
+/// the chunks of 20,000 responses take 80 MB.
 const SMALL_CHUNK_BYTES: u64 = 4 << 10;
 
-/// The memory of one answer.
+/// The memory of one response.
 pub(super) struct Copies {
     client: Arc<Client>,
     small: Arc<SmallChunk>,
 }
 
-/// Says whether an answer's small chunk is in use, and who waits for it.
+/// The small chunk of a response: whether it is in use, and the task that waits for it.
 #[derive(Default)]
 struct SmallChunk {
     is_used: AtomicBool,
     waiting: AtomicWaker,
 }
 
-/// Permission to keep a chunk in memory.
+/// Permission to keep a chunk in memory. Dropping it releases the memory.
 pub(super) struct Room {
-    /// Bytes of the chunk at the most.
+    /// The largest chunk that fits.
     pub(super) bytes: u64,
     _held: Held,
 }
@@ -45,14 +45,14 @@ enum Held {
     Small(Arc<SmallChunk>),
 }
 
-/// A chunk and its room, given back when the last of its bytes has been sent.
+/// A chunk with its room, which is released when the last slice of the chunk is dropped.
 struct Kept {
     bytes: Bytes,
     _room: Room,
 }
 
 impl Copies {
-    /// For an answer to this client.
+    /// The memory of a response to this client.
     pub(super) fn new(client: Arc<Client>) -> Self {
         Self {
             client,
@@ -60,8 +60,8 @@ impl Copies {
         }
     }
 
-    /// Room for a chunk of `bytes`, or for less where memory is short. Waits for the answer's own small chunk to be
-    /// sent, and for nothing else.
+    /// Room for a chunk of `bytes`, or for a smaller one if memory is short. Waits only until the response's own small
+    /// chunk is sent.
     pub(super) fn poll_room(&self, cx: &mut Context<'_>, bytes: u64) -> Poll<Room> {
         if let Some(permit) = self.client.take(Resource::FileBytes, bytes) {
             return Poll::Ready(Room {
@@ -69,7 +69,7 @@ impl Copies {
                 _held: Held::Permit { _permit: permit },
             });
         }
-        // Registered first: the chunk may be sent between the look at it and the registration.
+        // Registered first, because the chunk may be sent between the check and the registration.
         self.small.waiting.register(cx.waker());
         match self.small.is_used.swap(true, Ordering::AcqRel) {
             true => Poll::Pending,
@@ -82,7 +82,7 @@ impl Copies {
 }
 
 impl Room {
-    /// The chunk that was read into it.
+    /// Ties the room to the chunk that was read into it.
     pub(super) fn keep(self, bytes: Bytes) -> Bytes {
         Bytes::from_owner(Kept { bytes, _room: self })
     }
@@ -111,7 +111,7 @@ mod tests {
     use crate::limit::clients::{Bound, ClientLimiter, Config};
 
     #[test]
-    fn goes_on_in_small_chunks_without_memory() {
+    fn continues_in_small_chunks_without_memory() {
         let mut config = Config::new(10, 10, Vec::new());
         config.file_bytes = Bound {
             total_max: 40_000,

@@ -1,5 +1,4 @@
-//! Reads for answers that have to wait for the disk: a bounded number at once, in turns of the tenants and their
-//! clients.
+//! Disk reads for response bodies, on blocking threads: a bounded number at once, fair by tenant and then by client.
 
 use std::{
     io,
@@ -11,8 +10,8 @@ use tokio::task::JoinSet;
 
 use crate::fair_queue::{Claimant, Config, FairQueue};
 
-/// Chunks brought in from the disk at once. Each keeps a thread busy, and with a fast disk its core: without a
-/// bound, 64 cold downloads on one core held up the hot ones by 20 to 50 ms.
+/// Limits the chunks that are read from the disk at once. Each read occupies a thread, and on a fast disk a core: with
+/// no limit, 64 downloads of cold files delayed those of hot files by 20 to 50 ms on one core.
 static READS: LazyLock<FairQueue> = LazyLock::new(|| {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     FairQueue::new(Config {
@@ -21,12 +20,12 @@ static READS: LazyLock<FairQueue> = LazyLock::new(|| {
     })
 });
 
-/// Work that waits for its place and is then done on a blocking thread.
+/// A job that waits for its turn and then runs on a blocking thread.
 ///
-/// It goes on by itself, in a task that it owns. A wait of the body's own would be given its place while nobody polls
-/// the body (its client takes nothing just then), and keep it from all others for as long as that client likes.
+/// It makes progress in a task of its own. If the body itself waited for the turn, it could get the permit while its
+/// client reads nothing and hyper does not poll the body, and would keep the permit from others for that time.
 ///
-/// Dropped, it gives up its turn; work that has begun comes to its end, and gives its place back then.
+/// Dropping it gives up the turn. A job that has begun runs to its end and then releases its permit.
 pub(super) struct OnDisk<T>(JoinSet<io::Result<T>>);
 
 impl<T: Send + 'static> OnDisk<T> {
@@ -56,10 +55,11 @@ impl<T: Send + 'static> OnDisk<T> {
         Self(task)
     }
 
-    /// What came of it, once.
+    /// The result of the job. Ready once.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         let ended = ready!(self.0.poll_join_next(cx));
-        let ended = ended.unwrap_or_else(|| Ok(Err(io::Error::other("it has ended already"))));
+        let ended =
+            ended.unwrap_or_else(|| Ok(Err(io::Error::other("the read was polled after its end"))));
         Poll::Ready(ended.map_err(io::Error::other).flatten())
     }
 }
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_wait_that_nobody_polls_any_longer_keeps_no_place_from_others() {
+    async fn unpolled_read_keeps_no_permit() {
         let reads = FairQueue::new(Config::default());
         let (go, hold) = mpsc::channel::<()>();
         let mut first = OnDisk::at(reads.clone(), anybody(), move || {
@@ -87,14 +87,14 @@ mod tests {
         let mut third = OnDisk::at(reads.clone(), anybody(), || Ok(3));
         go.send(()).unwrap();
         assert_eq!(poll_fn(|cx| third.poll(cx)).await.unwrap(), 3);
-        // It was done meanwhile.
+        // It has run in the meantime.
         assert_eq!(poll_fn(|cx| forgotten.poll(cx)).await.unwrap(), 2);
         poll_fn(|cx| first.poll(cx)).await.unwrap();
         assert_eq!(reads.levels().running, 0);
     }
 
     #[tokio::test]
-    async fn what_is_dropped_gives_up_its_turn_and_what_has_begun_its_place_at_its_end() {
+    async fn dropped_read_releases_turn_or_permit() {
         let reads = FairQueue::new(Config::default());
         let (begun, is_begun) = tokio::sync::oneshot::channel();
         let (go, hold) = mpsc::channel::<()>();

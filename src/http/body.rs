@@ -1,6 +1,6 @@
-//! The body of a request on its way in: counted, bounded, and never waited for without end.
+//! The body of a request: counts its bytes, and limits its size, its number of pieces and its duration.
 //!
-//! Knows nothing of what the bytes mean (`multipart.rs` does).
+//! Does not interpret the bytes; `multipart.rs` parses forms.
 
 use std::{
     pin::Pin,
@@ -19,33 +19,31 @@ use crate::{
     time::deadline,
 };
 
-/// Pieces that a body may come in, whatever their size. A piece is a chunk of HTTP/1.1 or a DATA frame of HTTP/2, and
-/// costs about 1.5 µs: in one-byte pieces, 1 MB took 1.5 s of CPU.
+/// Pieces that every body may have. A piece is an HTTP/1.1 chunk or an HTTP/2 DATA frame, and costs about 1.5 µs: 1 MB in
+/// pieces of one byte took 1.5 s of CPU.
 const PIECES_FREE: u64 = 2048;
-/// Bytes that allow one piece more. A frame of an AMR voice at 12.2 kbit/s has as many.
+/// Bytes that allow one more piece: one frame of AMR speech at 12.2 kbit/s.
 const BYTES_PER_PIECE: u64 = 32;
-/// Pieces more that each second allows. A recorder that sends each frame of 20 ms as it is made sends half as many,
-/// silence in frames of a few bytes included.
+/// Pieces that each second allows in addition. A recorder that sends each frame of 20 ms at once, silence included, sends
+/// half as many.
 const PIECES_PER_SECOND: u64 = 100;
-/// A body that has to be waited for is looked at so often: how fast it has to come may change meanwhile.
+/// How often the deadline of a slow body is computed again: the required rate may change in the meantime.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// How fast a body has to come: from `[server]`.
+/// The required speed of a body: from `[server]`.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(default)]
 pub struct Pace {
-    /// The longest wait for a further byte. A body may take as long again before [`Pace::bytes_per_second_min`]
-    /// counts.
+    /// The longest wait for the next bytes. Also the grace period before [`Pace::bytes_per_second_min`] applies.
     #[serde(rename = "body_idle_timeout_seconds", deserialize_with = "seconds")]
     pub idle_timeout: Duration,
-    /// The least on average; 0 = any. Without it, a byte now and then keeps an upload open for days.
+    /// The lowest average rate; 0 = any. Without a limit, one byte now and then keeps an upload open for days.
     #[serde(
         rename = "body_bytes_per_second_min",
         deserialize_with = "number::<0, 1_000_000, _, _>"
     )]
     pub bytes_per_second_min: u64,
-    /// From the request's head to the end of its body, whatever its pace: the others bound what a client gives up,
-    /// not how long it keeps a place.
+    /// The longest time from the head of the request to the end of its body, whatever the rate.
     #[serde(rename = "request_timeout_seconds", deserialize_with = "seconds")]
     pub whole_timeout: Duration,
 }
@@ -60,35 +58,35 @@ impl Default for Pace {
     }
 }
 
-/// A request's body.
+/// The body of a request.
 pub struct RequestBody {
     incoming: Incoming,
-    /// Bytes so far.
+    /// Bytes received so far.
     received: u64,
-    /// Pieces that they came in.
+    /// Pieces received so far.
     pieces: u64,
-    /// Bytes at the most; more end in `TooLarge`.
+    /// Size limit. A larger body ends in `TooLarge`.
     bytes_max: u64,
     pace: Pace,
-    /// How many times as fast as the pace it has to come just now; as fast, where there is none.
+    /// Multiplies the required rate; `None` stands for 1.
     urgency: Option<Urgency>,
-    /// By when all of it must be there; `None` where there is no body.
+    /// When the whole body must have arrived; `None` without a body.
     whole_by: Option<Instant>,
-    /// Fires when the body is too slow or takes too long; made at the first wait.
+    /// The timer of a slow body, started at the first wait.
     wait: Option<Wait>,
     started: bool,
     ended: bool,
     had_trailers: bool,
-    /// Broken, or not waited for any longer: nothing more comes, and yet it has not ended.
+    /// The body broke off or timed out before its end.
     failed: bool,
 }
 
-/// Says how many times as fast as the pace a body has to come, at least 1.
+/// Returns the factor, at least 1, by which a body must be faster than its pace.
 pub type Urgency = Box<dyn Fn() -> u64 + Send + Sync>;
 
 impl Pace {
-    /// By when a body that was first waited for at `begun`, and of which so much has come, must go on to keep to the
-    /// average; `None` where any will do. The more urgent it is, the less may pass before the average counts.
+    /// When more bytes must arrive to keep the average rate; `None` without a minimum rate. `begun` is the first wait. A
+    /// higher urgency raises the rate and shortens the grace period.
     fn average_by(&self, begun: Instant, received: u64, urgency: u64) -> Option<Instant> {
         let urgency = urgency.max(1);
         let rate = self.bytes_per_second_min.saturating_mul(urgency);
@@ -98,7 +96,7 @@ impl Pace {
     }
 }
 
-/// How many pieces so many bytes may come in, so long after the request's head.
+/// The most pieces for this many bytes, this long after the head of the request.
 fn pieces_max(received: u64, passed: Duration) -> u64 {
     let ms = u64::try_from(passed.as_millis()).unwrap_or(u64::MAX);
     PIECES_FREE
@@ -108,14 +106,14 @@ fn pieces_max(received: u64, passed: Duration) -> u64 {
 
 struct Wait {
     sleep: Pin<Box<Sleep>>,
-    /// When the body was first waited for.
+    /// The first wait.
     begun: Instant,
-    /// By when the next byte must be there, whatever the average.
+    /// When the next bytes must arrive, whatever the average rate.
     idle_by: Instant,
 }
 
 impl RequestBody {
-    /// Wraps hyper's body, whose head has just come.
+    /// Wraps hyper's body. Its head has just arrived.
     pub fn new(incoming: Incoming, pace: Pace) -> Self {
         let ended = incoming.is_end_stream();
         Self {
@@ -125,7 +123,7 @@ impl RequestBody {
             bytes_max: u64::MAX,
             pace,
             urgency: None,
-            // Most requests have no body, and need no clock.
+            // Most requests have no body and need no clock.
             whole_by: (!ended).then(|| deadline(pace.whole_timeout)),
             wait: None,
             started: false,
@@ -135,27 +133,27 @@ impl RequestBody {
         }
     }
 
-    /// From here on, a body of more than `bytes_max` bytes in all ends in `TooLarge`.
+    /// Sets the size limit for the whole body.
     pub fn limit(&mut self, bytes_max: u64) {
         self.bytes_max = bytes_max;
     }
 
-    /// From here on, the body has to come so many times as fast as the pace.
+    /// Makes the body multiply its required rate by the urgency from now on.
     pub fn hurry(&mut self, urgency: Urgency) {
         self.urgency = Some(urgency);
     }
 
-    /// The length that the client announced; `None` for a chunked body.
+    /// The announced length; `None` for a chunked body.
     pub fn announced(&self) -> Option<u64> {
         self.incoming.size_hint().exact()
     }
 
-    /// Bytes read so far.
+    /// Bytes received so far.
     pub fn received_bytes(&self) -> u64 {
         self.received
     }
 
-    /// Whether any of the body was asked for: from then on a client that waits for `100 Continue` has it.
+    /// Whether the body was polled. From then on, hyper has sent `100 Continue` to a client that waits for it.
     pub fn is_started(&self) -> bool {
         self.started
     }
@@ -165,21 +163,21 @@ impl RequestBody {
         self.ended
     }
 
-    /// Whether fields came after it.
+    /// Whether trailer fields followed it.
     pub fn had_trailers(&self) -> bool {
         self.had_trailers
     }
 
-    /// Whether the rest will not come: the client broke it off or paused for too long.
+    /// Whether the rest will not arrive: the client broke off, or was too slow.
     pub fn is_failed(&self) -> bool {
         self.failed
     }
 
-    /// The next bytes; `None` at the end of the body, and after an error of it.
+    /// The next bytes; `None` at the end of the body, and after an error.
     ///
     /// # Errors
-    /// `TooLarge`, `RequestTimeout` when the client pauses too long, is too slow or takes too long, `InvalidArgument`
-    /// for malformed chunks and too many small ones, `Disconnected` when the client is gone.
+    /// `TooLarge`; `RequestTimeout` if the client is too slow; `InvalidArgument` for malformed chunks and too many small
+    /// pieces; `Disconnected` if the client is gone.
     pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes>>> {
         self.started = true;
         loop {
@@ -189,7 +187,7 @@ impl RequestBody {
             match Pin::new(&mut self.incoming).poll_frame(cx) {
                 Poll::Ready(None) => self.ended = true,
                 Poll::Ready(Some(Ok(frame))) => {
-                    // Trailers carry nothing for us.
+                    // Trailers are ignored.
                     let Ok(data) = frame.into_data() else {
                         self.had_trailers = true;
                         continue;
@@ -197,7 +195,7 @@ impl RequestBody {
                     self.received += data.len() as u64;
                     self.pieces += 1;
                     if let Some(wait) = &mut self.wait {
-                        // Looked at when the sleep ends: to move that for each piece would cost more.
+                        // Checked when the sleep ends. Resetting the sleep for each piece would cost more.
                         wait.idle_by = deadline(self.pace.idle_timeout);
                     }
                     if self.received > self.bytes_max {
@@ -206,15 +204,14 @@ impl RequestBody {
                     if self.has_too_many_pieces() {
                         self.failed = true;
                         return Poll::Ready(Some(Err(Error::invalid(format!(
-                            "the body comes in too many small pieces: send at least {BYTES_PER_PIECE} bytes in each."
+                            "the body has too many small pieces: send at least {BYTES_PER_PIECE} bytes in each."
                         )))));
                     }
                     return Poll::Ready(Some(Ok(data)));
                 }
                 Poll::Ready(Some(Err(error))) => {
                     self.failed = true;
-                    // A chunk that is no chunk is the client's fault and can be told; the rest is a client
-                    // that is gone.
+                    // A client that sends a malformed chunk can still read the response.
                     let kind = if error.is_parse() {
                         Kind::InvalidArgument
                     } else {
@@ -231,8 +228,8 @@ impl RequestBody {
         }
     }
 
-    /// Whether the body came in more pieces than its bytes and its time allow. Reads the clock only where its bytes do
-    /// not allow them, which ordinary clients never reach.
+    /// Whether the body has more pieces than its bytes and its time allow. Reads the clock only if the bytes alone do not
+    /// allow them, which does not happen with ordinary clients.
     fn has_too_many_pieces(&self) -> bool {
         if self.pieces <= pieces_max(self.received, Duration::ZERO) {
             return false;
@@ -244,7 +241,7 @@ impl RequestBody {
         self.pieces > pieces_max(self.received, passed)
     }
 
-    /// Ready when the body is late: it was waited for longer than it may take.
+    /// Ready when the body is too slow.
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut wait = self.wait.take().unwrap_or_else(|| self.begin_to_wait());
         let mut polled = wait.sleep.as_mut().poll(cx);
@@ -253,7 +250,7 @@ impl RequestBody {
             if late_at <= now {
                 break;
             }
-            // More came meanwhile, or it was only to look again.
+            // More bytes arrived in the meantime, or the sleep was shorter than the deadline.
             wait.sleep.as_mut().reset(late_at.min(now + LOOK_EVERY));
             polled = wait.sleep.as_mut().poll(cx);
         }
@@ -287,12 +284,12 @@ impl RequestBody {
     /// As [`RequestBody::poll_data`].
     ///
     /// # Cancel safety
-    /// Cancel safe: no byte is lost.
+    /// Cancel safe: no bytes are lost.
     pub async fn data(&mut self) -> Option<Result<Bytes>> {
         std::future::poll_fn(|cx| self.poll_data(cx)).await
     }
 
-    /// The whole body, which must be small.
+    /// Reads the whole body into memory.
     ///
     /// # Errors
     /// As [`RequestBody::poll_data`], and `TooLarge` over `bytes_max`.
@@ -305,8 +302,8 @@ impl RequestBody {
         Ok(whole)
     }
 
-    /// Reads and throws away what is left, so that a client that writes first and reads after finds the
-    /// answer and not a broken pipe. Returns whether the end was reached within the bounds.
+    /// Reads and discards the rest, so that a client that writes its whole request before it reads gets the response and not
+    /// a broken pipe. Returns whether the end was reached within the limits.
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -327,13 +324,13 @@ mod tests {
     }
 
     #[test]
-    fn pieces_are_bounded_by_bytes_and_time() {
+    fn limits_pieces_by_bytes_and_time() {
         for (received, seconds, max) in [
             (0, 0, 2048),
             (31, 0, 2048),
             (32, 0, 2049),
             (1 << 20, 0, 2048 + 32_768),
-            // Ten minutes of a voice in frames of 13 bytes, live: 30,000 pieces.
+            // Ten minutes of live speech in frames of 13 bytes: 30,000 pieces.
             (390_000, 600, 2048 + 12_187 + 60_000),
             (0, 3600, 2048 + 360_000),
         ] {
@@ -344,14 +341,14 @@ mod tests {
     }
 
     #[test]
-    fn average_counts_after_the_grace() {
+    fn average_applies_after_grace_period() {
         let pace = Pace {
             idle_timeout: secs(30),
             bytes_per_second_min: 1000,
             whole_timeout: secs(3600),
         };
         let begun = deadline(Duration::ZERO);
-        // Bytes received, urgency, and by when more must have come.
+        // Bytes received, urgency, and when more must have arrived.
         for (received, urgency, by) in [
             (0, 1, secs(30)),
             (2000, 1, secs(32)),

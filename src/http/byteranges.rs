@@ -1,7 +1,7 @@
-//! What partial answers say of themselves: `Content-Range` (RFC 9110 §14.4) and the framing of a
-//! `multipart/byteranges` body (§14.6), with its exact length.
+//! Renders partial responses: `Content-Range` (RFC 9110 §14.4), and the framing of a `multipart/byteranges` body (§14.6)
+//! with its exact length.
 //!
-//! The ranges were decided by `plan`, the bytes between the heads are the caller's.
+//! `plan.rs` chooses the ranges. The caller supplies the bytes between the heads.
 //!
 //! ```text
 //! --B CRLF            part 1's head
@@ -20,13 +20,13 @@ use hyper::header::HeaderValue;
 
 use super::range::ByteRange;
 
-/// The text between parts: 32 hexadecimal digits of 128 random bits, so that no content holds it and no
-/// uploader can aim at it. Legal unquoted (RFC 2046 §5.1.1 allows 70 characters).
+/// The text between parts: 128 random bits as 32 hexadecimal digits. No content contains it by chance, and no uploader can
+/// predict it. Valid without quotes (RFC 2046 §5.1.1 allows 70 characters).
 #[derive(Debug, Clone, Copy)]
 pub struct Boundary(u128);
 
 impl Boundary {
-    /// From bytes of a random source; a fresh one for every answer.
+    /// A boundary for one response, from random bytes.
     #[must_use]
     pub fn from_random(random: [u8; 16]) -> Self {
         Self(u128::from_be_bytes(random))
@@ -39,30 +39,30 @@ impl fmt::Display for Boundary {
     }
 }
 
-/// A `multipart/byteranges` answer without the bytes it is about.
+/// A `multipart/byteranges` response without the bytes of the file.
 #[derive(Debug, Clone)]
 pub struct Layout {
-    /// `Content-Type` of the whole answer.
+    /// `Content-Type` of the response.
     pub content_type: HeaderValue,
-    /// `Content-Length` of the whole answer: heads, ranges and closing, in bytes.
+    /// `Content-Length` of the response: heads, ranges and closing, in bytes.
     pub content_length: u64,
-    /// The parts, in the order in which they are sent.
+    /// The parts, in the order of the response.
     pub parts: Vec<Part>,
     /// Ends the body, after the last part's bytes.
     pub closing: Bytes,
 }
 
-/// One part: its head, then the bytes of its range.
+/// A part: its head, then the bytes of its range.
 #[derive(Debug, Clone)]
 pub struct Part {
-    /// Delimiter and header fields, up to the empty line.
+    /// Delimiter and header fields, including the empty line.
     pub head: Bytes,
-    /// What follows the head.
+    /// The bytes that follow the head.
     pub range: ByteRange,
 }
 
-/// Lays out the answer for `ranges` of a representation of `len` bytes and of type `content_type`. One
-/// buffer holds all heads; `plan` bounds the number of ranges (`RANGES_MAX`).
+/// Lays out the response for `ranges` of a representation of `len` bytes. One buffer holds all heads; `range.rs` bounds the
+/// number of ranges (`RANGES_MAX`).
 #[must_use]
 pub fn layout(
     ranges: &[ByteRange],
@@ -70,7 +70,7 @@ pub fn layout(
     len: u64,
     boundary: Boundary,
 ) -> Layout {
-    // 120 bytes of fixed text and numbers; a guess too low costs a copy, nothing else.
+    // About 120 bytes of fixed text and numbers for each part. If it is too small, the buffer grows.
     let mut buffer = BytesMut::with_capacity((160 + content_type.len()) * (ranges.len() + 1));
     let mut content_length = 0_u64;
     let mut parts = Vec::with_capacity(ranges.len());
@@ -102,13 +102,13 @@ pub fn layout(
     }
 }
 
-/// `bytes first-last/len` for a 206 of one range, which must not be empty.
+/// `bytes first-last/len`, for a 206 with one range. The range must not be empty.
 #[must_use]
 pub fn content_range(range: ByteRange, len: u64) -> HeaderValue {
     header_value(format_args!("{}", ContentRange { range, len }))
 }
 
-/// `bytes */len` for a 416 (RFC 9110 §15.5.17).
+/// `bytes */len`, for a 416 (RFC 9110 §15.5.17).
 #[must_use]
 pub fn unsatisfied_content_range(len: u64) -> HeaderValue {
     header_value(format_args!("bytes */{len}"))
@@ -127,7 +127,7 @@ impl fmt::Display for ContentRange {
 }
 
 fn header_value(text: fmt::Arguments<'_>) -> HeaderValue {
-    // "bytes ", three numbers of at most 20 digits, two signs.
+    // "bytes ", three numbers of up to 20 digits and two signs.
     let mut buffer = BytesMut::with_capacity(72);
     put(&mut buffer, text);
     HeaderValue::from_maybe_shared(buffer.freeze())
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn content_range_names_the_last_byte_and_the_length() {
+    fn content_range_has_last_byte_and_length() {
         for (start, end_exclusive, len, expected) in [
             (0, 2, 100, "bytes 0-1/100"),
             (99, 100, 100, "bytes 99-99/100"),
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_multipart_body_is_framed_as_in_rfc_9110() {
+    fn frames_parts_as_in_rfc_9110() {
         let content = b"0123456789";
         let image = HeaderValue::from_static("image/png");
         let layout = layout(&[range(0, 2), range(5, 10)], &image, 10, boundary());
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn the_length_is_exact_beyond_32_bits() {
+    fn length_is_exact_beyond_32_bits() {
         let plain = HeaderValue::from_static("application/octet-stream");
         let ranges = [range(0, 1 << 40), range(1 << 41, 1 << 42)];
         let layout = layout(&ranges, &plain, 1 << 42, boundary());

@@ -1,7 +1,7 @@
-//! Conditional requests (RFC 9110 §13): `If-Match`, `If-None-Match`, `If-Modified-Since`,
-//! `If-Unmodified-Since`, `If-Range`, and the order in which they count (§13.2.2).
+//! Evaluates conditional requests (RFC 9110 §13): `If-Match`, `If-None-Match`, `If-Modified-Since`,
+//! `If-Unmodified-Since` and `If-Range`, in the order of §13.2.2.
 //!
-//! Only for a resource that has a current representation; what to do then is `plan`'s.
+//! Only for a resource that has a current representation. `plan.rs` turns the outcome into a response.
 
 use hyper::{
     HeaderMap, Method,
@@ -15,30 +15,30 @@ use crate::time::Timestamp;
 /// The validators of the current representation.
 #[derive(Debug, Clone, Copy)]
 pub struct Validators<'a> {
-    /// The entity-tag as it stands in `ETag`: in double quotes and strong.
+    /// The value of `ETag`: a strong entity tag in double quotes.
     pub etag: &'a str,
-    /// What `Last-Modified` says; counted in whole seconds, as the header is.
+    /// The value of `Last-Modified`, compared in whole seconds as in the header.
     pub last_modified: Timestamp,
-    /// Whose date that is.
+    /// Whether other forms of the file have the same date.
     pub forms: Forms,
 }
 
-/// How many forms of a file (original, thumbnail, MP3) may share a URL, and with it the date.
+/// How many forms of a file (original, thumbnail, MP3) may share a URL, and therefore a date.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Forms {
     /// The file itself.
     One,
-    /// Others too, so the date does not tell which of them a client holds.
+    /// Others too, so the date does not tell which of them the client has.
     Several,
 }
 
 /// The outcome of a request's conditions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// Do what the method says: there are no conditions, or those that must hold do.
+    /// Perform the method: there are no conditions, or they are true.
     Proceed,
-    /// Do what the method says. The client holds something else than the current representation: its
-    /// `If-None-Match` or `If-Modified-Since` names no match.
+    /// Perform the method. The client has something other than the current representation, because its `If-None-Match`
+    /// or `If-Modified-Since` does not match.
     HoldsAnother,
     /// 304 (RFC 9110 §15.4.5).
     NotModified,
@@ -48,8 +48,9 @@ pub enum Outcome {
 
 /// Evaluates the conditions in the order of RFC 9110 §13.2.2, steps 1 to 4.
 ///
-/// With [`Forms::Several`], `If-Modified-Since` never gives 304. A cache that has lost the entity-tag on the way
-/// (proxies that compress drop it) and holds the thumbnail would take that 304 for the original (§13.1.3: SHOULD).
+/// With [`Forms::Several`], `If-Modified-Since` never yields a 304, which §13.1.3 only recommends. A proxy that
+/// compresses may have dropped the entity tag; a cache behind it that has the thumbnail would then use it as the
+/// original.
 #[must_use]
 pub fn evaluate(method: &Method, headers: &HeaderMap, validators: Validators<'_>) -> Outcome {
     let reads = method == Method::GET || method == Method::HEAD;
@@ -85,15 +86,15 @@ pub fn evaluate(method: &Method, headers: &HeaderMap, validators: Validators<'_>
     }
 }
 
-/// Step 5: whether `Range` counts.
+/// Step 5: whether to honor `Range`.
 ///
-/// With `If-Range`, its entity-tag must match strongly (RFC 9110 §13.1.5). A date never matches: every form of a file
-/// (original, thumbnail, MP3) has the same `Last-Modified` under the same URL, so the date is no strong validator
-/// (§8.8.1). Every answer with a file has an entity-tag to use instead.
+/// The entity tag of an `If-Range` must match strongly (RFC 9110 §13.1.5). A date never matches: all forms of a file
+/// (original, thumbnail, MP3) have the same `Last-Modified` under the same URL, so it is not a strong validator (§8.8.1).
+/// Every response with a file has an entity tag to use instead.
 ///
-/// Without `If-Range`, a range of a client that holds something else is ignored, as §14.2 allows. Chromium revalidates
-/// one form's cache entry for another form: it sends the first form's tag in `If-None-Match` and a `Range` of the bytes
-/// that it holds, and takes the 206 for the whole file.
+/// Without `If-Range`, the range is ignored if the client has something else, as §14.2 allows. Chromium revalidates the
+/// cache entry of one form for another form: it sends the tag of the first form in `If-None-Match` with a `Range` of the
+/// bytes that it has, and takes the 206 for the whole file.
 #[must_use]
 pub fn range_counts(headers: &HeaderMap, etag: &str, outcome: Outcome) -> bool {
     let mut lines = headers.get_all(IF_RANGE).iter();
@@ -101,19 +102,19 @@ pub fn range_counts(headers: &HeaderMap, etag: &str, outcome: Outcome) -> bool {
         (None, _) => outcome != Outcome::HoldsAnother,
         (Some(value), None) => parse_tag(value.as_bytes())
             .is_some_and(|(tag, rest)| rest.is_empty() && tag.matches(etag, Comparison::Strong)),
-        // Two lines of it name nothing, and the full representation is always right.
+        // Two lines are invalid, and the full representation is always correct.
         (Some(_), Some(_)) => false,
     }
 }
 
-/// RFC 9110 §8.8.3.2.
+/// How two entity tags are compared (RFC 9110 §8.8.3.2).
 #[derive(Clone, Copy)]
 enum Comparison {
     Strong,
     Weak,
 }
 
-/// An entity-tag of a request, its quotes included.
+/// An entity tag of a request, with its quotes.
 struct EntityTag<'a> {
     weak: bool,
     quoted: &'a [u8],
@@ -122,7 +123,7 @@ struct EntityTag<'a> {
 impl EntityTag<'_> {
     fn matches(&self, current: &str, comparison: Comparison) -> bool {
         match comparison {
-            // A weak `current` begins with `W/` and so equals nothing quoted.
+            // A weak `current` begins with `W/`, so it equals no quoted tag.
             Comparison::Strong => !self.weak && self.quoted == current.as_bytes(),
             Comparison::Weak => {
                 self.quoted == current.strip_prefix("W/").unwrap_or(current).as_bytes()
@@ -131,8 +132,8 @@ impl EntityTag<'_> {
     }
 }
 
-/// Whether a list of entity-tags, over all lines of the header, holds `*` or the current tag. What follows
-/// a malformed member of a line is not read.
+/// Whether a list of entity tags, over all lines of the header, contains `*` or the current tag. The rest of a line after
+/// a malformed member is ignored.
 fn any_tag_matches(
     headers: &HeaderMap,
     name: &HeaderName,
@@ -168,8 +169,8 @@ fn skip_separators(text: &[u8]) -> &[u8] {
     &text[end.unwrap_or(text.len())..]
 }
 
-/// The entity-tag that `text` begins with, and what follows it. Read as bytes up to the closing quote: a
-/// tag may hold commas and obs-text, and has no escapes (RFC 9110 §8.8.3).
+/// The entity tag at the start of `text`, and the rest. It ends at the closing quote: a tag may contain commas and
+/// obs-text, and has no escapes (RFC 9110 §8.8.3).
 fn parse_tag(text: &[u8]) -> Option<(EntityTag<'_>, &[u8])> {
     let (weak, quoted) = match text.strip_prefix(b"W/") {
         Some(quoted) => (true, quoted),
@@ -186,7 +187,7 @@ fn parse_tag(text: &[u8]) -> Option<(EntityTag<'_>, &[u8])> {
     ))
 }
 
-/// The one date of a header; a list or what is no HTTP-date is ignored (RFC 9110 §13.1.3, §13.1.4).
+/// The date of a header. A list, or a value that is not an HTTP-date, is ignored (RFC 9110 §13.1.3, §13.1.4).
 fn single_date_secs(headers: &HeaderMap, name: &HeaderName) -> Option<i64> {
     let mut lines = headers.get_all(name).iter();
     let value = lines.next()?;
@@ -212,7 +213,7 @@ mod tests {
     const BEFORE: &str = "Sun, 06 Nov 1994 08:49:36 GMT";
     const EXACT: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
     const AFTER: &str = "Sun, 06 Nov 1994 08:49:38 GMT";
-    /// Of `EXACT`, and 500 ms: the header cannot say them.
+    /// `EXACT` plus 500 ms, which the header cannot express.
     const VALIDATORS: Validators<'static> = Validators {
         etag: "\"a,b\"",
         last_modified: Timestamp::from_ms(784_111_777_500),
@@ -239,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn if_none_match_compares_weakly_over_lists_and_lines() {
+    fn if_none_match_compares_weakly() {
         check(
             Method::GET,
             Outcome::NotModified,
@@ -270,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn if_none_match_that_matches_fails_methods_that_write() {
+    fn matching_if_none_match_fails_writes() {
         check(
             Method::HEAD,
             Outcome::NotModified,
@@ -352,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn date_of_several_forms_matches_none() {
+    fn shared_date_never_matches() {
         let several = Validators {
             forms: Forms::Several,
             ..VALIDATORS
@@ -374,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_single_http_date_is_ignored() {
+    fn ignores_invalid_and_repeated_dates() {
         for value in [
             "",
             "yesterday",
@@ -396,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn if_modified_since_counts_for_get_and_head_alone() {
+    fn if_modified_since_needs_get_or_head() {
         check(
             Method::HEAD,
             Outcome::NotModified,
@@ -410,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn if_none_match_takes_precedence_over_if_modified_since() {
+    fn if_none_match_beats_if_modified_since() {
         let changed = [("if-none-match", "\"x\""), ("if-modified-since", AFTER)];
         check(Method::GET, Outcome::HoldsAnother, &[&changed]);
         let same = [("if-none-match", "\"a,b\""), ("if-modified-since", BEFORE)];
@@ -418,13 +419,13 @@ mod tests {
     }
 
     #[test]
-    fn if_match_takes_precedence_over_if_unmodified_since() {
+    fn if_match_beats_if_unmodified_since() {
         let same = [("if-match", "\"a,b\""), ("if-unmodified-since", BEFORE)];
         check(Method::GET, Outcome::Proceed, &[&same]);
     }
 
     #[test]
-    fn if_match_and_if_unmodified_since_come_before_if_none_match() {
+    fn if_match_comes_before_if_none_match() {
         check(
             Method::GET,
             Outcome::PreconditionFailed,
@@ -467,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_beside_another_tag_is_ignored() {
+    fn ignores_range_beside_another_tag() {
         let none = HeaderMap::new();
         assert!(range_counts(&none, VALIDATORS.etag, Outcome::Proceed));
         assert!(!range_counts(&none, VALIDATORS.etag, Outcome::HoldsAnother));

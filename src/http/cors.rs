@@ -1,8 +1,8 @@
-//! Cross-origin headers (Fetch standard §3.2): on every answer, errors too, and on preflights.
+//! CORS headers (Fetch standard §3.2) of every response, including errors and preflights.
 //!
-//! Who may call is not decided here: tokens authenticate, never cookies, so credentials are not allowed and
-//! any origin is safe. `Access-Control-Allow-Private-Network` is never sent: a public page has no business
-//! with a service that only a private network reaches.
+//! CORS authorizes nobody here: requests carry tokens and no cookies, so credentials are not allowed and any origin is
+//! safe. `Access-Control-Allow-Private-Network` is never sent: a public page must not reach a service in a private
+//! network.
 
 use hyper::{
     HeaderMap,
@@ -16,29 +16,29 @@ use serde::{Deserialize, Deserializer};
 
 use crate::settings::expected;
 
-/// Bytes that `Access-Control-Allow-Headers` may have; requested names beyond are left out.
+/// The longest `Access-Control-Allow-Headers`. Requested names that do not fit are left out.
 const ALLOWED_HEADERS_BYTES_MAX: usize = 1024;
 
 const ANY: HeaderValue = HeaderValue::from_static("*");
 const ORIGIN: HeaderValue = HeaderValue::from_static("Origin");
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE");
-/// A day. Browsers cap it themselves (Chrome at 2 h, Firefox at 24 h).
+/// One day. Browsers have their own limits (Chrome 2 h, Firefox 24 h).
 const MAX_AGE: HeaderValue = HeaderValue::from_static("86400");
 const EXPOSED: HeaderValue = HeaderValue::from_static(
     "Content-Range, Accept-Ranges, ETag, Content-Length, Retry-After, Content-Disposition, X-Request-Id",
 );
-/// One by one: `*` does not cover `Authorization`, and older web views do not know it.
+/// Names instead of `*`, which does not cover `Authorization` and which older web views do not support.
 const ALLOWED: &str = "Authorization, Content-Type, restrict-access, share-secret, thumbnail, \
      thumbnail-width, thumbnail-height, X-Requested-With, Accept, Range, If-Range, If-None-Match, \
      If-Modified-Since, access-token, app_id, user_id";
 
-/// Whose pages may call: `cors.allowed_origins`.
+/// The origins whose pages may read responses: `cors.allowed_origins`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum AllowedOrigins {
-    /// Everybody's.
+    /// Any origin.
     #[default]
     Any,
-    /// These, as browsers serialise an origin: `https://chat.example`, no path, no trailing slash.
+    /// These, as browsers write an origin: `https://chat.example`, without path or trailing slash.
     List(Vec<String>),
 }
 
@@ -76,17 +76,17 @@ impl Cors {
         Self { origins }
     }
 
-    /// Puts the headers of an ordinary answer; `origin` is the request's `Origin`. An existing `Vary` is
-    /// added to, never replaced. An answer that says already whose pages may read it keeps that.
+    /// Adds the headers of an ordinary response; `origin` is the `Origin` of the request. Extends an existing `Vary`, and
+    /// keeps an existing `Access-Control-Allow-Origin`.
     pub fn apply(&self, origin: Option<&HeaderValue>, headers: &mut HeaderMap) {
         if headers.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN) || self.allow_origin(origin, headers) {
             headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
         }
     }
 
-    /// Puts the headers of the answer to a preflight; `requested_headers` is the request's
-    /// `Access-Control-Request-Headers`. Names on the list above are always allowed, others that are
-    /// valid are echoed up to 1 KiB in all: an SDK's new header must not break its uploads.
+    /// Adds the headers of a preflight response; `requested_headers` is the `Access-Control-Request-Headers` of the
+    /// request. Echoes valid names that are not on the list above, up to 1 KiB in total: a new header of an SDK must not
+    /// break its uploads.
     pub fn preflight_headers(
         &self,
         origin: Option<&HeaderValue>,
@@ -103,7 +103,7 @@ impl Cors {
         }
     }
 
-    /// Whether the origin may call; says so in `headers`.
+    /// Adds `Access-Control-Allow-Origin` if the origin is allowed, and returns whether it is.
     fn allow_origin(&self, origin: Option<&HeaderValue>, headers: &mut HeaderMap) -> bool {
         let listed = match &self.origins {
             AllowedOrigins::Any => {
@@ -112,7 +112,7 @@ impl Cors {
             }
             AllowedOrigins::List(listed) => listed,
         };
-        // Without an origin and for a stranger's too: a cache must not hand that answer to a listed one.
+        // Also for other origins and requests without one: a cache must not use that response for a listed origin.
         vary_on_origin(headers);
         match origin {
             Some(origin)
@@ -168,7 +168,7 @@ fn allowed_headers(requested: Option<&HeaderValue>) -> HeaderValue {
     }
 }
 
-/// RFC 9110 §5.6.2.
+/// Whether it is a token (RFC 9110 §5.6.2).
 fn is_token(name: &[u8]) -> bool {
     !name.is_empty()
         && name
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn any_origin_is_answered_with_a_star_and_no_vary() {
+    fn any_origin_gets_star_without_vary() {
         for origin in [None, Some(value("https://x.example")), Some(value("null"))] {
             let mut headers = HeaderMap::new();
             Cors::new(AllowedOrigins::Any).apply(origin.as_ref(), &mut headers);
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_listed_origin_is_echoed_and_every_answer_varies() {
+    fn echoes_listed_origins_only() {
         for (origin, echoed) in [
             (Some("https://b.example"), true),
             (Some("https://b.example.evil"), false),
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn an_existing_vary_is_added_to_once() {
+    fn extends_existing_vary_once() {
         for (before, after) in [
             (
                 &["Authorization, Accept"][..],
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_preflight_names_methods_and_headers_one_by_one() {
+    fn preflight_lists_methods_and_headers() {
         for requested in [
             None,
             Some("restrict-access, Authorization"),
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn requested_names_are_echoed_when_valid_and_within_the_bound() {
+    fn echoes_valid_requested_headers() {
         for (requested, echoed) in [
             ("x-new", ", x-new"),
             ("x-new, authorization ,,x-Two", ", x-new, x-Two"),
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_strangers_preflight_is_allowed_nothing() {
+    fn preflight_of_other_origin_allows_nothing() {
         let mut headers = HeaderMap::new();
         listed().preflight_headers(Some(&value("https://x.example")), None, &mut headers);
         assert_eq!(headers.len(), 1);

@@ -1,8 +1,7 @@
-//! File names in `Content-Disposition`: written for downloads (RFC 6266, RFC 8187) and read from the part
+//! File names in `Content-Disposition`: renders them for downloads (RFC 6266, RFC 8187) and parses them from the part
 //! headers of uploads (RFC 7578 §4.2).
 //!
-//! Whether a body may be shown inline is not decided here. A name is only ever shown to people: nothing on
-//! disk is called by it.
+//! Does not decide whether a body may be shown inline. A name is only shown to people; no path on disk contains it.
 
 use std::borrow::Cow;
 
@@ -10,10 +9,10 @@ use bytes::Bytes;
 use hyper::header::HeaderValue;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode, percent_encode};
 
-/// Bytes of UTF-8 that are kept of a name: what file systems take.
+/// The longest name in bytes of UTF-8: the limit of most file systems.
 pub const FILENAME_BYTES_MAX: usize = 255;
 
-/// All but `attr-char` (RFC 8187 §3.2.1).
+/// All characters except `attr-char` (RFC 8187 §3.2.1).
 const NOT_ATTR_CHAR: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'!')
     .remove(b'#')
@@ -28,7 +27,7 @@ const NOT_ATTR_CHAR: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'|')
     .remove(b'~');
 
-/// What a browser is asked to do with a body.
+/// How a browser should handle a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Disposition {
     /// Show it.
@@ -37,10 +36,10 @@ pub enum Disposition {
     Attachment,
 }
 
-/// The value of `Content-Disposition`, at most about 1 KiB, whatever the name holds: control characters are
-/// dropped, path separators become `_`, and the name is cut at [`FILENAME_BYTES_MAX`].
+/// The value of `Content-Disposition`, at most about 1 KiB for any name: control characters are removed, path separators
+/// become `_`, and the name is cut at [`FILENAME_BYTES_MAX`].
 ///
-/// `filename` carries plain ASCII. Where that is not the name itself, `filename*` carries it in UTF-8.
+/// `filename` is plain ASCII. If that is not the name itself, `filename*` has the name in UTF-8.
 #[must_use]
 pub fn content_disposition(kind: Disposition, filename: Option<&str>) -> HeaderValue {
     let kind = match kind {
@@ -63,12 +62,11 @@ pub fn content_disposition(kind: Disposition, filename: Option<&str>) -> HeaderV
         .expect("plain characters, percent signs and fixed text are visible ASCII or spaces")
 }
 
-/// The file name in the `Content-Disposition` of an upload's part, fit to be kept and shown: the last path
-/// component (of `/` and `\`), without control characters, at most [`FILENAME_BYTES_MAX`] bytes. `None`
-/// where there is none, or only `.` or `..`.
+/// The file name in the `Content-Disposition` of a part, safe to store and show: the last path component (of `/` and `\`),
+/// without control characters, at most [`FILENAME_BYTES_MAX`] bytes. `None` without a name, and for `.` and `..`.
 ///
-/// `filename*` is preferred (RFC 8187; RFC 7578 forbids it in forms, and clients send it). Else `filename`, as
-/// token or quoted, in UTF-8; bytes that are none are replaced. Linear in the length of the header.
+/// Prefers `filename*` (RFC 8187), which RFC 7578 forbids in forms but clients send. Otherwise reads `filename`, a token or
+/// quoted string in UTF-8, and replaces invalid bytes. Linear in the length of the header.
 #[must_use]
 pub fn parse_filename(content_disposition: &[u8]) -> Option<String> {
     let mut plain = None;
@@ -76,7 +74,7 @@ pub fn parse_filename(content_disposition: &[u8]) -> Option<String> {
     let type_end = content_disposition.iter().position(|&byte| byte == b';')?;
     let mut rest = &content_disposition[type_end..];
     while let Some((Parameter { name, value }, after)) = next_parameter(rest) {
-        // The first of a name wins: a later one may have been smuggled in by an unescaped quote.
+        // The first parameter of a name counts. A later one may have been injected by an unescaped quote.
         if name.eq_ignore_ascii_case(b"filename") {
             plain.get_or_insert(value);
         } else if name.eq_ignore_ascii_case(b"filename*") {
@@ -94,7 +92,7 @@ struct Parameter<'a> {
     value: Cow<'a, [u8]>,
 }
 
-/// The next `; name=value`, and what follows it. A parameter without `=` has an empty value.
+/// The next `; name=value`, and the rest. A parameter without `=` has an empty value.
 fn next_parameter(text: &[u8]) -> Option<(Parameter<'_>, &[u8])> {
     let start = text
         .iter()
@@ -131,8 +129,8 @@ fn split_at_semicolon(text: &[u8]) -> (&[u8], &[u8]) {
     )
 }
 
-/// A quoted-string after its opening quote, and what follows the closing one, which may be missing. Only
-/// `\"` and `\\` are escapes: some clients send `C:\dir\name` as it is, and none needs another escape.
+/// Reads a quoted-string after its opening quote, and returns the rest after the closing quote, which may be missing. Only
+/// `\"` and `\\` are escapes: some clients send `C:\dir\name` unescaped, and none uses other escapes.
 fn unquote(quoted: &[u8]) -> (Vec<u8>, &[u8]) {
     let mut value = Vec::with_capacity(quoted.len().min(FILENAME_BYTES_MAX));
     let mut at = 0;
@@ -152,7 +150,7 @@ fn unquote(quoted: &[u8]) -> (Vec<u8>, &[u8]) {
     (value, &[])
 }
 
-/// An `ext-value` (RFC 8187 §3.2), in UTF-8; another charset is `None`.
+/// Decodes an `ext-value` (RFC 8187 §3.2) in UTF-8; `None` for other charsets.
 fn decode_extended(value: &[u8]) -> Option<String> {
     let mut fields = value.splitn(3, |&byte| byte == b'\'');
     let (charset, _language, encoded) = (fields.next()?, fields.next()?, fields.next()?);
@@ -181,7 +179,7 @@ fn cut(name: &str) -> &str {
     &name[..name.floor_char_boundary(FILENAME_BYTES_MAX)]
 }
 
-/// Fit for the quoted fallback. RFC 6266 Appendix D: some browsers undo `%` there, and some mistake escapes.
+/// Whether the quoted fallback may contain it. RFC 6266 Appendix D: some browsers decode `%` there or misread escapes.
 fn is_plain(c: char) -> bool {
     matches!(c, ' '..='~') && !matches!(c, '"' | '\\' | '%')
 }
@@ -210,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_name_stands_in_quotes() {
+    fn quotes_plain_name() {
         check_written(&[
             ("a.jpg", "attachment; filename=\"a.jpg\""),
             (
@@ -225,13 +223,13 @@ mod tests {
     }
 
     #[test]
-    fn without_a_name_only_the_kind_is_said() {
+    fn no_name_gives_only_the_kind() {
         assert_eq!(content_disposition(Disposition::Inline, None), "inline");
         check_written(&[("", "attachment"), ("\r\n\0", "attachment")]);
     }
 
     #[test]
-    fn other_names_have_a_fallback_and_an_extended_value() {
+    fn other_names_have_extended_value() {
         check_written(&[
             (
                 "é €.txt",
@@ -245,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_cannot_leave_its_quotes_or_its_line() {
+    fn name_stays_within_quotes_and_line() {
         check_written(&[
             (
                 "a\"; x=\"b",
@@ -262,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn quoted_token_and_raw_utf_8_names_are_read() {
+    fn parses_quoted_token_and_utf8_names() {
         check_read(&[
             (
                 b"form-data; name=\"file\"; filename=\"a b.jpg\"",
@@ -289,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn escapes_are_undone_and_windows_paths_are_not_taken_for_escapes() {
+    fn unescapes_but_keeps_windows_paths() {
         check_read(&[
             (br#"form-data; filename="a \"b\".txt""#, Some("a \"b\".txt")),
             (
@@ -304,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn the_extended_name_is_preferred_where_it_can_be_read() {
+    fn prefers_readable_extended_name() {
         check_read(&[
             (
                 b"form-data; filename=\"a\"; filename*=UTF-8''%e2%82%ac.txt",
@@ -334,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_last_path_component_is_kept_and_dots_are_none() {
+    fn keeps_last_path_component() {
         check_read(&[
             (b"form-data; filename=\"../../etc/passwd\"", Some("passwd")),
             (b"form-data; filename=\"a\tb\x01\"", Some("ab")),
@@ -351,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_name_is_cut_between_characters() {
+    fn cuts_long_name_between_characters() {
         let header = format!("form-data; filename=\"a{}\"", "图".repeat(1000));
         let name = parse_filename(header.as_bytes()).unwrap();
         assert_eq!(name, format!("a{}", "图".repeat(84)));
@@ -360,17 +358,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_name_makes_a_header_that_is_read_back(name: String) {
+        fn parses_its_own_output(name: String) {
             let value = content_disposition(Disposition::Attachment, Some(&name));
             prop_assert!(value.as_bytes().iter().all(|byte| (b' '..=b'~').contains(byte)));
-            // A name of blanks is none, and then the fallback's underscores are read.
+            // A name of spaces counts as none; the underscores of the fallback are read then.
             if let Some(expected) = clean(&displayable(&name)) {
                 prop_assert_eq!(parse_filename(value.as_bytes()), Some(expected));
             }
         }
 
         #[test]
-        fn any_bytes_give_a_clean_name_or_none(mut header: Vec<u8>) {
+        fn any_bytes_give_clean_name_or_none(mut header: Vec<u8>) {
             header.splice(0..0, *b"x; filename=");
             if let Some(name) = parse_filename(&header) {
                 prop_assert!(!name.is_empty() && name.len() <= FILENAME_BYTES_MAX);

@@ -1,9 +1,8 @@
-//! The client's address behind proxies: `Forwarded` (RFC 7239) and `X-Forwarded-For`.
+//! Finds the address of a client behind proxies: `Forwarded` (RFC 7239) or `X-Forwarded-For`.
 //!
-//! Anybody can send these headers, so they count only from trusted proxies, and only from the right, where
-//! those proxies appended. One of the two is configured and the other is never read: a proxy that writes
-//! `X-Forwarded-For` passes a client's `Forwarded` on untouched, and the client would choose its address.
-//! The PROXY protocol is `server/proxy_protocol.rs`'s.
+//! Any client can send these headers. So they count only from trusted proxies, and are read from the right, where those
+//! proxies appended. Only the configured one of the two is read: a proxy that writes `X-Forwarded-For` passes on the
+//! `Forwarded` of a client, who could choose an address that way. The PROXY protocol is in `server/proxy_protocol.rs`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -13,37 +12,37 @@ use hyper::{
 };
 use ipnet::IpNet;
 
-/// Entries that are looked at, from the right: more proxies than any chain has.
+/// Entries that are read, from the right: more than any chain of proxies has.
 const ENTRIES_MAX: usize = 32;
 
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// The header that the trusted proxies write.
+/// The header that trusted proxies write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ForwardedHeader {
-    /// `X-Forwarded-For`: what most proxies append to.
+    /// `X-Forwarded-For`, which most proxies append to.
     #[default]
     XForwardedFor,
     /// `Forwarded`, RFC 7239.
     Forwarded,
 }
 
-/// Whom a request comes from.
+/// The client of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientAddress {
-    /// The address; never an IPv4-mapped IPv6 one.
+    /// The address. IPv4-mapped IPv6 addresses are converted to IPv4.
     pub address: IpAddr,
-    /// A forwarding header came from a peer that is not trusted: spoofed, or a proxy missing in the
-    /// configuration. Worth a warning, once.
+    /// An untrusted peer sent a forwarding header: a spoofed one, or the peer is a proxy that is missing in the
+    /// configuration.
     pub ignored_header: bool,
 }
 
-/// The right-most address that is not trusted, of the peer and what trusted peers forwarded in
-/// `header`. The left-most where all are trusted. No peer is a proxy behind a socket file, which is always trusted. An
-/// entry that is no address (`unknown`, `_hidden`, garbage) ends the walk at the last address before it.
+/// Returns the right-most address that is not trusted, among the peer and the entries of `header` that trusted peers
+/// forwarded. If all are trusted, returns the left-most. `None` as the peer is a proxy on a Unix socket, which is always
+/// trusted. An entry that is not an address (`unknown`, `_hidden`, garbage) ends the search at the address before it.
 ///
-/// `trusted` holds IPv4 networks as such: addresses are compared after IPv4-mapped ones became IPv4.
+/// IPv4-mapped addresses are compared as IPv4, so `trusted` must contain IPv4 networks as such.
 #[must_use]
 pub fn client_address(
     peer: Option<IpAddr>,
@@ -52,9 +51,9 @@ pub fn client_address(
     header: ForwardedHeader,
 ) -> ClientAddress {
     let is_trusted = |address: &IpAddr| trusted.iter().any(|net| net.contains(address));
-    let is_believed = peer.is_none_or(|peer| is_trusted(&peer.to_canonical()));
+    let is_trusted_peer = peer.is_none_or(|peer| is_trusted(&peer.to_canonical()));
     let peer = peer.map_or(Ipv4Addr::LOCALHOST.into(), |peer| peer.to_canonical());
-    if !is_believed {
+    if !is_trusted_peer {
         let ignored_header =
             headers.contains_key(FORWARDED) || headers.contains_key(&X_FORWARDED_FOR);
         return ClientAddress {
@@ -99,8 +98,8 @@ fn walk(
     last
 }
 
-/// The elements of one `Forwarded` line, right-most first. Quotes are matched from the right too: read from
-/// the left, a client's unclosed quote would swallow what the proxies appended.
+/// The elements of one `Forwarded` line, right-most first. Quotes are matched from the right too: from the left, an
+/// unclosed quote of a client would hide what the proxies appended.
 struct FromTheRight<'a>(Option<&'a [u8]>);
 
 impl<'a> Iterator for FromTheRight<'a> {
@@ -122,8 +121,8 @@ impl<'a> Iterator for FromTheRight<'a> {
     }
 }
 
-/// Whether an odd number of backslashes stands before `at`. Looks back as far as they go: the same ones are
-/// looked at once, since a quote stands between any two runs of them.
+/// Whether an odd number of backslashes precedes `at`. Linear over a whole line: each run of backslashes is counted once,
+/// because a quote separates two runs.
 fn is_escaped(text: &[u8], at: usize) -> bool {
     text[..at]
         .iter()
@@ -134,7 +133,7 @@ fn is_escaped(text: &[u8], at: usize) -> bool {
         == 1
 }
 
-/// The one `for` of a forwarded-element (RFC 7239 §4). Anything malformed in the element is `None`.
+/// The `for` of a forwarded-element (RFC 7239 §4); `None` if the element is malformed or has two.
 fn forwarded_for(element: &[u8]) -> Option<IpAddr> {
     let mut found = None;
     let mut rest = element;
@@ -157,8 +156,9 @@ fn forwarded_for(element: &[u8]) -> Option<IpAddr> {
     }
 }
 
-/// A value without quotes. RFC 7239 wants a token; proxies also send `for=1.2.3.4:80` and `for=[::1]`, so all
-/// is taken but what belongs to quoted strings: that is the inside of one, cut out by a forged separator.
+/// Splits off a value without quotes. RFC 7239 requires a token, but proxies also send `for=1.2.3.4:80` and `for=[::1]`, so
+/// everything is accepted except quotes and backslashes: these come from the inside of a quoted string that a forged
+/// separator cut.
 fn split_at_semicolon(value: &[u8]) -> Option<(&[u8], &[u8])> {
     let end = value
         .iter()
@@ -179,8 +179,8 @@ fn split_at_closing_quote(quoted: &[u8]) -> Option<(&[u8], &[u8])> {
     }
 }
 
-/// `IPv4`, `IPv4:port`, `IPv6`, `[IPv6]` or `[IPv6]:port`; IPv4-mapped addresses become IPv4. Everything else
-/// is `None`, `unknown` and obfuscated identifiers (RFC 7239 §6) included.
+/// Parses `IPv4`, `IPv4:port`, `IPv6`, `[IPv6]` or `[IPv6]:port`. `None` for everything else, such as `unknown` and
+/// obfuscated identifiers (RFC 7239 §6).
 fn parse_node(node: &[u8]) -> Option<IpAddr> {
     let node = str::from_utf8(node).ok()?;
     let address = if let Some(bracketed) = node.strip_prefix('[') {
@@ -198,7 +198,7 @@ fn parse_node(node: &[u8]) -> Option<IpAddr> {
     Some(address.to_canonical())
 }
 
-/// A port or an obfuscated one (RFC 7239 §6.3).
+/// Whether it is a port or an obfuscated port (RFC 7239 §6.3).
 fn is_port(port: &str) -> bool {
     match port.strip_prefix('_') {
         Some(hidden) => {
@@ -225,7 +225,7 @@ mod tests {
         for (name, value) in lines {
             headers.append(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
-        // A test sends one of the two headers, which is then the configured one.
+        // Each case sends one of the two headers; that one is configured.
         let is_rfc_7239 = lines
             .first()
             .is_some_and(|(name, _)| name.eq_ignore_ascii_case("forwarded"));
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn an_untrusted_peer_is_the_client_and_its_headers_are_reported() {
+    fn untrusted_peer_is_the_client() {
         for (peer, lines, address, ignored_header) in [
             ("9.9.9.9", &[][..], "9.9.9.9", false),
             ("::ffff:9.9.9.9", &[], "9.9.9.9", false),
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn the_right_most_untrusted_entry_of_x_forwarded_for_counts() {
+    fn right_most_untrusted_entry_counts() {
         check(
             "x-forwarded-for",
             &[
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn the_left_most_entry_counts_where_all_are_trusted() {
+    fn left_most_entry_if_all_trusted() {
         check(
             "x-forwarded-for",
             &[
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_is_no_address_stops_the_walk() {
+    fn invalid_entry_stops_search() {
         for bad in [
             "",
             "unknown",
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn the_for_parameter_of_forwarded_is_read() {
+    fn parses_for_of_forwarded() {
         check(
             "forwarded",
             &[
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_or_hidden_forwarded_element_stops_the_walk() {
+    fn malformed_forwarded_element_stops_search() {
         for bad in [
             "",
             "for=unknown",
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unclosed_quote_of_the_client_does_not_hide_what_a_proxy_appended() {
+    fn unclosed_quote_hides_no_proxy() {
         check(
             "forwarded",
             &[
@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_configured_header_is_read() {
+    fn reads_only_configured_header() {
         let both = &[("x-forwarded-for", "2.2.2.2"), ("forwarded", "for=1.1.1.1")];
         assert_eq!(resolve(PROXY, both).address.to_string(), "2.2.2.2");
         let both = &[("forwarded", "for=1.1.1.1"), ("x-forwarded-for", "2.2.2.2")];
@@ -422,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_entries_than_the_bound_are_looked_at() {
+    fn reads_at_most_32_entries() {
         let proxies = |count: usize| {
             let entries: Vec<_> = (0..count).rev().map(|n| format!("10.1.0.{n}")).collect();
             format!("1.1.1.1, {}", entries.join(", "))

@@ -1,9 +1,9 @@
-//! Refuses heads that two parties read in two ways, which hyper lets through.
+//! Rejects ambiguous request heads that hyper accepts (request smuggling).
 //!
-//! A proxy that took another host, another end of the body or another token than we do sends one client's bytes as
-//! another's request. hyper refuses what no grammar allows; here is the rest that RFC 9112 forbids, or that only an
-//! attack needs. A `Content-Length` beside a `Transfer-Encoding` is not seen here: hyper removes it, and ends the
-//! connection after the answer, as §6.1 wants. A fragment (`/path#x`) is not seen either: hyper removes it.
+//! If a proxy and this server disagree on the host, the end of the body or the token, the bytes of one client can become
+//! the request of another. hyper rejects invalid syntax. This file rejects the rest that RFC 9112 forbids or that only an
+//! attack needs. Not seen here: a `Content-Length` beside a `Transfer-Encoding`, which hyper removes before it closes the
+//! connection after the response (§6.1); and a fragment (`/path#x`), which hyper removes.
 
 use std::net::Ipv6Addr;
 
@@ -11,9 +11,9 @@ use hyper::{HeaderMap, Method, Uri, Version, header};
 
 use crate::error::{Error, Kind, Result};
 
-/// Fields that say who calls, what may be opened, and how the body is read: two lines of one of them are two
-/// meanings, for us and for a proxy that looks at the other line. Identical lines are refused as well, as nginx does.
-/// `Range` and the conditions of RFC 9110 §13 are not here: two lines of those count as none.
+/// Fields for credentials, rights and the format of the body. If one of them has two lines, a proxy may read the other
+/// one. Identical lines are rejected too, as nginx does. Two lines of `Range` or of a condition (RFC 9110 §13) are
+/// ignored, so they are not here.
 const SINGLE_FIELDS: [&str; 10] = [
     "authorization",
     "content-type",
@@ -27,63 +27,70 @@ const SINGLE_FIELDS: [&str; 10] = [
     "thumbnail-height",
 ];
 
-/// Checks a head. The connection of one that is refused must be closed after the answer.
+/// Checks a head. After an error, the connection must be closed behind the response.
 ///
 /// # Errors
 /// `BadMessage`.
 pub fn check(method: &Method, version: Version, target: &Uri, headers: &HeaderMap) -> Result<()> {
-    let refuse = |why| Err(Error::new(Kind::BadMessage).public(why));
-    // RFC 9112 §3.2: one Host in HTTP/1.1, and one that is a host.
+    check_host(method, version, target, headers)?;
+    // The two counts differ only if a field has two lines, which is rare.
+    if headers.len() != headers.keys_len() {
+        let is_repeated = |name: &&str| headers.get_all(*name).iter().nth(1).is_some();
+        if let Some(name) = SINGLE_FIELDS.iter().find(|name| is_repeated(name)) {
+            return refuse(format!("a request must have at most one {name} header."));
+        }
+    }
+    // RFC 9112 §6.1: `chunked` is the only supported coding, and applies once. hyper checks the last coding alone.
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(()),
+        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        _ => refuse("the only supported Transfer-Encoding is chunked."),
+    }
+}
+
+/// RFC 9112 §3.2: an HTTP/1.1 request has exactly one valid Host. A URL as the target must name the same host.
+fn check_host(method: &Method, version: Version, target: &Uri, headers: &HeaderMap) -> Result<()> {
     let mut hosts = headers.get_all(header::HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
         (None, _) if version != Version::HTTP_11 => None,
         (Some(host), None) => Some(host.as_bytes()),
-        _ => return refuse("a request has one Host header."),
+        _ => return refuse("a request must have exactly one Host header."),
     };
     if host.is_some_and(|host| !is_host(host)) {
-        return refuse("the Host header names no host.");
+        return refuse("the Host header is not a valid host.");
     }
     match form(method, target) {
         Form::Path => {}
         // RFC 9112 §3.2.2, and RFC 9113 §8.3.1.
         Form::Url(authority) => {
             if !is_host(authority) {
-                return refuse("the target names no host.");
+                return refuse("the target has no valid host.");
             }
             if host.is_some_and(|host| !authority.eq_ignore_ascii_case(host)) {
-                return refuse("the target and the Host header name two hosts.");
+                return refuse("the target and the Host header name different hosts.");
             }
         }
-        // Its target is a host and not a resource: no route has it.
+        // Its target is a host, for which there is no route.
         Form::Connect => {}
-        Form::None => return refuse("the target is neither a path nor a URL of HTTP."),
+        Form::None => return refuse("the target must be a path or an HTTP URL."),
     }
-    // The two counts differ where any field has two lines, which is seldom.
-    if headers.len() != headers.keys_len() {
-        let is_repeated = |name: &&str| headers.get_all(*name).iter().nth(1).is_some();
-        if let Some(name) = SINGLE_FIELDS.iter().find(|name| is_repeated(name)) {
-            let why = format!("a request has one {name} header at the most.");
-            return Err(Error::new(Kind::BadMessage).public(why));
-        }
-    }
-    // §6.1: no coding but `chunked` is known here, and it is applied once. hyper looks at the last one only.
-    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
-    match (codings.next(), codings.next()) {
-        (None, _) => Ok(()),
-        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
-        _ => refuse("the one Transfer-Encoding is chunked."),
-    }
+    Ok(())
 }
 
-/// The forms of a request's target (RFC 9112 §3.2).
+fn refuse(why: impl Into<String>) -> Result<()> {
+    Err(Error::new(Kind::BadMessage).public(why.into()))
+}
+
+/// The form of a request target (RFC 9112 §3.2).
 enum Form<'a> {
-    /// `/path`; of OPTIONS `*` too.
+    /// `/path`, or `*` for OPTIONS.
     Path,
-    /// `http://authority/path`. HTTP/2 has its scheme, authority and path in fields of their own.
+    /// `http://authority/path`. HTTP/2 has fields of their own for scheme, authority and path.
     Url(&'a [u8]),
-    /// `authority`, of CONNECT alone.
+    /// `authority`, for CONNECT alone.
     Connect,
-    /// None of them: hyper takes `!` for an authority, whatever the method.
+    /// Invalid: hyper parses `!` as an authority, whatever the method.
     None,
 }
 
@@ -102,7 +109,7 @@ fn form<'a>(method: &Method, target: &'a Uri) -> Form<'a> {
     }
 }
 
-/// RFC 3986 §3.2.2 and §3.2.3; a name may be empty (`Host:`).
+/// Whether it is a host with an optional port (RFC 3986 §3.2.2, §3.2.3). The name may be empty (`Host:`).
 fn is_host(host: &[u8]) -> bool {
     if let [b'[', rest @ ..] = host {
         let Some(end) = rest.iter().position(|byte| *byte == b']') else {
@@ -123,7 +130,7 @@ fn is_host(host: &[u8]) -> bool {
     }
 }
 
-/// A registered name or an IPv4 address. No label of a name is empty, but for the root's after a last dot
+/// Whether it is a registered name or an IPv4 address. Only the label of the root, after a final dot, may be empty
 /// (RFC 1034 §3.1).
 fn is_name(name: &[u8]) -> bool {
     let is_of_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(byte);
@@ -137,7 +144,7 @@ fn is_name(name: &[u8]) -> bool {
         && (name.iter().enumerate()).all(|(at, byte)| *byte != b'%' || is_encoded(&name[at + 1..]))
 }
 
-/// Empty, or a number that a port can have.
+/// Whether it is empty or a valid port number.
 fn is_port(port: &[u8]) -> bool {
     let number = || std::str::from_utf8(port).ok()?.parse::<u16>().ok();
     port.is_empty() || port.len() <= 5 && port.iter().all(u8::is_ascii_digit) && number().is_some()
@@ -148,7 +155,7 @@ mod tests {
     use super::is_host;
 
     #[test]
-    fn a_host_is_a_name_or_an_address_and_a_port() {
+    fn host_is_name_or_address_with_port() {
         for host in [
             "",
             "a",

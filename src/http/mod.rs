@@ -1,9 +1,9 @@
-//! The rules of HTTP that the service decides by, as pure functions: no I/O, no clock, no dialect.
+//! The rules of HTTP, as pure functions: no I/O, no clock, neither of the two APIs.
 //!
-//! Which answer a download gets ([`plan`]), what of it is sent ([`range`], [`byteranges`]), what its
-//! headers say ([`representation`], [`disposition`], [`cors`]), whom a request comes from ([`forwarded`]), what of it may be shown
-//! ([`target`]) and which heads are refused ([`framing`]). Parsing of messages is hyper's; nothing here reads a
-//! socket or a file.
+//! Responses: the plan of a download ([`plan`], [`conditional`]), its parts ([`range`], [`byteranges`]), its headers
+//! ([`representation`], [`disposition`], [`cors`]). Requests: the client's address ([`forwarded`]), what of the target
+//! may be logged ([`target`]), heads to refuse ([`framing`]), bodies ([`mod@body`], [`multipart`]). hyper parses the
+//! messages; nothing here reads a socket or a file.
 
 pub mod plan;
 

@@ -1,10 +1,11 @@
-//! `multipart/form-data` on its way in: multer, fed so that its memory stays bounded.
+//! Parses `multipart/form-data` with multer, and bounds multer's memory.
 //!
-//! multer 3.1 reads until its source is pending and bounds part headers only by the whole stream. So the
-//! source here gives one piece at a time and [`Form`] counts what multer asks for between two parts.
-//! multer also copies every byte. So in the middle of a part, where it holds nothing, large slices of the body
-//! that have no delimiter in them go round it (`Source::poll_bulk`); delimiters, heads and all that is small
-//! are multer's. Nothing here knows which fields a dialect wants.
+//! multer 3.1 reads until its source is pending, and limits part headers only by the size of the whole stream. So the
+//! source here supplies one piece at a time, and [`Form`] counts the bytes that multer reads between two parts. multer also
+//! copies every byte. So in the middle of a part, when multer buffers nothing, large slices of the body without a
+//! delimiter bypass it (`Source::poll_bulk`). multer parses delimiters, part headers and small pieces.
+//!
+//! Which fields a form may have is decided by each API.
 
 mod part_head;
 
@@ -24,23 +25,23 @@ use self::part_head::{PART_HEAD_BYTES_MAX, PartHeads, TooLong};
 use super::{body::RequestBody, disposition::parse_filename};
 use crate::error::{Error, Kind, Result};
 
-/// Bytes handed to multer at once.
+/// Bytes that multer gets at once.
 const PIECE_BYTES: usize = 64 * 1024;
-/// The same while it looks for the first boundary.
+/// Bytes that multer gets at once while it looks for the next part.
 const HEAD_PIECE_BYTES: usize = 1024;
-/// A slice of the body that is smaller goes through multer, which copies it: it may be a few bytes of a read
-/// buffer of 64 KiB, all of which stays as long as the slice does.
+/// Smaller slices of the body go through multer, which copies them: a slice of a few bytes may keep a whole read buffer of
+/// 64 KiB alive.
 const BULK_BYTES_MIN: usize = 32 * 1024;
-/// Bytes of fields that nobody asked for, in one form.
+/// Bytes of ignored fields in one form.
 const IGNORED_BYTES_MAX: usize = 64 * 1024;
-/// Parts of one form.
+/// The most parts of one form.
 const PARTS_MAX: u32 = 64;
 /// Bytes after the last boundary.
 const EPILOGUE_BYTES_MAX: u64 = 64 * 1024;
-/// RFC 2046 §5.1.1.
+/// The longest boundary (RFC 2046 §5.1.1).
 const BOUNDARY_BYTES_MAX: usize = 70;
 
-/// What a form may have beside the file's bytes: other fields, boundaries, part headers.
+/// Bytes that a form may have in addition to the file: other fields, boundaries, part headers.
 pub const FORM_OVERHEAD_BYTES: u64 = 64 * 1024;
 
 /// A form, read part by part.
@@ -48,7 +49,7 @@ pub struct Form<'r> {
     multipart: Multipart<'r>,
     field: Option<Field<'r>>,
     source: Shared<'r>,
-    /// The current part's next bytes may go round multer, which holds none.
+    /// The next bytes of the current part may bypass multer, which buffers none of them.
     is_bulk: bool,
     parts: u32,
     ignored_bytes: usize,
@@ -57,31 +58,32 @@ pub struct Form<'r> {
 /// The head of a part.
 #[derive(Debug)]
 pub struct Part {
-    /// The form field's name; empty where none was given.
+    /// The name of the form field; empty without a name.
     pub name: String,
-    /// The last component of the file name, cleaned.
+    /// The file name, cleaned by [`parse_filename`].
     pub file_name: Option<String>,
-    /// As declared, not checked.
+    /// The declared media type, unchecked.
     pub content_type: Option<String>,
 }
 
-/// Where the form's bytes come from, for multer and for [`Form`] itself.
+/// The bytes of the form, for multer and for [`Form`] itself.
 struct Source<'r> {
     body: &'r mut RequestBody,
     rest: Bytes,
-    /// Where parts and their headers begin and end.
+    /// Finds the beginning and end of part headers.
     heads: PartHeads,
-    /// Bytes of the one piece that multer may have; none, where it may have none.
+    /// Size of the one piece that multer may read; 0 if it may read none.
     granted: usize,
-    /// multer asked for more than was granted: poll it again, it has nothing to wait for.
+    /// multer asked for more than was granted. Nothing will wake it, so it must be polled again.
     exhausted: bool,
-    /// Bytes that multer was given since the last part's end.
+    /// Bytes that multer got since the end of the last part.
     given: usize,
-    /// No delimiter may begin in the last of them: multer gives all of them, if they are a part's.
+    /// The last piece does not end in the beginning of a delimiter, so multer yields all of its content.
     is_closed: bool,
 }
 
-/// multer owns its stream and wants it `Send`. All is polled by one task, so the lock is never waited for.
+/// The source, shared with multer, which owns its stream and requires `Send`. One task polls both, so the lock is never
+/// waited for.
 struct Shared<'r>(Arc<Mutex<Source<'r>>>);
 
 impl<'r> Shared<'r> {
@@ -90,7 +92,7 @@ impl<'r> Shared<'r> {
     }
 }
 
-/// Gives multer one piece for each grant.
+/// Supplies multer with one piece for each grant.
 impl Stream for Shared<'_> {
     type Item = Result<Bytes>;
 
@@ -108,7 +110,7 @@ impl Stream for Shared<'_> {
         source.granted = 0;
         source.given += piece.len();
         let delimiter = source.heads.delimiter().needle();
-        // After a part's headers multer holds nothing of the part. After other bytes it may hold back the last ones.
+        // After part headers, multer buffers nothing of the part. After content, it may hold back the last bytes.
         source.is_closed = source.heads.is_content()
             && (is_head || piece.len() >= delimiter.len() && open_bytes(&piece, delimiter) == 0);
         Poll::Ready(Some(Ok(piece)))
@@ -116,7 +118,7 @@ impl Stream for Shared<'_> {
 }
 
 impl Source<'_> {
-    /// The next piece of the form for multer, of at most `granted` bytes where it is no part's headers.
+    /// The next piece for multer: all headers of a part, or at most `granted` bytes of content.
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes>>> {
         loop {
             if self.rest.is_empty() {
@@ -134,12 +136,12 @@ impl Source<'_> {
         }
     }
 
-    /// Before multer is polled: how large a piece it may have.
+    /// Sets the size of the next piece. To be called before multer is polled.
     fn grant(&mut self, granted: usize) {
         (self.granted, self.exhausted) = (granted, false);
     }
 
-    /// Bytes of a part of which multer holds none, without a copy; `None` where multer must go on.
+    /// Content of the current part that bypasses multer, without a copy; `None` if multer must continue.
     fn poll_bulk(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>>> {
         if self.rest.is_empty() {
             match ready!(self.body.poll_data(cx)) {
@@ -163,7 +165,7 @@ impl Source<'_> {
     }
 }
 
-/// How many of the last bytes may be the beginning of a delimiter. It has one `\r`, its first byte.
+/// How many of the last bytes may be the beginning of a delimiter. Its first byte is its only `\r`.
 fn open_bytes(data: &[u8], delimiter: &[u8]) -> usize {
     let tail = &data[data.len().saturating_sub(delimiter.len() - 1)..];
     match memchr::memrchr(b'\r', tail) {
@@ -173,11 +175,11 @@ fn open_bytes(data: &[u8], delimiter: &[u8]) -> usize {
 }
 
 impl<'r> Form<'r> {
-    /// A form of the body, whose `Content-Type` stands in `headers`.
+    /// Parses the body as a form. The boundary is in the `Content-Type` of `headers`.
     ///
     /// # Errors
-    /// `UnsupportedMediaType` where it is no form, `InvalidArgument` where the boundary is missing, doubled
-    /// or longer than RFC 2046 allows.
+    /// `UnsupportedMediaType` for another type; `InvalidArgument` for a boundary that is missing, repeated or longer than
+    /// RFC 2046 allows.
     pub fn new(headers: &HeaderMap, body: &'r mut RequestBody) -> Result<Self> {
         let boundary = boundary(headers)?;
         let source = Arc::new(Mutex::new(Source {
@@ -199,10 +201,10 @@ impl<'r> Form<'r> {
         })
     }
 
-    /// The next part; what is left of the one before is thrown away.
+    /// The next part. Discards the rest of the current one.
     ///
     /// # Errors
-    /// `InvalidArgument` for what is no form or is out of its bounds; the body's own errors.
+    /// `InvalidArgument` for a malformed form and one that exceeds a limit; errors of the body.
     pub async fn next_part(&mut self) -> Result<Option<Part>> {
         while let Some(chunk) = self.chunk().await? {
             self.ignored_bytes += chunk.len();
@@ -252,7 +254,7 @@ impl<'r> Form<'r> {
         std::future::poll_fn(|cx| self.poll_chunk(cx)).await
     }
 
-    /// The next part's head, a piece at a time: multer would take all that is there.
+    /// The next part, read in small pieces: multer would buffer everything that is there.
     fn poll_field(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Field<'r>>>> {
         loop {
             if self.source.lock().given > PART_HEAD_BYTES_MAX {
@@ -271,7 +273,7 @@ impl<'r> Form<'r> {
         let Some(field) = &mut self.field else {
             return Poll::Ready(Ok(None));
         };
-        // First what multer holds already.
+        // First, the bytes that multer has already buffered.
         let mut granted = 0;
         loop {
             if self.is_bulk {
@@ -283,7 +285,7 @@ impl<'r> Form<'r> {
             }
             self.source.lock().grant(granted);
             match Pin::new(&mut *field).poll_next(cx) {
-                // multer ends a part with an empty chunk.
+                // multer yields an empty chunk at the end of a part.
                 Poll::Ready(Some(Ok(chunk))) if chunk.is_empty() => {}
                 Poll::Ready(chunk) => {
                     return Poll::Ready(chunk.transpose().map_err(form_error));
@@ -300,10 +302,10 @@ impl<'r> Form<'r> {
         }
     }
 
-    /// The current part as a text of at most `bytes_max` bytes.
+    /// The current part as text of at most `bytes_max` bytes.
     ///
     /// # Errors
-    /// `InvalidArgument` where it is longer or no UTF-8.
+    /// `InvalidArgument` if it is longer or not UTF-8.
     pub async fn text(&mut self, bytes_max: usize) -> Result<String> {
         let mut text = Vec::new();
         while let Some(chunk) = self.chunk().await? {
@@ -318,8 +320,8 @@ impl<'r> Form<'r> {
     }
 }
 
-/// Refuses a form with a file of at most `bytes_max` bytes by its announced length, before anything is stored; sets
-/// the bound for what comes unannounced.
+/// Limits a form to a file of at most `bytes_max` bytes. Returns the announced length, and rejects one that is too large
+/// before anything is read.
 ///
 /// # Errors
 /// `TooLarge`.
@@ -332,16 +334,18 @@ pub fn bound(body: &mut RequestBody, bytes_max: u64) -> Result<Option<u64>> {
     }
 }
 
-/// Reads what follows the last boundary, which is nothing in all real forms.
+/// Reads what follows the last boundary: nothing, with real clients.
 ///
 /// # Errors
-/// `InvalidArgument` where it does not end; the body's own errors.
+/// `InvalidArgument` if it does not end; errors of the body.
 pub async fn finish(body: &mut RequestBody) -> Result<()> {
     let mut epilogue = 0;
     while let Some(data) = body.data().await {
         epilogue += data?.len() as u64;
         if epilogue > EPILOGUE_BYTES_MAX {
-            return Err(Error::invalid("the form goes on after its last boundary."));
+            return Err(Error::invalid(
+                "the form continues after its last boundary.",
+            ));
         }
     }
     Ok(())
@@ -349,11 +353,11 @@ pub async fn finish(body: &mut RequestBody) -> Result<()> {
 
 fn head_too_long() -> Error {
     Error::invalid(format!(
-        "a part's headers may have at most {PART_HEAD_BYTES_MAX} bytes, and so what precedes the first boundary."
+        "the headers of a part, or the bytes before the first boundary, may have at most {PART_HEAD_BYTES_MAX} bytes."
     ))
 }
 
-/// Our own errors pass through multer as they are; its own mean a form that is none.
+/// Unwraps our own errors from those of multer. All others mean that the form is malformed.
 fn form_error(error: multer::Error) -> Error {
     match error {
         multer::Error::StreamReadFailed(source) => match source.downcast::<Error>() {
@@ -364,7 +368,7 @@ fn form_error(error: multer::Error) -> Error {
     }
 }
 
-/// The boundary parameter of a form's `Content-Type` (RFC 2046 §5.1.1).
+/// The `boundary` parameter of the `Content-Type` (RFC 2046 §5.1.1).
 fn boundary(headers: &HeaderMap) -> Result<String> {
     let unsupported = || Error::from(Kind::UnsupportedMediaType);
     let value = headers.get(header::CONTENT_TYPE).ok_or_else(unsupported)?;
@@ -390,13 +394,13 @@ fn boundary(headers: &HeaderMap) -> Result<String> {
         || found.ends_with(' ')
     {
         return Err(Error::invalid(
-            "a boundary has 1 to 70 characters of RFC 2046.",
+            "the boundary must have 1 to 70 characters that RFC 2046 allows.",
         ));
     }
     Ok(found.to_owned())
 }
 
-/// `; name=value; name="value"`. A boundary has no character that would need a backslash.
+/// Iterates over `; name=value; name="value"`. No escapes: a boundary has no character that needs one.
 struct Parameters<'a>(&'a str);
 
 impl<'a> Iterator for Parameters<'a> {
@@ -430,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn a_boundary_is_read_in_every_form_that_clients_send() {
+    fn parses_boundary_as_clients_send_it() {
         for (content_type, expected) in [
             ("multipart/form-data; boundary=abc", "abc"),
             ("Multipart/Form-Data;boundary=\"a b'c\"", "a b'c"),
@@ -445,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn a_boundary_that_is_missing_doubled_or_too_long_is_refused() {
+    fn rejects_missing_repeated_or_long_boundary() {
         let (b70, b71) = ("b".repeat(70), "b".repeat(71));
         assert_eq!(of(&format!("multipart/form-data; boundary={b70}")), Ok(b70));
         for content_type in [
@@ -465,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_form_is_an_unsupported_media_type() {
+    fn other_types_are_unsupported() {
         for content_type in [
             "application/json",
             "multipart/mixed; boundary=a",

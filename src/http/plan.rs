@@ -1,9 +1,8 @@
-//! Decides what a GET or HEAD of an existing object is answered with; doing and rendering come after.
+//! Plans the response to a GET or HEAD of an existing file. `delivery/` carries the plan out.
 //!
-//! The order is that of RFC 9110 §13.2.2: conditions first, then `If-Range`, then `Range`. Whether the
-//! caller may see the object was decided before: a condition must not tell strangers that it exists.
-//! Several forms of a file may share one URL, so a cache may ask for one form with another form's validators:
-//! `conditional.rs` says when a range is ignored because of that.
+//! The order is that of RFC 9110 §13.2.2: conditions, then `If-Range`, then `Range`. Access is checked before, because a
+//! condition must not reveal that a file exists. Several forms of a file may share one URL, so a cache may ask for one
+//! form with the validators of another; `conditional.rs` says when a range is ignored for that reason.
 
 use hyper::{HeaderMap, Method, header::RANGE};
 
@@ -13,23 +12,23 @@ use super::{
 };
 use crate::time::Timestamp;
 
-/// What would be sent without conditions and ranges.
+/// The representation that a request without conditions and ranges gets.
 #[derive(Debug, Clone, Copy)]
 pub struct Representation<'a> {
     /// Length in bytes.
     pub len: u64,
-    /// The entity-tag as it stands in `ETag`: in double quotes and strong.
+    /// The value of `ETag`: a strong entity tag in double quotes.
     pub etag: &'a str,
-    /// What `Last-Modified` says.
+    /// The value of `Last-Modified`.
     pub last_modified: Timestamp,
-    /// How many forms of the file may share the URL.
+    /// Whether other forms of the file may share the URL.
     pub forms: Forms,
 }
 
-/// The answer, decided.
+/// The planned response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Plan {
-    /// 200 with all of it.
+    /// 200 with the whole representation.
     Full,
     /// 206 with one `Content-Range`.
     Single(ByteRange),
@@ -43,7 +42,7 @@ pub enum Plan {
     Unsatisfiable,
 }
 
-/// Decides. Allocates nothing unless several ranges are asked for.
+/// Plans the response. Allocates only if several ranges are requested.
 #[must_use]
 pub fn plan(method: &Method, headers: &HeaderMap, representation: &Representation<'_>) -> Plan {
     let validators = Validators {
@@ -57,12 +56,12 @@ pub fn plan(method: &Method, headers: &HeaderMap, representation: &Representatio
         Outcome::PreconditionFailed => return Plan::PreconditionFailed,
         Outcome::Proceed | Outcome::HoldsAnother => {}
     }
-    // RFC 9110 §14.2: no method but GET has ranges; HEAD shows the headers of the full answer.
+    // RFC 9110 §14.2 defines ranges for GET alone. HEAD gets the headers of the full response.
     if method != Method::GET {
         return Plan::Full;
     }
     let mut lines = headers.get_all(RANGE).iter();
-    // `Range` is no list: two lines of it are malformed, and ignored like all that is.
+    // `Range` is not a list field. Two lines of it are malformed and therefore ignored.
     let (Some(value), None) = (lines.next(), lines.next()) else {
         return Plan::Full;
     };
@@ -118,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_get_is_answered_in_full() {
+    fn plain_get_gets_everything() {
         check(&[
             (Method::GET, &[], Plan::Full),
             (Method::GET, &[("if-range", "\"v1\"")], Plan::Full),
@@ -183,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn another_forms_tag_gives_the_whole() {
+    fn tag_of_another_form_gets_everything() {
         check(&[
             (
                 Method::GET,
@@ -216,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_false_if_range_gives_all_of_it_even_where_the_range_is_unsatisfiable() {
+    fn failed_if_range_beats_unsatisfiable_range() {
         check(&[
             (
                 Method::GET,

@@ -1,12 +1,12 @@
-//! `Range: bytes=…` (RFC 9110 §14.1, §14.2): which bytes of a representation a request asks for.
+//! Parses `Range: bytes=…` (RFC 9110 §14.1, §14.2) against the length of a representation.
 //!
-//! Whether the header counts at all is not decided here: the method and `If-Range` are `plan`'s.
+//! `plan.rs` decides whether the header is honored, by the method and `If-Range`.
 
-/// Ranges that one request may name, satisfiable or not. A request that names more is answered in full:
-/// players and download managers ask for one or a few, and each part costs a head of its own.
+/// The most ranges of one request, satisfiable or not; a request with more gets everything. Players and download managers
+/// ask for a few, and each part has a head of its own.
 pub const RANGES_MAX: usize = 16;
 
-/// Bytes `start..end_exclusive` of a representation; what [`Ranges::parse`] returns is never empty.
+/// Bytes `start..end_exclusive` of a representation. [`Ranges::parse`] returns no empty range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ByteRange {
     /// Offset of the first byte.
@@ -22,34 +22,34 @@ impl ByteRange {
         self.end_exclusive.saturating_sub(self.start)
     }
 
-    /// Whether no byte lies inside.
+    /// Whether the range has no bytes.
     #[must_use]
     pub fn is_empty(self) -> bool {
         self.len() == 0
     }
 }
 
-/// What a `Range` header asks for, measured against the length of the representation.
+/// The ranges of a `Range` header, within the length of the representation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ranges {
-    /// The header does not count: another unit, malformed (an empty set too), or more than [`RANGES_MAX`] ranges.
-    /// RFC 9110 §14.2 lets a server ignore it, and a full answer is what every client understands.
+    /// The header is ignored: another unit, malformed (including an empty set), or more than [`RANGES_MAX`] ranges.
+    /// RFC 9110 §14.2 allows that, and every client understands a full response.
     Ignored,
-    /// One range, after coalescing. Needs no allocation: it is what nearly every request asks for.
+    /// One range, after coalescing: nearly every request. Needs no allocation.
     One(ByteRange),
-    /// Two to [`RANGES_MAX`] ranges in ascending order, none overlapping or touching another, so that
-    /// their sum is below the length of the representation.
+    /// Two to [`RANGES_MAX`] ranges in ascending order. None overlaps or touches another, so their sum is less than the
+    /// length of the representation.
     Many(Vec<ByteRange>),
-    /// Well-formed, and no byte of it exists: 416 (RFC 9110 §15.5.17).
+    /// Well-formed, but none of its bytes exists: 416 (RFC 9110 §15.5.17).
     Unsatisfiable,
 }
 
 impl Ranges {
-    /// Reads the value of one `Range` header for a representation of `len` bytes.
+    /// Parses the value of one `Range` header for a representation of `len` bytes.
     ///
-    /// Ranges that overlap or touch are coalesced and the rest is sorted (RFC 9110 §15.3.7.2 allows the
-    /// first and prefers the order of the request; a fixed order is what bounds the answer by `len`
-    /// however often a byte is named). Numbers beyond `u64` count as its greatest value.
+    /// Coalesces ranges that overlap or touch, and sorts the rest. RFC 9110 §15.3.7.2 allows the first and prefers the
+    /// order of the request; sorting keeps the response within `len` bytes, however often a byte is requested. Numbers
+    /// beyond `u64` saturate.
     #[must_use]
     pub fn parse(value: &[u8], len: u64) -> Self {
         let Some(set) = strip_unit(value) else {
@@ -82,9 +82,9 @@ impl Ranges {
             }
         }
         match coalesce(&mut found[..found_count]) {
-            // `bytes=` names no range: malformed (§14.1.1), and so ignored like all else that is.
+            // `bytes=` without a range is malformed (§14.1.1).
             [] if named_count == 0 => Self::Ignored,
-            // A suffix is satisfiable even when there is nothing, but no Content-Range can say so.
+            // A suffix of an empty representation is satisfiable, but no Content-Range can express it.
             [] if suffix_of_nothing => Self::Ignored,
             [] => Self::Unsatisfiable,
             [range] => Self::One(*range),
@@ -93,7 +93,7 @@ impl Ranges {
     }
 }
 
-/// One range-spec against a length.
+/// A range-spec, checked against the length.
 enum Spec {
     Malformed,
     Outside,
@@ -124,7 +124,7 @@ fn parse_spec(spec: &[u8], len: u64) -> Spec {
         len
     } else {
         match parse_number(last) {
-            // RFC 9110 §14.1.1: a last position before the first makes the specifier invalid.
+            // RFC 9110 §14.1.1: a last position before the first makes the range invalid.
             Some(last) if last >= start => last.saturating_add(1).min(len),
             _ => return Spec::Malformed,
         }
@@ -139,7 +139,7 @@ fn parse_spec(spec: &[u8], len: u64) -> Spec {
     }
 }
 
-/// `1*DIGIT`, saturating: RFC 9110 §14.1.2 tells recipients to expect numbers of any size.
+/// Parses `1*DIGIT`, saturating: RFC 9110 §14.1.2 tells recipients to expect numbers of any size.
 fn parse_number(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() {
         return None;
@@ -153,7 +153,7 @@ fn parse_number(digits: &[u8]) -> Option<u64> {
     })
 }
 
-/// What follows `bytes=`; unit names are case-insensitive (RFC 9110 §14.1).
+/// The text after `bytes=`. Unit names are case-insensitive (RFC 9110 §14.1).
 fn strip_unit(value: &[u8]) -> Option<&[u8]> {
     let (unit, set) = value.split_at_checked(b"bytes=".len())?;
     unit.eq_ignore_ascii_case(b"bytes=").then_some(set)
@@ -166,7 +166,7 @@ fn trim_ows(mut text: &[u8]) -> &[u8] {
     text
 }
 
-/// Sorts, and joins what overlaps or touches; returns the part of the slice that holds the result.
+/// Sorts the ranges and joins those that overlap or touch. Returns the part of the slice with the result.
 fn coalesce(ranges: &mut [ByteRange]) -> &[ByteRange] {
     if ranges.len() < 2 {
         return ranges;
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn first_and_last_positions_are_inclusive_and_cut_at_the_end() {
+    fn cuts_range_at_the_end() {
         check(&[
             ("bytes=0-1", 100, "0..2"), // Safari's probe
             ("bytes=0-0", 1, "0..1"),
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_suffix_longer_than_the_representation_is_all_of_it() {
+    fn long_suffix_is_everything() {
         check(&[
             ("bytes=-1", 100, "99..100"),
             ("bytes=-100", 100, "0..100"),
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_past_the_end_is_unsatisfiable() {
+    fn rejects_range_past_end() {
         check(&[
             ("bytes=100-", 100, "416"),
             ("bytes=100-200", 100, "416"),
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_names_are_case_insensitive_and_other_units_are_ignored() {
+    fn ignores_other_units() {
         check(&[
             ("Bytes=0-1", 9, "0..2"),
             ("items=0-1", 9, "-"),
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_specifier_is_ignored_whole() {
+    fn ignores_malformed_ranges() {
         for spec in [
             "5-4", "a-b", "1", "-", "--1", "1--2", "1-2-3", "0 - 1", "+1-2", "-+1", "0x1-2",
             "1-2;3-4", "0-1 2-3", "é-",
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_zero_length_representation_satisfies_only_suffixes_and_then_in_full() {
+    fn empty_representation_satisfies_suffixes_only() {
         check(&[
             ("bytes=0-", 0, "416"),
             ("bytes=0-0", 0, "416"),
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn overlapping_and_touching_ranges_are_coalesced_and_sorted() {
+    fn coalesces_and_sorts_ranges() {
         check(&[
             ("bytes=0-1,4-5", 100, "0..2 4..6"),
             ("bytes=0-1 ,\t, 4-5,", 100, "0..2 4..6"),
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn more_ranges_than_the_bound_are_ignored() {
+    fn ignores_too_many_ranges() {
         let spaced = |count: usize| {
             let specs: Vec<_> = (0..count).map(|n| format!("{0}-{0}", n * 2)).collect();
             format!("bytes={}", specs.join(","))

@@ -1,15 +1,17 @@
-//! What a request is for: path and query. The query may hold a token, a share-secret or a signed link, so this
-//! type shows none of it: whoever puts a target into a log line, on purpose or not, shows a path.
+//! The target of a request: path and query.
+//!
+//! The query may contain a token, a share-secret or a signed link. `Display` and `Debug` show the path alone, so a log
+//! line cannot leak the query.
 
 use std::fmt::{self, Write};
 
 use hyper::{Uri, http::uri::Authority};
 
-/// Bytes of a path that are shown.
+/// The longest path that is shown.
 const SHOWN_BYTES_MAX: usize = 512;
 
-/// A request's target. Shown, it is its path, cut where a client may have meant the query to begin (`%3F`, `;`,
-/// `&`, `=`: no path of ours has them), and without a byte that could end a field or a line of a log.
+/// The target of a request. `Display` shows the path up to where a client may have meant the query to begin (`%3F`, `;`,
+/// `&` or `=`, which no path of ours contains). Bytes that could end a field or a line of a log are percent-encoded.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Target(Uri);
 
@@ -19,17 +21,17 @@ impl Target {
         Self(uri)
     }
 
-    /// The path as it was sent. To be routed by; a log is given the target itself.
+    /// The path as sent, for routing. Log the target itself instead.
     pub fn path(&self) -> &str {
         self.0.path()
     }
 
-    /// The query as it was sent: secret.
+    /// The query as sent. Secret.
     pub fn query(&self) -> Option<&str> {
         self.0.query()
     }
 
-    /// The host, where the target is a whole URL.
+    /// The authority, if the target is a URL.
     pub fn authority(&self) -> Option<&Authority> {
         self.0.authority()
     }
@@ -74,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_shows_its_path_and_no_more() {
+    fn shows_only_the_path() {
         for (text, shown) in [
             ("/a/b-c.d", "/a/b-c.d"),
             ("/a?file_sign=s3cret", "/a"),
@@ -96,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_path_is_cut() {
+    fn cuts_long_path() {
         let long = format!("/{}", "a".repeat(2000));
         assert_eq!(target(&long).to_string(), format!("{}…", &long[..512]));
         assert_eq!(target(&long[..512]).to_string(), long[..512]);

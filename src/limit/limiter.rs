@@ -52,7 +52,7 @@ impl RateClass {
     }
 }
 
-/// The limiter's settings, from `[limits]`; the rates are the tenants'.
+/// The settings of the limiter, from `[limits]`. The rates are settings of the tenants.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
 pub struct Config {

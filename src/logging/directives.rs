@@ -4,14 +4,21 @@
 //! the log. Here it is an error. `EnvFilter` is not used: it filters by fields and spans, so that a disabled line costs a
 //! look-up behind a lock. With targets, a disabled line costs one atomic load.
 
-use serde::{Deserialize, Deserializer, de::Error};
+use serde::{Deserialize, Deserializer};
 use tracing_subscriber::filter::{LevelFilter, Targets};
+
+use crate::settings::expected;
 
 /// Reads `log.level`, and checks it.
 pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let text = String::deserialize(deserializer)?;
-    parse(&text).map_err(D::Error::custom)?;
-    Ok(text)
+    match parse(&text) {
+        Ok(_) => Ok(text),
+        Err(error) => Err(expected(
+            "error, warn, info, debug, trace or off, or directives such as warn,access=info",
+            format_args!("{text:?}: {error}"),
+        )),
+    }
 }
 
 /// Parses directives: `level` for all targets, `target=level` for some. The longest matching target wins.

@@ -287,9 +287,7 @@ impl Service {
             Preflight => Ok(ops::preflight()),
             Health => Ok(ops::health(&self.server)),
             EasemobUpload => easemob::upload(&easemob()?, body).await,
-            EasemobDownload => {
-                easemob::download(&easemob()?, params.id, routed.download.easemob()).await
-            }
+            EasemobDownload => easemob::download(&easemob()?, params.id, routed.view?).await,
             EasemobToken => easemob::token(&easemob()?, body).await,
             EasemobBeginParts => easemob::parts::begin(&easemob()?, body).await,
             EasemobPutPart => easemob::parts::put(&easemob()?, params.id, body).await,
@@ -300,12 +298,8 @@ impl Service {
             LanyingGroupAvatarTicket => lanying::upload::group_avatar(&lanying()?).await,
             LanyingChatTicket => lanying::upload::chat(&lanying()?).await,
             LanyingForward => lanying::forward(&lanying()?).await,
-            LanyingDownloadAvatar => {
-                lanying::download::avatar(&lanying()?, routed.download.lanying()).await
-            }
-            LanyingDownloadChat => {
-                lanying::download::chat(&lanying()?, routed.download.lanying()).await
-            }
+            LanyingDownloadAvatar => lanying::download::avatar(&lanying()?, routed.view).await,
+            LanyingDownloadChat => lanying::download::chat(&lanying()?, routed.view).await,
             LanyingPostForm => lanying::post_form(&lanying()?, body, permit).await,
         }
     }

@@ -85,7 +85,7 @@ impl Stream for TlsStream<Socket> {
     }
 }
 
-/// A stream as hyper wants it.
+/// The stream as hyper requires it.
 pub(super) struct Transport<S> {
     io: TokioIo<Metered<S>>,
     loans: Arc<Loans>,
@@ -99,12 +99,12 @@ impl<S: Stream> Transport<S> {
         }
     }
 
-    /// The stream itself, once hyper has done with it.
+    /// The stream itself, when hyper has finished with it.
     pub(super) fn into_inner(self) -> S {
         self.io.into_inner().stream
     }
 
-    /// Notes whether the socket took something, and answers what [`Progress`] asks.
+    /// Records whether the socket accepted something, and answers the query of [`Progress`], if there is one.
     fn report<T>(&self, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         let Metered { stream, progress } = self.io.inner();
         progress.wrote(&outcome);
@@ -150,10 +150,10 @@ impl<S: Stream> Write for Transport<S> {
         self.io.is_write_vectored()
     }
 
-    /// hyper flushes when nothing is queued any more: all that was lent is written.
+    /// hyper flushes when its queue is empty: everything lent is written.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.loans.clear();
-        // TLS has records of its own that wait for the socket.
+        // TLS may have records that wait for the socket.
         let outcome = Pin::new(&mut self.io).poll_flush(cx);
         self.report(outcome)
     }
@@ -164,8 +164,8 @@ impl<S: Stream> Write for Transport<S> {
     }
 }
 
-/// The stream below `TokioIo`, which fills hyper's uninitialised buffer (that takes unsafe code) but tells
-/// nobody by how much; below it, tokio's `ReadBuf` does.
+/// Counts the bytes that are read. Below `TokioIo`, because there tokio's `ReadBuf` tells how many bytes were filled in;
+/// counting them in hyper's uninitialized buffer would need unsafe code.
 #[derive(Debug)]
 struct Metered<S> {
     stream: S,

@@ -1,4 +1,4 @@
-//! `GET /{org}/{app}/chatfiles/{uuid}`: the file, its thumbnail, or where to have them.
+//! `GET /{org}/{app}/chatfiles/{uuid}`: sends a file, its thumbnail or its voice as MP3, or redirects to a signed URL.
 
 use hyper::{
     Response,
@@ -17,11 +17,11 @@ use crate::{
     tenant::{DownloadAuth, Tenant},
 };
 
-/// The request headers that choose the body, and who may have it.
+/// The request headers that authorize the request or choose the view.
 const VARY: HeaderValue =
     HeaderValue::from_static("Authorization, share-secret, thumbnail, Accept");
 
-/// In the query of a signed URL: a voice's format, and what it may be.
+/// The query parameter of a signed URL for [`View::Voice`], and its values.
 const VOICE: &str = "voice";
 const MP3: &str = "mp3";
 const MP3_OR_STORED: &str = "mp3-or-stored";
@@ -65,16 +65,16 @@ pub(crate) async fn download(
     deliver(&call.delivery(tenant), &content, cache_policy)
 }
 
-/// Either place will do: SDKs fill the other one with `undefined`.
+/// Accepts the secret in the header or the query: SDKs fill the other one with `undefined`.
 fn check_secret(call: &Call<'_>, file: &OpenFile) -> Result<()> {
     let from_query = call.query("share-secret");
     file.check_secret(call.header("share-secret"))
         .or_else(|_| file.check_secret(from_query.as_deref()))
 }
 
-/// What of the file a call asks for. A signed URL says so by its query alone; else headers and query do.
-pub(crate) fn view(call: &Call<'_>, tenant: &Tenant) -> View {
-    match signed_url::is_signed(call, tenant) {
+/// What of the file a call asks for. A signed URL chooses by its query alone, any other call by headers and query.
+pub(crate) fn view(call: &Call<'_>, tenant: Option<&Tenant>) -> View {
+    match tenant.is_some_and(|tenant| signed_url::is_signed(call, tenant)) {
         true => view_of_url(call),
         false => view_of_request(call),
     }
@@ -112,8 +112,8 @@ fn target(view: View, tenant: &Tenant, id: ObjectId) -> String {
     }
 }
 
-/// `Accept: audio/mp3`, the vendor's name for `audio/mpeg`. Others say nothing: SDKs send `*/*` or what they
-/// like for any file.
+/// Whether `Accept` names `audio/mp3`, the vendor's name for `audio/mpeg`, and whether it accepts the stored format too.
+/// Other types mean nothing: SDKs send `*/*` or arbitrary types for any file.
 fn accepts_mp3(call: &Call<'_>) -> Option<NotConvertible> {
     let types = || {
         let accepted = call.headers.get_all(header::ACCEPT).iter();
@@ -146,7 +146,7 @@ fn accepts_mp3(call: &Call<'_>) -> Option<NotConvertible> {
     }
 }
 
-/// `thumbnail: true`, `?thumbnail=true`, and `?vframe=true`, a video's first frame.
+/// `thumbnail: true`, `?thumbnail=true`, or `?vframe=true`, the first frame of a video.
 fn wants_thumbnail(call: &Call<'_>) -> bool {
     let is_true = |value: &str| value.trim().eq_ignore_ascii_case("true");
     call.header("thumbnail").is_some_and(is_true)

@@ -1,4 +1,4 @@
-//! `POST /{org}/{app}/token`: JSON whatever the `Content-Type` says.
+//! `POST /{org}/{app}/token`: issues a token. The body is parsed as JSON, whatever the `Content-Type`.
 
 use hyper::Response;
 use serde::Deserialize;
@@ -11,10 +11,10 @@ use crate::{
     secret::Secret,
 };
 
-/// Bytes of a token request.
+/// The longest token request.
 const BODY_BYTES_MAX: usize = 16 * 1024;
 
-/// Fields that are not named here (`timestamp`, `autoCreateUser`) are ignored.
+/// A token request. Other fields (`timestamp`, `autoCreateUser`) are ignored.
 #[derive(Deserialize)]
 #[serde(tag = "grant_type", rename_all = "snake_case")]
 enum Request {
@@ -34,7 +34,7 @@ enum Request {
     },
 }
 
-/// Seconds: a number, or a number in a string.
+/// Seconds, as a number or as a number in a string.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Ttl {
@@ -61,8 +61,8 @@ pub(crate) async fn token(context: &Context<'_>, body: &mut RequestBody) -> Resu
     let Context { api, call, tenant } = context;
     let bytes = body.collect(BODY_BYTES_MAX).await?;
     let request: Request = serde_json::from_slice(&bytes).map_err(|error| {
-        // The parser's own words may repeat what was sent: a secret, perhaps.
-        let what = if error.is_data() { "a field is missing or of the wrong type" } else { "no JSON" };
+        // The text of the parser may repeat what was sent, such as a secret.
+        let what = if error.is_data() { "a field is missing or has the wrong type" } else { "not JSON" };
         Error::invalid(format!(
             "the request must be JSON with a grant_type of client_credentials, inherit or password: {what}."
         ))

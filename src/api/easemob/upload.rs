@@ -1,7 +1,7 @@
-//! `POST /{org}/{app}/chatfiles`: one file in a form.
+//! `POST /{org}/{app}/chatfiles`: uploads one file in a form.
 //!
-//! Type and length are looked at before the first byte of the body is asked for, so that a client that waits
-//! for `100 Continue` sends nothing in vain.
+//! Type and length are checked before the body is polled, so that a client that waits for `100 Continue` does not send a
+//! body that will be rejected.
 
 use hyper::{Response, header::HeaderValue};
 
@@ -19,16 +19,16 @@ use crate::{
     store::Class,
 };
 
-/// Bytes of a form field that is read.
+/// The longest form field that is read.
 const FIELD_BYTES_MAX: usize = 1024;
 
-/// A form that was read to its end.
+/// A form that was read completely.
 struct Upload {
     file: Option<Received>,
     thumbnail: ThumbnailSize,
 }
 
-/// Sides as they were given, header first, form field over it.
+/// The requested size of thumbnails. A form field overrides a header.
 #[derive(Default)]
 pub(super) struct ThumbnailSize {
     width: Option<u16>,
@@ -53,7 +53,7 @@ pub(crate) async fn upload(
     Ok(wire::uploaded(context, &stored))
 }
 
-/// What is stored with a file of the caller's.
+/// The attributes of a file that the caller uploads.
 pub(super) fn attributes<'c>(
     context: &'c Context<'_>,
     identity: &'c Identity,
@@ -102,15 +102,15 @@ async fn read(
             "thumbnail-height" => upload
                 .thumbnail
                 .set_height(&form.text(FIELD_BYTES_MAX).await?),
-            // `app`, `id`, `filename`, `hack`: sent by clients of the vendor, and of no meaning.
+            // The clients of the vendor send `app`, `id`, `filename` and `hack`. They have no meaning.
             _ => {}
         }
     }
     Ok(upload)
 }
 
-/// A header, or a query parameter of an upload in parts. The vendor's oldest document: presence restricts. Later
-/// documents and the Java SDK: a literal `false` does not.
+/// Whether the file needs a share-secret: `restrict-access`, a header, or a query parameter of an upload in parts. In the
+/// vendor's oldest document, its presence restricts; in later documents and the Java SDK, the value `false` does not.
 pub(super) fn is_restricted(context: &Context<'_>) -> bool {
     let sent = context
         .call
@@ -126,7 +126,7 @@ pub(super) fn is_restricted(context: &Context<'_>) -> bool {
 }
 
 impl ThumbnailSize {
-    /// From the request's headers.
+    /// Reads the headers of the request.
     pub(super) fn from_headers(context: &Context<'_>) -> Self {
         let mut size = Self::default();
         size.set_width(context.call.header("thumbnail-width").unwrap_or_default());
@@ -134,7 +134,7 @@ impl ThumbnailSize {
         size
     }
 
-    /// What is no number is as if it were not there (SDKs send `undefined`); numbers are held in bounds.
+    /// Ignores a value that is not a number (SDKs send `undefined`), and clamps numbers.
     pub(super) fn set_width(&mut self, text: &str) {
         self.width = side(text).or(self.width);
     }
@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_side_of_a_thumbnail_is_a_number_in_bounds_or_nothing() {
+    fn clamps_thumbnail_side() {
         for (text, expected) in [
             ("170", Some(170)),
             (" 90 ", Some(90)),

@@ -1,4 +1,4 @@
-//! The JSON of this API: answers and errors. The only file that knows its field names.
+//! Renders the JSON of this API, responses and errors. No other file knows its field names.
 
 use hyper::{
     Response, StatusCode,
@@ -16,7 +16,7 @@ use crate::{
     store::{ObjectId, StoredPart},
 };
 
-/// The answer to an upload, in one piece or in parts.
+/// The response to a complete upload, in one piece or in parts.
 pub(super) fn uploaded(context: &Context<'_>, stored: &Stored) -> Response<Body> {
     let mut entity = Map::new();
     entity.insert("uuid".into(), json!(stored.key.id.to_string()));
@@ -30,7 +30,7 @@ pub(super) fn uploaded(context: &Context<'_>, stored: &Stored) -> Response<Body>
     entities(context, "post", "/chatfiles", vec![Value::Object(entity)])
 }
 
-/// The answer to the start of an upload in parts.
+/// The response to the start of an upload in parts.
 pub(super) fn parts_begun(
     context: &Context<'_>,
     id: ObjectId,
@@ -46,7 +46,7 @@ pub(super) fn parts_begun(
     entities(context, "post", "/chatfiles", vec![entity])
 }
 
-/// The answer to a part, or to the question which are there.
+/// The response to an uploaded part, and to a request for the list of parts.
 pub(super) fn parts(context: &Context<'_>, action: &str, parts: &[StoredPart]) -> Response<Body> {
     let parts = parts
         .iter()
@@ -55,7 +55,7 @@ pub(super) fn parts(context: &Context<'_>, action: &str, parts: &[StoredPart]) -
     entities(context, action, "/chatfiles", parts)
 }
 
-/// The answer to the end of an upload in parts that its client gave up.
+/// The response to an aborted upload in parts.
 pub(super) fn parts_aborted(context: &Context<'_>, id: ObjectId) -> Response<Body> {
     entities(
         context,
@@ -93,14 +93,14 @@ fn entities(
     answer::json(StatusCode::OK, &answer)
 }
 
-/// The answer to a token request.
+/// The response to a token request.
 pub(super) fn granted(context: &Context<'_>, granted: &Granted) -> Response<Body> {
     let mut answer =
         json!({ "access_token": granted.token.expose(), "expires_in": granted.expires_in_secs });
     match &granted.subject {
         Subject::App => answer["application"] = json!(context.tenant.application.to_string()),
         Subject::User(name) => {
-            // No registry of users is kept: the id is derived from the name, the dates are now.
+            // There is no table of users: the id is derived from the name, and the dates are the current time.
             let id = uuid::Uuid::new_v5(&context.tenant.application, name.as_bytes());
             let now = context.call.now.ms();
             answer["user"] = json!({
@@ -124,12 +124,12 @@ fn duration_ms(api: &Api, call: &Call<'_>) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// How one kind of error looks in this API.
-struct Face {
+/// The form of an error in this API.
+struct ErrorBody {
     status: StatusCode,
     error: &'static str,
     description: &'static str,
-    /// Clients of the vendor's Java SDK log it.
+    /// The vendor's Java SDK logs it.
     exception: &'static str,
 }
 
@@ -152,130 +152,46 @@ const CONDITION: &str = "org.apache.usergrid.rest.exceptions.PreconditionFailedE
 const RANGE: &str = "org.apache.usergrid.rest.exceptions.RangeNotSatisfiableException";
 const INTERNAL: &str = "org.apache.usergrid.rest.exceptions.InternalErrorException";
 
-/// The contract's error table.
-fn face(kind: Kind, limit_status_429: bool) -> Face {
+/// The error table of the contract.
+#[rustfmt::skip]
+fn error_body(kind: Kind, limit_status_429: bool) -> ErrorBody {
+    use Kind::*;
     let (status, error, description, exception) = match kind {
-        Kind::InvalidArgument | Kind::BadMessage => {
-            (400, "illegal_argument", "file must be provided.", ARGUMENT)
-        }
-        Kind::Disconnected => (
-            400,
-            "illegal_argument",
-            "the request was cut off.",
-            ARGUMENT,
-        ),
-        Kind::GrantPassword => (400, "invalid_grant", "invalid password", GRANT),
-        Kind::GrantClient => (400, "invalid_grant", "client_id does not match", GRANT),
-        Kind::GrantUser => (404, "invalid_grant", "user not found", GRANT),
-        Kind::TokenMissing => (
-            401,
-            "unauthorized",
-            "Unable to authenticate (OAuth)",
-            SECURITY,
-        ),
-        Kind::TokenExpired => (
-            401,
-            "unauthorized",
-            "Unable to authenticate due to expired access token",
-            SECURITY,
-        ),
-        Kind::TokenInvalid => (
-            401,
-            "auth_bad_access_token",
-            "Unable to authenticate due to corrupt access token",
-            SECURITY,
-        ),
-        // The last two are never met in this API: its uploads need a token, and it asks no backend.
-        Kind::Forbidden | Kind::Denied(_) | Kind::Policy(_) => {
-            (403, "forbidden_op", "chatfile no permission", FORBIDDEN)
-        }
-        Kind::UserMissing => (400, "illegal_argument", "the user is missing.", ARGUMENT),
-        Kind::TooSmall => (400, "illegal_argument", "the file is empty.", ARGUMENT),
-        Kind::AlreadyExists => (
-            409,
-            "duplicate_unique_property_exists",
-            "the file is there already",
-            ARGUMENT,
-        ),
-        Kind::ObjectNotFound => (404, "entity_not_found", "file may not exists", NOT_FOUND),
-        Kind::ObjectExpired => (404, "file_expired", "file is expired", NOT_FOUND),
-        Kind::NoThumbnail => (
-            404,
-            "entity_not_found",
-            "no thumbnail for this file",
-            NOT_FOUND,
-        ),
-        Kind::NotConvertible => (
-            404,
-            "entity_not_found",
-            "this voice cannot be converted",
-            NOT_FOUND,
-        ),
-        Kind::TenantNotFound => (
-            404,
-            "organization_application_not_found",
-            "Could not find application",
-            APPLICATION,
-        ),
-        Kind::RouteNotFound => (
-            404,
-            "service_resource_not_found",
-            "Service resource not found",
-            NOT_FOUND,
-        ),
-        Kind::MethodNotAllowed => (
-            405,
-            "unsupported_service_operation",
-            "the method is not supported on this path",
-            OPERATION,
-        ),
-        Kind::RequestTimeout => (
-            408,
-            "request_timeout",
-            "the request's body did not come in time",
-            TIMEOUT,
-        ),
-        Kind::PreconditionFailed => (
-            412,
-            "precondition_failed",
-            "a precondition of the request is false",
-            CONDITION,
-        ),
-        Kind::TooLarge => (
-            413,
-            "file exceeding maximum limit",
-            "the file size exceeds the maximum limit.",
-            TOO_LARGE,
-        ),
-        Kind::UnsupportedMediaType => {
-            (415, "web_application", "Unsupported Media Type", MEDIA_TYPE)
-        }
-        Kind::RangeNotSatisfiable(_) => (
-            416,
-            "range_not_satisfiable",
-            "the range lies outside of the file",
-            RANGE,
-        ),
-        Kind::RateLimited(_) if limit_status_429 => (429, "reach_limit", LIMIT_TEXT, LIMIT),
-        Kind::RateLimited(_) => (503, "reach_limit", LIMIT_TEXT, LIMIT),
-        // Never the limiter's 503: who comes again in a moment comes in vain.
-        Kind::QuotaReached(_) => (429, "reach_limit", LIMIT_TEXT, LIMIT),
-        Kind::Unavailable(_) => (
-            503,
-            "service_unavailable",
-            "try again in a moment",
-            UNAVAILABLE,
-        ),
-        Kind::StorageFull => (507, "insufficient_storage", "not enough storage", STORAGE),
-        Kind::Internal => (
-            500,
-            "internal_error",
-            "an internal error occurred",
-            INTERNAL,
-        ),
+        InvalidArgument | BadMessage => (400, "illegal_argument", "file must be provided.", ARGUMENT),
+        Disconnected => (400, "illegal_argument", "the request was cut off.", ARGUMENT),
+        UserMissing => (400, "illegal_argument", "the user is missing.", ARGUMENT),
+        TooSmall => (400, "illegal_argument", "the file is empty.", ARGUMENT),
+        GrantPassword => (400, "invalid_grant", "invalid password", GRANT),
+        GrantClient => (400, "invalid_grant", "client_id does not match", GRANT),
+        GrantUser => (404, "invalid_grant", "user not found", GRANT),
+        TokenMissing => (401, "unauthorized", "Unable to authenticate (OAuth)", SECURITY),
+        TokenExpired => (401, "unauthorized", "Unable to authenticate due to expired access token", SECURITY),
+        TokenInvalid => (401, "auth_bad_access_token", "Unable to authenticate due to corrupt access token", SECURITY),
+        // `Denied` and `Policy` do not occur: uploads need a token, and this API asks no backend.
+        Forbidden | Denied(_) | Policy(_) => (403, "forbidden_op", "chatfile no permission", FORBIDDEN),
+        ObjectNotFound => (404, "entity_not_found", "file may not exists", NOT_FOUND),
+        ObjectExpired => (404, "file_expired", "file is expired", NOT_FOUND),
+        NoThumbnail => (404, "entity_not_found", "no thumbnail for this file", NOT_FOUND),
+        NotConvertible => (404, "entity_not_found", "this voice cannot be converted", NOT_FOUND),
+        TenantNotFound => (404, "organization_application_not_found", "Could not find application", APPLICATION),
+        RouteNotFound => (404, "service_resource_not_found", "Service resource not found", NOT_FOUND),
+        MethodNotAllowed => (405, "unsupported_service_operation", "the method is not supported on this path", OPERATION),
+        RequestTimeout => (408, "request_timeout", "the request's body did not come in time", TIMEOUT),
+        AlreadyExists => (409, "duplicate_unique_property_exists", "the file is there already", ARGUMENT),
+        PreconditionFailed => (412, "precondition_failed", "a precondition of the request is false", CONDITION),
+        TooLarge => (413, "file exceeding maximum limit", "the file size exceeds the maximum limit.", TOO_LARGE),
+        UnsupportedMediaType => (415, "web_application", "Unsupported Media Type", MEDIA_TYPE),
+        RangeNotSatisfiable(_) => (416, "range_not_satisfiable", "the range lies outside of the file", RANGE),
+        RateLimited(_) if limit_status_429 => (429, "reach_limit", LIMIT_TEXT, LIMIT),
+        RateLimited(_) => (503, "reach_limit", LIMIT_TEXT, LIMIT),
+        // Never 503 as for the rate limit: a retry a moment later would fail again.
+        QuotaReached(_) => (429, "reach_limit", LIMIT_TEXT, LIMIT),
+        Unavailable(_) => (503, "service_unavailable", "try again in a moment", UNAVAILABLE),
+        StorageFull => (507, "insufficient_storage", "not enough storage", STORAGE),
+        Internal => (500, "internal_error", "an internal error occurred", INTERNAL),
     };
     let status = StatusCode::from_u16(status).expect("the statuses above are all valid");
-    Face {
+    ErrorBody {
         status,
         error,
         description,
@@ -285,25 +201,25 @@ fn face(kind: Kind, limit_status_429: bool) -> Face {
 
 const LIMIT_TEXT: &str = "This request has reached api limit";
 
-/// Renders any error of this API, and of every path that belongs to none.
+/// Renders an error of this API, or of a path that belongs to no API.
 pub fn error(api: &Api, call: &Call<'_>, error: &Error) -> Response<Body> {
-    let face = face(error.kind(), api.config.limit_status_429);
+    let body = error_body(error.kind(), api.config.limit_status_429);
     let description = match error.kind() {
-        // Clients know the vendor's text; why there is none stands in the log.
-        Kind::NoThumbnail => face.description,
-        _ => error.public_text().unwrap_or(face.description),
+        // Clients know the vendor's text. The log has the reason.
+        Kind::NoThumbnail => body.description,
+        _ => error.public_text().unwrap_or(body.description),
     };
     let answer = json!({
-        "error": face.error,
+        "error": body.error,
         "error_description": description,
-        "exception": face.exception,
+        "exception": body.exception,
         "timestamp": call.now.ms(),
         "duration": duration_ms(api, call),
     });
-    let mut response = answer::json(face.status, &answer);
+    let mut response = answer::json(body.status, &answer);
     let headers = response.headers_mut();
     if let Kind::TokenMissing | Kind::TokenExpired | Kind::TokenInvalid = error.kind() {
-        // RFC 9110 §15.5.2 wants it; Bearer makes no browser ask for a password.
+        // RFC 9110 §15.5.2 requires it. With Bearer, browsers do not ask for a password.
         headers.insert(
             header::WWW_AUTHENTICATE,
             HeaderValue::from_static("Bearer realm=\"chatfiles\""),

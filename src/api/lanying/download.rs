@@ -1,4 +1,5 @@
-//! `GET /file/download/chat` and `/avatar`: the file, something made of it, or where to have that made.
+//! `GET /file/download/chat` and `/avatar`: sends a file or a derivative of it, or redirects to a signed URL or an image
+//! service.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -21,34 +22,30 @@ use crate::{
     time::Timestamp,
 };
 
-/// The request headers that say who may have the body; what it is stands in the query.
+/// The request headers that authorize the request. The query alone chooses the view.
 const VARY: HeaderValue = HeaderValue::from_static("access-token, app_id, user_id");
 
-/// The parameters of a download that choose what is sent, and from where.
+/// Where a viewer may be redirected to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Parameters {
-    /// `image_type` 2 or 3 (a thumbnail or a cover, which the file decides) with `w` and `h`, else `format`.
-    pub(crate) view: View,
+struct Redirects {
     /// `thumbnail_strategy` 1: an image service may make the picture.
-    allows_image_service: bool,
+    image_service: bool,
     /// Not `source=miniprogram`: WeChat follows no redirect to a domain that it does not know.
-    allows_redirect: bool,
+    any: bool,
 }
 
 const CHAT: &str = "/file/download/chat";
 const AVATAR: &str = "/file/download/avatar";
 
-pub(crate) async fn chat(
-    context: &Context<'_>,
-    parameters: Result<Parameters>,
-) -> Result<Response<Body>> {
+/// Answers a download by link. `view` is what [`view`] found in the call; its error comes after those of the caller.
+pub(crate) async fn chat(context: &Context<'_>, view: Result<View>) -> Result<Response<Body>> {
     if let Some(expires) = signed_url::verify(context.call, context.tenant)? {
-        return send_signed(context, expires, parameters).await;
+        return send_signed(context, expires, view).await;
     }
     let credential = context.credential()?;
     let file_sign = context.required("file_sign")?;
     let link = Link::verify(context.lanying, &file_sign)?;
-    let parameters = parameters?;
+    let (view, redirects) = (view?, Redirects::parse(context.call)?);
     let viewer = context.viewer(credential, link.key)?;
     if let Viewer::User(user) = &viewer {
         sdk_sign::check(context)?;
@@ -59,22 +56,20 @@ pub(crate) async fn chat(
         path: CHAT,
         parameter: ("file_sign", &file_sign),
     };
-    send(context, &source, &viewer, parameters).await
+    send(context, &source, &viewer, view, redirects).await
 }
 
-pub(crate) async fn avatar(
-    context: &Context<'_>,
-    parameters: Result<Parameters>,
-) -> Result<Response<Body>> {
+/// Answers a download of an avatar. `view` is what [`view`] found in the call.
+pub(crate) async fn avatar(context: &Context<'_>, view: Result<View>) -> Result<Response<Body>> {
     if let Some(expires) = signed_url::verify(context.call, context.tenant)? {
-        return send_signed(context, expires, parameters).await;
+        return send_signed(context, expires, view).await;
     }
     let credential = context.credential()?;
     let object = context.required("object_name")?;
     let key = Key::parse(&object)
         .filter(|key| key.class == Class::Avatar)
         .ok_or(Kind::ObjectNotFound)?;
-    let parameters = parameters?;
+    let (view, redirects) = (view?, Redirects::parse(context.call)?);
     // Avatars are for every user of the application.
     let viewer = context.viewer(credential, key)?;
     if let Viewer::User(_) = &viewer {
@@ -85,18 +80,18 @@ pub(crate) async fn avatar(
         path: AVATAR,
         parameter: ("object_name", &object),
     };
-    send(context, &source, &viewer, parameters).await
+    send(context, &source, &viewer, view, redirects).await
 }
 
-/// Whether a user may open what a link leads to: with `strict_recipients`, a file for one user is for that
-/// one and the sender alone; beyond that, the chat backend says, where it wants to be asked.
+/// Checks whether a user may open the file of a link. With `strict_recipients`, only the sender and the recipient may open
+/// a file for one user. Then the chat backend is asked, if it has a hook.
 ///
 /// # Errors
 /// `Forbidden`, `Denied`, `Unavailable`.
 pub(super) async fn check_rights(context: &Context<'_>, link: &Link, user: &str) -> Result<()> {
     let is_party = user == link.from || user == link.to;
     if context.lanying.strict_recipients && link.to_type == ToType::User && !is_party {
-        return Err(Error::new(Kind::Forbidden).public("the file was sent to somebody else"));
+        return Err(Error::new(Kind::Forbidden).public("the file was sent to another user"));
     }
     let (to, from) = ((link.to_type, &*link.to), Some(&*link.from));
     context
@@ -109,22 +104,23 @@ async fn send(
     context: &Context<'_>,
     source: &process::Source<'_>,
     viewer: &Viewer,
-    parameters: Parameters,
+    view: View,
+    redirects: Redirects,
 ) -> Result<Response<Body>> {
     let Context {
         api, call, tenant, ..
     } = context;
-    let (key, view) = (source.key, parameters.view);
+    let key = source.key;
     let file = api.files.open(context.scope(), key, call.now).await?;
-    if parameters.allows_redirect
-        && parameters.allows_image_service
+    if redirects.any
+        && redirects.image_service
         && let View::Thumbnail(fit) = view
         && let Some(url) = process::url(context, source, &file, fit)
     {
         return answer::redirect(&url);
     }
     // An image service has a URL already that opens the file.
-    if parameters.allows_redirect && *viewer != Viewer::Server {
+    if redirects.any && *viewer != Viewer::Server {
         let target = target(context, source.path, key, view);
         if let Some(redirect) = signed_url::redirect(api, call, tenant, key.id, &target) {
             return redirect;
@@ -139,11 +135,11 @@ async fn send(
 async fn send_signed(
     context: &Context<'_>,
     url_expires: Timestamp,
-    parameters: Result<Parameters>,
+    view: Result<View>,
 ) -> Result<Response<Body>> {
     let object = context.required("object_name")?;
     let key = Key::parse(&object).ok_or(Kind::ObjectNotFound)?;
-    let view = parameters?.view;
+    let view = view?;
     let files = &context.api.files;
     let file = files.open(context.scope(), key, context.call.now).await?;
     let cache_policy = CachePolicy::public(url_expires, expires_at(context, key));
@@ -175,45 +171,46 @@ fn expires_at(context: &Context<'_>, key: Key) -> Option<Timestamp> {
     retention::expires_at(Dialect::Lanying, key, &context.tenant.limits.retention)
 }
 
-impl Parameters {
-    /// If a parameter is repeated, the first one counts. Unknown parameters are ignored.
-    ///
-    /// # Errors
-    /// `InvalidArgument`.
-    pub(crate) fn parse(call: &Call<'_>) -> Result<Self> {
-        let wants_picture = match parameter(call, "image_type").as_deref() {
-            None | Some("1") => false,
-            Some("2" | "3") => true,
-            Some(_) => return Err(Error::invalid("image_type must be 1, 2 or 3")),
-        };
-        let format = match parameter(call, "format").as_deref() {
-            None => None,
-            Some("amr") => Some(VoiceFormat::Amr),
-            Some("mp3") => Some(VoiceFormat::Mp3),
-            Some(_) => return Err(Error::invalid("format must be amr or mp3")),
-        };
-        let allows_image_service = match parameter(call, "thumbnail_strategy").as_deref() {
+/// What of the file a call asks for: `image_type` 2 or 3 (a thumbnail or a cover, which the file decides) with `w` and
+/// `h`, else `format`. If a parameter is repeated, the first one counts. Unknown parameters are ignored.
+///
+/// # Errors
+/// `InvalidArgument`.
+pub(crate) fn view(call: &Call<'_>) -> Result<View> {
+    let wants_picture = match parameter(call, "image_type").as_deref() {
+        None | Some("1") => false,
+        Some("2" | "3") => true,
+        Some(_) => return Err(Error::invalid("image_type must be 1, 2 or 3")),
+    };
+    let format = match parameter(call, "format").as_deref() {
+        None => None,
+        Some("amr") => Some(VoiceFormat::Amr),
+        Some("mp3") => Some(VoiceFormat::Mp3),
+        Some(_) => return Err(Error::invalid("format must be amr or mp3")),
+    };
+    let fit = match (side(call, "w")?, side(call, "h")?) {
+        (None, None) => None,
+        (width, height) => Some(BoundingBox::new(
+            width.unwrap_or(BoundingBox::SIDE_MAX),
+            height.unwrap_or(BoundingBox::SIDE_MAX),
+        )),
+    };
+    Ok(match format {
+        _ if wants_picture => View::Thumbnail(fit),
+        Some(format) => View::Voice(format, NotConvertible::Refuse),
+        None => View::Original,
+    })
+}
+
+impl Redirects {
+    fn parse(call: &Call<'_>) -> Result<Self> {
+        let image_service = match parameter(call, "thumbnail_strategy").as_deref() {
             None | Some("1") => true,
             Some("2") => false,
             Some(_) => return Err(Error::invalid("thumbnail_strategy must be 1 or 2")),
         };
-        let fit = match (side(call, "w")?, side(call, "h")?) {
-            (None, None) => None,
-            (width, height) => Some(BoundingBox::new(
-                width.unwrap_or(BoundingBox::SIDE_MAX),
-                height.unwrap_or(BoundingBox::SIDE_MAX),
-            )),
-        };
-        let view = match format {
-            _ if wants_picture => View::Thumbnail(fit),
-            Some(format) => View::Voice(format, NotConvertible::Refuse),
-            None => View::Original,
-        };
-        Ok(Self {
-            view,
-            allows_image_service,
-            allows_redirect: parameter(call, "source").as_deref() != Some("miniprogram"),
-        })
+        let any = parameter(call, "source").as_deref() != Some("miniprogram");
+        Ok(Self { image_service, any })
     }
 }
 

@@ -1,7 +1,7 @@
-//! The form POST that a ticket leads to: OSS's PostObject, on the embedded store.
+//! The form POST of an upload ticket: OSS's PostObject.
 //!
-//! Everything is checked before the first byte of the file is written: policy, signature, expiry, key, size.
-//! Headers and query are ignored: whoever has the policy may use it.
+//! Policy, signature, expiry, key and size are checked before the first byte of the file is written. Headers and query are
+//! ignored: anyone who has the policy may use it.
 
 use hyper::Response;
 
@@ -24,99 +24,111 @@ use crate::{
     store::Key,
 };
 
+/// What an authorized form may store.
+struct Authorized {
+    policy: policy::Accepted,
+    key: Key,
+    bytes_max: u64,
+}
+
+/// Stores the file of a form. `permit` holds its share of the budget of uploads in flight.
 pub(crate) async fn post(
     context: &Context<'_>,
     body: &mut RequestBody,
     mut permit: Option<UploadPermit<'_>>,
 ) -> Result<Response<Body>> {
     let Context {
-        api,
-        call,
-        tenant,
-        lanying,
+        api, call, tenant, ..
     } = context;
     let announced = multipart::bound(body, tenant.limits.upload_bytes_max)?;
     let mut form = Form::new(call.headers, body)?;
     let (fields, part) = fields_before_file(&mut form).await?;
-    let accepted = policy::check(
-        &fields,
-        &lanying.app_id,
-        &lanying.app_id,
-        &lanying.upload_key,
-        call.now,
-    )?;
-    // A policy of ours lives for as long as every ticket. One that somebody else signed names no user and no moment of
-    // issue: it ends with the upload key.
-    if let Some(owner) = &accepted.owner
-        && tenant.is_revoked(Some(owner), accepted.expires.minus(TICKET))
-    {
-        return Err(policy::revoked());
-    }
-    let key = object(&accepted.object)?;
-    let bytes_max = tenant.limits.upload_bytes_max.min(*accepted.bytes.end());
-    if announced.is_some_and(|whole| whole > bytes_max.saturating_add(FORM_OVERHEAD_BYTES)) {
-        return Err(Kind::TooLarge.into());
-    }
-    if api.files.is_taken(key).await? {
-        return Err(Kind::AlreadyExists.into());
-    }
-    // From here on it is somebody's.
+    let Authorized {
+        policy,
+        key,
+        bytes_max,
+    } = authorize(context, &fields, announced).await?;
+    // The policy is valid; reserve the rest of the upload budget.
     if permit.as_mut().is_some_and(|permit| !permit.take_rest()) {
         return Err(no_room());
     }
-    let owner = accepted.owner.as_deref().unwrap_or_default();
-    let reserved = api.reserve(
-        call,
-        tenant,
-        owner,
-        announced.unwrap_or(bytes_max).min(bytes_max),
-    )?;
+    let owner = policy.owner.as_deref().unwrap_or_default();
+    let bytes = announced.unwrap_or(bytes_max).min(bytes_max);
+    let reserved = api.reserve(call, tenant, owner, bytes)?;
     let declared = fields.get("content-type").map(str::to_owned);
     let declared = declared.or(part.content_type).filter(|kind| !is_json(kind));
-    let received = api
-        .files
-        .receive(
-            &mut form,
-            key,
-            bytes_max,
-            announced,
-            part.file_name,
-            declared,
-        )
-        .await?;
-    if received.bytes() < *accepted.bytes.start() {
+    let (files, name) = (&api.files, part.file_name);
+    let received = files.receive(&mut form, key, bytes_max, announced, name, declared);
+    let received = received.await?;
+    if received.bytes() < *policy.bytes.start() {
         return Err(Kind::TooSmall.into());
     }
-    while let Some(after) = form.next_part().await? {
-        // The button of an HTML form, as the vendor's samples have it.
-        if !after.name.eq_ignore_ascii_case("submit") {
-            return Err(Error::invalid(
-                "the file must be the last field of the form.",
-            ));
-        }
-    }
-    drop(form);
+    end_of_form(form).await?;
     multipart::finish(body).await?;
     let attributes = Attributes {
         scope: context.scope(),
         owner,
         restricted: false,
         thumbnail: BoundingBox::DEFAULT,
-        recipient: accepted.recipient.as_deref(),
+        recipient: policy.recipient.as_deref(),
     };
-    let stored = api.files.commit(received, attributes, reserved).await?;
+    let stored = files.commit(received, attributes, reserved).await?;
     call.log_stored(&stored);
-    let object = stored.key.to_string();
-    let location = format!("{}/{object}", form_url(context));
-    let etag = etag(stored.key.id);
-    Ok(oss::stored(
+    let object = oss::StoredObject {
+        bucket: &context.lanying.app_id,
+        key: &stored.key.to_string(),
+        location: &format!("{}/{}", form_url(context), stored.key),
+        etag: &etag(stored.key.id),
+    };
+    Ok(oss::stored(call, policy.success, &object))
+}
+
+/// Checks the policy, and the object that it allows.
+async fn authorize(
+    context: &Context<'_>,
+    fields: &Fields,
+    announced: Option<u64>,
+) -> Result<Authorized> {
+    let Context {
+        api,
         call,
-        accepted.success,
-        &lanying.app_id,
-        &object,
-        &location,
-        &etag,
-    ))
+        tenant,
+        lanying,
+    } = context;
+    let (app_id, upload_key) = (&*lanying.app_id, &lanying.upload_key);
+    let policy = policy::check(fields, app_id, app_id, upload_key, call.now)?;
+    // Policies that we issue expire with their ticket, so the expiry gives the time of issue. A policy signed elsewhere
+    // has no owner and no time of issue; only a new upload key revokes it.
+    if let Some(owner) = &policy.owner
+        && tenant.is_revoked(Some(owner), policy.expires.minus(TICKET))
+    {
+        return Err(policy::revoked());
+    }
+    let key = object(&policy.object)?;
+    let bytes_max = tenant.limits.upload_bytes_max.min(*policy.bytes.end());
+    if announced.is_some_and(|whole| whole > bytes_max.saturating_add(FORM_OVERHEAD_BYTES)) {
+        return Err(Kind::TooLarge.into());
+    }
+    if api.files.is_taken(key).await? {
+        return Err(Kind::AlreadyExists.into());
+    }
+    Ok(Authorized {
+        policy,
+        key,
+        bytes_max,
+    })
+}
+
+/// Only the button of an HTML form may follow the file, as in the vendor's samples.
+async fn end_of_form(mut form: Form<'_>) -> Result<()> {
+    while let Some(part) = form.next_part().await? {
+        if !part.name.eq_ignore_ascii_case("submit") {
+            return Err(Error::invalid(
+                "the file must be the last field of the form.",
+            ));
+        }
+    }
+    Ok(())
 }
 
 async fn fields_before_file(form: &mut Form<'_>) -> Result<(Fields, multipart::Part)> {
@@ -131,14 +143,14 @@ async fn fields_before_file(form: &mut Form<'_>) -> Result<(Fields, multipart::P
     Err(Error::invalid("the form has no file."))
 }
 
-/// A key names an object of the day of its own id: forwarding alone gives it another.
+/// The key of an object. Its day must be that of its id: only forwarding creates other keys.
 fn object(name: &str) -> Result<Key> {
     Key::parse(name)
         .filter(|key| *key == Key::of(key.class, key.id))
         .ok_or_else(|| Kind::Policy(PolicyFault::ObjectName).into())
 }
 
-/// Clients tell a file from an error by this type.
+/// Files of this type are stored without it, because clients recognize errors by it.
 fn is_json(content_type: &str) -> bool {
     let essence = content_type.split(';').next().unwrap_or_default();
     essence.trim().eq_ignore_ascii_case("application/json")

@@ -1,5 +1,4 @@
-//! `GET /file/upload/forward`: the same file for somebody else. A new signature over the same object; no byte
-//! of it is copied.
+//! `GET /file/upload/forward`: makes a link for another recipient to the same file. No bytes are copied.
 
 use hyper::Response;
 
@@ -11,7 +10,7 @@ use super::{
 };
 use crate::{delivery::Body, error::Result};
 
-/// Whoever forwards a file may open it: else a user could forward to themselves what is not for them.
+/// Requires the right to open the file: otherwise a user could forward the files of others to themselves.
 pub(crate) async fn forward(context: &Context<'_>) -> Result<Response<Body>> {
     let user = context.authenticate()?;
     let source = Link::verify(context.lanying, &context.required("file_sign")?)?;

@@ -1,15 +1,15 @@
-//! `file_sign`: a link to a file, and the right to open it.
+//! `file_sign`: a signed link that opens a file.
 //!
 //! ```text
 //! base64( from | to | object | to_type | signature )
 //!   from, to    ids of [A-Za-z0-9._@-]
 //!   object      class.YYYY-MM-DD.uuid
 //!   to_type     1 a user, 2 a group
-//!   signature   32 to 34 hexadecimal digits of HMAC-SHA256 with the tenant's link key: so many that the whole
-//!               is a multiple of 3 bytes, and the base64 has no padding
+//!   signature   32 to 34 hexadecimal digits of HMAC-SHA256 with the tenant's link key: as many as make the length
+//!               a multiple of 3 bytes, so that the base64 has no padding
 //! ```
-//! Clients cut it out of a URL at `sign=` and encode it again, so nothing in it may need percent-encoding: in
-//! ASCII without `>`, `?`, `~` and DEL, base64 has neither `+` nor `/`. Nothing is stored for a link.
+//! Clients cut it out of a URL at `sign=` and encode it again, so it must not need percent-encoding. The base64 of ASCII
+//! without `>`, `?`, `~` and DEL contains neither `+` nor `/`. Nothing is stored for a link.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 
@@ -23,9 +23,10 @@ use crate::{
     tenant::Lanying,
 };
 
-/// Bytes of a link in base64: two ids, an object, a signature.
+/// The longest link in base64: two ids, an object, a signature.
 const LINK_BYTES_MAX: usize = 512;
-/// Whom a file was sent to.
+
+/// The kind of recipient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ToType {
     User,
@@ -49,7 +50,7 @@ impl ToType {
     }
 }
 
-/// A link that is signed, or will be.
+/// The content of a link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Link {
     /// The user who sent or forwarded it.
@@ -61,7 +62,7 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// The `file_sign`.
+    /// Renders the `file_sign`.
     pub(super) fn sign(&self, lanying: &Lanying) -> String {
         let tuple = format!(
             "{}|{}|{}|{}",
@@ -74,22 +75,22 @@ impl Link {
         BASE64_STANDARD.encode(format!("{tuple}|{signature}"))
     }
 
-    /// Reads a `file_sign` of this tenant.
+    /// Parses a `file_sign` of this tenant.
     ///
     /// # Errors
-    /// `Forbidden` for whatever is none, without a word on what is wrong with it.
+    /// `Forbidden`, which does not tell what is wrong.
     pub(super) fn verify(lanying: &Lanying, file_sign: &str) -> Result<Self> {
-        Self::read(lanying, file_sign).ok_or_else(|| {
-            Error::new(Kind::Forbidden).public("file_sign is not one that was issued here")
+        Self::parse(lanying, file_sign).ok_or_else(|| {
+            Error::new(Kind::Forbidden).public("file_sign was not issued by this server")
         })
     }
 
-    fn read(lanying: &Lanying, file_sign: &str) -> Option<Self> {
+    fn parse(lanying: &Lanying, file_sign: &str) -> Option<Self> {
         if file_sign.len() > LINK_BYTES_MAX {
             return None;
         }
         let tuple = BASE64_STANDARD.decode(file_sign).ok()?;
-        let tuple = signed::text(tuple, |tuple| signature(lanying, tuple))?;
+        let tuple = signed::verified_text(tuple, |tuple| signature(lanying, tuple))?;
         let fields: Vec<&str> = tuple.split('|').collect();
         let &[from, to, object, to_type] = &fields[..] else {
             return None;
@@ -103,7 +104,7 @@ impl Link {
     }
 }
 
-/// As many digits as make the whole a multiple of 3 bytes.
+/// The signature, with as many digits as make the length of the link a multiple of 3 bytes.
 fn signature(lanying: &Lanying, tuple: &str) -> String {
     let before = tuple.len() + "|".len();
     let digits = (before + SIGNATURE_DIGITS).next_multiple_of(3) - before;

@@ -32,7 +32,7 @@ use crate::{
 };
 
 pub use self::oss::error as form_error;
-pub(crate) use self::{form::post as post_form, forward::forward};
+pub(crate) use self::{download::view, form::post as post_form, forward::forward};
 
 /// The `app_id` of a call, which a form POST has in its path instead.
 pub fn app_id<'c>(call: &'c Call<'_>) -> Option<Cow<'c, str>> {

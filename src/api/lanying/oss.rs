@@ -1,5 +1,6 @@
-//! The answers to an upload form, as OSS's PostObject gives them: XML, and the JSON that the vendor's web SDK
-//! wants to see. What a form is, and whether it is let in, is not decided here.
+//! Renders the responses to an upload form like OSS's PostObject: XML, and the JSON that the vendor's web SDK expects.
+//!
+//! `form.rs` and `policy.rs` decide whether a form is accepted.
 
 use std::borrow::Cow;
 
@@ -16,34 +17,38 @@ use crate::{
     error::{Error, Kind, PolicyFault},
 };
 
-/// The web SDK looks for `"Status":"OK"` or `"data":true`, the other clients for the status 200.
+/// The web SDK expects `"Status":"OK"` or `"data":true`, other clients the status 200.
 const STORED: &str = r#"{"code":200,"data":true,"Status":"OK","message":null}"#;
 const XML: HeaderValue = HeaderValue::from_static("application/xml");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
-/// Where clients of OSS look for what names the request.
+/// The header of OSS for the request id.
 const OSS_REQUEST_ID: HeaderName = HeaderName::from_static("x-oss-request-id");
 
-/// The answer to a form whose file is stored. `etag` stands in its quotes.
+/// A stored object, as the response names it.
+pub(super) struct StoredObject<'a> {
+    pub(super) bucket: &'a str,
+    pub(super) key: &'a str,
+    pub(super) location: &'a str,
+    /// With its quotes.
+    pub(super) etag: &'a str,
+}
+
+/// The response to a form whose file is stored.
 pub(super) fn stored(
     call: &Call<'_>,
     success: Success,
-    bucket: &str,
-    object: &str,
-    location: &str,
-    etag: &str,
+    object: &StoredObject<'_>,
 ) -> Response<Body> {
     let mut response = match success {
         Success::Ok200 => respond(call, StatusCode::OK, JSON, STORED),
         Success::Created201 => {
-            let answer = xml(
-                "PostResponse",
-                &[
-                    ("Bucket", bucket),
-                    ("Location", location),
-                    ("Key", object),
-                    ("ETag", etag),
-                ],
-            );
+            let children = [
+                ("Bucket", object.bucket),
+                ("Location", object.location),
+                ("Key", object.key),
+                ("ETag", object.etag),
+            ];
+            let answer = xml("PostResponse", &children);
             respond(call, StatusCode::CREATED, XML, answer)
         }
         Success::NoContent204 => {
@@ -53,135 +58,81 @@ pub(super) fn stored(
             response
         }
     };
-    if let Ok(etag) = HeaderValue::from_str(etag) {
-        response.headers_mut().insert(header::ETAG, etag);
-    }
+    let etag = HeaderValue::try_from(object.etag).expect("an id in quotes is a valid header value");
+    response.headers_mut().insert(header::ETAG, etag);
     response
 }
 
-/// Renders any error of the form's call.
+/// Renders an error of a form.
 pub fn error(call: &Call<'_>, error: &Error) -> Response<Body> {
-    let face = face(error.kind());
+    let body = error_body(error.kind());
     let answer = xml(
         "Error",
         &[
-            ("Code", face.code),
-            ("Message", error.public_text().unwrap_or(face.message)),
+            ("Code", body.code),
+            ("Message", error.public_text().unwrap_or(body.message)),
             ("RequestId", &request_id(call)),
             ("HostId", call.host()),
         ],
     );
-    let mut response = respond(call, face.status, XML, answer);
+    let mut response = respond(call, body.status, XML, answer);
     answer::error_headers(error.kind(), response.headers_mut());
     response
 }
 
-/// How one kind of error looks to a client of OSS.
-struct Face {
+/// The form of an error in OSS.
+struct ErrorBody {
     status: StatusCode,
     code: &'static str,
     message: &'static str,
 }
 
-/// OSS's error table; its own words where it has some.
-fn face(kind: Kind) -> Face {
+/// The error table of OSS, with its own texts where it has some.
+#[rustfmt::skip]
+fn error_body(kind: Kind) -> ErrorBody {
+    use Kind::*;
     let (status, code, message) = match kind {
-        Kind::InvalidArgument
-        | Kind::BadMessage
-        | Kind::UnsupportedMediaType
-        | Kind::Disconnected => (
-            400,
-            "MalformedPOSTRequest",
-            "The body of your POST request is not well-formed multipart/form-data.",
-        ),
-        Kind::TooLarge => (
-            400,
-            "EntityTooLarge",
-            "Your proposed upload exceeds the maximum allowed size.",
-        ),
-        Kind::TooSmall => (
-            400,
-            "EntityTooSmall",
-            "Your proposed upload is smaller than the minimum allowed size.",
-        ),
-        Kind::RequestTimeout => (
-            400,
-            "RequestTimeout",
-            "Your socket connection to the server was not read from or written to within the timeout period.",
-        ),
-        Kind::Policy(fault) => policy_face(fault),
-        Kind::Forbidden | Kind::Denied(_) => (403, "AccessDenied", "Access denied."),
-        Kind::TenantNotFound => (404, "NoSuchBucket", "The specified bucket does not exist."),
-        Kind::RouteNotFound | Kind::ObjectNotFound | Kind::ObjectExpired => {
-            (404, "NoSuchKey", "The specified key does not exist.")
-        }
-        Kind::MethodNotAllowed => (
-            405,
-            "MethodNotAllowed",
-            "The specified method is not allowed against this resource.",
-        ),
-        Kind::AlreadyExists => (
-            409,
-            "FileAlreadyExists",
-            "The object you specified already exists and can not be overwritten.",
-        ),
-        Kind::Internal => (
-            500,
-            "InternalError",
-            "We encountered an internal error. Please try again.",
-        ),
-        Kind::RateLimited(_) => (503, "QpsLimitExceeded", "Please reduce your request rate."),
-        // OSS counts no bytes of a day and has no code for it.
-        Kind::QuotaReached(_) => (
-            429,
-            "QuotaExceeded",
-            "The upload quota of today is used up.",
-        ),
-        Kind::Unavailable(_) => (503, "ServiceUnavailable", "Please try again in a moment."),
+        InvalidArgument | BadMessage | UnsupportedMediaType | Disconnected =>
+            (400, "MalformedPOSTRequest", "The body of your POST request is not well-formed multipart/form-data."),
+        TooLarge => (400, "EntityTooLarge", "Your proposed upload exceeds the maximum allowed size."),
+        TooSmall => (400, "EntityTooSmall", "Your proposed upload is smaller than the minimum allowed size."),
+        RequestTimeout =>
+            (400, "RequestTimeout", "Your socket connection to the server was not read from or written to within the timeout period."),
+        Policy(fault) => policy_error(fault),
+        Forbidden | Denied(_) => (403, "AccessDenied", "Access denied."),
+        TenantNotFound => (404, "NoSuchBucket", "The specified bucket does not exist."),
+        RouteNotFound | ObjectNotFound | ObjectExpired => (404, "NoSuchKey", "The specified key does not exist."),
+        MethodNotAllowed => (405, "MethodNotAllowed", "The specified method is not allowed against this resource."),
+        AlreadyExists =>
+            (409, "FileAlreadyExists", "The object you specified already exists and can not be overwritten."),
+        Internal => (500, "InternalError", "We encountered an internal error. Please try again."),
+        RateLimited(_) => (503, "QpsLimitExceeded", "Please reduce your request rate."),
+        // OSS has neither a daily quota nor a code for it.
+        QuotaReached(_) => (429, "QuotaExceeded", "The upload quota of today is used up."),
+        Unavailable(_) => (503, "ServiceUnavailable", "Please try again in a moment."),
         // OSS is never full and has no code for it.
-        Kind::StorageFull => (507, "InsufficientStorage", "There is not enough storage."),
-        // A form carries no token and reads nothing.
-        Kind::TokenMissing
-        | Kind::TokenExpired
-        | Kind::TokenInvalid
-        | Kind::GrantPassword
-        | Kind::GrantUser
-        | Kind::GrantClient
-        | Kind::UserMissing
-        | Kind::NoThumbnail
-        | Kind::NotConvertible
-        | Kind::PreconditionFailed
-        | Kind::RangeNotSatisfiable(_) => (400, "InvalidRequest", "The request is invalid."),
+        StorageFull => (507, "InsufficientStorage", "There is not enough storage."),
+        // A form has no token and reads no file.
+        TokenMissing | TokenExpired | TokenInvalid | GrantPassword | GrantUser | GrantClient | UserMissing
+        | NoThumbnail | NotConvertible | PreconditionFailed | RangeNotSatisfiable(_) =>
+            (400, "InvalidRequest", "The request is invalid."),
     };
-    Face {
+    ErrorBody {
         status: StatusCode::from_u16(status).expect("the statuses above are all valid"),
         code,
         message,
     }
 }
 
-fn policy_face(fault: PolicyFault) -> (u16, &'static str, &'static str) {
+#[rustfmt::skip]
+fn policy_error(fault: PolicyFault) -> (u16, &'static str, &'static str) {
     match fault {
-        PolicyFault::Document => (
-            400,
-            "InvalidPolicyDocument",
-            "Invalid Policy: Invalid JSON.",
-        ),
-        PolicyFault::ObjectName => (
-            400,
-            "InvalidObjectName",
-            "The specified object is not valid.",
-        ),
-        PolicyFault::AccessKey => (
-            403,
-            "InvalidAccessKeyId",
-            "The OSS Access Key Id you provided does not exist in our records.",
-        ),
-        PolicyFault::Signature => (
-            403,
-            "SignatureDoesNotMatch",
-            "The request signature we calculated does not match the signature you provided. Check your key and signing method.",
-        ),
+        PolicyFault::Document => (400, "InvalidPolicyDocument", "Invalid Policy: Invalid JSON."),
+        PolicyFault::ObjectName => (400, "InvalidObjectName", "The specified object is not valid."),
+        PolicyFault::AccessKey =>
+            (403, "InvalidAccessKeyId", "The OSS Access Key Id you provided does not exist in our records."),
+        PolicyFault::Signature =>
+            (403, "SignatureDoesNotMatch", "The request signature we calculated does not match the signature you provided. Check your key and signing method."),
         PolicyFault::Denied => (403, "AccessDenied", "Invalid according to Policy."),
     }
 }
@@ -201,7 +152,7 @@ fn respond(
 }
 
 fn common_headers(call: &Call<'_>, headers: &mut HeaderMap) {
-    answer::not_to_keep(headers);
+    answer::forbid_caching(headers);
     let id = HeaderValue::try_from(request_id(call)).expect("hexadecimal digits");
     headers.insert(OSS_REQUEST_ID, id);
 }
@@ -210,7 +161,7 @@ fn request_id(call: &Call<'_>) -> String {
     format!("{:016x}", call.id)
 }
 
-/// One element with its children, each a text.
+/// An XML document: one element with text children.
 fn xml(name: &str, children: &[(&str, &str)]) -> String {
     let mut xml = format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<{name}>");
     for (child, text) in children {
@@ -220,7 +171,7 @@ fn xml(name: &str, children: &[(&str, &str)]) -> String {
     xml
 }
 
-/// Text as XML 1.0 (§2.2, §2.4) can hold it: a character that it has no place for becomes U+FFFD.
+/// Escapes text for XML 1.0 (§2.2, §2.4). A character that XML does not allow becomes U+FFFD.
 fn escaped(text: &str) -> Cow<'_, str> {
     let replacement = |c| match c {
         '&' => Some("&amp;"),
@@ -258,7 +209,7 @@ mod tests {
         time::{Clock, Timestamp},
     };
 
-    /// Status, headers and text of the answer to a call with this `Host`.
+    /// Status, headers and text of the response to a call with this `Host`.
     fn answer(
         host: &'static str,
         render: impl FnOnce(&Call<'_>) -> Response<Body>,
@@ -287,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_is_the_xml_of_oss() {
+    fn renders_error_as_xml() {
         let text = "Invalid according to Policy: Policy expired.";
         let error = Error::new(Kind::Policy(PolicyFault::Denied)).public(text);
         let (status, headers, body) = failed(error);
@@ -305,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_has_the_status_and_code_of_oss() {
+    fn kinds_have_status_and_code() {
         let soon = Duration::from_millis(1001);
         for (kind, status, code) in [
             (Kind::InvalidArgument, 400, "MalformedPOSTRequest"),
@@ -351,9 +302,6 @@ mod tests {
             let (found, headers, body) = failed(kind.into());
             assert_eq!(found, status, "{kind:?}");
             assert!(body.contains(&format!("<Code>{code}</Code>")), "{body}");
-            let allow = headers.get(header::ALLOW);
-            assert_eq!(allow.is_some(), status == 405);
-            assert!(allow.is_none_or(|allow| allow == "POST, OPTIONS"));
             let after = headers.get(header::RETRY_AFTER);
             assert_eq!(after.is_some(), matches!(status, 429 | 503));
             assert!(after.is_none_or(|after| after == "2"));
@@ -361,13 +309,13 @@ mod tests {
     }
 
     #[test]
-    fn nothing_of_the_inside_is_shown() {
+    fn hides_internal_errors() {
         let (_, _, body) = failed(Error::internal("/var/lib/chatfiles: input/output error"));
         assert!(!body.contains("/var/lib"), "{body}");
     }
 
     #[test]
-    fn what_xml_cannot_hold_is_escaped_or_replaced() {
+    fn escapes_or_replaces_invalid_characters() {
         let text = "<a b=\"c\" d='e'>&\u{0}\u{b}\r\u{ffff}\tü🎉]]>";
         let (_, _, body) = failed(Error::invalid(text));
         let expected = "<Message>&lt;a b=&quot;c&quot; d=&apos;e&apos;&gt;&amp;\u{fffd}\u{fffd}\u{fffd}\
@@ -376,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_is_none_is_not_repeated() {
+    fn does_not_repeat_invalid_host() {
         for (host, shown) in [
             ("chat.example", "chat.example"),
             ("[::1]:80", "[::1]:80"),
@@ -394,13 +342,14 @@ mod tests {
     }
 
     #[test]
-    fn success_is_answered_as_the_form_asked() {
-        let etag = "\"e1\"";
-        let stored = |success| {
-            answer("h", |call| {
-                super::stored(call, success, "b", "k&1", "http://h/b/k&1", etag)
-            })
+    fn success_has_requested_status() {
+        let object = StoredObject {
+            bucket: "b",
+            key: "k&1",
+            location: "http://h/b/k&1",
+            etag: "\"e1\"",
         };
+        let stored = |success| answer("h", |call| super::stored(call, success, &object));
         let (status, headers, body) = stored(Success::Ok200);
         assert_eq!(status, 200);
         assert_eq!(headers[header::CONTENT_TYPE], "application/json");

@@ -1,15 +1,15 @@
-//! The policy of an upload form (OSS PostObject, signature V1): issued for a ticket, checked when it comes back.
+//! The policy of an upload form (OSS PostObject, signature V1): issued with a ticket, checked with the form.
 //!
 //! ```text
 //! policy    = base64( {"expiration", "conditions": […], "owner", "recipient"} )
-//! signature = base64( HMAC-SHA1( secret, policy as it is sent ) )
+//! signature = base64( HMAC-SHA1( secret, policy as sent ) )
 //! ```
 //!
-//! `owner` and `recipient` are our own: signed with the rest, they tell whose the stored file is, and clients
-//! need not send a field they do not know. Signers elsewhere leave them out, OSS ignores them.
+//! `owner` and `recipient` are our own extension. They are signed with the rest and name the owner of the file, so clients
+//! need not send fields that they do not know. Other signers leave them out, and OSS ignores them.
 //!
-//! Pure: the moment is passed in, nothing is read or stored. Whether `key` is a name of ours is not decided
-//! here, nor is the file's length measured: [`Accepted`] carries both on.
+//! Pure: the time is passed in, nothing is stored. The caller checks that `key` is valid and that the file has an allowed
+//! length; [`Accepted`] contains both.
 
 mod document;
 mod fields;
@@ -27,26 +27,26 @@ use crate::{
     time::{MS_PER_DAY, MS_PER_SECOND, Timestamp},
 };
 
-/// Bytes of what a client sent that an error's text repeats.
+/// The longest text of a client that an error message repeats.
 const SHOWN_BYTES_MAX: usize = 200;
 
-/// What a form is allowed to store.
+/// What a form may store.
 pub(super) struct Ticket<'a> {
     /// The tenant's `app_id`.
     pub(super) bucket: &'a str,
-    /// The name that the form's `key` must have.
+    /// The required value of the form field `key`.
     pub(super) object: &'a str,
-    /// The file has at least one byte and at most these.
+    /// The file must have 1 to this many bytes.
     pub(super) bytes_max: u64,
-    /// From when on the form is refused; taken down to the whole second.
+    /// When the policy expires, rounded down to seconds.
     pub(super) expires: Timestamp,
-    /// Who uploads.
+    /// The user who uploads.
     pub(super) owner: &'a str,
-    /// To whom the file goes: a user or a group.
+    /// The user or group to whom the file is sent.
     pub(super) recipient: Option<&'a str>,
 }
 
-/// A policy and its signature, as the form's fields carry them.
+/// A policy and its signature, as values of the form fields.
 pub(super) struct Signed {
     /// The field `policy`: base64.
     pub(super) policy: String,
@@ -54,24 +54,24 @@ pub(super) struct Signed {
     pub(super) signature: String,
 }
 
-/// What a checked form may do.
+/// The contents of a valid policy.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Accepted {
     /// The field `key`.
     pub(super) object: String,
-    /// The lengths that the policy allows; all where it says nothing, so 0 too.
+    /// The allowed lengths. A policy without a range allows all, including 0.
     pub(super) bytes: RangeInclusive<u64>,
-    /// How success is answered.
+    /// How to respond to a success.
     pub(super) success: Success,
-    /// As issued; absent where somebody else signed.
+    /// As issued; `None` in a policy signed elsewhere.
     pub(super) owner: Option<String>,
     /// As issued.
     pub(super) recipient: Option<String>,
-    /// From this moment on the policy is refused.
+    /// When the policy expires.
     pub(super) expires: Timestamp,
 }
 
-/// How a form asks for success to be answered.
+/// The requested response to a success.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Success {
     /// 200 and JSON. OSS's default is 204, which makes one of the vendor's clients hang.
@@ -82,7 +82,7 @@ pub(super) enum Success {
     NoContent204,
 }
 
-/// Makes the policy of a ticket and signs it.
+/// Issues a policy and signs it.
 pub(super) fn issue(ticket: &Ticket<'_>, secret: &SecretKey) -> Signed {
     /// Tuples, which JSON writes as arrays.
     type Equals<'a> = (&'static str, &'static str, &'a str);
@@ -97,7 +97,7 @@ pub(super) fn issue(ticket: &Ticket<'_>, secret: &SecretKey) -> Signed {
     let policy = Policy {
         expiration: iso_8601(ticket.expires),
         conditions: (
-            // Else it would let a file into another tenant whose key is the same.
+            // Otherwise it would be valid for another tenant with the same upload key.
             ("eq", "$bucket", ticket.bucket),
             ("eq", "$key", ticket.object),
             ("content-length-range", 1, ticket.bytes_max),
@@ -111,11 +111,10 @@ pub(super) fn issue(ticket: &Ticket<'_>, secret: &SecretKey) -> Signed {
     Signed { policy, signature }
 }
 
-/// Checks the fields of a form that came to `bucket` at `now`. The policy is not looked into before its
-/// signature is known to be good.
+/// Checks the fields of a form that was posted to `bucket`. The policy is parsed only after its signature is verified.
 ///
 /// # Errors
-/// `InvalidArgument` where a field is missing, `Policy` for all else.
+/// `InvalidArgument` if a field is missing, otherwise `Policy`.
 pub(super) fn check(
     fields: &Fields,
     bucket: &str,
@@ -166,7 +165,7 @@ fn required<'f>(fields: &'f Fields, name: &str) -> Result<&'f str> {
         .ok_or_else(|| Error::invalid(format!("the field {name} is missing.")))
 }
 
-/// A status that no condition names is the client's idea alone, and not honoured.
+/// The requested status counts only if a condition names it: otherwise the signer did not approve it.
 fn success(fields: &Fields, document: &Document) -> Success {
     const FIELD: &str = "success_action_status";
     let is_named = document
@@ -180,7 +179,7 @@ fn success(fields: &Fields, document: &Document) -> Success {
     }
 }
 
-/// The policy was good once, and its user has been revoked.
+/// The error for a valid policy whose user was revoked.
 pub(super) fn revoked() -> Error {
     denied("Policy revoked.")
 }
@@ -190,7 +189,7 @@ fn denied(text: &str) -> Error {
     Error::new(Kind::Policy(PolicyFault::Denied)).public(text)
 }
 
-/// A client's text as an error's text repeats it: without control characters, cut where it is long.
+/// A text of a client for an error message: shortened and without control characters.
 fn shown(text: &str) -> String {
     let mut shown = String::new();
     for c in text.chars().filter(|c| !c.is_control()) {
@@ -203,7 +202,7 @@ fn shown(text: &str) -> String {
     shown
 }
 
-/// `YYYY-MM-DDTHH:MM:SS.000Z`. OSS's samples all have the fraction.
+/// Formats as `YYYY-MM-DDTHH:MM:SS.000Z`. The fraction is in all samples of OSS.
 fn iso_8601(moment: Timestamp) -> String {
     let second = moment.ms().rem_euclid(MS_PER_DAY) / MS_PER_SECOND;
     let (hours, minutes, seconds) = (second / 3600, second / 60 % 60, second % 60);

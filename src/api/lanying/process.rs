@@ -1,27 +1,27 @@
-//! Pictures made by somebody else: the URL that a client is sent to.
+//! Thumbnails and covers made by an external image service: the URL to redirect a client to, from a configured template.
 //!
 //! ```text
 //! https://img.example.com/{object}?x-oss-process=image/resize,m_lfit,w_{w},h_{h}
-//!   {object}  class.YYYY-MM-DD.uuid     {w} {h}  the size, in pixels
-//!   {app_id}  the tenant                {source} this server's URL of the original, percent-encoded; it opens
-//!                                                without a token for half an hour at the least
+//!   {object}  class.YYYY-MM-DD.uuid     {w} {h}  the size in pixels
+//!   {app_id}  the tenant                {source} this server's URL of the original, percent-encoded; it needs no
+//!                                                token for at least half an hour
 //! ```
-//! The URL stays the same for half an hour, so that caches of what it leads to hold.
+//! The URL is the same for half an hour, so that the service and caches can reuse their copy.
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::{Context, store_token};
 use crate::{derivative::BoundingBox, files::OpenFile, store::Key};
 
-/// The original, as somebody else may fetch it.
+/// The original for the image service to fetch.
 pub(super) struct Source<'a> {
     pub(super) key: Key,
     pub(super) path: &'static str,
-    /// What leads to it, name and value.
+    /// The parameter that names the file, and its value.
     pub(super) parameter: (&'static str, &'a str),
 }
 
-/// The configured URL for a picture or a cover of this file; `None` where we make it.
+/// The URL of a thumbnail or cover of this file; `None` if no service is configured for it.
 pub(super) fn url(
     context: &Context<'_>,
     source: &Source<'_>,

@@ -1,8 +1,8 @@
-//! `sdk_sign`: proof that a download was asked for by the application's own program.
+//! `sdk_sign`: proves that a download was requested by the application's own client.
 //!
-//! The vendor's algorithm is not public. Ours: the lower-case hexadecimal HMAC-SHA256, with the tenant's
-//! `sdk_sign_key`, of the path, `?`, and the query's parameters without `sdk_sign`, as they were sent (encoded),
-//! sorted by their bytes and joined by `&`. Without a key configured, whatever is sent is accepted.
+//! The vendor's algorithm is not public. Ours is the lower-case hexadecimal HMAC-SHA256, with the tenant's `sdk_sign_key`,
+//! of the path, `?`, and the query parameters without `sdk_sign`: as sent (encoded), sorted by their bytes and joined by
+//! `&`. Without a configured key, any value is accepted.
 
 use super::Context;
 use crate::{
@@ -10,8 +10,10 @@ use crate::{
     secret::{constant_time_eq, hex},
 };
 
+/// Checks the signature of a call.
+///
 /// # Errors
-/// `Forbidden` where one is asked for and missing or wrong.
+/// `Forbidden` if a key is configured and the signature is missing or wrong.
 pub(super) fn check(context: &Context<'_>) -> Result<()> {
     let Some(key) = &context.lanying.sdk_sign_key else {
         return Ok(());

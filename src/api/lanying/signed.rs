@@ -1,18 +1,18 @@
-//! Texts that are given out and come back: `text|signature`, hexadecimal digits of HMAC-SHA256.
+//! Signed texts that clients send back: `text|signature`, hexadecimal digits of HMAC-SHA256.
 //!
-//! What is signed names dialect, purpose and tenant beside the text: nothing that was signed for one of them is
-//! good for the other, whatever the key. (Policies are signed as OSS has it, and name the tenant themselves.) What
-//! the text says is its owner's (`link.rs`, `store_token.rs`).
+//! The signature covers API, purpose and tenant in addition to the text, so a text signed for one of them is invalid for
+//! another, even with the same key. (Policies are signed as in OSS and name the tenant themselves.) `link.rs` and
+//! `store_token.rs` interpret the texts.
 
 use crate::{
     secret::{SecretKey, constant_time_eq},
     tenant::Lanying,
 };
 
-/// Hexadecimal digits of a signature at the least: 128 bits.
+/// The least hexadecimal digits of a signature: 128 bits.
 pub(super) const SIGNATURE_DIGITS: usize = 32;
 
-/// The signature of a text, `digits` digits long, of 64.
+/// The first `digits` of the 64 digits of the signature of a text.
 pub(super) fn signature(
     key: &SecretKey,
     lanying: &Lanying,
@@ -25,10 +25,13 @@ pub(super) fn signature(
     signature
 }
 
-/// The text of what came back, where `expected` makes the very signature that it carries. Nothing else of it is
-/// looked at before.
-pub(super) fn text(came: Vec<u8>, expected: impl FnOnce(&str) -> String) -> Option<String> {
-    let came = String::from_utf8(came).ok()?;
-    let (text, sent) = came.rsplit_once('|')?;
+/// The text of `text|signature`, if `expected` computes the same signature for it. Nothing of the text is interpreted
+/// before.
+pub(super) fn verified_text(
+    signed: Vec<u8>,
+    expected: impl FnOnce(&str) -> String,
+) -> Option<String> {
+    let signed = String::from_utf8(signed).ok()?;
+    let (text, sent) = signed.rsplit_once('|')?;
     constant_time_eq(expected(text).as_bytes(), sent.as_bytes()).then(|| text.to_owned())
 }

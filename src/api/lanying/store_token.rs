@@ -3,10 +3,10 @@
 //! ```text
 //! base64url( object | user | end, in seconds since 1970 | 32 hexadecimal digits of HMAC-SHA256 )
 //! ```
-//! Signed with the tenant's upload key. It acts for one user, so that what is asked of a user is asked of it, and it
-//! ends when the user is revoked. One without a user is for a server that makes a picture (`process.rs`): whether the
-//! viewer may see it was decided when the viewer was sent there. It ends with the application's tokens alone, so a
-//! revoked user's lives on for its hour; naming the viewer would make one URL for each, which no cache could share.
+//! Signed with the tenant's upload key. A token acts for one user: it is checked like that user, and ends when the user is
+//! revoked. A token without a user is for an image service (`process.rs`): the viewer was authorized before the redirect.
+//! Such a token is revoked only with all tokens of the application, so it outlives a revoked user by up to an hour. With
+//! the user in it, each viewer would have a URL of their own, and caches could not share the picture.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 
@@ -18,31 +18,31 @@ use crate::{
     time::Timestamp,
 };
 
-/// Its life. A token names its end alone, so the moment of issue is this much before it.
+/// How long a token is valid. A token contains only its end; it was issued this long before.
 pub const TTL_SECS: i64 = 3600;
-/// How long [`issue_to_server`] issues the same one: half of a token's life at the most is lost to it.
+/// How long [`issue_to_server`] returns the same token, which is valid for at least the other half of the hour.
 const STABLE_SECS: i64 = TTL_SECS / 2;
-/// Bytes of a token: an object, a user, a number, a signature, in base64.
+/// The longest token in base64: an object, a user, a number, a signature.
 const TOKEN_BYTES_MAX: usize = 512;
 
-/// A token for an hour from `now`.
+/// Issues a token that is valid for an hour.
 pub fn issue(lanying: &Lanying, key: Key, user: &str, now: Timestamp) -> String {
     sign(lanying, key, user, now.secs() + TTL_SECS)
 }
 
-/// A token for a server that makes pictures. It stays the same for half an hour, so that caches of the URL it
-/// stands in hold. After a revocation there is a new one at once.
+/// Issues a token for an image service. It is the same for half an hour, so that caches can reuse its URL. After a
+/// revocation, a new one is issued at once.
 pub(super) fn issue_to_server(
     tenant: &Tenant,
     lanying: &Lanying,
     key: Key,
     now: Timestamp,
 ) -> String {
-    let begun = now.secs().div_euclid(STABLE_SECS) * STABLE_SECS;
+    let period_start = now.secs().div_euclid(STABLE_SECS) * STABLE_SECS;
     let revoked = tenant.tokens_not_before.filter(|moment| *moment <= now);
-    // Rounded up: a token of the second in which the moment lies would itself be revoked.
-    let not_before = revoked.map_or(begun, |moment| (moment.ms() + 999).div_euclid(1000));
-    sign(lanying, key, "", begun.max(not_before) + TTL_SECS)
+    // Rounded up: a token issued in the second of the revocation would itself be revoked.
+    let not_before = revoked.map_or(period_start, |moment| (moment.ms() + 999).div_euclid(1000));
+    sign(lanying, key, "", period_start.max(not_before) + TTL_SECS)
 }
 
 fn sign(lanying: &Lanying, key: Key, user: &str, end_secs: i64) -> String {
@@ -51,19 +51,19 @@ fn sign(lanying: &Lanying, key: Key, user: &str, end_secs: i64) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(format!("{text}|{signature}"))
 }
 
-/// Who opens an object with a token.
+/// The one that a token acts for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Viewer {
-    /// A user, of whom everything is asked.
+    /// A user, whose rights must be checked.
     User(String),
-    /// A server that makes a picture for somebody who may see it.
+    /// An image service that acts for an authorized viewer.
     Server,
 }
 
-/// Whom a token of this object acts for.
+/// Checks a token for this object.
 ///
 /// # Errors
-/// `TokenInvalid` for one that is none of this tenant's, another object's, over, or revoked.
+/// `TokenInvalid` if it was issued by another tenant or for another object, has expired, or is revoked.
 pub(super) fn verify(
     tenant: &Tenant,
     lanying: &Lanying,
@@ -71,12 +71,12 @@ pub(super) fn verify(
     key: Key,
     now: Timestamp,
 ) -> Result<Viewer> {
-    read(tenant, lanying, token, key, now).ok_or_else(|| {
+    parse(tenant, lanying, token, key, now).ok_or_else(|| {
         Error::new(Kind::TokenInvalid).public("store_token is invalid or has expired")
     })
 }
 
-fn read(
+fn parse(
     tenant: &Tenant,
     lanying: &Lanying,
     token: &str,
@@ -87,7 +87,7 @@ fn read(
         return None;
     }
     let text = BASE64_URL_SAFE_NO_PAD.decode(token).ok()?;
-    let text = signed::text(text, |text| signature(lanying, text))?;
+    let text = signed::verified_text(text, |text| signature(lanying, text))?;
     let fields: Vec<&str> = text.split('|').collect();
     let &[bound_to, user, end] = &fields[..] else {
         return None;
@@ -95,9 +95,9 @@ fn read(
     let end_secs: i64 = end.parse().ok()?;
     let user = Some(user).filter(|user| !user.is_empty());
     let issued = Timestamp::from_secs(end_secs.saturating_sub(TTL_SECS));
-    let is_good =
+    let is_valid =
         bound_to == key.to_string() && now.secs() < end_secs && !tenant.is_revoked(user, issued);
-    is_good.then(|| match user {
+    is_valid.then(|| match user {
         None => Viewer::Server,
         Some(user) => Viewer::User(user.to_owned()),
     })

@@ -1,6 +1,6 @@
-//! Upload tickets: where to send a file, with a policy that lets it in, and the link by which it opens.
+//! Upload tickets: the URL to post a file to, a signed policy that allows it, and the link that will open the file.
 //!
-//! Nothing is stored by asking for one: policy and link are signatures.
+//! A ticket stores nothing: policy and link are signed.
 
 use std::time::Duration;
 
@@ -17,10 +17,10 @@ use crate::{
     store::{Class, Key},
 };
 
-/// How long a ticket can be used.
+/// How long a ticket is valid.
 pub(super) const TICKET: Duration = Duration::from_secs(20 * 60);
 
-/// A ticket, before it is rendered.
+/// A ticket. `wire.rs` renders it.
 pub(super) struct Ticket {
     pub(super) download_url: String,
     pub(super) upload_url: String,
@@ -104,13 +104,13 @@ fn ticket(
     Ok(wire::ticket(context, &ticket))
 }
 
-/// The URL that a form is posted to.
+/// The URL to post a form to.
 pub(super) fn form_url(context: &Context<'_>) -> String {
     let base = context.call.public_url(context.api);
     format!("{base}/file/oss/{}", &context.lanying.app_id)
 }
 
-/// `file_sign` comes last and alone: clients split the URL at `sign=`.
+/// The download URL of a link. `file_sign` is the only parameter, because clients split the URL at `sign=`.
 pub(super) fn chat_url(context: &Context<'_>, link: &Link) -> String {
     let base = context.call.public_url(context.api);
     format!(
@@ -124,7 +124,7 @@ fn avatar_url(context: &Context<'_>, key: Key) -> String {
     format!("{base}/file/download/avatar?object_name={key}")
 }
 
-/// `to_id` and `to_type`, whose default is a user.
+/// The recipient: `to_id` and `to_type`, which defaults to a user.
 pub(super) fn recipient(context: &Context<'_>) -> Result<(ToType, String)> {
     let to_type = match context.query("to_type") {
         None => ToType::User,
@@ -134,7 +134,7 @@ pub(super) fn recipient(context: &Context<'_>) -> Result<(ToType, String)> {
     Ok((to_type, context.required_id("to_id")?))
 }
 
-/// The retention class that a `file_type` names.
+/// The retention class of a `file_type`.
 fn class_of(file_type: &str) -> Result<Class> {
     Ok(match file_type {
         "100" => Class::Chatfile,

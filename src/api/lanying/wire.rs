@@ -1,5 +1,5 @@
-//! The JSON of this API: `{"code", "message", "data"}`, with HTTP 200 for business errors too. The only file
-//! that knows its field names; the codes by which a chat backend refuses have their defaults in `auth/hook.rs`.
+//! Renders the JSON of this API: `{"code", "message", "data"}`, with HTTP 200 also for business errors. No other file knows
+//! its field names. The default codes for a refusal by the chat backend are in `auth/hook.rs`.
 
 use hyper::{Response, StatusCode};
 use serde_json::json;
@@ -11,10 +11,10 @@ use crate::{
     error::{Error, Kind},
 };
 
-/// What `code` says of a success.
+/// The `code` of a success.
 const OK: u32 = 200;
 
-/// A success.
+/// A successful response.
 pub(super) fn data(data: &impl serde::Serialize) -> Response<Body> {
     answer::json(
         StatusCode::OK,
@@ -22,9 +22,9 @@ pub(super) fn data(data: &impl serde::Serialize) -> Response<Body> {
     )
 }
 
-/// The answer to a request for an upload.
+/// The response to a request for an upload ticket.
 pub(super) fn ticket(context: &Context<'_>, ticket: &Ticket) -> Response<Body> {
-    // All values are text, and `callback` is there though it is empty: clients look at neither.
+    // As the vendor: all values are strings, and there is an empty `callback`. Clients ignore both.
     let fields = json!({
         "OSSAccessKeyId": &context.lanying.app_id,
         "policy": ticket.signed.policy,
@@ -43,9 +43,9 @@ pub(super) fn ticket(context: &Context<'_>, ticket: &Ticket) -> Response<Body> {
     }))
 }
 
-/// The contract's table: HTTP status, code, message. What is no matter of business (no such path, a range that
-/// is none) keeps the status that HTTP has for it.
-fn face(kind: Kind) -> (u16, u32, &'static str) {
+/// The error table of the contract: HTTP status, code, message. Errors of HTTP itself, such as an unknown path or an
+/// unsatisfiable range, keep their HTTP status.
+fn error_body(kind: Kind) -> (u16, u32, &'static str) {
     match kind {
         Kind::TokenExpired => (200, 402, "the token has expired"),
         Kind::UserMissing => (200, 10000, "the user is missing: set the header user_id"),
@@ -75,13 +75,13 @@ fn face(kind: Kind) -> (u16, u32, &'static str) {
         Kind::PreconditionFailed => (412, 412, "a precondition of the request is false"),
         Kind::RangeNotSatisfiable(_) => (416, 416, "the range lies outside of the file"),
         Kind::RateLimited(_) => (503, 503, "too many calls: try again in a moment"),
-        // Said by the form alone, whose errors are `oss.rs`'s.
+        // Only forms have it, and `oss.rs` renders their errors.
         Kind::QuotaReached(_) => (429, 429, "the upload quota of today is used up"),
         Kind::Unavailable(_) => (503, 503, "try again in a moment"),
     }
 }
 
-/// What the chat backend means by its codes.
+/// The meaning of the codes of the chat backend.
 fn denied(code: u32) -> &'static str {
     match code {
         20001 => "there is no such group",
@@ -91,9 +91,9 @@ fn denied(code: u32) -> &'static str {
     }
 }
 
-/// Renders any error of this API.
+/// Renders an error of this API.
 pub fn error(error: &Error) -> Response<Body> {
-    let (status, code, message) = face(error.kind());
+    let (status, code, message) = error_body(error.kind());
     let status = StatusCode::from_u16(status).expect("the statuses above are all valid");
     let message = error.public_text().unwrap_or(message);
     let mut response = answer::json(

@@ -1,35 +1,34 @@
-//! Finds the headers of each part in a form's bytes and unfolds them, so that the form parser sees every header on one
-//! line.
+//! Finds the headers of each part in a form and unfolds them, so that multer sees every header on one line.
 //!
-//! MIME lets a long header continue on a line that begins with a space or a tab (RFC 5322 §2.2.3). Mail libraries write
-//! long file names so, and most servers take them; multer's header parser does not. Only where a part's headers begin
-//! and end is known here, not what they say.
+//! In MIME, a long header may continue on a line that begins with a space or a tab (RFC 5322 §2.2.3). Mail libraries write
+//! long file names that way and most servers accept it, but multer's header parser does not. This file does not interpret
+//! the headers.
 
 use bytes::{Buf, Bytes};
 use memchr::memmem::{self, Finder};
 
-/// Bytes of one part's headers, the boundary's line included.
+/// Bytes of the headers of one part, including the line of the boundary.
 pub(super) const PART_HEAD_BYTES_MAX: usize = 16 * 1024;
 
-/// Cuts a form's bytes into pieces: a part's headers, unfolded, are a piece of their own.
+/// Splits a form into pieces. The unfolded headers of a part are a piece of their own.
 ///
 /// Memory: the headers of one part, up to [`PART_HEAD_BYTES_MAX`] and one piece of input.
 pub(super) struct PartHeads {
-    /// `\r\n--boundary`: the end of a part's bytes.
+    /// `\r\n--boundary`: the end of the content of a part.
     delimiter: Finder<'static>,
     place: Place,
-    /// The last bytes of the pieces before, fewer than a delimiter has: one may begin in them.
+    /// The end of the previous pieces, shorter than a delimiter: a delimiter may begin in it.
     tail: Vec<u8>,
     is_first: bool,
 }
 
-/// Where in the form the next byte is.
+/// The position in the form.
 enum Place {
-    /// Before the first boundary, or in a part's bytes.
+    /// Before the first boundary, or in the content of a part.
     Content,
-    /// After a boundary: the rest of its line and the part's headers, as far as they have come.
+    /// After a boundary: the rest of its line and the headers of the part, as far as received.
     Head(Vec<u8>),
-    /// After the last boundary, or after what is no form.
+    /// After the last boundary.
     End,
 }
 
@@ -51,18 +50,18 @@ impl PartHeads {
         &self.delimiter
     }
 
-    /// Whether the next bytes are a part's own.
+    /// Whether the next bytes are content of a part.
     pub(super) fn is_content(&self) -> bool {
         matches!(self.place, Place::Content) && !self.is_first
     }
 
-    /// Bytes of a part went past this one, and no delimiter begins in their last ones.
+    /// Content bypassed this parser. No delimiter begins in its last bytes.
     pub(super) fn passed_by(&mut self) {
         self.tail.clear();
     }
 
-    /// Takes the next piece from the front of `rest`: content of at most `bytes_max`, or all headers of a part.
-    /// `None` where more bytes are needed; `rest` is empty then.
+    /// Takes the next piece from the front of `rest`: at most `bytes_max` bytes of content, or all headers of a part.
+    /// `None` if more bytes are needed; `rest` is empty then.
     pub(super) fn next(
         &mut self,
         rest: &mut Bytes,
@@ -87,7 +86,7 @@ impl PartHeads {
         Ok(None)
     }
 
-    /// What was held back when the form broke off in a part's headers.
+    /// The incomplete headers of a form that broke off.
     pub(super) fn finish(&mut self) -> Option<Bytes> {
         match std::mem::replace(&mut self.place, Place::End) {
             Place::Head(head) if !head.is_empty() => Some(head.into()),
@@ -95,7 +94,7 @@ impl PartHeads {
         }
     }
 
-    /// Content up to the end of the next delimiter, or as much as there is.
+    /// Content up to the end of the next delimiter, or all of it.
     fn content(&mut self, rest: &mut Bytes, bytes_max: usize) -> Bytes {
         let piece = &rest[..rest.len().min(bytes_max)];
         let end = self.delimiter_end(piece);
@@ -113,11 +112,11 @@ impl PartHeads {
         piece
     }
 
-    /// Where in `piece` the first delimiter ends; it may begin in the pieces before.
+    /// Where the first delimiter ends in `piece`. It may begin in the previous pieces.
     fn delimiter_end(&self, piece: &[u8]) -> Option<usize> {
         let first;
         let (needle, finder) = if self.is_first {
-            // Before the first boundary there may be nothing, not even a line end.
+            // The first boundary needs no line end before it.
             let needle = &self.delimiter.needle()[2..];
             first = Finder::new(needle);
             (needle, &first)
@@ -135,24 +134,24 @@ impl PartHeads {
     }
 }
 
-/// Moves bytes of `rest` to the head of a part, up to its end. Whether it is the end of the form, once that is known
-/// and all is there.
+/// Moves bytes of `rest` to the headers of a part, up to their end. Once they are complete, returns whether this is the end
+/// of the form.
 fn take_head(head: &mut Vec<u8>, rest: &mut Bytes) -> Option<bool> {
     let before = head.len();
-    // In steps, so that a file behind a short head is not copied.
+    // In steps, so that content behind short headers is not copied.
     head.extend_from_slice(&rest[..rest.len().min(1024)]);
     let Some((end, is_last)) = head_end(head, before) else {
         rest.advance(head.len() - before);
         return None;
     };
-    // The end may lie before what has just come: `--` needs no more bytes than these.
+    // The end may precede the new bytes: `--` alone is enough.
     let end = end.max(before);
     rest.advance(end - before);
     head.truncate(end);
     Some(is_last)
 }
 
-/// The end of a head, and whether it is that of the form. The first `seen` bytes have none.
+/// The end of the headers, and whether it is the end of the form. It is not in the first `seen` bytes.
 fn head_end(head: &[u8], seen: usize) -> Option<(usize, bool)> {
     if head.starts_with(b"--") {
         return Some((2, true));
@@ -163,7 +162,7 @@ fn head_end(head: &[u8], seen: usize) -> Option<(usize, bool)> {
     Some((from + at + 4, false))
 }
 
-/// RFC 5322 §2.2.3: a line end before a space or a tab is no line end. The first line is the boundary's.
+/// Removes line ends before a space or a tab (RFC 5322 §2.2.3), except in the first line, which is the boundary's.
 fn unfold(head: Vec<u8>) -> Bytes {
     let is_fold = |at: usize, head: &[u8]| matches!(head[at..], [b'\r', b'\n', b' ' | b'\t', ..]);
     let Some(line) = memmem::find(&head, b"\r\n").map(|at| at + 2) else {
@@ -191,7 +190,7 @@ mod tests {
 
     use super::*;
 
-    /// All that comes out of a form which comes in pieces of these lengths, by turns.
+    /// The output for a form that arrives in pieces of these lengths, repeated.
     fn parsed(form: &[u8], cuts: &[usize], bytes_max: usize) -> Result<Vec<u8>, TooLong> {
         let mut heads = PartHeads::new("b");
         let (mut out, mut at) = (Vec::new(), 0);
@@ -235,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn leaves_what_is_no_fold() {
+    fn keeps_lines_without_folds() {
         for form in [
             // The first line of the headers continues nothing.
             "--b\r\n A: 1\r\n\r\nx\r\n--b--",
@@ -254,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_without_end_are_too_long() {
+    fn rejects_endless_headers() {
         let form = format!("--b\r\nA: {}", "x".repeat(2 * PART_HEAD_BYTES_MAX));
         for cut in [1, 1000, form.len()] {
             assert!(parsed(form.as_bytes(), &[cut], 1024).is_err(), "{cut}");

@@ -1,6 +1,7 @@
-//! The JSON of a policy, parsed into what the check asks for. By the vendor's pages: at least one condition;
-//! one in the form of an object has exactly one member; the lists are `eq`, `starts-with`, `in`, `not-in` and
-//! `content-length-range`; there is no other kind. No form and no clock is looked at.
+//! Parses the JSON of a policy and tests conditions. Reads neither the form nor a clock.
+//!
+//! The vendor's rules: at least one condition. A condition written as an object has exactly one member. A condition written
+//! as a list is `eq`, `starts-with`, `in`, `not-in` or `content-length-range`. There are no other kinds.
 
 use std::{fmt, ops::RangeInclusive};
 
@@ -16,33 +17,33 @@ use crate::{
     time::{Day, MS_PER_SECOND, Timestamp},
 };
 
-/// Bytes of a policy as it is sent, in base64.
+/// The longest policy in base64.
 pub(super) const POLICY_BYTES_MAX: usize = 16 * 1024;
-/// Conditions of a policy.
+/// The most conditions of a policy.
 pub(super) const CONDITIONS_MAX: usize = 100;
 
-/// A policy that was read.
+/// A parsed policy.
 pub(super) struct Document {
-    /// From this moment on it is good for nothing.
+    /// When it expires.
     pub(super) expiration: Timestamp,
-    /// The intersection of its `content-length-range`s; never empty.
+    /// The intersection of all `content-length-range` conditions. Never empty.
     pub(super) bytes: RangeInclusive<u64>,
-    /// The others.
+    /// All other conditions.
     pub(super) conditions: Vec<Condition>,
-    /// Ours.
+    /// Our extension: the user who uploads.
     pub(super) owner: Option<String>,
-    /// Ours.
+    /// Our extension: the user or group to whom the file is sent.
     pub(super) recipient: Option<String>,
 }
 
-/// What one field must be.
+/// A condition for one form field.
 pub(super) struct Condition {
-    /// The field's name as the policy writes it, without the `$`.
+    /// The name of the field as in the policy, without the `$`.
     pub(super) field: String,
     test: Test,
 }
 
-/// What a value must be.
+/// The required value of a field.
 enum Test {
     Equals(String),
     StartsWith(String),
@@ -50,7 +51,7 @@ enum Test {
     NotIn(Vec<String>),
 }
 
-/// As it is written; a member given twice is refused, one that is not known is ignored.
+/// The JSON. A repeated member is an error, an unknown one is ignored.
 #[derive(Deserialize)]
 struct Json {
     expiration: String,
@@ -65,10 +66,10 @@ enum JsonCondition {
 }
 
 impl Document {
-    /// Reads a policy as it was sent.
+    /// Parses a policy as sent.
     ///
     /// # Errors
-    /// `Policy(Document)`, whose text says what is wrong with it.
+    /// `Policy(Document)` with a text for the client.
     pub(super) fn parse(policy: &str) -> Result<Self> {
         if policy.len() > POLICY_BYTES_MAX {
             return Err(fault(&format!(
@@ -78,17 +79,19 @@ impl Document {
         let json = STANDARD
             .decode(policy)
             .map_err(|_| fault("it is not base64."))?;
-        // serde would take an array's elements for the members, in order.
+        // serde would accept an array of the members' values.
         if !json.trim_ascii_start().starts_with(b"{") {
             return Err(fault("it is not a JSON object."));
         }
         let json: Json = serde_json::from_slice(&json)
             .map_err(|error| fault(&format!("{}.", shown(&error.to_string()))))?;
         if json.conditions.is_empty() || json.conditions.len() > CONDITIONS_MAX {
-            return Err(fault(&format!("it has 1 to {CONDITIONS_MAX} conditions.")));
+            return Err(fault(&format!(
+                "expected 1 to {CONDITIONS_MAX} conditions."
+            )));
         }
-        let expiration = moment(&json.expiration)
-            .ok_or_else(|| fault("its expiration is not like 2099-12-31T23:59:59.000Z."))?;
+        let expiration = expiration(&json.expiration)
+            .ok_or_else(|| fault("the expiration must be a time like 2099-12-31T23:59:59.000Z."))?;
         let (mut bytes, mut conditions) = (0..=u64::MAX, Vec::new());
         for condition in json.conditions {
             match condition {
@@ -112,11 +115,10 @@ impl Document {
 }
 
 impl Condition {
-    /// Whether a form whose field has this value, or none, meets it.
+    /// Whether this value of the field meets the condition; `None` if the form does not have the field.
     ///
-    /// What is not sent meets `not-in` alone. The vendor does not say what an empty prefix makes of it; here
-    /// as in S3, any value will do, but there must be one: a condition that asks for nothing at all is
-    /// nobody's wish.
+    /// A missing field meets only `not-in`. The vendor does not define an empty prefix for a missing field. As in S3, an
+    /// empty prefix accepts any value but requires the field, since a condition that everything meets makes no sense.
     pub(super) fn is_met_by(&self, value: Option<&str>) -> bool {
         let Some(value) = value else {
             return matches!(self.test, Test::NotIn(_));
@@ -130,7 +132,7 @@ impl Condition {
     }
 }
 
-/// In the form of a list, whichever it was written in: so does the vendor's error.
+/// Shows the condition as a list, as the vendor's error message does.
 impl fmt::Display for Condition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (kind, value) = match &self.test {
@@ -215,9 +217,9 @@ fn fault(text: &str) -> Error {
     Error::new(Kind::Policy(PolicyFault::Document)).public(format!("Invalid Policy: {text}"))
 }
 
-/// Exactly `YYYY-MM-DDTHH:MM:SSZ`, where a fraction may stand before the `Z`; what it has beyond
-/// milliseconds is cut. `jiff::Timestamp` would take offsets and spaces, and not the last days of 9999.
-fn moment(text: &str) -> Option<Timestamp> {
+/// Parses exactly `YYYY-MM-DDTHH:MM:SSZ` with an optional fraction before the `Z`, which is cut to milliseconds.
+/// `jiff::Timestamp` would accept offsets and spaces, and reject the last days of 9999.
+fn expiration(text: &str) -> Option<Timestamp> {
     let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
     let (time, fraction) = match time.split_once('.') {
         Some((time, fraction)) => (time, milliseconds(fraction)?),

@@ -1,13 +1,13 @@
-//! The text fields of an upload form, those before its `file`. What they mean is not known here.
+//! The text fields of an upload form before its `file`. Does not interpret them.
 
 use super::shown;
 use crate::error::{Error, Result};
 
-/// Bytes of all names and values, repeated ones too.
+/// The most bytes of all names and values, including repeated ones.
 pub(in crate::api::lanying) const FIELDS_BYTES_MAX: usize = 32 * 1024;
 
-/// Names and values, in the order they came. A list: a form has at most 64 parts (`http/multipart.rs`), most
-/// have six.
+/// Names and values in the order of the form. A list, because a form has at most 64 parts (`http/multipart.rs`) and usually
+/// six.
 #[derive(Default)]
 pub(in crate::api::lanying) struct Fields {
     list: Vec<(String, String)>,
@@ -15,8 +15,8 @@ pub(in crate::api::lanying) struct Fields {
 }
 
 impl Fields {
-    /// Adds a field. Names differ by more than case; one may come twice with one value, never with two: it
-    /// would depend on the reader which of them the policy was held against.
+    /// Adds a field. Names are compared without case. A field may be repeated with the same value, but not with another:
+    /// readers could disagree on which value the policy was checked against.
     ///
     /// # Errors
     /// `InvalidArgument`.
@@ -39,7 +39,7 @@ impl Fields {
         Ok(())
     }
 
-    /// The value of a field, whose name is compared without case.
+    /// The value of a field. The name is compared without case.
     pub(in crate::api::lanying) fn get(&self, name: &str) -> Option<&str> {
         let (_, value) = self
             .list
@@ -48,7 +48,7 @@ impl Fields {
         Some(value)
     }
 
-    /// Bytes that the fields to come may have, names and values.
+    /// Bytes that the names and values of further fields may have.
     pub(in crate::api::lanying) fn bytes_left(&self) -> usize {
         FIELDS_BYTES_MAX - self.bytes
     }
