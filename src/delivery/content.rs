@@ -59,7 +59,7 @@ impl Content {
                     last_modified: file.object.meta.created,
                     content_type: &derived.content_type,
                     disposition: HeaderValue::from_static("inline"),
-                    len: derived.bytes.len() as u64,
+                    body_bytes: derived.bytes.len() as u64,
                 })
             }),
         }
@@ -69,7 +69,7 @@ impl Content {
     pub(super) fn representation(&self) -> Representation<'_> {
         let (headers, file) = (self.headers(), self.file());
         Representation {
-            len: headers.len(),
+            len: headers.body_bytes(),
             etag: headers.etag(),
             last_modified: file.object.meta.created,
             forms: match file.kind.has_derivatives() {
@@ -83,7 +83,7 @@ impl Content {
     pub(super) fn whole(&self, claimant: Claimant) -> Body {
         let range = ByteRange {
             start: 0,
-            end_exclusive: self.headers().len(),
+            end_exclusive: self.headers().body_bytes(),
         };
         self.range(range, claimant)
     }
@@ -125,7 +125,7 @@ fn original_headers(file: &OpenFile) -> RepresentationHeaders {
         // Older versions stored types that a browser would run as scripts.
         content_type: served_type(&meta.content_type),
         disposition: content_disposition(disposition, meta.file_name.as_deref()),
-        len: meta.len,
+        body_bytes: meta.len,
     })
 }
 

@@ -25,7 +25,7 @@ const CORP: HeaderName = HeaderName::from_static("cross-origin-resource-policy")
 #[derive(Debug)]
 pub struct RepresentationHeaders {
     etag: Box<str>,
-    len: u64,
+    body_bytes: u64,
     whole: HeaderMap,
 }
 
@@ -41,7 +41,7 @@ pub struct Description<'a> {
     /// The value of `Content-Disposition`.
     pub disposition: HeaderValue,
     /// Length of the body in bytes.
-    pub len: u64,
+    pub body_bytes: u64,
 }
 
 impl RepresentationHeaders {
@@ -55,7 +55,7 @@ impl RepresentationHeaders {
             last_modified,
             content_type,
             disposition,
-            len,
+            body_bytes,
         } = description;
         let value = |text: &str| {
             HeaderValue::try_from(text)
@@ -66,7 +66,7 @@ impl RepresentationHeaders {
         let date = httpdate::fmt_http_date(last_modified.system());
         whole.insert(header::LAST_MODIFIED, value(&date));
         whole.insert(header::CONTENT_TYPE, value(content_type));
-        whole.insert(header::CONTENT_LENGTH, HeaderValue::from(len));
+        whole.insert(header::CONTENT_LENGTH, HeaderValue::from(body_bytes));
         whole.insert(header::CONTENT_DISPOSITION, disposition);
         for (name, text) in [
             (header::ACCEPT_RANGES, "bytes"),
@@ -81,7 +81,7 @@ impl RepresentationHeaders {
         }
         Self {
             etag: etag.into(),
-            len,
+            body_bytes,
             whole,
         }
     }
@@ -92,8 +92,8 @@ impl RepresentationHeaders {
     }
 
     /// Length of the body in bytes.
-    pub fn len(&self) -> u64 {
-        self.len
+    pub fn body_bytes(&self) -> u64 {
+        self.body_bytes
     }
 
     /// The media type of the body.
@@ -110,7 +110,7 @@ impl RepresentationHeaders {
     pub fn range(&self, range: ByteRange) -> HeaderMap {
         let mut headers = self.whole();
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(range.len()));
-        let content_range = byteranges::content_range(range, self.len);
+        let content_range = byteranges::content_range(range, self.body_bytes);
         headers.insert(header::CONTENT_RANGE, content_range);
         headers
     }

@@ -26,7 +26,7 @@ use crate::{
     logging,
     metrics::{Levels, Metrics, StoreLevels},
     settings::expected,
-    store::Store,
+    store::{Store, to_end},
 };
 
 /// Upper limit of connections: a few scrapers and probes.
@@ -187,11 +187,11 @@ impl Disk {
             let turn = turn.map_err(Error::internal)?;
             let store = self.store.clone();
             // A task, because the permit is held until the disk has answered, however long that takes.
-            let asked = tokio::spawn(async move {
+            to_end(async move {
                 let _turn = turn;
                 store.maintenance().free_bytes().await
-            });
-            asked.await.map_err(Error::internal)?
+            })
+            .await
         };
         match tokio::time::timeout(DISK_PATIENCE, ask).await {
             Ok(Ok(free)) => Some(free),

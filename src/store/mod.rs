@@ -161,6 +161,8 @@ pub struct Derived {
 pub(crate) async fn to_end<T: Send + 'static>(
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
+    // Its caller waits for it; if the caller is dropped, the work ends by itself or with the runtime.
+    #[allow(clippy::disallowed_methods)]
     match tokio::spawn(work).await {
         Ok(result) => result,
         Err(error) => Err(Error::internal(error)),

@@ -192,8 +192,10 @@ impl Maintenance for InMemory {
         ok(())
     }
     fn verify(&self) -> StoreFuture<'_, Verified> {
-        let mut verified = Verified::default();
-        verified.objects = self.0.lock().objects.len() as u64;
-        ok(verified)
+        let objects = self.0.lock().objects.len() as u64;
+        ok(Verified {
+            objects,
+            ..Verified::default()
+        })
     }
 }
