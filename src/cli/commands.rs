@@ -142,7 +142,7 @@ pub(super) fn token(config: &Config, args: &TokenArgs) -> Result<ExitCode> {
     let now = Clock::system().now();
     let ring = KeyRing::load(&config.keys_path(), now)?;
     let ttl = (args.ttl_seconds > 0).then(|| Duration::from_secs(args.ttl_seconds));
-    say(&token::issue_by_name(&ring, tenant.name(), &subject, ttl, now)?)?;
+    say(&token::issue(&ring, tenant.name(), &subject, ttl, now)?)?;
     Ok(ExitCode::SUCCESS)
 }
 
