@@ -43,7 +43,7 @@ fn tokens(c: &mut Criterion) {
     let verifier = Verifier::new(ring.clone());
     let issue = |user: String| {
         let subject = Subject::User(user.into());
-        token::issue(&ring, tenant, &subject, Some(DAY), now).unwrap()
+        token::issue(&ring, tenant.name(), &subject, Some(DAY), now).unwrap()
     };
     let mut group = c.benchmark_group("token");
 

@@ -1,113 +1,72 @@
-//! Sends HTTP/1.1 requests to other servers, over TCP or TLS, and reuses connections.
+//! Sends HTTP/1.1 requests to other servers, over TCP or TLS, with the client of hyper-util, which keeps connections.
 //!
-//! Used by the hooks (`auth/hook/`) and by `check-config --probe`. It follows no redirects, uses no proxy, and never
-//! repeats a request: only the caller knows whether a request may be sent twice ([`Error::is_closed`]).
+//! Used by the hooks (`auth/hook/`) and by `check-config --probe`. It follows no redirects, uses no proxy, and repeats
+//! only a request of which nothing was sent. Any other repetition is up to the caller ([`Error::Closed`]).
 //!
 //! The client limits the time to connect. The caller sets all other time-outs: [`HttpClient::send`] returns with the
-//! head of the response and [`ResponseBody::chunk`] with each piece of its body, so that a caller can limit the time to
-//! the first byte, the time without progress, or the total time.
-//!
-//! This is a small pool over `hyper::client::conn`. hyper-util's client was considered: it limits idle connections per
-//! host and not in total, spawns a task for each connection, and cannot be told to open a new one.
+//! head of the response, and its body is a stream of frames, so that a caller can limit the time to the first byte, the
+//! time without progress, or the total time.
 
 mod resolver;
 
 use std::{
-    collections::VecDeque,
-    fmt,
-    future::{Future, poll_fn},
-    io,
-    pin::{Pin, pin},
+    error::Error as StdError,
+    fmt, io,
     sync::Arc,
-    time::{Duration, Instant},
+    task::{Context, Poll},
+    time::Duration,
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use futures_util::future::{Fuse, FutureExt};
+use futures_util::future::BoxFuture;
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 use hyper::{
     Request, Response, Uri,
     body::Incoming,
-    client::conn::http1::{self, SendRequest},
-    header::{AUTHORIZATION, HOST, HeaderValue},
-    http::uri::{Authority, Scheme},
+    header::{AUTHORIZATION, HeaderValue},
+    http::{
+        self,
+        uri::{Authority, Scheme},
+    },
+    rt::Executor,
 };
-use hyper_util::rt::TokioIo;
+use hyper_util::{
+    client::legacy::{
+        Client,
+        connect::{Connected, Connection},
+    },
+    rt::{TokioIo, TokioTimer},
+};
 use parking_lot::Mutex;
 use rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
+    task::JoinSet,
     time::timeout,
 };
 use tokio_rustls::TlsConnector;
+use tower_service::Service;
 
 pub use self::resolver::LOOKUPS_MAX;
 use self::resolver::Resolver;
-use crate::time::Clock;
 
-/// Maximum size of the head of a response.
-const HEAD_BYTES_MAX: usize = 8 * 1024;
-/// Maximum size of the read buffer of a connection, larger than a head.
-const BUFFER_BYTES_MAX: usize = 16 * 1024;
+/// Maximum size of the read buffer of a connection, and so of the head of a response. The smallest that hyper allows.
+const BUFFER_BYTES_MAX: usize = 8 * 1024;
+/// Maximum number of idle connections to a host.
+const IDLE_PER_HOST_MAX: usize = 8;
 /// How long an idle connection is kept.
-const IDLE_MAX: Duration = Duration::from_secs(15);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The body of a request.
 pub type RequestBody = UnsyncBoxBody<Bytes, io::Error>;
 
-/// The bounds of an [`HttpClient`].
-#[derive(Debug, Clone, Copy)]
-pub struct Config {
-    /// Maximum time to look up the name, connect, and finish the TLS handshake.
-    pub connect_timeout: Duration,
-    /// Maximum number of idle connections, to all servers together.
-    pub idle_connections_max: usize,
-}
-
-/// Sends requests. Clones share the idle connections.
+/// Sends requests. Clones share the idle connections. Dropping the last clone closes all connections.
 #[derive(Clone)]
-pub struct HttpClient(Arc<Shared>);
-
-struct Shared {
-    config: Config,
-    clock: Clock,
-    resolver: Resolver,
-    tls: TlsConnector,
-    /// Idle connections, ordered by the time of their last use; at most `idle_connections_max`.
-    idle: Mutex<VecDeque<Idle>>,
-}
-
-struct Idle {
-    connection: Connection,
-    since: Instant,
-}
-
-/// The scheme, host and port of a URL.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Origin {
-    is_tls: bool,
-    host: Box<str>,
-    port: u16,
-}
-
-/// A connection, which carries one request at a time. The task that waits for the response does its I/O, so nothing is
-/// spawned. Dropping it closes it.
-struct Connection {
-    origin: Origin,
-    sender: SendRequest<RequestBody>,
-    driver: Driver,
-}
-
-type Driver = Fuse<Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>>;
-
-/// The body of a response. Dropping it before its end closes the connection.
-pub struct ResponseBody {
-    client: HttpClient,
-    /// `None` after the end of the body.
-    connection: Option<Connection>,
-    incoming: Incoming,
+pub struct HttpClient {
+    pooled: Client<Connector, RequestBody>,
+    unpooled: Client<Connector, RequestBody>,
 }
 
 /// Why there is no complete response. The text contains neither the URL nor a header.
@@ -115,58 +74,60 @@ pub struct ResponseBody {
 pub enum Error {
     /// The URL is not an absolute `http://` or `https://` URL.
     Url,
-    /// Connecting failed, or the connection did.
-    Io(io::Error),
-    /// The server closed the connection before the response was complete.
+    /// The server closed the connection before the response was complete. A server may close an idle connection just
+    /// when a request is sent, so a request that changes nothing may be sent again.
     Closed,
-    /// The response is not valid HTTP, or its head is too large.
-    Http(hyper::Error),
     /// The body has more than this number of bytes.
     TooLarge(usize),
+    /// There is no connection, or the response is not valid HTTP, or its head is too large.
+    Failed(String),
 }
 
 impl HttpClient {
-    /// A client without connections.
-    pub fn new(config: Config, clock: Clock) -> Self {
+    /// Creates a client without connections.
+    ///
+    /// `connect_timeout` limits the time to look up the name, connect, and finish the TLS handshake.
+    pub fn new(connect_timeout: Duration) -> Self {
         let roots = webpki_roots::TLS_SERVER_ROOTS.into();
-        Self::trusting(RootCertStore { roots }, config, clock)
+        Self::trusting(RootCertStore { roots }, connect_timeout)
     }
 
-    fn trusting(roots: RootCertStore, config: Config, clock: Clock) -> Self {
+    fn trusting(roots: RootCertStore, connect_timeout: Duration) -> Self {
         let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .expect("ring has the default versions")
             .with_root_certificates(roots)
             .with_no_client_auth();
-        Self(Arc::new(Shared {
-            config,
-            clock,
+        let connector = Connector {
             resolver: Resolver::default(),
             tls: Arc::new(tls).into(),
-            idle: Mutex::default(),
-        }))
+            timeout: connect_timeout,
+        };
+        let mut builder = Client::builder(Tasks::default());
+        builder
+            .http1_max_buf_size(BUFFER_BYTES_MAX)
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .pool_max_idle_per_host(IDLE_PER_HOST_MAX);
+        Self {
+            pooled: builder.build(connector.clone()),
+            unpooled: builder.pool_max_idle_per_host(0).build(connector),
+        }
     }
 
     /// Sends a request with an absolute URL, over an idle connection if there is one, and returns the head of the
-    /// response. Sets `Host`, and `Authorization` if the URL contains a user and a password.
+    /// response. Sets `Host`, and `Authorization` if the URL contains a user.
     ///
     /// # Errors
     /// [`Error`]. The server may close an idle connection at any time, also while a request is sent.
     ///
     /// # Cancel safety
     /// Dropping the future closes the connection.
-    pub async fn send(
-        &self,
-        request: Request<RequestBody>,
-    ) -> Result<Response<ResponseBody>, Error> {
-        let origin = Origin::of(request.uri())?;
-        match self.0.take_idle(&origin) {
-            Some(connection) => self.exchange(connection, request).await,
-            None => self.send_on_new_connection(request).await,
-        }
+    pub async fn send(&self, request: Request<RequestBody>) -> Result<Response<Incoming>, Error> {
+        exchange(&self.pooled, request).await
     }
 
-    /// Like [`Self::send`], over a new connection.
+    /// Like [`Self::send`], over a new connection, which is not kept.
     ///
     /// # Errors
     /// [`Error`].
@@ -176,236 +137,150 @@ impl HttpClient {
     pub async fn send_on_new_connection(
         &self,
         request: Request<RequestBody>,
-    ) -> Result<Response<ResponseBody>, Error> {
-        let origin = Origin::of(request.uri())?;
-        let connecting = self.0.connect(origin);
-        let connection = timeout(self.0.config.connect_timeout, connecting).await;
-        let connection = connection.map_err(|_| {
-            Error::Io(io::Error::new(
-                io::ErrorKind::TimedOut,
-                "no connection in time",
-            ))
-        })??;
-        self.exchange(connection, request).await
-    }
-
-    async fn exchange(
-        &self,
-        mut connection: Connection,
-        mut request: Request<RequestBody>,
-    ) -> Result<Response<ResponseBody>, Error> {
-        to_origin_form(&mut request)?;
-        let response = connection.sender.send_request(request);
-        let response = drive(&mut connection.driver, response).await?;
-        Ok(response.map(|incoming| ResponseBody {
-            client: self.clone(),
-            connection: Some(connection),
-            incoming,
-        }))
+    ) -> Result<Response<Incoming>, Error> {
+        exchange(&self.unpooled, request).await
     }
 }
 
-/// Replaces the URL of a request by its path, as servers expect it, and adds the headers that contain the rest.
-fn to_origin_form(request: &mut Request<RequestBody>) -> Result<(), Error> {
-    let uri = std::mem::take(request.uri_mut()).into_parts();
-    let authority = uri.authority.ok_or(Error::Url)?;
-    let (user, host) = match authority.as_str().rsplit_once('@') {
-        Some((user, host)) => (Some(user), host),
-        None => (None, authority.as_str()),
-    };
-    let header = |value: &str| HeaderValue::from_str(value).map_err(|_| Error::Url);
-    let headers = request.headers_mut();
-    headers.insert(HOST, header(host)?);
-    if let Some(user) = user {
-        // RFC 7617 §2: there is always a colon, also without a password.
-        let colon = if user.contains(':') { "" } else { ":" };
-        let credentials = STANDARD.encode([user, colon].concat());
-        headers.insert(AUTHORIZATION, header(&format!("Basic {credentials}"))?);
+async fn exchange(
+    client: &Client<Connector, RequestBody>,
+    mut request: Request<RequestBody>,
+) -> Result<Response<Incoming>, Error> {
+    if !matches!(request.uri().scheme_str(), Some("http" | "https")) {
+        return Err(Error::Url);
     }
-    let path = uri.path_and_query.ok_or(Error::Url)?;
-    *request.uri_mut() = Uri::from(path);
+    move_credentials(&mut request).map_err(|_| Error::Url)?;
+    let sent = client.request(request).await;
+    sent.map_err(|error| Error::of(&error))
+}
+
+/// Moves the user and the password of the URL into `Authorization`. The client must not see them: it logs the authority.
+fn move_credentials(request: &mut Request<RequestBody>) -> http::Result<()> {
+    let mut uri = request.uri().clone().into_parts();
+    let authority = uri.authority.take();
+    let authority = authority.as_ref().map_or("", Authority::as_str);
+    let Some((user, host)) = authority.rsplit_once('@') else {
+        return Ok(());
+    };
+    // RFC 7617 §2: there is always a colon, also without a password.
+    let colon = if user.contains(':') { "" } else { ":" };
+    let credentials = STANDARD.encode([user, colon].concat());
+    let value = HeaderValue::try_from(format!("Basic {credentials}"))?;
+    request.headers_mut().insert(AUTHORIZATION, value);
+    uri.authority = Some(host.parse()?);
+    *request.uri_mut() = Uri::from_parts(uri)?;
     Ok(())
 }
 
-impl Shared {
-    /// An idle connection to this origin that the server has not closed. Closes those that are too old.
-    fn take_idle(&self, origin: &Origin) -> Option<Connection> {
-        let mut idle = self.idle.lock();
-        self.drop_old(&mut idle);
-        loop {
-            let index = idle
-                .iter()
-                .rposition(|kept| kept.connection.origin == *origin)?;
-            let mut connection = idle.remove(index)?.connection;
-            if connection.is_ready() {
-                return Some(connection);
-            }
+/// Reads a whole body, of at most `bytes_max` bytes.
+///
+/// # Errors
+/// [`Error`].
+pub async fn read_body(mut body: Incoming, bytes_max: usize) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| Error::of(&error))?;
+        // Trailers are ignored.
+        let data = frame.into_data().unwrap_or_default();
+        if data.len() > bytes_max - bytes.len() {
+            return Err(Error::TooLarge(bytes_max));
         }
+        bytes.extend_from_slice(&data);
     }
+    Ok(bytes)
+}
 
-    fn keep(&self, mut connection: Connection) {
-        if !connection.is_ready() {
-            return;
-        }
-        let mut idle = self.idle.lock();
-        self.drop_old(&mut idle);
-        let since = self.clock.monotonic();
-        idle.push_back(Idle { connection, since });
-        if idle.len() > self.config.idle_connections_max {
-            idle.pop_front();
-        }
+/// Owns the tasks that hyper-util spawns, mainly one for each connection. They end when the last client is dropped.
+#[derive(Clone, Default)]
+struct Tasks(Arc<Mutex<JoinSet<()>>>);
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Tasks {
+    fn execute(&self, task: F) {
+        let mut tasks = self.0.lock();
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(task);
     }
+}
 
-    fn drop_old(&self, idle: &mut VecDeque<Idle>) {
-        let now = self.clock.monotonic();
-        let is_old = |kept: &Idle| now.saturating_duration_since(kept.since) >= IDLE_MAX;
-        while idle.front().is_some_and(is_old) {
-            idle.pop_front();
-        }
-    }
+/// Opens connections, with TLS for `https://`.
+#[derive(Clone)]
+struct Connector {
+    resolver: Resolver,
+    tls: TlsConnector,
+    timeout: Duration,
+}
 
-    async fn connect(&self, origin: Origin) -> Result<Connection, Error> {
-        let addresses = self.resolver.resolve(&origin.host, origin.port).await?;
+impl Connector {
+    async fn connect(&self, uri: &Uri) -> io::Result<Box<dyn Stream>> {
+        let is_tls = uri.scheme() == Some(&Scheme::HTTPS);
+        let host = uri.host().unwrap_or_default();
+        // An IPv6 address is in brackets.
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
+        let addresses = self.resolver.resolve(host, port).await?;
         let stream = TcpStream::connect(&*addresses).await?;
         stream.set_nodelay(true)?;
-        if !origin.is_tls {
-            return Connection::new(origin, stream).await;
+        if !is_tls {
+            return Ok(Box::new(stream));
         }
-        let name = ServerName::try_from(String::from(&*origin.host)).map_err(|_| Error::Url)?;
-        let stream = self.tls.connect(name, stream).await?;
-        Connection::new(origin, stream).await
+        let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+        Ok(Box::new(self.tls.connect(name, stream).await?))
     }
 }
 
-impl Origin {
-    fn of(uri: &Uri) -> Result<Self, Error> {
-        let is_tls = match uri.scheme() {
-            Some(scheme) if *scheme == Scheme::HTTP => false,
-            Some(scheme) if *scheme == Scheme::HTTPS => true,
-            _ => return Err(Error::Url),
-        };
-        let host = uri.host().ok_or(Error::Url)?;
-        // An IPv6 address is in brackets.
-        let host = host.trim_start_matches('[').trim_end_matches(']').into();
-        let port = uri.authority().and_then(Authority::port_u16);
-        Ok(Self {
-            is_tls,
-            host,
-            port: port.unwrap_or(if is_tls { 443 } else { 80 }),
+impl Service<Uri> for Connector {
+    type Response = TokioIo<Box<dyn Stream>>;
+    type Error = io::Error;
+    type Future = BoxFuture<'static, io::Result<Self::Response>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let connector = self.clone();
+        Box::pin(async move {
+            let connected = timeout(connector.timeout, connector.connect(&uri)).await;
+            let late = |_| io::Error::new(io::ErrorKind::TimedOut, "no connection in time");
+            connected.map_err(late).flatten().map(TokioIo::new)
         })
     }
 }
 
-impl Connection {
-    async fn new<S>(origin: Origin, stream: S) -> Result<Self, Error>
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let (sender, driver) = http1::Builder::new()
-            .max_header_size(HEAD_BYTES_MAX)
-            .max_buf_size(BUFFER_BYTES_MAX)
-            .handshake(TokioIo::new(stream))
-            .await?;
-        let driver: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(driver);
-        Ok(Self {
-            origin,
-            sender,
-            driver: driver.fuse(),
-        })
-    }
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
-    /// Whether the connection can carry another request. Reads from the socket to detect that the server has closed it.
-    fn is_ready(&mut self) -> bool {
-        let _ = (&mut self.driver).now_or_never();
-        self.sender.is_ready()
-    }
-}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
-/// Waits for a step of an exchange, and does the I/O of the connection at the same time.
-async fn drive<T>(driver: &mut Driver, step: impl Future<Output = T>) -> T {
-    let mut step = pin!(step);
-    poll_fn(|cx| {
-        // An error of the connection is also the error of the step.
-        let _ = driver.poll_unpin(cx);
-        step.as_mut().poll(cx)
-    })
-    .await
-}
-
-impl ResponseBody {
-    /// Returns the next bytes, or `None` at the end. At the end, the connection becomes idle.
-    ///
-    /// # Errors
-    /// [`Error`].
-    ///
-    /// # Cancel safety
-    /// Dropping the future loses no bytes.
-    pub async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
-        while let Some(connection) = &mut self.connection {
-            let frame = drive(&mut connection.driver, self.incoming.frame()).await;
-            match frame.transpose()? {
-                // Trailers are ignored.
-                Some(frame) => {
-                    if let Ok(bytes) = frame.into_data() {
-                        return Ok(Some(bytes));
-                    }
-                }
-                None => self
-                    .connection
-                    .take()
-                    .into_iter()
-                    .for_each(|ended| self.client.0.keep(ended)),
-            }
-        }
-        Ok(None)
-    }
-
-    /// Reads the whole body, of at most `bytes_max` bytes.
-    ///
-    /// # Errors
-    /// [`Error`].
-    pub async fn read(mut self, bytes_max: usize) -> Result<Vec<u8>, Error> {
-        let mut body = Vec::new();
-        while let Some(chunk) = self.chunk().await? {
-            if chunk.len() > bytes_max - body.len() {
-                return Err(Error::TooLarge(bytes_max));
-            }
-            body.extend_from_slice(&chunk);
-        }
-        Ok(body)
+impl Connection for Box<dyn Stream> {
+    fn connected(&self) -> Connected {
+        Connected::new()
     }
 }
 
 impl Error {
-    /// Whether the server closed the connection before the response was complete. A server may close an idle connection
-    /// just when a request is sent, so a request that changes nothing may be sent again.
-    pub fn is_closed(&self) -> bool {
-        matches!(self, Self::Closed)
-    }
-}
-
-impl From<io::Error> for Error {
-    fn from(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::UnexpectedEof
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::BrokenPipe => Self::Closed,
-            _ => Self::Io(error),
+    /// Finds the reason among the causes of an error.
+    fn of(error: &(dyn StdError + 'static)) -> Self {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return match error.kind() {
+                io::ErrorKind::UnexpectedEof
+                | io::ErrorKind::ConnectionReset
+                | io::ErrorKind::ConnectionAborted
+                | io::ErrorKind::BrokenPipe => Self::Closed,
+                _ => Self::Failed(format!("io: {error}")),
+            };
         }
-    }
-}
-
-impl From<hyper::Error> for Error {
-    fn from(error: hyper::Error) -> Self {
-        if error.is_incomplete_message() || error.is_canceled() || error.is_closed() {
-            return Self::Closed;
+        if let Some(error) = error.downcast_ref::<hyper::Error>() {
+            if error.is_incomplete_message() || error.is_canceled() || error.is_closed() {
+                return Self::Closed;
+            }
+            if error.is_parse_too_large() {
+                let text = "http: the header of the response has more than";
+                return Self::Failed(format!("{text} {BUFFER_BYTES_MAX} bytes"));
+            }
         }
-        let source = std::error::Error::source(&error);
-        let io = source.and_then(|source| source.downcast_ref::<io::Error>());
-        match io.map(|io| Self::from(io::Error::from(io.kind()))) {
-            Some(Self::Closed) => Self::Closed,
-            _ => Self::Http(error),
+        match error.source() {
+            Some(cause) => Self::of(cause),
+            None => Self::Failed(format!("http: {error}")),
         }
     }
 }
@@ -414,112 +289,107 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Url => f.write_str("its address is no http:// or https:// URL"),
-            Self::Io(error) => write!(f, "io: {error}"),
             Self::Closed => f.write_str("io: the server disconnected"),
-            Self::Http(error) if error.is_parse_too_large() => {
-                write!(
-                    f,
-                    "http: the header of the response has more than {HEAD_BYTES_MAX} bytes"
-                )
-            }
-            Self::Http(error) => write!(f, "http: {error}"),
             Self::TooLarge(bytes) => write!(f, "the response has more than {bytes} bytes"),
+            Self::Failed(why) => f.write_str(why),
         }
     }
 }
 
-impl std::error::Error for Error {}
+impl StdError for Error {}
 
 #[cfg(test)]
 mod tests {
+    use futures_util::future::join_all;
     use rustls::{ServerConfig, pki_types::PrivatePkcs8KeyDer};
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::TcpListener,
-        task::JoinSet,
     };
     use tokio_rustls::TlsAcceptor;
 
     use super::*;
 
     const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-
-    fn config(idle_connections_max: usize) -> Config {
-        Config {
-            connect_timeout: Duration::from_secs(30),
-            idle_connections_max,
-        }
-    }
+    const TIMEOUT: Duration = Duration::from_secs(30);
 
     fn get(url: &str) -> Request<RequestBody> {
         Request::get(url).body(RequestBody::default()).unwrap()
     }
 
     async fn ask(client: &HttpClient, url: &str) -> Result<Vec<u8>, Error> {
-        client.send(get(url)).await?.into_body().read(100).await
+        read_body(client.send(get(url)).await?.into_body(), 100).await
     }
 
-    /// Answers each request until the client disconnects.
-    async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
-        let mut head = Vec::new();
+    /// Answers each request until the client disconnects. Returns the heads of the requests.
+    async fn answer(mut stream: impl Stream) -> String {
+        let mut heads = String::new();
         while let Ok(byte) = stream.read_u8().await {
-            head.push(byte);
-            if head.ends_with(b"\r\n\r\n") {
+            heads.push(byte.into());
+            if heads.ends_with("\r\n\r\n") {
                 stream.write_all(ANSWER).await.unwrap();
-                head.clear();
             }
         }
+        heads
     }
 
-    /// Accepts this number of connections, and waits for their end.
-    async fn serve(listener: TcpListener, connections: usize) {
-        let mut tasks = JoinSet::new();
-        for _ in 0..connections {
-            tasks.spawn(answer(listener.accept().await.unwrap().0));
+    #[tokio::test]
+    async fn sends_path_host_and_credentials() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let host = listener.local_addr().unwrap();
+        // printf user:pass | base64; printf user: | base64
+        for (user, header) in [
+            ("user:pass@", Some("authorization: Basic dXNlcjpwYXNz\r\n")),
+            ("user@", Some("authorization: Basic dXNlcjo=\r\n")),
+            ("", None),
+        ] {
+            let client = HttpClient::new(TIMEOUT);
+            let url = format!("http://{user}{host}/a?b=c");
+            let mut seen_by_client = get(&url);
+            move_credentials(&mut seen_by_client).unwrap();
+            assert_eq!(*seen_by_client.uri(), *format!("http://{host}/a?b=c"));
+            let serve = async { answer(listener.accept().await.unwrap().0).await };
+            let request = async {
+                assert_eq!(ask(&client, &url).await.unwrap(), b"ok");
+                drop(client);
+            };
+            let (head, ()) = tokio::join!(serve, request);
+            assert!(head.starts_with("GET /a?b=c HTTP/1.1\r\n"), "{head}");
+            assert!(head.contains(&format!("host: {host}\r\n")), "{head}");
+            assert_eq!(head.contains("authorization"), header.is_some());
+            assert!(head.contains(header.unwrap_or_default()), "{head}");
         }
-        tasks.join_all().await;
-    }
-
-    #[test]
-    fn sends_the_path_host_and_credentials() {
-        let mut request = get("http://user:pass@[::1]:8080/a?b=c");
-        to_origin_form(&mut request).unwrap();
-        assert_eq!(request.uri(), "/a?b=c");
-        assert_eq!(request.headers()[HOST], "[::1]:8080");
-        // printf user:pass | base64
-        assert_eq!(request.headers()[AUTHORIZATION], "Basic dXNlcjpwYXNz");
-        let mut request = get("http://user@[::1]/");
-        to_origin_form(&mut request).unwrap();
-        // printf user: | base64
-        assert_eq!(request.headers()[AUTHORIZATION], "Basic dXNlcjo=");
-        let mut request = get("https://chat.example");
-        assert_eq!(Origin::of(request.uri()).unwrap().port, 443);
-        to_origin_form(&mut request).unwrap();
-        assert_eq!(request.uri(), "/");
-        assert!(!request.headers().contains_key(AUTHORIZATION));
     }
 
     #[tokio::test]
     async fn limits_kept_connections() {
-        let client = HttpClient::new(config(2), Clock::system());
+        let client = HttpClient::new(TIMEOUT);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap());
         let mut server = JoinSet::new();
-        server.spawn(serve(listener, 3));
-        let mut bodies = Vec::new();
-        for _ in 0..3 {
-            bodies.push(client.send(get(&url)).await.unwrap().into_body());
+        let serve = async {
+            let mut streams = Vec::new();
+            while streams.len() <= IDLE_PER_HOST_MAX {
+                streams.push(listener.accept().await.unwrap().0);
+            }
+            // No answer before the last connection: otherwise, the client would use the first one again.
+            for stream in streams {
+                server.spawn(answer(stream));
+            }
+        };
+        let asks = join_all((0..=IDLE_PER_HOST_MAX).map(|_| ask(&client, &url)));
+        let (answers, ()) = tokio::join!(asks, serve);
+        for answer in answers {
+            assert_eq!(answer.unwrap(), b"ok");
         }
-        for body in bodies {
-            assert_eq!(body.read(2).await.unwrap(), b"ok");
-        }
-        assert_eq!(client.0.idle.lock().len(), 2);
-        // This uses an idle connection: a fourth one would not be accepted.
-        assert_eq!(ask(&client, &url).await.unwrap(), b"ok");
-        let too_large = client.send(get(&url)).await.unwrap().into_body().read(1);
-        assert!(matches!(too_large.await, Err(Error::TooLarge(1))));
-        // The body was not read to its end, so the connection is closed.
-        assert_eq!(client.0.idle.lock().len(), 1);
+        server.join_next().await.unwrap().unwrap();
+        drop(listener);
+        // This uses an idle connection, since no new one would be accepted.
+        let reused = client.send(get(&url)).await.unwrap().into_body();
+        let too_large = read_body(reused, 1).await;
+        assert!(matches!(too_large, Err(Error::TooLarge(1))));
+        assert!(server.try_join_next().is_none());
+        assert_eq!(server.len(), IDLE_PER_HOST_MAX);
         drop(client);
         server.join_all().await;
     }
@@ -528,16 +398,10 @@ mod tests {
     async fn connect_timeout_includes_tls() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("https://{}/", listener.local_addr().unwrap());
-        let config = Config {
-            connect_timeout: Duration::from_millis(50),
-            idle_connections_max: 1,
-        };
-        let client = HttpClient::new(config, Clock::system());
+        let client = HttpClient::new(Duration::from_millis(50));
         // The listener never answers the TLS handshake.
-        match ask(&client, &url).await {
-            Err(Error::Io(error)) => assert_eq!(error.kind(), io::ErrorKind::TimedOut),
-            other => panic!("{other:?}"),
-        }
+        let error = ask(&client, &url).await.unwrap_err();
+        assert_eq!(error.to_string(), "io: no connection in time");
     }
 
     #[tokio::test]
@@ -565,12 +429,12 @@ mod tests {
         });
         let mut roots = RootCertStore::empty();
         roots.add(certificate).unwrap();
-        let trusting = HttpClient::trusting(roots, config(0), Clock::system());
+        let trusting = HttpClient::trusting(roots, TIMEOUT);
         let url = format!("https://localhost:{port}/");
         assert_eq!(ask(&trusting, &url).await.unwrap(), b"ok");
         let other_name = format!("https://127.0.0.1:{port}/");
         assert!(ask(&trusting, &other_name).await.is_err());
-        let usual = HttpClient::new(config(0), Clock::system());
+        let usual = HttpClient::new(TIMEOUT);
         assert!(ask(&usual, &url).await.is_err());
     }
 }

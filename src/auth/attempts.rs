@@ -215,13 +215,13 @@ impl Attempts {
         let mut shard = self.pairs.shard(&key);
         let is_over = |pair: &Pair| pair.is_forgotten(now);
         make_room(&mut shard, &key, is_over, |pair| pair.last_failure);
-        let pair = shard.entry(key).or_insert(Pair::new(now));
-        if pair.is_forgotten(now) {
-            pair.failures = 0;
-        }
-        pair.failures = pair.failures.saturating_add(1);
-        pair.last_failure = now;
-        *pair
+        let counted = shard.get(&key).filter(|pair| !is_over(pair));
+        let pair = Pair {
+            failures: counted.map_or(0, |pair| pair.failures).saturating_add(1),
+            last_failure: now,
+        };
+        shard.insert(key, pair);
+        pair
     }
 
     /// Remembers the address of a successful login, and resets its count of wrong attempts.
@@ -299,13 +299,6 @@ impl Attempts {
 }
 
 impl Pair {
-    fn new(now: Instant) -> Self {
-        Self {
-            failures: 0,
-            last_failure: now,
-        }
-    }
-
     /// The time until the next attempt is allowed.
     fn wait(&self, now: Instant) -> Duration {
         if self.failures < PAIR_FREE || self.is_forgotten(now) {

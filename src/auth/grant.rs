@@ -208,7 +208,7 @@ impl Grants {
     ) -> Result<Granted> {
         let secs = ttl_secs.unwrap_or(TTL_DEFAULT_SECS).min(TTL_MAX_SECS);
         let ttl = (secs > 0).then(|| Duration::from_secs(secs));
-        let token = token::issue(&self.ring, tenant, &subject, ttl, now)?;
+        let token = token::issue(&self.ring, tenant.name(), &subject, ttl, now)?;
         Ok(Granted {
             token: Secret::new(token),
             expires_in_secs: secs,

@@ -181,7 +181,7 @@ impl Hooks {
         config.cache = config.cache.min(DURATION_MAX);
         let entries_max = config.cache_entries_max;
         Self {
-            backend: Backend::new(config.in_flight_max, config.timeout, clock.clone()),
+            backend: Backend::new(config.timeout, clock.clone()),
             answers: Cache::with_weighter(entries_max, entries_max as u64, Weight),
             questions: FairQueue::new(fair_queue::Config {
                 jobs_max: config.in_flight_max,

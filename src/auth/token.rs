@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 use super::{KeyRing, Subject, TOKEN_BYTES_MAX};
 use crate::{
     error::{Error, Kind, Result},
-    tenant::Tenant,
     time::Timestamp,
 };
 
@@ -56,26 +55,12 @@ pub(super) struct Verified {
     pub(super) expires: Option<Timestamp>,
 }
 
-/// Issues a token of `tenant` for `subject`. `ttl` is rounded up to whole seconds; with `None` or zero the token does
-/// not expire.
+/// Issues a token of `tenant` (`org/app`) for `subject`. `ttl` is rounded up to whole seconds; with `None` or zero the
+/// token does not expire.
 ///
 /// # Errors
 /// [`Kind::InvalidArgument`] if the token is longer than [`TOKEN_BYTES_MAX`].
 pub fn issue(
-    ring: &KeyRing,
-    tenant: &Tenant,
-    subject: &Subject,
-    ttl: Option<Duration>,
-    now: Timestamp,
-) -> Result<String> {
-    issue_by_name(ring, tenant.name(), subject, ttl, now)
-}
-
-/// Issues a token for a tenant of which only the name, `org/app`, is known.
-///
-/// # Errors
-/// As [`issue`].
-pub fn issue_by_name(
     ring: &KeyRing,
     tenant: String,
     subject: &Subject,

@@ -1,12 +1,12 @@
 //! Verifies tokens of every form, applies revocation, and caches valid tokens.
 //!
-//! The forms of token are a closed set (`Form`). Issuing tokens, and answering requests without a token, is elsewhere.
+//! A token is our JWT or an Easemob dynamic token. Issuing tokens, and answering requests without a token, is elsewhere.
 
 use std::{hash::RandomState, sync::Arc};
 
 use hyper::header::{AUTHORIZATION, HeaderMap};
 use quick_cache::{
-    OptionsBuilder, Weighter,
+    Weighter,
     sync::{Cache, DefaultLifecycle},
 };
 
@@ -31,24 +31,6 @@ pub fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = value.split_once([' ', '\t'])?;
     let token = token.trim_start();
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
-}
-
-/// The form of a token.
-enum Form {
-    /// Our JWT.
-    Signed,
-    /// An Easemob dynamic token.
-    Dynamic,
-}
-
-impl Form {
-    fn of(token: &str) -> Self {
-        if token.starts_with(dynamic::PREFIX) {
-            Self::Dynamic
-        } else {
-            Self::Signed
-        }
-    }
 }
 
 /// A verified token in the cache.
@@ -90,13 +72,9 @@ pub struct Verifier {
 impl Verifier {
     /// A verifier with an empty cache.
     pub fn new(ring: Arc<KeyRing>) -> Self {
-        let options = OptionsBuilder::new()
-            .estimated_items_capacity(CACHE_TOKENS)
-            .weight_capacity(CACHE_BYTES_MAX)
-            .build()
-            .expect("both capacities are set");
-        let cache = Cache::with_options(
-            options,
+        let cache = Cache::with(
+            CACHE_TOKENS,
+            CACHE_BYTES_MAX,
             ByBytes,
             RandomState::new(),
             DefaultLifecycle::default(),
@@ -129,9 +107,9 @@ impl Verifier {
         {
             return entry.admit(tenant, now);
         }
-        let verified = match Form::of(token) {
-            Form::Signed => token::verify(&self.ring, token, now)?,
-            Form::Dynamic => dynamic::verify(tenant, &self.dynamic_ttls, token, now)?,
+        let verified = match token.starts_with(dynamic::PREFIX) {
+            true => dynamic::verify(tenant, &self.dynamic_ttls, token, now)?,
+            false => token::verify(&self.ring, token, now)?,
         };
         let entry = Arc::new(Entry {
             tenant: verified.tenant.into(),

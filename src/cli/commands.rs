@@ -142,13 +142,7 @@ pub(super) fn token(config: &Config, args: &TokenArgs) -> Result<ExitCode> {
     let now = Clock::system().now();
     let ring = KeyRing::load(&config.keys_path(), now)?;
     let ttl = (args.ttl_seconds > 0).then(|| Duration::from_secs(args.ttl_seconds));
-    say(&token::issue_by_name(
-        &ring,
-        tenant.name(),
-        &subject,
-        ttl,
-        now,
-    )?)?;
+    say(&token::issue(&ring, tenant.name(), &subject, ttl, now)?)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -293,17 +287,14 @@ fn probe(config: &Config) -> Result<()> {
 
 /// Requests a URL, and returns the body of a response with status 200.
 fn get(url: &str) -> Result<Vec<u8>, String> {
-    let config = http_client::Config {
-        connect_timeout: PROBE_TIMEOUT,
-        idle_connections_max: 0,
-    };
-    let client = HttpClient::new(config, Clock::system());
+    let client = HttpClient::new(PROBE_TIMEOUT);
     let exchange = async {
         let request = Request::get(url).body(RequestBody::default());
         let request = request.map_err(|_| http_client::Error::Url)?;
         let response = client.send(request).await?;
         let status = response.status();
-        Ok((status, response.into_body().read(PROBE_BYTES_MAX).await?))
+        let body = http_client::read_body(response.into_body(), PROBE_BYTES_MAX).await?;
+        Ok((status, body))
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -5,26 +5,25 @@
 //! not wait for it.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::HashMap,
     io,
     net::{IpAddr, SocketAddr, ToSocketAddrs},
     sync::Arc,
 };
 
+use futures_util::future::{BoxFuture, FutureExt, Shared};
 use parking_lot::Mutex;
-use tokio::sync::watch;
 
 /// Maximum number of concurrent lookups, each on a blocking thread.
 pub const LOOKUPS_MAX: usize = 32;
 
 type Name = (Box<str>, u16);
-/// `None` until the lookup has ended.
-type Answer = Option<Result<Arc<[SocketAddr]>, Arc<io::Error>>>;
+type Lookup = Shared<BoxFuture<'static, Result<Arc<[SocketAddr]>, Arc<io::Error>>>>;
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Resolver {
     /// Running lookups; at most [`LOOKUPS_MAX`].
-    running: Arc<Mutex<HashMap<Name, watch::Receiver<Answer>>>>,
+    running: Arc<Mutex<HashMap<Name, Lookup>>>,
 }
 
 impl Resolver {
@@ -39,52 +38,50 @@ impl Resolver {
         if let Ok(address) = host.parse::<IpAddr>() {
             return Ok([SocketAddr::new(address, port)].into());
         }
-        let mut answer = self.look_up((host.into(), port))?;
-        let answer = answer.wait_for(Option::is_some).await;
-        match answer.as_deref() {
-            Ok(Some(Ok(addresses))) => Ok(addresses.clone()),
-            Ok(Some(Err(error))) => Err(io::Error::new(error.kind(), error.to_string())),
-            Ok(None) | Err(_) => Err(io::Error::other("the lookup did not end")),
-        }
+        let found = self.look_up((host.into(), port))?.await;
+        found.map_err(|error| io::Error::new(error.kind(), error))
     }
 
     /// Joins the running lookup of a name, or starts one.
-    fn look_up(&self, name: Name) -> io::Result<watch::Receiver<Answer>> {
+    fn look_up(&self, name: Name) -> io::Result<Lookup> {
         let mut running = self.running.lock();
-        let is_full = running.len() >= LOOKUPS_MAX;
-        let entry = match running.entry(name) {
-            Entry::Occupied(entry) => return Ok(entry.get().clone()),
-            Entry::Vacant(_) if is_full => {
-                let text = "too many names are being looked up";
-                return Err(io::Error::new(io::ErrorKind::ResourceBusy, text));
-            }
-            Entry::Vacant(entry) => entry,
-        };
-        let (told, answer) = watch::channel(None);
-        let (name, lookups) = (entry.key().clone(), self.running.clone());
-        entry.insert(answer.clone());
-        tokio::task::spawn_blocking(move || {
-            let found = (&*name.0, name.1).to_socket_addrs().map(Arc::from_iter);
-            lookups.lock().remove(&name);
-            told.send_replace(Some(found.map_err(Arc::new)));
+        if let Some(lookup) = running.get(&name) {
+            return Ok(lookup.clone());
+        }
+        if running.len() >= LOOKUPS_MAX {
+            let text = "too many names are being looked up";
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, text));
+        }
+        let (key, lookups) = (name.clone(), self.running.clone());
+        let thread = tokio::task::spawn_blocking(move || {
+            let found = (&*key.0, key.1).to_socket_addrs().map(Arc::from_iter);
+            lookups.lock().remove(&key);
+            found
         });
-        Ok(answer)
+        let found = async { thread.await.map_err(io::Error::from).flatten() };
+        let lookup = found.map(|found| found.map_err(Arc::new)).boxed().shared();
+        running.insert(name, lookup.clone());
+        Ok(lookup)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures_util::future::pending;
+    use tokio::sync::oneshot;
+
     use super::*;
 
     #[tokio::test]
     async fn callers_share_one_lookup() {
         let resolver = Resolver::default();
+        let (told, answer) = oneshot::channel();
+        let lookup = async { Ok(answer.await.unwrap()) }.boxed().shared();
         let name: Name = ("hangs.invalid".into(), 80);
-        let (told, answer) = watch::channel(None);
-        resolver.running.lock().insert(name.clone(), answer);
+        resolver.running.lock().insert(name, lookup);
         let waiting = [(), ()].map(|()| resolver.resolve("hangs.invalid", 80));
         let address = SocketAddr::from(([192, 0, 2, 1], 80));
-        told.send_replace(Some(Ok([address].into())));
+        told.send([address].into()).unwrap();
         for waits in waiting {
             assert_eq!(*waits.await.unwrap(), [address]);
         }
@@ -93,10 +90,10 @@ mod tests {
     #[tokio::test]
     async fn limits_lookups() {
         let resolver = Resolver::default();
-        let (_told, answer) = watch::channel(None);
+        let hangs = pending().boxed().shared();
         for port in 0..LOOKUPS_MAX as u16 {
             let name: Name = ("hangs.invalid".into(), port);
-            resolver.running.lock().insert(name, answer.clone());
+            resolver.running.lock().insert(name, hangs.clone());
         }
         let refused = resolver.resolve("localhost", 80).await.unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::ResourceBusy);

@@ -15,7 +15,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
 use crate::{
     client_network::network,
@@ -193,7 +193,7 @@ impl ClientLimiter {
             return self.exempt_client();
         }
         let network = network(address);
-        let mut by_network = self.lock();
+        let mut by_network = self.by_network.lock();
         let entry = by_network.entry(network).or_insert_with(|| Entry {
             connections: 0,
             usage: Arc::default(),
@@ -216,7 +216,7 @@ impl ClientLimiter {
     }
 
     /// How much of a resource is in use, and its total bound.
-    pub fn level(&self, resource: Resource) -> (u64, u64) {
+    fn level(&self, resource: Resource) -> (u64, u64) {
         (
             self.total.get(resource),
             self.bounds[resource as usize].total_max,
@@ -245,12 +245,8 @@ impl ClientLimiter {
     }
 
     /// How often a resource was refused, by either bound.
-    pub fn refusals(&self, resource: Resource) -> u64 {
+    fn refusals(&self, resource: Resource) -> u64 {
         self.refusals[resource as usize].get()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, Entry>> {
-        self.by_network.lock()
     }
 }
 
@@ -333,7 +329,7 @@ impl Drop for Permit {
 impl Drop for Client {
     fn drop(&mut self) {
         let Some(network) = self.network else { return };
-        let mut by_network = self.clients.lock();
+        let mut by_network = self.clients.by_network.lock();
         if let Some(entry) = by_network.get_mut(&network) {
             entry.connections -= 1;
             if entry.connections == 0 {
@@ -399,7 +395,7 @@ mod tests {
         assert_eq!(clients.refusals(Resource::Connections), 3);
         drop((second, other, again, six, another, many));
         assert!(
-            clients.lock().is_empty(),
+            clients.by_network.lock().is_empty(),
             "clients that left are remembered"
         );
         assert_eq!(clients.level(Resource::Connections), (0, u64::MAX));

@@ -63,22 +63,15 @@ impl Bucket {
         };
         let tolerance_ns = interval_ns.saturating_mul(u64::from(rate.burst.saturating_sub(1)));
         // Relaxed: the word protects no other memory, and the changes of one atomic have a total order.
-        let mut seen = self.full_at_ns.load(Ordering::Relaxed);
-        loop {
-            let full_at_ns = seen.max(now_ns);
-            let ahead_ns = full_at_ns - now_ns;
-            if ahead_ns > tolerance_ns {
-                return Err(Duration::from_nanos(ahead_ns - tolerance_ns));
-            }
-            match self.full_at_ns.compare_exchange_weak(
-                seen,
-                full_at_ns.saturating_add(interval_ns),
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            ) {
-                Ok(_) => return Ok(()),
-                Err(changed) => seen = changed,
-            }
+        let taken =
+            self.full_at_ns
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |full_at_ns| {
+                    let is_allowed = full_at_ns.saturating_sub(now_ns) <= tolerance_ns;
+                    is_allowed.then(|| full_at_ns.max(now_ns).saturating_add(interval_ns))
+                });
+        match taken {
+            Ok(_) => Ok(()),
+            Err(full_at_ns) => Err(Duration::from_nanos(full_at_ns - now_ns - tolerance_ns)),
         }
     }
 

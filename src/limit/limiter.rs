@@ -41,15 +41,6 @@ pub enum RateClass {
 
 impl RateClass {
     const COUNT: usize = 4;
-
-    const fn index(self) -> u8 {
-        match self {
-            Self::Upload => 0,
-            Self::Download => 1,
-            Self::Thumbnail => 2,
-            Self::Other => 3,
-        }
-    }
 }
 
 /// The settings of the limiter, from `[limits]`. The rates are settings of the tenants.
@@ -92,7 +83,7 @@ impl Key {
             IpAddr::V4(address) => (u64::from(address.to_bits()), 0),
             IpAddr::V6(address) => ((address.to_bits() >> 64) as u64, 1),
         };
-        let rest = u64::from(tenant) << 8 | u64::from(rate_class.index()) << 1 | v6;
+        let rest = u64::from(tenant) << 8 | (rate_class as u64) << 1 | v6;
         Self { client, rest }
     }
 }
@@ -202,7 +193,7 @@ impl Limiter {
     fn shared_bucket(&self, key: Key, rate_class: RateClass) -> &Bucket {
         let hash = self.buckets.hasher().hash_one(key);
         let index = (hash % SHARED_BUCKETS as u64) as usize;
-        &self.shared[usize::from(rate_class.index()) * SHARED_BUCKETS + index]
+        &self.shared[rate_class as usize * SHARED_BUCKETS + index]
     }
 
     fn since_epoch_ns(&self, now: Instant) -> u64 {

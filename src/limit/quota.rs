@@ -162,16 +162,12 @@ impl Quotas {
     /// clock that was set back over midnight, must not reset the counts. A clock that is set back by more than a day
     /// was wrong before, so the counts start again.
     fn at(&self, now: Timestamp) -> MutexGuard<'_, Today> {
-        let mut today = self.lock();
+        let mut today = self.0.today.lock();
         if now.day() > today.day || now.plus_days(1).day() < today.day {
             let users_max = today.users.users_max;
             *today = Today::new(now.day(), users_max);
         }
         today
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Today> {
-        self.0.today.lock()
     }
 }
 
@@ -279,7 +275,7 @@ impl QuotaPermit {
     fn replace(&mut self, bytes: u64) {
         let before = mem::replace(&mut self.bytes, bytes);
         if self.is_counted() && before != bytes {
-            self.quotas.lock().change(self, before, bytes);
+            self.quotas.0.today.lock().change(self, before, bytes);
         }
     }
 }
@@ -409,7 +405,10 @@ mod tests {
             assert_eq!(reserved.bytes_max(7), 7);
             reserved.store(u64::MAX);
         }
-        assert!(quotas.lock().tenants.is_empty() && quotas.lock().users.counts.is_empty());
+        assert!(
+            quotas.0.today.lock().tenants.is_empty()
+                && quotas.0.today.lock().users.counts.is_empty()
+        );
         let only_user = Quota {
             tenant_bytes: 0,
             ..QUOTA
@@ -442,7 +441,7 @@ mod tests {
         for _ in 0..100 {
             assert!(alice(301).is_err());
         }
-        assert_eq!(quotas.lock().used(1), 100);
+        assert_eq!(quotas.0.today.lock().used(1), 100);
     }
 
     #[test]
@@ -469,7 +468,7 @@ mod tests {
         stored.store(150);
         drop((stored, failed));
         assert!(reserve(1, midnight).is_err());
-        assert_eq!(quotas.lock().used(1), 400);
+        assert_eq!(quotas.0.today.lock().used(1), 400);
     }
 
     #[test]
@@ -498,7 +497,7 @@ mod tests {
     fn parts_count_until_replaced_or_dropped() {
         let quotas = Quotas::new(10);
         let alice = |bytes| quotas.reserve(1, Some("alice"), QUOTA, bytes, NOON);
-        let used = || quotas.lock().used(1);
+        let used = || quotas.0.today.lock().used(1);
         let mut parts = PartsPermit::default();
         for _ in 0..3 {
             // A chunked upload: less came than was reserved.
@@ -525,14 +524,14 @@ mod tests {
         let mut parts = PartsPermit::uncounted(50);
         parts.add(reserve(300, NOON).unwrap(), 300);
         parts.add(reserve(400, tomorrow).unwrap(), 400);
-        assert_eq!(quotas.lock().used(1), 400);
+        assert_eq!(quotas.0.today.lock().used(1), 400);
         // The oldest are returned first: 50 uncounted bytes, then 300 of the day before.
         parts.give_back(350);
-        assert_eq!(quotas.lock().used(1), 400);
+        assert_eq!(quotas.0.today.lock().used(1), 400);
         parts.give_back(100);
-        assert_eq!(quotas.lock().used(1), 300);
+        assert_eq!(quotas.0.today.lock().used(1), 300);
         parts.give_back(u64::MAX);
-        assert_eq!(quotas.lock().used(1), 0);
+        assert_eq!(quotas.0.today.lock().used(1), 0);
     }
 
     #[test]
@@ -553,7 +552,7 @@ mod tests {
             }
         }
         assert!(passed > 100 && passed <= 100 + SHARED_COUNTS, "{passed}");
-        assert_eq!(quotas.lock().users.counts.len(), 100);
+        assert_eq!(quotas.0.today.lock().users.counts.len(), 100);
     }
 
     #[test]
@@ -577,7 +576,7 @@ mod tests {
             }
         });
         let stored = stored.into_inner();
-        assert_eq!(quotas.lock().used(1), stored);
+        assert_eq!(quotas.0.today.lock().used(1), stored);
         assert!(stored <= 1000 && stored > 990, "{stored}");
     }
 }

@@ -37,13 +37,9 @@ pub(super) struct Backend {
 }
 
 impl Backend {
-    /// Creates a client that keeps at most `idle_max` unused connections.
-    pub(super) fn new(idle_max: usize, connect_timeout: Duration, clock: Clock) -> Self {
-        let config = http_client::Config {
-            connect_timeout,
-            idle_connections_max: idle_max,
-        };
-        let client = HttpClient::new(config, clock.clone());
+    /// Creates a client without connections.
+    pub(super) fn new(connect_timeout: Duration, clock: Clock) -> Self {
+        let client = HttpClient::new(connect_timeout);
         Self { client, clock }
     }
 
@@ -68,18 +64,15 @@ impl Backend {
         let request = || self.request(hook, body).map_err(described);
         let sent = match self.client.send(request()?).await {
             // A question changes nothing, so it may be sent again. Other kept connections may be closed too.
-            Err(error) if error.is_closed() => self.client.send_on_new_connection(request()?).await,
+            Err(http_client::Error::Closed) => self.client.send_on_new_connection(request()?).await,
             sent => sent,
         };
         let response = sent.map_err(described)?;
         if response.status() != 200 {
             return Err(format!("status {}", response.status().as_u16()));
         }
-        response
-            .into_body()
-            .read(BODY_BYTES_MAX)
-            .await
-            .map_err(described)
+        let body = http_client::read_body(response.into_body(), BODY_BYTES_MAX).await;
+        body.map_err(described)
     }
 
     fn request(&self, hook: &Hook, body: &str) -> Result<Request<RequestBody>, http_client::Error> {

@@ -115,13 +115,13 @@ fn rotation_reaches_running_server() {
         Verifier::new(Arc::clone(&ring)),
         testing::tenant("org", "app"),
     );
-    let old = token::issue(&ring, &tenant, &Subject::App, None, NOW).unwrap();
+    let old = token::issue(&ring, tenant.name(), &Subject::App, None, NOW).unwrap();
     verifier.verify(&tenant, &old, NOW).unwrap();
 
     let kid = rotate(&keys, NOW, HOUR).unwrap();
     // A token of the new key, from another process, is known as soon as a second has passed.
     let other = KeyRing::load_or_create(&keys, NOW).unwrap();
-    let new = token::issue(&other, &tenant, &Subject::App, None, NOW).unwrap();
+    let new = token::issue(&other, tenant.name(), &Subject::App, None, NOW).unwrap();
     verifier.verify(&tenant, &new, secs(1)).unwrap();
     assert_eq!(ring.current(secs(1)).signing().kid, kid);
 
@@ -139,7 +139,7 @@ fn rotation_without_overlap_ends_cached_tokens() {
         Verifier::new(Arc::clone(&ring)),
         testing::tenant("org", "app"),
     );
-    let old = token::issue(&ring, &tenant, &Subject::App, None, NOW).unwrap();
+    let old = token::issue(&ring, tenant.name(), &Subject::App, None, NOW).unwrap();
     verifier.verify(&tenant, &old, NOW).unwrap();
     rotate(&dir.path().join("keys"), NOW, Duration::ZERO).unwrap();
     let ended = verifier.verify(&tenant, &old, secs(1)).unwrap_err();

@@ -38,7 +38,7 @@ fn setup() -> Setup {
 
 impl Setup {
     fn issue(&self, subject: &Subject) -> String {
-        token::issue(&self.ring, &self.tenant, subject, TTL, NOW).unwrap()
+        token::issue(&self.ring, self.tenant.name(), subject, TTL, NOW).unwrap()
     }
 
     fn kind(&self, tenant: &Tenant, token: &str, now: Timestamp) -> Option<Kind> {
@@ -175,7 +175,7 @@ fn rejects_foreign_tokens_uncached() {
     let token = setup.issue(&alice());
     let parts: Vec<&str> = token.split('.').collect();
     let (_dir, stranger) = testing::ring(NOW);
-    let foreign = token::issue(&stranger, &setup.tenant, &alice(), TTL, NOW).unwrap();
+    let foreign = token::issue(&stranger, setup.tenant.name(), &alice(), TTL, NOW).unwrap();
     let claims = URL_SAFE_NO_PAD.encode(r#"{"iss":"chatfiles","t":"org/app","app":true,"iat":1}"#);
     let unsigned = URL_SAFE_NO_PAD.encode(r#"{"alg":"none"}"#);
     let kid = setup.ring.current(NOW).signing().kid.clone();

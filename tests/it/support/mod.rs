@@ -158,7 +158,14 @@ impl TestServer {
     pub fn token_of(&self, org: &str, app: &str, subject: Subject) -> String {
         let tenant = self.tenants.find(org, app).expect("a configured tenant");
         let day = std::time::Duration::from_secs(86_400);
-        token::issue(&self.keys, tenant, &subject, Some(day), self.clock.now()).expect("a token")
+        token::issue(
+            &self.keys,
+            tenant.name(),
+            &subject,
+            Some(day),
+            self.clock.now(),
+        )
+        .expect("a token")
     }
 
     /// The generated or configured client secret of a tenant.
