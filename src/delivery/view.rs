@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::Content;
 use crate::{
-    derivative::{BoundingBox, VoiceFormat},
+    derivative::{BoundingBox, Derivative, VoiceFormat},
     error::{Kind, Result},
     fair_queue::Claimant,
     files::{Files, OpenFile},
@@ -66,9 +66,14 @@ impl View {
     ) -> Result<Content> {
         let made = match self.of(&file) {
             Self::Original => return Ok(Content::Original(file)),
-            Self::Thumbnail(fit) => files.thumbnail(&file, fit, claimant).await,
+            Self::Thumbnail(fit) => {
+                let fit = fit.unwrap_or(file.object.meta.thumbnail);
+                let thumbnail = Derivative::Thumbnail(fit);
+                files.derivative(&file, thumbnail, claimant).await
+            }
             Self::Voice(format, not_convertible) => {
-                match files.voice(&file, format, claimant).await {
+                let voice = Derivative::Voice(format);
+                match files.derivative(&file, voice, claimant).await {
                     Err(error)
                         if error.kind() == Kind::NotConvertible
                             && not_convertible == NotConvertible::SendOriginal =>

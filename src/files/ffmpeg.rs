@@ -32,6 +32,7 @@ use crate::{
     },
     metrics::PoolLevels,
     settings::{number, seconds},
+    store::blocking,
 };
 
 /// The largest output. A frame of 2048 × 2048 pixels of noise has 4.3 MB, half an hour of MP3 7.2 MB.
@@ -154,7 +155,8 @@ impl Ffmpeg {
     }
 
     /// Makes the first frame of a video as JPEG: turned upright, fitted into 2048 × 2048 pixels, never enlarged, at most
-    /// 16 MiB. The first `len` bytes of `input` are the video. Its offset is neither read nor moved.
+    /// 16 MiB. The first `len` bytes of the input are the video. `open` is called when a place is free, and the offset of
+    /// its file is neither read nor moved.
     ///
     /// # Errors
     /// `NoThumbnail` for a kind that is not a video, for a frame of more than `pixels_max` pixels, and for a video that
@@ -164,7 +166,7 @@ impl Ffmpeg {
     /// Dropping the future kills ffmpeg. The place is free when the process has ended.
     pub(super) async fn first_frame(
         &self,
-        input: File,
+        open: impl FnOnce() -> Result<File> + Send + 'static,
         len: u64,
         kind: Sniffed,
         pixels_max: u64,
@@ -182,6 +184,7 @@ impl Ffmpeg {
             return Err(refuse(NO_FRAME));
         }
         let permit = self.pool.enter(claimant, 0).await?;
+        let (input, permit) = opened(open, permit).await?;
         let limits = Limits {
             cpu_seconds_max: (self.limits.timeout.as_secs() / FRAME_CPU_SHARE).max(1),
             ..self.limits
@@ -197,7 +200,7 @@ impl Ffmpeg {
     }
 
     /// Converts a voice message: AMR and AMR-WB to MP3 (16 kHz, mono, 32 kbit/s), MP3 to AMR (narrow-band, 12.2 kbit/s).
-    /// The first `len` bytes of `input` are the message. Its offset is neither read nor moved.
+    /// The first `len` bytes of the input are the message; `open` as in [`Ffmpeg::first_frame`].
     ///
     /// # Errors
     /// `NotConvertible` for other pairs of formats, for a message that is longer than [`Config::voice_duration_max`], and
@@ -208,7 +211,7 @@ impl Ffmpeg {
     /// Dropping the future kills ffmpeg. The place is free when the process has ended.
     pub(super) async fn voice(
         &self,
-        input: File,
+        open: impl FnOnce() -> Result<File> + Send + 'static,
         len: u64,
         from: Sniffed,
         to: VoiceFormat,
@@ -225,11 +228,28 @@ impl Ffmpeg {
         if len == 0 {
             return Err(refuse(NO_VOICE));
         }
+        // The duration of AMR is checked before ffmpeg reads it: 10 MB may be two days of silence. A file that is longer
+        // than this number of the longest frames is too long, or not AMR. Its beginning is enough to decide (5.5 MB for
+        // half an hour).
+        let frames_max = self.duration_max_ms() / AMR_FRAME_MS;
+        let checked_len = match conversion {
+            Conversion::AmrToMp3 => {
+                len.min(AMR_MAGIC_BYTES_MAX + (frames_max + 2) * AMR_FRAME_BYTES_MAX)
+            }
+            Conversion::Mp3ToAmr => 0,
+        };
         let permit = self.pool.enter(claimant, 0).await?;
-        let (input, permit, play_ms) = match conversion {
-            Conversion::AmrToMp3 => self.admit_amr(input, len, permit).await?,
+        let open_and_read = move || {
+            let input = open()?;
+            let mut start = vec![0; usize::try_from(checked_len).map_err(Error::internal)?];
+            let read = input.read_exact_at(&mut start, 0);
+            read.map(|()| (input, start)).map_err(Error::internal)
+        };
+        let ((input, start), permit) = opened(open_and_read, permit).await?;
+        let play_ms = match conversion {
+            Conversion::AmrToMp3 => self.check_duration(&start, 0)?,
             // One second more than allowed is converted, so that a longer message is recognised.
-            Conversion::Mp3ToAmr => (input, permit, self.duration_max_ms() + 1000),
+            Conversion::Mp3ToAmr => self.duration_max_ms() + 1000,
         };
         let arguments = arguments::voice(conversion, len, play_ms);
         let voice = process::run(program, &arguments, Some(input), self.limits, permit)
@@ -242,32 +262,6 @@ impl Ffmpeg {
             true => Err(refuse(NO_VOICE).source("ffmpeg wrote no output")),
             false => Ok(voice),
         }
-    }
-
-    /// Checks the duration of an AMR file before ffmpeg reads it: 10 MB may be two days of silence. The permit moves to the
-    /// blocking thread, and is returned with the file and its duration in milliseconds.
-    async fn admit_amr(
-        &self,
-        input: File,
-        len: u64,
-        permit: Permit,
-    ) -> Result<(File, Permit, u64)> {
-        // A file that is longer than this number of the longest frames is too long, or not AMR. Its beginning is enough to
-        // decide (5.5 MB for half an hour).
-        let frames_max = self.duration_max_ms() / AMR_FRAME_MS;
-        let bytes_max = AMR_MAGIC_BYTES_MAX + (frames_max + 2) * AMR_FRAME_BYTES_MAX;
-        let read = move || {
-            let len = usize::try_from(len.min(bytes_max)).map_err(Error::internal)?;
-            let mut bytes = vec![0; len];
-            input
-                .read_exact_at(&mut bytes, 0)
-                .map_err(Error::internal)?;
-            Ok::<_, Error>((input, permit, bytes))
-        };
-        let read = tokio::task::spawn_blocking(read).await;
-        let (input, permit, bytes) = read.map_err(Error::internal)??;
-        let play_ms = self.check_duration(&bytes, 0)?;
-        Ok((input, permit, play_ms))
     }
 
     /// Returns the duration of AMR in milliseconds. Refused where it is 0, or more than the limit and `tolerance_ms`.
@@ -289,6 +283,15 @@ impl Ffmpeg {
         let ms = u64::try_from(self.voice_duration_max.as_millis()).unwrap_or(u64::MAX);
         ms.min(u64::from(u32::MAX))
     }
+}
+
+/// Opens the input on a blocking thread. That may copy it into memory, so the thread holds the permit: the number of
+/// copies has the same limit as the runs.
+async fn opened<T: Send + 'static>(
+    open: impl FnOnce() -> Result<T> + Send + 'static,
+    permit: Permit,
+) -> Result<(T, Permit)> {
+    blocking(move || Ok((open()?, permit))).await
 }
 
 /// The error for a failed run. `undecodable` is the public text where the file is the cause.

@@ -25,15 +25,15 @@ use crate::{
 
 pub use self::{
     key::{Class, Key, ObjectId},
-    maintenance::{Access, Cutoffs, Damaged, ExpireMode, Expired, Health, Maintenance, Verified},
+    maintenance::{Access, Cutoffs, ExpireMode, Expired, Health, Maintenance, Verified},
     mapped::{CHUNK_BYTES, MappedFile},
-    meta::{Dialect, Meta, SECRET_HASH_BYTES},
+    meta::{Dialect, META_BYTES_MAX, Meta, SECRET_HASH_BYTES},
     parts::{
         ClaimedParts, ClaimedUpload, PART_BYTES_MIN, PART_NUMBER_MAX, PartStore, PartWriter,
         PartsOwner, PutPart, StoredPart, UnfinishedUpload, UnfinishedUploads, parts_have_expired,
     },
     payload::{Opened, Payload, ReadRange},
-    trailer::{FOOTER_BYTES, META_BYTES_MAX},
+    trailer::FOOTER_BYTES,
 };
 
 /// A boxed future: engines are the one open set behind a trait object.

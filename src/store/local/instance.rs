@@ -4,7 +4,7 @@ use std::{
     collections::HashSet,
     fmt,
     fs::{self, File},
-    io,
+    io::{self, Write},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -12,8 +12,7 @@ use std::{
     },
 };
 
-use bytes::Bytes;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use rustix::fs::FlockOperation;
 use uuid::Uuid;
 
@@ -22,7 +21,6 @@ use super::{
     names::{self, At, RenameBy},
     paths::{OBJECTS, TMP},
     root::Root,
-    write::write_all,
 };
 
 /// Prefix of the names of trial uploads in `objects/`.
@@ -38,7 +36,7 @@ pub(super) struct Instance {
     pub(super) rename: RenameBy,
     /// Directories that exist and were synced, so that only the first upload into each pays for that. Locked for one
     /// look-up. At most 257 entries per class and day in use; cleared if there are too many.
-    known: Mutex<HashSet<PathBuf>>,
+    pub(super) known: Mutex<HashSet<PathBuf>>,
 }
 
 impl Instance {
@@ -75,10 +73,6 @@ impl Instance {
         format!("{stem}-{sequence}")
     }
 
-    pub(super) fn known(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
-        self.known.lock()
-    }
-
     /// An unfinished file in the folder.
     pub(super) fn unfinished<'a>(&'a self, name: &'a str) -> At<'a> {
         At::new(&self.folder, Path::new(name))
@@ -96,9 +90,8 @@ impl Instance {
             for must_be_refused in [false, true] {
                 let name = self.temporary_name("probe");
                 let temporary = self.unfinished(&name);
-                let file = temporary.create_new()?;
-                let bytes = [Bytes::from_static(b"probe")];
-                let named = write_all(&file, &bytes, None, 0).and_then(|()| {
+                let mut file = temporary.create_new()?;
+                let named = file.write_all(b"probe").and_then(|()| {
                     if durability == Durability::Full {
                         file.sync_data()?;
                     }
