@@ -10,7 +10,6 @@ use crate::{
     error::{Kind, Result},
     fair_queue::Claimant,
     files::{Files, OpenFile},
-    media::sniff::Sniffed,
 };
 
 /// What of a file a request asks for.
@@ -44,8 +43,7 @@ impl View {
     #[must_use]
     pub fn of(self, file: &OpenFile) -> Self {
         let is_convertible = match self {
-            Self::Voice(VoiceFormat::Mp3, _) => file.kind.is_amr(),
-            Self::Voice(VoiceFormat::Amr, _) => file.kind == Sniffed::Mp3,
+            Self::Voice(format, _) => file.kind.converts_to(format),
             Self::Original | Self::Thumbnail(_) => true,
         };
         match is_convertible {

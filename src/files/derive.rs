@@ -25,11 +25,7 @@ use self::{
     pictures::{Picture, Pictures, Size, media_error},
     single_flight::{Claims, once},
 };
-use super::{
-    Config,
-    ffmpeg::{Capabilities, Ffmpeg},
-    open::OpenFile,
-};
+use super::{Config, ffmpeg::Ffmpeg, open::OpenFile};
 use crate::{
     derivative::{BoundingBox, Derivative},
     error::{Error, Kind, Result},
@@ -59,7 +55,7 @@ pub(super) struct Derivatives {
     live: Arc<Live>,
     failures: Failures,
     pictures: Pictures,
-    ffmpeg: Ffmpeg,
+    pub(super) ffmpeg: Ffmpeg,
     pixels_max: u64,
     pub(super) counts: Arc<Derivations>,
 }
@@ -88,14 +84,10 @@ impl Derivatives {
         FileLevels {
             open_objects,
             parts,
-            derived_bytes: self.made.weight() + self.pictures.reduced_bytes(),
-            pictures: self.pictures.levels(),
-            ffmpeg: self.ffmpeg.levels(),
+            derived_bytes: self.made.weight() + self.pictures.reductions.weight(),
+            pictures: self.pictures.pool.levels(),
+            ffmpeg: self.ffmpeg.pool.levels(),
         }
-    }
-
-    pub(super) fn capabilities(&self) -> Capabilities {
-        self.ffmpeg.capabilities()
     }
 
     /// Finds a derivative, or makes it in the claimant's turn.

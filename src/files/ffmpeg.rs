@@ -17,10 +17,7 @@ use std::{fs::File, io, os::unix::fs::FileExt, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
-use self::{
-    arguments::Conversion,
-    process::{Failure, Limits},
-};
+use self::process::{Failure, Limits};
 use super::pool::{Pool, RETRY_AFTER};
 use crate::{
     derivative::VoiceFormat,
@@ -30,7 +27,6 @@ use crate::{
         sniff::Sniffed,
         voice::{AMR_FRAME_BYTES_MAX, AMR_FRAME_MS, AMR_MAGIC_BYTES_MAX, amr_duration_ms},
     },
-    metrics::PoolLevels,
     settings::{number, seconds},
     store::blocking,
 };
@@ -112,8 +108,8 @@ pub struct Capabilities {
 pub(super) struct Ffmpeg {
     /// An absolute path. `None` where ffmpeg is missing or switched off.
     program: Option<PathBuf>,
-    capabilities: Capabilities,
-    pool: Pool,
+    pub(super) capabilities: Capabilities,
+    pub(super) pool: Pool,
     limits: Limits,
     voice_duration_max: Duration,
 }
@@ -142,16 +138,6 @@ impl Ffmpeg {
             },
             voice_duration_max: config.voice_duration_max,
         }
-    }
-
-    /// The load at this moment.
-    pub(super) fn levels(&self) -> PoolLevels {
-        self.pool.levels()
-    }
-
-    /// What the installed ffmpeg can do.
-    pub(super) fn capabilities(&self) -> Capabilities {
-        self.capabilities
     }
 
     /// Makes the first frame of a video as JPEG: turned upright, fitted into 2048 × 2048 pixels, never enlarged, at most
@@ -218,7 +204,9 @@ impl Ffmpeg {
         claimant: Claimant,
     ) -> Result<Vec<u8>> {
         let refuse = |text: &'static str| Error::new(Kind::NotConvertible).public(text);
-        let conversion = Conversion::of(from, to).ok_or_else(|| refuse(OTHER_VOICE))?;
+        if !from.converts_to(to) {
+            return Err(refuse(OTHER_VOICE));
+        }
         let program = self.program.as_ref().ok_or_else(|| refuse(OFF))?;
         match to {
             VoiceFormat::Mp3 if !self.capabilities.to_mp3 => return Err(refuse(NO_MP3)),
@@ -232,11 +220,11 @@ impl Ffmpeg {
         // than this number of the longest frames is too long, or not AMR. Its beginning is enough to decide (5.5 MB for
         // half an hour).
         let frames_max = self.duration_max_ms() / AMR_FRAME_MS;
-        let checked_len = match conversion {
-            Conversion::AmrToMp3 => {
+        let checked_len = match to {
+            VoiceFormat::Mp3 => {
                 len.min(AMR_MAGIC_BYTES_MAX + (frames_max + 2) * AMR_FRAME_BYTES_MAX)
             }
-            Conversion::Mp3ToAmr => 0,
+            VoiceFormat::Amr => 0,
         };
         let permit = self.pool.enter(claimant, 0).await?;
         let open_and_read = move || {
@@ -246,12 +234,12 @@ impl Ffmpeg {
             read.map(|()| (input, start)).map_err(Error::internal)
         };
         let ((input, start), permit) = opened(open_and_read, permit).await?;
-        let play_ms = match conversion {
-            Conversion::AmrToMp3 => self.check_duration(&start, 0)?,
+        let play_ms = match to {
+            VoiceFormat::Mp3 => self.check_duration(&start, 0)?,
             // One second more than allowed is converted, so that a longer message is recognised.
-            Conversion::Mp3ToAmr => self.duration_max_ms() + 1000,
+            VoiceFormat::Amr => self.duration_max_ms() + 1000,
         };
-        let arguments = arguments::voice(conversion, len, play_ms);
+        let arguments = arguments::voice(to, len, play_ms);
         let voice = process::run(program, &arguments, Some(input), self.limits, permit)
             .await
             .map_err(|failure| failed(Kind::NotConvertible, NO_VOICE, failure))?;

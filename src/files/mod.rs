@@ -94,7 +94,7 @@ impl Default for Config {
 
 /// What the program of this configuration can do here. Blocking, for some tenths of a second.
 pub fn capabilities(config: &FfmpegConfig) -> Capabilities {
-    ffmpeg::Ffmpeg::probe(config).capabilities()
+    ffmpeg::Ffmpeg::probe(config).capabilities
 }
 
 /// The objects that a request may see.
@@ -131,7 +131,7 @@ impl Files {
 
     /// What the program that converts media can do here.
     pub fn capabilities(&self) -> Capabilities {
-        self.derivatives.capabilities()
+        self.derivatives.ffmpeg.capabilities
     }
 
     /// The counters of the cache of open objects and of the derivatives.
@@ -142,7 +142,7 @@ impl Files {
     /// Current levels, for metrics.
     pub fn levels(&self) -> FileLevels {
         let parts = self.parts.levels();
-        self.derivatives.levels(self.open.len(), parts)
+        self.derivatives.levels(self.open.cache.len(), parts)
     }
 
     /// Uploads in parts.
@@ -225,7 +225,7 @@ impl Files {
 
     /// Closes every open file, because the store was opened again and they belong to its previous opening.
     pub fn forget_open(&self) {
-        self.open.forget_all();
+        self.open.cache.clear();
     }
 
     /// Takes an object of any class down: the file, its derivatives, and every cache entry.

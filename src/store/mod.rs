@@ -163,18 +163,14 @@ pub(crate) async fn to_end<T: Send + 'static>(
 ) -> Result<T> {
     // Its caller waits for it; if the caller is dropped, the work ends by itself or with the runtime.
     #[allow(clippy::disallowed_methods)]
-    match tokio::spawn(work).await {
-        Ok(result) => result,
-        Err(error) => Err(Error::internal(error)),
-    }
+    let ended = tokio::spawn(work).await;
+    ended.map_err(Error::internal)?
 }
 
 /// Runs blocking work off the reactor threads, to its end even if the caller goes away.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => Err(Error::internal(error)),
-    }
+    let ended = tokio::task::spawn_blocking(work).await;
+    ended.map_err(Error::internal)?
 }

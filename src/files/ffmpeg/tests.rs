@@ -35,7 +35,7 @@ fn real() -> Ffmpeg {
         to_mp3: true,
         to_amr: true,
     };
-    assert_eq!(ffmpeg.capabilities(), all, "ffmpeg with libavcodec-extra");
+    assert_eq!(ffmpeg.capabilities, all, "ffmpeg with libavcodec-extra");
     ffmpeg
 }
 
@@ -548,7 +548,7 @@ impl Fake {
 
     fn ffmpeg(&self) -> Ffmpeg {
         let ffmpeg = Ffmpeg::probe(&self.config);
-        assert!(ffmpeg.capabilities().frames, "the fake answers");
+        assert!(ffmpeg.capabilities.frames, "the fake answers");
         ffmpeg
     }
 
@@ -756,7 +756,7 @@ async fn reports_missing_or_failing_program() {
             program: program.into(),
             ..Config::default()
         });
-        assert_eq!(ffmpeg.capabilities(), Capabilities::default());
+        assert_eq!(ffmpeg.capabilities, Capabilities::default());
         assert_refused(fake_frame(&ffmpeg).await, Kind::NoThumbnail, OFF);
         let refused = voice_from(&ffmpeg, b"#!AMR\n", Sniffed::AmrNb, VoiceFormat::Mp3).await;
         assert_refused(refused, Kind::NotConvertible, OFF);

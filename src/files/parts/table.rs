@@ -69,7 +69,7 @@ pub(super) struct Table {
     users: HashMap<(Arc<str>, Arc<str>), Vec<ObjectId>>,
     uploads: Shares,
     bytes: Shares,
-    completed: Completed,
+    pub(super) completed: Completed,
     refusals: [u64; ShareRefusal::COUNT],
     replaced: u64,
 }
@@ -340,16 +340,6 @@ impl Table {
     ) {
         self.remove(id);
         self.completed.remember(id, owner, stored, now);
-    }
-
-    /// Finds the response to a completion of the owner.
-    pub(super) fn completed(
-        &self,
-        id: ObjectId,
-        owner: &Owner,
-        now: Instant,
-    ) -> Option<Arc<Stored>> {
-        self.completed.find(id, owner, now)
     }
 
     /// The uploads that no call uses.

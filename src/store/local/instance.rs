@@ -73,6 +73,18 @@ impl Instance {
         format!("{stem}-{sequence}")
     }
 
+    /// Creates an unfinished file in the folder.
+    pub(super) fn create(self: &Arc<Self>, stem: &str) -> io::Result<(File, Temporary)> {
+        let name = self.temporary_name(stem);
+        let file = self.unfinished(&name).create_new()?;
+        let temporary = Temporary {
+            instance: self.clone(),
+            name,
+            is_kept: false,
+        };
+        Ok((file, temporary))
+    }
+
     /// An unfinished file in the folder.
     pub(super) fn unfinished<'a>(&'a self, name: &'a str) -> At<'a> {
         At::new(&self.folder, Path::new(name))
@@ -117,6 +129,35 @@ impl Instance {
         let result = trial();
         target.remove_if_there()?;
         result
+    }
+}
+
+/// The name of an unfinished file. Dropping it removes the file.
+pub(super) struct Temporary {
+    pub(super) instance: Arc<Instance>,
+    name: String,
+    is_kept: bool,
+}
+
+impl Temporary {
+    pub(super) fn at(&self) -> At<'_> {
+        self.instance.unfinished(&self.name)
+    }
+
+    /// Keeps the file, which has another name now.
+    pub(super) fn keep(mut self) {
+        self.is_kept = true;
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if !self.is_kept
+            && let Err(error) = self.at().remove_if_there()
+        {
+            // The next start sweeps it.
+            tracing::warn!(%error, name = self.name, "an unfinished file could not be removed");
+        }
     }
 }
 

@@ -82,15 +82,18 @@ impl Layout {
     /// # Errors
     /// `Unavailable`.
     pub(super) fn check_root(&self) -> Result<()> {
-        check(&self.opened.load().root, &self.health)
+        self.check(&self.opened.load().root)
     }
 
-    /// Checks that the path still leads to the directory in which an upload was begun.
+    /// Checks that the path still leads to this directory, for example the one in which an upload was begun.
     ///
     /// # Errors
     /// `Unavailable`.
-    pub(super) fn check_opening(&self, instance: &Instance) -> Result<()> {
-        check(&instance.root, &self.health)
+    pub(super) fn check(&self, root: &Root) -> Result<()> {
+        root.check().map_err(|why| {
+            self.health.root_is_gone(&why);
+            Error::new(Kind::Unavailable(GONE_RETRY_AFTER)).source(why)
+        })
     }
 
     /// Returns what a write needs.
@@ -99,7 +102,7 @@ impl Layout {
     /// `Unavailable` while the store is gone, `StorageFull` while nothing can be written.
     pub(super) fn instance(&self) -> Result<Arc<Instance>> {
         let opened = self.opened.load();
-        check(&opened.root, &self.health)?;
+        self.check(&opened.root)?;
         match &opened.writing {
             Ok(instance) => Ok(instance.clone()),
             Err(why) => Err(Error::new(Kind::StorageFull).source(why.clone())),
@@ -178,7 +181,12 @@ impl Layout {
 
     /// Gives a committed file a second name, durably. Both names are below the root. If the second name exists, it is
     /// the same file or a copy of it. Returns `false` if the first name does not exist.
-    pub(super) fn link(&self, instance: &Instance, from: &Path, to: &Path) -> io::Result<bool> {
+    pub(super) fn link(
+        &self,
+        instance: &Arc<Instance>,
+        from: &Path,
+        to: &Path,
+    ) -> io::Result<bool> {
         let (source, target) = (instance.root.at(from), instance.root.at(to));
         let mut linked = self.name_in_parents(instance, to, || names::link(source, target));
         if linked.as_ref().is_err_and(must_copy) {
@@ -207,29 +215,25 @@ impl Layout {
         Ok(true)
     }
 
-    fn copy(&self, instance: &Instance, from: &Path, to: &Path) -> io::Result<()> {
+    fn copy(&self, instance: &Arc<Instance>, from: &Path, to: &Path) -> io::Result<()> {
         let (from, to) = (instance.root.at(from), instance.root.at(to));
         let mut source = from.open_read()?;
         let Ok(_reserved) = self.reserve(source.metadata()?.len()) else {
             return Err(rustix::io::Errno::NOSPC.into());
         };
-        let name = instance.temporary_name("copy");
-        let temporary = instance.unfinished(&name);
-        let mut copy = || {
-            let mut target = temporary.create_new()?;
-            io::copy(&mut source, &mut target)?;
-            if self.is_durable() {
-                self.syncs.time(Synced::File, || target.sync_data())?;
-            }
-            names::rename_no_replace(instance.rename, temporary, to)?;
-            // The file was taken down meanwhile, and the removal has not seen the new name.
-            if !from.is_file()? {
-                to.remove_if_there()?;
-                return Err(io::ErrorKind::NotFound.into());
-            }
-            Ok(())
-        };
-        copy().inspect_err(|_| drop(temporary.remove_if_there()))
+        let (mut copy, temporary) = instance.create("copy")?;
+        io::copy(&mut source, &mut copy)?;
+        if self.is_durable() {
+            self.syncs.time(Synced::File, || copy.sync_data())?;
+        }
+        names::rename_no_replace(instance.rename, temporary.at(), to)?;
+        temporary.keep();
+        // The file was taken down meanwhile, and the removal has not seen the new name.
+        if !from.is_file()? {
+            to.remove_if_there()?;
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        Ok(())
     }
 
     /// Makes the directories above `path`, then calls `name`. Does both once more if a directory is absent: it was
@@ -282,13 +286,6 @@ impl Layout {
         let directory = instance.root.at(path);
         self.syncs.time(Synced::Directory, || directory.sync_dir())
     }
-}
-
-fn check(root: &Root, health: &Health) -> Result<()> {
-    root.check().map_err(|why| {
-        health.root_is_gone(&why);
-        Error::new(Kind::Unavailable(GONE_RETRY_AFTER)).source(why)
-    })
 }
 
 /// Whether a hard link failed because the file has the largest number of names (65,000 on ext4), or because the file

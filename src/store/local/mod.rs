@@ -242,7 +242,9 @@ impl Store for LocalStore {
     }
 
     fn remove(&self, id: ObjectId) -> StoreFuture<'_, bool> {
-        let remove = move |layout: &Layout| removal::remove_everywhere(layout.root(), id);
+        let remove = move |layout: &Layout| {
+            removal::remove_everywhere(layout.root(), id).map_err(Error::internal)
+        };
         self.find(remove, |was_there| !was_there)
     }
 
@@ -307,7 +309,7 @@ impl Maintenance for LocalStore {
             if mode == ExpireMode::Remove {
                 layout.check_writable()?;
             }
-            removal::expire(layout.root(), class, &cutoffs, mode)
+            removal::expire(layout.root(), class, &cutoffs, mode).map_err(Error::internal)
         })
     }
 

@@ -238,16 +238,6 @@ pub(super) fn open_read(path: &Path) -> io::Result<File> {
     At::path(path).open_read()
 }
 
-/// [`At::create_new`] for an absolute path.
-pub(super) fn create_new(path: &Path) -> io::Result<File> {
-    At::path(path).create_new()
-}
-
-/// [`At::make_dir`] for an absolute path.
-pub(super) fn make_dir(path: &Path) -> io::Result<()> {
-    At::path(path).make_dir()
-}
-
 /// [`At::remove_if_there`] for an absolute path.
 pub(super) fn remove_if_there(path: &Path) -> io::Result<bool> {
     At::path(path).remove_if_there()

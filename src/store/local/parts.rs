@@ -154,9 +154,10 @@ impl PartFolder {
         // Made aside and moved in, so that nobody sees a half-made one.
         let temporary = instance.temporary("parts");
         let make = || {
-            names::make_dir(&temporary)?;
+            At::path(&temporary).make_dir()?;
             let PartsOwner { tenant, user } = owner;
-            names::create_new(&temporary.join(OWNER))?
+            At::path(&temporary.join(OWNER))
+                .create_new()?
                 .write_all(format!("{tenant}\n{user}\n").as_bytes())?;
             fs::rename(&temporary, self.path(id))
         };
@@ -178,7 +179,7 @@ impl PartFolder {
         let stored = self.layout.unless_gone(stored, |_| false)?;
         let Writer { temporary, .. } = received;
         // The file is in a directory that may have been unmounted since.
-        self.layout.check_opening(&temporary.instance)?;
+        self.layout.check(&temporary.instance.root)?;
         let part = StoredPart {
             number,
             bytes: received.len,

@@ -22,15 +22,15 @@ const LAST_SWEEP: &str = "last-sweep";
 /// ended, single files otherwise. Blocking.
 ///
 /// # Errors
-/// `Internal` if the disk fails.
+/// If the disk fails.
 pub(super) fn expire(
     root: &Path,
     class: Class,
     cutoffs: &Cutoffs,
     mode: ExpireMode,
-) -> Result<Expired> {
+) -> io::Result<Expired> {
     let mut expired = Expired::default();
-    for day in paths::days(root, class).map_err(Error::internal)? {
+    for day in paths::days(root, class)? {
         if cutoffs.all_have_ended(day) {
             if mode == ExpireMode::Remove {
                 remove_day(root, class, day)?;
@@ -50,14 +50,12 @@ fn expire_single(
     day: Day,
     cutoffs: &Cutoffs,
     mode: ExpireMode,
-) -> Result<u64> {
+) -> io::Result<u64> {
     let mut objects = 0;
-    let spreads = names::entries(&paths::day_path(root, OBJECTS, class, day));
-    for spread in spreads.map_err(Error::internal)? {
-        let spread = spread.map_err(Error::internal)?.path();
-        for file in names::entries(&spread).map_err(Error::internal)? {
+    for spread in names::entries(&paths::day_path(root, OBJECTS, class, day))? {
+        for file in names::entries(&spread?.path())? {
             // Files whose names are not ids are ignored.
-            let name = file.map_err(Error::internal)?.file_name();
+            let name = file?.file_name();
             let Some(id) = name.to_str().and_then(ObjectId::parse) else {
                 continue;
             };
@@ -78,12 +76,13 @@ fn expire_single(
 }
 
 /// Removes a day with all its objects and derivatives.
-fn remove_day(root: &Path, class: Class, day: Day) -> Result<()> {
+fn remove_day(root: &Path, class: Class, day: Day) -> io::Result<()> {
     for tree in [OBJECTS, DERIVED] {
         let path = paths::day_path(root, tree, class, day);
         match fs::remove_dir_all(&path) {
             Err(error) if !names::is_absent(&error) => {
-                return Err(Error::internal(format!("{}: {error}", path.display())));
+                let what = format!("{}: {error}", path.display());
+                return Err(io::Error::new(error.kind(), what));
             }
             _ => {}
         }
@@ -94,8 +93,8 @@ fn remove_day(root: &Path, class: Class, day: Day) -> Result<()> {
 /// Removes an object and its derivatives under one key. Blocking.
 ///
 /// # Errors
-/// `Internal` if the disk fails.
-pub(super) fn remove_object(root: &Path, key: Key) -> Result<bool> {
+/// If the disk fails.
+pub(super) fn remove_object(root: &Path, key: Key) -> io::Result<bool> {
     remove_by(root, key, |path| {
         names::remove_if_there(path)?;
         durable::sync_parent(path)
@@ -106,14 +105,14 @@ pub(super) fn remove_object(root: &Path, key: Key) -> Result<bool> {
 /// tombstone, so that an upload ticket for it that is still valid cannot bring it back. Blocking.
 ///
 /// # Errors
-/// `Internal` if the disk fails.
-pub(super) fn remove_everywhere(root: &Path, id: ObjectId) -> Result<bool> {
+/// If the disk fails.
+pub(super) fn remove_everywhere(root: &Path, id: ObjectId) -> io::Result<bool> {
     let mut was_there = false;
     // Repeated until a whole walk finds none, because the object may be forwarded into a new day meanwhile.
     loop {
         let mut found = false;
         for class in Class::ALL {
-            for day in paths::days(root, class).map_err(Error::internal)? {
+            for day in paths::days(root, class)? {
                 let key = Key { class, day, id };
                 // Also if the object is gone: an earlier removal may have been interrupted before its derivatives.
                 found |= match key == Key::of(class, id) {
@@ -129,23 +128,26 @@ pub(super) fn remove_everywhere(root: &Path, id: ObjectId) -> Result<bool> {
     }
 }
 
-fn remove_by(root: &Path, key: Key, remove: impl FnOnce(&Path) -> io::Result<()>) -> Result<bool> {
+fn remove_by(
+    root: &Path,
+    key: Key,
+    remove: impl FnOnce(&Path) -> io::Result<()>,
+) -> io::Result<bool> {
     // Derivatives first: if this is interrupted, the object is still there and can be removed again. And once more
     // after the object: a derivative that is being made meanwhile checks for its object after it was written.
     remove_derived(root, key)?;
     let path = paths::object_path(root, key);
-    let was_there =
-        !tombstones::is_at(At::path(&path)) && At::path(&path).exists().map_err(Error::internal)?;
+    let was_there = !tombstones::is_at(At::path(&path)) && At::path(&path).exists()?;
     if was_there {
-        remove(&path).map_err(Error::internal)?;
+        remove(&path)?;
     }
     remove_derived(root, key)?;
     Ok(was_there)
 }
 
-fn remove_derived(root: &Path, key: Key) -> Result<()> {
-    for path in paths::derived_of(root, key).map_err(Error::internal)? {
-        names::remove_if_there(&path).map_err(Error::internal)?;
+fn remove_derived(root: &Path, key: Key) -> io::Result<()> {
+    for path in paths::derived_of(root, key)? {
+        names::remove_if_there(&path)?;
     }
     Ok(())
 }

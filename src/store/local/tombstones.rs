@@ -116,7 +116,7 @@ fn make(root: &Path, path: &Path) -> io::Result<()> {
 /// Marks a day that has tombstones, so that the sweep finds them without reading every directory.
 fn mark(root: &Path, class: Class, day: Day) -> io::Result<()> {
     let directory = root.join(TOMBSTONES);
-    names::make_dir(&directory)?;
+    At::path(&directory).make_dir()?;
     match make(root, &directory.join(name_of(class, day))) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         result => result.and_then(|()| durable::sync_dir(&directory)),

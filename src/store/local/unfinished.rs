@@ -16,8 +16,8 @@ use rustix::{
 use tokio::{runtime::Handle, sync::oneshot};
 
 use super::{
-    Sink, StoreFuture, UploadSize, instance::Instance, layout::Layout, names::At,
-    space::Reservation, writers::Writers,
+    Sink, StoreFuture, UploadSize, instance::Temporary, layout::Layout, space::Reservation,
+    writers::Writers,
 };
 use crate::error::{Error, Result};
 
@@ -74,14 +74,6 @@ pub(super) struct Writer {
     pub(super) is_preallocated: bool,
     /// Space for the bytes that are not written yet.
     reservation: Reservation,
-}
-
-/// The name of an unfinished file. Dropping it removes the file.
-pub(super) struct Temporary {
-    /// The folder that the file is in.
-    pub(super) instance: Arc<Instance>,
-    name: String,
-    is_gone: bool,
 }
 
 impl UnfinishedFile {
@@ -224,15 +216,8 @@ impl NewFile {
         let instance = layout.instance()?;
         let (UploadSize::Announced(bytes) | UploadSize::AtMost(bytes)) = size;
         let mut reservation = layout.reserve(bytes)?;
-        let mut temporary = Temporary {
-            name: instance.temporary_name("unfinished"),
-            instance,
-            // It does not exist yet.
-            is_gone: true,
-        };
         let failed = |error| layout.write_error(error);
-        let file = temporary.at().create_new().map_err(failed)?;
-        temporary.is_gone = false;
+        let (file, temporary) = instance.create("unfinished").map_err(failed)?;
         let preallocates =
             matches!(size, UploadSize::Announced(bytes) if bytes > BATCH_BYTES as u64);
         let is_preallocated = preallocates && preallocate(&file, bytes).map_err(failed)?;
@@ -272,28 +257,6 @@ impl Writer {
         for chunk in batch {
             self.crc.update(chunk);
             self.len += chunk.len() as u64;
-        }
-    }
-}
-
-impl Temporary {
-    pub(super) fn at(&self) -> At<'_> {
-        self.instance.unfinished(&self.name)
-    }
-
-    /// Keeps the file, which has another name now.
-    pub(super) fn keep(mut self) {
-        self.is_gone = true;
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        if !self.is_gone
-            && let Err(error) = self.at().remove_if_there()
-        {
-            // The next start sweeps it.
-            tracing::warn!(%error, name = self.name, "an unfinished upload could not be removed");
         }
     }
 }

@@ -49,7 +49,7 @@ fn commit(mut writer: Writer, batch: &[Bytes], key: Key, mut meta: Meta) -> Resu
     let written = write_rest(&writer, batch, &trailer, batch_at);
     written.map_err(|error| layout.write_error(error))?;
     let instance = writer.temporary.instance.clone();
-    layout.check_opening(&instance)?;
+    layout.check(&instance.root)?;
     let path = paths::object_name(key);
     if let Err(error) = layout.publish(&instance, writer.temporary.at(), &path) {
         // The name may exist although its sync failed. A refused upload must not stay, but another upload's file of
