@@ -243,7 +243,7 @@ fn bad_forms_are_refused_with_reason() {
         (many, "a form may have at most 64 parts."),
         (
             Form::new().part(&long_head, b"x"),
-            "a part's headers may have at most",
+            "the headers of a part, or the bytes before the first boundary, may have at most",
         ),
         (
             file(Form::new().field("thumbnail-width", &"1".repeat(2000))),

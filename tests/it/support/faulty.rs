@@ -110,7 +110,10 @@ impl<S: Store> Store for FaultyStore<S> {
     }
 
     fn is_taken(&self, key: Key) -> StoreFuture<'_, bool> {
-        self.inner.is_taken(key)
+        Box::pin(async move {
+            self.faults.call(Step::Open)?;
+            self.inner.is_taken(key).await
+        })
     }
 
     fn is_taken_down(&self, key: Key) -> StoreFuture<'_, bool> {
