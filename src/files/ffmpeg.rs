@@ -216,29 +216,8 @@ impl Ffmpeg {
         if len == 0 {
             return Err(refuse(NO_VOICE));
         }
-        // The duration of AMR is checked before ffmpeg reads it: 10 MB may be two days of silence. A file that is longer
-        // than this number of the longest frames is too long, or not AMR. Its beginning is enough to decide (5.5 MB for
-        // half an hour).
-        let frames_max = self.duration_max_ms() / AMR_FRAME_MS;
-        let checked_len = match to {
-            VoiceFormat::Mp3 => {
-                len.min(AMR_MAGIC_BYTES_MAX + (frames_max + 2) * AMR_FRAME_BYTES_MAX)
-            }
-            VoiceFormat::Amr => 0,
-        };
         let permit = self.pool.enter(claimant, 0).await?;
-        let open_and_read = move || {
-            let input = open()?;
-            let mut start = vec![0; usize::try_from(checked_len).map_err(Error::internal)?];
-            let read = input.read_exact_at(&mut start, 0);
-            read.map(|()| (input, start)).map_err(Error::internal)
-        };
-        let ((input, start), permit) = opened(open_and_read, permit).await?;
-        let play_ms = match to {
-            VoiceFormat::Mp3 => self.check_duration(&start, 0)?,
-            // One second more than allowed is converted, so that a longer message is recognised.
-            VoiceFormat::Amr => self.duration_max_ms() + 1000,
-        };
+        let (input, play_ms, permit) = self.open_voice(open, len, to, permit).await?;
         let arguments = arguments::voice(to, len, play_ms);
         let voice = process::run(program, &arguments, Some(input), self.limits, permit)
             .await
@@ -250,6 +229,43 @@ impl Ffmpeg {
             true => Err(refuse(NO_VOICE).source("ffmpeg wrote no output")),
             false => Ok(voice),
         }
+    }
+
+    /// Opens a voice message, and returns how many milliseconds of it are converted.
+    ///
+    /// The duration of AMR is checked before ffmpeg reads it: 10 MB may be two days of silence.
+    async fn open_voice(
+        &self,
+        open: impl FnOnce() -> Result<File> + Send + 'static,
+        len: u64,
+        to: VoiceFormat,
+        permit: Permit,
+    ) -> Result<(File, u64, Permit)> {
+        // A file that is longer than this number of the longest frames is too long, or not AMR. Its beginning is enough to
+        // decide (5.5 MB for half an hour).
+        let frames_max = self.duration_max_ms() / AMR_FRAME_MS;
+        let amr_bytes_max = AMR_MAGIC_BYTES_MAX + (frames_max + 2) * AMR_FRAME_BYTES_MAX;
+        let open_and_read = move || {
+            let input = open()?;
+            let mut start = Vec::new();
+            if to == VoiceFormat::Mp3 {
+                start.resize(
+                    usize::try_from(len.min(amr_bytes_max)).map_err(Error::internal)?,
+                    0,
+                );
+                input
+                    .read_exact_at(&mut start, 0)
+                    .map_err(Error::internal)?;
+            }
+            Ok((input, start))
+        };
+        let ((input, start), permit) = opened(open_and_read, permit).await?;
+        let play_ms = match to {
+            VoiceFormat::Mp3 => self.check_duration(&start, 0)?,
+            // One second more than allowed is converted, so that a longer message is recognised.
+            VoiceFormat::Amr => self.duration_max_ms() + 1000,
+        };
+        Ok((input, play_ms, permit))
     }
 
     /// Returns the duration of AMR in milliseconds. Refused where it is 0, or more than the limit and `tolerance_ms`.
