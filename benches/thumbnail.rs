@@ -15,7 +15,7 @@ use std::{hint::black_box, path::Path, sync::Arc};
 
 use chatfiles::{
     app::SecretStore,
-    derivative::BoundingBox,
+    derivative::{BoundingBox, Derivative},
     fair_queue::Claimant,
     files::{self, Files, Rendition, Scope},
     media::thumbnail::{PictureLimits, thumbnail},
@@ -95,7 +95,8 @@ fn hit(c: &mut Criterion) {
     let get = || async {
         let key = Key::of(Class::Chatfile, id);
         let file = files.open(scope, key, now).await.unwrap();
-        match files.thumbnail(&file, None, claimant).await.unwrap() {
+        let thumbnail = Derivative::Thumbnail(file.object.meta.thumbnail);
+        match files.derivative(&file, thumbnail, claimant).await.unwrap() {
             Rendition::Made(derived) => derived.bytes.len(),
             Rendition::Original => panic!("the photo is larger than its thumbnail"),
         }

@@ -186,31 +186,36 @@ pub(super) async fn sweep_daily(
             Ok(()) if is_new_day => {
                 retention::sweep(&*store, &policy.load_full(), now, SweepMode::Remove).await
             }
-            Ok(()) => retention::keep_time(&*store, now)
-                .await
-                .map(|()| retention::Report::default()),
+            Ok(()) => {
+                let kept = retention::keep_time(&*store, now).await;
+                kept.map(|()| retention::Report::default())
+            }
         };
         if swept.is_ok() {
             last_day = Some(now.day());
         }
-        match swept {
-            Err(error) if matches!(error.kind(), Kind::Unavailable(_) | Kind::StorageFull) => {
-                tracing::warn!(%error, "not swept: the store is gone or cannot be written");
-            }
-            Ok(report) if report.refused.is_some() => tracing::warn!(
-                ?report,
-                "the clock is more than 48 hours from the last sweep: nothing was removed; if the clock is \
-                 right, run `chatfiles sweep --yes`"
-            ),
-            Ok(report) if report.is_empty() => {}
-            Ok(report) => tracing::info!(?report, "removed what had expired"),
-            Err(error) => tracing::error!(%error, "the sweep failed"),
-        }
+        log_sweep(swept);
         if tokio::time::timeout(RETENTION_TICK, shutdown.triggered())
             .await
             .is_ok()
         {
             return;
         }
+    }
+}
+
+fn log_sweep(swept: Result<retention::Report>) {
+    match swept {
+        Err(error) if matches!(error.kind(), Kind::Unavailable(_) | Kind::StorageFull) => {
+            tracing::warn!(%error, "not swept: the store is gone or cannot be written");
+        }
+        Ok(report) if report.refused.is_some() => tracing::warn!(
+            ?report,
+            "the clock is more than 48 hours from the last sweep: nothing was removed; if the clock is right, run \
+             `chatfiles sweep --yes`"
+        ),
+        Ok(report) if report.is_empty() => {}
+        Ok(report) => tracing::info!(?report, "removed what had expired"),
+        Err(error) => tracing::error!(%error, "the sweep failed"),
     }
 }

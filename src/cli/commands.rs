@@ -357,8 +357,8 @@ fn describe(report: &retention::Report) -> String {
 pub(super) fn scrub(config: &Config) -> Result<ExitCode> {
     let store = store(config)?;
     let Verified { objects, damaged } = run(store.maintenance().verify())?;
-    for bad in &damaged {
-        say(&format!("{}: {}", bad.name, bad.what))?;
+    for (name, what) in &damaged {
+        say(&format!("{name}: {what}"))?;
     }
     say(&format!(
         "{objects} objects verified, {} damaged",

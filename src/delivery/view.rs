@@ -6,11 +6,10 @@ use std::sync::Arc;
 
 use super::Content;
 use crate::{
-    derivative::{BoundingBox, VoiceFormat},
+    derivative::{BoundingBox, Derivative, VoiceFormat},
     error::{Kind, Result},
     fair_queue::Claimant,
     files::{Files, OpenFile},
-    media::sniff::Sniffed,
 };
 
 /// What of a file a request asks for.
@@ -44,8 +43,7 @@ impl View {
     #[must_use]
     pub fn of(self, file: &OpenFile) -> Self {
         let is_convertible = match self {
-            Self::Voice(VoiceFormat::Mp3, _) => file.kind.is_amr(),
-            Self::Voice(VoiceFormat::Amr, _) => file.kind == Sniffed::Mp3,
+            Self::Voice(format, _) => file.kind.converts_to(format),
             Self::Original | Self::Thumbnail(_) => true,
         };
         match is_convertible {
@@ -66,9 +64,14 @@ impl View {
     ) -> Result<Content> {
         let made = match self.of(&file) {
             Self::Original => return Ok(Content::Original(file)),
-            Self::Thumbnail(fit) => files.thumbnail(&file, fit, claimant).await,
+            Self::Thumbnail(fit) => {
+                let fit = fit.unwrap_or(file.object.meta.thumbnail);
+                let thumbnail = Derivative::Thumbnail(fit);
+                files.derivative(&file, thumbnail, claimant).await
+            }
             Self::Voice(format, not_convertible) => {
-                match files.voice(&file, format, claimant).await {
+                let voice = Derivative::Voice(format);
+                match files.derivative(&file, voice, claimant).await {
                     Err(error)
                         if error.kind() == Kind::NotConvertible
                             && not_convertible == NotConvertible::SendOriginal =>

@@ -12,12 +12,9 @@ mod pictures;
 mod rendition;
 mod single_flight;
 
-use std::{
-    fs::File,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
 use bytes::Bytes;
@@ -28,13 +25,9 @@ use self::{
     pictures::{Picture, Pictures, Size, media_error},
     single_flight::{Claims, once},
 };
-use super::{
-    Config,
-    ffmpeg::{Capabilities, Ffmpeg},
-    open::OpenFile,
-};
+use super::{Config, ffmpeg::Ffmpeg, open::OpenFile};
 use crate::{
-    derivative::{BoundingBox, Derivative, VoiceFormat},
+    derivative::{BoundingBox, Derivative},
     error::{Error, Kind, Result},
     fair_queue::Claimant,
     media::{
@@ -42,7 +35,7 @@ use crate::{
         thumbnail::{self, MediaError, OWN_THUMBNAIL_BYTES_MAX},
     },
     metrics::{Derivations, FileLevels, PartLevels, Source},
-    store::{BoxFuture, Derived, ObjectId, Store, blocking},
+    store::{BoxFuture, Derived, ObjectId, Store},
     time::Clock,
 };
 
@@ -62,7 +55,7 @@ pub(super) struct Derivatives {
     live: Arc<Live>,
     failures: Failures,
     pictures: Pictures,
-    ffmpeg: Ffmpeg,
+    pub(super) ffmpeg: Ffmpeg,
     pixels_max: u64,
     pub(super) counts: Arc<Derivations>,
 }
@@ -91,14 +84,10 @@ impl Derivatives {
         FileLevels {
             open_objects,
             parts,
-            derived_bytes: self.made.weight() + self.pictures.reduced_bytes(),
-            pictures: self.pictures.levels(),
-            ffmpeg: self.ffmpeg.levels(),
+            derived_bytes: self.made.weight() + self.pictures.reductions.weight(),
+            pictures: self.pictures.pool.levels(),
+            ffmpeg: self.ffmpeg.pool.levels(),
         }
-    }
-
-    pub(super) fn capabilities(&self) -> Capabilities {
-        self.ffmpeg.capabilities()
     }
 
     /// Finds a derivative, or makes it in the claimant's turn.
@@ -212,12 +201,20 @@ impl Derivatives {
         derivative: Derivative,
         claimant: Claimant,
     ) -> Result<Option<Derived>> {
+        let (original, len, kind) = (file.clone(), file.object.len(), file.kind);
+        // Only a payload that is not a file is copied.
+        let open = move || original.object.to_file().map_err(Error::internal);
         let (content_type, bytes) = match derivative {
             Derivative::Thumbnail(fit) => return self.thumbnail(file, fit, claimant).await,
-            Derivative::VideoFrame => ("image/jpeg", self.video_frame(file, claimant).await?),
+            Derivative::VideoFrame => {
+                let frame = self
+                    .ffmpeg
+                    .first_frame(open, len, kind, self.pixels_max, claimant);
+                ("image/jpeg", frame.await?)
+            }
             Derivative::Voice(format) => {
-                let voice = self.voice(file, format, claimant).await?;
-                (format.media_type(), voice)
+                let voice = self.ffmpeg.voice(open, len, kind, format, claimant);
+                (format.media_type(), voice.await?)
             }
         };
         Ok(Some(Derived {
@@ -265,25 +262,6 @@ impl Derivatives {
         Box::pin(self.get(file, Derivative::VideoFrame, claimant))
     }
 
-    async fn video_frame(&self, file: &Arc<OpenFile>, claimant: Claimant) -> Result<Vec<u8>> {
-        let input = input(file).await?;
-        let (len, kind) = (file.object.len(), file.kind);
-        self.ffmpeg
-            .first_frame(input, len, kind, self.pixels_max, claimant)
-            .await
-    }
-
-    async fn voice(
-        &self,
-        file: &Arc<OpenFile>,
-        format: VoiceFormat,
-        claimant: Claimant,
-    ) -> Result<Vec<u8>> {
-        let input = input(file).await?;
-        let (len, kind) = (file.object.len(), file.kind);
-        self.ffmpeg.voice(input, len, kind, format, claimant).await
-    }
-
     /// Whether an original is its own thumbnail: an image of few bytes, and of few pixels. Few bytes can be a
     /// decompression bomb, which must not be sent to a phone. An image without a readable header is sent as it is.
     async fn is_own_thumbnail(&self, file: &Arc<OpenFile>) -> Result<bool> {
@@ -299,12 +277,6 @@ impl Derivatives {
             Err(error) => Err(media_error(error)),
         }
     }
-}
-
-/// Opens the payload as a file for ffmpeg. Only a payload that is not a file is copied.
-async fn input(file: &Arc<OpenFile>) -> Result<File> {
-    let file = file.clone();
-    blocking(move || file.object.to_file().map_err(Error::internal)).await
 }
 
 /// For an image of a kind that is not decoded, the original is sent, as the vendor does. An image of a decodable kind in a

@@ -17,10 +17,7 @@ use std::{fs::File, io, os::unix::fs::FileExt, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
-use self::{
-    arguments::Conversion,
-    process::{Failure, Limits},
-};
+use self::process::{Failure, Limits};
 use super::pool::{Pool, RETRY_AFTER};
 use crate::{
     derivative::VoiceFormat,
@@ -30,8 +27,8 @@ use crate::{
         sniff::Sniffed,
         voice::{AMR_FRAME_BYTES_MAX, AMR_FRAME_MS, AMR_MAGIC_BYTES_MAX, amr_duration_ms},
     },
-    metrics::PoolLevels,
     settings::{number, seconds},
+    store::blocking,
 };
 
 /// The largest output. A frame of 2048 × 2048 pixels of noise has 4.3 MB, half an hour of MP3 7.2 MB.
@@ -111,8 +108,8 @@ pub struct Capabilities {
 pub(super) struct Ffmpeg {
     /// An absolute path. `None` where ffmpeg is missing or switched off.
     program: Option<PathBuf>,
-    capabilities: Capabilities,
-    pool: Pool,
+    pub(super) capabilities: Capabilities,
+    pub(super) pool: Pool,
     limits: Limits,
     voice_duration_max: Duration,
 }
@@ -143,18 +140,9 @@ impl Ffmpeg {
         }
     }
 
-    /// The load at this moment.
-    pub(super) fn levels(&self) -> PoolLevels {
-        self.pool.levels()
-    }
-
-    /// What the installed ffmpeg can do.
-    pub(super) fn capabilities(&self) -> Capabilities {
-        self.capabilities
-    }
-
     /// Makes the first frame of a video as JPEG: turned upright, fitted into 2048 × 2048 pixels, never enlarged, at most
-    /// 16 MiB. The first `len` bytes of `input` are the video. Its offset is neither read nor moved.
+    /// 16 MiB. The first `len` bytes of the input are the video. `open` is called when a place is free, and the offset of
+    /// its file is neither read nor moved.
     ///
     /// # Errors
     /// `NoThumbnail` for a kind that is not a video, for a frame of more than `pixels_max` pixels, and for a video that
@@ -164,7 +152,7 @@ impl Ffmpeg {
     /// Dropping the future kills ffmpeg. The place is free when the process has ended.
     pub(super) async fn first_frame(
         &self,
-        input: File,
+        open: impl FnOnce() -> Result<File> + Send + 'static,
         len: u64,
         kind: Sniffed,
         pixels_max: u64,
@@ -182,6 +170,7 @@ impl Ffmpeg {
             return Err(refuse(NO_FRAME));
         }
         let permit = self.pool.enter(claimant, 0).await?;
+        let (input, permit) = opened(open, permit).await?;
         let limits = Limits {
             cpu_seconds_max: (self.limits.timeout.as_secs() / FRAME_CPU_SHARE).max(1),
             ..self.limits
@@ -197,7 +186,7 @@ impl Ffmpeg {
     }
 
     /// Converts a voice message: AMR and AMR-WB to MP3 (16 kHz, mono, 32 kbit/s), MP3 to AMR (narrow-band, 12.2 kbit/s).
-    /// The first `len` bytes of `input` are the message. Its offset is neither read nor moved.
+    /// The first `len` bytes of the input are the message; `open` as in [`Ffmpeg::first_frame`].
     ///
     /// # Errors
     /// `NotConvertible` for other pairs of formats, for a message that is longer than [`Config::voice_duration_max`], and
@@ -208,14 +197,16 @@ impl Ffmpeg {
     /// Dropping the future kills ffmpeg. The place is free when the process has ended.
     pub(super) async fn voice(
         &self,
-        input: File,
+        open: impl FnOnce() -> Result<File> + Send + 'static,
         len: u64,
         from: Sniffed,
         to: VoiceFormat,
         claimant: Claimant,
     ) -> Result<Vec<u8>> {
         let refuse = |text: &'static str| Error::new(Kind::NotConvertible).public(text);
-        let conversion = Conversion::of(from, to).ok_or_else(|| refuse(OTHER_VOICE))?;
+        if !from.converts_to(to) {
+            return Err(refuse(OTHER_VOICE));
+        }
         let program = self.program.as_ref().ok_or_else(|| refuse(OFF))?;
         match to {
             VoiceFormat::Mp3 if !self.capabilities.to_mp3 => return Err(refuse(NO_MP3)),
@@ -226,12 +217,8 @@ impl Ffmpeg {
             return Err(refuse(NO_VOICE));
         }
         let permit = self.pool.enter(claimant, 0).await?;
-        let (input, permit, play_ms) = match conversion {
-            Conversion::AmrToMp3 => self.admit_amr(input, len, permit).await?,
-            // One second more than allowed is converted, so that a longer message is recognised.
-            Conversion::Mp3ToAmr => (input, permit, self.duration_max_ms() + 1000),
-        };
-        let arguments = arguments::voice(conversion, len, play_ms);
+        let (input, play_ms, permit) = self.open_voice(open, len, to, permit).await?;
+        let arguments = arguments::voice(to, len, play_ms);
         let voice = process::run(program, &arguments, Some(input), self.limits, permit)
             .await
             .map_err(|failure| failed(Kind::NotConvertible, NO_VOICE, failure))?;
@@ -244,30 +231,41 @@ impl Ffmpeg {
         }
     }
 
-    /// Checks the duration of an AMR file before ffmpeg reads it: 10 MB may be two days of silence. The permit moves to the
-    /// blocking thread, and is returned with the file and its duration in milliseconds.
-    async fn admit_amr(
+    /// Opens a voice message, and returns how many milliseconds of it are converted.
+    ///
+    /// The duration of AMR is checked before ffmpeg reads it: 10 MB may be two days of silence.
+    async fn open_voice(
         &self,
-        input: File,
+        open: impl FnOnce() -> Result<File> + Send + 'static,
         len: u64,
+        to: VoiceFormat,
         permit: Permit,
-    ) -> Result<(File, Permit, u64)> {
+    ) -> Result<(File, u64, Permit)> {
         // A file that is longer than this number of the longest frames is too long, or not AMR. Its beginning is enough to
         // decide (5.5 MB for half an hour).
         let frames_max = self.duration_max_ms() / AMR_FRAME_MS;
-        let bytes_max = AMR_MAGIC_BYTES_MAX + (frames_max + 2) * AMR_FRAME_BYTES_MAX;
-        let read = move || {
-            let len = usize::try_from(len.min(bytes_max)).map_err(Error::internal)?;
-            let mut bytes = vec![0; len];
-            input
-                .read_exact_at(&mut bytes, 0)
-                .map_err(Error::internal)?;
-            Ok::<_, Error>((input, permit, bytes))
+        let amr_bytes_max = AMR_MAGIC_BYTES_MAX + (frames_max + 2) * AMR_FRAME_BYTES_MAX;
+        let open_and_read = move || {
+            let input = open()?;
+            let mut start = Vec::new();
+            if to == VoiceFormat::Mp3 {
+                start.resize(
+                    usize::try_from(len.min(amr_bytes_max)).map_err(Error::internal)?,
+                    0,
+                );
+                input
+                    .read_exact_at(&mut start, 0)
+                    .map_err(Error::internal)?;
+            }
+            Ok((input, start))
         };
-        let read = tokio::task::spawn_blocking(read).await;
-        let (input, permit, bytes) = read.map_err(Error::internal)??;
-        let play_ms = self.check_duration(&bytes, 0)?;
-        Ok((input, permit, play_ms))
+        let ((input, start), permit) = opened(open_and_read, permit).await?;
+        let play_ms = match to {
+            VoiceFormat::Mp3 => self.check_duration(&start, 0)?,
+            // One second more than allowed is converted, so that a longer message is recognised.
+            VoiceFormat::Amr => self.duration_max_ms() + 1000,
+        };
+        Ok((input, play_ms, permit))
     }
 
     /// Returns the duration of AMR in milliseconds. Refused where it is 0, or more than the limit and `tolerance_ms`.
@@ -289,6 +287,15 @@ impl Ffmpeg {
         let ms = u64::try_from(self.voice_duration_max.as_millis()).unwrap_or(u64::MAX);
         ms.min(u64::from(u32::MAX))
     }
+}
+
+/// Opens the input on a blocking thread. That may copy it into memory, so the thread holds the permit: the number of
+/// copies has the same limit as the runs.
+async fn opened<T: Send + 'static>(
+    open: impl FnOnce() -> Result<T> + Send + 'static,
+    permit: Permit,
+) -> Result<(T, Permit)> {
+    blocking(move || Ok((open()?, permit))).await
 }
 
 /// The error for a failed run. `undecodable` is the public text where the file is the cause.

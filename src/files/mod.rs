@@ -15,10 +15,10 @@ use std::{sync::Arc, time::Duration};
 use serde::Deserialize;
 
 use crate::{
-    derivative::{BoundingBox, Derivative, VoiceFormat},
+    derivative::Derivative,
     error::{Error, Kind, Result},
     fair_queue::{Claimant, FairQueue},
-    media::{sniff::Sniffed, thumbnail::PictureLimits},
+    media::thumbnail::PictureLimits,
     metrics::{Derivations, FileLevels, Lookups},
     retention,
     secret::constant_time_eq,
@@ -32,7 +32,7 @@ pub use self::{
     derive::{DerivedFile, Rendition},
     ffmpeg::{Capabilities, Config as FfmpegConfig},
     open::OpenFile,
-    parts::{Completion, PartUpload, PartUploads, ReceivedPart},
+    parts::{Completion, PartUpload, ReceivedPart},
     upload::{Attributes, Received, Stored},
 };
 
@@ -69,7 +69,7 @@ pub struct Config {
     pub open: open::Config,
     /// Unfinished uploads in parts.
     #[serde(skip)]
-    pub parts: parts::Bounds,
+    pub(crate) parts: parts::Bounds,
     /// The program that takes frames out of videos and converts voices.
     #[serde(skip)]
     pub ffmpeg: FfmpegConfig,
@@ -94,7 +94,7 @@ impl Default for Config {
 
 /// What the program of this configuration can do here. Blocking, for some tenths of a second.
 pub fn capabilities(config: &FfmpegConfig) -> Capabilities {
-    ffmpeg::Ffmpeg::probe(config).capabilities()
+    ffmpeg::Ffmpeg::probe(config).capabilities
 }
 
 /// The objects that a request may see.
@@ -109,7 +109,7 @@ pub struct Scope<'a> {
 /// All operations on files.
 pub struct Files {
     store: Arc<dyn Store>,
-    parts: PartUploads,
+    parts: parts::PartUploads,
     completions: FairQueue,
     open: open::OpenFiles,
     derivatives: derive::Derivatives,
@@ -122,7 +122,7 @@ impl Files {
         Self {
             open: open::OpenFiles::new(store.clone(), &config.open),
             derivatives: derive::Derivatives::new(store.clone(), config, clock.clone()),
-            parts: PartUploads::new(store.clone(), config.parts, clock.clone()),
+            parts: parts::PartUploads::new(store.clone(), config.parts, clock.clone()),
             store,
             completions: parts::places(),
             clock,
@@ -131,7 +131,7 @@ impl Files {
 
     /// What the program that converts media can do here.
     pub fn capabilities(&self) -> Capabilities {
-        self.derivatives.capabilities()
+        self.derivatives.ffmpeg.capabilities
     }
 
     /// The counters of the cache of open objects and of the derivatives.
@@ -142,11 +142,11 @@ impl Files {
     /// Current levels, for metrics.
     pub fn levels(&self) -> FileLevels {
         let parts = self.parts.levels();
-        self.derivatives.levels(self.open.len(), parts)
+        self.derivatives.levels(self.open.cache.len(), parts)
     }
 
     /// Uploads in parts.
-    pub fn parts(&self) -> &PartUploads {
+    pub(crate) fn parts(&self) -> &parts::PartUploads {
         &self.parts
     }
 
@@ -179,44 +179,18 @@ impl Files {
         }
     }
 
-    /// The thumbnail of a picture or a video's first frame: a derivative, or the original where that is the
-    /// rule. `fit` is the size asked for; `None`: the one asked for at its upload. It is made in the claimant's turn.
+    /// A derivative of a file, or the original where that is the rule. It is made in the claimant's turn.
     ///
     /// # Errors
-    /// `NoThumbnail`, `Unavailable` when too many wait to be decoded.
-    pub async fn thumbnail(
-        &self,
-        file: &Arc<OpenFile>,
-        fit: Option<BoundingBox>,
-        claimant: Claimant,
-    ) -> Result<Rendition> {
-        let fit = fit.unwrap_or(file.object.meta.thumbnail);
-        self.derivatives
-            .get(file, Derivative::Thumbnail(fit), claimant)
-            .await
-    }
-
-    /// A voice in the format asked for; the original where it is in it already. It is made in the claimant's turn.
-    ///
-    /// # Errors
-    /// `NotConvertible` where it is no voice, is too long or broken, or the converter is missing;
+    /// `NoThumbnail`; `NotConvertible` where it is no voice, is too long or broken, or the converter is missing;
     /// `Unavailable` when too many wait.
-    pub async fn voice(
+    pub async fn derivative(
         &self,
         file: &Arc<OpenFile>,
-        format: VoiceFormat,
+        derivative: Derivative,
         claimant: Claimant,
     ) -> Result<Rendition> {
-        let is_in_format = match format {
-            VoiceFormat::Amr => file.kind.is_amr(),
-            VoiceFormat::Mp3 => file.kind == Sniffed::Mp3,
-        };
-        if is_in_format {
-            return Ok(Rendition::Original);
-        }
-        self.derivatives
-            .get(file, Derivative::Voice(format), claimant)
-            .await
+        self.derivatives.get(file, derivative, claimant).await
     }
 
     /// Makes a key of a class, with a new id.
@@ -251,7 +225,7 @@ impl Files {
 
     /// Closes every open file, because the store was opened again and they belong to its previous opening.
     pub fn forget_open(&self) {
-        self.open.forget_all();
+        self.open.cache.clear();
     }
 
     /// Takes an object of any class down: the file, its derivatives, and every cache entry.
@@ -295,12 +269,9 @@ impl OpenFile {
         let Some(expected) = &self.object.meta.secret_hash else {
             return Ok(());
         };
-        let is_right =
-            sent.is_some_and(|sent| constant_time_eq(&upload::hash_secret(sent), expected));
-        if is_right {
-            Ok(())
-        } else {
-            Err(Kind::Forbidden.into())
+        match sent.is_some_and(|sent| constant_time_eq(&upload::hash_secret(sent), expected)) {
+            true => Ok(()),
+            false => Err(Kind::Forbidden.into()),
         }
     }
 }

@@ -63,13 +63,13 @@ impl std::fmt::Debug for OpenFile {
 /// The cache of open objects.
 pub(super) struct OpenFiles {
     store: Arc<dyn Store>,
-    cache: Cache<Key, Arc<OpenFile>, Weight>,
+    pub(super) cache: Cache<Key, Arc<OpenFile>, Weight>,
     pub(super) lookups: Arc<Lookups>,
 }
 
 /// An entry weighs its bytes, and at least its share of the count: one budget bounds both.
 #[derive(Clone)]
-struct Weight {
+pub(super) struct Weight {
     least: u64,
 }
 
@@ -113,14 +113,6 @@ impl OpenFiles {
         }
         file.object.touch(now);
         Ok(file)
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.cache.len()
-    }
-
-    pub(super) fn forget_all(&self) {
-        self.cache.clear();
     }
 
     pub(super) fn forget(&self, id: ObjectId) {

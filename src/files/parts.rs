@@ -35,7 +35,7 @@ pub(super) use self::{completion::places, table::Bounds};
 
 /// All unfinished uploads in parts. Cheap to clone; the clones are one table.
 #[derive(Clone)]
-pub struct PartUploads(Arc<Shared>);
+pub(crate) struct PartUploads(Arc<Shared>);
 
 struct Shared {
     store: Arc<dyn Store>,
@@ -54,6 +54,8 @@ pub struct PartUpload {
 pub struct ReceivedPart {
     writer: Box<dyn PartWriter>,
     bytes: u64,
+    bytes_max: u64,
+    upload_bytes_max: u64,
     claim: PartClaim,
     reserved: QuotaPermit,
 }
@@ -66,7 +68,7 @@ struct PartClaim {
 
 impl PartUploads {
     /// Makes an empty table over a store. [`PartUploads::reconcile`] fills it.
-    pub fn new(store: Arc<dyn Store>, bounds: Bounds, clock: Clock) -> Self {
+    pub(super) fn new(store: Arc<dyn Store>, bounds: Bounds, clock: Clock) -> Self {
         Self(Arc::new(Shared {
             store,
             table: Mutex::new(Table::new(bounds)),
@@ -86,7 +88,7 @@ impl PartUploads {
     ///
     /// # Cancel safety
     /// A dropped call either begins the upload or leaves nothing. The table is correct in both cases.
-    pub async fn begin(&self, id: ObjectId, owner: Owner) -> Result<()> {
+    pub(crate) async fn begin(&self, id: ObjectId, owner: Owner) -> Result<()> {
         let this = self.clone();
         to_end(async move {
             let now = this.0.clock.monotonic();
@@ -115,7 +117,7 @@ impl PartUploads {
     ///
     /// # Errors
     /// `ObjectNotFound` if there is none, it belongs to another user, or it has expired.
-    pub async fn find(&self, id: ObjectId, owner: Owner) -> Result<PartUpload> {
+    pub(crate) async fn find(&self, id: ObjectId, owner: Owner) -> Result<PartUpload> {
         if parts_have_expired(id, self.0.clock.now()) {
             return Err(Kind::ObjectNotFound.into());
         }
@@ -123,7 +125,7 @@ impl PartUploads {
             self.adopt(id).await?;
         }
         let mut table = self.table();
-        if table.is_of(id, &owner) != Some(true) {
+        if !table.is_of(id, &owner) {
             return Err(Kind::ObjectNotFound.into());
         }
         table.enter(id)?;
@@ -149,7 +151,7 @@ impl PartUploads {
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn reconcile(&self) -> Result<()> {
+    pub(crate) async fn reconcile(&self) -> Result<()> {
         let idle = self.table().idle();
         for orphan in self.stored().list().await?.orphaned {
             let id = orphan.id;
@@ -174,7 +176,7 @@ impl PartUploads {
     }
 
     /// The number of uploads and bytes, and how often a share was full.
-    pub fn levels(&self) -> PartLevels {
+    pub(super) fn levels(&self) -> PartLevels {
         self.table().levels()
     }
 
@@ -245,6 +247,8 @@ impl PartUpload {
         Ok(ReceivedPart {
             writer,
             bytes: 0,
+            bytes_max,
+            upload_bytes_max,
             claim: PartClaim {
                 upload: self,
                 charge: charge(bytes_max),
@@ -270,35 +274,35 @@ impl PartUpload {
 }
 
 impl ReceivedPart {
-    /// Number of bytes received.
-    pub fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
     /// Appends bytes.
     ///
     /// # Errors
-    /// `StorageFull`, or `Internal` if the storage fails.
+    /// `TooLarge` at the first byte over the limit of the part; `StorageFull`, or `Internal` if the storage fails.
     ///
     /// # Cancel safety
     /// Not cancel safe: after a dropped `write`, the part can only be dropped.
     pub async fn write(&mut self, chunk: bytes::Bytes) -> Result<()> {
         self.bytes += chunk.len() as u64;
+        if self.bytes > self.bytes_max {
+            return Err(Kind::TooLarge.into());
+        }
         self.writer.write(chunk).await
     }
 
     /// Stores the part under its number, in the place of an earlier one. The number is not needed before, because the
-    /// web SDK sends it after the bytes. All parts together may have `upload_bytes_max` bytes.
+    /// web SDK sends it after the bytes.
     ///
     /// # Errors
     /// `InvalidArgument` for an empty part, `TooLarge`; `ObjectNotFound` and `AlreadyExists` as
     /// [`PartUpload::list`].
-    pub async fn finish(self, number: u32, upload_bytes_max: u64) -> Result<StoredPart> {
+    pub async fn finish(self, number: u32) -> Result<StoredPart> {
         let Self {
             writer,
             bytes,
+            upload_bytes_max,
             mut claim,
             reserved,
+            ..
         } = self;
         if bytes == 0 {
             return Err(Error::invalid("the part is empty."));

@@ -106,9 +106,7 @@ impl Files {
         };
         committed.inspect_err(|_| reserved.give_back())
     }
-}
 
-impl Files {
     /// Removes a file that was taken down during its upload. The commit does not notice a take-down of an earlier day
     /// whose tombstone was gathered. Only an upload policy that a backend signed itself is valid for so long.
     async fn refuse_taken_down(&self, key: Key) -> Result<()> {
@@ -186,7 +184,9 @@ impl Received {
         if self.len > bytes_max {
             return Err(Kind::TooLarge.into());
         }
-        keep_first(&mut self.first_bytes, &chunk);
+        let missing = SNIFF_BYTES_MAX - self.first_bytes.len();
+        self.first_bytes
+            .extend_from_slice(&chunk[..chunk.len().min(missing)]);
         self.upload.write(chunk).await
     }
 
@@ -197,11 +197,6 @@ impl Received {
             _ => Ok(self),
         }
     }
-}
-
-fn keep_first(first_bytes: &mut Vec<u8>, chunk: &[u8]) {
-    let missing = SNIFF_BYTES_MAX - first_bytes.len();
-    first_bytes.extend_from_slice(&chunk[..chunk.len().min(missing)]);
 }
 
 fn new_secret() -> Result<(Secret, [u8; SECRET_HASH_BYTES])> {

@@ -2,6 +2,8 @@
 //!
 //! A kind is found by `sniff.rs`. The kind alone decides whether a body may be shown inline, and which decoder reads it.
 
+use crate::derivative::VoiceFormat;
+
 /// Defines [`Sniffed`] from a table: the documentation, name, media type and [`Family`] of each kind.
 macro_rules! kinds {
     ($($(#[$doc:meta])+ $kind:ident = $media_type:literal, $family:ident;)+) => {
@@ -153,14 +155,12 @@ impl Sniffed {
         )
     }
 
-    /// Whether it is AMR, narrow-band or wide-band.
-    pub fn is_amr(self) -> bool {
-        matches!(self, Self::AmrNb | Self::AmrWb)
-    }
-
-    /// Whether it is a voice message in a format that is converted on demand.
-    fn is_voice(self) -> bool {
-        self.is_amr() || self == Self::Mp3
+    /// Whether it is a voice message that is converted to this format on demand: AMR to MP3, and MP3 to AMR.
+    pub fn converts_to(self, format: VoiceFormat) -> bool {
+        match format {
+            VoiceFormat::Mp3 => matches!(self, Self::AmrNb | Self::AmrWb),
+            VoiceFormat::Amr => self == Self::Mp3,
+        }
     }
 
     /// Whether it is a video whose first frame can be shown (3gp and WebM may still hold audio alone).
@@ -171,7 +171,8 @@ impl Sniffed {
     /// Whether a file of this kind has derivatives: a thumbnail or another format. For an image that is not decoded, the
     /// original stands in for the thumbnail.
     pub fn has_derivatives(self) -> bool {
-        self.is_image() || self == Self::Svg || self.is_voice() || self.is_video()
+        let is_voice = matches!(self, Self::AmrNb | Self::AmrWb | Self::Mp3);
+        self.is_image() || self == Self::Svg || is_voice || self.is_video()
     }
 
     /// Whether a browser may show it inline: an allow-list of kinds that cannot run code on our origin. Every other

@@ -1,7 +1,7 @@
 //! The operations side of a store: its state, its recovery, the removal of expired objects, verification.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     future::{pending, ready},
     os::fd::OwnedFd,
     sync::{Arc, LazyLock},
@@ -138,18 +138,14 @@ impl Cutoffs {
 
     /// Whether every object of this day has ended.
     pub fn all_have_ended(&self, day: Day) -> bool {
-        self.all()
-            .all(|first_kept| first_kept.is_some_and(|first_kept| day < first_kept))
+        let mut all = self.by_tenant.values().chain([&self.others]);
+        all.all(|first_kept| first_kept.is_some_and(|first_kept| day < first_kept))
     }
 
     /// Whether an object of this day may have ended.
-    pub fn any_has_ended(&self, day: Day) -> bool {
-        self.all()
-            .any(|first_kept| first_kept.is_some_and(|first_kept| day < first_kept))
-    }
-
-    fn all(&self) -> impl Iterator<Item = Option<Day>> {
-        self.by_tenant.values().copied().chain([self.others])
+    pub(super) fn any_has_ended(&self, day: Day) -> bool {
+        let mut all = self.by_tenant.values().chain([&self.others]);
+        all.any(|first_kept| first_kept.is_some_and(|first_kept| day < first_kept))
     }
 }
 
@@ -167,15 +163,6 @@ pub struct Expired {
 pub struct Verified {
     /// Objects read.
     pub objects: u64,
-    /// Those that are not as they were committed.
-    pub damaged: Vec<Damaged>,
-}
-
-/// An object that is not as it was committed.
-#[derive(Debug)]
-pub struct Damaged {
-    /// The name that the engine stores it under.
-    pub name: String,
-    /// What is wrong.
-    pub what: String,
+    /// What is wrong with each object that is not as it was committed, by the name that the engine stores it under.
+    pub damaged: BTreeMap<String, String>,
 }

@@ -11,18 +11,19 @@
 
 use crate::{derivative::BoundingBox, error::Error, time::Timestamp};
 
-use super::trailer::META_BYTES_MAX;
-
+/// The largest size of the metadata: a file name of 255 bytes, two types of 255 bytes each, and the names of tenant,
+/// owner and recipient.
+pub const META_BYTES_MAX: usize = 8192;
 /// Bytes of a hashed share-secret (SHA-256).
 pub const SECRET_HASH_BYTES: usize = 32;
 
-/// The API that an object was stored through. Each API opens only its own objects.
+/// The API that an object was stored through. Each API opens only its own objects. The numbers are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dialect {
     /// Easemob's chatfiles.
-    Easemob,
+    Easemob = 1,
     /// Lanying's `/file`.
-    Lanying,
+    Lanying = 2,
 }
 
 /// The metadata in an object's trailer.
@@ -80,7 +81,7 @@ impl Meta {
         let mut out = Vec::with_capacity(256);
         put(&mut out, TAG_CREATED, &self.created.ms().to_le_bytes())?;
         put(&mut out, TAG_TENANT, self.tenant.as_bytes())?;
-        put(&mut out, TAG_DIALECT, &[dialect_code(self.dialect)])?;
+        put(&mut out, TAG_DIALECT, &[self.dialect as u8])?;
         put(&mut out, TAG_OWNER, self.owner.as_bytes())?;
         put(&mut out, TAG_CONTENT_TYPE, self.content_type.as_bytes())?;
         put(&mut out, TAG_INLINE, &[u8::from(self.inline)])?;
@@ -107,65 +108,32 @@ impl Meta {
     }
 
     /// Decodes what [`Meta::encode`] wrote. The error says what is wrong.
-    pub(super) fn decode(mut fields: &[u8], len: u64, crc: u32) -> Result<Self, String> {
-        let mut meta = Self {
+    pub(super) fn decode(encoded: &[u8], len: u64, crc: u32) -> Result<Self, String> {
+        let fields = Fields::parse(encoded)?;
+        let created = needed(TAG_CREATED, fields.fixed(TAG_CREATED)?)?;
+        let dialect = match needed(TAG_DIALECT, fields.fixed(TAG_DIALECT)?)? {
+            [1] => Dialect::Easemob,
+            [2] => Dialect::Lanying,
+            [code] => return Err(format!("dialect {code} is unknown")),
+        };
+        let thumbnail = fields.fixed(TAG_THUMBNAIL)?.map(|[w0, w1, h0, h1]| {
+            BoundingBox::new(u16::from_le_bytes([w0, w1]), u16::from_le_bytes([h0, h1]))
+        });
+        Ok(Self {
             len,
             crc,
-            created: Timestamp::from_ms(0),
-            tenant: String::new(),
-            dialect: Dialect::Easemob,
-            owner: String::new(),
-            content_type: String::new(),
-            sniffed_type: None,
-            inline: false,
-            file_name: None,
-            secret_hash: None,
-            thumbnail: BoundingBox::DEFAULT,
-            recipient: None,
-        };
-        let mut seen = 0u64;
-        while !fields.is_empty() {
-            let (tag, value, rest) = take(fields)?;
-            fields = rest;
-            match tag {
-                TAG_CREATED => {
-                    meta.created = Timestamp::from_ms(i64::from_le_bytes(fixed(tag, value)?))
-                }
-                TAG_TENANT => meta.tenant = text(tag, value)?,
-                TAG_DIALECT => meta.dialect = dialect(fixed::<1>(tag, value)?[0])?,
-                TAG_OWNER => meta.owner = text(tag, value)?,
-                TAG_CONTENT_TYPE => meta.content_type = text(tag, value)?,
-                TAG_SNIFFED_TYPE => meta.sniffed_type = Some(text(tag, value)?),
-                TAG_INLINE => meta.inline = fixed::<1>(tag, value)?[0] == 1,
-                TAG_FILE_NAME => meta.file_name = Some(text(tag, value)?),
-                TAG_THUMBNAIL => {
-                    let [w0, w1, h0, h1] = fixed(tag, value)?;
-                    let (width, height) = ([w0, w1], [h0, h1]);
-                    meta.thumbnail =
-                        BoundingBox::new(u16::from_le_bytes(width), u16::from_le_bytes(height));
-                }
-                TAG_RECIPIENT => meta.recipient = Some(text(tag, value)?),
-                TAG_SECRET_HASH => meta.secret_hash = Some(fixed(tag, value)?),
-                tag if tag >= TAG_MANDATORY => {
-                    return Err(format!(
-                        "this version does not know the mandatory field {tag:#x}"
-                    ));
-                }
-                _ => {}
-            }
-            seen |= 1u64.checked_shl(u32::from(tag)).unwrap_or(0);
-        }
-        let needed = [
-            TAG_CREATED,
-            TAG_TENANT,
-            TAG_DIALECT,
-            TAG_OWNER,
-            TAG_CONTENT_TYPE,
-        ];
-        match needed.into_iter().find(|tag| seen & (1 << tag) == 0) {
-            Some(tag) => Err(format!("field {tag} is missing")),
-            None => Ok(meta),
-        }
+            created: Timestamp::from_ms(i64::from_le_bytes(created)),
+            tenant: needed(TAG_TENANT, fields.text(TAG_TENANT)?)?,
+            dialect,
+            owner: needed(TAG_OWNER, fields.text(TAG_OWNER)?)?,
+            content_type: needed(TAG_CONTENT_TYPE, fields.text(TAG_CONTENT_TYPE)?)?,
+            sniffed_type: fields.text(TAG_SNIFFED_TYPE)?,
+            inline: fields.fixed(TAG_INLINE)? == Some([1]),
+            file_name: fields.text(TAG_FILE_NAME)?,
+            secret_hash: fields.fixed(TAG_SECRET_HASH)?,
+            thumbnail: thumbnail.unwrap_or(BoundingBox::DEFAULT),
+            recipient: fields.text(TAG_RECIPIENT)?,
+        })
     }
 }
 
@@ -178,41 +146,51 @@ fn put(out: &mut Vec<u8>, tag: u8, value: &[u8]) -> Result<(), Error> {
     Ok(())
 }
 
-fn take(fields: &[u8]) -> Result<(u8, &[u8], &[u8]), String> {
-    let (&[tag, l0, l1], rest) = fields.split_first_chunk().ok_or("a field is cut short")?;
-    let length = usize::from(u16::from_le_bytes([l0, l1]));
-    if rest.len() < length {
-        return Err(format!("field {tag} is cut short"));
+/// The tags and values of encoded metadata.
+struct Fields<'a>(Vec<(u8, &'a [u8])>);
+
+impl<'a> Fields<'a> {
+    fn parse(mut rest: &'a [u8]) -> Result<Self, String> {
+        let mut fields = Vec::new();
+        while !rest.is_empty() {
+            let (&[tag, l0, l1], after) = rest.split_first_chunk().ok_or("a field is cut short")?;
+            let value = after.split_at_checked(u16::from_le_bytes([l0, l1]).into());
+            let (value, after) = value.ok_or_else(|| format!("field {tag} is cut short"))?;
+            if tag >= TAG_MANDATORY && tag != TAG_SECRET_HASH {
+                let what = format!("this version does not know the mandatory field {tag:#x}");
+                return Err(what);
+            }
+            fields.push((tag, value));
+            rest = after;
+        }
+        Ok(Self(fields))
     }
-    let (value, rest) = rest.split_at(length);
-    Ok((tag, value, rest))
-}
 
-fn fixed<const N: usize>(tag: u8, value: &[u8]) -> Result<[u8; N], String> {
-    value
-        .try_into()
-        .map_err(|_| format!("field {tag} has {} bytes instead of {N}", value.len()))
-}
+    /// The value of a field. The last one counts.
+    fn get(&self, tag: u8) -> Option<&'a [u8]> {
+        let mut newest_first = self.0.iter().rev();
+        newest_first
+            .find(|field| field.0 == tag)
+            .map(|field| field.1)
+    }
 
-fn text(tag: u8, value: &[u8]) -> Result<String, String> {
-    std::str::from_utf8(value)
-        .map(str::to_owned)
-        .map_err(|_| format!("field {tag} is no UTF-8"))
-}
+    fn fixed<const N: usize>(&self, tag: u8) -> Result<Option<[u8; N]>, String> {
+        let fixed = |value: &[u8]| {
+            let what = || format!("field {tag} has {} bytes instead of {N}", value.len());
+            value.try_into().map_err(|_| what())
+        };
+        self.get(tag).map(fixed).transpose()
+    }
 
-fn dialect_code(dialect: Dialect) -> u8 {
-    match dialect {
-        Dialect::Easemob => 1,
-        Dialect::Lanying => 2,
+    fn text(&self, tag: u8) -> Result<Option<String>, String> {
+        let text = |value: &[u8]| String::from_utf8(value.to_vec());
+        let text = self.get(tag).map(text).transpose();
+        text.map_err(|_| format!("field {tag} is no UTF-8"))
     }
 }
 
-fn dialect(code: u8) -> Result<Dialect, String> {
-    match code {
-        1 => Ok(Dialect::Easemob),
-        2 => Ok(Dialect::Lanying),
-        _ => Err(format!("dialect {code} is unknown")),
-    }
+fn needed<T>(tag: u8, value: Option<T>) -> Result<T, String> {
+    value.ok_or_else(|| format!("field {tag} is missing"))
 }
 
 #[cfg(test)]

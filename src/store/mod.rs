@@ -25,15 +25,15 @@ use crate::{
 
 pub use self::{
     key::{Class, Key, ObjectId},
-    maintenance::{Access, Cutoffs, Damaged, ExpireMode, Expired, Health, Maintenance, Verified},
+    maintenance::{Access, Cutoffs, ExpireMode, Expired, Health, Maintenance, Verified},
     mapped::{CHUNK_BYTES, MappedFile},
-    meta::{Dialect, Meta, SECRET_HASH_BYTES},
+    meta::{Dialect, META_BYTES_MAX, Meta, SECRET_HASH_BYTES},
     parts::{
         ClaimedParts, ClaimedUpload, PART_BYTES_MIN, PART_NUMBER_MAX, PartStore, PartWriter,
         PartsOwner, PutPart, StoredPart, UnfinishedUpload, UnfinishedUploads, parts_have_expired,
     },
     payload::{Opened, Payload, ReadRange},
-    trailer::{FOOTER_BYTES, META_BYTES_MAX},
+    trailer::FOOTER_BYTES,
 };
 
 /// A boxed future: engines are the one open set behind a trait object.
@@ -163,18 +163,14 @@ pub(crate) async fn to_end<T: Send + 'static>(
 ) -> Result<T> {
     // Its caller waits for it; if the caller is dropped, the work ends by itself or with the runtime.
     #[allow(clippy::disallowed_methods)]
-    match tokio::spawn(work).await {
-        Ok(result) => result,
-        Err(error) => Err(Error::internal(error)),
-    }
+    let ended = tokio::spawn(work).await;
+    ended.map_err(Error::internal)?
 }
 
 /// Runs blocking work off the reactor threads, to its end even if the caller goes away.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => Err(Error::internal(error)),
-    }
+    let ended = tokio::task::spawn_blocking(work).await;
+    ended.map_err(Error::internal)?
 }

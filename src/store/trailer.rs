@@ -20,14 +20,11 @@
 
 use std::{fs::File, io, os::unix::fs::FileExt};
 
-use super::meta::Meta;
+use super::meta::{META_BYTES_MAX, Meta};
 use crate::error::Error;
 
 /// Bytes of the footer.
 pub const FOOTER_BYTES: usize = 32;
-/// The largest size of the metadata: a file name of 255 bytes, two types of 255 bytes each, and the names of tenant,
-/// owner and recipient.
-pub const META_BYTES_MAX: usize = 8192;
 
 const MAGIC: &[u8; 8] = b"CHATFILE";
 const VERSION: u16 = 1;

@@ -59,39 +59,37 @@ pub(crate) async fn put(
         .query("part_number")
         .map(|text| part_number(&text))
         .transpose()?;
-    let is_form = context
-        .call
-        .header(header::CONTENT_TYPE.as_str())
-        .is_some_and(|value| {
-            value
-                .trim_start()
-                .to_ascii_lowercase()
-                .starts_with("multipart/")
-        });
     // Before the first byte of the body is read.
     let reserved = context.reserve(&identity, bytes_max)?;
     let part = upload.receive(bytes_max, upload_bytes_max, reserved);
-    let (part, number) = if is_form {
+    let (part, number) = if is_form(context) {
         let mut form = Form::new(context.call.headers, body)?;
-        let received = read_form(&mut form, part.await?, bytes_max).await?;
+        let received = read_form(&mut form, part.await?).await?;
         drop(form);
         multipart::finish(body).await?;
         received
     } else {
-        (read_raw(body, part.await?, bytes_max).await?, None)
+        (read_raw(body, part.await?).await?, None)
     };
     let number = number
         .or(from_query)
         .ok_or_else(|| Error::invalid("part_number must be provided."))?;
-    let part = part.finish(number, upload_bytes_max).await?;
+    let part = part.finish(number).await?;
     Ok(wire::parts(context, "put", &[part]))
+}
+
+fn is_form(context: &Context<'_>) -> bool {
+    let content_type = context.call.header(header::CONTENT_TYPE.as_str());
+    content_type.is_some_and(|value| {
+        let value = value.trim_start().to_ascii_lowercase();
+        value.starts_with("multipart/")
+    })
 }
 
 /// Reads the form: `part_file`, and `part_number` before or after it.
 async fn read_form(
     form: &mut Form<'_>,
     mut file: ReceivedPart,
-    bytes_max: u64,
 ) -> Result<(ReceivedPart, Option<u32>)> {
     let (mut has_file, mut number) = (false, None);
     while let Some(part) = form.next_part().await? {
@@ -100,7 +98,6 @@ async fn read_form(
                 has_file = true;
                 while let Some(chunk) = form.chunk().await? {
                     file.write(chunk).await?;
-                    check_bytes(&file, bytes_max)?;
                 }
             }
             "part_number" => number = Some(part_number(&form.text(FIELD_BYTES_MAX).await?)?),
@@ -114,24 +111,11 @@ async fn read_form(
 }
 
 /// Reads the body of a native client, which sends the bytes without a form.
-async fn read_raw(
-    body: &mut RequestBody,
-    mut part: ReceivedPart,
-    bytes_max: u64,
-) -> Result<ReceivedPart> {
+async fn read_raw(body: &mut RequestBody, mut part: ReceivedPart) -> Result<ReceivedPart> {
     while let Some(chunk) = body.data().await {
         part.write(chunk?).await?;
-        check_bytes(&part, bytes_max)?;
     }
     Ok(part)
-}
-
-fn check_bytes(part: &ReceivedPart, bytes_max: u64) -> Result<()> {
-    if part.bytes() > bytes_max {
-        Err(Kind::TooLarge.into())
-    } else {
-        Ok(())
-    }
 }
 
 pub(crate) async fn list(context: &Context<'_>, id: &str) -> Result<Response<Body>> {
@@ -194,11 +178,10 @@ fn owner(context: &Context<'_>, identity: &Identity) -> Owner {
 }
 
 fn part_number(text: &str) -> Result<u32> {
-    let number = text
-        .trim()
-        .parse()
-        .ok()
-        .filter(|number| (1..=PART_NUMBER_MAX).contains(number));
-    number
-        .ok_or_else(|| Error::invalid(format!("part_number must be from 1 to {PART_NUMBER_MAX}.")))
+    match text.trim().parse() {
+        Ok(number) if (1..=PART_NUMBER_MAX).contains(&number) => Ok(number),
+        _ => Err(Error::invalid(format!(
+            "part_number must be from 1 to {PART_NUMBER_MAX}."
+        ))),
+    }
 }

@@ -7,7 +7,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
 use crate::{
     error::{Error, Kind, Result},
@@ -51,7 +51,7 @@ impl Live {
     /// # Errors
     /// `Unavailable` where the claimant, its tenant, or all of them hold too much.
     pub(super) fn admit(&self, claimant: Claimant) -> Result<()> {
-        let held = self.lock();
+        let held = self.held.lock();
         let is_admitted = match held.bytes {
             bytes if bytes <= self.bytes_max => true,
             bytes if bytes > self.bytes_max + self.bytes_max / 2 => false,
@@ -66,16 +66,12 @@ impl Live {
 
     /// Counts bytes that were made for a claimant, until the last reference to them is dropped.
     pub(super) fn count(self: &Arc<Self>, claimant: Claimant, bytes: Bytes) -> Bytes {
-        self.lock().add(claimant, bytes.len() as u64);
+        self.held.lock().add(claimant, bytes.len() as u64);
         Bytes::from_owner(Counted {
             bytes,
             live: self.clone(),
             claimant,
         })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Held> {
-        self.held.lock()
     }
 }
 
@@ -121,7 +117,7 @@ impl AsRef<[u8]> for Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         let bytes = self.bytes.len() as u64;
-        self.live.lock().remove(self.claimant, bytes);
+        self.live.held.lock().remove(self.claimant, bytes);
     }
 }
 
@@ -145,9 +141,9 @@ mod tests {
         let bytes = made(&live, 0, 1, 60);
         let slice = bytes.slice(10..20);
         drop(bytes);
-        assert_eq!((live.lock().bytes, &slice[..]), (60, &[7; 10][..]));
+        assert_eq!((live.held.lock().bytes, &slice[..]), (60, &[7; 10][..]));
         drop(slice);
-        let held = live.lock();
+        let held = live.held.lock();
         assert_eq!(held.bytes, 0);
         assert!(held.tenants.is_empty() && held.clients.is_empty());
     }

@@ -27,7 +27,7 @@ use crate::{
         sniff::Sniffed,
         thumbnail::{self, Header, MediaError, Outcome, PictureLimits, Plan, ReadAt, Reduced},
     },
-    metrics::{Derivations, PoolLevels, Source},
+    metrics::{Derivations, Source},
     store::ObjectId,
 };
 
@@ -52,11 +52,11 @@ pub(super) enum Size {
 
 /// Makes thumbnails of pictures.
 pub(super) struct Pictures {
-    pool: Pool,
+    pub(super) pool: Pool,
     limits: PictureLimits,
     /// Never stale: an object does not change.
     headers: Cache<ObjectId, Header>,
-    reductions: Reductions,
+    pub(super) reductions: Reductions,
     /// Lets one request of each claimant at a time decode a picture, so that several sizes share a decode.
     decoding: Claims,
     counts: Arc<Derivations>,
@@ -82,15 +82,6 @@ impl Pictures {
             decoding: Claims::default(),
             counts,
         }
-    }
-
-    pub(super) fn levels(&self) -> PoolLevels {
-        self.pool.levels()
-    }
-
-    /// Bytes of the reduced pictures in memory.
-    pub(super) fn reduced_bytes(&self) -> u64 {
-        self.reductions.weight()
     }
 
     pub(super) fn forget(&self, id: ObjectId) {

@@ -17,8 +17,7 @@ use crate::{
 pub enum Rendition {
     /// Made from the original.
     Made(Arc<DerivedFile>),
-    /// The original itself. It is small enough, no larger than the derivative, of a kind that is not decoded, or in the
-    /// right format already.
+    /// The original itself. It is small enough, no larger than the derivative, or of a kind that is not decoded.
     Original,
 }
 

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use quick_cache::{Weighter, sync::Cache};
 use tokio::sync::OwnedMutexGuard;
 
@@ -109,7 +109,7 @@ impl Claims {
         wait_max: Duration,
     ) -> Result<Claim<'_>> {
         let key = (id, claimant);
-        let lock = self.entries().entry(key).or_default().clone();
+        let lock = self.0.lock().entry(key).or_default().clone();
         let mut claim = Claim {
             claims: self,
             key,
@@ -122,15 +122,11 @@ impl Claims {
         })?);
         Ok(claim)
     }
-
-    fn entries(&self) -> MutexGuard<'_, HashMap<Key, Lock>> {
-        self.0.lock()
-    }
 }
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
-        let mut entries = self.claims.entries();
+        let mut entries = self.claims.0.lock();
         drop(self.held.take());
         // A waiting request has a reference of its own, which it took under the lock of the entries.
         let is_last = entries
@@ -173,7 +169,7 @@ mod tests {
         }
         drop(first);
         drop(second.await.unwrap());
-        assert!(claims.entries().is_empty());
+        assert!(claims.0.lock().is_empty());
     }
 
     #[tokio::test]
@@ -185,9 +181,9 @@ mod tests {
             .await;
         let error = refused.err().expect("the claim is taken");
         assert!(matches!(error.kind(), Kind::Unavailable(_)));
-        assert_eq!(claims.entries().len(), 1);
+        assert_eq!(claims.0.lock().len(), 1);
         drop(first);
-        assert!(claims.entries().is_empty());
+        assert!(claims.0.lock().is_empty());
     }
 
     #[tokio::test]

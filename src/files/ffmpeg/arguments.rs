@@ -26,12 +26,9 @@ const AMR_HERTZ: &str = "8000";
 /// ffmpeg's own AMR decoders reject the frames in which a phone sends no speech (3GPP TS 26.093), and rejected frames are
 /// missing from the output: of 5 s with a pause of 3 s, 2.2 s were left. So gaps and the end are filled with silence, and
 /// any number of such frames is accepted.
-const KEEP_PAUSES: [&str; 4] = [
-    "-filter:a",
-    "aresample=async=1:first_pts=0,apad",
-    "-max_error_rate",
-    "1",
-];
+const KEEP_PAUSES: &str = "-filter:a aresample=async=1:first_pts=0,apad -max_error_rate 1";
+/// A Xing header would need seeking in the output. With a constant bit rate, players compute the duration from the size.
+const NO_HEADER: &str = "-write_xing 0 -id3v2_version 0";
 
 /// Decoders for the formats that phones, cameras and browsers record.
 const VIDEO_DECODERS: &str =
@@ -54,130 +51,55 @@ pub(super) fn first_frame(kind: Sniffed, len: u64, pixels_max: u64) -> Option<Ve
         "scale=w='max(1,round({width}*{scale}))':h='max(1,round(ih*{scale}))':out_range=pc,\
          setsar=1,format=yuvj420p"
     );
-    let pixels_max = pixels_max.min(i32::MAX as u64).to_string();
-    let options = ["-an", "-sn", "-dn", "-max_pixels", &pixels_max];
-    let mut arguments = input(demuxer, VIDEO_DECODERS, len, &options);
-    arguments.extend(owned(&[
-        // The video stream, not an attached cover picture.
-        "-map",
-        "0:V:0",
-        "-frames:v",
-        "1",
-        "-filter:v",
-        &filter,
-        "-codec:v",
-        "mjpeg",
-        "-qscale:v",
-        "2",
-    ]));
-    arguments.extend(output("image2pipe"));
-    Some(arguments)
+    let pixels_max = pixels_max.min(i32::MAX as u64);
+    let options = format!("-an -sn -dn -max_pixels {pixels_max}");
+    let input = input(demuxer, VIDEO_DECODERS, len, &options);
+    let output = output("image2pipe");
+    // `V` leaves out attached cover pictures.
+    Some(words(&format!(
+        "{input} -map 0:V:0 -frames:v 1 -filter:v {filter} -codec:v mjpeg -qscale:v 2 {output}"
+    )))
 }
 
-/// A supported conversion of a voice message.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Conversion {
-    AmrToMp3,
-    Mp3ToAmr,
-}
-
-impl Conversion {
-    /// `None` for other formats.
-    pub(super) fn of(from: Sniffed, to: VoiceFormat) -> Option<Self> {
-        match (from, to) {
-            (Sniffed::AmrNb | Sniffed::AmrWb, VoiceFormat::Mp3) => Some(Self::AmrToMp3),
-            (Sniffed::Mp3, VoiceFormat::Amr) => Some(Self::Mp3ToAmr),
-            _ => None,
-        }
-    }
-}
-
-/// Converts the first `play_ms` of a voice message.
-pub(super) fn voice(conversion: Conversion, len: u64, play_ms: u64) -> Vec<String> {
-    let (demuxer, decoders) = match conversion {
-        Conversion::AmrToMp3 => ("amr", AMR_DECODERS),
-        Conversion::Mp3ToAmr => ("mp3", MP3_DECODERS),
+/// Converts the first `play_ms` of a voice message to a format from the other one.
+pub(super) fn voice(to: VoiceFormat, len: u64, play_ms: u64) -> Vec<String> {
+    let (input, encoder, hertz, bitrate, output) = match to {
+        VoiceFormat::Mp3 => (
+            input("amr", AMR_DECODERS, len, "-vn -sn -dn"),
+            "libmp3lame",
+            MP3_HERTZ,
+            MP3_BITRATE,
+            format!("{KEEP_PAUSES} {NO_HEADER} {}", output("mp3")),
+        ),
+        VoiceFormat::Amr => (
+            input("mp3", MP3_DECODERS, len, "-vn -sn -dn"),
+            "libopencore_amrnb",
+            AMR_HERTZ,
+            AMR_BITRATE,
+            output("amr"),
+        ),
     };
-    let (encoder, hertz, bitrate) = match conversion {
-        Conversion::AmrToMp3 => ("libmp3lame", MP3_HERTZ, MP3_BITRATE),
-        Conversion::Mp3ToAmr => ("libopencore_amrnb", AMR_HERTZ, AMR_BITRATE),
-    };
-    let mut arguments = input(demuxer, decoders, len, &["-vn", "-sn", "-dn"]);
-    arguments.extend(owned(&[
-        "-map",
-        "0:a:0",
-        "-t",
-        &format!("{play_ms}ms"),
-        "-codec:a",
-        encoder,
-        "-ac",
-        "1",
-        "-ar",
-        hertz,
-        "-b:a",
-        bitrate,
-    ]));
-    arguments.extend(match conversion {
-        Conversion::AmrToMp3 => {
-            let mut arguments = owned(&KEEP_PAUSES);
-            // A Xing header would need seeking in the output. With a constant bit rate, players compute the duration
-            // from the size.
-            arguments.extend(owned(&["-write_xing", "0", "-id3v2_version", "0"]));
-            arguments.extend(output("mp3"));
-            arguments
-        }
-        Conversion::Mp3ToAmr => output("amr"),
-    });
-    arguments
+    words(&format!(
+        "{input} -map 0:a:0 -t {play_ms}ms -codec:a {encoder} -ac 1 -ar {hertz} -b:a {bitrate} {output}"
+    ))
 }
 
 /// The arguments for the input. `options` are additional ones, such as the streams that are not read.
-fn input(demuxer: &str, decoders: &str, len: u64, options: &[&str]) -> Vec<String> {
-    let mut arguments = owned(&[
-        "-nostdin",
-        "-hide_banner",
-        "-loglevel",
-        "error",
-        "-filter_threads",
-        "1",
-        "-protocol_whitelist",
-        "subfile,file",
-        "-f",
-        demuxer,
-        "-codec_whitelist",
-        decoders,
-        "-threads",
-        "1",
-    ]);
-    arguments.extend(owned(options));
-    arguments.extend(owned(&[
-        "-i",
-        &format!("subfile,,start,0,end,{len},,:/proc/self/fd/0"),
-    ]));
-    arguments
+fn input(demuxer: &str, decoders: &str, len: u64, options: &str) -> String {
+    format!(
+        "-nostdin -hide_banner -loglevel error -filter_threads 1 -protocol_whitelist subfile,file \
+         -f {demuxer} -codec_whitelist {decoders} -threads 1 {options} \
+         -i subfile,,start,0,end,{len},,:/proc/self/fd/0"
+    )
 }
 
-fn output(muxer: &str) -> Vec<String> {
-    owned(&[
-        "-map_metadata",
-        "-1",
-        "-map_chapters",
-        "-1",
-        "-threads",
-        "1",
-        "-flags",
-        "+bitexact",
-        "-fflags",
-        "+bitexact",
-        "-f",
-        muxer,
-        "pipe:1",
-    ])
+fn output(muxer: &str) -> String {
+    format!(
+        "-map_metadata -1 -map_chapters -1 -threads 1 -flags +bitexact -fflags +bitexact -f {muxer} pipe:1"
+    )
 }
 
-fn owned(arguments: &[&str]) -> Vec<String> {
-    arguments
-        .iter()
-        .map(|argument| (*argument).to_owned())
-        .collect()
+/// Splits a command line at its spaces. No argument contains one.
+fn words(arguments: &str) -> Vec<String> {
+    arguments.split(' ').map(str::to_owned).collect()
 }

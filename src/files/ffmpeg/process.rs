@@ -25,7 +25,7 @@ use std::{
     time::Duration,
 };
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use rustix::process::{
     Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, getrlimit, kill_process_group, prlimit,
     waitid,
@@ -269,17 +269,13 @@ enum State {
 }
 
 impl Group {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock()
-    }
-
     fn is_given_up(&self) -> bool {
-        matches!(*self.state(), State::GivenUp)
+        matches!(*self.state.lock(), State::GivenUp)
     }
 
     /// Sets the leader. Kills it at once if the future was dropped before.
     fn is_led_by(&self, pid: Pid) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if matches!(*state, State::GivenUp) {
             kill(pid);
         }
@@ -288,11 +284,11 @@ impl Group {
 
     /// Notes that the kernel has reaped the leader, since SIGCHLD is ignored. Another process may have the id now.
     fn is_reaped(&self) {
-        *self.state() = State::Reaped;
+        *self.state.lock() = State::Reaped;
     }
 
     fn kill(&self) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         match *state {
             State::Starting => *state = State::GivenUp,
             State::Running(pid) => kill(pid),
@@ -302,7 +298,7 @@ impl Group {
 
     /// Kills the processes that the leader left in its group, then reaps the leader, which frees the id.
     fn kill_and_reap(&self, leader: &mut Child) -> io::Result<ExitStatus> {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if let State::Running(pid) = *state {
             kill(pid);
         }

@@ -35,7 +35,7 @@ fn real() -> Ffmpeg {
         to_mp3: true,
         to_amr: true,
     };
-    assert_eq!(ffmpeg.capabilities(), all, "ffmpeg with libavcodec-extra");
+    assert_eq!(ffmpeg.capabilities, all, "ffmpeg with libavcodec-extra");
     ffmpeg
 }
 
@@ -64,6 +64,12 @@ impl Stored {
 
     fn open(&self) -> File {
         File::open(&self.path).unwrap()
+    }
+
+    /// Opens the file when a run asks for it.
+    fn opener(&self) -> impl FnOnce() -> Result<File> + Send + 'static {
+        let file = self.open();
+        move || Ok(file)
     }
 }
 
@@ -159,7 +165,7 @@ fn assert_refused<T: std::fmt::Debug>(result: Result<T>, kind: Kind, text: &str)
 
 async fn frame_of(ffmpeg: &Ffmpeg, video: &[u8], kind: Sniffed) -> Result<Vec<u8>> {
     let file = Stored::new(video);
-    let input = file.open();
+    let input = file.opener();
     ffmpeg
         .first_frame(input, file.len, kind, PIXELS_MAX, claimant())
         .await
@@ -173,7 +179,7 @@ async fn voice_from(
 ) -> Result<Vec<u8>> {
     let file = Stored::new(voice);
     ffmpeg
-        .voice(file.open(), file.len, from, to, claimant())
+        .voice(file.opener(), file.len, from, to, claimant())
         .await
 }
 
@@ -271,7 +277,13 @@ async fn rejects_broken_and_large_videos() {
     let file = Stored::new(&whole);
     for (pixels_max, is_made) in [(320 * 240, true), (320 * 239, false)] {
         let frame = ffmpeg
-            .first_frame(file.open(), file.len, Sniffed::Mp4, pixels_max, claimant())
+            .first_frame(
+                file.opener(),
+                file.len,
+                Sniffed::Mp4,
+                pixels_max,
+                claimant(),
+            )
             .await;
         assert_eq!(frame.is_ok(), is_made, "{pixels_max}: {frame:?}");
     }
@@ -287,7 +299,7 @@ async fn reads_file_without_moving_offset() {
     fs::remove_file(&file.path).unwrap();
     let input = ours.try_clone().unwrap();
     let frame = ffmpeg
-        .first_frame(input, file.len, Sniffed::Mp4, PIXELS_MAX, claimant())
+        .first_frame(|| Ok(input), file.len, Sniffed::Mp4, PIXELS_MAX, claimant())
         .await;
     assert_picture(&frame.unwrap(), 320, 240);
     assert_eq!(ours.stream_position().unwrap(), 5);
@@ -536,7 +548,7 @@ impl Fake {
 
     fn ffmpeg(&self) -> Ffmpeg {
         let ffmpeg = Ffmpeg::probe(&self.config);
-        assert!(ffmpeg.capabilities().frames, "the fake answers");
+        assert!(ffmpeg.capabilities.frames, "the fake answers");
         ffmpeg
     }
 
@@ -744,7 +756,7 @@ async fn reports_missing_or_failing_program() {
             program: program.into(),
             ..Config::default()
         });
-        assert_eq!(ffmpeg.capabilities(), Capabilities::default());
+        assert_eq!(ffmpeg.capabilities, Capabilities::default());
         assert_refused(fake_frame(&ffmpeg).await, Kind::NoThumbnail, OFF);
         let refused = voice_from(&ffmpeg, b"#!AMR\n", Sniffed::AmrNb, VoiceFormat::Mp3).await;
         assert_refused(refused, Kind::NotConvertible, OFF);

@@ -100,20 +100,16 @@ impl Files {
             let (claim, stored) = Settling(Some((claim, commit))).await;
             to_end(claim.settle(stored)).await
         };
-        match completed.await {
-            Ok(stored) => Ok(Completion {
-                stored,
-                is_new: true,
-            }),
+        let (stored, is_new) = match completed.await {
+            Ok(stored) => (stored, true),
             Err(error) if error.kind() == Kind::ObjectNotFound => {
-                let stored = self.parts.completed(id, &owner).ok_or(error)?;
-                Ok(Completion {
-                    stored,
-                    is_new: false,
-                })
+                let now = self.clock.monotonic();
+                let earlier = self.parts.table().completed.find(id, &owner, now);
+                (earlier.ok_or(error)?, false)
             }
-            Err(error) => Err(error),
-        }
+            Err(error) => return Err(error),
+        };
+        Ok(Completion { stored, is_new })
     }
 
     async fn join(&self, claimed: &ClaimedUpload, key: Key, bytes_max: u64) -> Result<Received> {
@@ -143,12 +139,6 @@ impl Files {
 }
 
 impl PartUploads {
-    /// Finds the file of an upload that its owner completed a short time ago.
-    fn completed(&self, id: ObjectId, owner: &Owner) -> Option<Arc<Stored>> {
-        let now = self.0.clock.monotonic();
-        self.table().completed(id, owner, now)
-    }
-
     /// Settles a completion whose server ended before it.
     ///
     /// If the object was stored, a client that did not get the response can ask again. Only the secret of a restricted

@@ -38,7 +38,7 @@ const AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// Bounds of all unfinished uploads, from `[limits]`.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(default)]
-pub struct Bounds {
+pub(crate) struct Bounds {
     /// Of all users. At least 16, so that a client's share, a quarter, is more than one.
     #[serde(
         rename = "part_uploads_max",
@@ -69,7 +69,7 @@ pub(super) struct Table {
     users: HashMap<(Arc<str>, Arc<str>), Vec<ObjectId>>,
     uploads: Shares,
     bytes: Shares,
-    completed: Completed,
+    pub(super) completed: Completed,
     refusals: [u64; ShareRefusal::COUNT],
     replaced: u64,
 }
@@ -220,10 +220,10 @@ impl Table {
         Some(entry)
     }
 
-    /// Whether the upload belongs to this user; `None` if there is no such upload.
-    pub(super) fn is_of(&self, id: ObjectId, owner: &Owner) -> Option<bool> {
-        let entry = self.entries.get(&id)?;
-        Some(is_same_user(&entry.owner, owner))
+    /// Whether there is such an upload, and it belongs to this user.
+    pub(super) fn is_of(&self, id: ObjectId, owner: &Owner) -> bool {
+        let entry = self.entries.get(&id);
+        entry.is_some_and(|entry| is_same_user(&entry.owner, owner))
     }
 
     /// Begins a call on an upload.
@@ -340,16 +340,6 @@ impl Table {
     ) {
         self.remove(id);
         self.completed.remember(id, owner, stored, now);
-    }
-
-    /// Finds the response to a completion of the owner.
-    pub(super) fn completed(
-        &self,
-        id: ObjectId,
-        owner: &Owner,
-        now: Instant,
-    ) -> Option<Arc<Stored>> {
-        self.completed.find(id, owner, now)
     }
 
     /// The uploads that no call uses.

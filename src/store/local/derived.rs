@@ -46,22 +46,18 @@ pub(super) fn write_derived(
     };
     // Held until the bytes are written, so that many concurrent writes stay above the free-space floor together.
     let _reserved = layout.reserve((header.len() + derived.bytes.len()) as u64)?;
-    let name = instance.temporary_name("derived");
-    let (temporary, target) = (instance.unfinished(&name), instance.root.at(path));
+    let target = instance.root.at(path);
     let write = || -> io::Result<()> {
         let mut at = PathBuf::new();
         for name in paths::parent(path) {
             at.push(name);
             instance.root.at(&at).make_dir()?;
         }
-        let stored = temporary
-            .create_new()
-            .and_then(|mut file| {
-                file.write_all(&header)?;
-                file.write_all(&derived.bytes)
-            })
-            .and_then(|()| names::rename_over(temporary, target));
-        stored.inspect_err(|_| drop(temporary.remove_if_there()))?;
+        let (mut file, temporary) = instance.create("derived")?;
+        file.write_all(&header)?;
+        file.write_all(&derived.bytes)?;
+        names::rename_over(temporary.at(), target)?;
+        temporary.keep();
         // The object may have been removed meanwhile: see `remove_object`.
         if !instance.root.at(&paths::object_name(key)).is_file()? {
             target.remove_if_there()?;

@@ -7,7 +7,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use rustix::io::Errno;
 use tokio::sync::Notify;
 
@@ -117,7 +117,7 @@ impl Health {
     }
 
     pub(super) fn troubles(&self) -> Troubles {
-        self.lock().clone()
+        self.troubles.lock().clone()
     }
 
     /// Number of failed writes since the start.
@@ -131,14 +131,10 @@ impl Health {
     }
 
     fn set(&self, change: impl FnOnce(&mut Troubles)) {
-        let mut troubles = self.lock();
+        let mut troubles = self.troubles.lock();
         change(&mut troubles);
         let is_sound = *troubles == Troubles::default();
         self.is_sound.store(is_sound, Ordering::Relaxed);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Troubles> {
-        self.troubles.lock()
     }
 }
 

@@ -4,7 +4,7 @@ use std::{
     collections::HashSet,
     fmt,
     fs::{self, File},
-    io,
+    io::{self, Write},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -12,8 +12,7 @@ use std::{
     },
 };
 
-use bytes::Bytes;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use rustix::fs::FlockOperation;
 use uuid::Uuid;
 
@@ -22,7 +21,6 @@ use super::{
     names::{self, At, RenameBy},
     paths::{OBJECTS, TMP},
     root::Root,
-    write::write_all,
 };
 
 /// Prefix of the names of trial uploads in `objects/`.
@@ -38,7 +36,7 @@ pub(super) struct Instance {
     pub(super) rename: RenameBy,
     /// Directories that exist and were synced, so that only the first upload into each pays for that. Locked for one
     /// look-up. At most 257 entries per class and day in use; cleared if there are too many.
-    known: Mutex<HashSet<PathBuf>>,
+    pub(super) known: Mutex<HashSet<PathBuf>>,
 }
 
 impl Instance {
@@ -75,8 +73,16 @@ impl Instance {
         format!("{stem}-{sequence}")
     }
 
-    pub(super) fn known(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
-        self.known.lock()
+    /// Creates an unfinished file in the folder.
+    pub(super) fn create(self: &Arc<Self>, stem: &str) -> io::Result<(File, Temporary)> {
+        let name = self.temporary_name(stem);
+        let file = self.unfinished(&name).create_new()?;
+        let temporary = Temporary {
+            instance: self.clone(),
+            name,
+            is_kept: false,
+        };
+        Ok((file, temporary))
     }
 
     /// An unfinished file in the folder.
@@ -96,9 +102,8 @@ impl Instance {
             for must_be_refused in [false, true] {
                 let name = self.temporary_name("probe");
                 let temporary = self.unfinished(&name);
-                let file = temporary.create_new()?;
-                let bytes = [Bytes::from_static(b"probe")];
-                let named = write_all(&file, &bytes, None, 0).and_then(|()| {
+                let mut file = temporary.create_new()?;
+                let named = file.write_all(b"probe").and_then(|()| {
                     if durability == Durability::Full {
                         file.sync_data()?;
                     }
@@ -124,6 +129,35 @@ impl Instance {
         let result = trial();
         target.remove_if_there()?;
         result
+    }
+}
+
+/// The name of an unfinished file. Dropping it removes the file.
+pub(super) struct Temporary {
+    pub(super) instance: Arc<Instance>,
+    name: String,
+    is_kept: bool,
+}
+
+impl Temporary {
+    pub(super) fn at(&self) -> At<'_> {
+        self.instance.unfinished(&self.name)
+    }
+
+    /// Keeps the file, which has another name now.
+    pub(super) fn keep(mut self) {
+        self.is_kept = true;
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if !self.is_kept
+            && let Err(error) = self.at().remove_if_there()
+        {
+            // The next start sweeps it.
+            tracing::warn!(%error, name = self.name, "an unfinished file could not be removed");
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use super::{
     Config, Durability,
     health::{Health, storage_error},
     instance::Instance,
-    names,
+    names::{self, At},
     paths::parent,
     root::Root,
     space::{Reservation, Space},
@@ -82,15 +82,18 @@ impl Layout {
     /// # Errors
     /// `Unavailable`.
     pub(super) fn check_root(&self) -> Result<()> {
-        check(&self.opened.load().root, &self.health)
+        self.check(&self.opened.load().root)
     }
 
-    /// Checks that the path still leads to the directory in which an upload was begun.
+    /// Checks that the path still leads to this directory, for example the one in which an upload was begun.
     ///
     /// # Errors
     /// `Unavailable`.
-    pub(super) fn check_opening(&self, instance: &Instance) -> Result<()> {
-        check(&instance.root, &self.health)
+    pub(super) fn check(&self, root: &Root) -> Result<()> {
+        root.check().map_err(|why| {
+            self.health.root_is_gone(&why);
+            Error::new(Kind::Unavailable(GONE_RETRY_AFTER)).source(why)
+        })
     }
 
     /// Returns what a write needs.
@@ -99,7 +102,7 @@ impl Layout {
     /// `Unavailable` while the store is gone, `StorageFull` while nothing can be written.
     pub(super) fn instance(&self) -> Result<Arc<Instance>> {
         let opened = self.opened.load();
-        check(&opened.root, &self.health)?;
+        self.check(&opened.root)?;
         match &opened.writing {
             Ok(instance) => Ok(instance.clone()),
             Err(why) => Err(Error::new(Kind::StorageFull).source(why.clone())),
@@ -143,8 +146,7 @@ impl Layout {
     /// # Errors
     /// `StorageFull` if it, beside everything that is reserved, could go below the floor.
     pub(super) fn reserve(&self, bytes: u64) -> Result<Reservation> {
-        let free = || self.free_bytes().map_err(Error::internal);
-        self.space.reserve(bytes, free)
+        self.space.reserve(bytes, || self.free_bytes())
     }
 
     /// Checks, once in a while, whether other programs have filled the disk, before `bytes` that are not preallocated
@@ -153,35 +155,24 @@ impl Layout {
     /// # Errors
     /// `StorageFull` below the floor.
     pub(super) fn check_floor(&self, reservation: &Reservation, bytes: u64) -> Result<()> {
-        let free = || self.free_bytes().map_err(Error::internal);
-        reservation.check(bytes, free)
+        reservation.check(bytes, || self.free_bytes())
     }
 
     /// Bytes that a process without privileges may still write.
-    pub(super) fn free_bytes(&self) -> io::Result<u64> {
-        let stat = retry_on_intr(|| rustix::fs::statvfs(&self.root))?;
+    ///
+    /// # Errors
+    /// `Internal`.
+    pub(super) fn free_bytes(&self) -> Result<u64> {
+        let stat = retry_on_intr(|| rustix::fs::statvfs(&self.root)).map_err(Error::internal)?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
     /// Gives a finished file its name, `path` below the root: makes the directories, renames, then syncs the directory.
     /// Never replaces an existing file.
-    pub(super) fn publish(
-        &self,
-        instance: &Instance,
-        temporary: &str,
-        path: &Path,
-    ) -> io::Result<()> {
-        let (from, to) = (instance.unfinished(temporary), instance.root.at(path));
-        self.make_parents(instance, path)?;
-        match names::rename_no_replace(instance.rename, from, to) {
-            // The directory was swept between the look-up and the rename, or removed by hand. Make it again, once.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                instance.known().clear();
-                self.make_parents(instance, path)?;
-                names::rename_no_replace(instance.rename, from, to)?;
-            }
-            result => result?,
-        }
+    pub(super) fn publish(&self, instance: &Instance, from: At<'_>, path: &Path) -> io::Result<()> {
+        let to = instance.root.at(path);
+        let rename = || names::rename_no_replace(instance.rename, from, to);
+        self.name_in_parents(instance, path, rename)?;
         if self.is_durable() {
             self.sync_dir(instance, parent(path))?;
         }
@@ -190,26 +181,21 @@ impl Layout {
 
     /// Gives a committed file a second name, durably. Both names are below the root. If the second name exists, it is
     /// the same file or a copy of it. Returns `false` if the first name does not exist.
-    pub(super) fn link(&self, instance: &Instance, from: &Path, to: &Path) -> io::Result<bool> {
-        self.make_parents(instance, to)?;
+    pub(super) fn link(
+        &self,
+        instance: &Arc<Instance>,
+        from: &Path,
+        to: &Path,
+    ) -> io::Result<bool> {
         let (source, target) = (instance.root.at(from), instance.root.at(to));
-        let mut linked = names::link(source, target);
-        if linked.as_ref().is_err_and(names::is_absent) {
-            if !source.is_file()? {
-                return Ok(false);
-            }
-            // The directory was swept or removed by hand. Make it again, once.
-            instance.known().clear();
-            self.make_parents(instance, to)?;
-            linked = names::link(source, target);
-        }
+        let mut linked = self.name_in_parents(instance, to, || names::link(source, target));
         if linked.as_ref().is_err_and(must_copy) {
             linked = self.copy(instance, from, to);
         }
         let is_new = linked.is_ok();
         match linked {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) if names::is_absent(&error) => return Ok(false),
             result => result?,
         }
         // The file may have been taken down at the same moment. Then its tombstone was linked.
@@ -229,36 +215,51 @@ impl Layout {
         Ok(true)
     }
 
-    fn copy(&self, instance: &Instance, from: &Path, to: &Path) -> io::Result<()> {
+    fn copy(&self, instance: &Arc<Instance>, from: &Path, to: &Path) -> io::Result<()> {
         let (from, to) = (instance.root.at(from), instance.root.at(to));
         let mut source = from.open_read()?;
         let Ok(_reserved) = self.reserve(source.metadata()?.len()) else {
             return Err(rustix::io::Errno::NOSPC.into());
         };
-        let name = instance.temporary_name("copy");
-        let temporary = instance.unfinished(&name);
-        let mut copy = || {
-            let mut target = temporary.create_new()?;
-            io::copy(&mut source, &mut target)?;
-            if self.is_durable() {
-                self.syncs.time(Synced::File, || target.sync_data())?;
+        let (mut copy, temporary) = instance.create("copy")?;
+        io::copy(&mut source, &mut copy)?;
+        if self.is_durable() {
+            self.syncs.time(Synced::File, || copy.sync_data())?;
+        }
+        names::rename_no_replace(instance.rename, temporary.at(), to)?;
+        temporary.keep();
+        // The file was taken down meanwhile, and the removal has not seen the new name.
+        if !from.is_file()? {
+            to.remove_if_there()?;
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        Ok(())
+    }
+
+    /// Makes the directories above `path`, then calls `name`. Does both once more if a directory is absent: it was
+    /// swept after the look-up, or removed by hand.
+    fn name_in_parents(
+        &self,
+        instance: &Instance,
+        path: &Path,
+        name: impl Fn() -> io::Result<()>,
+    ) -> io::Result<()> {
+        self.make_parents(instance, path)?;
+        match name() {
+            Err(error) if names::is_absent(&error) => {
+                instance.known.lock().clear();
+                self.make_parents(instance, path)?;
+                name()
             }
-            names::rename_no_replace(instance.rename, temporary, to)?;
-            // The file was taken down meanwhile, and the removal has not seen the new name.
-            if !from.is_file()? {
-                to.remove_if_there()?;
-                return Err(io::ErrorKind::NotFound.into());
-            }
-            Ok(())
-        };
-        copy().inspect_err(|_| drop(temporary.remove_if_there()))
+            result => result,
+        }
     }
 
     /// Makes and syncs the missing directories above `path`, from the top, because a name is durable only when the
     /// directory that contains it is synced.
     fn make_parents(&self, instance: &Instance, path: &Path) -> io::Result<()> {
         let directory = parent(path);
-        if instance.known().contains(directory) {
+        if instance.known.lock().contains(directory) {
             return Ok(());
         }
         let mut at = PathBuf::new();
@@ -273,7 +274,7 @@ impl Layout {
                     .inspect_err(|_| instance.root.at(&at).remove_dir())?;
             }
         }
-        let mut known = instance.known();
+        let mut known = instance.known.lock();
         if known.len() >= KNOWN_MAX {
             known.clear();
         }
@@ -285,13 +286,6 @@ impl Layout {
         let directory = instance.root.at(path);
         self.syncs.time(Synced::Directory, || directory.sync_dir())
     }
-}
-
-fn check(root: &Root, health: &Health) -> Result<()> {
-    root.check().map_err(|why| {
-        health.root_is_gone(&why);
-        Error::new(Kind::Unavailable(GONE_RETRY_AFTER)).source(why)
-    })
 }
 
 /// Whether a hard link failed because the file has the largest number of names (65,000 on ext4), or because the file

@@ -14,7 +14,6 @@
 //! ```
 
 mod derived;
-mod expire;
 mod health;
 mod instance;
 mod layout;
@@ -28,8 +27,8 @@ mod scrub;
 mod space;
 mod startup;
 mod tombstones;
+mod unfinished;
 mod upload;
-mod write;
 mod writers;
 
 use std::{
@@ -46,6 +45,8 @@ use self::{
     layout::Layout,
     names::At,
     parts::PartFolder,
+    unfinished::{NewFile, UnfinishedFile},
+    upload::LocalUpload,
     writers::Writers,
 };
 use super::{
@@ -153,25 +154,36 @@ impl LocalStore {
     }
 
     fn over(layout: Layout) -> Self {
-        let layout = Arc::new(layout);
+        let (layout, writers) = (Arc::new(layout), Writers::default());
         Self {
-            parts: PartFolder::new(layout.clone()),
+            parts: PartFolder {
+                layout: layout.clone(),
+                writers: writers.clone(),
+            },
             layout,
-            writers: Writers::default(),
+            writers,
             openings: Arc::new(watch::Sender::new(0)),
         }
     }
 
-    /// Runs blocking work that writes by path, which must not happen in an empty mount point.
-    async fn write_by_path<T: Send + 'static>(
+    /// Runs blocking work. An error becomes `Unavailable` if the whole store is gone.
+    fn on_disk<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Path) -> Result<T> + Send + 'static,
-    ) -> Result<T> {
-        on_disk(&self.layout, |layout| {
-            layout.check_writable()?;
-            work(layout.root())
-        })
-        .await
+        work: impl FnOnce(&Layout) -> Result<T> + Send + 'static,
+    ) -> StoreFuture<'static, T> {
+        self.find(work, |_| false)
+    }
+
+    /// Like [`LocalStore::on_disk`], but "absent" becomes `Unavailable` too.
+    fn find<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Layout) -> Result<T> + Send + 'static,
+        is_absent: impl FnOnce(&T) -> bool + Send + 'static,
+    ) -> StoreFuture<'static, T> {
+        let layout = self.layout.clone();
+        Box::pin(blocking(move || {
+            layout.unless_gone(work(&layout), is_absent)
+        }))
     }
 }
 
@@ -188,85 +200,59 @@ fn open_object(root: &Path, key: Key) -> Result<Option<Opened>> {
     }
 }
 
-/// Like [`blocking`](crate::store::blocking), but an error becomes `Unavailable` if the whole store is gone.
-async fn on_disk<T: Send + 'static>(
-    layout: &Arc<Layout>,
-    work: impl FnOnce(&Arc<Layout>) -> Result<T> + Send + 'static,
-) -> Result<T> {
-    find_on_disk(layout, work, |_| false).await
-}
-
-/// Like [`on_disk`], but "absent" becomes `Unavailable` too.
-async fn find_on_disk<T: Send + 'static>(
-    layout: &Arc<Layout>,
-    work: impl FnOnce(&Arc<Layout>) -> Result<T> + Send + 'static,
-    is_absent: impl FnOnce(&T) -> bool + Send + 'static,
-) -> Result<T> {
-    let layout = layout.clone();
-    blocking(move || layout.unless_gone(work(&layout), is_absent)).await
-}
-
 impl Store for LocalStore {
     fn begin(&self, key: Key, size: UploadSize) -> StoreFuture<'_, Box<dyn Upload>> {
-        let new = upload::NewFile {
-            layout: self.layout.clone(),
-            key,
-            size,
-        };
+        let layout = self.layout.clone();
         Box::pin(async move {
-            let upload = upload::LocalUpload::begin(self.writers.clone(), new).await?;
-            Ok(Box::new(upload) as Box<dyn Upload>)
+            let file =
+                UnfinishedFile::begin(self.writers.clone(), NewFile { layout, size }).await?;
+            Ok(Box::new(LocalUpload { file, key }) as Box<dyn Upload>)
         })
     }
 
     fn open(&self, key: Key) -> StoreFuture<'_, Option<Opened>> {
-        let open = move |layout: &Arc<Layout>| open_object(layout.root(), key);
-        Box::pin(find_on_disk(&self.layout, open, Option::is_none))
+        self.find(
+            move |layout| open_object(layout.root(), key),
+            Option::is_none,
+        )
     }
 
     fn is_taken(&self, key: Key) -> StoreFuture<'_, bool> {
-        let find = move |layout: &Arc<Layout>| {
+        let find = move |layout: &Layout| {
             let path = paths::object_path(layout.root(), key);
             Ok(open_object(layout.root(), key)?.is_some()
                 || tombstones::is_at(At::path(&path))
-                || tombstones::is_listed(layout.root(), key).map_err(Error::internal)?)
+                || tombstones::is_listed(layout.root(), key)?)
         };
-        Box::pin(find_on_disk(&self.layout, find, |is_taken| !is_taken))
+        self.find(find, |is_taken| !is_taken)
     }
 
     fn is_taken_down(&self, key: Key) -> StoreFuture<'_, bool> {
-        let find = move |layout: &Arc<Layout>| {
-            tombstones::is_listed(layout.root(), key).map_err(Error::internal)
-        };
-        Box::pin(on_disk(&self.layout, find))
+        self.on_disk(move |layout| tombstones::is_listed(layout.root(), key))
     }
 
     fn extend_life(&self, key: Key, day: Day) -> StoreFuture<'_, bool> {
-        let link = move |layout: &Arc<Layout>| {
+        let link = move |layout: &Layout| {
             let instance = layout.instance()?;
-            let (from, to) = (key, Key { day, ..key });
-            layout
-                .link(
-                    &instance,
-                    &paths::object_name(from),
-                    &paths::object_name(to),
-                )
-                .map_err(|error| layout.write_error(error))
+            let [from, to] = [key, Key { day, ..key }].map(paths::object_name);
+            let linked = layout.link(&instance, &from, &to);
+            linked.map_err(|error| layout.write_error(error))
         };
-        Box::pin(find_on_disk(&self.layout, link, |is_there| !is_there))
+        self.find(link, |is_there| !is_there)
     }
 
     fn remove(&self, id: ObjectId) -> StoreFuture<'_, bool> {
-        let remove = move |layout: &Arc<Layout>| removal::remove_everywhere(layout.root(), id);
-        Box::pin(find_on_disk(&self.layout, remove, |was_there| !was_there))
+        let remove = move |layout: &Layout| {
+            removal::remove_everywhere(layout.root(), id).map_err(Error::internal)
+        };
+        self.find(remove, |was_there| !was_there)
     }
 
     fn derived(&self, key: Key, derivative: Derivative) -> StoreFuture<'_, Option<Derived>> {
-        let layout = self.layout.clone();
-        Box::pin(blocking(move || {
-            let path = layout.root().join(paths::derived_name(key, derivative));
-            Ok(read_derived(&path))
-        }))
+        self.on_disk(move |layout| {
+            let name = paths::derived_name(key, derivative);
+            Ok(read_derived(&layout.root().join(name)))
+        })
     }
 
     fn put_derived(
@@ -275,11 +261,10 @@ impl Store for LocalStore {
         derivative: Derivative,
         derived: Derived,
     ) -> StoreFuture<'_, ()> {
-        let put = move |layout: &Arc<Layout>| {
+        self.on_disk(move |layout| {
             let name = paths::derived_name(key, derivative);
             write_derived(layout, &name, key, &derived)
-        };
-        Box::pin(on_disk(&self.layout, put))
+        })
     }
 
     fn parts(&self) -> &dyn PartStore {
@@ -311,38 +296,37 @@ impl Maintenance for LocalStore {
     }
 
     fn free_bytes(&self) -> StoreFuture<'_, u64> {
-        let layout = self.layout.clone();
-        Box::pin(blocking(move || {
+        self.on_disk(|layout| {
             layout.check_root()?;
             // The directory may have come back by itself, for example after it was renamed and renamed back.
             layout.health.root_is_there();
-            layout.free_bytes().map_err(Error::internal)
-        }))
+            layout.free_bytes()
+        })
     }
 
     fn expire(&self, class: Class, cutoffs: Cutoffs, mode: ExpireMode) -> StoreFuture<'_, Expired> {
-        let expire = move |root: &Path| expire::expire(root, class, &cutoffs, mode);
-        match mode {
-            ExpireMode::Report => {
-                let report = move |layout: &Arc<Layout>| expire(layout.root());
-                Box::pin(on_disk(&self.layout, report))
+        self.on_disk(move |layout| {
+            if mode == ExpireMode::Remove {
+                layout.check_writable()?;
             }
-            ExpireMode::Remove => Box::pin(self.write_by_path(expire)),
-        }
+            removal::expire(layout.root(), class, &cutoffs, mode).map_err(Error::internal)
+        })
     }
 
     fn last_sweep(&self) -> StoreFuture<'_, Option<Timestamp>> {
-        let read = |layout: &Arc<Layout>| expire::last_sweep(layout.root());
-        Box::pin(find_on_disk(&self.layout, read, Option::is_none))
+        let read = |layout: &Layout| removal::last_sweep(layout.root());
+        self.find(read, Option::is_none)
     }
 
     fn record_sweep(&self, now: Timestamp) -> StoreFuture<'_, ()> {
-        Box::pin(self.write_by_path(move |root| expire::record_sweep(root, now)))
+        self.on_disk(move |layout| {
+            layout.check_writable()?;
+            removal::record_sweep(layout.root(), now)
+        })
     }
 
     fn verify(&self) -> StoreFuture<'_, Verified> {
-        let verify = |layout: &Arc<Layout>| scrub::verify(layout.root());
-        Box::pin(on_disk(&self.layout, verify))
+        self.on_disk(|layout| scrub::verify(layout.root()))
     }
 
     fn openings(&self) -> watch::Receiver<u64> {

@@ -6,7 +6,7 @@
 //! first one.
 
 use std::{
-    fs::File,
+    fs::{self, DirEntry, File},
     io::{self, Write},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
@@ -238,19 +238,24 @@ pub(super) fn open_read(path: &Path) -> io::Result<File> {
     At::path(path).open_read()
 }
 
-/// [`At::create_new`] for an absolute path.
-pub(super) fn create_new(path: &Path) -> io::Result<File> {
-    At::path(path).create_new()
-}
-
-/// [`At::make_dir`] for an absolute path.
-pub(super) fn make_dir(path: &Path) -> io::Result<()> {
-    At::path(path).make_dir()
-}
-
 /// [`At::remove_if_there`] for an absolute path.
 pub(super) fn remove_if_there(path: &Path) -> io::Result<bool> {
     At::path(path).remove_if_there()
+}
+
+/// The entries of a directory; none if it does not exist. Errors name the directory. Blocking.
+pub(super) fn entries(
+    directory: &Path,
+) -> io::Result<impl Iterator<Item = io::Result<DirEntry>> + use<>> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if is_absent(&error) => None,
+        Err(error) => {
+            let what = format!("{}: {error}", directory.display());
+            return Err(io::Error::new(error.kind(), what));
+        }
+        Ok(entries) => Some(entries),
+    };
+    Ok(entries.into_iter().flatten())
 }
 
 pub(super) fn is_absent(error: &io::Error) -> bool {

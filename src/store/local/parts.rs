@@ -28,17 +28,16 @@ use super::{
     health::storage_error,
     instance::{Instance, is_running},
     layout::Layout,
-    names, on_disk,
+    names::{self, At},
     paths::PARTS,
-    space::Reservation,
-    upload::{BATCH_BYTES, BATCH_CHUNKS_MAX},
-    write::write_all,
+    unfinished::{NewFile, UnfinishedFile, Writer},
+    writers::Writers,
 };
 use crate::{
     error::{Error, Kind, Result},
     store::{
         ClaimedParts, ClaimedUpload, ExpireMode, Key, ObjectId, PartStore, PartWriter, PartsOwner,
-        PutPart, Sink, StoreFuture, StoredPart, UnfinishedUpload, UnfinishedUploads,
+        PutPart, Sink, StoreFuture, StoredPart, UnfinishedUpload, UnfinishedUploads, UploadSize,
         key::Class,
         parts::{PARTS_LIFETIME_MS, parts_have_expired},
     },
@@ -53,7 +52,8 @@ const READ_BYTES: usize = 128 * 1024;
 /// The folder of unfinished uploads in parts. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct PartFolder {
-    layout: Arc<Layout>,
+    pub(super) layout: Arc<Layout>,
+    pub(super) writers: Writers,
 }
 
 impl PartStore for PartFolder {
@@ -69,11 +69,19 @@ impl PartStore for PartFolder {
     }
 
     fn begin_part(&self, bytes_max: u64) -> StoreFuture<'_, Box<dyn PartWriter>> {
-        self.run(move |folder| {
-            let instance = folder.layout.instance()?;
-            let reservation = folder.layout.reserve(bytes_max)?;
-            let part = NewPart::create(folder, instance, reservation)?;
-            Ok(Box::new(part) as Box<dyn PartWriter>)
+        let new = NewFile {
+            layout: self.layout.clone(),
+            size: UploadSize::AtMost(bytes_max),
+        };
+        Box::pin(async move {
+            // Made at once, because the space is reserved before the first byte is read.
+            let (file, free_bytes) = UnfinishedFile::make(self.writers.clone(), new).await?;
+            let folder = self.clone();
+            Ok(Box::new(LocalPart {
+                folder,
+                file,
+                free_bytes,
+            }) as Box<dyn PartWriter>)
         })
     }
 
@@ -95,11 +103,8 @@ impl PartStore for PartFolder {
     }
 
     fn list(&self) -> StoreFuture<'_, UnfinishedUploads> {
-        self.run(|folder| {
-            // An empty directory may be a mount point.
-            let layout = folder.layout.clone();
-            layout.unless_gone(folder.names(), |_| true)
-        })
+        // An empty directory may be a mount point.
+        self.run(|folder| folder.layout.unless_gone(folder.names(), |_| true))
     }
 
     fn expire(&self, now: Timestamp, mode: ExpireMode) -> StoreFuture<'_, u64> {
@@ -118,10 +123,6 @@ impl PartStore for PartFolder {
 }
 
 impl PartFolder {
-    pub(super) fn new(layout: Arc<Layout>) -> Self {
-        Self { layout }
-    }
-
     fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(Self) -> Result<T> + Send + 'static,
@@ -153,9 +154,10 @@ impl PartFolder {
         // Made aside and moved in, so that nobody sees a half-made one.
         let temporary = instance.temporary("parts");
         let make = || {
-            names::make_dir(&temporary)?;
+            At::path(&temporary).make_dir()?;
             let PartsOwner { tenant, user } = owner;
-            names::create_new(&temporary.join(OWNER))?
+            At::path(&temporary.join(OWNER))
+                .create_new()?
                 .write_all(format!("{tenant}\n{user}\n").as_bytes())?;
             fs::rename(&temporary, self.path(id))
         };
@@ -164,26 +166,33 @@ impl PartFolder {
             .map_err(|error| self.layout.write_error(error))
     }
 
+    /// Stores a part that was received. Blocking.
     fn put(
         &self,
         id: ObjectId,
-        part: StoredPart,
-        temporary: Temporary,
+        number: u32,
+        received: Writer,
         upload_bytes_max: u64,
     ) -> Result<PutPart> {
         let directory = self.path(id);
         let stored = list_all(&directory).map_err(absent_or_internal);
         let stored = self.layout.unless_gone(stored, |_| false)?;
+        let Writer { temporary, .. } = received;
         // The file is in a directory that may have been unmounted since.
-        self.layout.check_opening(&temporary.instance)?;
+        self.layout.check(&temporary.instance.root)?;
+        let part = StoredPart {
+            number,
+            bytes: received.len,
+            crc: received.crc.finalize(),
+        };
         let mut upload = UnfinishedUpload {
             owner: PartsOwner::default(),
             parts: stored,
         };
         let put = upload.put(part, upload_bytes_max)?;
-        temporary
-            .rename(&directory.join(file_name(part)))
+        names::rename_over(temporary.at(), At::path(&directory.join(file_name(part))))
             .map_err(|error| self.absent_or_write_error(error))?;
+        temporary.keep();
         for old in put.replaced.iter().filter(|old| **old != part) {
             names::remove_if_there(&directory.join(file_name(*old))).map_err(Error::internal)?;
         }
@@ -236,149 +245,35 @@ impl PartFolder {
     }
 }
 
-/// A part on its way to the disk: gathered into batches, written on blocking threads, then named.
-struct NewPart {
+/// A part that is being received. Dropping it removes its file.
+struct LocalPart {
     folder: PartFolder,
-    temporary: Temporary,
+    file: UnfinishedFile,
     free_bytes: u64,
-    /// Taken while a batch is being written.
-    open: Option<OpenPart>,
-    batch: Vec<Bytes>,
-    batch_bytes: u64,
-    bytes: u64,
-    crc: crc32fast::Hasher,
 }
 
-struct OpenPart {
-    file: File,
-    reservation: Reservation,
-    /// Bytes in the file.
-    len: u64,
-}
-
-/// An unfinished file. Dropping it removes the file.
-struct Temporary {
-    path: Option<PathBuf>,
-    /// Keeps the folder that the file is in.
-    instance: Arc<Instance>,
-}
-
-impl NewPart {
-    fn create(
-        folder: PartFolder,
-        instance: Arc<Instance>,
-        reservation: Reservation,
-    ) -> Result<Self> {
-        let path = instance.temporary("part");
-        let file = names::create_new(&path).map_err(|error| folder.layout.write_error(error))?;
-        Ok(Self {
-            folder,
-            temporary: Temporary {
-                path: Some(path),
-                instance,
-            },
-            free_bytes: reservation.room(),
-            open: Some(OpenPart {
-                file,
-                reservation,
-                len: 0,
-            }),
-            batch: Vec::new(),
-            batch_bytes: 0,
-            bytes: 0,
-            crc: crc32fast::Hasher::new(),
-        })
-    }
-
-    async fn flush(&mut self) -> Result<()> {
-        let open = self.open.take();
-        let mut open =
-            open.ok_or_else(|| Error::internal("a part was used after it had failed"))?;
-        let (batch, bytes) = (std::mem::take(&mut self.batch), self.batch_bytes);
-        self.batch_bytes = 0;
-        // The batch is returned, so that the thread that allocated it frees it (see `upload.rs`).
-        let (open, _batch) = on_disk(&self.folder.layout, move |layout| {
-            layout.check_floor(&open.reservation, bytes)?;
-            let written = write_all(&open.file, &batch, None, open.len);
-            written.map_err(|error| layout.write_error(error))?;
-            open.len += bytes;
-            open.reservation.used(bytes);
-            Ok((open, batch))
-        })
-        .await?;
-        self.open = Some(open);
-        Ok(())
-    }
-}
-
-impl Sink for NewPart {
+impl Sink for LocalPart {
     fn write(&mut self, chunk: Bytes) -> StoreFuture<'_, ()> {
-        self.crc.update(&chunk);
-        self.bytes += chunk.len() as u64;
-        self.batch_bytes += chunk.len() as u64;
-        self.batch.push(chunk);
-        let is_full =
-            self.batch_bytes >= BATCH_BYTES as u64 || self.batch.len() >= BATCH_CHUNKS_MAX;
-        Box::pin(async move {
-            match is_full {
-                true => self.flush().await,
-                false => Ok(()),
-            }
-        })
+        self.file.write(chunk)
     }
 }
 
-impl PartWriter for NewPart {
+impl PartWriter for LocalPart {
     fn free_bytes(&self) -> u64 {
         self.free_bytes
     }
 
     fn put(
-        mut self: Box<Self>,
+        self: Box<Self>,
         id: ObjectId,
         number: u32,
         upload_bytes_max: u64,
     ) -> StoreFuture<'static, PutPart> {
-        Box::pin(async move {
-            self.flush().await?;
-            let Self {
-                folder,
-                temporary,
-                bytes,
-                crc,
-                ..
-            } = *self;
-            let part = StoredPart {
-                number,
-                bytes,
-                crc: crc.finalize(),
-            };
-            blocking(move || folder.put(id, part, temporary, upload_bytes_max)).await
-        })
-    }
-}
-
-impl Temporary {
-    /// Gives the file its name. Blocking.
-    fn rename(mut self, to: &Path) -> io::Result<()> {
-        if let Some(path) = &self.path {
-            fs::rename(path, to)?;
-        }
-        self.path = None;
-        Ok(())
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        let Some(path) = self.path.take() else { return };
-        // If this fails, the next start removes it.
-        let remove = move || drop(names::remove_if_there(&path));
-        match tokio::runtime::Handle::try_current() {
-            // Freeing megabytes may wait for the disk, and this thread serves other clients.
-            Ok(runtime) => drop(runtime.spawn_blocking(remove)),
-            Err(_) => remove(),
-        }
+        let Self { folder, file, .. } = *self;
+        Box::pin(file.finish(move |mut received, batch| {
+            received.append(batch)?;
+            folder.put(id, number, received, upload_bytes_max)
+        }))
     }
 }
 
@@ -445,12 +340,8 @@ fn read_chunk(mut file: &File) -> io::Result<Bytes> {
 
 /// The directories of uploads that have expired.
 fn expired(root: &Path, now: Timestamp) -> Result<Vec<PathBuf>> {
-    let entries = match fs::read_dir(root.join(PARTS)) {
-        Err(error) if names::is_absent(&error) => return Ok(Vec::new()),
-        entries => entries.map_err(Error::internal)?,
-    };
     let mut expired = Vec::new();
-    for entry in entries {
+    for entry in names::entries(&root.join(PARTS)).map_err(Error::internal)? {
         let path = entry.map_err(Error::internal)?.path();
         let name = path.file_name().and_then(|name| name.to_str());
         let name = name.unwrap_or_default();

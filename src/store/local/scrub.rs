@@ -1,6 +1,6 @@
 //! Verifies every object: reads every byte and compares checksums. A server may use the store meanwhile.
 
-use std::{fs, io, path::Path};
+use std::{io, path::Path};
 
 use super::{
     names::{self, At},
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    store::{Class, Damaged, Key, ObjectId, Opened, Verified},
+    store::{Class, Key, ObjectId, Opened, Verified},
     time::Day,
 };
 
@@ -21,49 +21,51 @@ use crate::{
 /// expired. A file that cannot be read is a damaged one.
 pub(super) fn verify(root: &Path) -> Result<Verified> {
     let opened = Root::open(root).map_err(Error::internal)?;
-    let mut verified = Verified::default();
-    let unreadable = |path: &Path, error: std::io::Error| {
-        Error::internal(format!("{}: {error}", path.display()))
+    let mut scrub = Scrub {
+        root,
+        verified: Verified::default(),
     };
     for class in Class::ALL {
-        for day in paths::days(root, class)? {
-            let [objects, _] = day.paths;
-            let spreads = match fs::read_dir(&objects) {
-                Err(error) if names::is_absent(&error) => continue,
-                spreads => spreads.map_err(|error| unreadable(&objects, error))?,
-            };
-            for spread in spreads {
-                let spread = spread.map_err(|error| unreadable(&objects, error))?.path();
-                let files = match fs::read_dir(&spread) {
-                    Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
-                        verified.damaged.push(Damaged {
-                            name: below(root, &spread),
-                            what: "a file where only directories belong".into(),
-                        });
-                        continue;
-                    }
-                    Err(error) if names::is_absent(&error) => continue,
-                    files => files.map_err(|error| unreadable(&spread, error))?,
-                };
-                for file in files {
-                    let path = file.map_err(|error| unreadable(&spread, error))?.path();
-                    if tombstones::is_at(At::path(&path)) {
-                        continue;
-                    }
-                    verified.objects += 1;
-                    match verify_file(root, class, day.day, &path) {
-                        Ok(()) => {}
-                        Err(what) => verified.damaged.push(Damaged {
-                            name: below(root, &path),
-                            what,
-                        }),
-                    }
-                }
-            }
+        for day in paths::days(root, class).map_err(Error::internal)? {
+            scrub.verify_day(class, day).map_err(Error::internal)?;
         }
     }
     opened.check().map_err(Error::internal)?;
-    Ok(verified)
+    Ok(scrub.verified)
+}
+
+/// A verification under way.
+struct Scrub<'a> {
+    root: &'a Path,
+    verified: Verified,
+}
+
+impl Scrub<'_> {
+    fn verify_day(&mut self, class: Class, day: Day) -> io::Result<()> {
+        for spread in names::entries(&paths::day_path(self.root, OBJECTS, class, day))? {
+            let spread = spread?.path();
+            if spread.metadata().is_ok_and(|found| !found.is_dir()) {
+                self.is_damaged(&spread, "a file where only directories belong".into());
+            }
+            for file in names::entries(&spread)? {
+                let path = file?.path();
+                if tombstones::is_at(At::path(&path)) {
+                    continue;
+                }
+                self.verified.objects += 1;
+                if let Err(what) = verify_file(self.root, class, day, &path) {
+                    self.is_damaged(&path, what);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn is_damaged(&mut self, path: &Path, what: String) {
+        let name = path.strip_prefix(self.root).unwrap_or(path);
+        let name = name.display().to_string();
+        self.verified.damaged.insert(name, what);
+    }
 }
 
 fn verify_file(root: &Path, class: Class, day: Day, path: &Path) -> Result<(), String> {
@@ -91,10 +93,4 @@ fn verify_file(root: &Path, class: Class, day: Day, path: &Path) -> Result<(), S
         Err(error) if names::is_absent(&error) => Ok(()),
         Err(error) => Err(error.to_string()),
     }
-}
-
-fn below(root: &Path, path: &Path) -> String {
-    let tree = root.join(OBJECTS);
-    let rest = path.strip_prefix(&tree).unwrap_or(path);
-    format!("{OBJECTS}/{}", rest.display())
 }

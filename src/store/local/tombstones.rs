@@ -116,7 +116,7 @@ fn make(root: &Path, path: &Path) -> io::Result<()> {
 /// Marks a day that has tombstones, so that the sweep finds them without reading every directory.
 fn mark(root: &Path, class: Class, day: Day) -> io::Result<()> {
     let directory = root.join(TOMBSTONES);
-    names::make_dir(&directory)?;
+    At::path(&directory).make_dir()?;
     match make(root, &directory.join(name_of(class, day))) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         result => result.and_then(|()| durable::sync_dir(&directory)),
@@ -133,11 +133,11 @@ fn parse(name: &str) -> Option<(Class, Day)> {
 }
 
 /// Whether a gathered tombstone has this name. Blocking.
-pub(super) fn is_listed(root: &Path, key: Key) -> io::Result<bool> {
+pub(super) fn is_listed(root: &Path, key: Key) -> Result<bool> {
     let name = format!("{}{LIST}", name_of(key.class, key.day));
     let list = match fs::read_to_string(root.join(TOMBSTONES).join(name)) {
         Err(error) if names::is_absent(&error) => return Ok(false),
-        list => list?,
+        list => list.map_err(Error::internal)?,
     };
     let id = key.id.to_string();
     Ok(list.lines().any(|line| line == id))
@@ -154,11 +154,7 @@ pub(super) fn gather(root: &Path, now: Timestamp) -> Result<()> {
 
 fn gather_all(root: &Path, now: Timestamp) -> io::Result<()> {
     let directory = root.join(TOMBSTONES);
-    let entries = match fs::read_dir(&directory) {
-        Err(error) if names::is_absent(&error) => return Ok(()),
-        entries => entries?,
-    };
-    for entry in entries {
+    for entry in names::entries(&directory)? {
         let path = entry?.path();
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
             continue;
@@ -171,7 +167,7 @@ fn gather_all(root: &Path, now: Timestamp) -> io::Result<()> {
             }
             continue;
         };
-        let day_directory = root.join(OBJECTS).join(class.name()).join(day.to_string());
+        let day_directory = paths::day_path(root, OBJECTS, class, day);
         if !day_directory.try_exists()? {
             names::remove_if_there(&path)?;
         } else if list_of.is_none() && day.end().plus_days(DAYS_IN_PLACE) <= now {
@@ -188,12 +184,8 @@ fn gather_all(root: &Path, now: Timestamp) -> io::Result<()> {
 
 /// Writes and syncs the list before it removes the names: an upload that finds the name free finds it in the list.
 fn gather_spread(spread: &Path, list: &Path) -> io::Result<()> {
-    let entries = match fs::read_dir(spread) {
-        Err(error) if names::is_absent(&error) => return Ok(()),
-        entries => entries?,
-    };
     let (mut tombstones, mut ids) = (Vec::new(), String::new());
-    for entry in entries {
+    for entry in names::entries(spread)? {
         let entry = entry?;
         // The type comes with the directory entry: regular files, which are most, cost no system call.
         if !entry.file_type()?.is_symlink() || !is_at(At::path(&entry.path())) {

@@ -36,7 +36,7 @@ impl Writers {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> oneshot::Receiver<T> {
         let (sender, receiver) = oneshot::channel();
-        let mut queue = self.lock();
+        let mut queue = self.0.lock();
         queue.jobs.push_back(Box::new(move || {
             // If the receiver is gone, the result is dropped here.
             let _ = sender.send(work());
@@ -58,9 +58,9 @@ impl Writers {
 
     /// Runs jobs until none is left.
     fn work(&self) {
-        self.lock().is_starting = false;
+        self.0.lock().is_starting = false;
         loop {
-            let mut queue = self.lock();
+            let mut queue = self.0.lock();
             let Some(job) = queue.jobs.pop_front() else {
                 queue.threads -= 1;
                 return;
@@ -74,10 +74,6 @@ impl Writers {
             // The panic hook reports a panic, and the dropped sender tells the receiver.
             let _ = catch_unwind(AssertUnwindSafe(job));
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.0.lock()
     }
 }
 
@@ -115,7 +111,7 @@ mod tests {
             assert_eq!(leaders, 1);
         });
         // The runtime has waited for its threads.
-        let queue = writers.lock();
+        let queue = writers.0.lock();
         assert_eq!((queue.jobs.len(), queue.threads), (0, 0));
         assert!(!queue.is_starting);
     }
@@ -156,6 +152,6 @@ mod tests {
             assert!(broken.await.is_err());
             assert_eq!(writers.run(|| 7).await.unwrap(), 7);
         });
-        assert_eq!(writers.lock().threads, 0);
+        assert_eq!(writers.0.lock().threads, 0);
     }
 }

@@ -75,7 +75,7 @@ fn payload(len: usize) -> Vec<u8> {
 }
 
 #[test]
-fn what_was_committed_is_opened_with_all_its_bytes_and_metadata() {
+fn opens_what_was_committed() {
     check(async |store| {
         for meta in [full_meta(), bare_meta()] {
             let key = new_key();
@@ -99,7 +99,7 @@ fn what_was_committed_is_opened_with_all_its_bytes_and_metadata() {
 }
 
 #[test]
-fn a_payload_of_any_size_comes_back_whatever_was_announced() {
+fn stores_any_size_whatever_was_announced() {
     const BATCH: usize = 128 * 1024;
     check(async |store| {
         for len in [0, 1, 4095, 4096, BATCH - 1, BATCH, BATCH + 1, 5 << 20] {
@@ -131,7 +131,7 @@ fn a_payload_of_any_size_comes_back_whatever_was_announced() {
 }
 
 #[test]
-fn a_payload_in_thousands_of_small_chunks_is_written_in_order() {
+fn writes_small_chunks_in_order() {
     check(async |store| {
         let (key, bytes) = (new_key(), payload(300_000));
         let mut upload = store.begin(key, UNANNOUNCED).await.unwrap();
@@ -145,7 +145,7 @@ fn a_payload_in_thousands_of_small_chunks_is_written_in_order() {
 }
 
 #[test]
-fn nothing_is_seen_of_an_upload_before_its_commit() {
+fn upload_is_invisible_before_commit() {
     check(async |store| {
         let key = new_key();
         let mut upload = store
@@ -161,7 +161,7 @@ fn nothing_is_seen_of_an_upload_before_its_commit() {
 }
 
 #[test]
-fn an_upload_that_is_dropped_leaves_nothing() {
+fn dropped_upload_leaves_nothing() {
     check(async |store| {
         for written in [0, 1, 200_000, 1_000_000] {
             let key = new_key();
@@ -181,7 +181,7 @@ fn an_upload_that_is_dropped_leaves_nothing() {
 }
 
 #[test]
-fn a_commit_whose_caller_goes_away_is_whole_or_absent() {
+fn dropped_commit_is_whole_or_absent() {
     check(async |store| {
         let key = new_key();
         let mut upload = store.begin(key, UNANNOUNCED).await.unwrap();
@@ -195,7 +195,7 @@ fn a_commit_whose_caller_goes_away_is_whole_or_absent() {
 }
 
 #[test]
-fn a_commit_never_replaces_what_is_there() {
+fn commit_never_replaces_an_object() {
     check(async |store| {
         let key = new_key();
         // Both begun before either is there, so that only the commit can tell.
@@ -212,7 +212,7 @@ fn a_commit_never_replaces_what_is_there() {
 }
 
 #[test]
-fn a_commit_with_metadata_over_its_bound_stores_nothing() {
+fn refuses_metadata_over_its_bound() {
     check(async |store| {
         let key = new_key();
         let mut upload = store.begin(key, UNANNOUNCED).await.unwrap();
@@ -228,7 +228,7 @@ fn a_commit_with_metadata_over_its_bound_stores_nothing() {
 }
 
 #[test]
-fn an_unknown_key_is_nothing_and_no_error() {
+fn unknown_key_is_no_error() {
     check(async |store| {
         let key = new_key();
         assert!(store.open(key).await.unwrap().is_none());
@@ -239,7 +239,7 @@ fn an_unknown_key_is_nothing_and_no_error() {
 }
 
 #[test]
-fn a_removed_object_is_gone_with_its_derivatives_and_an_open_one_can_be_read_on() {
+fn removed_object_stays_readable_while_open() {
     check(async |store| {
         let (key, neighbour) = (new_key(), new_key());
         put(store, key, b"taken down").await;
@@ -275,7 +275,7 @@ fn a_removed_object_is_gone_with_its_derivatives_and_an_open_one_can_be_read_on(
 }
 
 #[test]
-fn a_derivative_is_kept_by_its_name_and_the_last_one_counts() {
+fn keeps_last_derivative_of_each_name() {
     check(async |store| {
         let key = new_key();
         put(store, key, b"original").await;
@@ -305,7 +305,7 @@ fn a_derivative_is_kept_by_its_name_and_the_last_one_counts() {
 }
 
 #[test]
-fn many_uploads_at_once_are_kept_apart() {
+fn keeps_concurrent_uploads_apart() {
     check(async |store| {
         let mut uploads = Vec::new();
         for number in 0..40_u8 {
@@ -341,7 +341,7 @@ fn derived(bytes: &'static [u8]) -> Derived {
 }
 
 #[test]
-fn an_object_that_is_kept_longer_is_found_under_each_of_its_days_and_is_one_file() {
+fn extended_object_is_found_under_each_day() {
     check(async |store| {
         let key = new_key();
         put(store, key, b"forwarded").await;
@@ -371,7 +371,7 @@ fn an_object_that_is_kept_longer_is_found_under_each_of_its_days_and_is_one_file
 }
 
 #[test]
-fn what_is_not_there_cannot_be_kept_longer() {
+fn absent_object_cannot_be_extended() {
     check(async |store| {
         let key = new_key();
         let day = key.day.start().plus_days(1).day();
@@ -384,7 +384,7 @@ fn what_is_not_there_cannot_be_kept_longer() {
 }
 
 #[test]
-fn an_object_taken_down_while_it_is_kept_longer_leaves_no_name_behind() {
+fn take_down_during_extension_leaves_no_name() {
     check(async |store| {
         for _ in 0..20 {
             let key = new_key();

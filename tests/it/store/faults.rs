@@ -51,7 +51,7 @@ fn assert_says(message: &str, parts: &[&str]) {
 }
 
 #[test]
-fn a_damaged_object_is_an_error_and_neither_absent_nor_served() {
+fn refuses_to_open_damaged_object() {
     type Damage = fn(&Path);
     let cases: [(&str, Damage); 6] = [
         ("the magic flipped", |path| {
@@ -83,12 +83,16 @@ fn a_damaged_object_is_an_error_and_neither_absent_nor_served() {
             (1, 1),
             "{what}: {found:?}"
         );
-        assert_eq!(found.damaged[0].name, object_path(key), "{what}");
+        assert_eq!(
+            found.damaged.first_key_value().unwrap().0,
+            &object_path(key),
+            "{what}"
+        );
     }
 }
 
 #[test]
-fn a_scrub_finds_every_flipped_byte_and_names_the_file() {
+fn scrub_finds_every_flipped_byte() {
     let (directory, key, path) = store_with(b"a payload of a few bytes");
     assert_eq!(scrub(directory.path()), Vec::<String>::new());
     let len = i64::try_from(fs::metadata(&path).unwrap().len()).unwrap();
@@ -101,7 +105,7 @@ fn a_scrub_finds_every_flipped_byte_and_names_the_file() {
 }
 
 #[test]
-fn a_scrub_reads_a_large_object_to_its_last_byte() {
+fn scrub_reads_large_objects_completely() {
     let (directory, key, path) = store_with(&vec![1; 3 << 20]);
     for at in [0, 256 << 10, (1 << 20) + 1, (3 << 20) - 1] {
         flip(&path, at);
@@ -111,7 +115,7 @@ fn a_scrub_reads_a_large_object_to_its_last_byte() {
 }
 
 #[test]
-fn an_object_that_lies_in_the_wrong_place_is_found_by_the_scrub() {
+fn scrub_finds_misplaced_object() {
     let (directory, _, path) = store_with(b"x");
     let elsewhere = path.parent().unwrap().with_file_name("zz");
     fs::create_dir(&elsewhere).unwrap();
@@ -120,7 +124,7 @@ fn an_object_that_lies_in_the_wrong_place_is_found_by_the_scrub() {
 }
 
 #[test]
-fn what_is_no_plain_file_in_the_place_of_an_object_is_never_followed_nor_waited_for() {
+fn never_follows_links_or_waits_for_pipes() {
     let secret = tempfile::NamedTempFile::new().unwrap();
     fs::write(secret.path(), "not for you").unwrap();
     for what in ["a symbolic link", "a directory", "a pipe"] {
@@ -150,7 +154,7 @@ fn what_is_no_plain_file_in_the_place_of_an_object_is_never_followed_nor_waited_
 }
 
 #[test]
-fn foreign_files_anywhere_in_the_store_disturb_nothing() {
+fn ignores_foreign_files() {
     let (directory, key, path) = store_with(b"ours");
     let root = directory.path();
     let day = path.ancestors().nth(2).unwrap();
@@ -200,7 +204,7 @@ fn foreign_files_anywhere_in_the_store_disturb_nothing() {
 }
 
 #[test]
-fn a_second_server_on_one_directory_refuses_and_names_the_first() {
+fn refuses_second_server_on_directory() {
     let directory = tempfile::tempdir().unwrap();
     let first = open(directory.path());
     let message = refusal(directory.path());
@@ -211,7 +215,7 @@ fn a_second_server_on_one_directory_refuses_and_names_the_first() {
 }
 
 #[test]
-fn missing_directories_are_made_and_are_ours_alone() {
+fn makes_missing_directories_private() {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path().join("not/there/yet");
     let store = open(&root);
@@ -227,7 +231,7 @@ fn missing_directories_are_made_and_are_ours_alone() {
 }
 
 #[test]
-fn directories_that_vanish_under_a_running_store_are_made_again() {
+fn makes_vanished_directories_again() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path());
     let key = new_key();
@@ -242,7 +246,7 @@ fn directories_that_vanish_under_a_running_store_are_made_again() {
 }
 
 #[test]
-fn a_store_path_that_is_a_file_or_leads_through_one_is_refused() {
+fn refuses_path_through_a_file() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("file");
     fs::write(&file, "x").unwrap();
@@ -254,7 +258,7 @@ fn a_store_path_that_is_a_file_or_leads_through_one_is_refused() {
 }
 
 #[test]
-fn a_directory_of_the_store_that_is_a_file_is_refused() {
+fn refuses_file_in_place_of_directory() {
     for name in ["tmp", "objects", "derived", "parts"] {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join(name), "x").unwrap();
@@ -264,7 +268,7 @@ fn a_directory_of_the_store_that_is_a_file_is_refused() {
 }
 
 #[test]
-fn what_a_killed_start_left_in_objects_is_swept() {
+fn sweeps_trials_of_killed_start() {
     let directory = tempfile::tempdir().unwrap();
     drop(open(directory.path()));
     let left = directory
@@ -276,7 +280,7 @@ fn what_a_killed_start_left_in_objects_is_swept() {
 }
 
 #[test]
-fn a_read_only_directory_is_refused_with_what_to_do() {
+fn refuses_read_only_directory_with_hint() {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path().join("data");
     fs::create_dir(&root).unwrap();
@@ -296,7 +300,7 @@ fn a_read_only_directory_is_refused_with_what_to_do() {
 }
 
 #[test]
-fn a_directory_without_permission_is_refused_with_what_to_do() {
+fn refuses_forbidden_directory_with_hint() {
     if rustix::process::geteuid().is_root() {
         println!("SKIPPED: permissions do not hold root back");
         return;
@@ -308,7 +312,7 @@ fn a_directory_without_permission_is_refused_with_what_to_do() {
 }
 
 #[test]
-fn tmp_and_objects_on_two_file_systems_are_refused_with_both_names() {
+fn refuses_tmp_on_another_file_system() {
     for mounted in ["tmp", "objects"] {
         let directory = tempfile::tempdir().unwrap();
         drop(open(directory.path()));
@@ -324,7 +328,7 @@ fn tmp_and_objects_on_two_file_systems_are_refused_with_both_names() {
 }
 
 #[test]
-fn an_upload_into_a_directory_that_became_read_only_fails_and_leaves_nothing() {
+fn upload_into_read_only_directory_leaves_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path().join("data");
     let store = open(&root);
@@ -380,6 +384,5 @@ fn make_pipe(path: &Path) {
 }
 
 fn scrub(root: &Path) -> Vec<String> {
-    let damaged = verify(root).damaged.into_iter();
-    damaged.map(|damaged| damaged.name).collect()
+    verify(root).damaged.into_keys().collect()
 }

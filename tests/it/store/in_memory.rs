@@ -2,7 +2,6 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    future::ready,
     io,
     ops::Range,
     sync::Arc,
@@ -38,7 +37,7 @@ type Unfinished = (UnfinishedUpload, HashMap<u32, Bytes>);
 struct Claimed(InMemory, ObjectId, Unfinished);
 
 fn now<'a, T: Send + 'a>(value: T) -> BoxFuture<'a, T> {
-    Box::pin(ready(value))
+    Box::pin(std::future::ready(value))
 }
 fn ok<'a, T: Send + 'a>(value: T) -> StoreFuture<'a, T> {
     now(Ok(value))
@@ -192,9 +191,8 @@ impl Maintenance for InMemory {
         ok(())
     }
     fn verify(&self) -> StoreFuture<'_, Verified> {
-        let objects = self.0.lock().objects.len() as u64;
         ok(Verified {
-            objects,
+            objects: self.0.lock().objects.len() as u64,
             ..Verified::default()
         })
     }

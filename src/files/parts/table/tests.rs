@@ -172,7 +172,7 @@ fn a_completion_is_answered_again_for_a_while() {
     table.complete(id(1), owner("alice"), stored(), now);
     let answered = |table: &Table, user, after| {
         let now = now + Duration::from_secs(after);
-        table.completed(id(1), &owner(user), now).is_some()
+        table.completed.find(id(1), &owner(user), now).is_some()
     };
     assert!(answered(&table, "alice", 0) && answered(&table, "alice", 600));
     assert!(!answered(&table, "bob", 0) && !answered(&table, "alice", 601));
