@@ -14,7 +14,7 @@ use tracing::{debug, info};
 
 use super::{Config, ConnectionInfo};
 use crate::{
-    metrics::{ConnectionCut as Cut, Connections},
+    metrics::{ConnectionCut as Cut, Connections, Label},
     server::shutdown::Shutdown,
 };
 
@@ -79,16 +79,16 @@ impl Drop for UnansweredOne<'_> {
 }
 
 /// The work of a connection. If it is dropped because the shutdown grace period has passed, it is counted.
-pub(super) struct Counted<'w> {
+pub(super) struct Counted {
     // Declared first and so dropped first: it inspects the state of the work.
     pub(super) exit: ExitCount,
-    pub(super) work: Work<'w>,
+    pub(super) work: Work,
 }
 
 /// The work of a connection.
-pub(super) type Work<'w> = Pin<Box<dyn Future<Output = ()> + Send + 'w>>;
+pub(super) type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-impl Future for Counted<'_> {
+impl Future for Counted {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {

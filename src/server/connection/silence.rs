@@ -2,9 +2,9 @@
 
 use std::{future::poll_fn, time::Instant};
 
-use super::{Entry, HTTP2_PREFACE};
+use super::HTTP2_PREFACE;
 use crate::{
-    metrics::ConnectionCut,
+    metrics::{ConnectionCut, Connections},
     server::{deadlines::Watchdog, shutdown::Shutdown, socket::Socket},
 };
 
@@ -12,31 +12,36 @@ use crate::{
 ///
 /// A client that connects early or never sends costs its socket and this small state. hyper's state is created at the
 /// first byte and boxed, so that it is not part of the connection's future.
-pub(super) struct Silence {
+pub(super) struct Silence<'a> {
     idle_deadline: Instant,
+    counts: &'a Connections,
+    shutdown: &'a Shutdown,
     pub(super) watchdog: Watchdog,
     /// The first bytes. They are still to be read from the socket.
     pub(super) first: [u8; HTTP2_PREFACE.len()],
 }
 
-impl Silence {
-    pub(super) fn new(idle_deadline: Instant) -> Self {
+impl<'a> Silence<'a> {
+    pub(super) fn new(
+        idle_deadline: Instant,
+        counts: &'a Connections,
+        shutdown: &'a Shutdown,
+    ) -> Self {
         Self {
             idle_deadline,
+            counts,
+            shutdown,
             watchdog: Watchdog::new(idle_deadline),
             first: [0; HTTP2_PREFACE.len()],
         }
     }
 
     /// Waits for the first bytes and returns their number in `first`; `None` if the connection must be closed.
-    pub(super) async fn end(
-        &mut self,
-        socket: &Socket,
-        entry: &Entry,
-        shutdown: &Shutdown,
-    ) -> Option<usize> {
+    pub(super) async fn end(&mut self, socket: &Socket) -> Option<usize> {
         let Self {
             idle_deadline,
+            counts,
+            shutdown,
             watchdog,
             first,
         } = self;
@@ -51,12 +56,12 @@ impl Silence {
                     is_draining = true;
                     // The kernel may hold a request that the runtime has not reported yet. It is answered.
                     if !socket.queues().is_ok_and(|queues| queues.unread_bytes > 0) {
-                        entry.counts.cut(ConnectionCut::ExitIdle);
+                        counts.cut(ConnectionCut::ExitIdle);
                         return None;
                     }
                 }
                 () = poll_fn(|cx| watchdog.poll_passed(cx, Some(*idle_deadline))) => {
-                    entry.counts.cut(ConnectionCut::Idle);
+                    counts.cut(ConnectionCut::Idle);
                     return None;
                 }
             }
