@@ -389,7 +389,7 @@ impl<'p> Path<'p> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Action::*, *};
+    use super::*;
 
     fn found<'p>(method: &str, path: &'p str) -> Result<(Action, Params<'p>), Kind> {
         let method = Method::from_bytes(method.as_bytes()).unwrap();
