@@ -215,10 +215,8 @@ pub(super) async fn run<H: Handle>(
     let is_local = peer.is_none() && entry.proxies.is_none();
     // Only the monotonic time is used, which is the same for all clocks.
     let clock = Clock::system();
-    let deadline = clock.monotonic() + config.idle_timeout;
-    let mut silence = Silence::new(deadline, &entry.counts, &shutdown);
-    let admitted = admit(&mut socket, peer, &entry, &mut silence, &config).await;
-    let Some((peer, permit, spoke)) = admitted else {
+    let mut silence = Silence::new(&clock, &entry, &config, &shutdown);
+    let Some((peer, permit, spoke)) = admit(&mut socket, peer, &mut silence).await else {
         return;
     };
     let (watchdog, first) = (silence.watchdog, silence.first);
@@ -236,7 +234,6 @@ pub(super) async fn run<H: Handle>(
         loans: Arc::default(),
         client: permit.client().clone(),
     });
-    let exit = ExitCount::new(info.clone(), entry.counts.clone(), shutdown.clone());
     let session = Session {
         handler,
         info,
@@ -244,18 +241,19 @@ pub(super) async fn run<H: Handle>(
         counts: entry.counts.clone(),
         shutdown,
     };
-    let work = work(spoken, watchdog, session);
-    Counted { exit, work }.await;
+    work(spoken, watchdog, session).await;
 }
 
 /// Serves a connection in its protocols. Boxed one by one, so that [`run`]'s future is not as large as the largest of them.
-fn work<H: Handle>(spoken: Spoken, watchdog: Watchdog, session: Session<H>) -> Work {
-    match (spoken.over, spoken.is_http2) {
+fn work<H: Handle>(spoken: Spoken, watchdog: Watchdog, session: Session<H>) -> Counted {
+    let exit = ExitCount::new(&session);
+    let work: Work = match (spoken.over, spoken.is_http2) {
         (Over::Socket(socket), false) => Box::pin(http1::serve(socket, watchdog, session)),
         (Over::Socket(socket), true) => Box::pin(http2::serve(socket, watchdog, session)),
         (Over::Tls(stream), false) => Box::pin(http1::serve(*stream, watchdog, session)),
         (Over::Tls(stream), true) => Box::pin(http2::serve(*stream, watchdog, session)),
-    }
+    };
+    Counted { exit, work }
 }
 
 /// Reads the PROXY header, if the listener expects one, acquires the client's permit, and waits for the client's first
@@ -264,12 +262,11 @@ fn work<H: Handle>(spoken: Spoken, watchdog: Watchdog, session: Session<H>) -> W
 async fn admit(
     socket: &mut Socket,
     peer: Option<SocketAddr>,
-    entry: &Entry,
     silence: &mut Silence<'_>,
-    config: &Config,
 ) -> Option<(SocketAddr, Permit, usize)> {
+    let entry = silence.entry;
     let peer = match &entry.proxies {
-        Some(proxies) => Some(named(socket, peer, proxies, entry, silence, config).await?),
+        Some(proxies) => Some(named(socket, peer, proxies, silence).await?),
         None => peer,
     };
     // Acquired before the wait, because the client may open many connections and send nothing.
@@ -284,12 +281,11 @@ async fn named(
     socket: &mut Socket,
     peer: Option<SocketAddr>,
     proxies: &[IpNet],
-    entry: &Entry,
     silence: &mut Silence<'_>,
-    config: &Config,
 ) -> Option<SocketAddr> {
+    let counts = &silence.entry.counts;
     let refuse = |peer: SocketAddr, why: &str| {
-        entry.counts.refuse(ConnectionRefusal::Proxy);
+        counts.refuse(ConnectionRefusal::Proxy);
         debug!(%peer, why, "connection closed before HTTP");
     };
     // Refused before the wait for its header: the number of connections of such a peer is not limited here.
@@ -303,7 +299,7 @@ async fn named(
     let peer = peer.unwrap_or(UNNAMED);
     silence.end(socket).await?;
     let read = Box::pin(read_proxy_header(socket));
-    let read = tokio::time::timeout(config.header_timeout, read).await;
+    let read = tokio::time::timeout(silence.config.header_timeout, read).await;
     match read.unwrap_or_else(|_| Err("timeout".into())) {
         Ok(client) => Some(client.unwrap_or(peer)),
         Err(why) => {

@@ -158,13 +158,7 @@ pub(crate) async fn serve<H: Handle>(
 ) {
     let connections_max = connections_max(config.connections_max, raise_descriptors_max());
     let connection_config = Arc::new(config.connection);
-    let entry = Entry {
-        proxies: Some(config.proxies.into()),
-        tls,
-        clients,
-        counts: counts.clone(),
-    };
-    let mut doors = Doors::new(listeners, &entry);
+    let mut doors = Doors::new(listeners, &config.proxies, tls, clients, &counts);
     // The set both counts and owns the connections. Only this loop adds to it, so no semaphore is needed.
     let mut connections = JoinSet::new();
     let mut is_full = false;
@@ -181,7 +175,6 @@ pub(crate) async fn serve<H: Handle>(
             (socket, peer, entry) = doors.accept(), if connections.len() < connections_max => {
                 let (handler, config) = (handler.clone(), connection_config.clone());
                 connections.spawn(connection::run(socket, peer, entry, handler, config, shutdown.clone()));
-                counts.accepted.add(1);
                 if connections.len() >= connections_max && !is_full {
                     is_full = true;
                     warn!(connections_max, "connection limit reached; accepting no more until one closes");
@@ -193,7 +186,6 @@ pub(crate) async fn serve<H: Handle>(
     drop(doors);
     let grace_over = shutdown.grace_over(config.shutdown_grace, config.handover_grace);
     drain(connections, grace_over, &counts, &shutdown).await;
-    counts.open.set(0);
 }
 
 /// The listeners that can be served, and how their connections begin.
@@ -206,19 +198,27 @@ struct Doors {
 }
 
 impl Doors {
-    /// Connections begin as `all` says, as far as the endpoint of their listener says so.
-    fn new(listeners: Vec<Listener>, all: &Entry) -> Self {
-        let entry = |listener: Listener| {
+    /// The proxies are for the listeners that expect PROXY headers.
+    fn new(
+        listeners: Vec<Listener>,
+        proxies: &[IpNet],
+        tls: Option<Tls>,
+        clients: Arc<ClientLimiter>,
+        counts: &Arc<Connections>,
+    ) -> Self {
+        let proxies: Arc<[IpNet]> = proxies.into();
+        let door = |listener: Listener| {
             let endpoint = listener.endpoint();
             let entry = Entry {
-                proxies: all.proxies.clone().filter(|_| endpoint.is_proxied),
-                tls: all.tls.clone().filter(|_| endpoint.is_tls),
-                ..all.clone()
+                proxies: endpoint.is_proxied.then(|| proxies.clone()),
+                tls: tls.clone().filter(|_| endpoint.is_tls),
+                clients: clients.clone(),
+                counts: counts.clone(),
             };
             (endpoint.is_tls == entry.tls.is_some()).then_some((listener, Arc::new(entry)))
         };
         Self {
-            listeners: listeners.into_iter().filter_map(entry).collect(),
+            listeners: listeners.into_iter().filter_map(door).collect(),
             turn: 0,
             is_failing: false,
         }
@@ -227,14 +227,17 @@ impl Doors {
     /// Accepts the next connection of any listener.
     ///
     /// # Cancel safety
-    /// Dropping the future loses no connection.
+    /// Dropping the future loses no connection. It ends a pause after an error early.
     async fn accept(&mut self) -> (Socket, Option<SocketAddr>, Arc<Entry>) {
         loop {
             match poll_fn(|cx| self.poll_accept(cx)).await {
                 Ok((mut socket, peer, entry)) => {
                     self.is_failing = false;
                     match socket.prepare(peer) {
-                        Ok(()) => return (socket, peer, entry),
+                        Ok(()) => {
+                            entry.counts.accepted.add(1);
+                            return (socket, peer, entry);
+                        }
                         Err(error) => {
                             debug!(?peer, %error, "connection closed before it was served");
                         }
@@ -327,6 +330,7 @@ async fn drain(
         );
         connections.shutdown().await;
     }
+    counts.open.set(0);
 }
 
 /// Logs the connections that the shutdown has ended. After a handover, nobody scrapes this process's metrics, so this is

@@ -12,7 +12,7 @@ use std::{
 
 use tracing::{debug, info};
 
-use super::{Config, ConnectionInfo};
+use super::{Config, ConnectionInfo, Session};
 use crate::{
     metrics::{ConnectionCut as Cut, Connections, Label},
     server::shutdown::Shutdown,
@@ -106,15 +106,11 @@ pub(super) struct ExitCount {
 }
 
 impl ExitCount {
-    pub(super) fn new(
-        info: Arc<ConnectionInfo>,
-        counts: Arc<Connections>,
-        shutdown: Shutdown,
-    ) -> Self {
+    pub(super) fn new<H>(session: &Session<H>) -> Self {
         Self {
-            info,
-            counts,
-            shutdown,
+            info: session.info.clone(),
+            counts: session.counts.clone(),
+            shutdown: session.shutdown.clone(),
             is_finished: false,
         }
     }

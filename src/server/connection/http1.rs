@@ -27,6 +27,7 @@ use crate::{
     metrics::ConnectionCut as Cut,
     server::{
         deadlines::{Guard, HeadTimer, Progress, Step, Watchdog},
+        shutdown::Shutdown,
         transport::{Stream, Transport},
     },
 };
@@ -95,7 +96,7 @@ async fn speak<S: Stream, H: Handle>(
     watchdog: Watchdog,
     session: &Session<H>,
 ) -> (S, End) {
-    let (info, config, shutdown) = (&session.info, &session.config, &session.shutdown);
+    let (info, config) = (&session.info, &session.config);
     let progress = &info.progress;
     let on_read = |bytes: &[u8]| progress.received(bytes.len());
     let transport = Transport::new(stream, progress, &info.loans, on_read);
@@ -104,40 +105,28 @@ async fn speak<S: Stream, H: Handle>(
     let mut connection = builder(config, progress).serve_connection(transport, service);
     let (idle_timeout, stall_timeout) = (config.idle_timeout, config.write_stall_timeout);
     let mut guard = Guard::new(watchdog, progress, idle_timeout, stall_timeout);
-    let mut draining = pin!(shutdown.draining());
-    let mut is_waiting = false;
+    // Registers this task's waker, which does not change. Afterwards the flag is enough, and the connection does not take
+    // the lock of the shared list of waiters at each wake-up.
+    let mut draining = pin!(session.shutdown.draining());
+    poll_fn(|cx| Poll::Ready(draining.as_mut().poll(cx).is_ready())).await;
     let mut drain = Drain::default();
-    let outcome = poll_fn(|cx| {
-        // Polled once to register this task's waker, which does not change. Afterwards the flag is enough, and the
-        // connection does not take the lock of the shared list of waiters at each wake-up.
-        if !is_waiting {
-            is_waiting = true;
-            let _ = draining.as_mut().poll(cx);
-        }
+    let end = poll_fn(|cx| {
         loop {
             // Not `poll_without_shutdown`, which is ready when everything is buffered. This one is ready when everything
             // is written and the write side is shut down.
             if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
-                return Poll::Ready(result.map_err(End::Failed));
+                return Poll::Ready(result.map_or_else(End::Failed, |()| drain.end()));
             }
-            let step = match shutdown.is_draining() {
-                true => drain.step(info),
-                false => Step::Wait,
-            };
+            let step = drain.step(info, &session.shutdown);
             match step.or_else(|| guard.poll(cx, progress)) {
                 Step::Wait => return Poll::Pending,
                 Step::Ask => {}
                 Step::Close => Pin::new(&mut connection).graceful_shutdown(),
-                Step::Cut(why) => return Poll::Ready(Err(End::Cut(why))),
+                Step::Cut(why) => return Poll::Ready(End::Cut(why)),
             }
         }
     })
     .await;
-    let end = match outcome {
-        Ok(()) if drain == Drain::ClosedIdle => End::Drained,
-        Ok(()) => End::Done,
-        Err(end) => end,
-    };
     (connection.into_parts().io.into_inner(), end)
 }
 
@@ -201,10 +190,18 @@ enum Drain {
 }
 
 impl Drain {
+    /// How a connection has ended that hyper closed.
+    fn end(&self) -> End {
+        match self {
+            Self::ClosedIdle => End::Drained,
+            Self::Open | Self::Asked | Self::Closing => End::Done,
+        }
+    }
+
     /// Advances the state. Must be called after a poll of hyper.
-    fn step(&mut self, info: &ConnectionInfo) -> Step {
+    fn step(&mut self, info: &ConnectionInfo, shutdown: &Shutdown) -> Step {
         let progress = &info.progress;
-        if matches!(self, Self::Closing | Self::ClosedIdle) {
+        if !shutdown.is_draining() || matches!(self, Self::Closing | Self::ClosedIdle) {
             return Step::Wait;
         }
         let was_asked = std::mem::take(self) == Self::Asked;

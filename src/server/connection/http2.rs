@@ -25,7 +25,7 @@ use self::{
     answer::Answer,
     flow::Line,
     streams::{Requests, StreamExecutor, Streams},
-    table::{Allowance, TableBytes, Verdict},
+    table::{Allowance, Verdict},
 };
 use super::{
     Config, ConnectionInfo, Handle, Session,
@@ -127,31 +127,22 @@ async fn speak<S: Stream, H: Handle>(
     watchdog: Watchdog,
     session: &Session<H>,
 ) -> Result<hyper::Result<()>, Cut> {
-    let (info, shutdown) = (&session.info, &session.shutdown);
-    let client = &info.client;
+    let (info, client, shutdown) = (&session.info, &session.info.client, &session.shutdown);
     let _counted = client.take(Resource::Http2Connections, 1);
     let (windows, _window_permit) = Windows::of(client);
-    let table = TableBytes::default();
-    let mut frames = table.frames();
+    let clock = Clock::system();
+    let mut guard = Guard::new(watchdog, session, &clock);
+    let mut frames = guard.allowance.frames();
     let on_read = move |bytes: &[u8]| frames.read(bytes);
     let transport = Transport::new(stream, &info.progress, &info.loans, on_read);
-    let clock = Clock::system();
-    let streams = Streams::new(clock.clone(), session.config.write_stall_timeout);
-    let requests = streams.requests();
+    let requests = guard.streams.requests();
     let service = service_fn(|request| answer(&session.handler, info, &requests, request));
-    let mut connection = builder(streams.executor(), streams_max::<H>(client), windows)
-        .serve_connection(transport.give_back_to(slot), service);
-
-    let allowance = Allowance::new(client.clone(), table);
-    let mut guard = Guard::new(watchdog, streams, allowance, session, clock.monotonic());
+    let builder = builder(guard.streams.executor(), streams_max::<H>(client), windows);
+    let mut connection = builder.serve_connection(transport.give_back_to(slot), service);
+    // Registers this task's waker; afterwards the flag is enough.
     let mut triggered = pin!(shutdown.triggered());
-    let mut is_waiting = false;
+    poll_fn(|cx| Poll::Ready(triggered.as_mut().poll(cx).is_ready())).await;
     poll_fn(|cx| {
-        // Polled once to register this task's waker; afterwards the flag is enough.
-        if !is_waiting {
-            is_waiting = true;
-            let _ = triggered.as_mut().poll(cx);
-        }
         loop {
             let now = clock.monotonic();
             if shutdown.is_triggered() && guard.close(now) == Step::Close {
@@ -284,17 +275,13 @@ struct Guard<'a> {
 }
 
 impl<'a> Guard<'a> {
-    fn new<H>(
-        watchdog: Watchdog,
-        streams: Streams,
-        allowance: Allowance,
-        session: &'a Session<H>,
-        now: Instant,
-    ) -> Self {
+    fn new<H>(watchdog: Watchdog, session: &'a Session<H>, clock: &Clock) -> Self {
+        let now = clock.monotonic();
+        let stall_timeout = session.config.write_stall_timeout;
         Self {
             watchdog,
-            streams,
-            allowance,
+            streams: Streams::new(clock.clone(), stall_timeout),
+            allowance: Allowance::new(session.info.client.clone()),
             info: &session.info,
             config: &session.config,
             counts: &session.counts,
@@ -303,7 +290,7 @@ impl<'a> Guard<'a> {
             is_lagging: false,
             is_asked: false,
             looked_at: now,
-            stall: Stall::new(session.config.write_stall_timeout, now),
+            stall: Stall::new(stall_timeout, now),
         }
     }
 

@@ -2,10 +2,11 @@
 
 use std::{future::poll_fn, time::Instant};
 
-use super::HTTP2_PREFACE;
+use super::{Config, Entry, HTTP2_PREFACE};
 use crate::{
-    metrics::{ConnectionCut, Connections},
+    metrics::ConnectionCut,
     server::{deadlines::Watchdog, shutdown::Shutdown, socket::Socket},
+    time::Clock,
 };
 
 /// A connection whose client has sent nothing yet.
@@ -14,7 +15,8 @@ use crate::{
 /// first byte and boxed, so that it is not part of the connection's future.
 pub(super) struct Silence<'a> {
     idle_deadline: Instant,
-    counts: &'a Connections,
+    pub(super) entry: &'a Entry,
+    pub(super) config: &'a Config,
     shutdown: &'a Shutdown,
     pub(super) watchdog: Watchdog,
     /// The first bytes. They are still to be read from the socket.
@@ -23,13 +25,16 @@ pub(super) struct Silence<'a> {
 
 impl<'a> Silence<'a> {
     pub(super) fn new(
-        idle_deadline: Instant,
-        counts: &'a Connections,
+        clock: &Clock,
+        entry: &'a Entry,
+        config: &'a Config,
         shutdown: &'a Shutdown,
     ) -> Self {
+        let idle_deadline = clock.monotonic() + config.idle_timeout;
         Self {
             idle_deadline,
-            counts,
+            entry,
+            config,
             shutdown,
             watchdog: Watchdog::new(idle_deadline),
             first: [0; HTTP2_PREFACE.len()],
@@ -40,10 +45,11 @@ impl<'a> Silence<'a> {
     pub(super) async fn end(&mut self, socket: &Socket) -> Option<usize> {
         let Self {
             idle_deadline,
-            counts,
+            entry,
             shutdown,
             watchdog,
             first,
+            ..
         } = self;
         let mut is_draining = false;
         loop {
@@ -56,12 +62,12 @@ impl<'a> Silence<'a> {
                     is_draining = true;
                     // The kernel may hold a request that the runtime has not reported yet. It is answered.
                     if !socket.queues().is_ok_and(|queues| queues.unread_bytes > 0) {
-                        counts.cut(ConnectionCut::ExitIdle);
+                        entry.counts.cut(ConnectionCut::ExitIdle);
                         return None;
                     }
                 }
                 () = poll_fn(|cx| watchdog.poll_passed(cx, Some(*idle_deadline))) => {
-                    counts.cut(ConnectionCut::Idle);
+                    entry.counts.cut(ConnectionCut::Idle);
                     return None;
                 }
             }
