@@ -197,6 +197,9 @@ struct Doors {
     is_failing: bool,
 }
 
+/// A connection, its peer's address (a Unix socket has none), and how it begins.
+type Accepted = (Socket, Option<SocketAddr>, Arc<Entry>);
+
 impl Doors {
     /// The proxies are for the listeners that expect PROXY headers.
     fn new(
@@ -228,7 +231,7 @@ impl Doors {
     ///
     /// # Cancel safety
     /// Dropping the future loses no connection. It ends a pause after an error early.
-    async fn accept(&mut self) -> (Socket, Option<SocketAddr>, Arc<Entry>) {
+    async fn accept(&mut self) -> Accepted {
         loop {
             match poll_fn(|cx| self.poll_accept(cx)).await {
                 Ok((mut socket, peer, entry)) => {
@@ -259,10 +262,7 @@ impl Doors {
     }
 
     /// Each listener is polled first in turn, so that none starves the others.
-    fn poll_accept(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<(Socket, Option<SocketAddr>, Arc<Entry>)>> {
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Accepted>> {
         for step in 0..self.listeners.len() {
             let index = self.turn.wrapping_add(step) % self.listeners.len();
             let (listener, entry) = &self.listeners[index];
