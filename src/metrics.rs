@@ -14,7 +14,7 @@ mod writer;
 use std::{sync::Arc, time::Duration};
 
 use self::{
-    cells::{Sharded, label, zeros},
+    cells::{Gauge, Sharded, label},
     durations::Durations,
 };
 use crate::{
@@ -22,8 +22,9 @@ use crate::{
     time::Clock,
 };
 
+pub(crate) use self::cells::Label;
 pub use self::{
-    cells::{Counter, Gauge},
+    cells::Counter,
     families::CONTENT_TYPE,
     requests::{Answered, Refusal, Requests, RouteLabel},
 };
@@ -174,7 +175,7 @@ pub struct Connections {
     /// Connections accepted so far.
     pub accepted: Counter,
     /// Open connections.
-    pub open: Gauge,
+    pub(crate) open: Gauge,
     /// Connections closed before HTTP began.
     refused: [Counter; ConnectionRefusal::COUNT],
     /// Connections ended by the server although the client wanted to go on.
@@ -279,14 +280,8 @@ label! {
 }
 
 /// Cache lookups by result.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Lookups(Sharded<[Counter; Lookup::COUNT]>);
-
-impl Default for Lookups {
-    fn default() -> Self {
-        Self(Sharded::new(zeros))
-    }
-}
 
 impl Lookups {
     /// Counts one lookup.
@@ -343,14 +338,8 @@ label! {
 }
 
 /// Requested derivatives by kind and source.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Derivations(Sharded<[Counter; Derived::COUNT * Source::COUNT]>);
-
-impl Default for Derivations {
-    fn default() -> Self {
-        Self(Sharded::new(zeros))
-    }
-}
 
 impl Derivations {
     /// Counts a request for a derivative.

@@ -6,8 +6,6 @@
 //! Empty path segments are ignored, so doubled and trailing slashes change nothing. Segments are compared as sent: no
 //! name or id here needs percent-encoding, so none is decoded.
 
-use std::cmp::Reverse;
-
 use hyper::Method;
 
 use crate::{
@@ -15,25 +13,23 @@ use crate::{
     limit::RateClass,
     metrics::RouteLabel,
 };
+use Action::*;
 
 /// One row of the table.
 #[derive(Debug)]
-pub struct Route {
+struct Route {
     /// The methods of this row. A path may have several rows.
-    pub methods: &'static [Method],
-    /// The path pattern: `{name}` stands for any segment, `*` for any path.
-    pub path: &'static str,
+    methods: &'static [Method],
+    /// The path: `{name}` stands for any segment.
+    pattern: Pattern,
     /// The action to run.
-    pub action: Action,
+    action: Action,
     /// The rate limit that the call counts against; `None`: exempt.
-    pub rate_class: Option<RateClass>,
+    rate_class: Option<RateClass>,
     /// The `route` label of metrics and access log.
-    pub label: &'static str,
-    /// The format of errors on this path.
-    pub error_format: ErrorFormat,
+    label: &'static str,
     /// The label of a download that asks for a derivative. Such a request counts as [`RateClass::Thumbnail`].
     derivative_label: Option<RouteLabel>,
-    pattern: Pattern,
 }
 
 /// What a call does.
@@ -71,46 +67,45 @@ pub enum ErrorFormat {
 }
 
 const GET: &[Method] = &[Method::GET];
-const GET_HEAD: &[Method] = &[Method::GET, Method::HEAD];
+const READ: &[Method] = &[Method::GET, Method::HEAD];
 const POST: &[Method] = &[Method::POST];
 const PUT: &[Method] = &[Method::PUT];
 const DELETE: &[Method] = &[Method::DELETE];
 const OPTIONS: &[Method] = &[Method::OPTIONS];
 
-/// All routes. The search is linear, so the calls that come most often are first in their group.
+const DOWNLOAD: Option<RateClass> = Some(RateClass::Download);
+const UPLOAD: Option<RateClass> = Some(RateClass::Upload);
+const OTHER: Option<RateClass> = Some(RateClass::Other);
+const EXEMPT: Option<RateClass> = None;
+
+/// All routes: methods, path, action, rate class, label. The search is linear, so the calls that come most often are
+/// first in their group.
 #[rustfmt::skip]
-pub static ROUTES: [Route; 17] = {
-    use Action::*;
-    use ErrorFormat::{Easemob, Lanying, Oss};
-    use RateClass::{Download, Other, Upload};
-    [
-        //  methods  path                               action     label
-        server(OPTIONS,  ANY_PATH,                      Preflight, "preflight"),
-        server(GET_HEAD, "/healthz",                    Health,    "health"),
+static ROUTES: [Route; 17] = [
+    on(OPTIONS, ANY_PATH,   Preflight, EXEMPT, "preflight"),
+    on(READ,    "/healthz", Health,    EXEMPT, "health"),
 
-        //  methods  path                                                rate class  label                         errors
-        api(GET_HEAD, "/{org}/{app}/chatfiles/{id}",                      EasemobDownload,          Download, "easemob_download",            Easemob)
-            .or_derivative(EASEMOB_DERIVATIVE),
-        api(POST,    "/{org}/{app}/chatfiles",                            EasemobUpload,            Upload,   "easemob_upload",              Easemob),
-        api(POST,     "/{org}/{app}/token",                                EasemobToken,             Other,    "easemob_token",               Easemob),
-        api(POST,     "/{org}/{app}/sdk/chatfiles/part-upload",            EasemobBeginParts,        Upload,   "easemob_parts_begin",         Easemob),
-        api(PUT,      "/{org}/{app}/sdk/chatfiles/part-upload/{id}",       EasemobPutPart,           Upload,   "easemob_parts_put",           Easemob),
-        api(POST,     "/{org}/{app}/sdk/chatfiles/part-upload/{id}",       EasemobCompleteParts,     Upload,   "easemob_parts_complete",      Easemob),
-        api(DELETE,   "/{org}/{app}/sdk/chatfiles/part-upload/{id}",       EasemobAbortParts,        Other,    "easemob_parts_abort",         Easemob),
-        api(GET,      "/{org}/{app}/sdk/chatfiles/part-upload/{id}/parts", EasemobListParts,         Other,    "easemob_parts_list",          Easemob),
+    on(READ,   "/{org}/{app}/chatfiles/{id}",                 EasemobDownload,      DOWNLOAD, "easemob_download")
+        .or_derivative(EASEMOB_DERIVATIVE),
+    on(POST,   "/{org}/{app}/chatfiles",                      EasemobUpload,        UPLOAD,   "easemob_upload"),
+    on(POST,   "/{org}/{app}/token",                          EasemobToken,         OTHER,    "easemob_token"),
+    on(POST,   "/{org}/{app}/sdk/chatfiles/part-upload",      EasemobBeginParts,    UPLOAD,   "easemob_parts_begin"),
+    on(PUT,    "/{org}/{app}/sdk/chatfiles/part-upload/{id}", EasemobPutPart,       UPLOAD,   "easemob_parts_put"),
+    on(POST,   "/{org}/{app}/sdk/chatfiles/part-upload/{id}", EasemobCompleteParts, UPLOAD,   "easemob_parts_complete"),
+    on(DELETE, "/{org}/{app}/sdk/chatfiles/part-upload/{id}", EasemobAbortParts,    OTHER,    "easemob_parts_abort"),
+    on(GET,    "/{org}/{app}/sdk/chatfiles/part-upload/{id}/parts", EasemobListParts, OTHER, "easemob_parts_list"),
 
-        api(GET_HEAD, "/file/download/chat",                               LanyingDownloadChat,      Download, "lanying_download_chat",       Lanying)
-            .or_derivative(LANYING_DERIVATIVE),
-        api(GET_HEAD, "/file/download/avatar",                             LanyingDownloadAvatar,    Download, "lanying_download_avatar",     Lanying)
-            .or_derivative(LANYING_DERIVATIVE),
-        api(GET,      "/file/upload/avatar/user",                          LanyingUserAvatarTicket,  Other,    "lanying_upload_user_avatar",  Lanying),
-        api(GET,      "/file/upload/avatar/group",                         LanyingGroupAvatarTicket, Other,    "lanying_upload_group_avatar", Lanying),
-        api(GET,      "/file/upload/chat",                                 LanyingChatTicket,        Other,    "lanying_upload_chat",         Lanying),
-        api(GET,      "/file/upload/forward",                              LanyingForward,           Other,    "lanying_forward",             Lanying),
-        // The form that an upload ticket leads to.
-        api(POST,     "/file/oss/{app_id}",                                LanyingPostForm,          Upload,   "lanying_form",                Oss),
-    ]
-};
+    on(READ,   "/file/download/chat",       LanyingDownloadChat,      DOWNLOAD, "lanying_download_chat")
+        .or_derivative(LANYING_DERIVATIVE),
+    on(READ,   "/file/download/avatar",     LanyingDownloadAvatar,    DOWNLOAD, "lanying_download_avatar")
+        .or_derivative(LANYING_DERIVATIVE),
+    on(GET,    "/file/upload/avatar/user",  LanyingUserAvatarTicket,  OTHER,    "lanying_upload_user_avatar"),
+    on(GET,    "/file/upload/avatar/group", LanyingGroupAvatarTicket, OTHER,    "lanying_upload_group_avatar"),
+    on(GET,    "/file/upload/chat",         LanyingChatTicket,        OTHER,    "lanying_upload_chat"),
+    on(GET,    "/file/upload/forward",      LanyingForward,           OTHER,    "lanying_forward"),
+    // The form that an upload ticket leads to.
+    on(POST,   "/file/oss/{app_id}",        LanyingPostForm,          UPLOAD,   "lanying_form"),
+];
 
 /// The path of the preflight row, which stands for any path. [`find`] does not compare it.
 const ANY_PATH: &str = "*";
@@ -206,14 +201,14 @@ pub fn allow(path: &str) -> String {
     names.join(", ")
 }
 
-/// The format of errors on a path, whether or not there is such a path: that of the row which shares the most leading
-/// segments with it, and of several such rows the first.
+/// The format of errors on a path, whether or not it has a route.
 pub fn error_format(path: &str) -> ErrorFormat {
     let path = Path::split(path);
-    let nearest = ROUTES
-        .iter()
-        .min_by_key(|route| Reverse(route.pattern.shared_segments(&path)));
-    nearest.map_or(ErrorFormat::Easemob, |route| route.error_format)
+    match path.segments[1] {
+        _ if !path.is_reserved => ErrorFormat::Easemob,
+        "oss" => ErrorFormat::Oss,
+        _ => ErrorFormat::Lanying,
+    }
 }
 
 impl<'p> Match<'p> {
@@ -245,44 +240,27 @@ impl<'p> Match<'p> {
     }
 }
 
+const fn on(
+    methods: &'static [Method],
+    path: &'static str,
+    action: Action,
+    rate_class: Option<RateClass>,
+    label: &'static str,
+) -> Route {
+    Route {
+        methods,
+        pattern: Pattern::parse(path),
+        action,
+        rate_class,
+        label,
+        derivative_label: None,
+    }
+}
+
 impl Route {
     const fn or_derivative(mut self, label: RouteLabel) -> Self {
         self.derivative_label = Some(label);
         self
-    }
-}
-
-const fn server(
-    methods: &'static [Method],
-    path: &'static str,
-    action: Action,
-    label: &'static str,
-) -> Route {
-    let error_format = ErrorFormat::Easemob;
-    Route {
-        methods,
-        path,
-        action,
-        rate_class: None,
-        label,
-        error_format,
-        derivative_label: None,
-        pattern: Pattern::parse(path),
-    }
-}
-
-const fn api(
-    methods: &'static [Method],
-    path: &'static str,
-    action: Action,
-    rate_class: RateClass,
-    label: &'static str,
-    error_format: ErrorFormat,
-) -> Route {
-    Route {
-        rate_class: Some(rate_class),
-        error_format,
-        ..server(methods, path, action, label)
     }
 }
 
@@ -357,17 +335,6 @@ impl Pattern {
         params
     }
 
-    /// How many leading segments a path has in common with this pattern.
-    fn shared_segments(&self, path: &Path<'_>) -> usize {
-        if self.is_reserved != path.is_reserved {
-            return 0;
-        }
-        let pairs = self.pairs(path);
-        pairs
-            .take_while(|(pattern, segment)| pattern.matches(segment))
-            .count()
-    }
-
     fn pairs<'p>(&self, path: &Path<'p>) -> impl Iterator<Item = (&Segment, &'p str)> {
         let segments = path.segments.iter().copied().take(path.count);
         self.segments.iter().take(self.count).zip(segments)
@@ -422,7 +389,7 @@ impl<'p> Path<'p> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Action::*, *};
+    use super::*;
 
     fn found<'p>(method: &str, path: &'p str) -> Result<(Action, Params<'p>), Kind> {
         let method = Method::from_bytes(method.as_bytes()).unwrap();

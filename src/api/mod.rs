@@ -63,10 +63,10 @@ pub struct Api {
 pub struct Config {
     /// `server.public_url`: scheme and host as clients see them; by default from the request's `Host`.
     #[serde(skip)]
-    pub public_url: Option<BaseUrl>,
+    pub(crate) public_url: Option<BaseUrl>,
     /// Base of signed URLs; by default this server.
     #[serde(rename = "url")]
-    pub cdn_url: Option<BaseUrl>,
+    pub(crate) cdn_url: Option<BaseUrl>,
     /// Lifetime of signed URLs in seconds.
     #[serde(
         rename = "url_ttl_seconds",
@@ -91,7 +91,7 @@ impl Default for Config {
 
 /// Scheme and host of URLs, without a trailing slash, so that paths can be appended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BaseUrl(String);
+pub(crate) struct BaseUrl(String);
 
 impl fmt::Display for BaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

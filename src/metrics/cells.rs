@@ -22,36 +22,31 @@ impl Counter {
     }
 }
 
-/// Counters that are zero.
-pub(super) const fn zeros<const N: usize>() -> [Counter; N] {
-    [const { Counter(AtomicU64::new(0)) }; N]
-}
-
 /// A number of things that exist at the moment.
 #[derive(Debug, Default)]
-pub struct Gauge(AtomicU64);
+pub(crate) struct Gauge(AtomicU64);
 
 impl Gauge {
     /// Adds one until the guard is dropped.
-    pub fn enter(&self) -> Entered<'_> {
+    pub(crate) fn enter(&self) -> Entered<'_> {
         self.0.fetch_add(1, Ordering::Relaxed);
         Entered(self)
     }
 
     /// Sets the value. For gauges with a single writer.
-    pub fn set(&self, number: usize) {
+    pub(crate) fn set(&self, number: usize) {
         self.0.store(number as u64, Ordering::Relaxed);
     }
 
     /// The current value.
-    pub fn get(&self) -> u64 {
+    pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
 /// Guard of [`Gauge::enter`].
 #[derive(Debug)]
-pub struct Entered<'a>(&'a Gauge);
+pub(crate) struct Entered<'a>(&'a Gauge);
 
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
@@ -74,6 +69,12 @@ pub(super) struct Sharded<T> {
 #[derive(Debug)]
 #[repr(align(128))]
 struct Apart<T>(T);
+
+impl<T: Default> Default for Sharded<T> {
+    fn default() -> Self {
+        Self::new(T::default)
+    }
+}
 
 impl<T> Sharded<T> {
     pub(super) fn new(zero: impl Fn() -> T) -> Self {
@@ -117,7 +118,16 @@ fn thread_number() -> usize {
     number
 }
 
-/// Defines the closed set of a label's values: an enum, the list of its variants, and their texts.
+/// A closed set of label values, defined by `label!`.
+pub(crate) trait Label: Copy + 'static {
+    /// All values in the order of their indices.
+    const ALL: &'static [Self];
+
+    /// The label's text.
+    fn name(self) -> &'static str;
+}
+
+/// Defines a [`Label`]: an enum, the list of its variants, and their texts.
 macro_rules! label {
     (
         $(#[$about:meta])*
@@ -132,21 +142,22 @@ macro_rules! label {
         }
 
         impl $name {
-            /// All variants in the order of their indices.
-            pub const ALL: &'static [Self] = &[$(Self::$member),+];
             /// The number of variants.
-            pub const COUNT: usize = Self::ALL.len();
+            pub(crate) const COUNT: usize = <Self as $crate::metrics::Label>::ALL.len();
 
-            /// The label's text.
-            pub const fn name(self) -> &'static str {
+            /// The index in an array of [`Self::COUNT`] elements.
+            pub(crate) const fn index(self) -> usize {
+                self as usize
+            }
+        }
+
+        impl $crate::metrics::Label for $name {
+            const ALL: &'static [Self] = &[$(Self::$member),+];
+
+            fn name(self) -> &'static str {
                 match self {
                     $(Self::$member => $text,)+
                 }
-            }
-
-            /// The index in an array of [`Self::COUNT`] elements.
-            pub const fn index(self) -> usize {
-                self as usize
             }
         }
     };

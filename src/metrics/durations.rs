@@ -2,58 +2,32 @@
 
 use std::time::Duration;
 
-use super::cells::{Counter, zeros};
+use super::cells::Counter;
 
 /// Upper bounds of the buckets, inclusive; a last bucket has no bound. The range goes from a small download that is in
 /// memory to the longest time that a client waits.
 pub(super) const BOUNDS: [Duration; 20] = {
-    const fn us(microseconds: u64) -> Duration {
-        Duration::from_micros(microseconds)
+    const MICROSECONDS: [u64; 20] = [
+        10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 25_000, 50_000, 100_000, 250_000,
+        500_000, 1_000_000, 2_500_000, 5_000_000, 10_000_000, 30_000_000,
+    ];
+    let mut bounds = [Duration::ZERO; 20];
+    let mut at = 0;
+    while at < bounds.len() {
+        bounds[at] = Duration::from_micros(MICROSECONDS[at]);
+        at += 1;
     }
-    const fn ms(milliseconds: u64) -> Duration {
-        Duration::from_millis(milliseconds)
-    }
-    [
-        us(10),
-        us(25),
-        us(50),
-        us(100),
-        us(250),
-        us(500),
-        ms(1),
-        us(2500),
-        ms(5),
-        ms(10),
-        ms(25),
-        ms(50),
-        ms(100),
-        ms(250),
-        ms(500),
-        ms(1000),
-        ms(2500),
-        ms(5000),
-        ms(10_000),
-        ms(30_000),
-    ]
+    bounds
 };
 
 const BUCKETS: usize = BOUNDS.len() + 1;
 
 /// Durations by bucket, and their sum. The number of durations is the sum of the buckets.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Durations {
     /// In nanoseconds. Overflows after 584 years.
     sum_ns: Counter,
     buckets: [Counter; BUCKETS],
-}
-
-impl Default for Durations {
-    fn default() -> Self {
-        Self {
-            sum_ns: Counter::default(),
-            buckets: zeros(),
-        }
-    }
 }
 
 impl Durations {

@@ -9,11 +9,11 @@ use prometheus_client::{
 };
 
 use super::{
-    ConnectionCut, ConnectionRefusal, Derivations, Derived, Levels, Login, Lookup, MemoryLevels,
-    Metrics, ShareRefusal, Source, Synced,
+    Derivations, Derived, Label, Levels, MemoryLevels, Metrics, PoolLevels, ShareRefusal, Source,
+    Synced,
     durations::Distribution,
     requests::RouteNumbers,
-    writer::{Families, Label},
+    writer::{Families, Pair},
 };
 
 /// The media type of the text that [`Metrics::render`] returns.
@@ -42,325 +42,230 @@ struct Scrape {
 
 impl Collector for Scrape {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let mut families = Families::new(encoder);
-        families.build()?;
-        self.requests(&mut families)?;
-        self.connections(&mut families)?;
-        self.client_memory(&mut families)?;
-        self.files(&mut families)?;
-        self.store(&mut families)?;
-        self.log(&mut families)
+        let mut out = Families::new(encoder);
+        out.build()?;
+        self.requests(&mut out)?;
+        self.connections(&mut out)?;
+        self.client_memory(&mut out)?;
+        self.files(&mut out)?;
+        self.store(&mut out)?;
+        self.log(&mut out)
     }
 }
 
 impl Scrape {
-    fn requests(&self, families: &mut Families<'_>) -> fmt::Result {
+    fn requests(&self, out: &mut Families<'_>) -> fmt::Result {
         let routes = self.metrics.requests.read();
         let by_route = |number: fn(&RouteNumbers) -> u64| {
-            let sample = move |route: &RouteNumbers| ([route.label()], number(route));
+            let sample = move |route: &RouteNumbers| ([("route", route.route)], number(route));
             routes.iter().map(sample)
         };
         let by_status = routes.iter().flat_map(|route| {
-            let sample = |(status, count): &(&'static str, u64)| {
-                ([route.label(), ("status", *status)], *count)
-            };
-            route.statuses.iter().map(sample)
+            let statuses = route.statuses.iter();
+            statuses.map(|(status, count)| ([("route", route.route), ("status", status)], *count))
         });
-        families.counter("http_requests", "Requests answered.", by_status)?;
-        families.histogram(
-            "http_request_duration_seconds",
+        let durations = routes.iter();
+        let durations = durations.map(|route| ([("route", route.route)], &route.durations));
+        out.help("Requests answered.")
+            .counter("http_requests", by_status)?;
+        out.help(
             "Time from a request's head to the head of its response, without sending the body.",
-            routes
-                .iter()
-                .map(|route| ([route.label()], &route.durations)),
-        )?;
-        families.counter(
-            "http_request_body_bytes",
-            "Bytes of request bodies that were read.",
-            by_route(|route| route.received_bytes),
-        )?;
-        families.counter(
-            "http_response_body_bytes",
-            "Bytes of response bodies, as planned when the response began.",
-            by_route(|route| route.sent_bytes),
-        )?;
-        families.counter(
-            "limiter_refusals",
-            "Requests refused by the rate limit of their client.",
-            by_route(|route| route.refused),
-        )?;
-        families.counter(
-            "upload_quota_refusals",
-            "Uploads refused by a daily quota.",
-            by_route(|route| route.over_quota),
-        )?;
-        self.clients(families)?;
-        self.uploads(families)
-    }
-
-    fn clients(&self, families: &mut Families<'_>) -> fmt::Result {
-        families.level(
-            "limiter_addresses",
-            "Client addresses in the rate limiter's table.",
-            self.levels.limiter_addresses as u64,
-        )?;
-        families.counter(
-            "logins",
-            "Logins by password or client secret, by result.",
-            Login::ALL
-                .iter()
-                .map(|&login| ([("result", login.name())], self.metrics.logins.get(login))),
         )
+        .histogram("http_request_duration_seconds", durations)?;
+        out.help("Bytes of request bodies that were read.")
+            .counter(
+                "http_request_body_bytes",
+                by_route(|route| route.received_bytes),
+            )?;
+        out.help("Bytes of response bodies, as planned when the response began.")
+            .counter(
+                "http_response_body_bytes",
+                by_route(|route| route.sent_bytes),
+            )?;
+        out.help("Requests refused by the rate limit of their client.")
+            .counter("limiter_refusals", by_route(|route| route.refused))?;
+        out.help("Uploads refused by a daily quota.")
+            .counter("upload_quota_refusals", by_route(|route| route.over_quota))?;
+        self.clients(out)?;
+        self.uploads(out)
     }
 
-    fn uploads(&self, families: &mut Families<'_>) -> fmt::Result {
+    fn clients(&self, out: &mut Families<'_>) -> fmt::Result {
+        let logins = &self.metrics.logins;
+        out.help("Client addresses in the rate limiter's table.")
+            .level("limiter_addresses", self.levels.limiter_addresses as u64)?;
+        out.help("Logins by password or client secret, by result.")
+            .counter("logins", by("result", |login| logins.get(login)))
+    }
+
+    fn uploads(&self, out: &mut Families<'_>) -> fmt::Result {
         let levels = &self.levels.uploads;
-        families.level(
-            "uploads_in_flight",
-            "Unanswered requests that bring a file or a part of one.",
-            self.metrics.requests.uploads.get(),
-        )?;
-        families.level(
-            "upload_bytes_in_flight",
-            "Bytes announced by the uploads in flight.",
-            levels.in_flight_bytes,
-        )?;
-        families.level(
-            "upload_bytes_in_flight_max",
+        out.help("Unanswered requests that bring a file or a part of one.")
+            .level("uploads_in_flight", self.metrics.requests.uploads.get())?;
+        out.help("Bytes announced by the uploads in flight.")
+            .level("upload_bytes_in_flight", levels.in_flight_bytes)?;
+        out.help(
             "Upper limit of the bytes announced by uploads in flight; more uploads are refused.",
-            levels.in_flight_bytes_max,
-        )?;
-        families.counter(
-            "upload_budget_refusals",
-            "Uploads refused because the uploads in flight had announced too many bytes.",
-            [([], levels.refusals)],
-        )?;
-        families.counter(
-            "upload_share_refusals",
-            "Uploads refused because their tenant or client had used up its share of the bytes in flight.",
-            [
-                ([("of", "tenant")], levels.tenant_refusals),
-                ([("of", "client")], levels.client_refusals),
-            ],
         )
+        .level("upload_bytes_in_flight_max", levels.in_flight_bytes_max)?;
+        out.help("Uploads refused because the uploads in flight had announced too many bytes.")
+            .total("upload_budget_refusals", levels.refusals)?;
+        let of_share = [
+            ([("of", "tenant")], levels.tenant_refusals),
+            ([("of", "client")], levels.client_refusals),
+        ];
+        out.help("Uploads refused because their tenant or client had used up its share of the bytes in flight.")
+            .counter("upload_share_refusals", of_share)
     }
 
-    fn client_memory(&self, families: &mut Families<'_>) -> fmt::Result {
+    fn client_memory(&self, out: &mut Families<'_>) -> fmt::Result {
         let of_each = |number: fn(&MemoryLevels) -> u64| {
             let levels = self.levels.client_memory.iter();
             levels.map(move |levels| ([("of", levels.of)], number(levels)))
         };
-        families.gauge(
-            "client_memory_bytes",
-            "Memory held by connected clients.",
-            of_each(|levels| levels.held_bytes),
-        )?;
-        families.gauge(
-            "client_memory_bytes_max",
-            "Upper limit of the memory held by connected clients.",
-            of_each(|levels| levels.held_bytes_max),
-        )?;
-        families.counter(
-            "client_memory_refusals",
+        out.help("Memory held by connected clients.")
+            .gauge("client_memory_bytes", of_each(|levels| levels.held_bytes))?;
+        out.help("Upper limit of the memory held by connected clients.")
+            .gauge(
+                "client_memory_bytes_max",
+                of_each(|levels| levels.held_bytes_max),
+            )?;
+        out.help(
             "Requests for memory that were refused, because of the client's share or the total.",
-            of_each(|levels| levels.refusals),
         )
+        .counter("client_memory_refusals", of_each(|levels| levels.refusals))
     }
 
-    fn connections(&self, families: &mut Families<'_>) -> fmt::Result {
+    fn connections(&self, out: &mut Families<'_>) -> fmt::Result {
         let connections = &self.metrics.connections;
-        families.counter(
-            "connections_accepted",
-            "Connections accepted by the public listener.",
-            [([], connections.accepted.get())],
-        )?;
-        families.counter(
-            "connections_refused",
-            "Connections closed before HTTP began, by reason.",
-            ConnectionRefusal::ALL
-                .iter()
-                .map(|&why| ([("reason", why.name())], connections.refused(why))),
-        )?;
-        families.counter(
-            "connections_cut",
-            "HTTP connections ended by the server, by reason.",
-            ConnectionCut::ALL
-                .iter()
-                .map(|&why| ([("reason", why.name())], connections.cuts(why))),
-        )?;
-        families.counter(
-            "http2_streams_stalled",
-            "HTTP/2 streams reset because the client did not read the response.",
-            [([], connections.streams_stalled.get())],
-        )?;
-        families.level(
-            "connections_open",
-            "Open connections of the public listener.",
-            connections.open.get(),
-        )?;
-        families.gauge(
-            "certificate_expiry_timestamp_seconds",
-            "Expiry of the first certificate to expire; absent without certificates.",
-            self.levels.certificates_end_secs.map(|end| ([], end)),
-        )
+        let certificates_end = self.levels.certificates_end_secs.map(|end| ([], end));
+        out.help("Connections accepted by the public listener.")
+            .total("connections_accepted", connections.accepted.get())?;
+        out.help("Connections closed before HTTP began, by reason.")
+            .counter(
+                "connections_refused",
+                by("reason", |why| connections.refused(why)),
+            )?;
+        out.help("HTTP connections ended by the server, by reason.")
+            .counter("connections_cut", by("reason", |why| connections.cuts(why)))?;
+        out.help("HTTP/2 streams reset because the client did not read the response.")
+            .total("http2_streams_stalled", connections.streams_stalled.get())?;
+        out.help("Open connections of the public listener.")
+            .level("connections_open", connections.open.get())?;
+        out.help("Expiry of the first certificate to expire; absent without certificates.")
+            .gauge("certificate_expiry_timestamp_seconds", certificates_end)
     }
 
-    fn files(&self, families: &mut Families<'_>) -> fmt::Result {
+    fn files(&self, out: &mut Families<'_>) -> fmt::Result {
         let (levels, lookups) = (&self.levels.files, &self.metrics.open_objects);
-        families.counter(
-            "open_object_lookups",
-            "Lookups in the cache of open objects, by result.",
-            Lookup::ALL
-                .iter()
-                .map(|&lookup| ([("result", lookup.name())], lookups.get(lookup))),
-        )?;
-        families.level(
-            "open_objects",
-            "Open objects in the cache.",
-            levels.open_objects as u64,
-        )?;
-        self.parts(families)?;
-        families.counter(
-            "derivative_lookups",
-            "Requested derivatives, by kind and source.",
-            derivatives(&self.metrics.derivatives),
-        )?;
-        families.level(
-            "derivative_cache_bytes",
-            "Bytes of derivatives in memory.",
-            levels.derived_bytes,
-        )?;
-        self.pools(families)
+        out.help("Lookups in the cache of open objects, by result.")
+            .counter(
+                "open_object_lookups",
+                by("result", |lookup| lookups.get(lookup)),
+            )?;
+        out.help("Open objects in the cache.")
+            .level("open_objects", levels.open_objects as u64)?;
+        self.parts(out)?;
+        out.help("Requested derivatives, by kind and source.")
+            .counter("derivative_lookups", derivatives(&self.metrics.derivatives))?;
+        out.help("Bytes of derivatives in memory.")
+            .level("derivative_cache_bytes", levels.derived_bytes)?;
+        self.pools(out)
     }
 
-    fn pools(&self, families: &mut Families<'_>) -> fmt::Result {
+    fn pools(&self, out: &mut Families<'_>) -> fmt::Result {
         let levels = &self.levels.files;
         let pools = [("picture", &levels.pictures), ("ffmpeg", &levels.ffmpeg)];
-        families.gauge(
-            "decode_queue_length",
-            "Jobs that wait for a decoder.",
-            pools.map(|(name, pool)| ([("pool", name)], pool.waiting as u64)),
-        )?;
-        families.gauge(
-            "decode_places_busy",
-            "Busy decoders.",
-            pools.map(|(name, pool)| ([("pool", name)], pool.busy as u64)),
-        )?;
-        families.gauge(
-            "decode_places",
-            "All decoders.",
-            pools.map(|(name, pool)| ([("pool", name)], pool.places as u64)),
-        )?;
-        families.counter(
-            "decode_refusals",
-            "Jobs that were refused a decoder, by reason.",
-            pools.into_iter().flat_map(|(name, pool)| {
-                let sample = |reason, count| ([("pool", name), ("reason", reason)], count);
-                [
-                    sample("queue_full", pool.refused_full),
-                    sample("timed_out", pool.refused_late),
-                ]
-            }),
-        )
+        let of_each = |number: fn(&PoolLevels) -> usize| {
+            pools.map(|(name, pool)| ([("pool", name)], number(pool) as u64))
+        };
+        let refusals = pools.map(|(name, pool)| {
+            let sample = |reason, count| ([("pool", name), ("reason", reason)], count);
+            [
+                sample("queue_full", pool.refused_full),
+                sample("timed_out", pool.refused_late),
+            ]
+        });
+        out.help("Jobs that wait for a decoder.")
+            .gauge("decode_queue_length", of_each(|pool| pool.waiting))?;
+        out.help("Busy decoders.")
+            .gauge("decode_places_busy", of_each(|pool| pool.busy))?;
+        out.help("All decoders.")
+            .gauge("decode_places", of_each(|pool| pool.places))?;
+        out.help("Jobs that were refused a decoder, by reason.")
+            .counter("decode_refusals", refusals.into_iter().flatten())
     }
 
-    fn parts(&self, families: &mut Families<'_>) -> fmt::Result {
+    fn parts(&self, out: &mut Families<'_>) -> fmt::Result {
         let levels = &self.levels.files.parts;
-        families.level(
-            "part_uploads",
-            "Unfinished uploads in parts.",
-            levels.uploads,
-        )?;
-        families.level(
-            "part_uploads_max",
-            "Upper limit of unfinished uploads in parts; a tenant may have half of what the others leave.",
-            levels.uploads_max,
-        )?;
-        families.level(
-            "part_upload_bytes",
-            "Bytes of parts of unfinished uploads, including parts that are being received.",
-            levels.bytes,
-        )?;
-        families.counter(
-            "part_uploads_replaced",
-            "Idle uploads in parts that were replaced by a new upload of the same user.",
-            [([], levels.replaced)],
-        )?;
-        families.counter(
-            "part_upload_refusals",
-            "Requests of uploads in parts that were refused, by the share that was used up.",
-            ShareRefusal::ALL
-                .iter()
-                .map(|&whose| ([("share", whose.name())], levels.refusals[whose.index()])),
-        )
+        let refusals = by("share", |whose: ShareRefusal| {
+            levels.refusals[whose.index()]
+        });
+        out.help("Unfinished uploads in parts.")
+            .level("part_uploads", levels.uploads)?;
+        out.help("Upper limit of unfinished uploads in parts; a tenant may have half of what the others leave.")
+            .level("part_uploads_max", levels.uploads_max)?;
+        out.help("Bytes of parts of unfinished uploads, including parts that are being received.")
+            .level("part_upload_bytes", levels.bytes)?;
+        out.help("Idle uploads in parts that were replaced by a new upload of the same user.")
+            .total("part_uploads_replaced", levels.replaced)?;
+        out.help("Requests of uploads in parts that were refused, by the share that was used up.")
+            .counter("part_upload_refusals", refusals)
     }
 
-    fn store(&self, families: &mut Families<'_>) -> fmt::Result {
+    fn store(&self, out: &mut Families<'_>) -> fmt::Result {
         let syncs = Synced::ALL.iter().map(|&synced| {
             let durations = &self.metrics.syncs.0[synced.index()];
-            (synced, Distribution::of(durations))
+            (synced.name(), Distribution::of(durations))
         });
         let syncs: Vec<_> = syncs.collect();
-        families.histogram(
-            "fsync_duration_seconds",
-            "Duration of fsync calls on files and directories.",
-            syncs
-                .iter()
-                .map(|(synced, times)| ([("of", synced.name())], times)),
-        )?;
-        families.gauge(
-            "disk_free_bytes",
-            "Free bytes on the store's disk; absent if the disk does not answer.",
-            self.levels.disk_free_bytes.map(|free| ([], free)),
-        )?;
-        families.level(
-            "disk_free_min_bytes",
-            "Free bytes below which uploads are refused.",
-            self.levels.disk_free_min_bytes,
-        )?;
-        families.level(
-            "disk_reserved_bytes",
-            "Free bytes that are reserved for uploads in flight.",
-            self.levels.disk_reserved_bytes,
-        )?;
+        let durations = syncs
+            .iter()
+            .map(|(name, durations)| ([("of", *name)], durations));
         let store = self.levels.store;
         let healthy = [("read", store.is_readable), ("write", store.is_writable)];
-        families.gauge(
-            "store_healthy",
+        let healthy = healthy.map(|(name, is)| ([("operation", name)], u64::from(is)));
+        let free = self.levels.disk_free_bytes.map(|free| ([], free));
+        out.help("Duration of fsync calls on files and directories.")
+            .histogram("fsync_duration_seconds", durations)?;
+        out.help("Free bytes on the store's disk; absent if the disk does not answer.")
+            .gauge("disk_free_bytes", free)?;
+        out.help("Free bytes below which uploads are refused.")
+            .level("disk_free_min_bytes", self.levels.disk_free_min_bytes)?;
+        out.help("Free bytes that are reserved for uploads in flight.")
+            .level("disk_reserved_bytes", self.levels.disk_reserved_bytes)?;
+        out.help(
             "Whether the last operations could read from and write to the store (1) or not (0).",
-            healthy
-                .map(|(operation, is_healthy)| ([("operation", operation)], u64::from(is_healthy))),
-        )?;
-        families.counter(
-            "store_write_errors",
-            "Writes to the store that failed with a disk error.",
-            [([], store.write_errors)],
         )
+        .gauge("store_healthy", healthy)?;
+        out.help("Writes to the store that failed with a disk error.")
+            .total("store_write_errors", store.write_errors)
     }
 
-    fn log(&self, families: &mut Families<'_>) -> fmt::Result {
-        families.counter(
-            "log_lines_dropped",
-            "Log lines dropped because the log queue was full.",
-            [([], self.levels.log_lines_dropped)],
-        )
+    fn log(&self, out: &mut Families<'_>) -> fmt::Result {
+        out.help("Log lines dropped because the log queue was full.")
+            .total("log_lines_dropped", self.levels.log_lines_dropped)
     }
 }
 
-impl RouteNumbers {
-    fn label(&self) -> Label<'static> {
-        ("route", self.route)
-    }
+/// One sample for each value of a label.
+fn by<'l, L: Label>(
+    name: &'l str,
+    number: impl Fn(L) -> u64,
+) -> impl Iterator<Item = ([Pair<'l>; 1], u64)> {
+    let values = L::ALL.iter();
+    values.map(move |&value| ([(name, value.name())], number(value)))
 }
 
-fn derivatives(counts: &Derivations) -> impl Iterator<Item = ([Label<'static>; 2], u64)> {
+fn derivatives(counts: &Derivations) -> impl Iterator<Item = ([Pair<'static>; 2], u64)> {
     let sample = |derived: Derived, source: Source| {
         let labels = [("kind", derived.name()), ("source", source.name())];
         (labels, counts.get(derived, source))
     };
-    Derived::ALL.iter().flat_map(move |&derived| {
+    let of_each = move |&derived| {
         Source::ALL
             .iter()
             .map(move |&source| sample(derived, source))
-    })
+    };
+    Derived::ALL.iter().flat_map(of_each)
 }

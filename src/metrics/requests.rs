@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    cells::{Counter, Gauge, Sharded, zeros},
+    cells::{Counter, Gauge, Sharded},
     durations::{Distribution, Durations},
 };
 
@@ -17,28 +17,9 @@ pub struct RouteLabel {
 }
 
 /// Every status that the server sends. Any other status is counted as [`OTHER`].
-const STATUSES: [(u16, &str); 21] = [
-    (200, "200"),
-    (201, "201"),
-    (204, "204"),
-    (206, "206"),
-    (302, "302"),
-    (304, "304"),
-    (400, "400"),
-    (401, "401"),
-    (403, "403"),
-    (404, "404"),
-    (405, "405"),
-    (408, "408"),
-    (409, "409"),
-    (412, "412"),
-    (413, "413"),
-    (415, "415"),
-    (416, "416"),
-    (429, "429"),
-    (500, "500"),
-    (503, "503"),
-    (507, "507"),
+const STATUSES: [u16; 21] = [
+    200, 201, 204, 206, 302, 304, 400, 401, 403, 404, 405, 408, 409, 412, 413, 415, 416, 429, 500,
+    503, 507,
 ];
 const OTHER: &str = "other";
 
@@ -47,7 +28,7 @@ const STATUS_PLACES: [u8; 600] = {
     let mut places = [STATUSES.len() as u8; 600];
     let mut at = 0;
     while at < STATUSES.len() {
-        places[STATUSES[at].0 as usize] = at as u8;
+        places[STATUSES[at] as usize] = at as u8;
         at += 1;
     }
     places
@@ -92,12 +73,12 @@ pub struct Requests {
     /// One row for each label.
     rows: Sharded<Box<[Row]>>,
     /// Requests that bring a file or a part of one and are not answered yet.
-    pub uploads: Gauge,
+    pub(crate) uploads: Gauge,
 }
 
 /// Counters of one route. The counters that every request changes come first. The alignment keeps threads from writing
 /// to the same pair of cache lines.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 #[repr(align(128))]
 struct Row {
     sent_bytes: Counter,
@@ -108,25 +89,12 @@ struct Row {
     statuses: [Counter; STATUSES.len() + 1],
 }
 
-impl Row {
-    fn new() -> Self {
-        Self {
-            sent_bytes: Counter::default(),
-            received_bytes: Counter::default(),
-            refused: Counter::default(),
-            over_quota: Counter::default(),
-            durations: Durations::default(),
-            statuses: zeros(),
-        }
-    }
-}
-
 impl Requests {
     /// Counters for requests with these labels.
     pub fn new(labels: impl IntoIterator<Item = &'static str>) -> Self {
         let labels: Vec<_> = labels.into_iter().collect();
         Self {
-            rows: Sharded::new(|| labels.iter().map(|_| Row::new()).collect()),
+            rows: Sharded::new(|| labels.iter().map(|_| Row::default()).collect()),
             labels,
             uploads: Gauge::default(),
         }
@@ -166,7 +134,10 @@ impl Requests {
             durations.add(&rows[index].durations);
         }
         let count = |place: usize| self.rows.sum(|rows| &rows[index].statuses[place]);
-        let names = STATUSES.iter().map(|(_, name)| *name).chain([OTHER]);
+        let names = STATUSES
+            .iter()
+            .map(u16::to_string)
+            .chain([OTHER.to_owned()]);
         RouteNumbers {
             route,
             durations,
@@ -192,5 +163,5 @@ pub(super) struct RouteNumbers {
     pub(super) refused: u64,
     pub(super) over_quota: u64,
     /// The statuses that occurred.
-    pub(super) statuses: Vec<(&'static str, u64)>,
+    pub(super) statuses: Vec<(String, u64)>,
 }

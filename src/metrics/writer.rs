@@ -10,7 +10,7 @@ use prometheus_client::{
 use super::durations::Distribution;
 
 /// A label's name and value.
-pub(super) type Label<'a> = (&'a str, &'a str);
+pub(super) type Pair<'a> = (&'a str, &'a str);
 
 /// Writes families one after another.
 pub(super) struct Families<'a>(DescriptorEncoder<'a>);
@@ -28,56 +28,75 @@ impl<'a> Families<'a> {
             .encode_info(&labels)
     }
 
+    /// Begins a family with its help text.
+    pub(super) fn help<'f>(&'f mut self, help: &'f str) -> Family<'f, 'a> {
+        Family {
+            encoder: &mut self.0,
+            help,
+        }
+    }
+}
+
+/// A family that is still to be written.
+pub(super) struct Family<'f, 'a> {
+    encoder: &'f mut DescriptorEncoder<'a>,
+    help: &'f str,
+}
+
+impl Family<'_, '_> {
     /// Writes a gauge without labels.
-    pub(super) fn level(&mut self, name: &str, help: &str, number: u64) -> fmt::Result {
-        self.gauge(name, help, [([], number)])
+    pub(super) fn level(self, name: &str, number: u64) -> fmt::Result {
+        self.gauge(name, [([], number)])
+    }
+
+    /// Writes a counter without labels.
+    pub(super) fn total(self, name: &str, number: u64) -> fmt::Result {
+        self.counter(name, [([], number)])
     }
 
     pub(super) fn gauge<'l, const N: usize>(
-        &mut self,
+        self,
         name: &str,
-        help: &str,
-        samples: impl IntoIterator<Item = ([Label<'l>; N], u64)>,
+        samples: impl IntoIterator<Item = ([Pair<'l>; N], u64)>,
     ) -> fmt::Result {
         let write = |mut encoder: MetricEncoder<'_>, number: u64| encoder.encode_gauge(&number);
-        self.family(name, help, MetricType::Gauge, samples, write)
+        self.write(name, MetricType::Gauge, samples, write)
     }
 
     /// Writes a counter. The library appends `_total` to the name.
     pub(super) fn counter<'l, const N: usize>(
-        &mut self,
+        self,
         name: &str,
-        help: &str,
-        samples: impl IntoIterator<Item = ([Label<'l>; N], u64)>,
+        samples: impl IntoIterator<Item = ([Pair<'l>; N], u64)>,
     ) -> fmt::Result {
         let write = |mut encoder: MetricEncoder<'_>, number: u64| {
             encoder.encode_counter::<NoLabelSet, u64, u64>(&number, None)
         };
-        self.family(name, help, MetricType::Counter, samples, write)
+        self.write(name, MetricType::Counter, samples, write)
     }
 
-    pub(super) fn histogram<'l, 'd, const N: usize>(
-        &mut self,
+    pub(super) fn histogram<'l, 'd>(
+        self,
         name: &str,
-        help: &str,
-        samples: impl IntoIterator<Item = ([Label<'l>; N], &'d Distribution)>,
+        samples: impl IntoIterator<Item = ([Pair<'l>; 1], &'d Distribution)>,
     ) -> fmt::Result {
         let write = |mut encoder: MetricEncoder<'_>, distribution: &Distribution| {
             let (sum, count) = (distribution.sum_seconds(), distribution.count());
             encoder.encode_histogram::<NoLabelSet>(sum, count, &distribution.buckets(), None)
         };
-        self.family(name, help, MetricType::Histogram, samples, write)
+        self.write(name, MetricType::Histogram, samples, write)
     }
 
-    fn family<L: EncodeLabelSet, V>(
-        &mut self,
+    fn write<L: EncodeLabelSet, V>(
+        self,
         name: &str,
-        help: &str,
         kind: MetricType,
         samples: impl IntoIterator<Item = (L, V)>,
         mut write: impl FnMut(MetricEncoder<'_>, V) -> fmt::Result,
     ) -> fmt::Result {
-        let mut encoder = self.0.encode_descriptor(name, help, None, kind)?;
+        let mut encoder = self
+            .encoder
+            .encode_descriptor(name, self.help, None, kind)?;
         for (labels, value) in samples {
             write(encoder.encode_family(&labels)?, value)?;
         }

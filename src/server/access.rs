@@ -64,7 +64,7 @@ pub(super) struct Access {
 }
 
 /// The body of a response, observed if it is logged.
-pub struct Watched<B: Body> {
+pub(crate) struct Watched<B: Body> {
     body: B,
     /// Boxed, because most responses have none and all are moved several times.
     watch: Option<Box<Watch>>,

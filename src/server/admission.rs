@@ -23,29 +23,15 @@ const NO_TENANT: u32 = u32::MAX;
 
 /// Admits or refuses requests.
 pub(super) struct Admission {
-    limiter: Arc<Limiter>,
-    uploads: Arc<Budget>,
+    pub(super) limiter: Arc<Limiter>,
+    pub(super) uploads: Arc<Budget>,
     /// The rate limit of requests without a tenant.
-    default_rate: Rate,
+    pub(super) default_rate: Rate,
     /// Networks without a share of the upload budget: proxies and the backend's own servers.
-    exempt: Vec<IpNet>,
+    pub(super) exempt: Vec<IpNet>,
 }
 
 impl Admission {
-    pub(super) fn new(
-        limiter: Arc<Limiter>,
-        default_rate: Rate,
-        upload_bytes_max: u64,
-        exempt: Vec<IpNet>,
-    ) -> Self {
-        Self {
-            limiter,
-            uploads: Arc::new(Budget::new(upload_bytes_max)),
-            default_rate,
-            exempt,
-        }
-    }
-
     /// Admits a request and reserves room for an upload. The permit holds the room until the upload is answered.
     ///
     /// # Errors

@@ -11,11 +11,11 @@ use crate::{
 
 /// The header that the CDN sends.
 #[derive(Debug, Clone)]
-pub struct CdnSecret {
+pub(crate) struct CdnSecret {
     /// The name of the header.
-    pub header: HeaderName,
+    header: HeaderName,
     /// Its value.
-    pub secret: SecretKey,
+    pub(crate) secret: SecretKey,
 }
 
 /// Settings of the CDN, from `[cdn]`.
@@ -33,7 +33,7 @@ impl Config {
     ///
     /// # Errors
     /// `InvalidArgument` if there is a header without a secret, since nothing would be checked.
-    pub fn secret(self) -> Result<Option<CdnSecret>> {
+    pub(crate) fn secret(self) -> Result<Option<CdnSecret>> {
         match (self.secret, self.secret_header) {
             (Some(secret), header) => Ok(Some(CdnSecret {
                 header: header.unwrap_or(HeaderName::from_static("x-cdn-secret")),
@@ -70,7 +70,7 @@ fn header<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<HeaderNam
 ///
 /// # Errors
 /// `Forbidden`.
-pub fn check(expected: Option<&CdnSecret>, headers: &HeaderMap) -> Result<()> {
+pub(super) fn check(expected: Option<&CdnSecret>, headers: &HeaderMap) -> Result<()> {
     let Some(CdnSecret { header, secret }) = expected else {
         return Ok(());
     };

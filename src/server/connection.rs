@@ -12,7 +12,7 @@ mod silence;
 use std::{
     future::Future,
     io,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -35,7 +35,7 @@ use self::{
     silence::Silence,
 };
 use super::{
-    deadlines::Progress,
+    deadlines::{Progress, Watchdog},
     proxy_protocol::{self, Parsed},
     shutdown::Shutdown,
     socket::Socket,
@@ -94,7 +94,7 @@ impl Default for Config {
 }
 
 /// A handler of requests.
-pub trait Handle: Send + Sync + 'static {
+pub(crate) trait Handle: Send + Sync + 'static {
     /// The body of a response. An error of the body ends the connection immediately, so that the client sees a truncated
     /// response and not a wrong one.
     type Body: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
@@ -117,14 +117,14 @@ pub trait Handle: Send + Sync + 'static {
 
 /// A connection, as its requests see it.
 #[derive(Debug)]
-pub struct ConnectionInfo {
+pub(crate) struct ConnectionInfo {
     /// The other end of the connection, the client or a proxy; or the client named by a PROXY header.
-    pub peer: SocketAddr,
+    pub(super) peer: SocketAddr,
     /// The other end is a process on this machine that may access the socket file. It names its clients in a forwarding
     /// header.
-    pub is_local: bool,
+    pub(super) is_local: bool,
     /// TLS ends at this server.
-    pub is_tls: bool,
+    pub(super) is_tls: bool,
     linger: AtomicBool,
     /// Requests that the handler has not answered.
     unanswered: Unanswered,
@@ -141,7 +141,7 @@ impl ConnectionInfo {
     /// is stopping. The response then has `Connection: close` (RFC 9112 §9.6), and afterwards the rest is read and
     /// discarded within [`Config::linger_timeout`] and [`Config::linger_bytes_max`]. Closing a socket with unread bytes
     /// would reset it, and a client that writes everything before it reads would lose the response.
-    pub fn set_linger(&self) {
+    pub(crate) fn set_linger(&self) {
         self.linger.store(true, Ordering::Relaxed);
     }
 
@@ -156,15 +156,15 @@ impl ConnectionInfo {
 
 /// How a listener's connections begin, and their limits.
 #[derive(Clone, Default)]
-pub struct Entry {
+pub(super) struct Entry {
     /// Connections begin with a PROXY header, which is accepted from these networks; other connections are closed.
-    pub proxies: Option<Arc<[IpNet]>>,
+    pub(super) proxies: Option<Arc<[IpNet]>>,
     /// Connections use TLS.
-    pub tls: Option<Tls>,
+    pub(super) tls: Option<Tls>,
     /// Limits the connections and the memory of clients.
-    pub clients: Arc<ClientLimiter>,
+    pub(super) clients: Arc<ClientLimiter>,
     /// Counts connections that were closed before HTTP.
-    pub counts: Arc<Connections>,
+    pub(super) counts: Arc<Connections>,
 }
 
 impl Entry {
@@ -190,6 +190,15 @@ impl Entry {
 /// The first bytes of HTTP/2 without TLS (RFC 9113 §3.3, §3.4).
 const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// The parts of a connection that are not its stream.
+struct Session<H> {
+    handler: Arc<H>,
+    info: Arc<ConnectionInfo>,
+    config: Arc<Config>,
+    counts: Arc<Connections>,
+    shutdown: Shutdown,
+}
+
 /// Serves one connection until either side ends it. A peer without an address is connected to a socket file.
 ///
 /// # Cancel safety
@@ -206,37 +215,13 @@ pub(super) async fn run<H: Handle>(
     let is_local = peer.is_none() && entry.proxies.is_none();
     // Only the monotonic time is used, which is the same for all clocks.
     let clock = Clock::system();
-    let mut silence = Silence::new(clock.monotonic() + config.idle_timeout);
-    let admitted = admit(&mut socket, peer, &entry, &mut silence, &config, &shutdown).await;
-    let Some(Admitted {
-        peer,
-        permit,
-        spoke,
-    }) = admitted
-    else {
+    let mut silence = Silence::new(&clock, &entry, &config, &shutdown);
+    let Some((peer, permit, spoke)) = admit(&mut socket, peer, &mut silence).await else {
         return;
     };
-    let Silence {
-        watchdog, first, ..
-    } = silence;
-    let spoken = if entry.tls.is_none() && !HTTP2_PREFACE.starts_with(&first[..spoke]) {
-        // Nearly all connections: this needs no timer and no further future.
-        Spoken {
-            is_http2: false,
-            over: Over::Socket(socket),
-        }
-    } else {
-        let open = Box::pin(open(socket, &entry));
-        let opened = tokio::time::timeout(config.header_timeout, open).await;
-        match opened.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-            Ok(spoken) => spoken,
-            Err(error) => {
-                if entry.tls.is_some() {
-                    entry.counts.refuse(ConnectionRefusal::Tls);
-                }
-                return debug!(%peer, %error, "connection closed before HTTP");
-            }
-        }
+    let (watchdog, first) = (silence.watchdog, silence.first);
+    let Some(spoken) = negotiate(socket, peer, &first[..spoke], &entry, &config).await else {
+        return;
     };
     let info = Arc::new(ConnectionInfo {
         peer,
@@ -249,81 +234,111 @@ pub(super) async fn run<H: Handle>(
         loans: Arc::default(),
         client: permit.client().clone(),
     });
-    let exit = ExitCount::new(info.clone(), entry.counts.clone(), shutdown.clone());
-    let (info, config, counts) = (&info, &*config, &*entry.counts);
-    // Boxed one by one, so that this future is not as large as the largest of them.
-    let work: Work<'_> = match (spoken.over, spoken.is_http2) {
-        (Over::Socket(socket), false) => Box::pin(http1::serve(
-            socket, handler, info, config, counts, watchdog, shutdown,
-        )),
-        (Over::Socket(socket), true) => Box::pin(http2::serve(
-            socket, handler, info, config, counts, watchdog, shutdown,
-        )),
-        (Over::Tls(stream), false) => Box::pin(http1::serve(
-            *stream, handler, info, config, counts, watchdog, shutdown,
-        )),
-        (Over::Tls(stream), true) => Box::pin(http2::serve(
-            *stream, handler, info, config, counts, watchdog, shutdown,
-        )),
+    let session = Session {
+        handler,
+        info,
+        config,
+        counts: entry.counts.clone(),
+        shutdown,
     };
-    Counted { exit, work }.await;
+    work(spoken, watchdog, session).await;
 }
 
-/// A connection with a known client that has begun to speak.
-struct Admitted {
-    peer: SocketAddr,
-    permit: Permit,
-    /// Bytes of [`Silence::first`].
-    spoke: usize,
+/// Serves a connection in its protocols. Boxed one by one, so that [`run`]'s future is not as large as the largest of them.
+fn work<H: Handle>(spoken: Spoken, watchdog: Watchdog, session: Session<H>) -> Counted {
+    let exit = ExitCount::new(&session);
+    let work: Work = match (spoken.over, spoken.is_http2) {
+        (Over::Socket(socket), false) => Box::pin(http1::serve(socket, watchdog, session)),
+        (Over::Socket(socket), true) => Box::pin(http2::serve(socket, watchdog, session)),
+        (Over::Tls(stream), false) => Box::pin(http1::serve(*stream, watchdog, session)),
+        (Over::Tls(stream), true) => Box::pin(http2::serve(*stream, watchdog, session)),
+    };
+    Counted { exit, work }
 }
 
 /// Reads the PROXY header, if the listener expects one, acquires the client's permit, and waits for the client's first
-/// bytes. `None` if the connection must be closed.
+/// bytes. Returns the client's address, the permit, and the number of bytes in [`Silence::first`]; `None` if the connection
+/// must be closed.
 async fn admit(
     socket: &mut Socket,
     peer: Option<SocketAddr>,
-    entry: &Entry,
-    silence: &mut Silence,
-    config: &Config,
-    shutdown: &Shutdown,
-) -> Option<Admitted> {
-    let unnamed = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let Some(proxies) = &entry.proxies else {
-        let permit = entry.permit(peer)?;
-        let spoke = silence.end(socket, entry, shutdown).await?;
-        let peer = peer.unwrap_or(unnamed);
-        return Some(Admitted {
-            peer,
-            permit,
-            spoke,
-        });
+    silence: &mut Silence<'_>,
+) -> Option<(SocketAddr, Permit, usize)> {
+    let entry = silence.entry;
+    let peer = match &entry.proxies {
+        Some(proxies) => Some(named(socket, peer, proxies, silence).await?),
+        None => peer,
+    };
+    // Acquired before the wait, because the client may open many connections and send nothing.
+    let permit = entry.permit(peer)?;
+    let spoke = silence.end(socket).await?;
+    Some((peer.unwrap_or(UNNAMED), permit, spoke))
+}
+
+/// Reads the PROXY header, and returns the address of the client, or of the proxy if it names none. `None`, which is
+/// counted, if the header is not acceptable.
+async fn named(
+    socket: &mut Socket,
+    peer: Option<SocketAddr>,
+    proxies: &[IpNet],
+    silence: &mut Silence<'_>,
+) -> Option<SocketAddr> {
+    let counts = &silence.entry.counts;
+    let refuse = |peer: SocketAddr, why: &str| {
+        counts.refuse(ConnectionRefusal::Proxy);
+        debug!(%peer, why, "connection closed before HTTP");
     };
     // Refused before the wait for its header: the number of connections of such a peer is not limited here.
     if let Some(peer) = peer.filter(|peer| !is_trusted(proxies, *peer)) {
-        entry.counts.refuse(ConnectionRefusal::Proxy);
-        debug!(%peer, "connection closed: PROXY headers are accepted from trusted networks only");
+        refuse(
+            peer,
+            "PROXY headers are accepted from trusted networks only",
+        );
         return None;
     }
-    let mut peer = peer.unwrap_or(unnamed);
-    silence.end(socket, entry, shutdown).await?;
+    let peer = peer.unwrap_or(UNNAMED);
+    silence.end(socket).await?;
     let read = Box::pin(read_proxy_header(socket));
-    let read = tokio::time::timeout(config.header_timeout, read).await;
+    let read = tokio::time::timeout(silence.config.header_timeout, read).await;
     match read.unwrap_or_else(|_| Err("timeout".into())) {
-        Ok(client) => peer = client.unwrap_or(peer),
+        Ok(client) => Some(client.unwrap_or(peer)),
         Err(why) => {
-            entry.counts.refuse(ConnectionRefusal::Proxy);
-            debug!(%peer, why, "connection closed before HTTP");
-            return None;
+            refuse(peer, &why);
+            None
         }
     }
-    // Acquired before the next wait, because the client may open many connections and send nothing.
-    let permit = entry.permit(Some(peer))?;
-    let spoke = silence.end(socket, entry, shutdown).await?;
-    Some(Admitted {
-        peer,
-        permit,
-        spoke,
-    })
+}
+
+/// The address of a peer that has none: a process on this machine.
+const UNNAMED: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+/// Finds out the protocols of a connection by its first bytes; `None`, if it ends before HTTP begins.
+async fn negotiate(
+    socket: Socket,
+    peer: SocketAddr,
+    first: &[u8],
+    entry: &Entry,
+    config: &Config,
+) -> Option<Spoken> {
+    if entry.tls.is_none() && !HTTP2_PREFACE.starts_with(first) {
+        // Nearly all connections: this needs no timer and no further future.
+        return Some(Spoken {
+            is_http2: false,
+            over: Over::Socket(socket),
+        });
+    }
+    let open = Box::pin(open(socket, entry));
+    let opened = tokio::time::timeout(config.header_timeout, open).await;
+    match opened.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+        Ok(spoken) => Some(spoken),
+        Err(error) => {
+            if entry.tls.is_some() {
+                entry.counts.refuse(ConnectionRefusal::Tls);
+            }
+            debug!(%peer, %error, "connection closed before HTTP");
+            None
+        }
+    }
 }
 
 /// The protocols of a connection.

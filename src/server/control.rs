@@ -117,26 +117,16 @@ impl Drop for Listener {
 /// # Errors
 /// `Internal` if the directory cannot be opened or the socket cannot be bound.
 pub fn bind(dir: &Path) -> Result<Listener> {
-    bind_in(dir)
-        .map_err(|error| Error::internal(format!("control socket in {}: {error}", dir.display())))
-}
-
-fn bind_in(dir: &Path) -> io::Result<Listener> {
-    let (_dir, address) = address_in(dir)?;
-    match fs::remove_file(&address) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let socket = UnixSocket::new_stream()?;
-    socket.bind(&address)?;
-    // Before listen(2). Until then, connections are refused, so the mode that the umask gives cannot be used.
-    fs::set_permissions(&address, fs::Permissions::from_mode(0o600))?;
-    let identity = identity(&address)?;
-    Ok(Listener {
-        listener: socket.listen(BACKLOG)?,
-        path: dir.join(SOCKET),
-        identity,
-        is_handed_over: false,
+    listener(dir, |address| {
+        match fs::remove_file(address) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let socket = UnixSocket::new_stream()?;
+        socket.bind(address)?;
+        // Before listen(2). Until then, connections are refused, so the mode that the umask gives cannot be used.
+        fs::set_permissions(address, fs::Permissions::from_mode(0o600))?;
+        socket.listen(BACKLOG)
     })
 }
 
@@ -145,16 +135,20 @@ fn bind_in(dir: &Path) -> io::Result<Listener> {
 /// # Errors
 /// `Internal` if the descriptor is not such a socket.
 pub fn inherit(dir: &Path, socket: OwnedFd) -> Result<Listener> {
-    let inherit = || {
+    listener(dir, |_| UnixListener::from_std(socket.into()))
+}
+
+fn listener(dir: &Path, open: impl FnOnce(&Path) -> io::Result<UnixListener>) -> Result<Listener> {
+    let listener = || {
         let (_dir, address) = address_in(dir)?;
         Ok(Listener {
-            listener: UnixListener::from_std(socket.into())?,
+            listener: open(&address)?,
             path: dir.join(SOCKET),
             identity: identity(&address)?,
             is_handed_over: false,
         })
     };
-    inherit().map_err(|error: io::Error| {
+    listener().map_err(|error: io::Error| {
         Error::internal(format!("control socket in {}: {error}", dir.display()))
     })
 }
@@ -228,6 +222,7 @@ fn report(ended: Result<bool, tokio::task::JoinError>) -> bool {
     })
 }
 
+/// Answers one command. Returns whether it has handed over the sockets of this server.
 async fn answer<F, A>(
     mut stream: UnixStream,
     handler: Arc<F>,
@@ -237,42 +232,41 @@ where
     F: Fn(Command) -> A,
     A: Future<Output = Result<String>>,
 {
-    let outcome = match timeout(LINE_TIMEOUT, read_line(&mut stream)).await {
-        Ok(Ok(line)) if line == handover::REQUEST => {
-            let handed = match &*handover {
-                Some(handover) => handover.to(&mut stream).await,
-                None => Err(Error::invalid("this server hands nothing over")),
-            };
-            match handed {
+    let line = timeout(LINE_TIMEOUT, read_line(&mut stream)).await;
+    let line =
+        line.unwrap_or_else(|_| Err(Error::new(Kind::RequestTimeout).public("no command came")));
+    let outcome = match (line, &*handover) {
+        (Ok(line), Some(handover)) if line == handover::REQUEST => {
+            match handover.to(&mut stream).await {
                 Ok(()) => return true,
                 Err(error) => Err(error),
             }
         }
-        Ok(Ok(line)) => match Command::parse(&line) {
-            Ok(command) => timeout(HANDLER_TIMEOUT, handler(command))
-                .await
-                .unwrap_or_else(|_| {
-                    Err(Error::new(Kind::Internal).public("the command took too long"))
-                }),
-            Err(error) => Err(error),
-        },
-        Ok(Err(error)) => Err(error),
-        Err(_) => Err(Error::new(Kind::RequestTimeout).public("no command came")),
+        (Ok(line), None) if line == handover::REQUEST => {
+            Err(Error::invalid("this server hands nothing over"))
+        }
+        (Ok(line), _) => execute(&line, &*handler).await,
+        (Err(error), _) => Err(error),
     };
-    let (word, text) = match outcome {
-        Ok(text) => ("ok", text),
+    let line = match outcome {
+        Ok(text) => answer_line("ok", &text),
         // Only the user of the server can open the socket, so the answer contains the causes.
-        Err(error) => (
-            "error",
-            error
-                .public_text()
-                .map_or_else(|| error.to_string(), str::to_owned),
-        ),
+        Err(error) => match error.public_text() {
+            Some(text) => answer_line("error", text),
+            None => answer_line("error", &error.to_string()),
+        },
     };
-    let line = answer_line(word, &text);
     // The error of a client that has disconnected is of no interest.
     let _ = timeout(LINE_TIMEOUT, stream.write_all(line.as_bytes())).await;
     false
+}
+
+async fn execute<A>(line: &str, handler: impl Fn(Command) -> A) -> Result<String>
+where
+    A: Future<Output = Result<String>>,
+{
+    let done = timeout(HANDLER_TIMEOUT, handler(Command::parse(line)?)).await;
+    done.unwrap_or_else(|_| Err(Error::new(Kind::Internal).public("the command took too long")))
 }
 
 async fn read_line(reader: impl tokio::io::AsyncRead + Unpin) -> Result<String> {

@@ -294,15 +294,27 @@ enum Due {
     Look,
 }
 
-/// What to do next with an HTTP/1 connection.
+/// What to do next with a connection.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Step {
     /// Wait: the task is woken when something changes.
     Wait,
-    /// Poll hyper, so that the transport answers, then [`Guard::poll`] again.
+    /// Poll hyper, so that the transport answers, then check again.
     Ask,
+    /// Tell hyper to shut down, then poll it.
+    Close,
     /// End the connection.
     Cut(Cut),
+}
+
+impl Step {
+    /// The next step, if this one is to wait.
+    pub(super) fn or_else(self, next: impl FnOnce() -> Self) -> Self {
+        match self {
+            Self::Wait => next(),
+            step => step,
+        }
+    }
 }
 
 /// Enforces the timeouts of an HTTP/1 connection.

@@ -140,8 +140,7 @@ impl Listener {
             At::Tcp(address) => bind_tcp(*address).map(Io::Tcp),
             At::Unix(path) => bind_unix(path).map(Io::Unix),
         };
-        io.and_then(|io| Self::over(io, endpoint))
-            .map_err(|error| cannot_listen(endpoint, error))
+        Self::over(io, endpoint)
     }
 
     /// Uses a listening socket that another process created.
@@ -149,32 +148,31 @@ impl Listener {
     /// # Errors
     /// `InvalidArgument`, with the endpoint, if the descriptor is not such a socket.
     pub fn inherit(endpoint: &Endpoint, socket: OwnedFd) -> Result<Self> {
-        let io = match &endpoint.at {
-            At::Tcp(_) => {
-                let listener = std::net::TcpListener::from(socket);
-                listener
-                    .set_nonblocking(true)
-                    .and_then(|()| TcpListener::from_std(listener))
-                    .map(Io::Tcp)
-            }
-            At::Unix(_) => {
-                let listener = std::os::unix::net::UnixListener::from(socket);
-                listener
-                    .set_nonblocking(true)
-                    .and_then(|()| UnixListener::from_std(listener))
-                    .map(Io::Unix)
-            }
+        let io = || {
+            rustix::io::ioctl_fionbio(&socket, true)?;
+            Ok(match &endpoint.at {
+                At::Tcp(_) => Io::Tcp(TcpListener::from_std(socket.into())?),
+                At::Unix(_) => Io::Unix(UnixListener::from_std(socket.into())?),
+            })
         };
-        io.and_then(|io| Self::over(io, endpoint))
-            .map_err(|error| cannot_listen(endpoint, error))
+        Self::over(io(), endpoint)
     }
 
-    fn over(io: Io, endpoint: &Endpoint) -> io::Result<Self> {
-        let mut endpoint = endpoint.clone();
-        if let (Io::Tcp(listener), At::Tcp(address)) = (&io, &mut endpoint.at) {
-            *address = listener.local_addr()?;
+    fn over(io: io::Result<Io>, endpoint: &Endpoint) -> Result<Self> {
+        let mut actual = endpoint.clone();
+        let opened = io.and_then(|io| {
+            if let (Io::Tcp(listener), At::Tcp(address)) = (&io, &mut actual.at) {
+                *address = listener.local_addr()?;
+            }
+            Ok(io)
+        });
+        match opened {
+            Ok(io) => Ok(Self {
+                io,
+                endpoint: actual,
+            }),
+            Err(error) => Err(cannot_listen(endpoint, error)),
         }
-        Ok(Self { io, endpoint })
     }
 
     /// The endpoint, with the actual port.

@@ -53,18 +53,13 @@ impl Descriptors {
     /// # Errors
     /// If the process has no free descriptors.
     pub fn new(public: &[Listener], operator: &[Listener]) -> Result<Self> {
-        let named = |kind: &'static str| {
-            move |listener: &Listener| {
-                let name = format!("{kind}{}", listener.endpoint());
-                Ok((name, listener.as_fd().try_clone_to_owned()?))
-            }
-        };
-        let public = public.iter().map(named(PUBLIC));
-        let operator = operator.iter().map(named(OPERATOR));
-        let named: Vec<_> = public
-            .chain(operator)
-            .collect::<io::Result<_>>()
-            .map_err(Error::internal)?;
+        let public = public.iter().map(|listener| (PUBLIC, listener));
+        let operator = operator.iter().map(|listener| (OPERATOR, listener));
+        let all = public.chain(operator).map(|(kind, listener)| {
+            let name = format!("{kind}{}", listener.endpoint());
+            Ok((name, listener.as_fd().try_clone_to_owned()?))
+        });
+        let named: Vec<_> = all.collect::<io::Result<_>>().map_err(Error::internal)?;
         match named.len() + OF_STORE <= DESCRIPTORS_MAX {
             true => Ok(Self { named }),
             false => Err(Error::invalid("too many listeners to hand over")),
@@ -78,12 +73,10 @@ impl Descriptors {
     pub fn with(&self, control: BorrowedFd<'_>, lock: BorrowedFd<'_>) -> Result<Self> {
         let of_store: [_; OF_STORE] = [(CONTROL, control), (LOCK, lock)];
         let named = self.named.iter();
-        let named = named.map(|(name, fd)| (name.as_str(), fd.as_fd()));
-        let named = named
-            .chain(of_store)
-            .map(|(name, fd)| Ok((name.to_owned(), fd.try_clone_to_owned()?)))
-            .collect::<io::Result<_>>()
-            .map_err(Error::internal)?;
+        let all = named.map(|(name, fd)| (name.as_str(), fd.as_fd()));
+        let all = all.chain(of_store);
+        let all = all.map(|(name, fd)| Ok((name.to_owned(), fd.try_clone_to_owned()?)));
+        let named = all.collect::<io::Result<_>>().map_err(Error::internal)?;
         Ok(Self { named })
     }
 
@@ -92,13 +85,8 @@ impl Descriptors {
     /// # Errors
     /// If the new process closed the connection or took too long. This server then continues.
     async fn hand_over(&self, stream: &mut UnixStream) -> Result<()> {
-        let broken = |error: io::Error| Error::internal(error);
-        let names: String = self
-            .named
-            .iter()
-            .map(|(name, _)| format!("{name}\n"))
-            .collect();
-        let message = format!("{names}\n");
+        let names = self.named.iter().map(|(name, _)| format!("{name}\n"));
+        let message = names.collect::<String>() + "\n";
         let fds: Vec<BorrowedFd<'_>> = self.named.iter().map(|(_, fd)| fd.as_fd()).collect();
         let send = || {
             let mut space =
@@ -110,7 +98,7 @@ impl Descriptors {
         };
         // An empty socket accepts a message of this size completely.
         let sent = stream.async_io(Interest::WRITABLE, send).await;
-        if sent.map_err(broken)? != message.len() {
+        if sent.map_err(Error::internal)? != message.len() {
             return Err(Error::internal(
                 "the new process's socket accepted only a part",
             ));
@@ -122,7 +110,7 @@ impl Descriptors {
             Ok(Ok(_)) => Err(Error::internal(
                 "the new process sent something other than ready",
             )),
-            Ok(Err(error)) => Err(broken(error)),
+            Ok(Err(error)) => Err(Error::internal(error)),
             Err(_) => Err(Error::internal("the new process was not ready in time")),
         }
     }
@@ -162,8 +150,8 @@ impl Handover {
 
 /// The descriptors that a new process received.
 pub struct Inherited {
-    public: Vec<(String, OwnedFd)>,
-    operator: Vec<(String, OwnedFd)>,
+    /// The listeners.
+    named: Vec<(String, OwnedFd)>,
     control: OwnedFd,
     lock: OwnedFd,
     stream: BlockingStream,
@@ -186,32 +174,21 @@ pub(super) fn take_over(mut stream: BlockingStream) -> Result<Inherited> {
             text.trim()
         )));
     };
-    let names: Vec<&str> = names.lines().collect();
+    let names: Vec<_> = names.lines().map(str::to_owned).collect();
     if names.len() != descriptors.len() {
         return Err(Error::invalid(
             "the running server handed over fewer descriptors than it named",
         ));
     }
-    let (mut public, mut operator, mut control, mut lock) = (Vec::new(), Vec::new(), None, None);
-    for (name, fd) in names.into_iter().zip(descriptors) {
-        if let Some(endpoint) = name.strip_prefix(PUBLIC) {
-            public.push((endpoint.to_owned(), fd));
-        } else if let Some(endpoint) = name.strip_prefix(OPERATOR) {
-            operator.push((endpoint.to_owned(), fd));
-        } else if name == CONTROL {
-            control = Some(fd);
-        } else if name == LOCK {
-            lock = Some(fd);
-        }
-    }
+    let mut named = names.into_iter().zip(descriptors).collect();
+    let (control, lock) = (take(&mut named, CONTROL), take(&mut named, LOCK));
     let (Some(control), Some(lock)) = (control, lock) else {
         return Err(Error::invalid(
             "the running server did not hand over its lock",
         ));
     };
     Ok(Inherited {
-        public,
-        operator,
+        named,
         control,
         lock,
         stream,
@@ -241,12 +218,12 @@ fn receive(stream: &BlockingStream) -> io::Result<(String, Vec<OwnedFd>)> {
 impl Inherited {
     /// The public listener of this endpoint, if it was handed over.
     pub fn public(&mut self, endpoint: &str) -> Option<OwnedFd> {
-        take(&mut self.public, endpoint)
+        take(&mut self.named, &format!("{PUBLIC}{endpoint}"))
     }
 
     /// The operator listener of this endpoint, if it was handed over.
     pub fn operator(&mut self, endpoint: &str) -> Option<OwnedFd> {
-        take(&mut self.operator, endpoint)
+        take(&mut self.named, &format!("{OPERATOR}{endpoint}"))
     }
 
     /// A duplicate of the store's lock.

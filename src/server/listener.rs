@@ -9,7 +9,7 @@ use std::{
     os::fd::OwnedFd,
     pin::pin,
     sync::Arc,
-    task::Poll,
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -147,7 +147,7 @@ pub fn raise_descriptors_max() -> u64 {
 ///
 /// # Cancel safety
 /// Dropping the future aborts all connections.
-pub async fn serve<H: Handle>(
+pub(crate) async fn serve<H: Handle>(
     listeners: Vec<Listener>,
     tls: Option<Tls>,
     handler: Arc<H>,
@@ -158,90 +158,121 @@ pub async fn serve<H: Handle>(
 ) {
     let connections_max = connections_max(config.connections_max, raise_descriptors_max());
     let connection_config = Arc::new(config.connection);
-    let entry = Entry {
-        proxies: Some(config.proxies.into()),
-        tls,
-        clients,
-        counts: counts.clone(),
-    };
-    let (listeners, entries) = entries(listeners, &entry);
+    let mut doors = Doors::new(listeners, &config.proxies, tls, clients, &counts);
     // The set both counts and owns the connections. Only this loop adds to it, so no semaphore is needed.
     let mut connections = JoinSet::new();
-    let (mut turn, mut full, mut failing) = (0, false, false);
+    let mut is_full = false;
     let mut triggered = pin!(shutdown.triggered());
     loop {
-        let accepted = tokio::select! {
+        tokio::select! {
             biased;
             () = &mut triggered => break,
             Some(ended) = connections.join_next() => {
                 report(ended);
-                counts.open.set(connections.len());
                 // The warning is repeated only after the number was clearly below the limit.
-                full &= connections.len() > connections_max - connections_max.div_ceil(4);
-                continue;
+                is_full &= connections.len() > connections_max - connections_max.div_ceil(4);
             }
-            accepted = accept(&listeners, &mut turn), if connections.len() < connections_max => accepted,
-        };
-        match accepted {
-            Ok((mut socket, peer, index)) => {
-                failing = false;
-                if let Err(error) = socket.prepare(peer) {
-                    debug!(?peer, %error, "connection closed before it was served");
-                    continue;
-                }
+            (socket, peer, entry) = doors.accept(), if connections.len() < connections_max => {
                 let (handler, config) = (handler.clone(), connection_config.clone());
-                connections.spawn(connection::run(
-                    socket,
-                    peer,
-                    entries[index].clone(),
-                    handler,
-                    config,
-                    shutdown.clone(),
-                ));
-                counts.accepted.add(1);
-                counts.open.set(connections.len());
-                if connections.len() >= connections_max && !full {
-                    full = true;
-                    warn!(
-                        connections_max,
-                        "connection limit reached; accepting no more until one closes"
-                    );
+                connections.spawn(connection::run(socket, peer, entry, handler, config, shutdown.clone()));
+                if connections.len() >= connections_max && !is_full {
+                    is_full = true;
+                    warn!(connections_max, "connection limit reached; accepting no more until one closes");
                 }
             }
-            Err(error) if is_of_one_connection(&error) => {
-                debug!(%error, "connection closed before it was accepted")
-            }
-            Err(error) => {
-                if !failing {
-                    failing = true;
-                    error!(%error, "cannot accept connections; retrying every {} ms", ACCEPT_PAUSE.as_millis());
+        }
+        counts.open.set(connections.len());
+    }
+    drop(doors);
+    let grace_over = shutdown.grace_over(config.shutdown_grace, config.handover_grace);
+    drain(connections, grace_over, &counts, &shutdown).await;
+}
+
+/// The listeners that can be served, and how their connections begin.
+struct Doors {
+    listeners: Vec<(Listener, Arc<Entry>)>,
+    /// The listener that is polled first.
+    turn: usize,
+    /// The last attempt has failed, and was logged.
+    is_failing: bool,
+}
+
+/// A connection, its peer's address (a Unix socket has none), and how it begins.
+type Accepted = (Socket, Option<SocketAddr>, Arc<Entry>);
+
+impl Doors {
+    /// The proxies are for the listeners that expect PROXY headers.
+    fn new(
+        listeners: Vec<Listener>,
+        proxies: &[IpNet],
+        tls: Option<Tls>,
+        clients: Arc<ClientLimiter>,
+        counts: &Arc<Connections>,
+    ) -> Self {
+        let proxies: Arc<[IpNet]> = proxies.into();
+        let door = |listener: Listener| {
+            let endpoint = listener.endpoint();
+            let entry = Entry {
+                proxies: endpoint.is_proxied.then(|| proxies.clone()),
+                tls: tls.clone().filter(|_| endpoint.is_tls),
+                clients: clients.clone(),
+                counts: counts.clone(),
+            };
+            (endpoint.is_tls == entry.tls.is_some()).then_some((listener, Arc::new(entry)))
+        };
+        Self {
+            listeners: listeners.into_iter().filter_map(door).collect(),
+            turn: 0,
+            is_failing: false,
+        }
+    }
+
+    /// Accepts the next connection of any listener.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses no connection. It ends a pause after an error early.
+    async fn accept(&mut self) -> Accepted {
+        loop {
+            match poll_fn(|cx| self.poll_accept(cx)).await {
+                Ok((mut socket, peer, entry)) => {
+                    self.is_failing = false;
+                    match socket.prepare(peer) {
+                        Ok(()) => {
+                            entry.counts.accepted.add(1);
+                            return (socket, peer, entry);
+                        }
+                        Err(error) => {
+                            debug!(?peer, %error, "connection closed before it was served");
+                        }
+                    }
                 }
-                // Errors like EMFILE leave the connection in the queue, so an immediate retry would spin.
-                tokio::select! {
-                    () = &mut triggered => break,
-                    () = tokio::time::sleep(ACCEPT_PAUSE) => {}
+                Err(error) if is_of_one_connection(&error) => {
+                    debug!(%error, "connection closed before it was accepted");
+                }
+                Err(error) => {
+                    if !self.is_failing {
+                        self.is_failing = true;
+                        error!(%error, "cannot accept connections; retrying every {} ms", ACCEPT_PAUSE.as_millis());
+                    }
+                    // Errors like EMFILE leave the connection in the queue, so an immediate retry would spin.
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
     }
-    drop(listeners);
-    let grace_over = shutdown.grace_over(config.shutdown_grace, config.handover_grace);
-    drain(connections, grace_over, &counts, &shutdown).await;
-    counts.open.set(0);
-}
 
-/// The listeners that can be served, and how their connections begin: as in `all`, as far as the endpoint says so.
-fn entries(listeners: Vec<Listener>, all: &Entry) -> (Vec<Listener>, Vec<Arc<Entry>>) {
-    let entry = |listener: Listener| {
-        let endpoint = listener.endpoint();
-        let entry = Entry {
-            proxies: all.proxies.clone().filter(|_| endpoint.is_proxied),
-            tls: all.tls.clone().filter(|_| endpoint.is_tls),
-            ..all.clone()
-        };
-        (endpoint.is_tls == entry.tls.is_some()).then_some((listener, Arc::new(entry)))
-    };
-    listeners.into_iter().filter_map(entry).unzip()
+    /// Each listener is polled first in turn, so that none starves the others.
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Accepted>> {
+        for step in 0..self.listeners.len() {
+            let index = self.turn.wrapping_add(step) % self.listeners.len();
+            let (listener, entry) = &self.listeners[index];
+            if let Poll::Ready(accepted) = listener.poll_accept(cx) {
+                self.turn = index + 1;
+                return Poll::Ready(accepted.map(|(socket, peer)| (socket, peer, entry.clone())));
+            }
+        }
+        Poll::Pending
+    }
 }
 
 /// At least one, since otherwise nothing would be served.
@@ -255,25 +286,6 @@ fn connections_max(wanted: usize, descriptors_max: u64) -> usize {
         );
     }
     wanted.min(possible).max(1)
-}
-
-/// Accepts the next connection of any listener, and returns the listener's index. Each listener is polled first in turn, so
-/// that none starves the others.
-async fn accept(
-    listeners: &[Listener],
-    turn: &mut usize,
-) -> io::Result<(Socket, Option<SocketAddr>, usize)> {
-    poll_fn(|cx| {
-        for step in 0..listeners.len() {
-            let index = turn.wrapping_add(step) % listeners.len();
-            if let Poll::Ready(accepted) = listeners[index].poll_accept(cx) {
-                *turn = index + 1;
-                return Poll::Ready(accepted.map(|(socket, peer)| (socket, peer, index)));
-            }
-        }
-        Poll::Pending
-    })
-    .await
 }
 
 /// Whether an error of accept(2) concerns a connection that broke while it waited, and not the listener.
@@ -318,6 +330,7 @@ async fn drain(
         );
         connections.shutdown().await;
     }
+    counts.open.set(0);
 }
 
 /// Logs the connections that the shutdown has ended. After a handover, nobody scrapes this process's metrics, so this is

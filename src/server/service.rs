@@ -14,7 +14,7 @@ use std::{
 };
 
 use hyper::{
-    HeaderMap, Request, Response,
+    HeaderMap, Request, Response, Version,
     body::{Body as _, Incoming},
     header,
     http::request::Parts,
@@ -40,11 +40,11 @@ use crate::{
         framing,
         target::Target,
     },
-    limit::{Limiter, Rate, UploadPermit},
-    metrics::{Answered, Refusal, Requests, UploadLevels},
+    limit::{Budget, Limiter, Rate, UploadPermit},
+    metrics::{Answered, Refusal, Requests, RouteLabel, UploadLevels},
     routes::{self, Action},
     settings::{networks, number},
-    tenant::{Limits, Tenants},
+    tenant::{Limits, Tenant, Tenants},
 };
 
 /// Answers every request.
@@ -82,7 +82,7 @@ pub struct Config {
     pub upload_share_exempt: Vec<IpNet>,
     /// The secret of the CDN in front. With it, only the health check is answered to others.
     #[serde(skip)]
-    pub cdn_secret: Option<CdnSecret>,
+    pub(crate) cdn_secret: Option<CdnSecret>,
     /// How fast request bodies must arrive.
     #[serde(skip)]
     pub body_pace: Pace,
@@ -131,18 +131,19 @@ impl Service {
         server: String,
         seed: u64,
     ) -> Self {
-        let bytes_max = config.upload_bytes_in_flight_max;
-        let exempt = config.upload_share_exempt.clone();
-        let admission = Admission::new(limiter, config.default_rate, bytes_max, exempt);
-        let (warned, request_ids) = (AtomicBool::new(false), AtomicU64::new(seed));
         Self {
             api,
-            admission,
+            admission: Admission {
+                limiter,
+                uploads: Arc::new(Budget::new(config.upload_bytes_in_flight_max)),
+                default_rate: config.default_rate,
+                exempt: config.upload_share_exempt.clone(),
+            },
             requests: Arc::new(Requests::new(routes::labels())),
             cors,
             config,
-            warned,
-            request_ids,
+            warned: AtomicBool::new(false),
+            request_ids: AtomicU64::new(seed),
             server,
         }
     }
@@ -160,29 +161,6 @@ impl Service {
     /// Bytes of uploads in flight.
     pub fn upload_levels(&self) -> UploadLevels {
         self.admission.upload_levels()
-    }
-
-    async fn answer(
-        &self,
-        connection: &ConnectionInfo,
-        request: Request<Incoming>,
-    ) -> Response<Watched<Body>> {
-        let (head, incoming) = request.into_parts();
-        let mut body = RequestBody::new(incoming, self.config.body_pace);
-        let started = self.api.clock.monotonic();
-        // `respond` drops the head, so that a request needs no more memory than these variables while the rest of its
-        // body is drained and while the client reads the response.
-        let mut answer = self.respond(connection, head, &mut body, started).await;
-        settle(connection, answer.client_waits, &mut body).await;
-        let answered = &mut answer.answered;
-        answered.took = self.api.clock.monotonic() - started;
-        answered.received_bytes = body.received_bytes();
-        self.requests.record(answered);
-        let access = answer.access.map(|mut access| {
-            access.answered = answer.answered;
-            access
-        });
-        answer.response.map(|body| Watched::new(body, access))
     }
 
     /// Runs the pipeline. The action reads as much of the request body as it needs.
@@ -222,9 +200,21 @@ impl Service {
         };
         let refusal = result.as_ref().err().and_then(refusal);
         let response = self.render(&call, result);
+        self.facts(&call, head.version, tenant, label, refusal, response)
+    }
 
+    /// Collects what is recorded about a response.
+    fn facts(
+        &self,
+        call: &Call<'_>,
+        version: Version,
+        tenant: Option<&Arc<Tenant>>,
+        route: RouteLabel,
+        refusal: Option<Refusal>,
+        response: Response<Body>,
+    ) -> Answer {
         let answered = Answered {
-            route: label,
+            route,
             status: response.status().as_u16(),
             took: Duration::ZERO,
             received_bytes: 0,
@@ -237,10 +227,10 @@ impl Service {
             client: call.client,
             tenant: tenant.cloned(),
             method: access::shown_method(call.method),
-            path: target.to_string(),
-            version: head.version,
+            path: call.target.to_string(),
+            version,
             answered,
-            started,
+            started: call.started,
             clock: self.api.clock.clone(),
         });
         let expect = call.headers.get(header::EXPECT);
@@ -370,6 +360,22 @@ impl Handle for Service {
         connection: &Arc<ConnectionInfo>,
         request: Request<Incoming>,
     ) -> Response<Watched<Body>> {
-        self.answer(connection, request).await
+        let (head, incoming) = request.into_parts();
+        let mut body = RequestBody::new(incoming, self.config.body_pace);
+        let started = self.api.clock.monotonic();
+        // `respond` drops the head, so that a request needs no more memory than these variables while the rest of its
+        // body is drained and while the client reads the response.
+        let mut answer = self.respond(connection, head, &mut body, started).await;
+        settle(connection, answer.client_waits, &mut body).await;
+        let answered = &mut answer.answered;
+        answered.took = self.api.clock.monotonic() - started;
+        answered.received_bytes = body.received_bytes();
+        self.requests.record(answered);
+        if let Some(access) = &mut answer.access {
+            access.answered = answer.answered;
+        }
+        answer
+            .response
+            .map(|body| Watched::new(body, answer.access))
     }
 }

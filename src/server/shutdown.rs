@@ -63,13 +63,13 @@ impl Shutdown {
     }
 
     /// Retires after a handover to another process. Running transfers have more time, until [`Shutdown::hurry`].
-    pub fn hand_over(&self) {
+    pub(super) fn hand_over(&self) {
         self.shared.is_handed_over.store(true, Ordering::Release);
         self.retire();
     }
 
     /// Ends the longer time of a handover: running transfers have the time of an ordinary stop from now on.
-    pub fn hurry(&self) {
+    fn hurry(&self) {
         self.shared.is_handed_over.store(false, Ordering::Release);
         self.shared.hurried.notify_waiters();
     }
@@ -101,7 +101,7 @@ impl Shutdown {
     }
 
     /// Whether a stop was requested in any form. Costs one atomic load.
-    pub fn is_triggered(&self) -> bool {
+    pub(super) fn is_triggered(&self) -> bool {
         self.shared.level.load(Ordering::Acquire) >= RETIRING
     }
 
@@ -114,7 +114,7 @@ impl Shutdown {
     }
 
     /// Whether idle connections must close. Costs one atomic load.
-    pub fn is_draining(&self) -> bool {
+    pub(super) fn is_draining(&self) -> bool {
         self.shared.level.load(Ordering::Acquire) >= DRAINING
     }
 
@@ -122,7 +122,7 @@ impl Shutdown {
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
-    pub async fn draining(&self) {
+    pub(super) async fn draining(&self) {
         self.reached(DRAINING).await;
     }
 
@@ -130,7 +130,7 @@ impl Shutdown {
     ///
     /// # Cancel safety
     /// Dropping the future leaves the retirement as it is.
-    pub async fn end_retirement(&self) {
+    pub(super) async fn end_retirement(&self) {
         self.triggered().await;
         tokio::time::sleep(RETIREMENT).await;
         self.trigger();
@@ -140,7 +140,7 @@ impl Shutdown {
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
-    pub async fn aborted(&self) {
+    pub(super) async fn aborted(&self) {
         self.reached(ABORTED).await;
     }
 

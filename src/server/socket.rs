@@ -25,6 +25,7 @@ use super::{
     send_queue::{self, SendQueue},
     unsent_limit::{UnsentLimit, Write},
 };
+use crate::delivery::SendFile;
 
 /// The congestion control towards a proxy on this machine. Without a network, pacing (BBR, where the system chooses it)
 /// costs a timer for every few segments and gains nothing (decision 0010). Other connections keep the system's choice.
@@ -73,29 +74,37 @@ enum Io {
 
 impl From<TcpStream> for Socket {
     fn from(stream: TcpStream) -> Self {
-        Self {
-            io: Io::Tcp(stream),
-            ahead: Bytes::new(),
-            sendfile_bytes_min: LOCAL_SENDFILE_BYTES_MIN,
-            written_bytes: 0,
-            unsent_limit: UnsentLimit::default(),
-        }
+        Self::new(Io::Tcp(stream))
     }
 }
 
 impl From<UnixStream> for Socket {
     fn from(stream: UnixStream) -> Self {
+        Self::new(Io::Unix(stream))
+    }
+}
+
+/// Evaluates `$work` with `$name` bound to the stream of either kind.
+macro_rules! each {
+    ($io:expr, $name:ident => $work:expr) => {
+        match $io {
+            Io::Tcp($name) => $work,
+            Io::Unix($name) => $work,
+        }
+    };
+}
+
+impl Socket {
+    fn new(io: Io) -> Self {
         Self {
-            io: Io::Unix(stream),
+            io,
             ahead: Bytes::new(),
             sendfile_bytes_min: LOCAL_SENDFILE_BYTES_MIN,
             written_bytes: 0,
             unsent_limit: UnsentLimit::default(),
         }
     }
-}
 
-impl Socket {
     /// Sets the socket's options.
     ///
     /// # Errors
@@ -114,11 +123,6 @@ impl Socket {
             debug!(%error, "cannot set the congestion control; keeping the system's choice");
         }
         Ok(())
-    }
-
-    /// The smallest file slice that is worth a `sendfile`.
-    pub(super) fn sendfile_bytes_min(&self) -> usize {
-        self.sendfile_bytes_min
     }
 
     /// Copies the first available bytes without consuming them; 0 at the end. Waits for at least one byte.
@@ -148,10 +152,7 @@ impl Socket {
     pub(super) async fn read_ahead(&mut self, more: usize) -> io::Result<Option<&[u8]>> {
         let mut buf = BytesMut::with_capacity(more);
         let mut limited = (&mut buf).limit(more);
-        let read = match &mut self.io {
-            Io::Tcp(stream) => stream.read_buf(&mut limited).await?,
-            Io::Unix(stream) => stream.read_buf(&mut limited).await?,
-        };
+        let read = each!(&mut self.io, stream => stream.read_buf(&mut limited).await?);
         if read == 0 {
             return Ok(None);
         }
@@ -220,12 +221,16 @@ impl Socket {
             let _ = stream.set_zero_linger();
         }
     }
+}
 
-    /// Sends `before`, then `len` bytes of `file` from `offset`. Returns how many bytes the socket accepted.
-    ///
-    /// # Errors
-    /// `Unsupported` if nothing was sent and the file must be sent from memory. `UnexpectedEof` if the file is shorter.
-    pub(super) fn poll_send_file(
+impl SendFile for Socket {
+    const SENDS_FILES: bool = true;
+
+    fn sendfile_bytes_min(&self) -> usize {
+        self.sendfile_bytes_min
+    }
+
+    fn poll_send_file(
         &mut self,
         cx: &mut Context<'_>,
         before: &[IoSlice<'_>],
@@ -235,18 +240,11 @@ impl Socket {
     ) -> Poll<io::Result<usize>> {
         self.limit_unsent(Write::File(len));
         loop {
-            let sent = match &self.io {
-                Io::Tcp(stream) => {
-                    ready!(stream.poll_write_ready(cx))?;
-                    let send = || send_file(stream.as_fd(), before, file, offset, len);
-                    stream.try_io(Interest::WRITABLE, send)
-                }
-                Io::Unix(stream) => {
-                    ready!(stream.poll_write_ready(cx))?;
-                    let send = || send_file(stream.as_fd(), before, file, offset, len);
-                    stream.try_io(Interest::WRITABLE, send)
-                }
-            };
+            let sent = each!(&self.io, stream => {
+                ready!(stream.poll_write_ready(cx))?;
+                let send = || send_file(stream.as_fd(), before, file, offset, len);
+                stream.try_io(Interest::WRITABLE, send)
+            });
             // Only an explicit EAGAIN says that the socket is full. A call may end early for other reasons, and if readiness
             // were cleared then, the task would wait for an edge that never comes.
             if !matches!(&sent, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
@@ -285,16 +283,6 @@ fn send_file(
         }
         Err(error) => Err(error.into()),
     }
-}
-
-/// Evaluates `$work` with `$name` bound to the stream of either kind.
-macro_rules! each {
-    ($io:expr, $name:ident => $work:expr) => {
-        match $io {
-            Io::Tcp($name) => $work,
-            Io::Unix($name) => $work,
-        }
-    };
 }
 
 impl AsyncRead for Socket {

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use parking_lot::{Mutex, MutexGuard, RwLock};
+use parking_lot::{Mutex, RwLock};
 use rustls::{
     ServerConfig,
     crypto::ring,
@@ -94,7 +94,7 @@ impl Tls {
     pub fn reload(&self) -> Result<()> {
         // The lock serializes reloads. Otherwise the one that read first could install its older certificates last, with
         // the stamps of the newer ones, and they would stay until the next change.
-        let mut known = self.stamps();
+        let mut known = self.stamps.lock();
         *known = stamps(&self.files);
         let loaded = Arc::new(Loaded::read(&self.files)?);
         *self.certificates.0.write() = loaded;
@@ -102,13 +102,13 @@ impl Tls {
     }
 
     /// Expiry of the first certificate to expire, including intermediate certificates, in Unix time.
-    pub fn end_secs(&self) -> Option<u64> {
-        self.certificates.loaded().end_secs
+    pub(super) fn end_secs(&self) -> Option<u64> {
+        self.certificates.0.read().end_secs
     }
 
     /// Whether a file has changed since it was last read. Blocking.
     pub fn is_changed(&self) -> bool {
-        *self.stamps() != stamps(&self.files)
+        *self.stamps.lock() != stamps(&self.files)
     }
 
     /// Performs the handshake.
@@ -118,22 +118,11 @@ impl Tls {
     pub(super) async fn accept(&self, socket: Socket) -> io::Result<TlsStream<Socket>> {
         self.acceptor.accept(socket).await
     }
-
-    fn stamps(&self) -> MutexGuard<'_, Vec<Stamp>> {
-        self.stamps.lock()
-    }
 }
 
 /// Whether the client selected HTTP/2 in the handshake.
 pub(super) fn is_http2(stream: &TlsStream<Socket>) -> bool {
     stream.get_ref().1.alpn_protocol() == Some(ALPN_HTTP2)
-}
-
-impl Certificates {
-    fn loaded(&self) -> Arc<Loaded> {
-        let loaded = self.0.read();
-        loaded.clone()
-    }
 }
 
 impl Loaded {
@@ -229,7 +218,7 @@ fn stamps(files: &[CertificateFiles]) -> Vec<Stamp> {
 
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let loaded = self.loaded();
+        let loaded = self.0.read().clone();
         let found = hello.server_name().and_then(|name| loaded.find(name));
         Some(found.unwrap_or(&loaded.first).clone())
     }

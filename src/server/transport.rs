@@ -4,7 +4,6 @@
 //! lies in. What passes is noted in [`Progress`], which also asks here what waits in the kernel.
 
 use std::{
-    fs::File,
     io::{self, IoSlice},
     pin::Pin,
     sync::Arc,
@@ -13,57 +12,22 @@ use std::{
 
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
 
-use super::{
-    deadlines::Progress,
-    socket::{Queues, Socket},
-};
+use super::{deadlines::Progress, socket::Socket};
 use crate::delivery::{Loans, SendFile};
 
 /// The byte stream of a connection.
 pub(super) trait Stream: AsyncRead + AsyncWrite + SendFile + Send + Unpin + 'static {
-    /// Bytes that the kernel has taken so far.
-    fn written_bytes(&self) -> u64;
-
-    /// What waits in the kernel, in both directions.
-    fn queues(&self) -> io::Result<Queues>;
-
-    /// Makes the drop of this stream discard what the peer has not acknowledged and send a reset.
-    fn reset_on_close(&self);
-}
-
-impl SendFile for Socket {
-    const SENDS_FILES: bool = true;
-
-    fn sendfile_bytes_min(&self) -> usize {
-        Socket::sendfile_bytes_min(self)
-    }
-
-    fn poll_send_file(
-        &mut self,
-        cx: &mut Context<'_>,
-        before: &[IoSlice<'_>],
-        file: &File,
-        offset: u64,
-        len: usize,
-    ) -> Poll<io::Result<usize>> {
-        Socket::poll_send_file(self, cx, before, file, offset, len)
-    }
+    /// The socket below. For TLS, it counts the bytes of records.
+    fn socket(&self) -> &Socket;
 }
 
 impl Stream for Socket {
-    fn written_bytes(&self) -> u64 {
-        Socket::written_bytes(self)
-    }
-
-    fn queues(&self) -> io::Result<Queues> {
-        Socket::queues(self)
-    }
-
-    fn reset_on_close(&self) {
-        Socket::reset_on_close(self);
+    fn socket(&self) -> &Socket {
+        self
     }
 }
 
@@ -71,49 +35,70 @@ impl Stream for Socket {
 impl SendFile for TlsStream<Socket> {}
 
 impl Stream for TlsStream<Socket> {
-    fn written_bytes(&self) -> u64 {
-        self.get_ref().0.written_bytes()
-    }
-
-    /// Of the socket below: bytes of TLS records.
-    fn queues(&self) -> io::Result<Queues> {
-        self.get_ref().0.queues()
-    }
-
-    fn reset_on_close(&self) {
-        self.get_ref().0.reset_on_close();
+    fn socket(&self) -> &Socket {
+        self.get_ref().0
     }
 }
 
-/// The stream as hyper requires it.
-pub(super) struct Transport<S> {
-    io: TokioIo<Metered<S>>,
+/// Receives the stream of a dropped [`Transport`].
+pub(super) type Slot<S> = Arc<Mutex<Option<S>>>;
+
+/// A stream as hyper requires it. `F` sees the bytes that are read.
+pub(super) struct Transport<S, F> {
+    io: TokioIo<Observed<S, F>>,
+    progress: Arc<Progress>,
     loans: Arc<Loans>,
+    slot: Option<Slot<S>>,
 }
 
-impl<S: Stream> Transport<S> {
-    pub(super) fn new(stream: S, progress: Arc<Progress>, loans: Arc<Loans>) -> Self {
+impl<S: Stream, F> Transport<S, F> {
+    pub(super) fn new(stream: S, progress: &Arc<Progress>, loans: &Arc<Loans>, on_read: F) -> Self {
+        let stream = Some(stream);
         Self {
-            io: TokioIo::new(Metered { stream, progress }),
-            loans,
+            io: TokioIo::new(Observed { stream, on_read }),
+            progress: progress.clone(),
+            loans: loans.clone(),
+            slot: None,
         }
     }
 
-    /// The stream itself, when hyper has finished with it.
-    pub(super) fn into_inner(self) -> S {
-        self.io.into_inner().stream
+    /// Gives the stream back when hyper drops it: hyper's HTTP/2 connection has no method for that.
+    pub(super) fn give_back_to(self, slot: Slot<S>) -> Self {
+        let mut this = self;
+        this.slot = Some(slot);
+        this
     }
 
-    /// Records whether the socket accepted something, and answers the query of [`Progress`], if there is one.
-    fn report<T>(&self, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        let Metered { stream, progress } = self.io.inner();
-        progress.wrote(&outcome);
-        progress.answer(|| stream.queues().ok());
+    /// The stream itself, when hyper has finished with it.
+    pub(super) fn into_inner(mut self) -> S {
+        let stream = self.io.inner_mut().stream.take();
+        stream.expect("taken only here and by the drop")
+    }
+
+    /// Runs an operation on the stream. Records whether the socket accepted something, and answers the query of
+    /// [`Progress`], if there is one.
+    fn write<T>(
+        &mut self,
+        operation: impl FnOnce(&mut S, &Loans) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        let stream = &mut self.io.inner_mut().stream;
+        let stream = stream.as_mut().expect("taken only by the end");
+        let outcome = operation(stream, &self.loans);
+        self.progress.wrote(&outcome);
+        self.progress.answer(|| stream.socket().queues().ok());
         outcome
     }
 }
 
-impl<S: AsyncRead + Unpin> Read for Transport<S> {
+impl<S, F> Drop for Transport<S, F> {
+    fn drop(&mut self) {
+        if let Some(slot) = &self.slot {
+            *slot.lock() = self.io.inner_mut().stream.take();
+        }
+    }
+}
+
+impl<S: Stream, F: FnMut(&[u8]) + Unpin> Read for Transport<S, F> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -123,14 +108,13 @@ impl<S: AsyncRead + Unpin> Read for Transport<S> {
     }
 }
 
-impl<S: Stream> Write for Transport<S> {
+impl<S: Stream, F: Unpin> Write for Transport<S, F> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let outcome = Pin::new(&mut self.io).poll_write(cx, buf);
-        self.report(outcome)
+        self.write(|stream, _| Pin::new(stream).poll_write(cx, buf))
     }
 
     fn poll_write_vectored(
@@ -138,79 +122,50 @@ impl<S: Stream> Write for Transport<S> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let Self { io, loans } = &mut *self;
-        let outcome = match loans.poll_send_file(cx, &mut io.inner_mut().stream, bufs) {
-            Some(outcome) => outcome,
-            None => Pin::new(&mut self.io).poll_write_vectored(cx, bufs),
-        };
-        self.report(outcome)
+        self.write(
+            |stream, loans| match loans.poll_send_file(cx, stream, bufs) {
+                Some(outcome) => outcome,
+                None => Pin::new(stream).poll_write_vectored(cx, bufs),
+            },
+        )
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
+        let stream = &self.io.inner().stream;
+        stream.as_ref().is_some_and(S::is_write_vectored)
     }
 
     /// hyper flushes when its queue is empty: everything lent is written.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.loans.clear();
         // TLS may have records that wait for the socket.
-        let outcome = Pin::new(&mut self.io).poll_flush(cx);
-        self.report(outcome)
+        self.write(|stream, _| Pin::new(stream).poll_flush(cx))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let outcome = Pin::new(&mut self.io).poll_shutdown(cx);
-        self.report(outcome)
+        self.write(|stream, _| Pin::new(stream).poll_shutdown(cx))
     }
 }
 
-/// Counts the bytes that are read. Below `TokioIo`, because there tokio's `ReadBuf` tells how many bytes were filled
-/// in; counting them in hyper's uninitialized buffer would need unsafe code.
-#[derive(Debug)]
-struct Metered<S> {
-    stream: S,
-    progress: Arc<Progress>,
+/// The reading side. Below `TokioIo`, because there tokio's `ReadBuf` tells which bytes were filled in; looking into
+/// hyper's uninitialized buffer would need unsafe code.
+struct Observed<S, F> {
+    /// `None` at the end only.
+    stream: Option<S>,
+    on_read: F,
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
+impl<S: AsyncRead + Unpin, F: FnMut(&[u8]) + Unpin> AsyncRead for Observed<S, F> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let Self { stream, on_read } = &mut *self;
+        let stream = stream.as_mut().expect("taken only by the end");
         let before = buf.filled().len();
-        let outcome = Pin::new(&mut self.stream).poll_read(cx, buf);
-        self.progress.received(buf.filled().len() - before);
+        let outcome = Pin::new(stream).poll_read(cx, buf);
+        on_read(&buf.filled()[before..]);
         outcome
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

@@ -12,9 +12,9 @@ use std::{
 
 use tracing::{debug, info};
 
-use super::{Config, ConnectionInfo};
+use super::{Config, ConnectionInfo, Session};
 use crate::{
-    metrics::{ConnectionCut as Cut, Connections},
+    metrics::{ConnectionCut as Cut, Connections, Label},
     server::shutdown::Shutdown,
 };
 
@@ -79,16 +79,16 @@ impl Drop for UnansweredOne<'_> {
 }
 
 /// The work of a connection. If it is dropped because the shutdown grace period has passed, it is counted.
-pub(super) struct Counted<'w> {
+pub(super) struct Counted {
     // Declared first and so dropped first: it inspects the state of the work.
     pub(super) exit: ExitCount,
-    pub(super) work: Work<'w>,
+    pub(super) work: Work,
 }
 
 /// The work of a connection.
-pub(super) type Work<'w> = Pin<Box<dyn Future<Output = ()> + Send + 'w>>;
+pub(super) type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-impl Future for Counted<'_> {
+impl Future for Counted {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -106,15 +106,11 @@ pub(super) struct ExitCount {
 }
 
 impl ExitCount {
-    pub(super) fn new(
-        info: Arc<ConnectionInfo>,
-        counts: Arc<Connections>,
-        shutdown: Shutdown,
-    ) -> Self {
+    pub(super) fn new<H>(session: &Session<H>) -> Self {
         Self {
-            info,
-            counts,
-            shutdown,
+            info: session.info.clone(),
+            counts: session.counts.clone(),
+            shutdown: session.shutdown.clone(),
             is_finished: false,
         }
     }

@@ -18,13 +18,13 @@ use hyper::{
 use tracing::debug;
 
 use super::{
-    Config, ConnectionInfo, Handle,
+    Config, ConnectionInfo, Handle, Session,
     cut::cut,
     linger::{has_unacked, linger},
 };
 use crate::{
     delivery::FileBody,
-    metrics::{ConnectionCut as Cut, Connections},
+    metrics::ConnectionCut as Cut,
     server::{
         deadlines::{Guard, HeadTimer, Progress, Step, Watchdog},
         shutdown::Shutdown,
@@ -41,72 +41,99 @@ const READ_BUFFER_BYTES_MIN: usize = 8 * 1024;
 /// Dropping the future closes the stream and drops the request in progress.
 pub(super) async fn serve<S: Stream, H: Handle>(
     stream: S,
-    handler: Arc<H>,
-    info: &Arc<ConnectionInfo>,
-    config: &Config,
-    counts: &Connections,
     watchdog: Watchdog,
-    shutdown: Shutdown,
+    session: Session<H>,
 ) {
+    let (stream, end) = speak(stream, watchdog, &session).await;
+    let Session {
+        info,
+        config,
+        counts,
+        ..
+    } = &session;
     let peer = info.peer;
-    let (stream, is_lingering) =
-        match speak(stream, handler, info, config, watchdog, shutdown).await {
-            End::Done(stream) => {
-                let is_lingering = info.linger.load(Ordering::Relaxed) || has_unacked(&stream);
-                (stream, is_lingering)
+    let is_lingering = match end {
+        End::Done => info.linger.load(Ordering::Relaxed) || has_unacked(&stream),
+        End::Drained => {
+            counts.cut(Cut::ExitIdle);
+            false
+        }
+        End::Failed(error) if error.is_parse() => {
+            debug!(%peer, %error, "malformed request refused");
+            true
+        }
+        End::Failed(error) => return debug!(%peer, %error, "connection broken"),
+        End::Cut(why) => {
+            cut(info, config, counts, why);
+            if why == Cut::WriteStall {
+                // Otherwise the kernel would keep the unacknowledged data for many minutes.
+                stream.socket().reset_on_close();
             }
-            End::Drained(stream) => {
-                counts.cut(Cut::ExitIdle);
-                (stream, false)
-            }
-            End::Refused(stream, error) => {
-                debug!(%peer, %error, "malformed request refused");
-                (stream, true)
-            }
-            End::Broken(error) => return debug!(%peer, %error, "connection broken"),
-            End::Cut(stream, why) => {
-                cut(info, config, counts, why);
-                if why == Cut::WriteStall {
-                    // Otherwise the kernel would keep the unacknowledged data for many minutes.
-                    stream.reset_on_close();
-                }
-                (stream, false)
-            }
-        };
+            false
+        }
+    };
     if is_lingering && !linger(stream, config).await {
         cut(info, config, counts, Cut::WriteStall);
     }
 }
 
-/// How a connection ended. A stream in it may still be open for writing.
-enum End<S> {
+/// How a connection ended.
+enum End {
     /// Regularly: after a response, or between two requests.
-    Done(S),
+    Done,
     /// Closed while idle, because the server is stopping.
-    Drained(S),
-    /// hyper has answered a malformed head.
-    Refused(S, hyper::Error),
-    /// The peer closed the connection during a request, or the body of a response failed.
-    Broken(hyper::Error),
+    Drained,
+    /// hyper has answered a malformed head, the peer closed the connection during a request, or the body of a response
+    /// failed.
+    Failed(hyper::Error),
     /// The server ends it, for example because of a timeout.
-    Cut(S, Cut),
+    Cut(Cut),
 }
 
 /// Runs hyper until the connection ends.
 async fn speak<S: Stream, H: Handle>(
     stream: S,
-    handler: Arc<H>,
-    info: &Arc<ConnectionInfo>,
-    config: &Config,
     watchdog: Watchdog,
-    shutdown: Shutdown,
-) -> End<S> {
-    let service = service_fn(|request| {
-        let (handler, info, shutdown) = (handler.clone(), info.clone(), shutdown.clone());
-        async move { Ok::<_, Infallible>(answer::<S, H>(&handler, &info, &shutdown, request).await) }
-    });
+    session: &Session<H>,
+) -> (S, End) {
+    let (info, config) = (&session.info, &session.config);
     let progress = &info.progress;
-    let mut connection = http1::Builder::new()
+    let on_read = |bytes: &[u8]| progress.received(bytes.len());
+    let transport = Transport::new(stream, progress, &info.loans, on_read);
+    let service =
+        service_fn(async |request| Ok::<_, Infallible>(answer::<S, H>(session, request).await));
+    let mut connection = builder(config, progress).serve_connection(transport, service);
+    let (idle_timeout, stall_timeout) = (config.idle_timeout, config.write_stall_timeout);
+    let mut guard = Guard::new(watchdog, progress, idle_timeout, stall_timeout);
+    // Registers this task's waker, which does not change. Afterwards the flag is enough, and the connection does not take
+    // the lock of the shared list of waiters at each wake-up.
+    let mut draining = pin!(session.shutdown.draining());
+    poll_fn(|cx| Poll::Ready(draining.as_mut().poll(cx).is_ready())).await;
+    let mut drain = Drain::default();
+    let end = poll_fn(|cx| {
+        loop {
+            // Not `poll_without_shutdown`, which is ready when everything is buffered. This one is ready when everything
+            // is written and the write side is shut down.
+            if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
+                return Poll::Ready(result.map_or_else(End::Failed, |()| drain.end()));
+            }
+            let step = drain.step(info, &session.shutdown);
+            match step.or_else(|| guard.poll(cx, progress)) {
+                Step::Wait => return Poll::Pending,
+                Step::Ask => {}
+                Step::Close => Pin::new(&mut connection).graceful_shutdown(),
+                Step::Cut(why) => return Poll::Ready(End::Cut(why)),
+            }
+        }
+    })
+    .await;
+    (connection.into_parts().io.into_inner(), end)
+}
+
+/// hyper's settings. `max_headers` keeps hyper's default of 100: setting it moves the headers from the stack to the heap.
+fn builder(config: &Config, progress: &Arc<Progress>) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
         .timer(HeadTimer(progress.clone()))
         .header_read_timeout(config.idle_timeout)
         .keep_alive(true)
@@ -114,81 +141,25 @@ async fn speak<S: Stream, H: Handle>(
         // that is gone is noticed only when the response is written.
         .half_close(true)
         .max_buf_size(config.read_buffer_bytes_max.max(READ_BUFFER_BYTES_MIN))
-        .pipeline_flush(false)
-        // `max_headers` keeps hyper's default of 100: setting it moves the headers from the stack to the heap.
-        .serve_connection(
-            Transport::new(stream, progress.clone(), info.loans.clone()),
-            service,
-        );
-
-    let mut guard = Guard::new(
-        watchdog,
-        progress,
-        config.idle_timeout,
-        config.write_stall_timeout,
-    );
-    let mut draining = pin!(shutdown.draining());
-    let mut is_waiting = false;
-    let mut drain = Drain::default();
-    let outcome = poll_fn(|cx| {
-        // Polled once to register this task's waker, which does not change. Afterwards the flag is enough, and the
-        // connection does not take the lock of the shared list of waiters at each wake-up.
-        if !is_waiting {
-            is_waiting = true;
-            let _ = draining.as_mut().poll(cx);
-        }
-        loop {
-            // Not `poll_without_shutdown`, which is ready when everything is buffered. This one is ready when everything
-            // is written and the write side is shut down.
-            if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
-                return Poll::Ready(Ok(result));
-            }
-            if shutdown.is_draining() {
-                match drain.step(info, progress) {
-                    DrainStep::Wait => {}
-                    DrainStep::Ask => continue,
-                    DrainStep::Close => {
-                        Pin::new(&mut connection).graceful_shutdown();
-                        continue;
-                    }
-                }
-            }
-            match guard.poll(cx, progress) {
-                Step::Wait => return Poll::Pending,
-                Step::Ask => {}
-                Step::Cut(why) => return Poll::Ready(Err(why)),
-            }
-        }
-    })
-    .await;
-    let is_drained = drain == Drain::ClosedIdle;
-    match outcome {
-        Ok(Ok(())) if is_drained => End::Drained(connection.into_parts().io.into_inner()),
-        Ok(Ok(())) => End::Done(connection.into_parts().io.into_inner()),
-        Ok(Err(error)) if error.is_parse() => {
-            End::Refused(connection.into_parts().io.into_inner(), error)
-        }
-        Ok(Err(error)) => End::Broken(error),
-        Err(why) => End::Cut(connection.into_parts().io.into_inner(), why),
-    }
+        .pipeline_flush(false);
+    builder
 }
 
 /// Answers one request, and decides whether it is the last one.
 async fn answer<S: Stream, H: Handle>(
-    handler: &H,
-    info: &Arc<ConnectionInfo>,
-    shutdown: &Shutdown,
+    session: &Session<H>,
     request: Request<Incoming>,
 ) -> Response<H::Body> {
+    let info = &session.info;
     let unanswered = info.unanswered.begin();
-    let mut response = handler.handle(info, request).await;
+    let mut response = session.handler.handle(info, request).await;
     drop(unanswered);
     if S::SENDS_FILES {
         response.body_mut().lend_to(&info.loans);
     } else {
         response.body_mut().copy_out(&info.client);
     }
-    if shutdown.is_triggered() {
+    if session.shutdown.is_triggered() {
         info.set_linger();
     }
     // The connection discards what the client sends after its last response.
@@ -218,44 +189,45 @@ enum Drain {
     ClosedIdle,
 }
 
-enum DrainStep {
-    Wait,
-    /// Poll hyper, so that the transport reports the queues.
-    Ask,
-    /// Tell hyper to shut down, then poll it.
-    Close,
-}
-
 impl Drain {
+    /// How a connection has ended that hyper closed.
+    fn end(&self) -> End {
+        match self {
+            Self::ClosedIdle => End::Drained,
+            Self::Open | Self::Asked | Self::Closing => End::Done,
+        }
+    }
+
     /// Advances the state. Must be called after a poll of hyper.
-    fn step(&mut self, info: &ConnectionInfo, progress: &Progress) -> DrainStep {
-        if matches!(self, Self::Closing | Self::ClosedIdle) {
-            return DrainStep::Wait;
+    fn step(&mut self, info: &ConnectionInfo, shutdown: &Shutdown) -> Step {
+        let progress = &info.progress;
+        if !shutdown.is_draining() || matches!(self, Self::Closing | Self::ClosedIdle) {
+            return Step::Wait;
         }
         let was_asked = std::mem::take(self) == Self::Asked;
         if progress.is_busy() {
             info.set_linger();
             *self = Self::Closing;
-            return DrainStep::Close;
+            return Step::Close;
         }
         // The client has begun to speak, but the TLS handshake came first, so its first request is still to come.
         progress.expect_first_head();
         if !progress.is_idle() {
             // The head has a timeout. Its response will be the last one.
             info.set_linger();
-            return DrainStep::Wait;
+            return Step::Wait;
         }
         if !was_asked {
             progress.ask();
             *self = Self::Asked;
-            return DrainStep::Ask;
+            return Step::Ask;
         }
         let queues = progress.take_answer();
         if queues.is_some_and(|queues| queues.unread_bytes > 0) {
             // The runtime will wake this task for the data.
-            return DrainStep::Wait;
+            return Step::Wait;
         }
         *self = Self::ClosedIdle;
-        DrainStep::Close
+        Step::Close
     }
 }

@@ -5,7 +5,6 @@
 
 mod answer;
 mod flow;
-mod handback;
 mod head;
 mod streams;
 mod table;
@@ -14,7 +13,7 @@ use std::{
     future::{Future, poll_fn, ready},
     pin::{Pin, pin},
     sync::{Arc, atomic::Ordering},
-    task::Poll,
+    task::{Context, Poll},
     time::Instant,
 };
 
@@ -25,12 +24,11 @@ use tracing::debug;
 use self::{
     answer::Answer,
     flow::Line,
-    handback::Handback,
     streams::{Requests, StreamExecutor, Streams},
     table::{Allowance, Verdict},
 };
 use super::{
-    Config, ConnectionInfo, Handle,
+    Config, ConnectionInfo, Handle, Session,
     cut::cut,
     linger::{has_unacked, linger},
 };
@@ -42,11 +40,10 @@ use crate::{
     },
     metrics::{ConnectionCut as Cut, Connections},
     server::{
-        deadlines::{Progress, Watchdog},
-        shutdown::Shutdown,
+        deadlines::{Step, Watchdog},
         socket::Queues,
         stall::Stall,
-        transport::{Stream, Transport},
+        transport::{Slot, Stream, Transport},
     },
     time::Clock,
 };
@@ -91,16 +88,18 @@ const RESETS_PER_SECOND_MAX: u32 = 100;
 /// Dropping the future closes the stream and drops the requests in progress.
 pub(super) async fn serve<S: Stream, H: Handle>(
     stream: S,
-    handler: Arc<H>,
-    info: &Arc<ConnectionInfo>,
-    config: &Config,
-    counts: &Connections,
     watchdog: Watchdog,
-    shutdown: Shutdown,
+    session: Session<H>,
 ) {
-    let (stream, slot) = Handback::new(stream);
-    let outcome = speak(stream, handler, info, config, counts, watchdog, shutdown).await;
-    let stream = slot.take();
+    let slot = Slot::default();
+    let outcome = speak(stream, slot.clone(), watchdog, &session).await;
+    let stream = slot.lock().take();
+    let Session {
+        info,
+        config,
+        counts,
+        ..
+    } = &session;
     let peer = info.peer;
     match (outcome, stream) {
         (Ok(Ok(())), Some(stream)) if has_unacked(&stream) => {
@@ -115,81 +114,49 @@ pub(super) async fn serve<S: Stream, H: Handle>(
             if let Some(stream) = stream
                 && why == Cut::WriteStall
             {
-                stream.reset_on_close();
+                stream.socket().reset_on_close();
             }
         }
     }
 }
 
-/// Runs hyper until the connection ends, with `Err` if the server ends it.
+/// Runs hyper until the connection ends, with `Err` if the server ends it. The stream is then in `slot`.
 async fn speak<S: Stream, H: Handle>(
-    stream: Handback<S>,
-    handler: Arc<H>,
-    info: &Arc<ConnectionInfo>,
-    config: &Config,
-    counts: &Connections,
-    mut watchdog: Watchdog,
-    shutdown: Shutdown,
+    stream: S,
+    slot: Slot<S>,
+    watchdog: Watchdog,
+    session: &Session<H>,
 ) -> Result<hyper::Result<()>, Cut> {
-    let clock = Clock::system();
-    let client = &info.client;
+    let (info, client, shutdown) = (&session.info, &session.info.client, &session.shutdown);
     let _counted = client.take(Resource::Http2Connections, 1);
     let (windows, _window_permit) = Windows::of(client);
-    let mut allowance = Allowance::new(client.clone(), stream.table_bytes());
-    let mut streams = Streams::new(clock.clone(), config.write_stall_timeout);
-    let requests = streams.requests();
-    let service = service_fn(|request| answer(&handler, info, &requests, request));
-    let transport = Transport::new(stream, info.progress.clone(), info.loans.clone());
-    let mut connection = builder(streams.executor(), streams_max::<H>(client), windows)
-        .serve_connection(transport, service);
-
+    let clock = Clock::system();
+    let mut guard = Guard::new(watchdog, session, &clock);
+    let mut frames = guard.allowance.frames();
+    let on_read = move |bytes: &[u8]| frames.read(bytes);
+    let transport = Transport::new(stream, &info.progress, &info.loans, on_read);
+    let requests = guard.streams.requests();
+    let service = service_fn(|request| answer(&session.handler, info, &requests, request));
+    let builder = builder(guard.streams.executor(), streams_max::<H>(client), windows);
+    let mut connection = builder.serve_connection(transport.give_back_to(slot), service);
+    // Registers this task's waker; afterwards the flag is enough.
     let mut triggered = pin!(shutdown.triggered());
-    let mut is_waiting = false;
-    let mut life = Life::new(config, clock.monotonic());
-    let progress = &*info.progress;
+    poll_fn(|cx| Poll::Ready(triggered.as_mut().poll(cx).is_ready())).await;
     poll_fn(|cx| {
         loop {
             let now = clock.monotonic();
-            // Polled once to register this task's waker; afterwards the flag is enough.
-            let is_told = !is_waiting && triggered.as_mut().poll(cx).is_ready();
-            is_waiting = true;
-            if !life.is_closing() && (is_told || shutdown.is_triggered() || life.is_done) {
-                life.close(now);
+            if shutdown.is_triggered() && guard.close(now) == Step::Close {
                 Pin::new(&mut connection).graceful_shutdown();
             }
             if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
                 return Poll::Ready(Ok(result));
             }
-            streams.poll_all(cx);
-            if streams.resets_in_a_second() > RESETS_PER_SECOND_MAX {
-                return Poll::Ready(Err(Cut::Resets));
+            match guard.poll(cx, now) {
+                Step::Wait => return Poll::Pending,
+                Step::Ask => {}
+                Step::Close => Pin::new(&mut connection).graceful_shutdown(),
+                Step::Cut(why) => return Poll::Ready(Err(why)),
             }
-            match allowance.look() {
-                Verdict::GoOn => {}
-                Verdict::Close if life.is_closing() => {}
-                Verdict::Close => {
-                    life.is_done = true;
-                    continue;
-                }
-                Verdict::Cut => return Poll::Ready(Err(Cut::Fields)),
-            }
-            if let Some(open) = &info.streams {
-                open.store(streams.len(), Ordering::Relaxed);
-            }
-            life.set_idle(now, streams.len() == 0);
-            match life.check(now, progress, &mut streams, counts) {
-                Next::Wait => {}
-                Next::PollHyper => continue,
-                Next::Cut(why) => return Poll::Ready(Err(why)),
-            }
-            if watchdog
-                .poll_passed(cx, Some(life.deadline(progress)))
-                .is_pending()
-            {
-                return Poll::Pending;
-            }
-            progress.ask();
-            life.is_asked = true;
         }
     })
     .await
@@ -286,22 +253,19 @@ impl Windows {
     }
 }
 
-/// What to do after a check.
-enum Next {
-    Wait,
-    PollHyper,
-    Cut(Cut),
-}
-
-/// The timeouts of a connection. At each deadline the kernel is asked first what the client has acknowledged.
-struct Life<'a> {
+/// Enforces the timeouts and limits of a connection. At each deadline the kernel is asked first what the client has
+/// acknowledged.
+struct Guard<'a> {
+    watchdog: Watchdog,
+    streams: Streams,
+    allowance: Allowance,
+    info: &'a ConnectionInfo,
     config: &'a Config,
+    counts: &'a Connections,
     /// Since when no request is in progress.
     idle_since: Option<Instant>,
     /// When the client was told to send no further request.
     closing_since: Option<Instant>,
-    /// The client must be told to send no further request.
-    is_done: bool,
     /// No request is in progress, but the client has not acknowledged all responses.
     is_lagging: bool,
     /// The transport was asked for the state of the kernel's queues.
@@ -310,33 +274,97 @@ struct Life<'a> {
     stall: Stall,
 }
 
-impl<'a> Life<'a> {
-    fn new(config: &'a Config, now: Instant) -> Self {
+impl<'a> Guard<'a> {
+    fn new<H>(watchdog: Watchdog, session: &'a Session<H>, clock: &Clock) -> Self {
+        let now = clock.monotonic();
+        let stall_timeout = session.config.write_stall_timeout;
         Self {
-            config,
+            watchdog,
+            streams: Streams::new(clock.clone(), stall_timeout),
+            allowance: Allowance::new(session.info.client.clone()),
+            info: &session.info,
+            config: &session.config,
+            counts: &session.counts,
             idle_since: Some(now),
             closing_since: None,
-            is_done: false,
             is_lagging: false,
             is_asked: false,
             looked_at: now,
-            stall: Stall::new(config.write_stall_timeout, now),
+            stall: Stall::new(stall_timeout, now),
         }
     }
 
-    fn is_closing(&self) -> bool {
-        self.closing_since.is_some()
+    /// The client must be told to send no further request, if it was not told yet.
+    fn close(&mut self, now: Instant) -> Step {
+        match self.closing_since {
+            Some(_) => Step::Wait,
+            None => {
+                self.closing_since = Some(now);
+                Step::Close
+            }
+        }
     }
 
-    fn close(&mut self, now: Instant) {
-        self.closing_since = Some(now);
+    /// Runs the requests and checks the limits. Must be called after each poll of hyper.
+    fn poll(&mut self, cx: &mut Context<'_>, now: Instant) -> Step {
+        self.streams.poll_all(cx);
+        if self.streams.resets_in_a_second() > RESETS_PER_SECOND_MAX {
+            return Step::Cut(Cut::Resets);
+        }
+        let step = match self.allowance.look() {
+            Verdict::GoOn => Step::Wait,
+            Verdict::Close => self.close(now),
+            Verdict::Cut => Step::Cut(Cut::Fields),
+        };
+        step.or_else(|| {
+            self.count_streams(now);
+            self.check(now)
+        })
+        .or_else(|| self.wait(cx))
     }
 
-    fn set_idle(&mut self, now: Instant, is_idle: bool) {
-        match is_idle {
+    fn count_streams(&mut self, now: Instant) {
+        let open = self.streams.len();
+        if let Some(streams) = &self.info.streams {
+            streams.store(open, Ordering::Relaxed);
+        }
+        match open == 0 {
             true => self.idle_since = self.idle_since.or(Some(now)),
             false => (self.idle_since, self.is_lagging) = (None, false),
         }
+    }
+
+    /// If the kernel was asked, checks the connection and its streams, and resets streams that have stalled.
+    fn check(&mut self, now: Instant) -> Step {
+        if !std::mem::take(&mut self.is_asked) {
+            return Step::Wait;
+        }
+        let queues = self.info.progress.take_answer();
+        let is_over = match self.look(now, queues) {
+            Ok(is_over) => is_over,
+            Err(why) => return Step::Cut(why),
+        };
+        let looked = self.streams.look(self.line(now, queues));
+        self.counts.streams_stalled.add(looked.resets);
+        let step = match is_over || looked.has_stalled_for_good {
+            true => self.close(now),
+            false => Step::Wait,
+        };
+        step.or_else(|| match looked.resets > 0 {
+            true => Step::Ask,
+            false => Step::Wait,
+        })
+    }
+
+    /// Waits for the next deadline, then asks the kernel.
+    fn wait(&mut self, cx: &mut Context<'_>) -> Step {
+        let deadline = self.deadline();
+        if self.watchdog.poll_passed(cx, Some(deadline)).is_pending() {
+            return Step::Wait;
+        }
+        self.info.progress.ask();
+        self.is_asked = true;
+        Step::Ask
     }
 
     /// When the connection will have been idle for too long.
@@ -350,44 +378,20 @@ impl<'a> Life<'a> {
     }
 
     /// When to check next.
-    fn deadline(&self, progress: &Progress) -> Instant {
+    fn deadline(&self) -> Instant {
         let look = self.looked_at + self.stall.looks_every();
         match self.end() {
-            Some(end) if progress.is_blocked() => end.min(look),
+            Some(end) if self.info.progress.is_blocked() => end.min(look),
             Some(end) => end,
             None => look,
         }
     }
 
-    /// If the kernel was asked, checks the connection and its streams, and resets streams that have stalled.
-    fn check(
-        &mut self,
-        now: Instant,
-        progress: &Progress,
-        streams: &mut Streams,
-        counts: &Connections,
-    ) -> Next {
-        if !std::mem::take(&mut self.is_asked) {
-            return Next::Wait;
-        }
-        let queues = progress.take_answer();
-        if let Some(why) = self.look(now, progress, queues) {
-            return Next::Cut(why);
-        }
-        let looked = streams.look(self.line(now, progress, queues));
-        counts.streams_stalled.add(looked.resets);
-        self.is_done |= looked.has_stalled_for_good;
-        match looked.resets > 0 || self.is_done && !self.is_closing() {
-            true => Next::PollHyper,
-            false => Next::Wait,
-        }
-    }
-
-    /// Checks the connection as a whole.
-    fn look(&mut self, now: Instant, progress: &Progress, queues: Option<Queues>) -> Option<Cut> {
+    /// Checks the connection as a whole. Returns whether it must begin to close, because it was idle for too long.
+    fn look(&mut self, now: Instant, queues: Option<Queues>) -> Result<bool, Cut> {
         self.looked_at = now;
         let unacked_bytes = queues.map_or(0, |queues| queues.unacked_bytes);
-        let owes = progress.is_blocked() || unacked_bytes > 0;
+        let owes = self.info.progress.is_blocked() || unacked_bytes > 0;
         if !owes {
             self.stall.rest(now);
         } else {
@@ -396,32 +400,30 @@ impl<'a> Life<'a> {
                 (queues.acked_bytes, queues.is_in_flight)
             });
             if self.stall.look(now, acked_bytes, is_in_flight) {
-                return Some(Cut::WriteStall);
+                return Err(Cut::WriteStall);
             }
         }
         let end = self.end();
         if self.idle_since.is_some() && self.is_lagging != owes {
             self.is_lagging = owes;
             self.idle_since = Some(now);
-            return None;
+            return Ok(false);
         }
-        if end.is_some_and(|end| now >= end) {
-            match self.is_closing() {
-                true => return Some(Cut::Idle),
-                false => self.is_done = true,
-            }
+        let is_over = end.is_some_and(|end| now >= end);
+        match is_over && self.closing_since.is_some() {
+            true => Err(Cut::Idle),
+            false => Ok(is_over),
         }
-        None
     }
 
-    fn line(&self, now: Instant, progress: &Progress, queues: Option<Queues>) -> Line {
+    fn line(&self, now: Instant, queues: Option<Queues>) -> Line {
         let (written_bytes, acked_bytes) =
             queues.map_or((0, 0), |queues| (queues.written_bytes, queues.acked_bytes));
         Line {
             now,
             written_bytes,
             acked_bytes,
-            is_blocked: progress.is_blocked(),
+            is_blocked: self.info.progress.is_blocked(),
             waiting_streams: 0,
         }
     }

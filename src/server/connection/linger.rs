@@ -26,8 +26,9 @@ const UNACKED_BYTES_MAX: u64 = 64 * 1024;
 
 /// Whether closing the socket now could lose the end of the last response.
 pub(super) fn has_unacked(stream: &impl Stream) -> bool {
-    stream.written_bytes() > UNACKED_BYTES_MAX
-        && stream
+    let socket = stream.socket();
+    socket.written_bytes() > UNACKED_BYTES_MAX
+        && socket
             .queues()
             .is_ok_and(|queues| queues.unacked_bytes > UNACKED_BYTES_MAX)
 }
@@ -59,11 +60,11 @@ pub(super) async fn linger<S: Stream>(mut stream: S, config: &Config) -> bool {
             Err(_) => {}
         }
         let now = clock.monotonic();
-        let queues = stream.queues().ok();
+        let queues = stream.socket().queues().ok();
         match queues.filter(|queues| queues.unacked_bytes > 0) {
             Some(queues) => {
                 if stall.look(now, queues.acked_bytes, queues.is_in_flight) {
-                    stream.reset_on_close();
+                    stream.socket().reset_on_close();
                     return false;
                 }
                 until = now + config.linger_timeout;

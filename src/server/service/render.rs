@@ -18,38 +18,17 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 impl Service {
     pub(super) fn render(&self, call: &Call<'_>, result: Result<Response<Body>>) -> Response<Body> {
-        let (id, client, path) = (call.id, call.client, call.target.path());
         let mut response = match result {
             Ok(response) => {
-                tracing::debug!(
-                    request = format_args!("{id:016x}"),
-                    method = %call.method,
-                    path = %call.target,
-                    %client,
-                    status = response.status().as_u16(),
-                    "answered"
-                );
+                log_success(call, response.status());
                 response
             }
-            Err(error) => {
-                let mut response = match routes::error_format(path) {
-                    ErrorFormat::Easemob => easemob::wire::error(&self.api, call, &error),
-                    ErrorFormat::Lanying => lanying::wire::error(&error),
-                    ErrorFormat::Oss => lanying::form_error(call, &error),
-                };
-                if error.kind() == Kind::MethodNotAllowed {
-                    let allow = HeaderValue::try_from(routes::allow(path));
-                    let allow = allow.expect("method names are valid header values");
-                    response.headers_mut().insert(header::ALLOW, allow);
-                }
-                log_failure(call, &error, response.status());
-                response
-            }
+            Err(error) => self.render_error(call, &error),
         };
         let headers = response.headers_mut();
         headers.insert(
             REQUEST_ID,
-            HeaderValue::try_from(format!("{id:016x}")).expect("hexadecimal digits"),
+            HeaderValue::try_from(format!("{:016x}", call.id)).expect("hexadecimal digits"),
         );
         let origin = call.headers.get(header::ORIGIN);
         self.cors.apply(origin, headers);
@@ -59,20 +38,42 @@ impl Service {
         }
         if call.method == Method::HEAD {
             // hyper sends no body, but takes the length from the body that it is given.
-            if let Some(length) = response
-                .body()
-                .size_hint()
-                .exact()
-                .filter(|length| *length > 0)
-            {
-                response
-                    .headers_mut()
-                    .insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+            let length = response.body().size_hint().exact();
+            if let Some(length) = length.filter(|length| *length > 0) {
+                let headers = response.headers_mut();
+                headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
                 *response.body_mut() = Body::empty();
             }
         }
         response
     }
+
+    fn render_error(&self, call: &Call<'_>, error: &Error) -> Response<Body> {
+        let path = call.target.path();
+        let mut response = match routes::error_format(path) {
+            ErrorFormat::Easemob => easemob::wire::error(&self.api, call, error),
+            ErrorFormat::Lanying => lanying::wire::error(error),
+            ErrorFormat::Oss => lanying::form_error(call, error),
+        };
+        if error.kind() == Kind::MethodNotAllowed {
+            let allow = HeaderValue::try_from(routes::allow(path));
+            let allow = allow.expect("method names are valid header values");
+            response.headers_mut().insert(header::ALLOW, allow);
+        }
+        log_failure(call, error, response.status());
+        response
+    }
+}
+
+fn log_success(call: &Call<'_>, status: StatusCode) {
+    tracing::debug!(
+        request = format_args!("{:016x}", call.id),
+        method = %call.method,
+        path = %call.target,
+        client = %call.client,
+        status = status.as_u16(),
+        "answered"
+    );
 }
 
 /// Logs an error. The only place that does so.

@@ -35,29 +35,11 @@ const FRAME_HEAD_BYTES: usize = 9;
 const HEADERS: u8 = 1;
 const CONTINUATION: u8 = 9;
 
-/// Bytes that one connection's table may keep.
-#[derive(Debug, Clone, Default)]
-pub(super) struct TableBytes(Arc<AtomicU64>);
-
-impl TableBytes {
-    /// Observes the frames of a new connection.
-    pub(super) fn frames(&self) -> Frames {
-        Frames {
-            bytes: self.0.clone(),
-            skip: PREFACE_BYTES,
-            head: [0; FRAME_HEAD_BYTES],
-            head_len: 0,
-            since_block: 0,
-            block: 0,
-            largest: Largest::default(),
-        }
-    }
-}
-
 /// The memory that is counted for a connection's table.
 pub(super) struct Allowance {
     client: Arc<Client>,
-    table: TableBytes,
+    /// Bytes that the table may keep, written by [`Frames`].
+    kept_bytes: Arc<AtomicU64>,
     permit: Option<Permit>,
     granted_bytes: u64,
     /// More was refused once, so the connection is ending.
@@ -76,20 +58,25 @@ pub(super) enum Verdict {
 }
 
 impl Allowance {
-    pub(super) fn new(client: Arc<Client>, table: TableBytes) -> Self {
+    pub(super) fn new(client: Arc<Client>) -> Self {
         Self {
             client,
-            table,
+            kept_bytes: Arc::default(),
             permit: None,
             granted_bytes: FREE_BYTES,
             is_refused: false,
         }
     }
 
+    /// Observes the frames of the connection.
+    pub(super) fn frames(&self) -> Frames {
+        Frames::new(self.kept_bytes.clone())
+    }
+
     /// Requests memory for what the table may keep by now. Must be called after frames were read.
     pub(super) fn look(&mut self) -> Verdict {
         // Written by this task.
-        let bytes = self.table.0.load(Ordering::Relaxed);
+        let bytes = self.kept_bytes.load(Ordering::Relaxed);
         if bytes <= self.granted_bytes {
             return Verdict::GoOn;
         }
@@ -136,6 +123,18 @@ pub(super) struct Frames {
 }
 
 impl Frames {
+    fn new(bytes: Arc<AtomicU64>) -> Self {
+        Self {
+            bytes,
+            skip: PREFACE_BYTES,
+            head: [0; FRAME_HEAD_BYTES],
+            head_len: 0,
+            since_block: 0,
+            block: 0,
+            largest: Largest::default(),
+        }
+    }
+
     pub(super) fn read(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             if self.skip > 0 {
@@ -220,14 +219,14 @@ mod tests {
 
     /// Bytes that the table may keep after these frames, read in pieces of `piece` bytes.
     fn kept(frames: &[(u8, usize)], piece: usize) -> u64 {
-        let table = TableBytes::default();
-        let mut follower = table.frames();
+        let table = Arc::<AtomicU64>::default();
+        let mut follower = Frames::new(table.clone());
         let mut bytes = vec![0; PREFACE_BYTES as usize];
         bytes.extend(frames.iter().flat_map(|(kind, len)| frame(*kind, *len)));
         for piece in bytes.chunks(piece) {
             follower.read(piece);
         }
-        table.0.load(Ordering::Relaxed)
+        table.load(Ordering::Relaxed)
     }
 
     #[test]
