@@ -218,6 +218,11 @@ impl<'d, 't> Section<'d, 't> {
         self.get_with(key, T::deserialize)
     }
 
+    /// Reads the value of one key, which has a default.
+    pub(super) fn get_or_default<T: Deserialize<'t> + Default>(&self, key: &str) -> Result<T> {
+        self.get(key).map(Option::unwrap_or_default)
+    }
+
     /// Reads the value of one key with a function as in serde's `deserialize_with`.
     pub(super) fn get_with<T>(
         &self,

@@ -10,7 +10,7 @@ use hyper::header::HeaderValue;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode, percent_encode};
 
 /// The longest name in bytes of UTF-8: the limit of most file systems.
-pub const FILENAME_BYTES_MAX: usize = 255;
+const FILENAME_BYTES_MAX: usize = 255;
 
 /// All characters except `attr-char` (RFC 8187 §3.2.1).
 const NOT_ATTR_CHAR: &AsciiSet = &NON_ALPHANUMERIC
@@ -37,7 +37,7 @@ pub enum Disposition {
 }
 
 /// The value of `Content-Disposition`, at most about 1 KiB for any name: control characters are removed, path
-/// separators become `_`, and the name is cut at [`FILENAME_BYTES_MAX`].
+/// separators become `_`, and the name is cut at 255 bytes.
 ///
 /// `filename` is plain ASCII. If that is not the name itself, `filename*` has the name in UTF-8.
 #[must_use]
@@ -67,8 +67,7 @@ pub fn content_disposition(kind: Disposition, filename: Option<&str>) -> HeaderV
 ///
 /// Prefers `filename*` (RFC 8187), which RFC 7578 forbids in forms but clients send. Otherwise reads `filename`, a
 /// token or quoted string in UTF-8, and replaces invalid bytes. Linear in the length of the header.
-#[must_use]
-pub fn parse_filename(content_disposition: &[u8]) -> Option<String> {
+pub(super) fn parse_filename(content_disposition: &[u8]) -> Option<String> {
     let mut plain = None;
     let mut extended = None;
     let type_end = content_disposition.iter().position(|&byte| byte == b';')?;

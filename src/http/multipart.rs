@@ -60,7 +60,7 @@ pub struct Form<'r> {
 pub struct Part {
     /// The name of the form field; empty without a name.
     pub name: String,
-    /// The file name, cleaned by [`parse_filename`].
+    /// The file name: its last path component, without control characters.
     pub file_name: Option<String>,
     /// The declared media type, unchecked.
     pub content_type: Option<String>,

@@ -2,15 +2,14 @@
 //!
 //! Content negotiation and cache headers are not here: they depend on the request.
 
+use std::ops::Range;
+
 use hyper::{
     HeaderMap,
     header::{self, HeaderName, HeaderValue},
 };
 
-use super::{
-    byteranges::{self, Layout},
-    range::ByteRange,
-};
+use super::byteranges::{self, Layout};
 use crate::time::Timestamp;
 
 const CORP: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
@@ -107,9 +106,12 @@ impl RepresentationHeaders {
     }
 
     /// Headers of a 206 with one range.
-    pub fn range(&self, range: ByteRange) -> HeaderMap {
+    pub fn range(&self, range: &Range<u64>) -> HeaderMap {
         let mut headers = self.whole();
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(range.len()));
+        headers.insert(
+            header::CONTENT_LENGTH,
+            HeaderValue::from(range.end - range.start),
+        );
         let content_range = byteranges::content_range(range, self.body_bytes);
         headers.insert(header::CONTENT_RANGE, content_range);
         headers

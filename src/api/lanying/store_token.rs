@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// How long a token is valid. A token contains only its end; it was issued this long before.
-pub const TTL_SECS: i64 = 3600;
+const TTL_SECS: i64 = 3600;
 /// How long [`issue_to_server`] returns the same token, which is valid for at least the other half of the hour.
 const STABLE_SECS: i64 = TTL_SECS / 2;
 /// The longest token in base64: an object, a user, a number, a signature.
