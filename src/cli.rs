@@ -221,11 +221,8 @@ pub fn main() -> ExitCode {
     match run(command, settings) {
         Ok(code) => code,
         Err(error) => {
-            let text = error
-                .public_text()
-                .map_or_else(|| error.causes(), str::to_owned);
             // If standard error is closed, the exit code still tells.
-            let _ = writeln!(std::io::stderr(), "chatfiles: {text}");
+            let _ = writeln!(std::io::stderr(), "chatfiles: {}", explained(&error));
             match error.kind() {
                 Kind::InvalidArgument => ExitCode::from(2),
                 _ => ExitCode::FAILURE,
@@ -263,12 +260,19 @@ fn warn(text: &str) {
     let _ = writeln!(std::io::stderr(), "chatfiles: warning: {text}");
 }
 
-/// Prints lines on standard output. A closed pipe is not an error.
-fn say(text: &str) -> Result<()> {
+/// Prints lines on standard output, and returns the exit code of a success. A closed pipe is not an error.
+fn say(text: &str) -> Result<ExitCode> {
     match writeln!(std::io::stdout(), "{text}").and_then(|()| std::io::stdout().flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::internal(error)),
-        _ => Ok(()),
+        _ => Ok(ExitCode::SUCCESS),
     }
+}
+
+/// The text of an error for the operator.
+fn explained(error: &Error) -> String {
+    error
+        .public_text()
+        .map_or_else(|| error.causes(), str::to_owned)
 }
 
 #[cfg(test)]

@@ -17,12 +17,7 @@ use crate::{
     http::{cors::AllowedOrigins, multipart::FORM_OVERHEAD_BYTES},
     limit::{self, Rate},
     logging, retention,
-    server::{
-        cdn,
-        endpoint::At,
-        listener, operator, service,
-        tls::CertificateFiles,
-    },
+    server::{cdn, endpoint::At, listener, operator, service, tls::CertificateFiles},
     store::local,
     tenant::Limits,
 };
@@ -81,7 +76,6 @@ impl Config {
 
     fn read_document(document: &Document<'_>) -> Result<Self> {
         let server = document.section("server")?;
-        let store = document.section("store")?;
         let limits = document.section("limits")?;
         let days = document.section("retention")?;
         let tenant_defaults = Limits {
@@ -93,12 +87,7 @@ impl Config {
         // Proxies and the backend's own servers stand for many clients.
         let shared = [&service.trusted_proxies[..], &limit.exempt].concat();
         service.upload_share_exempt = shared.clone();
-        let status = limits.get_with("status", api::limit_status_429)?;
-        let api = api::Config {
-            public_url: server.get("public_url")?,
-            limit_status_429: status.unwrap_or_default(),
-            ..document.section("cdn")?.read()?
-        };
+        let api = read_api(document)?;
         let operator = document.section("operator")?;
         Ok(Self {
             listener: listener::Config {
@@ -115,7 +104,7 @@ impl Config {
                 .section("cors")?
                 .get_or_default("allowed_origins")?,
             files: read_files(document)?,
-            store: store.read()?,
+            store: document.section("store")?.read()?,
             hook: document.section("hook")?.read()?,
             limit,
             log: document.section("log")?.read()?,
@@ -197,6 +186,16 @@ fn read_service(document: &Document<'_>, defaults: &Limits) -> Result<service::C
         body_pace: document.section("server")?.read()?,
         access: document.section("log")?.get_or_default("access_sample")?,
         ..document.section("limits")?.read()?
+    })
+}
+
+fn read_api(document: &Document<'_>) -> Result<api::Config> {
+    let limits = document.section("limits")?;
+    let status = limits.get_with("status", api::limit_status_429)?;
+    Ok(api::Config {
+        public_url: document.section("server")?.get("public_url")?,
+        limit_status_429: status.unwrap_or_default(),
+        ..document.section("cdn")?.read()?
     })
 }
 

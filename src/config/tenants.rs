@@ -391,10 +391,6 @@ impl TenantConfig {
             secret(format!("{name}.{}@{}", self.org, self.app), configured)
         };
         let application = format!("chatfiles:{}", self.name());
-        let hook = |url: &String| Hook {
-            url: url.clone(),
-            secret: self.hook_secret.clone(),
-        };
         let named = |account: &Account| (account.name.clone(), account.clone());
         let moments = self.users_not_before.iter();
         Ok(Tenant {
@@ -414,7 +410,10 @@ impl TenantConfig {
                 DownloadAuthKind::Signed => DownloadAuth::Signed(key("url-key", &self.url_key)?),
             },
             strict_restrict_access: self.strict_restrict_access,
-            hook: self.hook_url.as_ref().map(hook),
+            hook: self.hook_url.clone().map(|url| Hook {
+                url,
+                secret: self.hook_secret.clone(),
+            }),
             limits: self.limits,
             tokens_not_before: self.tokens_not_before.map(|moment| moment.0),
             users_not_before: moments

@@ -63,13 +63,17 @@ pub(crate) async fn post(
     };
     let stored = files.commit(received, attributes, reserved).await?;
     call.log_stored(&stored);
+    Ok(answer(context, policy.success, stored.key))
+}
+
+fn answer(context: &Context<'_>, success: policy::Success, key: Key) -> Response<Body> {
     let object = oss::StoredObject {
         bucket: &context.lanying.app_id,
-        key: &stored.key.to_string(),
-        location: &format!("{}/{}", form_url(context), stored.key),
-        etag: &etag(stored.key.id),
+        key: &key.to_string(),
+        location: &format!("{}/{key}", form_url(context)),
+        etag: &etag(key.id),
     };
-    Ok(oss::stored(call, policy.success, &object))
+    oss::stored(context.call, success, &object)
 }
 
 /// Checks the policy, and the object that it allows. Returns the largest allowed size, too.
