@@ -21,7 +21,6 @@ use crate::{
     config::Config,
     error::{Error, Result},
     files::{Capabilities, Files},
-    http::cors::Cors,
     limit::{Limiter, Quotas, quota::USERS_MAX},
     logging,
     metrics::Metrics,
@@ -104,7 +103,7 @@ impl App {
         let service = Service::new(
             api,
             limiter.clone(),
-            Cors::new(config.origins),
+            config.cors,
             config.service,
             server.clone(),
             random_u64()?,

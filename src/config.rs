@@ -14,7 +14,7 @@ use crate::{
     auth::hook,
     error::{Error, Result},
     files,
-    http::{cors::AllowedOrigins, multipart::FORM_OVERHEAD_BYTES},
+    http::{cors::Cors, multipart::FORM_OVERHEAD_BYTES},
     limit::{self, Rate},
     logging, retention,
     server::{cdn, endpoint::At, listener, operator, service, tls::CertificateFiles},
@@ -42,7 +42,7 @@ pub struct Config {
     /// The APIs.
     pub api: api::Config,
     /// `cors.allowed_origins`: the origins whose pages may call.
-    pub origins: AllowedOrigins,
+    pub cors: Cors,
     /// `[store]`: the local store.
     pub store: local::Config,
     /// `[thumbnails]`, `[media]` and others: the use cases.
@@ -100,7 +100,7 @@ impl Config {
             service,
             tenants: tenants::read(document, &limits, &tenant_defaults, &api)?,
             api,
-            origins: document
+            cors: document
                 .section("cors")?
                 .get_or_default("allowed_origins")?,
             files: read_files(document)?,

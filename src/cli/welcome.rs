@@ -10,7 +10,7 @@ use std::{
 use crate::{
     config::{Config, DownloadAuthKind, TenantConfig},
     files::Capabilities,
-    http::{cors::AllowedOrigins, forwarded::ForwardedHeader},
+    http::{cors::Cors, forwarded::ForwardedHeader},
     server::endpoint::Endpoint,
     store::{Class, local::Durability},
     tenant::{Limits, Retention},
@@ -115,9 +115,9 @@ fn limits(config: &Config) -> Lines {
         Some(address) => format!("at {address}, without authentication"),
         None => "none, because operator.listen is not set".into(),
     };
-    let origins = match &config.origins {
-        AllowedOrigins::Any => "any".to_owned(),
-        AllowedOrigins::List(origins) => list(origins),
+    let origins = match &config.cors {
+        Cors::Any => "any".to_owned(),
+        Cors::List(origins) => list(origins),
     };
     vec![
         ("upload size limit", bytes(limits.upload_bytes_max)),

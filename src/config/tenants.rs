@@ -117,11 +117,10 @@ pub(super) fn read(
     api: &api::Config,
 ) -> Result<Vec<TenantConfig>> {
     let sections = document.sections("tenant")?;
-    if sections.len() > TENANTS_MAX {
-        return Err(Error::invalid(format!(
-            "expected at most {TENANTS_MAX} tenants, found {}",
-            sections.len()
-        )));
+    let count = sections.len();
+    if count > TENANTS_MAX {
+        let message = format!("expected at most {TENANTS_MAX} tenants, found {count}");
+        return Err(Error::invalid(message));
     }
     let tenant = |section: Section<'_, '_>| TenantConfig::read(section, limits, defaults);
     let mut tenants: Vec<_> = sections.into_iter().map(tenant).collect::<Result<_>>()?;
@@ -302,17 +301,12 @@ impl TenantConfig {
                 && !url.contains(['{', '}'])
                 && url.parse().is_ok_and(is_http)
         };
-        let filled = |url: &String| {
-            PLACEHOLDERS
-                .iter()
-                .fold(url.clone(), |url, name| url.replace(name, "1"))
-        };
+        let fill = |url: String, name: &&str| url.replace(name, "1");
+        let filled = |url: &String| PLACEHOLDERS.iter().fold(url.clone(), fill);
         // The messages do not show the URLs, which may hold passwords.
         if self.hook_url.as_deref().is_some_and(|url| !is_url(url)) {
-            return Err(self.error(
-                "hook_url",
-                "expected a URL that begins with http:// or https://",
-            ));
+            let message = "expected a URL that begins with http:// or https://";
+            return Err(self.error("hook_url", message));
         }
         let process_urls = [
             ("image_process_url", &self.image_process_url),

@@ -60,7 +60,7 @@ pub(super) fn evaluate(
 ) -> Outcome {
     let reads = method == Method::GET || method == Method::HEAD;
     if headers.contains_key(IF_MATCH) {
-        if !any_tag_matches(headers, &IF_MATCH, current.etag, Comparison::Strong) {
+        if !any_tag(headers, &IF_MATCH, |tag| tag.equals_strongly(current.etag)) {
             return Outcome::PreconditionFailed;
         }
     } else if let Some(date_secs) = single_date_secs(headers, &IF_UNMODIFIED_SINCE)
@@ -69,7 +69,9 @@ pub(super) fn evaluate(
         return Outcome::PreconditionFailed;
     }
     if headers.contains_key(IF_NONE_MATCH) {
-        if any_tag_matches(headers, &IF_NONE_MATCH, current.etag, Comparison::Weak) {
+        if any_tag(headers, &IF_NONE_MATCH, |tag| {
+            tag.equals_weakly(current.etag)
+        }) {
             return if reads {
                 Outcome::NotModified
             } else {
@@ -105,17 +107,10 @@ pub(super) fn range_counts(headers: &HeaderMap, etag: &str, outcome: Outcome) ->
     match (lines.next(), lines.next()) {
         (None, _) => outcome != Outcome::HoldsAnother,
         (Some(value), None) => parse_tag(value.as_bytes())
-            .is_some_and(|(tag, rest)| rest.is_empty() && tag.matches(etag, Comparison::Strong)),
+            .is_some_and(|(tag, rest)| rest.is_empty() && tag.equals_strongly(etag)),
         // Two lines are invalid, and the full representation is always correct.
         (Some(_), Some(_)) => false,
     }
-}
-
-/// How two entity tags are compared (RFC 9110 §8.8.3.2).
-#[derive(Clone, Copy)]
-enum Comparison {
-    Strong,
-    Weak,
 }
 
 /// An entity tag of a request, with its quotes.
@@ -124,25 +119,24 @@ struct EntityTag<'a> {
     quoted: &'a [u8],
 }
 
+/// The two comparisons of RFC 9110 §8.8.3.2.
 impl EntityTag<'_> {
-    fn matches(&self, current: &str, comparison: Comparison) -> bool {
-        match comparison {
-            // A weak `current` begins with `W/`, so it equals no quoted tag.
-            Comparison::Strong => !self.weak && self.quoted == current.as_bytes(),
-            Comparison::Weak => {
-                self.quoted == current.strip_prefix("W/").unwrap_or(current).as_bytes()
-            }
-        }
+    fn equals_strongly(&self, current: &str) -> bool {
+        // A weak `current` begins with `W/`, so it equals no quoted tag.
+        !self.weak && self.quoted == current.as_bytes()
+    }
+
+    fn equals_weakly(&self, current: &str) -> bool {
+        self.quoted == current.strip_prefix("W/").unwrap_or(current).as_bytes()
     }
 }
 
-/// Whether a list of entity tags, over all lines of the header, contains `*` or the current tag. The rest of a line
-/// after a malformed member is ignored.
-fn any_tag_matches(
+/// Whether a list of entity tags, over all lines of the header, contains `*` or a current tag. The rest of a line after
+/// a malformed member is ignored.
+fn any_tag(
     headers: &HeaderMap,
     name: &HeaderName,
-    current: &str,
-    comparison: Comparison,
+    is_current: impl Fn(&EntityTag<'_>) -> bool,
 ) -> bool {
     headers.get_all(name).iter().any(|line| {
         let mut rest = line.as_bytes().trim_ascii();
@@ -155,10 +149,10 @@ fn any_tag_matches(
                 return false;
             };
             let after = after.trim_ascii_start();
-            if !after.is_empty() && after[0] != b',' {
+            if !matches!(after, [] | [b',', ..]) {
                 return false;
             }
-            if tag.matches(current, comparison) {
+            if is_current(&tag) {
                 return true;
             }
             rest = after;
@@ -182,13 +176,8 @@ fn parse_tag(text: &[u8]) -> Option<(EntityTag<'_>, &[u8])> {
     };
     let inside = quoted.strip_prefix(b"\"")?;
     let end = inside.iter().position(|&byte| byte == b'"')? + 2;
-    Some((
-        EntityTag {
-            weak,
-            quoted: &quoted[..end],
-        },
-        &quoted[end..],
-    ))
+    let (quoted, rest) = quoted.split_at(end);
+    Some((EntityTag { weak, quoted }, rest))
 }
 
 /// The date of a header, in seconds since 1970. A list, or a value that is not an HTTP-date, is ignored (RFC 9110 §13.1.3, §13.1.4).

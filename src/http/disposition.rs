@@ -72,7 +72,7 @@ pub(super) fn parse_filename(content_disposition: &[u8]) -> Option<String> {
     let mut extended = None;
     let type_end = content_disposition.iter().position(|&byte| byte == b';')?;
     let mut rest = &content_disposition[type_end..];
-    while let Some((Parameter { name, value }, after)) = next_parameter(rest) {
+    while let Some((name, value, after)) = next_parameter(rest) {
         // The first parameter of a name counts. A later one may have been injected by an unescaped quote.
         if name.eq_ignore_ascii_case(b"filename") {
             plain.get_or_insert(value);
@@ -86,46 +86,30 @@ pub(super) fn parse_filename(content_disposition: &[u8]) -> Option<String> {
         .or_else(|| clean(&String::from_utf8_lossy(&plain?)))
 }
 
-struct Parameter<'a> {
-    name: &'a [u8],
-    value: Cow<'a, [u8]>,
-}
-
-/// The next `; name=value`, and the rest. A parameter without `=` has an empty value.
-fn next_parameter(text: &[u8]) -> Option<(Parameter<'_>, &[u8])> {
+/// The name and value of the next `; name=value`, and the rest. A parameter without `=` has an empty value.
+fn next_parameter(text: &[u8]) -> Option<(&[u8], Cow<'_, [u8]>, &[u8])> {
     let start = text
         .iter()
         .position(|byte| !matches!(byte, b';' | b' ' | b'\t'))?;
-    let text = &text[start..];
-    let name_end = text
-        .iter()
-        .position(|byte| matches!(byte, b'=' | b';'))
-        .unwrap_or(text.len());
-    let name = text[..name_end].trim_ascii();
-    let (value, after) = match text[name_end..]
-        .strip_prefix(b"=")
-        .map(<[u8]>::trim_ascii_start)
-    {
-        None => (Cow::Borrowed(&b""[..]), &text[name_end..]),
+    let (name, rest) = split_before(&text[start..], b"=;");
+    let (value, rest) = match rest.strip_prefix(b"=").map(<[u8]>::trim_ascii_start) {
+        None => (Cow::Borrowed(&b""[..]), rest),
         Some([b'"', quoted @ ..]) => {
             let (value, after) = unquote(quoted);
-            let (_, after) = split_at_semicolon(after);
-            (Cow::Owned(value), after)
+            (Cow::Owned(value), split_before(after, b";").1)
         }
         Some(token) => {
-            let (value, after) = split_at_semicolon(token);
+            let (value, after) = split_before(token, b";");
             (Cow::Borrowed(value.trim_ascii()), after)
         }
     };
-    Some((Parameter { name, value }, after))
+    Some((name.trim_ascii(), value, rest))
 }
 
-fn split_at_semicolon(text: &[u8]) -> (&[u8], &[u8]) {
-    text.split_at(
-        text.iter()
-            .position(|&byte| byte == b';')
-            .unwrap_or(text.len()),
-    )
+/// Splits before the first of the bytes `ends`, or at the end.
+fn split_before<'t>(text: &'t [u8], ends: &[u8]) -> (&'t [u8], &'t [u8]) {
+    let end = text.iter().position(|byte| ends.contains(byte));
+    text.split_at(end.unwrap_or(text.len()))
 }
 
 /// Reads a quoted-string after its opening quote, and returns the rest after the closing quote, which may be missing.
