@@ -6,8 +6,8 @@ use std::hint::black_box;
 
 use chatfiles::{
     http::{
-        conditional::Forms,
-        plan::{Representation, plan},
+        conditional::{Forms, Representation},
+        plan::plan,
     },
     time::Timestamp,
 };

@@ -4,7 +4,13 @@ mod reload;
 mod secrets;
 mod upkeep;
 
-use std::{net::SocketAddr, os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use uuid::Uuid;
@@ -15,7 +21,6 @@ use crate::{
     config::Config,
     error::{Error, Result},
     files::{Capabilities, Files},
-    http::cors::Cors,
     limit::{Limiter, Quotas, quota::USERS_MAX},
     logging,
     metrics::Metrics,
@@ -91,55 +96,25 @@ impl App {
     pub fn build_over(config: Config, clock: Clock, store: Arc<dyn Store>) -> Result<Self> {
         config.warn_of_weak_secrets();
         let root = std::path::absolute(&config.store.path).map_err(Error::internal)?;
-        let keys = root.join("keys");
-        let secrets = SecretStore::new(keys.clone());
-        let tenants = secrets.tenants(&Tenants::default(), &config.tenants)?;
-        logging::set_ids_masked(tenants.has_open_ids());
-        let ring = Arc::new(KeyRing::load_or_create(&keys, clock.now())?);
+        let api = api(&config, &root.join("keys"), &clock, store.clone())?;
         let limiter = Arc::new(Limiter::new(config.limit.clone(), clock.monotonic()));
         let policy = Arc::new(ArcSwap::from_pointee(config.retention()));
-        let descriptors = listener::raise_descriptors_max();
-        let mut files_config = config.files;
-        // Connections take up to half of the descriptors; a quarter may stay with open objects.
-        files_config.open.objects_max = files_config.open.objects_max.min((descriptors / 4).max(1));
-        let api = Api {
-            files: Files::new(store.clone(), &files_config, clock.clone()),
-            tenants: Arc::new(ArcSwap::from_pointee(tenants)),
-            verifier: Verifier::new(ring.clone()),
-            grants: Grants::new(ring, config.limit.exempt.clone(), clock.clone()),
-            hooks: Hooks::new(config.hook, clock.clone()),
-            clock: clock.clone(),
-            quotas: Quotas::new(USERS_MAX),
-            config: config.api,
-        };
-        let cors = Cors::new(config.origins);
-        let seed = random_u64()?;
         let server = Uuid::new_v4().simple().to_string();
-        let (open_objects, derivatives) = api.files.counts();
-        let logins = api.grants.counts();
         let service = Service::new(
             api,
             limiter.clone(),
-            cors,
+            config.cors,
             config.service,
             server.clone(),
-            seed,
+            random_u64()?,
         );
-        let metrics = Metrics {
-            requests: service.requests(),
-            connections: Arc::default(),
-            open_objects,
-            derivatives,
-            syncs: store.maintenance().syncs(),
-            logins,
-        };
         Ok(Self {
+            metrics: metrics(&service, &*store),
             service: Arc::new(service),
             limiter,
             listener: config.listener,
             certificates: config.certificates,
             tls: None,
-            metrics,
             operator: config.operator,
             operator_listeners: Vec::new(),
             free_space_min_bytes: config.store.free_space_min_bytes,
@@ -179,32 +154,32 @@ impl App {
         if self.listener.listen.iter().any(|at| at.is_tls) {
             self.tls = Some(Tls::load(&self.certificates)?);
         }
-        let Self {
-            inherited,
-            activated,
-            ..
-        } = self;
+        let (activated, inherited) = (&mut self.activated, &mut self.inherited);
         let listeners = listener::bind(&self.listener.listen, |name| {
-            let index = activated
-                .iter()
-                .position(|(endpoint, _)| endpoint.to_string() == name);
-            match index {
+            let mut sockets = activated.iter();
+            match sockets.position(|(endpoint, _)| endpoint.to_string() == name) {
                 Some(index) => Some(activated.swap_remove(index).1),
                 None => inherited.as_mut()?.public(name),
             }
         })?;
-        if let Some(address) = &mut self.operator {
-            let endpoint = Endpoint::tcp(*address);
-            self.operator_listeners =
-                listener::bind(&[endpoint], |name| inherited.as_mut()?.operator(name))?;
-            let bound = self.operator_listeners[0].endpoint().address();
-            *address = bound.unwrap_or(*address);
-        }
-        self.control = match inherited {
+        self.bind_operator()?;
+        self.control = match &self.inherited {
             Some(inherited) => Some(control::inherit(&self.root, inherited.control()?)?),
             None => upkeep::bind_control(&*self.store, &self.root)?,
         };
         Ok(listeners)
+    }
+
+    fn bind_operator(&mut self) -> Result<()> {
+        let Some(address) = &mut self.operator else {
+            return Ok(());
+        };
+        let inherited = &mut self.inherited;
+        let take = |name: &str| inherited.as_mut()?.operator(name);
+        self.operator_listeners = listener::bind(&[Endpoint::tcp(*address)], take)?;
+        let bound = self.operator_listeners[0].endpoint().address();
+        *address = bound.unwrap_or(*address);
+        Ok(())
     }
 
     /// Uses sockets from the service manager instead of the configured addresses. Call it before [`App::bind`].
@@ -232,25 +207,12 @@ impl App {
 
     /// Serves until `shutdown` is triggered and all transfers have ended, or their grace period has. The operator
     /// listener closes last.
-    pub async fn run(self, listeners: Vec<Listener>, shutdown: Shutdown) {
+    pub async fn run(mut self, listeners: Vec<Listener>, shutdown: Shutdown) {
         let mut tasks = self.spawn_tasks(&shutdown);
         let ended = Shutdown::new();
-        let descriptors = Descriptors::new(&listeners, &self.operator_listeners)
-            .inspect_err(
-                |error| tracing::warn!(%error, "`serve --take-over` cannot replace this server"),
-            )
-            .ok();
-        let commands = upkeep::Commands {
-            service: self.service.clone(),
-            store: self.store.clone(),
-            root: self.root,
-            server: self.server,
-            descriptors,
-            shutdown: shutdown.clone(),
-            ended: ended.clone(),
-        };
-        tasks.spawn("control", commands.serve(self.control));
-        if let Some(Err(error)) = self.inherited.map(Inherited::ready) {
+        let commands = self.commands(&listeners, &shutdown, &ended);
+        tasks.spawn("control", commands.serve(self.control.take()));
+        if let Some(Err(error)) = self.inherited.take().map(Inherited::ready) {
             tracing::warn!(%error, "the server to replace has stopped already");
         }
         let clients = Arc::new(self.listener.clients());
@@ -268,23 +230,36 @@ impl App {
             operator::serve(self.operator_listeners, operator, connection, ended.clone());
         let served = async {
             let counts = self.metrics.connections;
-            let (tls, config) = (self.tls, self.listener);
-            let service = self.service;
-            listener::serve(
-                listeners,
-                tls,
-                service,
-                config,
-                counts.clone(),
-                clients,
-                shutdown,
-            )
-            .await;
+            let (tls, service, config) = (self.tls, self.service, self.listener);
+            let counted = counts.clone();
+            listener::serve(listeners, tls, service, config, counted, clients, shutdown).await;
             listener::report_exit(&counts);
             tasks.join(TASKS_GRACE).await;
             ended.trigger();
         };
         tokio::join!(served, operated);
+    }
+
+    /// The commands of the control socket. `ended` stops the operator listener.
+    fn commands(
+        &self,
+        listeners: &[Listener],
+        shutdown: &Shutdown,
+        ended: &Shutdown,
+    ) -> upkeep::Commands {
+        let descriptors = Descriptors::new(listeners, &self.operator_listeners);
+        let descriptors = descriptors.inspect_err(
+            |error| tracing::warn!(%error, "`serve --take-over` cannot replace this server"),
+        );
+        upkeep::Commands {
+            service: self.service.clone(),
+            store: self.store.clone(),
+            root: self.root.clone(),
+            server: self.server.clone(),
+            descriptors: descriptors.ok(),
+            shutdown: shutdown.clone(),
+            ended: ended.clone(),
+        }
     }
 
     /// Starts the tasks that run beside the requests.
@@ -306,6 +281,41 @@ impl App {
         let reconcile = upkeep::reconcile_parts(store.clone(), service.clone(), shutdown.clone());
         tasks.spawn("uploads in parts", reconcile);
         tasks
+    }
+}
+
+/// Builds the services of the APIs over a store. Creates keys and secrets that are missing. Blocking.
+fn api(config: &Config, keys: &Path, clock: &Clock, store: Arc<dyn Store>) -> Result<Api> {
+    let tenants =
+        SecretStore::new(keys.to_owned()).tenants(&Tenants::default(), &config.tenants)?;
+    logging::set_ids_masked(tenants.has_open_ids());
+    let ring = Arc::new(KeyRing::load_or_create(keys, clock.now())?);
+    let descriptors = listener::raise_descriptors_max();
+    let mut files = config.files.clone();
+    // Connections take up to half of the descriptors; a quarter may stay with open objects.
+    files.open.objects_max = files.open.objects_max.min((descriptors / 4).max(1));
+    Ok(Api {
+        files: Files::new(store, &files, clock.clone()),
+        tenants: Arc::new(ArcSwap::from_pointee(tenants)),
+        verifier: Verifier::new(ring.clone()),
+        grants: Grants::new(ring, config.limit.exempt.clone(), clock.clone()),
+        hooks: Hooks::new(config.hook.clone(), clock.clone()),
+        clock: clock.clone(),
+        quotas: Quotas::new(USERS_MAX),
+        config: config.api.clone(),
+    })
+}
+
+/// The counters of all modules.
+fn metrics(service: &Service, store: &dyn Store) -> Metrics {
+    let (open_objects, derivatives) = service.api().files.counts();
+    Metrics {
+        requests: service.requests(),
+        connections: Arc::default(),
+        open_objects,
+        derivatives,
+        syncs: store.maintenance().syncs(),
+        logins: service.api().grants.counts(),
     }
 }
 

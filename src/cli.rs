@@ -8,7 +8,7 @@ mod welcome;
 
 use std::{io::Write, path::PathBuf, process::ExitCode};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde::Serialize;
 use toml::{Table, Value};
 
@@ -102,109 +102,88 @@ struct StoreTokenArgs {
     tenant: Option<String>,
 }
 
-/// Settings that override the file. Each one is a flag and an environment variable; the flag wins.
-#[derive(Args, Clone)]
+/// Settings that override the file. Each one is a flag and an environment variable; the flag wins. Serialized, each has
+/// the name of its key in the file.
+#[derive(Args, Clone, Serialize)]
 struct Settings {
     /// The configuration file, in TOML
-    #[arg(long, global = true, env = "CHATFILES_CONFIG", value_name = "FILE")]
+    #[arg(long, env = "CHATFILES_CONFIG", value_name = "FILE")]
+    #[serde(skip)]
     config: Option<PathBuf>,
     /// Addresses to listen on; port 0 selects a free port (server.listen)
     #[arg(
         long,
-        global = true,
         env = "CHATFILES_LISTEN",
         value_delimiter = ',',
         value_name = "ADDRESS"
     )]
+    #[serde(rename = "server.listen")]
     listen: Option<Vec<String>>,
     /// Address of the metrics and probes; none by default (operator.listen)
-    #[arg(
-        long,
-        global = true,
-        env = "CHATFILES_OPERATOR_LISTEN",
-        value_name = "ADDRESS"
-    )]
+    #[arg(long, env = "CHATFILES_OPERATOR_LISTEN", value_name = "ADDRESS")]
+    #[serde(rename = "operator.listen")]
     operator_listen: Option<String>,
     /// Scheme and host as clients see them (server.public_url)
-    #[arg(long, global = true, env = "CHATFILES_PUBLIC_URL", value_name = "URL")]
+    #[arg(long, env = "CHATFILES_PUBLIC_URL", value_name = "URL")]
+    #[serde(rename = "server.public_url")]
     public_url: Option<String>,
     /// Directory of the store (store.path)
-    #[arg(long, global = true, env = "CHATFILES_STORE_PATH", value_name = "DIR")]
+    #[arg(long, env = "CHATFILES_STORE_PATH", value_name = "DIR")]
+    #[serde(rename = "store.path")]
     store_path: Option<PathBuf>,
     /// Whether an acknowledged upload survives a power failure (store.durability)
-    #[arg(
-        long,
-        global = true,
-        env = "CHATFILES_DURABILITY",
-        value_name = "WHICH"
-    )]
+    #[arg(long, env = "CHATFILES_DURABILITY", value_name = "WHICH")]
+    #[serde(rename = "store.durability")]
     durability: Option<Durability>,
     /// Refuse uploads if fewer bytes are free (store.free_space_min_bytes)
-    #[arg(
-        long,
-        global = true,
-        env = "CHATFILES_FREE_SPACE_MIN_BYTES",
-        value_name = "BYTES"
-    )]
+    #[arg(long, env = "CHATFILES_FREE_SPACE_MIN_BYTES", value_name = "BYTES")]
+    #[serde(rename = "store.free_space_min_bytes")]
     free_space_min_bytes: Option<u64>,
     /// Maximum size of a file (limits.upload_bytes_max)
-    #[arg(
-        long,
-        global = true,
-        env = "CHATFILES_UPLOAD_BYTES_MAX",
-        value_name = "BYTES"
-    )]
+    #[arg(long, env = "CHATFILES_UPLOAD_BYTES_MAX", value_name = "BYTES")]
+    #[serde(rename = "limits.upload_bytes_max")]
     upload_bytes_max: Option<u64>,
     /// Requests per second per client address and rate class; 0 = unlimited (limits.calls_per_second)
-    #[arg(
-        long,
-        global = true,
-        env = "CHATFILES_CALLS_PER_SECOND",
-        value_name = "N"
-    )]
+    #[arg(long, env = "CHATFILES_CALLS_PER_SECOND", value_name = "N")]
+    #[serde(rename = "limits.calls_per_second")]
     calls_per_second: Option<u32>,
     /// Maximum burst of requests (limits.calls_burst)
-    #[arg(long, global = true, env = "CHATFILES_CALLS_BURST", value_name = "N")]
+    #[arg(long, env = "CHATFILES_CALLS_BURST", value_name = "N")]
+    #[serde(rename = "limits.calls_burst")]
     calls_burst: Option<u32>,
     /// Networks that are exempt from the rate limit (limits.exempt)
     #[arg(
         long,
-        global = true,
         env = "CHATFILES_EXEMPT",
         value_delimiter = ',',
         value_name = "CIDR"
     )]
+    #[serde(rename = "limits.exempt")]
     exempt: Option<Vec<String>>,
     /// Networks of proxies whose X-Forwarded-For or Forwarded header is trusted (limits.trusted_proxies)
     #[arg(
         long,
-        global = true,
         env = "CHATFILES_TRUSTED_PROXIES",
         value_delimiter = ',',
         value_name = "CIDR"
     )]
+    #[serde(rename = "limits.trusted_proxies")]
     trusted_proxies: Option<Vec<String>>,
     /// Days to keep files sent in chats; 0 = unlimited (retention.chatfile_days)
-    #[arg(
-        long,
-        global = true,
-        env = "CHATFILES_CHATFILE_DAYS",
-        value_name = "DAYS"
-    )]
+    #[arg(long, env = "CHATFILES_CHATFILE_DAYS", value_name = "DAYS")]
+    #[serde(rename = "retention.chatfile_days")]
     chatfile_days: Option<u32>,
     /// error, warn, info, debug, trace or off, or several directives, such as warn,access=info (log.level)
-    #[arg(long, global = true, env = "CHATFILES_LOG_LEVEL", value_name = "LEVEL")]
+    #[arg(long, env = "CHATFILES_LOG_LEVEL", value_name = "LEVEL")]
+    #[serde(rename = "log.level")]
     log_level: Option<String>,
     /// Format of log lines (log.format)
-    #[arg(long, global = true, env = "CHATFILES_LOG_FORMAT", value_name = "FORM")]
+    #[arg(long, env = "CHATFILES_LOG_FORMAT", value_name = "FORM")]
+    #[serde(rename = "log.format")]
     log_format: Option<logging::Format>,
     /// Log one of N requests when its response has ended; 0 = none (log.access_sample)
-    #[arg(
-        long,
-        global = true,
-        env = "CHATFILES_LOG_ACCESS_SAMPLE",
-        value_name = "N"
-    )]
+    #[arg(long, env = "CHATFILES_LOG_ACCESS_SAMPLE", value_name = "N")]
+    #[serde(rename = "log.access_sample")]
     log_access_sample: Option<u32>,
 }
 
@@ -220,40 +199,14 @@ impl Settings {
 
     /// The flags and variables that are set, as a configuration of their own.
     fn source(&self) -> Result<Source> {
-        let mut table = Table::new();
-        let mut set = |section: &str, key: &str, value: Option<Value>| {
-            let Some(value) = value else { return };
-            let section = table.entry(section).or_insert(Value::Table(Table::new()));
-            if let Value::Table(section) = section {
-                section.insert(key.into(), value);
-            }
-        };
-        set("server", "listen", value(&self.listen)?);
-        set("operator", "listen", value(&self.operator_listen)?);
-        set("server", "public_url", value(&self.public_url)?);
-        set("store", "path", value(&self.store_path)?);
-        set("store", "durability", value(&self.durability)?);
-        set(
-            "store",
-            "free_space_min_bytes",
-            value(&self.free_space_min_bytes)?,
-        );
-        set("limits", "upload_bytes_max", value(&self.upload_bytes_max)?);
-        set("limits", "calls_per_second", value(&self.calls_per_second)?);
-        set("limits", "calls_burst", value(&self.calls_burst)?);
-        set("limits", "exempt", value(&self.exempt)?);
-        set("limits", "trusted_proxies", value(&self.trusted_proxies)?);
-        set("retention", "chatfile_days", value(&self.chatfile_days)?);
-        set("log", "level", value(&self.log_level)?);
-        set("log", "format", value(&self.log_format)?);
-        set("log", "access_sample", value(&self.log_access_sample)?);
-        Ok(Source::text(table.to_string()))
+        let invalid = |error: toml::ser::Error| Error::invalid(error.to_string());
+        // Each line is `"section.key" = value`: without the quotes, TOML reads the name as a path.
+        let table = Table::try_from(self).map_err(invalid)?;
+        let line = |(name, value): (String, Value)| format!("{name} = {value}\n");
+        Ok(Source::text(
+            table.into_iter().map(line).collect::<String>(),
+        ))
     }
-}
-
-fn value<T: Serialize>(flag: &Option<T>) -> Result<Option<Value>> {
-    let value = flag.as_ref().map(Value::try_from).transpose();
-    value.map_err(|error| Error::invalid(error.to_string()))
 }
 
 /// Runs the command that the arguments of the process name.
@@ -261,25 +214,26 @@ fn value<T: Serialize>(flag: &Option<T>) -> Result<Option<Value>> {
 /// Exit codes: 0 = success; 1 = a failure that may be temporary, such as a port in use; 2 = wrong arguments or
 /// configuration. The systemd unit restarts the server after 1 only.
 pub fn main() -> ExitCode {
-    let Cli { command, settings } = Cli::parse();
-    match run(
-        command.unwrap_or(Command::Serve(ServeArgs::default())),
-        settings,
-    ) {
+    let matches = command().get_matches();
+    let Cli { command, settings } =
+        Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let command = command.unwrap_or(Command::Serve(ServeArgs::default()));
+    match run(command, settings) {
         Ok(code) => code,
         Err(error) => {
-            let text = error
-                .public_text()
-                .map_or_else(|| error.causes(), str::to_owned);
             // If standard error is closed, the exit code still tells.
-            let _ = writeln!(std::io::stderr(), "chatfiles: {text}");
-            ExitCode::from(if error.kind() == Kind::InvalidArgument {
-                2
-            } else {
-                1
-            })
+            let _ = writeln!(std::io::stderr(), "chatfiles: {}", explained(&error));
+            match error.kind() {
+                Kind::InvalidArgument => ExitCode::from(2),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
+}
+
+/// The command line. Every command takes the settings.
+fn command() -> clap::Command {
+    Cli::command().mut_args(|setting| setting.global(true))
 }
 
 fn run(command: Command, settings: Settings) -> Result<ExitCode> {
@@ -306,23 +260,28 @@ fn warn(text: &str) {
     let _ = writeln!(std::io::stderr(), "chatfiles: warning: {text}");
 }
 
-/// Prints lines on standard output. A closed pipe is not an error.
-fn say(text: &str) -> Result<()> {
+/// Prints lines on standard output, and returns the exit code of a success. A closed pipe is not an error.
+fn say(text: &str) -> Result<ExitCode> {
     match writeln!(std::io::stdout(), "{text}").and_then(|()| std::io::stdout().flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::internal(error)),
-        _ => Ok(()),
+        _ => Ok(ExitCode::SUCCESS),
     }
+}
+
+/// The text of an error for the operator.
+fn explained(error: &Error) -> String {
+    error
+        .public_text()
+        .map_or_else(|| error.causes(), str::to_owned)
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn every_argument_has_help() {
-        let command = Cli::command();
+        let command = command();
         command.clone().debug_assert();
         let with_help = |command: &clap::Command| {
             for argument in command.get_arguments() {

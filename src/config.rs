@@ -14,15 +14,10 @@ use crate::{
     auth::hook,
     error::{Error, Result},
     files,
-    http::{cors::AllowedOrigins, multipart::FORM_OVERHEAD_BYTES},
+    http::{cors::Cors, multipart::FORM_OVERHEAD_BYTES},
     limit::{self, Rate},
     logging, retention,
-    server::{
-        cdn,
-        endpoint::{At, Endpoint},
-        listener, operator, service,
-        tls::CertificateFiles,
-    },
+    server::{cdn, endpoint::At, listener, operator, service, tls::CertificateFiles},
     store::local,
     tenant::Limits,
 };
@@ -47,7 +42,7 @@ pub struct Config {
     /// The APIs.
     pub api: api::Config,
     /// `cors.allowed_origins`: the origins whose pages may call.
-    pub origins: AllowedOrigins,
+    pub cors: Cors,
     /// `[store]`: the local store.
     pub store: local::Config,
     /// `[thumbnails]`, `[media]` and others: the use cases.
@@ -81,102 +76,58 @@ impl Config {
 
     fn read_document(document: &Document<'_>) -> Result<Self> {
         let server = document.section("server")?;
-        let cdn = document.section("cdn")?;
-        let store = document.section("store")?;
         let limits = document.section("limits")?;
-        let log = document.section("log")?;
+        let days = document.section("retention")?;
         let tenant_defaults = Limits {
-            retention: tenants::retention(
-                &document.section("retention")?,
-                &Limits::default().retention,
-            )?,
+            retention: tenants::retention(&days, &Limits::default().retention)?,
             ..limits.read()?
         };
-        let limiter: limit::Config = limits.read()?;
-        let proxies: service::Config = limits.read()?;
+        let limit: limit::Config = limits.read()?;
+        let mut service = read_service(document, &tenant_defaults)?;
         // Proxies and the backend's own servers stand for many clients.
-        let shared = [&proxies.trusted_proxies[..], &limiter.exempt].concat();
-        let api = api::Config {
-            public_url: server.get("public_url")?,
-            limit_status_429: limits
-                .get_with("status", api::limit_status_429)?
-                .unwrap_or_default(),
-            ..cdn.read()?
-        };
+        let shared = [&service.trusted_proxies[..], &limit.exempt].concat();
+        service.upload_share_exempt = shared.clone();
+        let api = read_api(document)?;
+        let operator = document.section("operator")?;
         Ok(Self {
             listener: listener::Config {
-                connections_exempt: shared.clone(),
+                connections_exempt: shared,
                 connection: server.read()?,
                 ..server.read()?
             },
-            certificates: document
-                .section("tls")?
-                .get("certificates")?
-                .unwrap_or_default(),
-            operator: document
-                .section("operator")?
-                .get_with("listen", operator::address)?
-                .flatten(),
-            service: service::Config {
-                default_rate: Rate::from(&tenant_defaults),
-                upload_share_exempt: shared,
-                cdn_secret: cdn.read::<cdn::Config>()?.secret()?,
-                body_pace: server.read()?,
-                access: log.get("access_sample")?.unwrap_or_default(),
-                ..proxies
-            },
+            certificates: document.section("tls")?.get_or_default("certificates")?,
+            operator: operator.get_with("listen", operator::address)?.flatten(),
+            service,
             tenants: tenants::read(document, &limits, &tenant_defaults, &api)?,
             api,
-            origins: document
+            cors: document
                 .section("cors")?
-                .get("allowed_origins")?
-                .unwrap_or_default(),
-            files: files::Config {
-                open: store.read()?,
-                parts: limits.read()?,
-                ffmpeg: document.section("media")?.read()?,
-                ..document.section("thumbnails")?.read()?
-            },
-            store: store.read()?,
+                .get_or_default("allowed_origins")?,
+            files: read_files(document)?,
+            store: document.section("store")?.read()?,
             hook: document.section("hook")?.read()?,
-            limit: limiter,
-            log: log.read()?,
+            limit,
+            log: document.section("log")?.read()?,
             tenant_defaults,
         })
     }
 
     /// Checks that the listeners have what their protocols need, and that no two use one address.
     fn check_listeners(&self) -> Result<()> {
-        let refuse = |endpoint: &Endpoint, why: &str| {
-            Err(Error::invalid(format!(
-                "server.listen: \"{endpoint}\" {why}"
-            )))
-        };
         for endpoint in &self.listener.listen {
-            if endpoint.is_proxied
-                && matches!(endpoint.at, At::Tcp(_))
-                && self.listener.proxies.is_empty()
-            {
-                return refuse(
-                    endpoint,
-                    "needs networks of proxies, but server.proxy_protocol_from is empty",
-                );
-            }
-            if endpoint.is_tls && self.certificates.is_empty() {
-                return refuse(
-                    endpoint,
-                    "needs a certificate, but tls.certificates is empty",
-                );
-            }
-            if self
-                .operator
-                .is_some_and(|own| own.port() != 0 && endpoint.at == At::Tcp(own))
-            {
-                return refuse(
-                    endpoint,
-                    "is the address of operator.listen, too: choose another one",
-                );
-            }
+            let is_proxied = endpoint.is_proxied && matches!(endpoint.at, At::Tcp(_));
+            let is_operator = |own: SocketAddr| own.port() != 0 && endpoint.at == At::Tcp(own);
+            let why = if is_proxied && self.listener.proxies.is_empty() {
+                "needs networks of proxies, but server.proxy_protocol_from is empty"
+            } else if endpoint.is_tls && self.certificates.is_empty() {
+                "needs a certificate, but tls.certificates is empty"
+            } else if self.operator.is_some_and(is_operator) {
+                "is the address of operator.listen, too: choose another one"
+            } else {
+                continue;
+            };
+            let text = format!("server.listen: \"{endpoint}\" {why}");
+            return Err(Error::invalid(text));
         }
         Ok(())
     }
@@ -187,14 +138,9 @@ impl Config {
     /// # Errors
     /// `InvalidArgument` with the smallest value that is enough.
     pub fn check_in_flight(&self, bytes_max: u64, note: &str) -> Result<()> {
-        let of_tenants = self
-            .tenants
-            .iter()
-            .map(|tenant| tenant.limits.upload_bytes_max);
-        let needed = of_tenants
-            .max()
-            .unwrap_or(0)
-            .saturating_add(FORM_OVERHEAD_BYTES);
+        let tenants = self.tenants.iter();
+        let largest = tenants.map(|tenant| tenant.limits.upload_bytes_max).max();
+        let needed = largest.unwrap_or(0).saturating_add(FORM_OVERHEAD_BYTES);
         if bytes_max >= needed {
             return Ok(());
         }
@@ -217,4 +163,47 @@ impl Config {
     pub fn keys_path(&self) -> PathBuf {
         self.store.path.join("keys")
     }
+
+    /// The settings with weak secrets, each with the reason.
+    pub fn weak_secrets(&self) -> Vec<String> {
+        weak::secrets(self)
+    }
+
+    /// Logs a warning for each weak secret.
+    pub fn warn_of_weak_secrets(&self) {
+        for secret in self.weak_secrets() {
+            tracing::warn!(secret, "a secret in the configuration is easy to guess");
+        }
+    }
+}
+
+/// The pipeline's settings. [`Config::read_document`] sets the networks that several modules share.
+fn read_service(document: &Document<'_>, defaults: &Limits) -> Result<service::Config> {
+    let cdn: cdn::Config = document.section("cdn")?.read()?;
+    Ok(service::Config {
+        default_rate: Rate::from(defaults),
+        cdn_secret: cdn.secret()?,
+        body_pace: document.section("server")?.read()?,
+        access: document.section("log")?.get_or_default("access_sample")?,
+        ..document.section("limits")?.read()?
+    })
+}
+
+fn read_api(document: &Document<'_>) -> Result<api::Config> {
+    let limits = document.section("limits")?;
+    let status = limits.get_with("status", api::limit_status_429)?;
+    Ok(api::Config {
+        public_url: document.section("server")?.get("public_url")?,
+        limit_status_429: status.unwrap_or_default(),
+        ..document.section("cdn")?.read()?
+    })
+}
+
+fn read_files(document: &Document<'_>) -> Result<files::Config> {
+    Ok(files::Config {
+        open: document.section("store")?.read()?,
+        parts: document.section("limits")?.read()?,
+        ffmpeg: document.section("media")?.read()?,
+        ..document.section("thumbnails")?.read()?
+    })
 }

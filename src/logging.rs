@@ -103,10 +103,7 @@ pub fn set_ids_masked(is_masked: bool) {
 
 /// The current level or directives.
 pub fn level() -> String {
-    let level = |log: &Installed| {
-        let level = log.level.lock();
-        level.clone()
-    };
+    let level = |log: &Installed| log.level.lock().clone();
     INSTALLED.get().map_or_else(|| "off".into(), level)
 }
 
@@ -120,9 +117,8 @@ pub fn set_level(text: &str) -> Result<(), String> {
     let mut level = log.level.lock();
     // Logged before the change, so that a log that is switched off says why.
     tracing::warn!(from = %level, to = text, "the log level is changed");
-    log.filter
-        .reload(filter)
-        .map_err(|error| error.to_string())?;
+    let reloaded = log.filter.reload(filter);
+    reloaded.map_err(|error| error.to_string())?;
     *level = text.to_owned();
     Ok(())
 }

@@ -49,10 +49,10 @@ impl SecretKey {
     /// Makes a key of a text.
     ///
     /// # Errors
-    /// The text has fewer than [`SecretKey::BYTES_MIN`] bytes.
-    pub(crate) fn new(secret: Secret) -> Result<Self, TooShort> {
+    /// The text has fewer than [`SecretKey::BYTES_MIN`] bytes. Returns the rule.
+    pub(crate) fn new(secret: Secret) -> Result<Self, &'static str> {
         if significant(secret.expose()).len() < Self::BYTES_MIN {
-            return Err(TooShort);
+            return Err(Self::RULE);
         }
         Ok(Self(secret))
     }
@@ -141,18 +141,6 @@ const PLACEHOLDERS: [&str; 11] = [
 fn significant(text: &str) -> &str {
     text.trim_matches(|c: char| c.is_whitespace() || c == '\0')
 }
-
-/// The text is too short for a [`SecretKey`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct TooShort;
-
-impl fmt::Display for TooShort {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(SecretKey::RULE)
-    }
-}
-
-impl std::error::Error for TooShort {}
 
 /// The first 16 hexadecimal digits of the SHA-256 of a text. It replaces a secret in log lines: if you know the secret,
 /// `printf %s TEXT | sha256sum` finds its lines. Only for texts that cannot be guessed.

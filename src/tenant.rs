@@ -255,15 +255,11 @@ impl Tenants {
             };
             tenant.generation = table.generation;
             let tenant = Arc::new(tenant);
-            table
-                .by_org
-                .entry(tenant.org.clone())
-                .or_default()
-                .insert(tenant.app.clone(), tenant.clone());
+            let of_org = table.by_org.entry(tenant.org.clone()).or_default();
+            of_org.insert(tenant.app.clone(), tenant.clone());
             if let Some(lanying) = &tenant.lanying {
-                table
-                    .by_app_id
-                    .insert(lanying.app_id.clone(), tenant.clone());
+                let app_id = lanying.app_id.clone();
+                table.by_app_id.insert(app_id, tenant.clone());
             }
             table.in_order.push(tenant);
         }

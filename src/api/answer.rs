@@ -14,26 +14,29 @@ use crate::{
     http::byteranges,
 };
 
-/// A JSON response. Not cached, and not interpreted as another type.
-pub(super) fn json(status: StatusCode, text: &serde_json::Value) -> Response<Body> {
-    let mut response = Response::new(Body::from(Bytes::from(text.to_string())));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json;charset=UTF-8"),
-    );
-    forbid_caching(headers);
-    response
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+const NO_SNIFF: HeaderValue = HeaderValue::from_static("nosniff");
+
+/// A JSON response. `status` is a valid HTTP status.
+pub(super) fn json(status: u16, value: &serde_json::Value) -> Response<Body> {
+    text(status, "application/json;charset=UTF-8", value.to_string())
 }
 
-/// Adds the headers of every response without a file.
-pub(super) fn forbid_caching(headers: &mut HeaderMap) {
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(
-        header::X_CONTENT_TYPE_OPTIONS,
-        HeaderValue::from_static("nosniff"),
-    );
+/// A response with a text. Not cached, and not interpreted as another type. `status` is a valid HTTP status.
+pub(super) fn text(
+    status: u16,
+    content_type: &'static str,
+    text: impl Into<Bytes>,
+) -> Response<Body> {
+    let mut response = Response::new(Body::from(text.into()));
+    *response.status_mut() =
+        StatusCode::from_u16(status).expect("the APIs use statuses from 200 to 507");
+    let headers = response.headers_mut();
+    let content_type = HeaderValue::from_static(content_type);
+    headers.insert(header::CONTENT_TYPE, content_type);
+    headers.insert(header::CACHE_CONTROL, NO_STORE);
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, NO_SNIFF);
+    response
 }
 
 /// A redirect to the URL. Not cached: the response at the URL is.
@@ -46,7 +49,7 @@ pub(super) fn redirect(url: &str) -> Result<Response<Body>> {
     *response.status_mut() = StatusCode::FOUND;
     let headers = response.headers_mut();
     headers.insert(header::LOCATION, location);
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::CACHE_CONTROL, NO_STORE);
     Ok(response)
 }
 
@@ -54,10 +57,8 @@ pub(super) fn redirect(url: &str) -> Result<Response<Body>> {
 pub(super) fn error_headers(kind: Kind, headers: &mut HeaderMap) {
     match kind {
         Kind::RangeNotSatisfiable(len) => {
-            headers.insert(
-                header::CONTENT_RANGE,
-                byteranges::unsatisfied_content_range(len),
-            );
+            let value = byteranges::unsatisfied_content_range(len);
+            headers.insert(header::CONTENT_RANGE, value);
         }
         Kind::RateLimited(after) | Kind::QuotaReached(after) | Kind::Unavailable(after) => {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds_up(after)));

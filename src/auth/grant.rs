@@ -143,7 +143,7 @@ impl Grants {
     /// `password`: issues a token of a configured account.
     ///
     /// # Cancel safety
-    /// Dropping the future issues no token; see [`Passwords::verify`] for a running verification.
+    /// Dropping the future issues no token; see `Passwords::verify` for a running verification.
     ///
     /// # Errors
     /// [`Kind::GrantUser`] for an unknown account, [`Kind::GrantPassword`] for a wrong password,

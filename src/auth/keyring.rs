@@ -14,6 +14,7 @@
 
 use std::{
     fs,
+    ops::Range,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -26,6 +27,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{DecodingKey, EncodingKey};
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use self::file::{Publish, Stamp, publish, read_private};
 use crate::{
@@ -156,8 +158,7 @@ impl KeyRing {
     }
 
     fn in_force(&self) -> Arc<Keys> {
-        let keys = self.keys.read();
-        Arc::clone(&keys)
+        self.keys.read().clone()
     }
 
     /// The generation of the current keys, at most one second old. A token that was verified in another generation must
@@ -165,8 +166,7 @@ impl KeyRing {
     pub(super) fn generation(&self, now: Timestamp) -> u64 {
         self.look(now);
         // Called for each request, so it does not clone the `Arc`.
-        let keys = self.keys.read();
-        keys.generation
+        self.keys.read().generation
     }
 
     fn look(&self, now: Timestamp) {
@@ -183,12 +183,10 @@ impl KeyRing {
         if seen == *stamp {
             return;
         }
-        let generation = self.in_force().generation;
+        let generation = self.in_force().generation + 1;
         let reading = read(&self.path).and_then(|(document, metadata)| {
-            Ok((
-                parse(&self.path, document, generation + 1)?,
-                Stamp::of(&metadata),
-            ))
+            let keys = parse(&self.path, document, generation)?;
+            Ok((keys, Stamp::of(&metadata)))
         });
         match reading {
             Ok((keys, read)) => {
@@ -215,30 +213,20 @@ pub fn rotate(dir: &Path, now: Timestamp, overlap: Duration) -> Result<String> {
     let path = dir.join(FILE);
     // Two concurrent rotations would lose a key. The lock is released when the file is closed.
     let lock = file::open_lock(&dir.join(LOCK))?;
-    match lock.try_lock() {
-        Ok(()) => {}
-        Err(fs::TryLockError::WouldBlock) => {
-            return Err(fault(&path, "another rotation is running; try again"));
-        }
-        Err(fs::TryLockError::Error(error)) => return Err(fault(&path, error)),
-    }
+    lock.try_lock().map_err(|error| match error {
+        fs::TryLockError::WouldBlock => fault(&path, "another rotation is running; try again"),
+        fs::TryLockError::Error(error) => fault(&path, error),
+    })?;
     let (mut document, _) = read(&path)?;
     let until_ms = now.plus(overlap).ms();
     for key in &mut document.key {
         key.retire_after_ms = Some(key.retire_after_ms.map_or(until_ms, |at| at.min(until_ms)));
     }
     while document.key.len() >= KEYS_MAX {
-        let retired = document
-            .key
-            .iter()
-            .position(|key| key.retire_after_ms.is_some_and(|at_ms| at_ms < now.ms()));
-        let Some(place) = retired else {
-            return Err(fault(
-                &path,
-                format!(
-                    "{KEYS_MAX} keys are still valid, which is the maximum; rotate with a shorter overlap"
-                ),
-            ));
+        let is_retired = |key: &Entry| key.retire_after_ms.is_some_and(|at_ms| at_ms < now.ms());
+        let Some(place) = document.key.iter().position(is_retired) else {
+            let text = "keys are still valid, which is the maximum; rotate with a shorter overlap";
+            return Err(fault(&path, format!("{KEYS_MAX} {text}")));
         };
         document.key.remove(place);
     }
@@ -273,12 +261,9 @@ pub fn load_secret(dir: &Path, name: &str) -> Result<SecretKey> {
     check_is_there(&path)?;
     let (text, metadata) = read_private(&path)?;
     file::settle(dir, &path, &metadata)?;
-    let key = SecretKey::new(Secret::new(text.expose().trim())).map_err(|short| {
-        fault(
-            &path,
-            format!("{short}; to generate a new secret, remove the file"),
-        )
-    })?;
+    let too_short = |short| format!("{short}; to generate a new secret, remove the file");
+    let key = SecretKey::new(Secret::new(text.expose().trim()))
+        .map_err(|short| fault(&path, too_short(short)))?;
     warn_if_weak(&path, &key);
     Ok(key)
 }
@@ -294,10 +279,8 @@ fn secret_path(dir: &Path, name: &str) -> Result<PathBuf> {
     let path = dir.join(name);
     let plain = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'@' | b'-');
     if !(1..=192).contains(&name.len()) || name.starts_with('.') || !name.bytes().all(plain) {
-        return Err(fault(
-            &path,
-            "this is not a valid name for the file of a secret",
-        ));
+        let text = "this is not a valid name for the file of a secret";
+        return Err(fault(&path, text));
     }
     Ok(path)
 }
@@ -318,7 +301,7 @@ fn fault(path: &Path, what: impl std::fmt::Display) -> Error {
 }
 
 fn random(bytes: usize) -> Result<Secret> {
-    let mut buffer = zeroize::Zeroizing::new(vec![0; bytes]);
+    let mut buffer = Zeroizing::new(vec![0; bytes]);
     getrandom::fill(&mut buffer).map_err(|error| {
         Error::internal(format!("cannot get random bytes from the system: {error}"))
     })?;
@@ -344,12 +327,9 @@ fn read(path: &Path) -> Result<(Document, fs::Metadata)> {
     let (text, metadata) = read_private(path)?;
     let document = toml::from_str(text.expose()).map_err(|error: toml::de::Error| {
         // The display of the error quotes the line, which may hold a secret.
+        let before = |span: Range<usize>| text.expose().as_bytes().iter().take(span.start);
         let line = error.span().map_or(0, |span| {
-            text.expose().as_bytes()[..span.start.min(text.expose().len())]
-                .iter()
-                .filter(|byte| **byte == b'\n')
-                .count()
-                + 1
+            before(span).filter(|byte| **byte == b'\n').count() + 1
         });
         fault(path, format!("line {line}: {}", error.message()))
     })?;
@@ -363,25 +343,12 @@ fn parse(path: &Path, document: Document, generation: u64) -> Result<Keys> {
     let mut keys: Vec<Key> = Vec::with_capacity(document.key.len());
     for entry in document.key {
         let wrong = |what: &str| fault(path, format!("key {:?}: {what}", entry.kid));
-        let plain = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'-');
-        if !(1..=KID_BYTES_MAX).contains(&entry.kid.len()) || !entry.kid.bytes().all(plain) {
-            return Err(wrong("kid is not 1 to 64 letters, digits, _ and -"));
-        }
         if keys.iter().any(|key| key.kid == entry.kid) {
             return Err(wrong("is in the file twice"));
         }
-        let secret = URL_SAFE_NO_PAD
-            .decode(entry.secret.expose())
-            .map(zeroize::Zeroizing::new);
-        // HMAC treats a key of zeros as the empty key.
-        let is_key = |bytes: &[u8]| bytes.len() == SECRET_BYTES && bytes.iter().any(|b| *b != 0);
-        let Some(secret) = secret.ok().filter(|secret| is_key(secret)) else {
-            return Err(wrong("secret is not base64url of 32 bytes, or is all zero"));
-        };
-        warn_if_weak(
-            path,
-            &SecretKey::new(entry.secret).map_err(Error::internal)?,
-        );
+        let secret = entry.secret_bytes().map_err(wrong)?;
+        let text = SecretKey::new(entry.secret).map_err(Error::internal)?;
+        warn_if_weak(path, &text);
         if keys.last().is_some_and(|key| key.retire_after.is_none()) {
             return Err(wrong(
                 "is after the key that signs, which must be the last one",
@@ -400,5 +367,24 @@ fn parse(path: &Path, document: Document, generation: u64) -> Result<Keys> {
             path,
             "there is no key to sign with: the last key must not have retire_after_ms",
         )),
+    }
+}
+
+impl Entry {
+    /// The bytes of a valid key, or what is wrong with it.
+    fn secret_bytes(&self) -> Result<Zeroizing<Vec<u8>>, &'static str> {
+        let plain = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'-');
+        if !(1..=KID_BYTES_MAX).contains(&self.kid.len()) || !self.kid.bytes().all(plain) {
+            return Err("kid is not 1 to 64 letters, digits, _ and -");
+        }
+        let secret = URL_SAFE_NO_PAD
+            .decode(self.secret.expose())
+            .map(Zeroizing::new);
+        // HMAC treats a key of zeros as the empty key.
+        let is_key = |bytes: &[u8]| bytes.len() == SECRET_BYTES && bytes.iter().any(|b| *b != 0);
+        secret
+            .ok()
+            .filter(|secret| is_key(secret))
+            .ok_or("secret is not base64url of 32 bytes, or is all zero")
     }
 }

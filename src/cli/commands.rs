@@ -1,11 +1,14 @@
 //! The commands of the command line.
 
-use std::{fmt::Write, io::Read, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{io::Read, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use hyper::{Request, StatusCode};
-use tokio::time::timeout;
+use tokio::{
+    runtime::{self, Runtime},
+    time::timeout,
+};
 
-use super::{ServeArgs, StoreTokenArgs, TokenArgs, say, warn, welcome};
+use super::{ServeArgs, StoreTokenArgs, TokenArgs, explained, say, warn, welcome};
 use crate::{
     api::lanying::{is_id, store_token},
     app::{self, App, Reloader, SecretStore},
@@ -52,7 +55,7 @@ pub(super) fn serve(
     };
     let mut app = App::build(config.clone(), Clock::system(), inherited)?;
     app.activate(activated);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    let runtime = runtime::Builder::new_multi_thread()
         .enable_all()
         .max_blocking_threads(blocking_threads_max(&config))
         .build()
@@ -112,9 +115,7 @@ async fn reload(
     match reloaded.map_err(Error::internal).flatten() {
         Ok(()) => tracing::info!("SIGHUP: reloaded tenants, retention and certificates"),
         Err(error) => {
-            let why = error
-                .public_text()
-                .map_or_else(|| error.causes(), str::to_owned);
+            let why = explained(&error);
             tracing::error!(why, "SIGHUP: cannot reload; all settings stay as they are");
         }
     }
@@ -142,8 +143,8 @@ pub(super) fn token(config: &Config, args: &TokenArgs) -> Result<ExitCode> {
     let now = Clock::system().now();
     let ring = KeyRing::load(&config.keys_path(), now)?;
     let ttl = (args.ttl_seconds > 0).then(|| Duration::from_secs(args.ttl_seconds));
-    say(&token::issue(&ring, tenant.name(), &subject, ttl, now)?)?;
-    Ok(ExitCode::SUCCESS)
+    let token = token::issue(&ring, tenant.name(), &subject, ttl, now)?;
+    say(&token)
 }
 
 pub(super) fn store_token(config: &Config, args: &StoreTokenArgs) -> Result<ExitCode> {
@@ -151,27 +152,17 @@ pub(super) fn store_token(config: &Config, args: &StoreTokenArgs) -> Result<Exit
     let key = Key::parse(&args.object)
         .ok_or_else(|| expected("object", &args.object, "class.YYYY-MM-DD.uuid"))?;
     if !is_id(&args.user) {
-        return Err(expected(
-            "--user",
-            &args.user,
-            "1 to 64 letters, digits and . _ @ -",
-        ));
+        let rule = "1 to 64 letters, digits and . _ @ -";
+        return Err(expected("--user", &args.user, rule));
     }
     store(config)?;
     let tenant = SecretStore::new(config.keys_path()).existing_tenant(tenant)?;
     let lanying = tenant.lanying.as_ref().ok_or_else(|| {
-        Error::invalid(format!(
-            "tenant {} is not served in the Lanying API, because app_id is not set",
-            tenant.name()
-        ))
+        let why = "is not served in the Lanying API, because app_id is not set";
+        Error::invalid(format!("tenant {} {why}", tenant.name()))
     })?;
-    say(&store_token::issue(
-        lanying,
-        key,
-        &args.user,
-        Clock::system().now(),
-    ))?;
-    Ok(ExitCode::SUCCESS)
+    let now = Clock::system().now();
+    say(&store_token::issue(lanying, key, &args.user, now))
 }
 
 /// The error for an argument that is not allowed.
@@ -188,11 +179,8 @@ fn tenant<'c>(config: &'c Config, name: Option<&str>) -> Result<&'c TenantConfig
     };
     found.ok_or_else(|| {
         let known: Vec<_> = config.tenants.iter().map(TenantConfig::name).collect();
-        let given = name.unwrap_or_default();
-        Error::invalid(format!(
-            "--tenant {given}: must be one of {}",
-            known.join(", ")
-        ))
+        let (given, known) = (name.unwrap_or_default(), known.join(", "));
+        Error::invalid(format!("--tenant {given}: must be one of {known}"))
     })
 }
 
@@ -211,10 +199,12 @@ fn store(config: &Config) -> Result<Arc<dyn Store>> {
 
 /// Runs an operation of the store to its end.
 fn run<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    runtime.map_err(Error::internal)?.block_on(work)
+    runtime()?.block_on(work)
+}
+
+fn runtime() -> Result<Runtime> {
+    let mut builder = runtime::Builder::new_current_thread();
+    builder.enable_all().build().map_err(Error::internal)
 }
 
 pub(super) fn hash_password() -> Result<ExitCode> {
@@ -232,21 +222,17 @@ pub(super) fn hash_password() -> Result<ExitCode> {
             "expected a password on standard input: printf %s PASSWORD | chatfiles hash-password",
         ));
     }
-    if password.len() < password::PASSWORD_BYTES_ADVISED {
-        let advised = password::PASSWORD_BYTES_ADVISED;
-        warn(&format!(
-            "the password has fewer than {advised} bytes and can be guessed"
-        ));
+    let advised = password::PASSWORD_BYTES_ADVISED;
+    if password.len() < advised {
+        let text = format!("the password has fewer than {advised} bytes and can be guessed");
+        warn(&text);
     }
-    say(&password::hash(password)?)?;
-    Ok(ExitCode::SUCCESS)
+    say(&password::hash(password)?)
 }
 
 pub(super) fn check_config(config: &Config, probe: bool) -> Result<ExitCode> {
-    say(&welcome::policy(
-        config,
-        files::capabilities(&config.files.ffmpeg),
-    ))?;
+    let capabilities = files::capabilities(&config.files.ffmpeg);
+    say(&welcome::policy(config, capabilities))?;
     for secret in config.weak_secrets() {
         say(&format!("warning: {secret}"))?;
     }
@@ -255,32 +241,25 @@ pub(super) fn check_config(config: &Config, probe: bool) -> Result<ExitCode> {
         None => retention::Report::default(),
     };
     say(&format!("a sweep would remove: {}", describe(&report)))?;
-    if probe {
-        self::probe(config)?;
+    match probe {
+        true => self::probe(config),
+        false => Ok(ExitCode::SUCCESS),
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 /// Checks that the public URL leads to the server of this store.
-fn probe(config: &Config) -> Result<()> {
-    let Some(base) = &config.api.public_url else {
-        return Err(Error::invalid(
-            "--probe needs server.public_url, which is not set",
-        ));
-    };
+fn probe(config: &Config) -> Result<ExitCode> {
+    let not_set = || Error::invalid("--probe needs server.public_url, which is not set");
+    let base = config.api.public_url.as_ref().ok_or_else(not_set)?;
     let url = format!("{base}/healthz");
-    let failed = |what: String| Error::internal(format!("{url}: {what}"));
-    let body = get(&url).map_err(failed)?;
-    let json: serde_json::Value = serde_json::from_slice(&body)
-        .map_err(|_| failed("the response is not from chatfiles".into()))?;
-    let reached = json["server"]
-        .as_str()
-        .ok_or_else(|| failed("the response is not from chatfiles".into()))?;
+    let failed = |what: &str| Error::internal(format!("{url}: {what}"));
+    let body = get(&url).map_err(|error| failed(&error))?;
+    let json: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+    let reached = json["server"].as_str();
+    let reached = reached.ok_or_else(|| failed("the response is not from chatfiles"))?;
     let expected = control::request(&config.store.path, &control::Command::Name)?;
     if expected.as_deref() != Some(reached) {
-        return Err(failed(
-            "the response is from a server on another store".into(),
-        ));
+        return Err(failed("the response is from a server on another store"));
     }
     say(&format!("{url}: reached the server of this store"))
 }
@@ -296,10 +275,7 @@ fn get(url: &str) -> Result<Vec<u8>, String> {
         let body = http_client::read_body(response.into_body(), PROBE_BYTES_MAX).await?;
         Ok((status, body))
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| error.to_string())?;
+    let runtime = runtime().map_err(|error| error.causes())?;
     let answered = runtime.block_on(async { timeout(PROBE_TIMEOUT, exchange).await });
     // Does not wait for a DNS lookup that hangs.
     runtime.shutdown_background();
@@ -321,14 +297,12 @@ pub(super) fn sweep(config: &Config, yes: bool) -> Result<ExitCode> {
             Some(ms) => format!("the last sweep was {} days from now", ms / MS_PER_DAY),
             None => "there is no record of an earlier sweep".into(),
         };
-        say(&format!(
-            "nothing was removed: {why}. If the clock is right, run: chatfiles sweep --yes"
-        ))?;
+        let hint = "If the clock is right, run: chatfiles sweep --yes";
+        say(&format!("nothing was removed: {why}. {hint}"))?;
         say(&format!("a sweep would remove: {}", describe(&report)))?;
         return Ok(ExitCode::FAILURE);
     }
-    say(&format!("removed: {}", describe(&report)))?;
-    Ok(ExitCode::SUCCESS)
+    say(&format!("removed: {}", describe(&report)))
 }
 
 fn sweep_as(store: &dyn Store, config: &Config, mode: SweepMode) -> Result<retention::Report> {
@@ -340,18 +314,9 @@ fn describe(report: &retention::Report) -> String {
     if report.is_empty() {
         return "nothing".into();
     }
-    let mut text = String::new();
-    for day in &report.days {
-        let _ = write!(text, "{day} ");
-    }
-    let _ = write!(
-        text,
-        "({} days, {} single files, ",
-        report.days.len(),
-        report.objects
-    );
-    let _ = write!(text, "{} unfinished uploads in parts)", report.part_uploads);
-    text
+    let days: String = report.days.iter().map(|day| format!("{day} ")).collect();
+    let (count, objects, uploads) = (report.days.len(), report.objects, report.part_uploads);
+    format!("{days}({count} days, {objects} single files, {uploads} unfinished uploads in parts)")
 }
 
 pub(super) fn scrub(config: &Config) -> Result<ExitCode> {
@@ -360,10 +325,8 @@ pub(super) fn scrub(config: &Config) -> Result<ExitCode> {
     for (name, what) in &damaged {
         say(&format!("{name}: {what}"))?;
     }
-    say(&format!(
-        "{objects} objects verified, {} damaged",
-        damaged.len()
-    ))?;
+    let count = damaged.len();
+    say(&format!("{objects} objects verified, {count} damaged"))?;
     Ok(if damaged.is_empty() {
         ExitCode::SUCCESS
     } else {
@@ -374,25 +337,18 @@ pub(super) fn scrub(config: &Config) -> Result<ExitCode> {
 /// Removes a file through the running server, so that it is also removed from its caches. Without a server, removes it
 /// from the disk.
 pub(super) fn rm(config: &Config, text: &str) -> Result<ExitCode> {
-    let id = ObjectId::parse(text)
-        .or_else(|| Key::parse(text).map(|key| key.id))
-        .ok_or_else(|| {
-            let allowed = "the UUID (version 7) of a file, or class.YYYY-MM-DD.uuid";
-            expected("id", text, allowed)
-        })?;
+    let allowed = "the UUID (version 7) of a file, or class.YYYY-MM-DD.uuid";
+    let id = ObjectId::parse(text).or_else(|| Key::parse(text).map(|key| key.id));
+    let id = id.ok_or_else(|| expected("id", text, allowed))?;
     let store = store(config)?;
-    if let Some(answer) = control::request(
-        &config.store.path,
-        &control::Command::Remove(id.to_string()),
-    )? {
-        say(&answer)?;
-        return Ok(ExitCode::SUCCESS);
+    let command = control::Command::Remove(id.to_string());
+    if let Some(answer) = control::request(&config.store.path, &command)? {
+        return say(&answer);
     }
-    if !run(store.remove(id))? {
-        return Err(Error::invalid(format!("there is no file {id}")));
+    match run(store.remove(id))? {
+        true => say(&format!("removed {id}")),
+        false => Err(Error::invalid(format!("there is no file {id}"))),
     }
-    say(&format!("removed {id}"))?;
-    Ok(ExitCode::SUCCESS)
 }
 
 pub(super) fn rotate_keys(config: &Config, overlap_days: u64) -> Result<ExitCode> {
@@ -401,6 +357,5 @@ pub(super) fn rotate_keys(config: &Config, overlap_days: u64) -> Result<ExitCode
     let kid = keyring::rotate(&config.keys_path(), Clock::system().now(), overlap)?;
     say(&format!(
         "new tokens are signed with key {kid}; the old keys stay valid for {overlap_days} days"
-    ))?;
-    Ok(ExitCode::SUCCESS)
+    ))
 }

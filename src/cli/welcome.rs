@@ -10,7 +10,7 @@ use std::{
 use crate::{
     config::{Config, DownloadAuthKind, TenantConfig},
     files::Capabilities,
-    http::{cors::AllowedOrigins, forwarded::ForwardedHeader},
+    http::{cors::Cors, forwarded::ForwardedHeader},
     server::endpoint::Endpoint,
     store::{Class, local::Durability},
     tenant::{Limits, Retention},
@@ -75,26 +75,18 @@ fn storage(config: &Config) -> Lines {
         Durability::Full => "full",
         Durability::None => "none",
     };
+    let path = store.path.display();
+    let floor = bytes(store.free_space_min_bytes);
+    let public_url = config.api.public_url.as_ref().map(ToString::to_string);
+    let from_host = || "from the Host header of each request".into();
     let mut lines = vec![
-        (
-            "store",
-            format!("{} (durability = \"{durability}\")", store.path.display()),
-        ),
+        ("store", format!("{path} (durability = \"{durability}\")")),
         (
             "free space floor",
-            format!(
-                "{}; below it, uploads get 507",
-                bytes(store.free_space_min_bytes)
-            ),
+            format!("{floor}; below it, uploads get 507"),
         ),
         ("retention", kept(&config.tenant_defaults.retention)),
-        (
-            "public URL",
-            match &config.api.public_url {
-                Some(url) => url.to_string(),
-                None => "from the Host header of each request".into(),
-            },
-        ),
+        ("public URL", public_url.unwrap_or_else(from_host)),
     ];
     if let Some(url) = &config.api.cdn_url {
         let minutes = config.api.url_ttl_secs / 60;
@@ -107,51 +99,38 @@ fn storage(config: &Config) -> Lines {
 
 fn limits(config: &Config) -> Lines {
     let limits = &config.tenant_defaults;
+    let in_flight = bytes(config.service.upload_bytes_in_flight_max);
     let quota = |quota: u64| match quota {
         0 => "unlimited".to_owned(),
         quota => bytes(quota),
     };
+    let per_tenant = quota(limits.upload_bytes_per_day);
+    let per_user = quota(limits.user_upload_bytes_per_day);
     let header = match config.service.forwarded_header {
         ForwardedHeader::XForwardedFor => "X-Forwarded-For",
         ForwardedHeader::Forwarded => "Forwarded",
     };
+    let proxies = list(&config.service.trusted_proxies);
+    let operator = match config.operator {
+        Some(address) => format!("at {address}, without authentication"),
+        None => "none, because operator.listen is not set".into(),
+    };
+    let origins = match &config.cors {
+        Cors::Any => "any".to_owned(),
+        Cors::List(origins) => list(origins),
+    };
     vec![
         ("upload size limit", bytes(limits.upload_bytes_max)),
-        (
-            "uploads in flight",
-            format!("up to {}", bytes(config.service.upload_bytes_in_flight_max)),
-        ),
+        ("uploads in flight", format!("up to {in_flight}")),
         (
             "daily quota",
-            format!(
-                "{} per tenant, {} per user",
-                quota(limits.upload_bytes_per_day),
-                quota(limits.user_upload_bytes_per_day)
-            ),
+            format!("{per_tenant} per tenant, {per_user} per user"),
         ),
         ("rate limit", rate(config)),
         ("exempt from rate limit", list(&config.limit.exempt)),
-        (
-            "trusted proxies",
-            format!(
-                "{}; they write {header}",
-                list(&config.service.trusted_proxies)
-            ),
-        ),
-        (
-            "metrics and probes",
-            match config.operator {
-                Some(address) => format!("at {address}, without authentication"),
-                None => "none, because operator.listen is not set".into(),
-            },
-        ),
-        (
-            "allowed origins",
-            match &config.origins {
-                AllowedOrigins::Any => "any".to_owned(),
-                AllowedOrigins::List(origins) => list(origins),
-            },
-        ),
+        ("trusted proxies", format!("{proxies}; they write {header}")),
+        ("metrics and probes", operator),
+        ("allowed origins", origins),
     ]
 }
 
@@ -182,17 +161,9 @@ fn media(config: &Config, capabilities: Capabilities) -> Lines {
         true => what.to_owned(),
         false => format!("no {what}"),
     });
-    let files = &config.files;
-    vec![
-        (
-            "thumbnails",
-            format!(
-                "of pictures up to {} pixels, {} decoded at once",
-                files.decode_pixels_max, files.decode_threads
-            ),
-        ),
-        ("ffmpeg", ffmpeg.join(", ")),
-    ]
+    let (pixels_max, threads) = (config.files.decode_pixels_max, config.files.decode_threads);
+    let pictures = format!("of pictures up to {pixels_max} pixels, {threads} decoded at once");
+    vec![("thumbnails", pictures), ("ffmpeg", ffmpeg.join(", "))]
 }
 
 fn tenants(config: &Config) -> Lines {
@@ -208,14 +179,9 @@ fn tenants(config: &Config) -> Lines {
                 "downloads need a token, and the share-secret of a restricted file, and are redirected to signed URLs"
             }
         };
-        let differences = differences(tenant, &config.tenant_defaults);
-        (
-            "tenant",
-            format!(
-                "{}: uploads need a token, {download}{differences}",
-                tenant.name()
-            ),
-        )
+        let (name, differences) = (tenant.name(), differences(tenant, &config.tenant_defaults));
+        let text = format!("{name}: uploads need a token, {download}{differences}");
+        ("tenant", text)
     };
     config.tenants.iter().map(tenant).collect()
 }
@@ -229,30 +195,24 @@ fn differences(tenant: &TenantConfig, defaults: &Limits) -> String {
         }
     }
     match &tenant.app_id {
-        Some(app_id) => {
+        Some(id) => {
             let _ = write!(
                 text,
-                "; in the Lanying API as {app_id}, where links need a token"
+                "; in the Lanying API as {id}, where links need a token"
             );
         }
         None => text.push_str("; not in the Lanying API, because app_id is not set"),
     }
+    let is_strict = tenant.strict_restrict_access;
+    let is_processed = tenant.image_process_url.is_some() || tenant.video_process_url.is_some();
+    let is_revoked = tenant.tokens_not_before.is_some() || !tenant.users_not_before.is_empty();
     let switches = [
-        (
-            tenant.strict_restrict_access,
-            "strict_restrict_access = true",
-        ),
+        (is_strict, "strict_restrict_access = true"),
         (tenant.strict_recipients, "strict_recipients = true"),
         (tenant.hook_url.is_some(), "a hook decides"),
         (tenant.sdk_sign_key.is_some(), "requests need sdk_sign"),
-        (
-            tenant.image_process_url.is_some() || tenant.video_process_url.is_some(),
-            "pictures are processed by another server",
-        ),
-        (
-            tenant.tokens_not_before.is_some() || !tenant.users_not_before.is_empty(),
-            "some tokens are revoked",
-        ),
+        (is_processed, "pictures are processed by another server"),
+        (is_revoked, "some tokens are revoked"),
     ];
     for (_, what) in switches.into_iter().filter(|(is_on, _)| *is_on) {
         let _ = write!(text, ", {what}");
@@ -262,21 +222,15 @@ fn differences(tenant: &TenantConfig, defaults: &Limits) -> String {
 
 /// The limits and days, by the names of their settings.
 fn numbers(limits: &Limits) -> Vec<(String, u64)> {
-    let days = Class::ALL.map(|class| {
-        (
-            Retention::setting(class),
-            u64::from(limits.retention.days(class)),
-        )
-    });
+    let days = |class| u64::from(limits.retention.days(class));
+    let days = Class::ALL.map(|class| (Retention::setting(class), days(class)));
+    let user_upload_bytes_per_day = limits.user_upload_bytes_per_day;
     let limits = [
         ("calls_per_second", u64::from(limits.calls_per_second)),
         ("calls_burst", u64::from(limits.calls_burst)),
         ("upload_bytes_max", limits.upload_bytes_max),
         ("upload_bytes_per_day", limits.upload_bytes_per_day),
-        (
-            "user_upload_bytes_per_day",
-            limits.user_upload_bytes_per_day,
-        ),
+        ("user_upload_bytes_per_day", user_upload_bytes_per_day),
     ];
     let limits = limits.map(|(name, number)| (name.to_owned(), number));
     limits.into_iter().chain(days).collect()
@@ -285,13 +239,10 @@ fn numbers(limits: &Limits) -> Vec<(String, u64)> {
 /// A number of bytes in the largest unit that divides it.
 fn bytes(bytes: u64) -> String {
     let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
-    let unit = units
-        .into_iter()
-        .find(|(unit, _)| bytes > 0 && bytes.is_multiple_of(*unit));
-    unit.map_or_else(
-        || format!("{bytes} bytes"),
-        |(unit, name)| format!("{} {name}", bytes / unit),
-    )
+    let mut units = units.into_iter();
+    let unit = units.find(|(unit, _)| bytes >= *unit && bytes.is_multiple_of(*unit));
+    let (unit, name) = unit.unwrap_or((1, "bytes"));
+    format!("{} {name}", bytes / unit)
 }
 
 /// The classes that are not kept without limit, with their days.
@@ -309,13 +260,10 @@ fn kept(retention: &Retention) -> String {
 }
 
 fn list(items: &[impl ToString]) -> String {
-    match items {
+    let items: Vec<_> = items.iter().map(ToString::to_string).collect();
+    match &items[..] {
         [] => "none".into(),
-        items => items
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join(", "),
+        items => items.join(", "),
     }
 }
 
@@ -326,24 +274,24 @@ fn commands(config: &Config, file: Option<&Path>, address: SocketAddr) -> String
         return String::new();
     };
     let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("chatfiles"));
-    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let mut token = format!("{} token --user alice", quoted(&program));
-    if let Some(file) = file {
-        let _ = write!(token, " --config {}", quoted(&absolute(file)));
-    }
-    let _ = write!(
-        token,
-        " --store-path {}",
-        quoted(&absolute(&config.store.path))
+    let absolute = |path: &Path| quoted(&std::path::absolute(path).unwrap_or(path.to_owned()));
+    let file = file.map_or(String::new(), |file| {
+        format!(" --config {}", absolute(file))
+    });
+    let store = absolute(&config.store.path);
+    let token = format!(
+        "{} token --user alice{file} --store-path {store}",
+        quoted(&program)
     );
     let photo = quoted(&photo(&program));
-    let reachable = if address.ip().is_unspecified() {
-        SocketAddr::new([127, 0, 0, 1].into(), address.port())
-    } else {
-        address
+    let host = match address.ip().is_unspecified() {
+        true => format!("http://127.0.0.1:{}", address.port()),
+        false => format!("http://{address}"),
     };
-    let url = format!("http://{reachable}/{}/chatfiles", tenant.name());
-    let mut text = format!(
+    let url = format!("{host}/{}/chatfiles", tenant.name());
+    let app_id = tenant.app_id.as_ref();
+    let lanying = app_id.map(|app_id| lanying_commands(app_id, &host, &photo));
+    format!(
         r#"Paste this into another terminal. It uploads a photo, downloads it, and downloads its thumbnail.
 
   # With the Easemob API:
@@ -353,23 +301,21 @@ fn commands(config: &Config, file: Option<&Path>, address: SocketAddr) -> String
   curl -sSL -o copy.jpg -H "share-secret: $SECRET" --header "Authorization: Bearer $TOKEN" -H "Accept: application/octet-stream" {url}/$UUID && cmp copy.jpg {photo} && echo "copy.jpg is the photo, byte for byte"
   curl -sSL -o thumbnail.jpg -H "thumbnail: true" -H "share-secret: $SECRET" -H "Authorization: Bearer $TOKEN" -H "Accept: application/octet-stream" {url}/$UUID && ls -l thumbnail.jpg
 "#
-    );
-    if let Some(app_id) = &tenant.app_id {
-        let url = format!("http://{reachable}/file");
-        let _ = write!(
-            text,
-            r#"
+    ) + &lanying.unwrap_or_default()
+}
+
+fn lanying_commands(app_id: &str, host: &str, photo: &str) -> String {
+    format!(
+        r#"
   # With the Lanying API, which also forwards the photo:
   lanying() {{ curl -sSL -H "access-token: $TOKEN" -H "app_id: {app_id}" "$@"; }}; get() {{ echo "$ANSWER" | sed -E "s/.*\"$1\":\"([^\"]*)\".*/\1/"; }}
-  ANSWER=$(lanying "{url}/upload/chat?file_type=102&to_type=1&to_id=bob"); echo "$ANSWER"
+  ANSWER=$(lanying "{host}/file/upload/chat?file_type=102&to_type=1&to_id=bob"); echo "$ANSWER"
   curl -sS --form "OSSAccessKeyId=$(get OSSAccessKeyId)" --form "policy=$(get policy)" --form "signature=$(get signature)" --form callback= --form "key=$(get key)" --form file=@{photo} "$(get upload_url)"; echo
   lanying -o sent.jpg "$(get download_url)" && cmp sent.jpg {photo} && echo "sent.jpg is the photo, byte for byte"
   lanying -o small.jpg "$(get download_url)&image_type=2&thumbnail_strategy=2" && ls -l small.jpg
-  lanying "{url}/upload/forward?to_id=carol&file_sign=$(get download_url | sed 's/.*sign=//')"; echo
+  lanying "{host}/file/upload/forward?to_id=carol&file_sign=$(get download_url | sed 's/.*sign=//')"; echo
 "#
-        );
-    }
-    text
+    )
 }
 
 /// The path of the photo, below the current directory or near the program.

@@ -15,7 +15,7 @@ use serde::{
 };
 use toml::{
     Spanned,
-    de::{DeString, DeTable, DeValue, ValueDeserializer},
+    de::{DeTable, DeValue, ValueDeserializer},
 };
 
 use crate::error::{Error, Result};
@@ -132,45 +132,35 @@ impl<'t> Document<'t> {
 
     /// Checks that no source has a key that no module asked for.
     pub(super) fn check_known(&self) -> Result<()> {
+        let known = self.known.borrow();
         for (source, root) in &self.sources {
             for (section, value) in root {
+                let name = section.get_ref();
+                let prefix = format!("{name}.");
+                let keys = known.iter().filter_map(|key| key.strip_prefix(&prefix));
+                let keys: Vec<&str> = keys.collect();
+                if keys.is_empty() {
+                    let message = format!("{name}: unknown section");
+                    return Err(source.error(section.span().start, &message));
+                }
                 let tables = match value.get_ref() {
                     DeValue::Array(items) => items.iter().collect(),
                     _ => vec![value],
                 };
-                let keys = tables
+                let tables = tables
                     .into_iter()
                     .filter_map(|table| table.get_ref().as_table());
-                self.check_section(source, section)?;
-                for key in keys.flat_map(DeTable::keys) {
-                    self.check_key(source, section.get_ref(), key)?;
+                for key in tables.flat_map(DeTable::keys) {
+                    if !keys.iter().any(|known| **known == **key.get_ref()) {
+                        let (key_name, expected) = (key.get_ref(), keys.join(", "));
+                        let message =
+                            format!("{prefix}{key_name}: unknown key, expected one of {expected}");
+                        return Err(source.error(key.span().start, &message));
+                    }
                 }
             }
         }
         Ok(())
-    }
-
-    fn check_section(&self, source: &Source, section: &Spanned<DeString<'t>>) -> Result<()> {
-        let name = section.get_ref();
-        let known = self.known.borrow();
-        if known.iter().any(|key| key.starts_with(&format!("{name}."))) {
-            return Ok(());
-        }
-        let message = format!("{name}: unknown section");
-        Err(source.error(section.span().start, &message))
-    }
-
-    fn check_key(&self, source: &Source, section: &str, key: &Spanned<DeString<'t>>) -> Result<()> {
-        let known = self.known.borrow();
-        let name = format!("{section}.{}", key.get_ref());
-        if known.contains(&name) {
-            return Ok(());
-        }
-        let in_section = known.iter().filter_map(|key| key.split_once('.'));
-        let in_section = in_section.filter(|(of, _)| *of == section);
-        let keys: Vec<_> = in_section.map(|(_, key)| key).collect();
-        let message = format!("{name}: unknown key, expected one of {}", keys.join(", "));
-        Err(source.error(key.span().start, &message))
     }
 }
 
@@ -216,6 +206,11 @@ impl<'d, 't> Section<'d, 't> {
     /// Reads the value of one key.
     pub(super) fn get<T: Deserialize<'t>>(&self, key: &str) -> Result<Option<T>> {
         self.get_with(key, T::deserialize)
+    }
+
+    /// Reads the value of one key, which has a default.
+    pub(super) fn get_or_default<T: Deserialize<'t> + Default>(&self, key: &str) -> Result<T> {
+        self.get(key).map(Option::unwrap_or_default)
     }
 
     /// Reads the value of one key with a function as in serde's `deserialize_with`.

@@ -117,11 +117,10 @@ pub(super) fn read(
     api: &api::Config,
 ) -> Result<Vec<TenantConfig>> {
     let sections = document.sections("tenant")?;
-    if sections.len() > TENANTS_MAX {
-        return Err(Error::invalid(format!(
-            "expected at most {TENANTS_MAX} tenants, found {}",
-            sections.len()
-        )));
+    let count = sections.len();
+    if count > TENANTS_MAX {
+        let message = format!("expected at most {TENANTS_MAX} tenants, found {count}");
+        return Err(Error::invalid(message));
     }
     let tenant = |section: Section<'_, '_>| TenantConfig::read(section, limits, defaults);
     let mut tenants: Vec<_> = sections.into_iter().map(tenant).collect::<Result<_>>()?;
@@ -208,11 +207,8 @@ impl TenantConfig {
     }
 
     fn read(section: Section<'_, '_>, limits: &Section<'_, '_>, defaults: &Limits) -> Result<Self> {
-        let text = |key| section.get::<String>(key);
-        let (org, app) = (
-            text("org")?.unwrap_or_default(),
-            text("app")?.unwrap_or_default(),
-        );
+        let org: String = section.get_or_default("org")?;
+        let app: String = section.get_or_default("app")?;
         let section = section.named(&format!("tenant {org}/{app}"));
         let mut tenant: Self = section.read()?;
         tenant.limits = section.over(limits).read()?;
@@ -254,11 +250,7 @@ impl TenantConfig {
                 return Err(self.error("dynamic_token_ttl_seconds", message));
             }
         }
-        if self
-            .dynamic_token_ttl_seconds
-            .as_ref()
-            .is_some_and(Vec::is_empty)
-        {
+        if self.dynamic_token_ttl_seconds == Some(Vec::new()) {
             let message = "expected at least one number, or leave it out";
             return Err(self.error("dynamic_token_ttl_seconds", message));
         }
@@ -293,11 +285,8 @@ impl TenantConfig {
             return Err(self.error("org", message));
         }
         // Probably an environment variable that was not set.
-        if self
-            .client_id
-            .as_ref()
-            .is_some_and(|id| id.trim().is_empty())
-        {
+        let client_id = self.client_id.as_ref();
+        if client_id.is_some_and(|id| id.trim().is_empty()) {
             return Err(self.error("client_id", "expected a text, or leave it out"));
         }
         Ok(())
@@ -312,17 +301,12 @@ impl TenantConfig {
                 && !url.contains(['{', '}'])
                 && url.parse().is_ok_and(is_http)
         };
-        let filled = |url: &String| {
-            PLACEHOLDERS
-                .iter()
-                .fold(url.clone(), |url, name| url.replace(name, "1"))
-        };
+        let fill = |url: String, name: &&str| url.replace(name, "1");
+        let filled = |url: &String| PLACEHOLDERS.iter().fold(url.clone(), fill);
         // The messages do not show the URLs, which may hold passwords.
         if self.hook_url.as_deref().is_some_and(|url| !is_url(url)) {
-            return Err(self.error(
-                "hook_url",
-                "expected a URL that begins with http:// or https://",
-            ));
+            let message = "expected a URL that begins with http:// or https://";
+            return Err(self.error("hook_url", message));
         }
         let process_urls = [
             ("image_process_url", &self.image_process_url),
@@ -365,11 +349,8 @@ impl TenantConfig {
         const RULE: &str =
             "expected user names of 1 to 128 bytes without /, white space and control characters";
         // A revocation for a name that no user can have would look like one that works.
-        if let Some(user) = self
-            .users_not_before
-            .keys()
-            .find(|name| !is_user_name(name))
-        {
+        let mut revoked = self.users_not_before.keys();
+        if let Some(user) = revoked.find(|name| !is_user_name(name)) {
             return Err(self.error("users_not_before", format!("{RULE}, found \"{user}\"")));
         }
         let mut names = HashSet::new();
@@ -396,31 +377,14 @@ impl TenantConfig {
     /// # Errors
     /// Those of `generated`.
     pub fn tenant(&self, generated: impl Fn(&str) -> Result<SecretKey>) -> Result<Tenant> {
-        let secret = |file: &str, configured: &Option<SecretKey>| match configured {
-            Some(secret) => Ok(secret.clone()),
-            None => generated(file),
+        let secret = |file: String, configured: &Option<SecretKey>| {
+            configured.clone().map_or_else(|| generated(&file), Ok)
         };
         // The `@` cannot be in a name, so that `a.b/c` and `a/b.c` do not share a key.
         let key = |name: &str, configured: &Option<SecretKey>| {
-            secret(&format!("{name}.{}@{}", self.org, self.app), configured)
+            secret(format!("{name}.{}@{}", self.org, self.app), configured)
         };
-        let lanying = |app_id: &String| -> Result<Lanying> {
-            Ok(Lanying {
-                app_id: app_id.clone(),
-                link_key: key("link-key", &self.link_key)?,
-                upload_key: key("upload-key", &self.upload_key)?,
-                sdk_sign_key: self.sdk_sign_key.clone(),
-                strict_recipients: self.strict_recipients,
-                processing: Processing {
-                    image_url: self.image_process_url.clone(),
-                    video_url: self.video_process_url.clone(),
-                },
-            })
-        };
-        let hook = |url: &String| Hook {
-            url: url.clone(),
-            secret: self.hook_secret.clone(),
-        };
+        let application = format!("chatfiles:{}", self.name());
         let named = |account: &Account| (account.name.clone(), account.clone());
         let moments = self.users_not_before.iter();
         Ok(Tenant {
@@ -429,13 +393,10 @@ impl TenantConfig {
             generation: 0,
             org: self.org.clone(),
             app: self.app.clone(),
-            lanying: self.app_id.as_ref().map(lanying).transpose()?,
-            application: Uuid::new_v5(
-                &Uuid::NAMESPACE_URL,
-                format!("chatfiles:{}", self.name()).as_bytes(),
-            ),
+            lanying: self.lanying(key)?,
+            application: Uuid::new_v5(&Uuid::NAMESPACE_URL, application.as_bytes()),
             client_id: self.client_id(),
-            client_secret: secret(&self.client_secret_file(), &self.client_secret)?,
+            client_secret: secret(self.client_secret_file(), &self.client_secret)?,
             dynamic_ttls: self.dynamic_token_ttl_seconds.clone(),
             download_auth: match self.download_auth.unwrap_or_default() {
                 DownloadAuthKind::Token => DownloadAuth::Token,
@@ -443,7 +404,10 @@ impl TenantConfig {
                 DownloadAuthKind::Signed => DownloadAuth::Signed(key("url-key", &self.url_key)?),
             },
             strict_restrict_access: self.strict_restrict_access,
-            hook: self.hook_url.as_ref().map(hook),
+            hook: self.hook_url.clone().map(|url| Hook {
+                url,
+                secret: self.hook_secret.clone(),
+            }),
             limits: self.limits,
             tokens_not_before: self.tokens_not_before.map(|moment| moment.0),
             users_not_before: moments
@@ -451,6 +415,27 @@ impl TenantConfig {
                 .collect(),
             accounts: self.account.iter().map(named).collect(),
         })
+    }
+
+    /// The settings of the Lanying API, if the tenant is served there. `key` finds a key by its name and its setting.
+    fn lanying(
+        &self,
+        key: impl Fn(&str, &Option<SecretKey>) -> Result<SecretKey>,
+    ) -> Result<Option<Lanying>> {
+        let Some(app_id) = self.app_id.clone() else {
+            return Ok(None);
+        };
+        Ok(Some(Lanying {
+            app_id,
+            link_key: key("link-key", &self.link_key)?,
+            upload_key: key("upload-key", &self.upload_key)?,
+            sdk_sign_key: self.sdk_sign_key.clone(),
+            strict_recipients: self.strict_recipients,
+            processing: Processing {
+                image_url: self.image_process_url.clone(),
+                video_url: self.video_process_url.clone(),
+            },
+        }))
     }
 }
 

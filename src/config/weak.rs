@@ -10,52 +10,38 @@ const KEY_BYTES_ADVISED: usize = 32;
 /// Less than the length of client secrets from the vendor's console: 31 characters, with 160 random bits.
 const CLIENT_SECRET_BYTES_ADVISED: usize = 24;
 
-impl Config {
-    /// The settings with weak secrets, each with the reason.
-    pub fn weak_secrets(&self) -> Vec<String> {
-        let cdn = self.service.cdn_secret.as_ref().map(|cdn| &cdn.secret);
-        let mut weak = Vec::new();
-        note(&mut weak, "cdn.secret", cdn, KEY_BYTES_ADVISED);
-        for tenant in &self.tenants {
-            note_tenant(&mut weak, tenant);
-        }
-        weak
-    }
-
-    /// Logs a warning for each weak secret.
-    pub fn warn_of_weak_secrets(&self) {
-        for secret in self.weak_secrets() {
-            tracing::warn!(secret, "a secret in the configuration is easy to guess");
-        }
-    }
+/// The settings with weak secrets, each with the reason.
+pub(super) fn secrets(config: &Config) -> Vec<String> {
+    let cdn = config.service.cdn_secret.iter();
+    let cdn = cdn.filter_map(|cdn| weak("cdn.secret", &cdn.secret, KEY_BYTES_ADVISED));
+    cdn.chain(config.tenants.iter().flat_map(of_tenant))
+        .collect()
 }
 
-fn note_tenant(weak: &mut Vec<String>, tenant: &TenantConfig) {
+fn of_tenant(tenant: &TenantConfig) -> Vec<String> {
+    let client_secret = &tenant.client_secret;
     let secrets = [
-        (
-            "client_secret",
-            &tenant.client_secret,
-            CLIENT_SECRET_BYTES_ADVISED,
-        ),
+        ("client_secret", client_secret, CLIENT_SECRET_BYTES_ADVISED),
         ("url_key", &tenant.url_key, KEY_BYTES_ADVISED),
         ("link_key", &tenant.link_key, KEY_BYTES_ADVISED),
         ("upload_key", &tenant.upload_key, KEY_BYTES_ADVISED),
         ("sdk_sign_key", &tenant.sdk_sign_key, KEY_BYTES_ADVISED),
         ("hook_secret", &tenant.hook_secret, KEY_BYTES_ADVISED),
     ];
-    for (name, secret, bytes_advised) in secrets {
-        note(weak, &tenant.key(name), secret.as_ref(), bytes_advised);
-    }
-    for account in &tenant.account {
-        if let Some(weakness) = password::weakness(&account.password_hash) {
-            let key = tenant.key(&format!("account {}", account.name));
-            weak.push(format!("{key}: password_hash: {weakness}"));
-        }
-    }
+    let secrets = secrets
+        .into_iter()
+        .filter_map(|(name, secret, bytes_advised)| {
+            weak(&tenant.key(name), secret.as_ref()?, bytes_advised)
+        });
+    let accounts = tenant.account.iter().filter_map(|account| {
+        let weakness = password::weakness(&account.password_hash)?;
+        let key = tenant.key(&format!("account {}", account.name));
+        Some(format!("{key}: password_hash: {weakness}"))
+    });
+    secrets.chain(accounts).collect()
 }
 
-fn note(weak: &mut Vec<String>, key: &str, secret: Option<&SecretKey>, bytes_advised: usize) {
-    if let Some(weakness) = secret.and_then(|secret| secret.weakness(bytes_advised)) {
-        weak.push(format!("{key}: {weakness}"));
-    }
+fn weak(key: &str, secret: &SecretKey, bytes_advised: usize) -> Option<String> {
+    let weakness = secret.weakness(bytes_advised)?;
+    Some(format!("{key}: {weakness}"))
 }

@@ -38,7 +38,9 @@ const COPY_BYTES: u64 = 32 << 10;
 const SMALL_BYTES: u64 = 16 << 10;
 
 /// A response body.
-pub enum Body {
+pub struct Body(Inner);
+
+enum Inner {
     /// One piece of memory, possibly empty.
     Whole(Full<Bytes>),
     /// A small range of a mapped file whose pages are in memory, as one slice.
@@ -48,7 +50,7 @@ pub enum Body {
 }
 
 /// The chunks of a body made from a file.
-pub struct FileChunks {
+struct FileChunks {
     file: Arc<OpenFile>,
     /// The tenant and client whose turn it is when the disk must be read.
     claimant: Claimant,
@@ -101,7 +103,7 @@ impl Body {
             && mapped.is_warm(&range)
         {
             let slice = mapped.slice(range.clone());
-            return Self::Mapped(Full::new(slice), file, range, claimant);
+            return Self(Inner::Mapped(Full::new(slice), file, range, claimant));
         }
         Self::segments(file, VecDeque::from([Segment::Range(range)]), claimant)
     }
@@ -113,7 +115,7 @@ impl Body {
         claimant: Claimant,
     ) -> Self {
         let remaining_bytes = segments.iter().map(Segment::len).sum();
-        Self::File(Box::new(FileChunks {
+        Self(Inner::File(Box::new(FileChunks {
             file,
             claimant,
             segments,
@@ -122,7 +124,7 @@ impl Body {
             copies: None,
             warming: None,
             reading: None,
-        }))
+        })))
     }
 }
 
@@ -137,7 +139,7 @@ impl Segment {
 
 impl From<Bytes> for Body {
     fn from(bytes: Bytes) -> Self {
-        Self::Whole(Full::new(bytes))
+        Self(Inner::Whole(Full::new(bytes)))
     }
 }
 
@@ -149,44 +151,43 @@ impl hyper::body::Body for Body {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        match &mut *self {
-            Self::Whole(whole) | Self::Mapped(whole, ..) => Pin::new(whole)
-                .poll_frame(cx)
-                .map_err(|never| match never {}),
-            Self::File(chunks) => chunks
-                .poll_next(cx)
-                .map(|chunk| chunk.map(|chunk| chunk.map(Frame::data))),
+        match &mut self.0 {
+            Inner::Whole(whole) | Inner::Mapped(whole, ..) => {
+                let frame = Pin::new(whole).poll_frame(cx);
+                frame.map_err(|never| match never {})
+            }
+            Inner::File(chunks) => chunks.poll_next(cx).map_ok(Frame::data),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Whole(whole) | Self::Mapped(whole, ..) => whole.is_end_stream(),
-            Self::File(chunks) => chunks.remaining_bytes == 0,
+        match &self.0 {
+            Inner::Whole(whole) | Inner::Mapped(whole, ..) => whole.is_end_stream(),
+            Inner::File(chunks) => chunks.remaining_bytes == 0,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Whole(whole) | Self::Mapped(whole, ..) => whole.size_hint(),
-            Self::File(chunks) => SizeHint::with_exact(chunks.remaining_bytes),
+        match &self.0 {
+            Inner::Whole(whole) | Inner::Mapped(whole, ..) => whole.size_hint(),
+            Inner::File(chunks) => SizeHint::with_exact(chunks.remaining_bytes),
         }
     }
 }
 
 impl FileBody for Body {
     fn lend_to(&mut self, loans: &Arc<Loans>) {
-        if let Self::File(chunks) = self {
+        if let Inner::File(chunks) = &mut self.0 {
             chunks.loans = Some(loans.clone());
         }
     }
 
     fn copy_out(&mut self, client: &Arc<Client>) {
-        if let Self::Mapped(_, file, range, claimant) = self {
+        if let Inner::Mapped(_, file, range, claimant) = &self.0 {
             let segments = [Segment::Range(range.clone())].into();
             *self = Self::segments(file.clone(), segments, *claimant);
         }
-        if let Self::File(chunks) = self {
+        if let Inner::File(chunks) = &mut self.0 {
             chunks.copies = Some(Copies::new(client.clone()));
         }
     }

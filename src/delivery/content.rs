@@ -1,6 +1,6 @@
 //! The bytes to deliver: a stored file, or a derivative of it.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use hyper::header::HeaderValue;
@@ -11,10 +11,8 @@ use crate::{
     files::{DerivedFile, OpenFile, Rendition},
     http::{
         byteranges::Layout,
-        conditional::Forms,
+        conditional::{Forms, Representation},
         disposition::{Disposition, content_disposition},
-        plan::Representation,
-        range::ByteRange,
         representation::{Description, RepresentationHeaders},
     },
     media::sniff::served_type,
@@ -81,19 +79,13 @@ impl Content {
 
     /// The whole content as a body.
     pub(super) fn whole(&self, claimant: Claimant) -> Body {
-        let range = ByteRange {
-            start: 0,
-            end_exclusive: self.headers().body_bytes(),
-        };
-        self.range(range, claimant)
+        self.range(0..self.headers().body_bytes(), claimant)
     }
 
     /// One range as a body.
-    pub(super) fn range(&self, range: ByteRange, claimant: Claimant) -> Body {
+    pub(super) fn range(&self, range: Range<u64>, claimant: Claimant) -> Body {
         match self {
-            Self::Original(file) => {
-                Body::range(file.clone(), range.start..range.end_exclusive, claimant)
-            }
+            Self::Original(file) => Body::range(file.clone(), range, claimant),
             Self::Derived(derived, _) => Body::from(slice(&derived.bytes, range)),
         }
     }
@@ -104,7 +96,7 @@ impl Content {
         for part in layout.parts {
             segments.push_back(Segment::Bytes(part.head));
             segments.push_back(match self {
-                Self::Original(_) => Segment::Range(part.range.start..part.range.end_exclusive),
+                Self::Original(_) => Segment::Range(part.range),
                 Self::Derived(derived, _) => Segment::Bytes(slice(&derived.bytes, part.range)),
             });
         }
@@ -129,7 +121,7 @@ fn original_headers(file: &OpenFile) -> RepresentationHeaders {
     })
 }
 
-fn slice(bytes: &Bytes, range: ByteRange) -> Bytes {
+fn slice(bytes: &Bytes, range: Range<u64>) -> Bytes {
     let index = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(bytes.len());
-    bytes.slice(index(range.start)..index(range.end_exclusive))
+    bytes.slice(index(range.start)..index(range.end))
 }

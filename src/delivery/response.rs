@@ -47,7 +47,7 @@ pub fn deliver(
         Plan::Full => (StatusCode::OK, rendered.whole(), content.whole(claimant)),
         Plan::Single(range) => (
             StatusCode::PARTIAL_CONTENT,
-            rendered.range(range),
+            rendered.range(&range),
             content.range(range, claimant),
         ),
         Plan::Multi(ranges) => {
@@ -55,7 +55,7 @@ pub fn deliver(
             getrandom::fill(&mut random).map_err(Error::internal)?;
             let boundary = Boundary::from_random(random);
             let (content_type, len) = (rendered.content_type(), representation.len);
-            let layout = byteranges::layout(&ranges, content_type, len, boundary);
+            let layout = byteranges::layout(ranges, content_type, len, boundary);
             (
                 StatusCode::PARTIAL_CONTENT,
                 rendered.ranges(&layout),

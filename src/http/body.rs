@@ -82,7 +82,7 @@ pub struct RequestBody {
 }
 
 /// Returns the factor, at least 1, by which a body must be faster than its pace.
-pub type Urgency = Box<dyn Fn() -> u64 + Send + Sync>;
+type Urgency = Box<dyn Fn() -> u64 + Send + Sync>;
 
 impl Pace {
     /// When more bytes must arrive to keep the average rate; `None` without a minimum rate. `begun` is the first wait.
@@ -173,12 +173,8 @@ impl RequestBody {
         self.failed
     }
 
-    /// The next bytes; `None` at the end of the body, and after an error.
-    ///
-    /// # Errors
-    /// `TooLarge`; `RequestTimeout` if the client is too slow; `InvalidArgument` for malformed chunks and too many
-    /// small pieces; `Disconnected` if the client is gone.
-    pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes>>> {
+    /// The next bytes, with the errors of [`RequestBody::data`].
+    pub(super) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes>>> {
         self.started = true;
         loop {
             if self.ended || self.failed {
@@ -186,29 +182,11 @@ impl RequestBody {
             }
             match Pin::new(&mut self.incoming).poll_frame(cx) {
                 Poll::Ready(None) => self.ended = true,
-                Poll::Ready(Some(Ok(frame))) => {
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) => return Poll::Ready(Some(self.count(&data).map(|()| data))),
                     // Trailers are ignored.
-                    let Ok(data) = frame.into_data() else {
-                        self.had_trailers = true;
-                        continue;
-                    };
-                    self.received += data.len() as u64;
-                    self.pieces += 1;
-                    if let Some(wait) = &mut self.wait {
-                        // Checked when the sleep ends. Resetting the sleep for each piece would cost more.
-                        wait.idle_by = deadline(self.pace.idle_timeout);
-                    }
-                    if self.received > self.bytes_max {
-                        return Poll::Ready(Some(Err(Kind::TooLarge.into())));
-                    }
-                    if self.has_too_many_pieces() {
-                        self.failed = true;
-                        return Poll::Ready(Some(Err(Error::invalid(format!(
-                            "the body has too many small pieces: send at least {BYTES_PER_PIECE} bytes in each."
-                        )))));
-                    }
-                    return Poll::Ready(Some(Ok(data)));
-                }
+                    Err(_) => self.had_trailers = true,
+                },
                 Poll::Ready(Some(Err(error))) => {
                     self.failed = true;
                     // A client that sends a malformed chunk can still read the response.
@@ -226,6 +204,26 @@ impl RequestBody {
                 }
             }
         }
+    }
+
+    /// Counts a piece, and checks the limits.
+    fn count(&mut self, piece: &Bytes) -> Result<()> {
+        self.received += piece.len() as u64;
+        self.pieces += 1;
+        if let Some(wait) = &mut self.wait {
+            // Checked when the sleep ends. Resetting the sleep for each piece would cost more.
+            wait.idle_by = deadline(self.pace.idle_timeout);
+        }
+        if self.received > self.bytes_max {
+            return Err(Kind::TooLarge.into());
+        }
+        if self.has_too_many_pieces() {
+            self.failed = true;
+            return Err(Error::invalid(format!(
+                "the body has too many small pieces: send at least {BYTES_PER_PIECE} bytes in each."
+            )));
+        }
+        Ok(())
     }
 
     /// Whether the body has more pieces than its bytes and its time allow. Reads the clock only if the bytes alone do
@@ -278,10 +276,11 @@ impl RequestBody {
         by.fold(wait.idle_by, Instant::min)
     }
 
-    /// The next bytes; `None` at the end of the body.
+    /// The next bytes; `None` at the end of the body, and after an error.
     ///
     /// # Errors
-    /// As [`RequestBody::poll_data`].
+    /// `TooLarge`; `RequestTimeout` if the client is too slow; `InvalidArgument` for malformed chunks and too many
+    /// small pieces; `Disconnected` if the client is gone.
     ///
     /// # Cancel safety
     /// Cancel safe: no bytes are lost.
@@ -292,7 +291,7 @@ impl RequestBody {
     /// Reads the whole body into memory.
     ///
     /// # Errors
-    /// As [`RequestBody::poll_data`], and `TooLarge` over `bytes_max`.
+    /// As [`RequestBody::data`], and `TooLarge` over `bytes_max`.
     pub async fn collect(&mut self, bytes_max: usize) -> Result<Vec<u8>> {
         self.limit(bytes_max as u64);
         let mut whole = Vec::new();

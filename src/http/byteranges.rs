@@ -13,12 +13,13 @@
 //! CRLF --B-- CRLF     closing
 //! ```
 
-use std::fmt::{self, Write};
+use std::{
+    fmt::{self, Write},
+    ops::Range,
+};
 
 use bytes::{Bytes, BytesMut};
 use hyper::header::HeaderValue;
-
-use super::range::ByteRange;
 
 /// The text between parts: 128 random bits as 32 hexadecimal digits. No content contains it by chance, and no uploader
 /// can predict it. Valid without quotes (RFC 2046 §5.1.1 allows 70 characters).
@@ -58,14 +59,14 @@ pub struct Part {
     /// Delimiter and header fields, including the empty line.
     pub head: Bytes,
     /// The bytes that follow the head.
-    pub range: ByteRange,
+    pub range: Range<u64>,
 }
 
 /// Lays out the response for `ranges` of a representation of `len` bytes. One buffer holds all heads; `range.rs` bounds
 /// the number of ranges (`RANGES_MAX`).
 #[must_use]
 pub fn layout(
-    ranges: &[ByteRange],
+    ranges: Vec<Range<u64>>,
     content_type: &HeaderValue,
     len: u64,
     boundary: Boundary,
@@ -75,7 +76,7 @@ pub fn layout(
     let mut content_length = 0_u64;
     let mut parts = Vec::with_capacity(ranges.len());
     let mut delimiter = "--";
-    for &range in ranges {
+    for range in ranges {
         put(
             &mut buffer,
             format_args!("{delimiter}{boundary}\r\nContent-Type: "),
@@ -83,12 +84,12 @@ pub fn layout(
         buffer.extend_from_slice(content_type.as_bytes());
         put(
             &mut buffer,
-            format_args!("\r\nContent-Range: {}\r\n\r\n", ContentRange { range, len }),
+            format_args!("\r\nContent-Range: {}\r\n\r\n", ContentRange(&range, len)),
         );
         let head = buffer.split().freeze();
         content_length = content_length
             .saturating_add(head.len() as u64)
-            .saturating_add(range.len());
+            .saturating_add(range.end - range.start);
         parts.push(Part { head, range });
         delimiter = "\r\n--";
     }
@@ -104,8 +105,8 @@ pub fn layout(
 
 /// `bytes first-last/len`, for a 206 with one range. The range must not be empty.
 #[must_use]
-pub fn content_range(range: ByteRange, len: u64) -> HeaderValue {
-    header_value(format_args!("{}", ContentRange { range, len }))
+pub fn content_range(range: &Range<u64>, len: u64) -> HeaderValue {
+    header_value(format_args!("{}", ContentRange(range, len)))
 }
 
 /// `bytes */len`, for a 416 (RFC 9110 §15.5.17).
@@ -114,15 +115,18 @@ pub fn unsatisfied_content_range(len: u64) -> HeaderValue {
     header_value(format_args!("bytes */{len}"))
 }
 
-struct ContentRange {
-    range: ByteRange,
-    len: u64,
-}
+/// A range, and the length of the representation.
+struct ContentRange<'a>(&'a Range<u64>, u64);
 
-impl fmt::Display for ContentRange {
+impl fmt::Display for ContentRange<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let last = self.range.end_exclusive.saturating_sub(1);
-        write!(f, "bytes {}-{last}/{}", self.range.start, self.len)
+        let Self(range, len) = self;
+        write!(
+            f,
+            "bytes {}-{}/{len}",
+            range.start,
+            range.end.saturating_sub(1)
+        )
     }
 }
 
@@ -146,30 +150,22 @@ mod tests {
 
     const BOUNDARY: &str = "000102030405060708090a0b0c0d0e0f";
 
-    fn range(start: u64, end_exclusive: u64) -> ByteRange {
-        ByteRange {
-            start,
-            end_exclusive,
-        }
-    }
-
     fn boundary() -> Boundary {
         Boundary::from_random(std::array::from_fn(|n| n as u8))
     }
 
     #[test]
     fn content_range_has_last_byte_and_length() {
-        for (start, end_exclusive, len, expected) in [
-            (0, 2, 100, "bytes 0-1/100"),
-            (99, 100, 100, "bytes 99-99/100"),
+        for (range, len, expected) in [
+            (0..2, 100, "bytes 0-1/100"),
+            (99..100, 100, "bytes 99-99/100"),
             (
-                u64::MAX - 1,
-                u64::MAX,
+                u64::MAX - 1..u64::MAX,
                 u64::MAX,
                 "bytes 18446744073709551614-18446744073709551614/18446744073709551615",
             ),
         ] {
-            assert_eq!(content_range(range(start, end_exclusive), len), expected);
+            assert_eq!(content_range(&range, len), expected);
         }
         assert_eq!(unsatisfied_content_range(0), "bytes */0");
         assert_eq!(
@@ -182,13 +178,11 @@ mod tests {
     fn frames_parts_as_in_rfc_9110() {
         let content = b"0123456789";
         let image = HeaderValue::from_static("image/png");
-        let layout = layout(&[range(0, 2), range(5, 10)], &image, 10, boundary());
+        let layout = layout(vec![0..2, 5..10], &image, 10, boundary());
         let mut body = Vec::new();
         for part in &layout.parts {
             body.extend_from_slice(&part.head);
-            body.extend_from_slice(
-                &content[part.range.start as usize..part.range.end_exclusive as usize],
-            );
+            body.extend_from_slice(&content[part.range.start as usize..part.range.end as usize]);
         }
         body.extend_from_slice(&layout.closing);
         let expected = format!(
@@ -207,8 +201,8 @@ mod tests {
     #[test]
     fn length_is_exact_beyond_32_bits() {
         let plain = HeaderValue::from_static("application/octet-stream");
-        let ranges = [range(0, 1 << 40), range(1 << 41, 1 << 42)];
-        let layout = layout(&ranges, &plain, 1 << 42, boundary());
+        let ranges = vec![0..1 << 40, 1 << 41..1 << 42];
+        let layout = layout(ranges, &plain, 1 << 42, boundary());
         let framing: usize = layout.parts.iter().map(|part| part.head.len()).sum();
         let framing = (framing + layout.closing.len()) as u64;
         assert_eq!(layout.content_length, framing + (1 << 40) + (1 << 41));

@@ -6,20 +6,22 @@
 use hyper::{
     HeaderMap, Method,
     header::{
-        self, HeaderName, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE,
+        HeaderName, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE,
     },
 };
 
 use crate::time::Timestamp;
 
-/// The validators of the current representation.
+/// The representation that a request without conditions and ranges gets.
 #[derive(Debug, Clone, Copy)]
-pub struct Validators<'a> {
+pub struct Representation<'a> {
+    /// Length in bytes.
+    pub len: u64,
     /// The value of `ETag`: a strong entity tag in double quotes.
     pub etag: &'a str,
     /// The value of `Last-Modified`, compared in whole seconds as in the header.
     pub last_modified: Timestamp,
-    /// Whether other forms of the file have the same date.
+    /// Whether other forms of the file share the URL and the date.
     pub forms: Forms,
 }
 
@@ -34,7 +36,7 @@ pub enum Forms {
 
 /// The outcome of a request's conditions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub(super) enum Outcome {
     /// Perform the method: there are no conditions, or they are true.
     Proceed,
     /// Perform the method. The client has something other than the current representation, because its `If-None-Match`
@@ -51,20 +53,25 @@ pub enum Outcome {
 /// With [`Forms::Several`], `If-Modified-Since` never yields a 304, which §13.1.3 only recommends. A proxy that
 /// compresses may have dropped the entity tag; a cache behind it that has the thumbnail would then use it as the
 /// original.
-#[must_use]
-pub fn evaluate(method: &Method, headers: &HeaderMap, validators: Validators<'_>) -> Outcome {
+pub(super) fn evaluate(
+    method: &Method,
+    headers: &HeaderMap,
+    current: &Representation<'_>,
+) -> Outcome {
     let reads = method == Method::GET || method == Method::HEAD;
     if headers.contains_key(IF_MATCH) {
-        if !any_tag_matches(headers, &IF_MATCH, validators.etag, Comparison::Strong) {
+        if !any_tag(headers, &IF_MATCH, |tag| tag.equals_strongly(current.etag)) {
             return Outcome::PreconditionFailed;
         }
     } else if let Some(date_secs) = single_date_secs(headers, &IF_UNMODIFIED_SINCE)
-        && validators.last_modified.secs() > date_secs
+        && current.last_modified.secs() > date_secs
     {
         return Outcome::PreconditionFailed;
     }
     if headers.contains_key(IF_NONE_MATCH) {
-        if any_tag_matches(headers, &IF_NONE_MATCH, validators.etag, Comparison::Weak) {
+        if any_tag(headers, &IF_NONE_MATCH, |tag| {
+            tag.equals_weakly(current.etag)
+        }) {
             return if reads {
                 Outcome::NotModified
             } else {
@@ -75,8 +82,8 @@ pub fn evaluate(method: &Method, headers: &HeaderMap, validators: Validators<'_>
     }
     match single_date_secs(headers, &IF_MODIFIED_SINCE) {
         Some(date_secs) if reads => {
-            let is_current = validators.last_modified.secs() <= date_secs;
-            if is_current && validators.forms == Forms::One {
+            let is_current = current.last_modified.secs() <= date_secs;
+            if is_current && current.forms == Forms::One {
                 Outcome::NotModified
             } else {
                 Outcome::HoldsAnother
@@ -95,23 +102,15 @@ pub fn evaluate(method: &Method, headers: &HeaderMap, validators: Validators<'_>
 /// Without `If-Range`, the range is ignored if the client has something else, as §14.2 allows. Chromium revalidates the
 /// cache entry of one form for another form: it sends the tag of the first form in `If-None-Match` with a `Range` of
 /// the bytes that it has, and takes the 206 for the whole file.
-#[must_use]
-pub fn range_counts(headers: &HeaderMap, etag: &str, outcome: Outcome) -> bool {
+pub(super) fn range_counts(headers: &HeaderMap, etag: &str, outcome: Outcome) -> bool {
     let mut lines = headers.get_all(IF_RANGE).iter();
     match (lines.next(), lines.next()) {
         (None, _) => outcome != Outcome::HoldsAnother,
         (Some(value), None) => parse_tag(value.as_bytes())
-            .is_some_and(|(tag, rest)| rest.is_empty() && tag.matches(etag, Comparison::Strong)),
+            .is_some_and(|(tag, rest)| rest.is_empty() && tag.equals_strongly(etag)),
         // Two lines are invalid, and the full representation is always correct.
         (Some(_), Some(_)) => false,
     }
-}
-
-/// How two entity tags are compared (RFC 9110 §8.8.3.2).
-#[derive(Clone, Copy)]
-enum Comparison {
-    Strong,
-    Weak,
 }
 
 /// An entity tag of a request, with its quotes.
@@ -120,25 +119,24 @@ struct EntityTag<'a> {
     quoted: &'a [u8],
 }
 
+/// The two comparisons of RFC 9110 §8.8.3.2.
 impl EntityTag<'_> {
-    fn matches(&self, current: &str, comparison: Comparison) -> bool {
-        match comparison {
-            // A weak `current` begins with `W/`, so it equals no quoted tag.
-            Comparison::Strong => !self.weak && self.quoted == current.as_bytes(),
-            Comparison::Weak => {
-                self.quoted == current.strip_prefix("W/").unwrap_or(current).as_bytes()
-            }
-        }
+    fn equals_strongly(&self, current: &str) -> bool {
+        // A weak `current` begins with `W/`, so it equals no quoted tag.
+        !self.weak && self.quoted == current.as_bytes()
+    }
+
+    fn equals_weakly(&self, current: &str) -> bool {
+        self.quoted == current.strip_prefix("W/").unwrap_or(current).as_bytes()
     }
 }
 
-/// Whether a list of entity tags, over all lines of the header, contains `*` or the current tag. The rest of a line
-/// after a malformed member is ignored.
-fn any_tag_matches(
+/// Whether a list of entity tags, over all lines of the header, contains `*` or a current tag. The rest of a line after
+/// a malformed member is ignored.
+fn any_tag(
     headers: &HeaderMap,
     name: &HeaderName,
-    current: &str,
-    comparison: Comparison,
+    is_current: impl Fn(&EntityTag<'_>) -> bool,
 ) -> bool {
     headers.get_all(name).iter().any(|line| {
         let mut rest = line.as_bytes().trim_ascii();
@@ -151,10 +149,10 @@ fn any_tag_matches(
                 return false;
             };
             let after = after.trim_ascii_start();
-            if !after.is_empty() && after[0] != b',' {
+            if !matches!(after, [] | [b',', ..]) {
                 return false;
             }
-            if tag.matches(current, comparison) {
+            if is_current(&tag) {
                 return true;
             }
             rest = after;
@@ -178,27 +176,18 @@ fn parse_tag(text: &[u8]) -> Option<(EntityTag<'_>, &[u8])> {
     };
     let inside = quoted.strip_prefix(b"\"")?;
     let end = inside.iter().position(|&byte| byte == b'"')? + 2;
-    Some((
-        EntityTag {
-            weak,
-            quoted: &quoted[..end],
-        },
-        &quoted[end..],
-    ))
+    let (quoted, rest) = quoted.split_at(end);
+    Some((EntityTag { weak, quoted }, rest))
 }
 
-/// The date of a header. A list, or a value that is not an HTTP-date, is ignored (RFC 9110 §13.1.3, §13.1.4).
+/// The date of a header, in seconds since 1970. A list, or a value that is not an HTTP-date, is ignored (RFC 9110 §13.1.3, §13.1.4).
 fn single_date_secs(headers: &HeaderMap, name: &HeaderName) -> Option<i64> {
     let mut lines = headers.get_all(name).iter();
     let value = lines.next()?;
     if lines.next().is_some() {
         return None;
     }
-    date_secs(value)
-}
-
-/// Seconds since 1970 of an HTTP-date in any of its three forms (RFC 9110 §5.6.7).
-fn date_secs(value: &header::HeaderValue) -> Option<i64> {
+    // Any of the three forms of an HTTP-date (RFC 9110 §5.6.7).
     let date = httpdate::parse_http_date(value.to_str().ok()?).ok()?;
     let since = date.duration_since(std::time::UNIX_EPOCH).ok()?;
     i64::try_from(since.as_secs()).ok()
@@ -214,7 +203,8 @@ mod tests {
     const EXACT: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
     const AFTER: &str = "Sun, 06 Nov 1994 08:49:38 GMT";
     /// `EXACT` plus 500 ms, which the header cannot express.
-    const VALIDATORS: Validators<'static> = Validators {
+    const CURRENT: Representation<'static> = Representation {
+        len: 100,
         etag: "\"a,b\"",
         last_modified: Timestamp::from_ms(784_111_777_500),
         forms: Forms::One,
@@ -232,7 +222,7 @@ mod tests {
     fn check(method: Method, expected: Outcome, cases: &[&[(&str, &str)]]) {
         for lines in cases {
             assert_eq!(
-                evaluate(&method, &map(lines), VALIDATORS),
+                evaluate(&method, &map(lines), &CURRENT),
                 expected,
                 "{method} {lines:?}"
             );
@@ -306,14 +296,14 @@ mod tests {
                 &[("if-match", "")],
             ],
         );
-        let weak = Validators {
+        let weak = Representation {
             etag: "W/\"a\"",
-            ..VALIDATORS
+            ..CURRENT
         };
         for value in ["\"a\"", "W/\"a\""] {
             let headers = map(&[("if-match", value)]);
             assert_eq!(
-                evaluate(&Method::GET, &headers, weak),
+                evaluate(&Method::GET, &headers, &weak),
                 Outcome::PreconditionFailed
             );
         }
@@ -354,9 +344,9 @@ mod tests {
 
     #[test]
     fn shared_date_never_matches() {
-        let several = Validators {
+        let several = Representation {
             forms: Forms::Several,
-            ..VALIDATORS
+            ..CURRENT
         };
         for (name, value, expected) in [
             ("if-modified-since", EXACT, Outcome::HoldsAnother),
@@ -367,7 +357,7 @@ mod tests {
         ] {
             let headers = map(&[(name, value)]);
             assert_eq!(
-                evaluate(&Method::GET, &headers, several),
+                evaluate(&Method::GET, &headers, &several),
                 expected,
                 "{name}: {value}"
             );
@@ -459,7 +449,7 @@ mod tests {
             let lines: Vec<_> = values.iter().map(|value| ("if-range", *value)).collect();
             for outcome in [Outcome::Proceed, Outcome::HoldsAnother] {
                 assert_eq!(
-                    range_counts(&map(&lines), VALIDATORS.etag, outcome),
+                    range_counts(&map(&lines), CURRENT.etag, outcome),
                     expected,
                     "{values:?}"
                 );
@@ -470,7 +460,7 @@ mod tests {
     #[test]
     fn ignores_range_beside_another_tag() {
         let none = HeaderMap::new();
-        assert!(range_counts(&none, VALIDATORS.etag, Outcome::Proceed));
-        assert!(!range_counts(&none, VALIDATORS.etag, Outcome::HoldsAnother));
+        assert!(range_counts(&none, CURRENT.etag, Outcome::Proceed));
+        assert!(!range_counts(&none, CURRENT.etag, Outcome::HoldsAnother));
     }
 }

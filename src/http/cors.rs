@@ -32,9 +32,9 @@ const ALLOWED: &str = "Authorization, Content-Type, restrict-access, share-secre
      thumbnail-width, thumbnail-height, X-Requested-With, Accept, Range, If-Range, If-None-Match, \
      If-Modified-Since, access-token, app_id, user_id";
 
-/// The origins whose pages may read responses: `cors.allowed_origins`.
+/// The cross-origin policy: the origins whose pages may read responses, from `cors.allowed_origins`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum AllowedOrigins {
+pub enum Cors {
     /// Any origin.
     #[default]
     Any,
@@ -42,7 +42,7 @@ pub enum AllowedOrigins {
     List(Vec<String>),
 }
 
-impl<'de> Deserialize<'de> for AllowedOrigins {
+impl<'de> Deserialize<'de> for Cors {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let origins = Vec::<String>::deserialize(deserializer)?;
         if origins.iter().any(|origin| origin == "*") {
@@ -63,19 +63,7 @@ impl<'de> Deserialize<'de> for AllowedOrigins {
     }
 }
 
-/// The cross-origin policy.
-#[derive(Debug, Clone)]
-pub struct Cors {
-    origins: AllowedOrigins,
-}
-
 impl Cors {
-    /// The policy for these origins.
-    #[must_use]
-    pub fn new(origins: AllowedOrigins) -> Self {
-        Self { origins }
-    }
-
     /// Adds the headers of an ordinary response; `origin` is the `Origin` of the request. Extends an existing `Vary`,
     /// and keeps an existing `Access-Control-Allow-Origin`.
     pub fn apply(&self, origin: Option<&HeaderValue>, headers: &mut HeaderMap) {
@@ -105,12 +93,12 @@ impl Cors {
 
     /// Adds `Access-Control-Allow-Origin` if the origin is allowed, and returns whether it is.
     fn allow_origin(&self, origin: Option<&HeaderValue>, headers: &mut HeaderMap) -> bool {
-        let listed = match &self.origins {
-            AllowedOrigins::Any => {
+        let listed = match self {
+            Self::Any => {
                 headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, ANY);
                 return true;
             }
-            AllowedOrigins::List(listed) => listed,
+            Self::List(listed) => listed,
         };
         // Also for other origins and requests without one: a cache must not use that response for a listed origin.
         vary_on_origin(headers);
@@ -185,17 +173,17 @@ mod tests {
     }
 
     fn listed() -> Cors {
-        Cors::new(AllowedOrigins::List(vec![
+        Cors::List(vec![
             "https://a.example".to_owned(),
             "https://b.example".to_owned(),
-        ]))
+        ])
     }
 
     #[test]
     fn any_origin_gets_star_without_vary() {
         for origin in [None, Some(value("https://x.example")), Some(value("null"))] {
             let mut headers = HeaderMap::new();
-            Cors::new(AllowedOrigins::Any).apply(origin.as_ref(), &mut headers);
+            Cors::Any.apply(origin.as_ref(), &mut headers);
             assert_eq!(headers[ACCESS_CONTROL_ALLOW_ORIGIN], "*");
             assert_eq!(
                 headers[ACCESS_CONTROL_EXPOSE_HEADERS],
@@ -257,11 +245,7 @@ mod tests {
         ] {
             let mut headers = HeaderMap::new();
             let requested = requested.map(value);
-            Cors::new(AllowedOrigins::Any).preflight_headers(
-                None,
-                requested.as_ref(),
-                &mut headers,
-            );
+            Cors::Any.preflight_headers(None, requested.as_ref(), &mut headers);
             assert_eq!(headers[ACCESS_CONTROL_ALLOW_ORIGIN], "*");
             assert_eq!(
                 headers[ACCESS_CONTROL_ALLOW_METHODS],

@@ -10,7 +10,7 @@ use hyper::header::HeaderValue;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode, percent_encode};
 
 /// The longest name in bytes of UTF-8: the limit of most file systems.
-pub const FILENAME_BYTES_MAX: usize = 255;
+const FILENAME_BYTES_MAX: usize = 255;
 
 /// All characters except `attr-char` (RFC 8187 §3.2.1).
 const NOT_ATTR_CHAR: &AsciiSet = &NON_ALPHANUMERIC
@@ -37,7 +37,7 @@ pub enum Disposition {
 }
 
 /// The value of `Content-Disposition`, at most about 1 KiB for any name: control characters are removed, path
-/// separators become `_`, and the name is cut at [`FILENAME_BYTES_MAX`].
+/// separators become `_`, and the name is cut at 255 bytes.
 ///
 /// `filename` is plain ASCII. If that is not the name itself, `filename*` has the name in UTF-8.
 #[must_use]
@@ -67,13 +67,12 @@ pub fn content_disposition(kind: Disposition, filename: Option<&str>) -> HeaderV
 ///
 /// Prefers `filename*` (RFC 8187), which RFC 7578 forbids in forms but clients send. Otherwise reads `filename`, a
 /// token or quoted string in UTF-8, and replaces invalid bytes. Linear in the length of the header.
-#[must_use]
-pub fn parse_filename(content_disposition: &[u8]) -> Option<String> {
+pub(super) fn parse_filename(content_disposition: &[u8]) -> Option<String> {
     let mut plain = None;
     let mut extended = None;
     let type_end = content_disposition.iter().position(|&byte| byte == b';')?;
     let mut rest = &content_disposition[type_end..];
-    while let Some((Parameter { name, value }, after)) = next_parameter(rest) {
+    while let Some((name, value, after)) = next_parameter(rest) {
         // The first parameter of a name counts. A later one may have been injected by an unescaped quote.
         if name.eq_ignore_ascii_case(b"filename") {
             plain.get_or_insert(value);
@@ -87,46 +86,33 @@ pub fn parse_filename(content_disposition: &[u8]) -> Option<String> {
         .or_else(|| clean(&String::from_utf8_lossy(&plain?)))
 }
 
-struct Parameter<'a> {
-    name: &'a [u8],
-    value: Cow<'a, [u8]>,
-}
+/// A parameter's name, its value, and the rest of the text.
+type Parameter<'t> = (&'t [u8], Cow<'t, [u8]>, &'t [u8]);
 
-/// The next `; name=value`, and the rest. A parameter without `=` has an empty value.
-fn next_parameter(text: &[u8]) -> Option<(Parameter<'_>, &[u8])> {
+/// Parses the next `; name=value`. A parameter without `=` has an empty value.
+fn next_parameter(text: &[u8]) -> Option<Parameter<'_>> {
     let start = text
         .iter()
         .position(|byte| !matches!(byte, b';' | b' ' | b'\t'))?;
-    let text = &text[start..];
-    let name_end = text
-        .iter()
-        .position(|byte| matches!(byte, b'=' | b';'))
-        .unwrap_or(text.len());
-    let name = text[..name_end].trim_ascii();
-    let (value, after) = match text[name_end..]
-        .strip_prefix(b"=")
-        .map(<[u8]>::trim_ascii_start)
-    {
-        None => (Cow::Borrowed(&b""[..]), &text[name_end..]),
+    let (name, rest) = split_before(&text[start..], b"=;");
+    let (value, rest) = match rest.strip_prefix(b"=").map(<[u8]>::trim_ascii_start) {
+        None => (Cow::Borrowed(&b""[..]), rest),
         Some([b'"', quoted @ ..]) => {
             let (value, after) = unquote(quoted);
-            let (_, after) = split_at_semicolon(after);
-            (Cow::Owned(value), after)
+            (Cow::Owned(value), split_before(after, b";").1)
         }
         Some(token) => {
-            let (value, after) = split_at_semicolon(token);
+            let (value, after) = split_before(token, b";");
             (Cow::Borrowed(value.trim_ascii()), after)
         }
     };
-    Some((Parameter { name, value }, after))
+    Some((name.trim_ascii(), value, rest))
 }
 
-fn split_at_semicolon(text: &[u8]) -> (&[u8], &[u8]) {
-    text.split_at(
-        text.iter()
-            .position(|&byte| byte == b';')
-            .unwrap_or(text.len()),
-    )
+/// Splits before the first of the bytes `ends`, or at the end.
+fn split_before<'t>(text: &'t [u8], ends: &[u8]) -> (&'t [u8], &'t [u8]) {
+    let end = text.iter().position(|byte| ends.contains(byte));
+    text.split_at(end.unwrap_or(text.len()))
 }
 
 /// Reads a quoted-string after its opening quote, and returns the rest after the closing quote, which may be missing.

@@ -54,30 +54,24 @@ pub fn client_address(
     let is_trusted = |address: &IpAddr| trusted.iter().any(|net| net.contains(address));
     let is_trusted_peer = peer.is_none_or(|peer| is_trusted(&peer.to_canonical()));
     let peer = peer.map_or(Ipv4Addr::LOCALHOST.into(), |peer| peer.to_canonical());
-    if !is_trusted_peer {
-        let ignored_header =
-            headers.contains_key(FORWARDED) || headers.contains_key(&X_FORWARDED_FOR);
-        return ClientAddress {
-            address: peer,
-            ignored_header,
-        };
-    }
-    let address = if header == ForwardedHeader::Forwarded {
-        let lines = headers.get_all(FORWARDED).iter().rev();
-        let elements = lines.flat_map(|line| FromTheRight(Some(line.as_bytes())));
-        walk(peer, elements.map(forwarded_for), is_trusted)
-    } else {
-        let lines = headers.get_all(&X_FORWARDED_FOR).iter().rev();
-        let entries = lines.flat_map(|line| line.as_bytes().rsplit(|&byte| byte == b','));
-        walk(
-            peer,
-            entries.map(|entry| parse_node(entry.trim_ascii())),
-            is_trusted,
-        )
+    let address = match header {
+        _ if !is_trusted_peer => peer,
+        ForwardedHeader::Forwarded => {
+            let lines = headers.get_all(FORWARDED).iter().rev();
+            let elements = lines.flat_map(|line| FromTheRight(Some(line.as_bytes())));
+            walk(peer, elements.map(forwarded_for), is_trusted)
+        }
+        ForwardedHeader::XForwardedFor => {
+            let lines = headers.get_all(&X_FORWARDED_FOR).iter().rev();
+            let entries = lines.flat_map(|line| line.as_bytes().rsplit(|&byte| byte == b','));
+            let addresses = entries.map(|entry| parse_node(entry.trim_ascii()));
+            walk(peer, addresses, is_trusted)
+        }
     };
+    let has_header = || headers.contains_key(FORWARDED) || headers.contains_key(&X_FORWARDED_FOR);
     ClientAddress {
         address,
-        ignored_header: false,
+        ignored_header: !is_trusted_peer && has_header(),
     }
 }
 
@@ -87,10 +81,8 @@ fn walk(
     is_trusted: impl Fn(&IpAddr) -> bool,
 ) -> IpAddr {
     let mut last = peer;
-    for entry in entries_from_the_right.take(ENTRIES_MAX) {
-        let Some(address) = entry else {
-            break;
-        };
+    let addresses = entries_from_the_right.map_while(|entry| entry);
+    for address in addresses.take(ENTRIES_MAX) {
         last = address;
         if !is_trusted(&address) {
             break;

@@ -60,53 +60,33 @@ fn check_host(method: &Method, version: Version, target: &Uri, headers: &HeaderM
     if host.is_some_and(|host| !is_host(host)) {
         return refuse("the Host header is not a valid host.");
     }
-    match form(method, target) {
-        Form::Path => {}
-        // RFC 9112 §3.2.2, and RFC 9113 §8.3.1.
-        Form::Url(authority) => {
-            if !is_host(authority) {
-                return refuse("the target has no valid host.");
-            }
-            if host.is_some_and(|host| !authority.eq_ignore_ascii_case(host)) {
-                return refuse("the target and the Host header name different hosts.");
-            }
-        }
-        // Its target is a host, for which there is no route.
-        Form::Connect => {}
-        Form::None => return refuse("the target must be a path or an HTTP URL."),
-    }
-    Ok(())
-}
-
-fn refuse(why: impl Into<String>) -> Result<()> {
-    Err(Error::new(Kind::BadMessage).public(why.into()))
-}
-
-/// The form of a request target (RFC 9112 §3.2).
-enum Form<'a> {
-    /// `/path`, or `*` for OPTIONS.
-    Path,
-    /// `http://authority/path`. HTTP/2 has fields of their own for scheme, authority and path.
-    Url(&'a [u8]),
-    /// `authority`, for CONNECT alone.
-    Connect,
-    /// Invalid: hyper parses `!` as an authority, whatever the method.
-    None,
-}
-
-fn form<'a>(method: &Method, target: &'a Uri) -> Form<'a> {
     let is_path = match target.path() {
         "*" => method == Method::OPTIONS,
         path => path.starts_with('/'),
     };
+    // The forms of a request target (RFC 9112 §3.2).
     match (target.scheme_str(), target.authority()) {
-        (None, None) if is_path => Form::Path,
+        (None, None) if is_path => Ok(()),
+        // HTTP/2 has fields of their own for scheme, authority and path (RFC 9113 §8.3.1).
         (Some("http" | "https"), Some(authority)) if is_path => {
-            Form::Url(authority.as_str().as_bytes())
+            let authority = authority.as_str().as_bytes();
+            if !is_host(authority) {
+                return refuse("the target has no valid host.");
+            }
+            match host.is_some_and(|host| !authority.eq_ignore_ascii_case(host)) {
+                true => refuse("the target and the Host header name different hosts."),
+                false => Ok(()),
+            }
         }
-        (None, Some(_)) if method == Method::CONNECT => Form::Connect,
-        _ => Form::None,
+        // CONNECT has a host as its target, for which there is no route.
+        (None, Some(_)) if method == Method::CONNECT => Ok(()),
+        // hyper parses `!` as an authority, whatever the method.
+        _ => refuse("the target must be a path or an HTTP URL."),
     }
+}
+
+fn refuse(why: impl Into<String>) -> Result<()> {
+    Err(Error::new(Kind::BadMessage).public(why.into()))
 }
 
 /// Whether it is a host with an optional port (RFC 3986 §3.2.2, §3.2.3). The name may be empty (`Host:`).

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use hyper::{HeaderMap, header};
 use multer::{Field, Multipart};
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
 use self::part_head::{PART_HEAD_BYTES_MAX, PartHeads, TooLong};
 use super::{body::RequestBody, disposition::parse_filename};
@@ -60,7 +60,7 @@ pub struct Form<'r> {
 pub struct Part {
     /// The name of the form field; empty without a name.
     pub name: String,
-    /// The file name, cleaned by [`parse_filename`].
+    /// The file name: its last path component, without control characters.
     pub file_name: Option<String>,
     /// The declared media type, unchecked.
     pub content_type: Option<String>,
@@ -86,18 +86,12 @@ struct Source<'r> {
 /// waited for.
 struct Shared<'r>(Arc<Mutex<Source<'r>>>);
 
-impl<'r> Shared<'r> {
-    fn lock(&self) -> MutexGuard<'_, Source<'r>> {
-        self.0.lock()
-    }
-}
-
 /// Supplies multer with one piece for each grant.
 impl Stream for Shared<'_> {
     type Item = Result<Bytes>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let source = &mut *self.lock();
+        let source = &mut *self.0.lock();
         if source.granted == 0 {
             source.exhausted = true;
             return Poll::Pending;
@@ -209,13 +203,13 @@ impl<'r> Form<'r> {
         while let Some(chunk) = self.chunk().await? {
             self.ignored_bytes += chunk.len();
             if self.ignored_bytes > IGNORED_BYTES_MAX {
-                let text =
-                    format!("fields beside the file may have at most {IGNORED_BYTES_MAX} bytes.");
-                return Err(Error::invalid(text));
+                return Err(Error::invalid(format!(
+                    "fields beside the file may have at most {IGNORED_BYTES_MAX} bytes."
+                )));
             }
         }
         self.field = None;
-        self.source.lock().given = 0;
+        self.source.0.lock().given = 0;
         let field = std::future::poll_fn(|cx| self.poll_field(cx)).await?;
         let Some(field) = field else { return Ok(None) };
         self.parts += 1;
@@ -224,23 +218,20 @@ impl<'r> Form<'r> {
                 "a form may have at most {PARTS_MAX} parts."
             )));
         }
-        let head_bytes: usize = field
-            .headers()
-            .iter()
+        let headers = field.headers();
+        let lines = headers.iter();
+        let head_bytes: usize = lines
             .map(|(name, value)| name.as_str().len() + value.len() + 4)
             .sum();
         if head_bytes > PART_HEAD_BYTES_MAX {
             return Err(head_too_long());
         }
-        let disposition = field.headers().get(header::CONTENT_DISPOSITION);
+        let disposition = headers.get(header::CONTENT_DISPOSITION);
+        let content_type = headers.get(header::CONTENT_TYPE);
         let part = Part {
             name: field.name().unwrap_or_default().to_owned(),
             file_name: disposition.and_then(|value| parse_filename(value.as_bytes())),
-            content_type: field
-                .headers()
-                .get(header::CONTENT_TYPE)
-                .and_then(|value| value.to_str().ok())
-                .map(str::to_owned),
+            content_type: content_type.and_then(|value| Some(value.to_str().ok()?.to_owned())),
         };
         self.field = Some(field);
         Ok(Some(part))
@@ -257,13 +248,13 @@ impl<'r> Form<'r> {
     /// The next part, read in small pieces: multer would buffer everything that is there.
     fn poll_field(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Field<'r>>>> {
         loop {
-            if self.source.lock().given > PART_HEAD_BYTES_MAX {
+            if self.source.0.lock().given > PART_HEAD_BYTES_MAX {
                 return Poll::Ready(Err(head_too_long()));
             }
-            self.source.lock().grant(HEAD_PIECE_BYTES);
+            self.source.0.lock().grant(HEAD_PIECE_BYTES);
             match self.multipart.poll_next_field(cx) {
                 Poll::Ready(field) => return Poll::Ready(field.map_err(form_error)),
-                Poll::Pending if self.source.lock().exhausted => {}
+                Poll::Pending if self.source.0.lock().exhausted => {}
                 Poll::Pending => return Poll::Pending,
             }
         }
@@ -277,13 +268,13 @@ impl<'r> Form<'r> {
         let mut granted = 0;
         loop {
             if self.is_bulk {
-                let bytes = ready!(self.source.lock().poll_bulk(cx))?;
+                let bytes = ready!(self.source.0.lock().poll_bulk(cx))?;
                 if bytes.is_some() {
                     return Poll::Ready(Ok(bytes));
                 }
                 (self.is_bulk, granted) = (false, PIECE_BYTES);
             }
-            self.source.lock().grant(granted);
+            self.source.0.lock().grant(granted);
             match Pin::new(&mut *field).poll_next(cx) {
                 // multer yields an empty chunk at the end of a part.
                 Poll::Ready(Some(Ok(chunk))) if chunk.is_empty() => {}
@@ -291,7 +282,7 @@ impl<'r> Form<'r> {
                     return Poll::Ready(chunk.transpose().map_err(form_error));
                 }
                 Poll::Pending => {
-                    let source = self.source.lock();
+                    let source = self.source.0.lock();
                     if !source.exhausted {
                         return Poll::Pending;
                     }

@@ -4,26 +4,14 @@
 //! a condition must not reveal that a file exists. Several forms of a file may share one URL, so a cache may ask for
 //! one form with the validators of another; `conditional.rs` says when a range is ignored for that reason.
 
+use std::ops::Range;
+
 use hyper::{HeaderMap, Method, header::RANGE};
 
 use super::{
-    conditional::{self, Forms, Outcome, Validators},
-    range::{ByteRange, Ranges},
+    conditional::{self, Outcome, Representation},
+    range::Ranges,
 };
-use crate::time::Timestamp;
-
-/// The representation that a request without conditions and ranges gets.
-#[derive(Debug, Clone, Copy)]
-pub struct Representation<'a> {
-    /// Length in bytes.
-    pub len: u64,
-    /// The value of `ETag`: a strong entity tag in double quotes.
-    pub etag: &'a str,
-    /// The value of `Last-Modified`.
-    pub last_modified: Timestamp,
-    /// Whether other forms of the file may share the URL.
-    pub forms: Forms,
-}
 
 /// The planned response.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,9 +19,9 @@ pub enum Plan {
     /// 200 with the whole representation.
     Full,
     /// 206 with one `Content-Range`.
-    Single(ByteRange),
+    Single(Range<u64>),
     /// 206 as `multipart/byteranges`: two or more ranges, ascending and disjoint.
-    Multi(Vec<ByteRange>),
+    Multi(Vec<Range<u64>>),
     /// 304.
     NotModified,
     /// 412.
@@ -45,12 +33,7 @@ pub enum Plan {
 /// Plans the response. Allocates only if several ranges are requested.
 #[must_use]
 pub fn plan(method: &Method, headers: &HeaderMap, representation: &Representation<'_>) -> Plan {
-    let validators = Validators {
-        etag: representation.etag,
-        last_modified: representation.last_modified,
-        forms: representation.forms,
-    };
-    let outcome = conditional::evaluate(method, headers, validators);
+    let outcome = conditional::evaluate(method, headers, representation);
     match outcome {
         Outcome::NotModified => return Plan::NotModified,
         Outcome::PreconditionFailed => return Plan::PreconditionFailed,
@@ -65,7 +48,7 @@ pub fn plan(method: &Method, headers: &HeaderMap, representation: &Representatio
     let (Some(value), None) = (lines.next(), lines.next()) else {
         return Plan::Full;
     };
-    if !conditional::range_counts(headers, validators.etag, outcome) {
+    if !conditional::range_counts(headers, representation.etag, outcome) {
         return Plan::Full;
     }
     match Ranges::parse(value.as_bytes(), representation.len) {
@@ -81,6 +64,7 @@ mod tests {
     use hyper::header::{HeaderName, HeaderValue};
 
     use super::*;
+    use crate::{http::conditional::Forms, time::Timestamp};
 
     const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
 
@@ -109,13 +93,6 @@ mod tests {
         }
     }
 
-    fn range(start: u64, end_exclusive: u64) -> ByteRange {
-        ByteRange {
-            start,
-            end_exclusive,
-        }
-    }
-
     #[test]
     fn plain_get_gets_everything() {
         check(&[
@@ -128,15 +105,11 @@ mod tests {
     #[test]
     fn ranges_are_for_get_alone() {
         check(&[
-            (
-                Method::GET,
-                &[("range", "bytes=0-1")],
-                Plan::Single(range(0, 2)),
-            ),
+            (Method::GET, &[("range", "bytes=0-1")], Plan::Single(0..2)),
             (
                 Method::GET,
                 &[("range", "bytes=0-1,9-")],
-                Plan::Multi(vec![range(0, 2), range(9, 100)]),
+                Plan::Multi(vec![0..2, 9..100]),
             ),
             (Method::GET, &[("range", "bytes=100-")], Plan::Unsatisfiable),
             (Method::GET, &[("range", "lines=1-2")], Plan::Full),
@@ -171,7 +144,7 @@ mod tests {
             (
                 Method::GET,
                 &[("range", "bytes=0-1"), ("if-unmodified-since", DATE)],
-                Plan::Single(range(0, 2)),
+                Plan::Single(0..2),
             ),
             (
                 Method::HEAD,
@@ -201,7 +174,7 @@ mod tests {
                     ("if-none-match", "\"v2\""),
                     ("if-range", "\"v1\""),
                 ],
-                Plan::Single(range(0, 2)),
+                Plan::Single(0..2),
             ),
             (
                 Method::GET,
@@ -220,7 +193,7 @@ mod tests {
             (
                 Method::GET,
                 &[("range", "bytes=0-1"), ("if-range", "\"v1\"")],
-                Plan::Single(range(0, 2)),
+                Plan::Single(0..2),
             ),
             (
                 Method::GET,

@@ -2,44 +2,23 @@
 //!
 //! `plan.rs` decides whether the header is honored, by the method and `If-Range`.
 
+use std::ops::Range;
+
 /// The most ranges of one request, satisfiable or not; a request with more gets everything. Players and download
 /// managers ask for a few, and each part has a head of its own.
-pub const RANGES_MAX: usize = 16;
+const RANGES_MAX: usize = 16;
 
-/// Bytes `start..end_exclusive` of a representation. [`Ranges::parse`] returns no empty range.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ByteRange {
-    /// Offset of the first byte.
-    pub start: u64,
-    /// Offset after the last byte, at most the representation's length.
-    pub end_exclusive: u64,
-}
-
-impl ByteRange {
-    /// Number of bytes.
-    #[must_use]
-    pub fn len(self) -> u64 {
-        self.end_exclusive.saturating_sub(self.start)
-    }
-
-    /// Whether the range has no bytes.
-    #[must_use]
-    pub fn is_empty(self) -> bool {
-        self.len() == 0
-    }
-}
-
-/// The ranges of a `Range` header, within the length of the representation.
+/// The ranges of a `Range` header, within the length of the representation. None is empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ranges {
+pub(super) enum Ranges {
     /// The header is ignored: another unit, malformed (including an empty set), or more than [`RANGES_MAX`] ranges.
     /// RFC 9110 §14.2 allows that, and every client understands a full response.
     Ignored,
     /// One range, after coalescing: nearly every request. Needs no allocation.
-    One(ByteRange),
+    One(Range<u64>),
     /// Two to [`RANGES_MAX`] ranges in ascending order. None overlaps or touches another, so their sum is less than the
     /// length of the representation.
-    Many(Vec<ByteRange>),
+    Many(Vec<Range<u64>>),
     /// Well-formed, but none of its bytes exists: 416 (RFC 9110 §15.5.17).
     Unsatisfiable,
 }
@@ -50,19 +29,15 @@ impl Ranges {
     /// Coalesces ranges that overlap or touch, and sorts the rest. RFC 9110 §15.3.7.2 allows the first and prefers the
     /// order of the request; sorting keeps the response within `len` bytes, however often a byte is requested. Numbers
     /// beyond `u64` saturate.
-    #[must_use]
-    pub fn parse(value: &[u8], len: u64) -> Self {
+    pub(super) fn parse(value: &[u8], len: u64) -> Self {
         let Some(set) = strip_unit(value) else {
             return Self::Ignored;
         };
-        let mut found = [ByteRange {
-            start: 0,
-            end_exclusive: 0,
-        }; RANGES_MAX];
+        let mut found = [const { 0..0 }; RANGES_MAX];
         let mut found_count = 0;
         let mut named_count = 0;
         let mut suffix_of_nothing = false;
-        for spec in set.split(|&byte| byte == b',').map(trim_ows) {
+        for spec in set.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
             if spec.is_empty() {
                 // RFC 9110 §5.6.1.2: a recipient ignores empty list elements.
                 continue;
@@ -87,7 +62,7 @@ impl Ranges {
             // A suffix of an empty representation is satisfiable, but no Content-Range can express it.
             [] if suffix_of_nothing => Self::Ignored,
             [] => Self::Unsatisfiable,
-            [range] => Self::One(*range),
+            [range] => Self::One(range.clone()),
             ranges => Self::Many(ranges.to_vec()),
         }
     }
@@ -98,7 +73,7 @@ enum Spec {
     Malformed,
     Outside,
     SuffixOfNothing,
-    Inside(ByteRange),
+    Inside(Range<u64>),
 }
 
 fn parse_spec(spec: &[u8], len: u64) -> Spec {
@@ -111,31 +86,21 @@ fn parse_spec(spec: &[u8], len: u64) -> Spec {
             None => Spec::Malformed,
             Some(0) => Spec::Outside,
             Some(_) if len == 0 => Spec::SuffixOfNothing,
-            Some(suffix) => Spec::Inside(ByteRange {
-                start: len.saturating_sub(suffix),
-                end_exclusive: len,
-            }),
+            Some(suffix) => Spec::Inside(len.saturating_sub(suffix)..len),
         };
     }
     let Some(start) = parse_number(first) else {
         return Spec::Malformed;
     };
-    let end_exclusive = if last.is_empty() {
-        len
-    } else {
-        match parse_number(last) {
-            // RFC 9110 §14.1.1: a last position before the first makes the range invalid.
-            Some(last) if last >= start => last.saturating_add(1).min(len),
-            _ => return Spec::Malformed,
-        }
+    let end = match parse_number(last) {
+        _ if last.is_empty() => len,
+        // RFC 9110 §14.1.1: a last position before the first makes the range invalid.
+        Some(last) if last >= start => last.saturating_add(1).min(len),
+        _ => return Spec::Malformed,
     };
-    if start < len {
-        Spec::Inside(ByteRange {
-            start,
-            end_exclusive,
-        })
-    } else {
-        Spec::Outside
+    match start < len {
+        true => Spec::Inside(start..end),
+        false => Spec::Outside,
     }
 }
 
@@ -159,30 +124,21 @@ fn strip_unit(value: &[u8]) -> Option<&[u8]> {
     unit.eq_ignore_ascii_case(b"bytes=").then_some(set)
 }
 
-fn trim_ows(mut text: &[u8]) -> &[u8] {
-    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = text {
-        text = rest;
-    }
-    text
-}
-
 /// Sorts the ranges and joins those that overlap or touch. Returns the part of the slice with the result.
-fn coalesce(ranges: &mut [ByteRange]) -> &[ByteRange] {
-    if ranges.len() < 2 {
-        return ranges;
-    }
+fn coalesce(ranges: &mut [Range<u64>]) -> &[Range<u64>] {
     ranges.sort_unstable_by_key(|range| range.start);
-    let mut last = 0;
-    for next in 1..ranges.len() {
-        let range = ranges[next];
-        if range.start <= ranges[last].end_exclusive {
-            ranges[last].end_exclusive = ranges[last].end_exclusive.max(range.end_exclusive);
-        } else {
-            last += 1;
-            ranges[last] = range;
+    let mut count = 0;
+    for next in 0..ranges.len() {
+        let range = ranges[next].clone();
+        match ranges[..count].last_mut() {
+            Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+            _ => {
+                ranges[count] = range;
+                count += 1;
+            }
         }
     }
-    &ranges[..=last]
+    &ranges[..count]
 }
 
 #[cfg(test)]
@@ -194,7 +150,7 @@ mod tests {
     /// `expected`: "-" ignored, "416" unsatisfiable, else `start..end` separated by spaces.
     fn check(cases: &[(&str, u64, &str)]) {
         for (value, len, expected) in cases {
-            let show = |range: &ByteRange| format!("{}..{}", range.start, range.end_exclusive);
+            let show = |range: &Range<u64>| format!("{}..{}", range.start, range.end);
             let found = match Ranges::parse(value.as_bytes(), *len) {
                 Ranges::Ignored => "-".to_owned(),
                 Ranges::Unsatisfiable => "416".to_owned(),
@@ -347,13 +303,13 @@ mod tests {
         assert!(
             ranges
                 .iter()
-                .all(|range| !range.is_empty() && range.end_exclusive <= len)
+                .all(|range| !range.is_empty() && range.end <= len)
         );
-        assert!(ranges.is_sorted_by(|a, b| a.end_exclusive < b.start));
+        assert!(ranges.is_sorted_by(|a, b| a.end < b.start));
         assert!(
             ranges
                 .iter()
-                .map(|range| u128::from(range.len()))
+                .map(|range| u128::from(range.end - range.start))
                 .sum::<u128>()
                 <= u128::from(len)
         );
@@ -378,8 +334,8 @@ mod tests {
             let specs: Vec<_> = named.iter().map(|(first, more)| format!("{first}-{}", first + more)).collect();
             let parsed = Ranges::parse(format!("bytes={}", specs.join(",")).as_bytes(), len);
             let selected = |at: u64| match &parsed {
-                Ranges::One(range) => (range.start..range.end_exclusive).contains(&at),
-                Ranges::Many(ranges) => ranges.iter().any(|range| (range.start..range.end_exclusive).contains(&at)),
+                Ranges::One(range) => range.contains(&at),
+                Ranges::Many(ranges) => ranges.iter().any(|range| range.contains(&at)),
                 Ranges::Ignored | Ranges::Unsatisfiable => false,
             };
             for at in 0..len {

@@ -2,15 +2,14 @@
 //!
 //! Content negotiation and cache headers are not here: they depend on the request.
 
+use std::ops::Range;
+
 use hyper::{
     HeaderMap,
     header::{self, HeaderName, HeaderValue},
 };
 
-use super::{
-    byteranges::{self, Layout},
-    range::ByteRange,
-};
+use super::byteranges::{self, Layout};
 use crate::time::Timestamp;
 
 const CORP: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
@@ -50,24 +49,17 @@ impl RepresentationHeaders {
     /// A user's upload must not act in the origin of the page that shows it: `nosniff`, and a sandbox without scripts.
     /// `Cross-Origin-Resource-Policy` lets web clients show it in an `<img>` on another origin.
     pub fn new(description: Description<'_>) -> Self {
-        let Description {
-            etag,
-            last_modified,
-            content_type,
-            disposition,
-            body_bytes,
-        } = description;
         let value = |text: &str| {
             HeaderValue::try_from(text)
                 .unwrap_or(HeaderValue::from_static("application/octet-stream"))
         };
         let mut whole = HeaderMap::with_capacity(16);
-        whole.insert(header::ETAG, value(etag));
-        let date = httpdate::fmt_http_date(last_modified.system());
+        whole.insert(header::ETAG, value(description.etag));
+        let date = httpdate::fmt_http_date(description.last_modified.system());
         whole.insert(header::LAST_MODIFIED, value(&date));
-        whole.insert(header::CONTENT_TYPE, value(content_type));
-        whole.insert(header::CONTENT_LENGTH, HeaderValue::from(body_bytes));
-        whole.insert(header::CONTENT_DISPOSITION, disposition);
+        whole.insert(header::CONTENT_TYPE, value(description.content_type));
+        whole.insert(header::CONTENT_LENGTH, description.body_bytes.into());
+        whole.insert(header::CONTENT_DISPOSITION, description.disposition);
         for (name, text) in [
             (header::ACCEPT_RANGES, "bytes"),
             (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -80,8 +72,8 @@ impl RepresentationHeaders {
             whole.insert(name, HeaderValue::from_static(text));
         }
         Self {
-            etag: etag.into(),
-            body_bytes,
+            etag: description.etag.into(),
+            body_bytes: description.body_bytes,
             whole,
         }
     }
@@ -107,9 +99,12 @@ impl RepresentationHeaders {
     }
 
     /// Headers of a 206 with one range.
-    pub fn range(&self, range: ByteRange) -> HeaderMap {
+    pub fn range(&self, range: &Range<u64>) -> HeaderMap {
         let mut headers = self.whole();
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(range.len()));
+        headers.insert(
+            header::CONTENT_LENGTH,
+            HeaderValue::from(range.end - range.start),
+        );
         let content_range = byteranges::content_range(range, self.body_bytes);
         headers.insert(header::CONTENT_RANGE, content_range);
         headers

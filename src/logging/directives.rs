@@ -37,19 +37,18 @@ pub(super) fn parse(text: &str) -> Result<Targets, String> {
 }
 
 fn level(text: &str) -> Result<LevelFilter, String> {
-    const LEVELS: [(&str, LevelFilter); 6] = [
-        ("error", LevelFilter::ERROR),
-        ("warn", LevelFilter::WARN),
-        ("info", LevelFilter::INFO),
-        ("debug", LevelFilter::DEBUG),
-        ("trace", LevelFilter::TRACE),
-        ("off", LevelFilter::OFF),
-    ];
-    let found = LEVELS
-        .iter()
-        .find(|(name, _)| name.eq_ignore_ascii_case(text));
-    found.map(|(_, level)| *level).ok_or_else(|| {
-        format!("\"{text}\" is not a level: expected error, warn, info, debug, trace, off, or target=level")
+    Ok(match text.to_ascii_lowercase().as_str() {
+        "error" => LevelFilter::ERROR,
+        "warn" => LevelFilter::WARN,
+        "info" => LevelFilter::INFO,
+        "debug" => LevelFilter::DEBUG,
+        "trace" => LevelFilter::TRACE,
+        "off" => LevelFilter::OFF,
+        _ => {
+            return Err(format!(
+                "\"{text}\" is not a level: expected error, warn, info, debug, trace, off, or target=level"
+            ));
+        }
     })
 }
 

@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Condvar, Mutex};
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::ids;
@@ -90,7 +90,7 @@ impl Shared {
             true => ids::masked(line),
             false => Cow::Borrowed(line),
         };
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if state.is_closed || state.waiting.len() + line.len() >= WAITING_BYTES_MAX {
             self.dropped.fetch_add(1, Ordering::Relaxed);
             return;
@@ -110,9 +110,9 @@ impl Shared {
         let mut writing = Vec::new();
         loop {
             writing.clear();
-            let mut state = self.state();
+            let mut state = self.state.lock();
             while state.waiting.is_empty() && !state.is_closed {
-                state = wait(&self.filled, state);
+                self.filled.wait(&mut state);
             }
             if state.waiting.is_empty() {
                 state.has_ended = true;
@@ -128,21 +128,12 @@ impl Shared {
             }
         }
     }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock()
-    }
-}
-
-fn wait<'a>(condition: &Condvar, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-    condition.wait(&mut state);
-    state
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
         let shared = &self.0.0;
-        let mut state = shared.state();
+        let mut state = shared.state.lock();
         state.is_closed = true;
         shared.filled.notify_one();
         // The result does not matter: the process ends either way.
@@ -219,7 +210,7 @@ mod tests {
             (&queue).write_all(&line).unwrap();
         }
         assert_eq!(queue.dropped(), 1500 - 1024);
-        assert_eq!(queue.0.state().waiting.len(), WAITING_BYTES_MAX);
+        assert_eq!(queue.0.state.lock().waiting.len(), WAITING_BYTES_MAX);
         open.send(Ok(())).unwrap();
         open.send(Ok(())).unwrap();
         drop(guard);

@@ -69,7 +69,7 @@ const OGG: &[&str] = &["audio/ogg", "video/ogg", "application/ogg", "audio/opus"
 /// otherwise that of the kind, otherwise `application/octet-stream`. Never `multipart/*`, and never an active type
 /// (`active_type.rs`).
 ///
-/// The declared value is kept with its parameters (RFC 9110 §8.3.1): at most [`CONTENT_TYPE_BYTES_MAX`] bytes of visible
+/// The declared value is kept with its parameters (RFC 9110 §8.3.1): at most `CONTENT_TYPE_BYTES_MAX` bytes of visible
 /// ASCII and spaces.
 pub fn content_type(declared: Option<&str>, sniffed: Sniffed) -> Cow<'_, str> {
     if let Some(declared) = declared

@@ -46,7 +46,7 @@ pub(super) const SOURCE_PIXELS_MIN: u32 = 2;
 pub(super) const REDUCED_SIDES: [u16; 7] = [256, 384, 512, 768, 1024, 1536, BoundingBox::SIDE_MAX];
 
 /// An image of at most this many bytes is its own thumbnail (a rule of the vendors' contract), unless it has more than
-/// [`OWN_THUMBNAIL_PIXELS_MAX`] pixels.
+/// `OWN_THUMBNAIL_PIXELS_MAX` pixels.
 pub const OWN_THUMBNAIL_BYTES_MAX: u64 = 10 * 1024;
 
 /// Pixels of the largest thumbnail. An image with more is never sent as its own thumbnail.

@@ -60,9 +60,9 @@ pub(crate) async fn download(
             CachePolicy::Private { expires, vary }
         }
     };
-    let claimant = call.claimant(tenant);
-    let content = view.make(&api.files, file, claimant).await?;
-    deliver(&call.delivery(tenant), &content, cache_policy)
+    let request = call.delivery(tenant);
+    let content = view.make(&api.files, file, request.claimant).await?;
+    deliver(&request, &content, cache_policy)
 }
 
 /// Accepts the secret in the header or the query: SDKs fill the other one with `undefined`.

@@ -16,21 +16,25 @@ const BODY_BYTES_MAX: usize = 16 * 1024;
 
 /// A token request. Other fields (`timestamp`, `autoCreateUser`) are ignored.
 #[derive(Deserialize)]
+struct Request {
+    #[serde(flatten)]
+    grant: Grant,
+    ttl: Option<Ttl>,
+}
+
+#[derive(Deserialize)]
 #[serde(tag = "grant_type", rename_all = "snake_case")]
-enum Request {
+enum Grant {
     ClientCredentials {
         client_id: String,
         client_secret: Secret,
-        ttl: Option<Ttl>,
     },
     Inherit {
         username: String,
-        ttl: Option<Ttl>,
     },
     Password {
         username: String,
         password: Secret,
-        ttl: Option<Ttl>,
     },
 }
 
@@ -42,13 +46,13 @@ enum Ttl {
     Text(String),
 }
 
-impl Ttl {
-    fn secs(ttl: Option<Self>) -> Result<Option<u64>> {
-        match ttl {
+impl Request {
+    fn ttl_secs(&self) -> Result<Option<u64>> {
+        match &self.ttl {
             None => Ok(None),
-            Some(Self::Number(secs)) => Ok(Some(secs)),
-            Some(Self::Text(text)) if text.trim().is_empty() => Ok(None),
-            Some(Self::Text(text)) => {
+            Some(Ttl::Number(secs)) => Ok(Some(*secs)),
+            Some(Ttl::Text(text)) if text.trim().is_empty() => Ok(None),
+            Some(Ttl::Text(text)) => {
                 let secs = text.trim().parse();
                 secs.map(Some)
                     .map_err(|_| Error::invalid("ttl must be a number of seconds."))
@@ -67,39 +71,20 @@ pub(crate) async fn token(context: &Context<'_>, body: &mut RequestBody) -> Resu
             "the request must be JSON with a grant_type of client_credentials, inherit or password: {what}."
         ))
     })?;
-    let granted = match request {
-        Request::ClientCredentials {
-            client_id,
-            client_secret,
-            ttl,
-        } => api.grants.client_credentials(
-            tenant,
-            call.client,
-            &client_id,
-            &client_secret,
-            Ttl::secs(ttl)?,
-            call.now,
-        )?,
-        Request::Inherit { username, ttl } => {
+    let (grants, ttl_secs) = (&api.grants, || request.ttl_secs());
+    let granted = match &request.grant {
+        Grant::ClientCredentials {
+            client_id: id,
+            client_secret: secret,
+        } => grants.client_credentials(tenant, call.client, id, secret, ttl_secs()?, call.now)?,
+        Grant::Inherit { username } => {
             let caller = context.authenticate()?;
-            api.grants
-                .inherit(tenant, &caller, &username, Ttl::secs(ttl)?, call.now)?
+            grants.inherit(tenant, &caller, username, ttl_secs()?, call.now)?
         }
-        Request::Password {
-            username,
-            password,
-            ttl,
-        } => {
-            api.grants
-                .password(
-                    tenant,
-                    call.client,
-                    &username,
-                    &password,
-                    Ttl::secs(ttl)?,
-                    call.now,
-                )
-                .await?
+        Grant::Password { username, password } => {
+            let (client, now) = (call.client, call.now);
+            let granted = grants.password(tenant, client, username, password, ttl_secs()?, now);
+            granted.await?
         }
     };
     Ok(wire::granted(context, &granted))

@@ -22,12 +22,6 @@ use crate::{
 /// The longest form field that is read.
 const FIELD_BYTES_MAX: usize = 1024;
 
-/// A form that was read completely.
-struct Upload {
-    file: Option<Received>,
-    thumbnail: ThumbnailSize,
-}
-
 /// The requested size of thumbnails. A form field overrides a header.
 #[derive(Default)]
 pub(super) struct ThumbnailSize {
@@ -44,7 +38,7 @@ pub(crate) async fn upload(
     let announced = multipart::bound(body, bytes_max)?;
     let form = Form::new(context.call.headers, body)?;
     let reserved = context.reserve(&identity, announced.unwrap_or(bytes_max).min(bytes_max))?;
-    let Upload { file, thumbnail } = read(context, form, bytes_max, announced).await?;
+    let (file, thumbnail) = read(context, form, bytes_max, announced).await?;
     multipart::finish(body).await?;
     let file = file.ok_or_else(|| Error::invalid("file must be provided."))?;
     let attributes = attributes(context, &identity, is_restricted(context), thumbnail);
@@ -69,19 +63,17 @@ pub(super) fn attributes<'c>(
     }
 }
 
+/// Reads the whole form: its file, if there is one, and the size of thumbnails.
 async fn read(
     context: &Context<'_>,
     mut form: Form<'_>,
     bytes_max: u64,
     announced: Option<u64>,
-) -> Result<Upload> {
-    let mut upload = Upload {
-        file: None,
-        thumbnail: ThumbnailSize::from_headers(context),
-    };
+) -> Result<(Option<Received>, ThumbnailSize)> {
+    let (mut file, mut thumbnail) = (None, ThumbnailSize::from_headers(context));
     while let Some(part) = form.next_part().await? {
         match part.name.as_str() {
-            "file" if upload.file.is_some() => {
+            "file" if file.is_some() => {
                 return Err(Error::invalid("only one file can be uploaded at once."));
             }
             "file" => {
@@ -94,32 +86,25 @@ async fn read(
                     part.file_name,
                     part.content_type,
                 );
-                upload.file = Some(received.await?);
+                file = Some(received.await?);
             }
-            "thumbnail-width" => upload
-                .thumbnail
-                .set_width(&form.text(FIELD_BYTES_MAX).await?),
-            "thumbnail-height" => upload
-                .thumbnail
-                .set_height(&form.text(FIELD_BYTES_MAX).await?),
+            "thumbnail-width" => thumbnail.set_width(&form.text(FIELD_BYTES_MAX).await?),
+            "thumbnail-height" => thumbnail.set_height(&form.text(FIELD_BYTES_MAX).await?),
             // The clients of the vendor send `app`, `id`, `filename` and `hack`. They have no meaning.
             _ => {}
         }
     }
-    Ok(upload)
+    Ok((file, thumbnail))
 }
 
 /// Whether the file needs a share-secret: `restrict-access`, a header, or a query parameter of an upload in parts. In
 /// the vendor's oldest document, its presence restricts; in later documents and the Java SDK, the value `false` does
 /// not.
 pub(super) fn is_restricted(context: &Context<'_>) -> bool {
-    let sent = context
-        .call
-        .headers
-        .get("restrict-access")
-        .map(HeaderValue::as_bytes);
-    let from_query = context.call.query("restrict-access");
-    match sent.or(from_query.as_ref().map(|value| value.as_bytes())) {
+    const NAME: &str = "restrict-access";
+    let from_header = context.call.headers.get(NAME).map(HeaderValue::as_bytes);
+    let from_query = context.call.query(NAME);
+    match from_header.or(from_query.as_ref().map(|value| value.as_bytes())) {
         None => false,
         Some(_) if context.tenant.strict_restrict_access => true,
         Some(value) => !value.trim_ascii().eq_ignore_ascii_case(b"false"),

@@ -1,7 +1,7 @@
 //! Renders the JSON of this API, responses and errors. No other file knows its field names.
 
 use hyper::{
-    Response, StatusCode,
+    Response,
     header::{self, HeaderValue},
 };
 use serde_json::{Map, Value, json};
@@ -27,7 +27,7 @@ pub(super) fn uploaded(context: &Context<'_>, stored: &Stored) -> Response<Body>
     let metadata =
         json!({ "content-length": stored.meta.len, "content-type": stored.meta.content_type });
     entity.insert("file-metadata".into(), metadata);
-    entities(context, "post", "/chatfiles", vec![Value::Object(entity)])
+    entities(context, "post", vec![Value::Object(entity)])
 }
 
 /// The response to the start of an upload in parts.
@@ -43,7 +43,7 @@ pub(super) fn parts_begun(
         "part_lower_limit": part_bytes_min,
         "file_upper_limit": bytes_max,
     });
-    entities(context, "post", "/chatfiles", vec![entity])
+    entities(context, "post", vec![entity])
 }
 
 /// The response to an uploaded part, and to a request for the list of parts.
@@ -52,37 +52,24 @@ pub(super) fn parts(context: &Context<'_>, action: &str, parts: &[StoredPart]) -
         .iter()
         .map(|part| json!({ "part_number": part.number, "part_size": part.bytes }))
         .collect();
-    entities(context, action, "/chatfiles", parts)
+    entities(context, action, parts)
 }
 
 /// The response to an aborted upload in parts.
 pub(super) fn parts_aborted(context: &Context<'_>, id: ObjectId) -> Response<Body> {
-    entities(
-        context,
-        "delete",
-        "/chatfiles",
-        vec![json!({ "uuid": id.to_string() })],
-    )
+    let entity = json!({ "uuid": id.to_string() });
+    entities(context, "delete", vec![entity])
 }
 
-fn entities(
-    context: &Context<'_>,
-    action: &str,
-    path: &str,
-    entities: Vec<Value>,
-) -> Response<Body> {
+fn entities(context: &Context<'_>, action: &str, entities: Vec<Value>) -> Response<Body> {
+    const PATH: &str = "/chatfiles";
     let Context { api, call, tenant } = context;
     // Old clients build the download URL from `uri`.
-    let uri = format!(
-        "{}/{}/{}{path}",
-        call.public_url(api),
-        tenant.org,
-        tenant.app
-    );
+    let uri = format!("{}/{}{PATH}", call.public_url(api), tenant.name());
     let answer = json!({
         "action": action,
         "application": tenant.application.to_string(),
-        "path": path,
+        "path": PATH,
         "uri": uri,
         "entities": entities,
         "timestamp": call.now.ms(),
@@ -90,7 +77,7 @@ fn entities(
         "organization": tenant.org,
         "applicationName": tenant.app,
     });
-    answer::json(StatusCode::OK, &answer)
+    answer::json(200, &answer)
 }
 
 /// The response to a token request.
@@ -113,25 +100,18 @@ pub(super) fn granted(context: &Context<'_>, granted: &Granted) -> Response<Body
             });
         }
     }
-    answer::json(StatusCode::OK, &answer)
+    answer::json(200, &answer)
 }
 
 fn duration_ms(api: &Api, call: &Call<'_>) -> u64 {
-    let duration = api
-        .clock
-        .monotonic()
-        .saturating_duration_since(call.started);
+    let now = api.clock.monotonic();
+    let duration = now.saturating_duration_since(call.started);
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The form of an error in this API.
-struct ErrorBody {
-    status: StatusCode,
-    error: &'static str,
-    description: &'static str,
-    /// The vendor's Java SDK logs it.
-    exception: &'static str,
-}
+/// An error in this API: the status, and the texts `error`, `error_description` and `exception`. The vendor's Java SDK
+/// logs the last one.
+type ErrorBody = (u16, &'static str, &'static str, &'static str);
 
 const SECURITY: &str = "org.apache.usergrid.rest.exceptions.SecurityException";
 const GRANT: &str = "org.apache.usergrid.rest.exceptions.OAuthProblemException";
@@ -156,7 +136,7 @@ const INTERNAL: &str = "org.apache.usergrid.rest.exceptions.InternalErrorExcepti
 #[rustfmt::skip]
 fn error_body(kind: Kind, limit_status_429: bool) -> ErrorBody {
     use Kind::*;
-    let (status, error, description, exception) = match kind {
+    match kind {
         InvalidArgument | BadMessage => (400, "illegal_argument", "file must be provided.", ARGUMENT),
         Disconnected => (400, "illegal_argument", "the request was cut off.", ARGUMENT),
         UserMissing => (400, "illegal_argument", "the user is missing.", ARGUMENT),
@@ -189,13 +169,6 @@ fn error_body(kind: Kind, limit_status_429: bool) -> ErrorBody {
         Unavailable(_) => (503, "service_unavailable", "try again in a moment", UNAVAILABLE),
         StorageFull => (507, "insufficient_storage", "not enough storage", STORAGE),
         Internal => (500, "internal_error", "an internal error occurred", INTERNAL),
-    };
-    let status = StatusCode::from_u16(status).expect("the statuses above are all valid");
-    ErrorBody {
-        status,
-        error,
-        description,
-        exception,
     }
 }
 
@@ -203,20 +176,21 @@ const LIMIT_TEXT: &str = "This request has reached api limit";
 
 /// Renders an error of this API, or of a path that belongs to no API.
 pub fn error(api: &Api, call: &Call<'_>, error: &Error) -> Response<Body> {
-    let body = error_body(error.kind(), api.config.limit_status_429);
+    let (status, code, description, exception) =
+        error_body(error.kind(), api.config.limit_status_429);
     let description = match error.kind() {
         // Clients know the vendor's text. The log has the reason.
-        Kind::NoThumbnail => body.description,
-        _ => error.public_text().unwrap_or(body.description),
+        Kind::NoThumbnail => description,
+        _ => error.public_text().unwrap_or(description),
     };
     let answer = json!({
-        "error": body.error,
+        "error": code,
         "error_description": description,
-        "exception": body.exception,
+        "exception": exception,
         "timestamp": call.now.ms(),
         "duration": duration_ms(api, call),
     });
-    let mut response = answer::json(body.status, &answer);
+    let mut response = answer::json(status, &answer);
     let headers = response.headers_mut();
     if let Kind::TokenMissing | Kind::TokenExpired | Kind::TokenInvalid = error.kind() {
         // RFC 9110 §15.5.2 requires it. With Bearer, browsers do not ask for a password.

@@ -158,13 +158,11 @@ async fn render(
         (View::Voice(..), _) => View::Original,
         _ => view,
     };
-    let claimant = context.call.claimant(context.tenant);
-    let content = view.make(&context.api.files, file, claimant).await?;
-    deliver(
-        &context.call.delivery(context.tenant),
-        &content,
-        cache_policy,
-    )
+    let request = context.call.delivery(context.tenant);
+    let content = view
+        .make(&context.api.files, file, request.claimant)
+        .await?;
+    deliver(&request, &content, cache_policy)
 }
 
 fn expires_at(context: &Context<'_>, key: Key) -> Option<Timestamp> {

@@ -24,30 +24,17 @@ use crate::{
     store::Key,
 };
 
-/// What an authorized form may store.
-struct Authorized {
-    policy: policy::Accepted,
-    key: Key,
-    bytes_max: u64,
-}
-
 /// Stores the file of a form. `permit` holds its share of the budget of uploads in flight.
 pub(crate) async fn post(
     context: &Context<'_>,
     body: &mut RequestBody,
     mut permit: Option<UploadPermit<'_>>,
 ) -> Result<Response<Body>> {
-    let Context {
-        api, call, tenant, ..
-    } = context;
+    let (api, call, tenant) = (context.api, context.call, context.tenant);
     let announced = multipart::bound(body, tenant.limits.upload_bytes_max)?;
     let mut form = Form::new(call.headers, body)?;
     let (fields, part) = fields_before_file(&mut form).await?;
-    let Authorized {
-        policy,
-        key,
-        bytes_max,
-    } = authorize(context, &fields, announced).await?;
+    let (policy, key, bytes_max) = authorize(context, &fields, announced).await?;
     // The policy is valid; reserve the rest of the upload budget.
     if permit.as_mut().is_some_and(|permit| !permit.take_rest()) {
         return Err(no_room());
@@ -55,9 +42,11 @@ pub(crate) async fn post(
     let owner = policy.owner.as_deref().unwrap_or_default();
     let bytes = announced.unwrap_or(bytes_max).min(bytes_max);
     let reserved = api.reserve(call, tenant, owner, bytes)?;
-    let declared = fields.get("content-type").map(str::to_owned);
-    let declared = declared.or(part.content_type).filter(|kind| !is_json(kind));
-    let (files, name) = (&api.files, part.file_name);
+    let (files, name, declared) = (
+        &api.files,
+        part.file_name,
+        declared_type(&fields, part.content_type),
+    );
     let received = files.receive(&mut form, key, bytes_max, announced, name, declared);
     let received = received.await?;
     if received.bytes() < *policy.bytes.start() {
@@ -74,29 +63,28 @@ pub(crate) async fn post(
     };
     let stored = files.commit(received, attributes, reserved).await?;
     call.log_stored(&stored);
-    let object = oss::StoredObject {
-        bucket: &context.lanying.app_id,
-        key: &stored.key.to_string(),
-        location: &format!("{}/{}", form_url(context), stored.key),
-        etag: &etag(stored.key.id),
-    };
-    Ok(oss::stored(call, policy.success, &object))
+    Ok(answer(context, policy.success, stored.key))
 }
 
-/// Checks the policy, and the object that it allows.
+fn answer(context: &Context<'_>, success: policy::Success, key: Key) -> Response<Body> {
+    let object = oss::StoredObject {
+        bucket: &context.lanying.app_id,
+        key: &key.to_string(),
+        location: &format!("{}/{key}", form_url(context)),
+        etag: &etag(key.id),
+    };
+    oss::stored(context.call, success, &object)
+}
+
+/// Checks the policy, and the object that it allows. Returns the largest allowed size, too.
 async fn authorize(
     context: &Context<'_>,
     fields: &Fields,
     announced: Option<u64>,
-) -> Result<Authorized> {
-    let Context {
-        api,
-        call,
-        tenant,
-        lanying,
-    } = context;
+) -> Result<(policy::Accepted, Key, u64)> {
+    let (tenant, lanying) = (context.tenant, context.lanying);
     let (app_id, upload_key) = (&*lanying.app_id, &lanying.upload_key);
-    let policy = policy::check(fields, app_id, app_id, upload_key, call.now)?;
+    let policy = policy::check(fields, app_id, app_id, upload_key, context.call.now)?;
     // Policies that we issue expire with their ticket, so the expiry gives the time of issue. A policy signed elsewhere
     // has no owner and no time of issue; only a new upload key revokes it.
     if let Some(owner) = &policy.owner
@@ -109,14 +97,10 @@ async fn authorize(
     if announced.is_some_and(|whole| whole > bytes_max.saturating_add(FORM_OVERHEAD_BYTES)) {
         return Err(Kind::TooLarge.into());
     }
-    if api.files.is_taken(key).await? {
-        return Err(Kind::AlreadyExists.into());
+    match context.api.files.is_taken(key).await? {
+        true => Err(Kind::AlreadyExists.into()),
+        false => Ok((policy, key, bytes_max)),
     }
-    Ok(Authorized {
-        policy,
-        key,
-        bytes_max,
-    })
 }
 
 /// Only the button of an HTML form may follow the file, as in the vendor's samples.
@@ -150,8 +134,11 @@ fn object(name: &str) -> Result<Key> {
         .ok_or_else(|| Kind::Policy(PolicyFault::ObjectName).into())
 }
 
-/// Files of this type are stored without it, because clients recognize errors by it.
-fn is_json(content_type: &str) -> bool {
-    let essence = content_type.split(';').next().unwrap_or_default();
-    essence.trim().eq_ignore_ascii_case("application/json")
+/// The declared type: the field of the form, else the header of the part. Files of the type `application/json` are
+/// stored without it, because clients recognize errors by it.
+fn declared_type(fields: &Fields, of_part: Option<String>) -> Option<String> {
+    let declared = fields.get("content-type").map(str::to_owned).or(of_part)?;
+    let essence = declared.split(';').next().unwrap_or_default();
+    let is_json = essence.trim().eq_ignore_ascii_case("application/json");
+    (!is_json).then_some(declared)
 }

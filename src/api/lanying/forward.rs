@@ -20,14 +20,13 @@ pub(crate) async fn forward(context: &Context<'_>) -> Result<Response<Body>> {
         .ask_backend(&user, HookAction::Forward, (to_type, &to), None)
         .await?;
     let files = &context.api.files;
-    let file = files
-        .open(context.scope(), source.key, context.call.now)
-        .await?;
+    let now = context.call.now;
+    let file = files.open(context.scope(), source.key, now).await?;
     let link = Link {
         from: user,
         to,
         to_type,
-        key: files.forward(&file, context.call.now).await?,
+        key: files.forward(&file, now).await?,
     };
     Ok(wire::data(&chat_url(context, &link)))
 }

@@ -97,10 +97,8 @@ impl<'a> Context<'a> {
     /// Identifies the user who calls, or for whom the backend calls (header `user_id`).
     fn authenticate(&self) -> Result<String> {
         let token = parameter(self.call, "access-token").ok_or(Kind::TokenMissing)?;
-        let identity = self
-            .api
-            .verifier
-            .verify(self.tenant, &token, self.call.now)?;
+        let verifier = &self.api.verifier;
+        let identity = verifier.verify(self.tenant, &token, self.call.now)?;
         let user = match &identity.subject {
             Subject::User(name) => name,
             Subject::App => self

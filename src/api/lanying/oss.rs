@@ -4,9 +4,8 @@
 
 use std::borrow::Cow;
 
-use bytes::Bytes;
 use hyper::{
-    HeaderMap, Response, StatusCode,
+    Response,
     header::{self, HeaderName, HeaderValue},
 };
 
@@ -19,8 +18,7 @@ use crate::{
 
 /// The web SDK expects `"Status":"OK"` or `"data":true`, other clients the status 200.
 const STORED: &str = r#"{"code":200,"data":true,"Status":"OK","message":null}"#;
-const XML: HeaderValue = HeaderValue::from_static("application/xml");
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const XML: &str = "application/xml";
 /// The header of OSS for the request id.
 const OSS_REQUEST_ID: HeaderName = HeaderName::from_static("x-oss-request-id");
 
@@ -40,7 +38,7 @@ pub(super) fn stored(
     object: &StoredObject<'_>,
 ) -> Response<Body> {
     let mut response = match success {
-        Success::Ok200 => respond(call, StatusCode::OK, JSON, STORED),
+        Success::Ok200 => answer::text(200, "application/json", STORED),
         Success::Created201 => {
             let children = [
                 ("Bucket", object.bucket),
@@ -48,50 +46,43 @@ pub(super) fn stored(
                 ("Key", object.key),
                 ("ETag", object.etag),
             ];
-            let answer = xml("PostResponse", &children);
-            respond(call, StatusCode::CREATED, XML, answer)
+            answer::text(201, XML, xml("PostResponse", &children))
         }
         Success::NoContent204 => {
-            let mut response = Response::new(Body::empty());
-            *response.status_mut() = StatusCode::NO_CONTENT;
-            common_headers(call, response.headers_mut());
+            let mut response = answer::text(204, XML, "");
+            response.headers_mut().remove(header::CONTENT_TYPE);
             response
         }
     };
     let etag = HeaderValue::try_from(object.etag).expect("an id in quotes is a valid header value");
     response.headers_mut().insert(header::ETAG, etag);
+    name_request(call, &mut response);
     response
 }
 
 /// Renders an error of a form.
 pub fn error(call: &Call<'_>, error: &Error) -> Response<Body> {
-    let body = error_body(error.kind());
-    let answer = xml(
-        "Error",
-        &[
-            ("Code", body.code),
-            ("Message", error.public_text().unwrap_or(body.message)),
-            ("RequestId", &request_id(call)),
-            ("HostId", call.host()),
-        ],
-    );
-    let mut response = respond(call, body.status, XML, answer);
+    let (status, code, message) = error_body(error.kind());
+    let children = [
+        ("Code", code),
+        ("Message", error.public_text().unwrap_or(message)),
+        ("RequestId", &request_id(call)),
+        ("HostId", call.host()),
+    ];
+    let mut response = answer::text(status, XML, xml("Error", &children));
     answer::error_headers(error.kind(), response.headers_mut());
+    name_request(call, &mut response);
     response
 }
 
-/// The form of an error in OSS.
-struct ErrorBody {
-    status: StatusCode,
-    code: &'static str,
-    message: &'static str,
-}
+/// An error in OSS: the status, `Code` and `Message`.
+type ErrorBody = (u16, &'static str, &'static str);
 
 /// The error table of OSS, with its own texts where it has some.
 #[rustfmt::skip]
 fn error_body(kind: Kind) -> ErrorBody {
     use Kind::*;
-    let (status, code, message) = match kind {
+    match kind {
         InvalidArgument | BadMessage | UnsupportedMediaType | Disconnected =>
             (400, "MalformedPOSTRequest", "The body of your POST request is not well-formed multipart/form-data."),
         TooLarge => (400, "EntityTooLarge", "Your proposed upload exceeds the maximum allowed size."),
@@ -116,16 +107,11 @@ fn error_body(kind: Kind) -> ErrorBody {
         TokenMissing | TokenExpired | TokenInvalid | GrantPassword | GrantUser | GrantClient | UserMissing
         | NoThumbnail | NotConvertible | PreconditionFailed | RangeNotSatisfiable(_) =>
             (400, "InvalidRequest", "The request is invalid."),
-    };
-    ErrorBody {
-        status: StatusCode::from_u16(status).expect("the statuses above are all valid"),
-        code,
-        message,
     }
 }
 
 #[rustfmt::skip]
-fn policy_error(fault: PolicyFault) -> (u16, &'static str, &'static str) {
+fn policy_error(fault: PolicyFault) -> ErrorBody {
     match fault {
         PolicyFault::Document => (400, "InvalidPolicyDocument", "Invalid Policy: Invalid JSON."),
         PolicyFault::ObjectName => (400, "InvalidObjectName", "The specified object is not valid."),
@@ -137,24 +123,9 @@ fn policy_error(fault: PolicyFault) -> (u16, &'static str, &'static str) {
     }
 }
 
-fn respond(
-    call: &Call<'_>,
-    status: StatusCode,
-    content_type: HeaderValue,
-    answer: impl Into<Bytes>,
-) -> Response<Body> {
-    let mut response = Response::new(Body::from(answer.into()));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, content_type);
-    common_headers(call, headers);
-    response
-}
-
-fn common_headers(call: &Call<'_>, headers: &mut HeaderMap) {
-    answer::forbid_caching(headers);
+fn name_request(call: &Call<'_>, response: &mut Response<Body>) {
     let id = HeaderValue::try_from(request_id(call)).expect("hexadecimal digits");
-    headers.insert(OSS_REQUEST_ID, id);
+    response.headers_mut().insert(OSS_REQUEST_ID, id);
 }
 
 fn request_id(call: &Call<'_>) -> String {
@@ -201,7 +172,7 @@ mod tests {
     use std::time::Duration;
 
     use http_body_util::BodyExt;
-    use hyper::{Method, Uri};
+    use hyper::{HeaderMap, Method, Uri};
 
     use super::*;
     use crate::{

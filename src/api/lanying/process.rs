@@ -49,17 +49,13 @@ pub(super) fn url(
 }
 
 fn encoded_source(context: &Context<'_>, source: &Source<'_>) -> String {
-    let token = store_token::issue_to_server(
-        context.tenant,
-        context.lanying,
-        source.key,
-        context.call.now,
-    );
+    let (tenant, lanying, now) = (context.tenant, context.lanying, context.call.now);
+    let token = store_token::issue_to_server(tenant, lanying, source.key, now);
     let base = context.call.public_url(context.api);
     let (name, value) = source.parameter;
     let url = format!(
         "{base}{}?app_id={}&store_token={token}&{name}={value}",
-        source.path, &context.lanying.app_id
+        source.path, lanying.app_id
     );
     utf8_percent_encode(&url, NON_ALPHANUMERIC).to_string()
 }

@@ -21,10 +21,8 @@ pub(super) fn check(context: &Context<'_>) -> Result<()> {
     let target = context.call.target;
     let query = target.query().unwrap_or_default();
     let is_signature = |pair: &&str| pair.split('=').next() == Some("sdk_sign");
-    let mut signed: Vec<&str> = query
-        .split('&')
-        .filter(|pair| !is_signature(pair))
-        .collect();
+    let pairs = query.split('&').filter(|pair| !is_signature(pair));
+    let mut signed: Vec<&str> = pairs.collect();
     signed.sort_unstable();
     let text = format!("{}?{}", target.path(), signed.join("&"));
     let expected = hex(&key.hmac_sha256(&[text.as_bytes()]));

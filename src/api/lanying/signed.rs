@@ -4,6 +4,8 @@
 //! for another, even with the same key. (Policies are signed as in OSS and name the tenant themselves.) `link.rs` and
 //! `store_token.rs` interpret the texts.
 
+use base64::{Engine, engine::GeneralPurpose};
+
 use crate::{
     secret::{SecretKey, constant_time_eq},
     tenant::Lanying,
@@ -11,6 +13,9 @@ use crate::{
 
 /// The least hexadecimal digits of a signature: 128 bits.
 pub(super) const SIGNATURE_DIGITS: usize = 32;
+
+/// The longest signed text in base64: two ids, an object, a signature.
+const BASE64_BYTES_MAX: usize = 512;
 
 /// The first `digits` of the 64 digits of the signature of a text.
 pub(super) fn signature(
@@ -25,13 +30,17 @@ pub(super) fn signature(
     signature
 }
 
-/// The text of `text|signature`, if `expected` computes the same signature for it. Nothing of the text is interpreted
-/// before.
+/// The text of `base64(text|signature)`, if `expected` computes the same signature for it. Nothing of the text is
+/// interpreted before.
 pub(super) fn verified_text(
-    signed: Vec<u8>,
+    encoded: &str,
+    base64: &GeneralPurpose,
     expected: impl FnOnce(&str) -> String,
 ) -> Option<String> {
-    let signed = String::from_utf8(signed).ok()?;
+    if encoded.len() > BASE64_BYTES_MAX {
+        return None;
+    }
+    let signed = String::from_utf8(base64.decode(encoded).ok()?).ok()?;
     let (text, sent) = signed.rsplit_once('|')?;
     constant_time_eq(expected(text).as_bytes(), sent.as_bytes()).then(|| text.to_owned())
 }

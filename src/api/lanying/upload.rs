@@ -9,7 +9,8 @@ use hyper::Response;
 use super::{
     Context, HookAction,
     link::{Link, ToType},
-    policy, store_token, wire,
+    policy, store_token,
+    wire::{self, Ticket},
 };
 use crate::{
     delivery::Body,
@@ -19,16 +20,6 @@ use crate::{
 
 /// How long a ticket is valid.
 pub(super) const TICKET: Duration = Duration::from_secs(20 * 60);
-
-/// A ticket. `wire.rs` renders it.
-pub(super) struct Ticket {
-    pub(super) download_url: String,
-    pub(super) upload_url: String,
-    pub(super) key: Key,
-    pub(super) signed: policy::Signed,
-    pub(super) expires: crate::time::Timestamp,
-    pub(super) store_token: String,
-}
 
 pub(crate) fn user_avatar(context: &Context<'_>) -> Result<Response<Body>> {
     let user = context.authenticate()?;
@@ -113,10 +104,8 @@ pub(super) fn form_url(context: &Context<'_>) -> String {
 /// The download URL of a link. `file_sign` is the only parameter, because clients split the URL at `sign=`.
 pub(super) fn chat_url(context: &Context<'_>, link: &Link) -> String {
     let base = context.call.public_url(context.api);
-    format!(
-        "{base}/file/download/chat?file_sign={}",
-        link.sign(context.lanying)
-    )
+    let file_sign = link.sign(context.lanying);
+    format!("{base}/file/download/chat?file_sign={file_sign}")
 }
 
 fn avatar_url(context: &Context<'_>, key: Key) -> String {

@@ -1,14 +1,16 @@
 //! Renders the JSON of this API: `{"code", "message", "data"}`, with HTTP 200 also for business errors. No other file
 //! knows its field names. The default codes for a refusal by the chat backend are in `auth/hook.rs`.
 
-use hyper::{Response, StatusCode};
+use hyper::Response;
 use serde_json::json;
 
-use super::{Context, upload::Ticket};
+use super::{Context, policy};
 use crate::{
     api::answer,
     delivery::Body,
     error::{Error, Kind},
+    store::Key,
+    time::Timestamp,
 };
 
 /// The `code` of a success.
@@ -16,10 +18,18 @@ const OK: u32 = 200;
 
 /// A successful response.
 pub(super) fn data(data: &impl serde::Serialize) -> Response<Body> {
-    answer::json(
-        StatusCode::OK,
-        &json!({ "code": OK, "message": "success", "data": data }),
-    )
+    let body = json!({ "code": OK, "message": "success", "data": data });
+    answer::json(200, &body)
+}
+
+/// A permission to upload one file.
+pub(super) struct Ticket {
+    pub(super) download_url: String,
+    pub(super) upload_url: String,
+    pub(super) key: Key,
+    pub(super) signed: policy::Signed,
+    pub(super) expires: Timestamp,
+    pub(super) store_token: String,
 }
 
 /// The response to a request for an upload ticket.
@@ -94,12 +104,9 @@ fn denied(code: u32) -> &'static str {
 /// Renders an error of this API.
 pub fn error(error: &Error) -> Response<Body> {
     let (status, code, message) = error_body(error.kind());
-    let status = StatusCode::from_u16(status).expect("the statuses above are all valid");
     let message = error.public_text().unwrap_or(message);
-    let mut response = answer::json(
-        status,
-        &json!({ "code": code, "message": message, "data": null }),
-    );
+    let body = json!({ "code": code, "message": message, "data": null });
+    let mut response = answer::json(status, &body);
     answer::error_headers(error.kind(), response.headers_mut());
     response
 }

@@ -72,45 +72,47 @@ impl Document {
     /// `Policy(Document)` with a text for the client.
     pub(super) fn parse(policy: &str) -> Result<Self> {
         if policy.len() > POLICY_BYTES_MAX {
-            return Err(fault(&format!(
-                "it has more than {POLICY_BYTES_MAX} bytes."
-            )));
+            let text = format!("it has more than {POLICY_BYTES_MAX} bytes.");
+            return Err(fault(&text));
         }
-        let json = STANDARD
-            .decode(policy)
-            .map_err(|_| fault("it is not base64."))?;
+        let json = STANDARD.decode(policy);
+        let json = json.map_err(|_| fault("it is not base64."))?;
         // serde would accept an array of the members' values.
         if !json.trim_ascii_start().starts_with(b"{") {
             return Err(fault("it is not a JSON object."));
         }
         let json: Json = serde_json::from_slice(&json)
             .map_err(|error| fault(&format!("{}.", shown(&error.to_string()))))?;
-        if json.conditions.is_empty() || json.conditions.len() > CONDITIONS_MAX {
-            return Err(fault(&format!(
-                "expected 1 to {CONDITIONS_MAX} conditions."
-            )));
+        if !(1..=CONDITIONS_MAX).contains(&json.conditions.len()) {
+            let text = format!("expected 1 to {CONDITIONS_MAX} conditions.");
+            return Err(fault(&text));
         }
         let expiration = expiration(&json.expiration)
             .ok_or_else(|| fault("the expiration must be a time like 2099-12-31T23:59:59.000Z."))?;
-        let (mut bytes, mut conditions) = (0..=u64::MAX, Vec::new());
-        for condition in json.conditions {
-            match condition {
-                JsonCondition::Length(range) => {
-                    bytes = *bytes.start().max(range.start())..=*bytes.end().min(range.end());
-                }
-                JsonCondition::Field(condition) => conditions.push(condition),
-            }
-        }
-        if bytes.is_empty() {
-            return Err(fault("no length is in all of its content-length-ranges."));
-        }
-        Ok(Self {
+        let mut document = Self {
             expiration,
-            bytes,
-            conditions,
+            bytes: 0..=u64::MAX,
+            conditions: Vec::new(),
             owner: json.owner,
             recipient: json.recipient,
-        })
+        };
+        for condition in json.conditions {
+            document.add(condition);
+        }
+        match document.bytes.is_empty() {
+            true => Err(fault("no length is in all of its content-length-ranges.")),
+            false => Ok(document),
+        }
+    }
+
+    fn add(&mut self, condition: JsonCondition) {
+        match condition {
+            JsonCondition::Length(range) => {
+                let (start, end) = self.bytes.clone().into_inner();
+                self.bytes = start.max(*range.start())..=end.min(*range.end());
+            }
+            JsonCondition::Field(condition) => self.conditions.push(condition),
+        }
     }
 }
 
