@@ -1,7 +1,7 @@
-//! Open objects, kept open: a hot file costs no `open` and no `mmap`.
+//! Caches open objects, so that a request for a hot file costs no `open` and no `mmap`.
 //!
-//! Key: the object's [`Key`]. Bound: a count and mapped bytes. Staleness: none, an object never changes;
-//! a removed one is forgotten by [`OpenFiles::forget`], an expired one is refused by whoever asks.
+//! Key: the object's [`Key`]. Bound: the number of objects and their mapped bytes. Staleness: none, because an object
+//! never changes. [`OpenFiles::forget`] drops a removed object; callers refuse expired ones.
 
 use std::sync::{Arc, OnceLock};
 
@@ -22,13 +22,13 @@ use crate::{
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
 pub struct Config {
-    /// Objects kept open (a descriptor and a map each).
+    /// Open objects in the cache, each with a descriptor and a memory map.
     #[serde(
         rename = "open_objects_max",
         deserialize_with = "number::<1, { 1 << 20 }, _, _>"
     )]
     pub objects_max: u64,
-    /// Bytes mapped by open objects: address space, not memory.
+    /// Mapped bytes of these objects. They are address space, not memory.
     #[serde(skip)]
     pub bytes_max: u64,
 }
@@ -67,7 +67,7 @@ pub(super) struct OpenFiles {
     pub(super) lookups: Arc<Lookups>,
 }
 
-/// An entry weighs its bytes, and at least its share of the count: one budget bounds both.
+/// Weighs an entry by its bytes, but at least by `bytes_max / objects_max`, so that one budget bounds bytes and count.
 #[derive(Clone)]
 pub(super) struct Weight {
     least: u64,
@@ -93,7 +93,10 @@ impl OpenFiles {
         }
     }
 
-    /// The open file, opened once however many ask at once.
+    /// Returns the open file. Concurrent requests open it once.
+    ///
+    /// # Errors
+    /// `ObjectNotFound`; otherwise as [`Store::open`].
     pub(super) async fn get(&self, key: Key, now: Timestamp) -> Result<Arc<OpenFile>> {
         if let Some(file) = self.cache.get(&key) {
             self.lookups.count(Lookup::Hit);
@@ -106,7 +109,7 @@ impl OpenFiles {
             Ok::<_, crate::error::Error>(Arc::new(OpenFile::new(object)))
         };
         let file = self.cache.get_or_insert_async(&key, open).await?;
-        // An open that overlapped a take-down must not stay: one more call, on misses alone.
+        // A take-down may have happened during the open. This costs one system call, only on a miss.
         if file.object.is_removed() {
             self.cache.remove(&key);
             return Err(Kind::ObjectNotFound.into());

@@ -59,7 +59,7 @@ pub struct Config {
     /// How long running requests may take after a shutdown was triggered.
     #[serde(rename = "shutdown_grace_seconds", deserialize_with = "seconds")]
     pub shutdown_grace: Duration,
-    /// The same after a handover to another process, when nobody waits for this one to end.
+    /// Time limit for running requests after a handover: another process serves new requests meanwhile.
     #[serde(rename = "handover_grace_seconds", deserialize_with = "seconds")]
     pub handover_grace: Duration,
     /// Timeouts and limits of each connection.

@@ -45,7 +45,7 @@ struct Shared {
     level: AtomicU8,
     /// One for each level, so that a task which waits for a later level is not woken by earlier ones.
     reached: [Notify; ABORTED as usize],
-    /// Another process serves new connections, so nobody waits for this one to end.
+    /// Another process serves new connections, so this one may take longer to end.
     is_handed_over: AtomicBool,
     hurried: Notify,
 }

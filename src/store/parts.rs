@@ -157,7 +157,7 @@ pub trait ClaimedParts: Send + Sync {
     fn discard(self: Box<Self>) -> StoreFuture<'static, ()>;
 }
 
-/// Whose an upload in parts is.
+/// The tenant and the user that an upload in parts belongs to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PartsOwner {
     /// The tenant's name.
@@ -169,7 +169,7 @@ pub struct PartsOwner {
 /// An unfinished upload in parts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnfinishedUpload {
-    /// Whose it is.
+    /// Its tenant and user.
     pub owner: PartsOwner,
     /// Its parts, by number.
     pub parts: Vec<StoredPart>,
