@@ -509,7 +509,7 @@ mod tests {
     }
 
     #[test]
-    fn allow_names_all_methods_of_a_path() {
+    fn allow_names_all_methods() {
         for (path, expected) in [
             ("/healthz", "GET, HEAD"),
             ("/o/a/chatfiles", "POST, OPTIONS"),

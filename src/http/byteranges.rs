@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn content_range_has_last_byte_and_length() {
+    fn renders_content_range() {
         for (range, len, expected) in [
             (0..2, 100, "bytes 0-1/100"),
             (99..100, 100, "bytes 99-99/100"),

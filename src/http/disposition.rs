@@ -347,14 +347,14 @@ mod tests {
         fn parses_its_own_output(name: String) {
             let value = content_disposition(Disposition::Attachment, Some(&name));
             prop_assert!(value.as_bytes().iter().all(|byte| (b' '..=b'~').contains(byte)));
-            // A name of spaces counts as none; the underscores of the fallback are read then.
+            // A name that has only spaces counts as absent. Then the fallback is parsed, in which they are underscores.
             if let Some(expected) = clean(&displayable(&name)) {
                 prop_assert_eq!(parse_filename(value.as_bytes()), Some(expected));
             }
         }
 
         #[test]
-        fn any_bytes_give_clean_name_or_none(mut header: Vec<u8>) {
+        fn gives_clean_name_or_none(mut header: Vec<u8>) {
             header.splice(0..0, *b"x; filename=");
             if let Some(name) = parse_filename(&header) {
                 prop_assert!(!name.is_empty() && name.len() <= FILENAME_BYTES_MAX);

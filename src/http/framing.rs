@@ -135,7 +135,7 @@ mod tests {
     use super::is_host;
 
     #[test]
-    fn host_is_name_or_address_with_port() {
+    fn accepts_host_with_port() {
         for host in [
             "",
             "a",

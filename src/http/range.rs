@@ -317,7 +317,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_taken_without_a_panic(value: Vec<u8>, len: u64) {
+        fn never_panics_on_any_bytes(value: Vec<u8>, len: u64) {
             assert_sound(&value, len);
         }
 
@@ -327,7 +327,7 @@ mod tests {
         }
 
         #[test]
-        fn bytes_are_selected_exactly_when_they_are_named(
+        fn selects_exactly_the_named_bytes(
             named in proptest::collection::vec((0_u64..80, 0_u64..20), 1..=RANGES_MAX),
             len in 1_u64..80,
         ) {

@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn window_that_just_opened_is_no_stall() {
+    fn opened_window_is_no_stall() {
         let start = Clock::system().monotonic();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut stall = Stall::new(TIMEOUT, start);

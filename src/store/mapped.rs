@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn range_is_warm_with_all_its_units() {
+    fn range_is_warm_with_all_units() {
         for len in [1, 4096, CHUNK_BYTES, CHUNK_BYTES + 1, 10 << 20, 200 << 20] {
             let file = sparse(len);
             let unit = file.unit();

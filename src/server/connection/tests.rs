@@ -141,7 +141,7 @@ async fn answers_clients_that_half_close() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn early_answer_reaches_client_that_writes_first() {
+async fn early_answer_reaches_writing_client() {
     let server = Server::with(|_| {});
     let body = vec![b'b'; 4 << 20];
     for round in 0..50 {
@@ -167,7 +167,7 @@ async fn early_answer_reaches_client_that_writes_first() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn lingering_is_limited_in_time_and_bytes() {
+async fn limits_lingering_time_and_bytes() {
     for (time, bytes_max) in [(ms(200), u64::MAX), (PATIENCE, 1 << 16)] {
         let server = Server::with(|config| {
             (config.linger_timeout, config.linger_bytes_max) = (time, bytes_max)
@@ -205,7 +205,7 @@ async fn refusal_of_malformed_head_arrives() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn cuts_stalled_peers_and_keeps_slow_ones() {
+async fn cuts_stalled_keeps_slow_peers() {
     let server = Server::with(|config| config.write_stall_timeout = ms(300));
     let request = b"GET /huge HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
     let mut stalled = server.connect().await;

@@ -22,7 +22,7 @@ fn due(guard: &Guard, progress: &Progress) -> Option<(f64, Due)> {
 }
 
 #[tokio::test]
-async fn heads_are_timed_from_their_first_byte() {
+async fn times_heads_from_first_byte() {
     let progress = progress();
     let guard = guard(&progress);
     let timer = HeadTimer(progress.clone());

@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn runs_jobs_that_wait_for_each_other() {
+    fn runs_interdependent_jobs() {
         let writers = Writers::default();
         runtime().block_on(async {
             // With fewer threads than jobs, this would never end.

@@ -341,7 +341,7 @@ fn derived(bytes: &'static [u8]) -> Derived {
 }
 
 #[test]
-fn extended_object_is_found_under_each_day() {
+fn extended_object_has_both_days() {
     check(async |store| {
         let key = new_key();
         put(store, key, b"forwarded").await;
@@ -384,7 +384,7 @@ fn absent_object_cannot_be_extended() {
 }
 
 #[test]
-fn take_down_during_extension_leaves_no_name() {
+fn take_down_beats_extension() {
     check(async |store| {
         for _ in 0..20 {
             let key = new_key();

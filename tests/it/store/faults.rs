@@ -124,7 +124,7 @@ fn scrub_finds_misplaced_object() {
 }
 
 #[test]
-fn never_follows_links_or_waits_for_pipes() {
+fn refuses_links_and_pipes() {
     let secret = tempfile::NamedTempFile::new().unwrap();
     fs::write(secret.path(), "not for you").unwrap();
     for what in ["a symbolic link", "a directory", "a pipe"] {
@@ -328,7 +328,7 @@ fn refuses_tmp_on_another_file_system() {
 }
 
 #[test]
-fn upload_into_read_only_directory_leaves_nothing() {
+fn read_only_directory_keeps_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path().join("data");
     let store = open(&root);

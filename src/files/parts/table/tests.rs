@@ -167,7 +167,7 @@ fn one_call_completes_an_upload() {
 }
 
 #[test]
-fn a_completion_is_answered_again_for_a_while() {
+fn repeats_response_to_completion() {
     let (mut table, now) = table();
     table.complete(id(1), owner("alice"), stored(), now);
     let answered = |table: &Table, user, after| {
@@ -186,7 +186,7 @@ fn a_completion_is_answered_again_for_a_while() {
 }
 
 #[test]
-fn one_upload_has_a_few_calls_at_once() {
+fn limits_calls_of_one_upload() {
     let (mut table, now) = table();
     begin(&mut table, 1, "alice", now);
     for _ in 0..CALLS_MAX {
