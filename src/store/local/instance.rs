@@ -4,7 +4,7 @@ use std::{
     collections::HashSet,
     fmt,
     fs::{self, File},
-    io::{self, Write},
+    io::{self, IoSlice},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -102,8 +102,8 @@ impl Instance {
             for must_be_refused in [false, true] {
                 let name = self.temporary_name("probe");
                 let temporary = self.unfinished(&name);
-                let mut file = temporary.create_new()?;
-                let named = file.write_all(b"probe").and_then(|()| {
+                let file = temporary.create_new()?;
+                let named = write_probe(&file).and_then(|()| {
                     if durability == Durability::Full {
                         file.sync_data()?;
                     }
@@ -129,6 +129,16 @@ impl Instance {
         let result = trial();
         target.remove_if_there()?;
         result
+    }
+}
+
+/// Writes a few bytes with the system call that uploads use, so that a trial fails where an upload would.
+fn write_probe(file: &File) -> io::Result<()> {
+    const PROBE: &[u8] = b"probe";
+    let write = || rustix::io::pwritev(file, &[IoSlice::new(PROBE)], 0);
+    match rustix::io::retry_on_intr(write)? == PROBE.len() {
+        true => Ok(()),
+        false => Err(io::ErrorKind::WriteZero.into()),
     }
 }
 
