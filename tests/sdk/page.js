@@ -168,8 +168,8 @@ async function signedUrl({ url, token, secret }) {
 class Lanying {
     /// `dnsServer` answers with the servers of the application; `ratel` is the REST server.
     static async start({ dnsServer, appId }) {
-        const servers = await (await fetch(`${dnsServer}?app_id=${appId}`)).json();
-        const ratel = servers.dns_list[0].clusters[0].ratel[0];
+        const { data } = await (await fetch(`${dnsServer}?app_id=${appId}&source=sdk`)).json();
+        const ratel = data.dns_list.find(({ group_level }) => group_level === 0).clusters[0].ratel[0];
         const client = new Lanying();
         client.appId = appId;
         client.rest = `${ratel.protocol}://${ratel.host}`;
@@ -222,6 +222,14 @@ class Lanying {
         const query = new URLSearchParams({ ...parameters, "access-token": this.token, app_id: this.appId });
         return `${url}${url.includes("?") ? "&" : "?"}${query}`;
     }
+}
+
+/// What an `<img>` shows of a picture that a user of the application sends.
+async function lanyingPicture({ rest, appId, token }) {
+    const client = Object.assign(new Lanying(), { rest, appId, token });
+    const photo = await chosen("photo.jpg", "image/jpeg");
+    const to = { file_type: 102, to_type: 1, to_id: "bob" };
+    return shown(client.element(await client.upload("/file/upload/chat", to, photo)));
 }
 
 async function lanying({ dnsServer, appId, password }) {

@@ -173,7 +173,9 @@ async function startNginx(name, server, stub, uncomment = false) {
         ["    listen 80 ", `    listen 127.0.0.1:${port} `],
     ];
     if (uncomment) {
-        pairs.push(["    #location ~ ^/[^/]+/[^/]+/token$ {\n    #    proxy_pass http://chatfiles;\n    #}", "    location ~ ^/[^/]+/[^/]+/token$ {\n        proxy_pass http://chatfiles;\n    }"]);
+        for (const line of ["location ~ ^/[^/]+/[^/]+/token$ {\n    #    proxy_pass http://chatfiles;\n    #}", "proxy_intercept_errors on;", "error_page 404 = @old_files;"]) {
+            pairs.push([`#${line}`, line.replaceAll("\n    #", "\n    ")]);
+        }
     }
     example = replaced(example, pairs);
     const temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map((kind) => `${kind}_temp_path ${inside(`${name}-${kind}`)};`);
@@ -335,6 +337,8 @@ async function elements(server) {
     check("signed: <img> of the signed URL", (await open("shown", file.url))?.[0] > 170, file);
     const small = await open("signedUrl", { ...signed.photo, url: `${signed.photo.url}?thumbnail=true`, token: signed.token });
     equal("signed: <img> of a signed thumbnail", Math.max(...(await open("shown", small.url))), 170);
+    const picture = await open("lanyingPicture", { rest: server.url, appId: "acme-signed", token: signed.token });
+    check("signed: <img> of the Lanying API", picture?.[0] > 170, picture);
     equal("signed: a changed URL", await open("shown", small.url.replace("thumbnail=true", "thumbnail=false")), null);
     await page.close();
 }
@@ -406,20 +410,25 @@ async function startFaults(server, plan) {
     return { url: `http://127.0.0.1:${proxy.address().port}`, close: () => proxy.close() };
 }
 
+/// Runs a program to its end.
+function output(command, args, cwd, environment) {
+    const child = spawn(command, args, { cwd, env: { ...process.env, ...environment } });
+    children.push(child);
+    const said = { out: "", err: "" };
+    child.stdout.on("data", (piece) => (said.out += piece));
+    child.stderr.on("data", (piece) => (said.err += piece));
+    return new Promise((resolve, reject) => {
+        child.on("error", reject);
+        child.on("close", (code) => resolve({ ...said, code }));
+    });
+}
+
 /// Runs an example program in a directory of its own.
-function runExample({ name, command }, args, environment) {
+async function runExample({ name, command }, args, environment) {
     const cwd = inside(`example-${name}`);
     fs.mkdirSync(cwd, { recursive: true });
     const file = path.join(repository, "tests/data/photo.jpg");
-    const child = spawn(command[0], [...command.slice(1), ...args, file], { cwd, env: { ...process.env, ...environment } });
-    children.push(child);
-    const output = { out: "", err: "" };
-    child.stdout.on("data", (piece) => (output.out += piece));
-    child.stderr.on("data", (piece) => (output.err += piece));
-    return new Promise((resolve, reject) => {
-        child.on("error", reject);
-        child.on("close", (code) => resolve({ ...output, code, cwd }));
-    });
+    return { ...(await output(command[0], [...command.slice(1), ...args, file], cwd, environment)), cwd };
 }
 
 const TOKENS = ["client-credentials", "dynamic"];
@@ -492,6 +501,30 @@ function programs() {
     return found;
 }
 
+// --- docs/integrate.md ---
+
+/// Runs the commands of the guide, and checks its configurations. The Chinese guide has the same.
+async function documents(server, nginx, stub) {
+    const blocksOf = (file) =>
+        [...fs.readFileSync(path.join(repository, file), "utf8").matchAll(/^ *```(\w+)\n(.*?)^ *```/gms)].map(([, kind, text]) => ({ kind, text }));
+    const blocks = blocksOf("docs/integrate.md");
+    equal("the Chinese guide has the same blocks", blocksOf("docs/zh/integrate.md"), blocks);
+    const texts = (kind) => blocks.filter((block) => block.kind === kind).map(({ text }) => text);
+    check("the guide has commands", texts("sh").length >= 5, texts("sh"));
+    texts("json").forEach((text) => equal("the list of servers", JSON.parse(text).code, 200));
+
+    const cwd = inside("documents");
+    fs.mkdirSync(cwd);
+    fs.writeFileSync(path.join(cwd, "chatfiles.toml"), texts("toml").filter((text) => !text.startsWith("[tenant.auth")).join("\n"));
+    fs.copyFileSync(path.join(repository, "tests/data/photo.jpg"), path.join(cwd, "photo.jpg"));
+    fs.symlinkSync(program, path.join(cwd, "chatfiles"));
+    const before = stub.requests.length;
+    const environment = { PATH: `${cwd}:${process.env.PATH}`, FILES: server.url, SPLIT: nginx };
+    const ran = await output("bash", ["-euxo", "pipefail", "-c", texts("sh").join("\n")], cwd, environment);
+    check("the commands of the guide", ran.code === 0, ran);
+    equal("the split sends the rest to the chat servers", stub.requests.slice(before), ["GET /acme/chat/users/alice"]);
+}
+
 // --- Everything ---
 
 async function main() {
@@ -500,7 +533,10 @@ async function main() {
     let rest;
     const stub = await startStub({
         tokenFor: (org, app, user) => inherit(server.url, org ?? "acme", app ?? "chat", user),
-        dnsFor: () => ({ dns_list: [{ group_level: 0, clusters: [{ ratel: [{ protocol: "http", host: new URL(rest).host }] }] }] }),
+        dnsFor: () => {
+            const here = { protocol: "http", host: new URL(rest).host };
+            return { version: 1, dns_list: [{ group_level: 0, clusters: [{ ratel: [here], webim: [here], rtc: [here] }] }] };
+        },
     });
     pages = await startPages();
     const nginx = await startNginx("nginx", server.url, stub);
@@ -538,11 +574,18 @@ async function main() {
     check("the WebSocket has a token of chatfiles", stub.logins.at(-1).token.split(".").length === 3, stub.logins.at(-1).user);
     const sent = await run(page, "sendFile", { type: "img", to: "nobody", name: "photo.jpg", mime: "image/jpeg" });
     check("the token opens an upload", sent.id && sent.uploaded, sent);
+    const old = await fetch(`${tokens}/acme/chat/chatfiles/${stub.oldFile}`);
+    equal("a file from before chatfiles", [old.status, await old.text()], [200, "a file of the chat servers"]);
+    const missing = await fetch(`${tokens}/acme/chat/chatfiles/01a22ce6-0000-7000-8000-000000000000`);
+    equal("a file that neither has", missing.status, 404);
     await page.close();
-    console.log("ok: login at chatfiles");
+    console.log("ok: login at chatfiles, and old files");
 
     await elements(server);
     console.log("ok: elements in each mode of download_auth");
+
+    await documents(server, nginx, stub);
+    console.log("ok: commands of docs/integrate.md");
 
     // Each spends most of its time waiting.
     await Promise.all(

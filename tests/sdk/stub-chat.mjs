@@ -1,6 +1,6 @@
 //! A stub of the vendors' chat servers: login, the other REST calls of the SDKs, and enough of Easemob's WebSocket
-//! protocol (MSYNC) that a web SDK logs in, sends a message, and another one receives it. It stores nothing, and it has
-//! no files: a request for one is an error that `requests` shows.
+//! protocol (MSYNC) that a web SDK logs in, sends a message, and another one receives it. It stores nothing. It has one
+//! file, as if it had been uploaded before chatfiles was installed; `requests` shows who asks for files here.
 //!
 //!     node tests/sdk/stub-chat.mjs [PORT]
 
@@ -8,6 +8,7 @@ import crypto from "node:crypto";
 import http from "node:http";
 import { pathToFileURL } from "node:url";
 
+const OLD_FILE = "0aa22ce6-a9ce-11ef-af57-963d88c2625c";
 const PASSWORDS = { alice: "password of alice", bob: "password of bob" };
 
 /// Starts the stub. `tokenFor(org, app, user)` returns the token that a login answers with: how a chat backend obtains
@@ -30,7 +31,7 @@ export async function startStub({ tokenFor, dnsFor = () => ({ dns_list: [] }), p
                     "Access-Control-Allow-Headers": "authorization, content-type, app_id, access-token",
                     "Access-Control-Allow-Methods": "GET, POST, PUT, DELETE",
                 });
-                response.end(JSON.stringify(json));
+                response.end(typeof json === "string" ? json : JSON.stringify(json));
             };
             if (request.method === "OPTIONS") return answer(200, {});
             requests.push(`${request.method} ${url.pathname}`);
@@ -53,7 +54,9 @@ export async function startStub({ tokenFor, dnsFor = () => ({ dns_list: [] }), p
             return answer(200, { access_token, expires_in: 600, user: { type: "user", username, activated: true } });
         }
         // Lanying: servers of an application, and login.
-        if (url.pathname === "/v2/app_dns") return answer(200, dnsFor(url.searchParams.get("app_id")));
+        if (url.pathname === "/v2/app_dns") {
+            return answer(200, { code: 200, message: "", data: dnsFor(url.searchParams.get("app_id")) });
+        }
         if (request.method === "POST" && url.pathname === "/token/user") {
             const { name, password } = JSON.parse(body);
             if (!PASSWORDS[name] || PASSWORDS[name] !== password) return answer(200, { code: 10004, message: "wrong" });
@@ -61,6 +64,8 @@ export async function startStub({ tokenFor, dnsFor = () => ({ dns_list: [] }), p
         }
         // The speed test of the Lanying web SDK.
         if (url.pathname === "/") return answer(200, { code: 200 });
+        if (easemob?.[3] === `chatfiles/${OLD_FILE}`) return answer(200, "a file of the chat servers");
+        if (/\/chatfiles\/[^/]+$/.test(url.pathname)) return answer(404, { error: "entity_not_found" });
         if (/chatfiles|^\/file\//.test(url.pathname)) return answer(500, { error: "a file request at the chat servers" });
         // Everything else that an SDK asks: an empty success.
         answer(200, { status: "ok", data: {}, entities: [], count: 0 });
@@ -121,7 +126,7 @@ export async function startStub({ tokenFor, dnsFor = () => ({ dns_list: [] }), p
     }
 
     await new Promise((resolve) => server.listen(port, "127.0.0.1", resolve));
-    return { port: server.address().port, requests, logins, close: () => server.close() };
+    return { port: server.address().port, requests, logins, oldFile: OLD_FILE, close: () => server.close() };
 }
 
 // MSYNC commands, the name space of chat messages, and a status without an error.
