@@ -1,5 +1,5 @@
 // Command chatfiles sends a picture through chatfiles and opens it again, with the Easemob API or the Lanying API. Go
-// 1.20 or later, no packages. examples/README.md lists the settings.
+// 1.19 or later, no packages. examples/README.md lists the settings.
 //
 //	go run examples/go/chatfiles.go easemob client-credentials photo.jpg
 //	go run examples/go/chatfiles.go lanying jwt photo.jpg
@@ -220,7 +220,10 @@ func save(body io.Reader, path string) (int64, error) {
 		return 0, err
 	}
 	written, err := io.Copy(file, body)
-	return written, errors.Join(err, file.Close())
+	if closed := file.Close(); err == nil {
+		err = closed
+	}
+	return written, err
 }
 
 type form struct {
@@ -260,7 +263,10 @@ func openForm(c call) (form, error) {
 		"Content-Type":        {kind},
 	})
 	head := around.Len()
-	if err := errors.Join(err, writer.Close()); err != nil {
+	if err == nil {
+		err = writer.Close()
+	}
+	if err != nil {
 		file.Close()
 		return form{}, err
 	}

@@ -482,7 +482,7 @@ async function example(program_, server, nginx) {
     await waits("a quota until midnight", "easemob", { upload: [{ status: 429, retryAfter: "40000" }] }, ["error: refused for 40000 s"]);
 }
 
-/// The example programs whose language is installed: always node and Python; Java where there is a JDK.
+/// The example programs whose language is installed: always node and Python; Java and Go where they are.
 function programs() {
     const at = (file) => path.join(repository, "examples", file);
     const found = [
@@ -497,7 +497,15 @@ function programs() {
         equal("examples/java compiles", java.stdout.toString() + java.stderr.toString(), "");
         found.push({ name: "java", command: ["java", "-cp", classes, "Chatfiles"], tokens: TOKENS.slice(-1) });
     }
-    console.log("skipped: examples/go, which no test runs");
+    const binary = inside("go-chatfiles");
+    const environment = { ...process.env, GOTOOLCHAIN: "local", GOPROXY: "off" };
+    const go = spawnSync("go", ["build", "-o", binary, at("go/chatfiles.go")], { env: environment });
+    if (go.error) {
+        console.log("skipped: examples/go, because Go is not installed");
+    } else {
+        equal("examples/go compiles", go.stdout.toString() + go.stderr.toString(), "");
+        found.push({ name: "go", command: [binary], tokens: TOKENS.slice(-1) });
+    }
     return found;
 }
 
