@@ -1,8 +1,8 @@
 // The browser's cache, which stores several representations of one file under one URL.
 //
-// When a page requests another representation, Chromium revalidates the stored one: with If-None-Match, and with a Range
-// of the bytes that it has, without If-Range. It would then take a 206 for the whole file, and the page would get a part
-// of it. So every order of representations and ranges is requested here, and each response must be complete.
+// When a page requests another representation, Chromium revalidates the stored one: with If-None-Match, and with a
+// Range of the bytes that it has, without If-Range. It would then take a 206 for the whole file, and the page would get
+// a part of it. So every order of representations and ranges is requested here, and each response must be complete.
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { readFile } from 'node:fs/promises';

@@ -5,15 +5,15 @@
 // secret  The URL is enough: `?share-secret=` for a restricted file, and nothing for others. `&thumbnail=true` and
 //         `&voice=mp3` choose the form. <video> seeks with Range.
 // signed  An element cannot send a token here, either. The page sends HEAD with the token; the browser follows the
-//         redirect, and `response.url` is the signed URL, which any element opens. The thumbnail and the MP3 have signed
-//         URLs of their own: the query goes into the HEAD. Nothing may be added to a signed URL afterwards.
+//         redirect, and `response.url` is the signed URL, which any element opens. The thumbnail and the MP3 have
+//         signed URLs of their own: the query goes into the HEAD. Nothing may be added to a signed URL afterwards.
 //
 // In the Lanying API, `access-token` and `app_id` are query parameters, too, so a URL is always enough. A `store_token`
 // in place of them opens one file for one hour; it is the better choice, because a URL ends up in histories and logs.
 import assert from 'node:assert/strict';
+import { readFile } from 'node:fs/promises';
 import http from 'node:http';
 import { APP_ID, BASE, browserTest, photoBytes, video, voice } from './harness.mjs';
-import { readFile } from 'node:fs/promises';
 
 const tenant = (auth) =>
   `[[tenant]]\norg = "easemob-demo"\napp = "chatdemoui"\napp_id = "${APP_ID}"\ndownload_auth = "${auth}"\n`;
@@ -234,29 +234,35 @@ browserTest('signed mode needs HEAD with the token', { server: false }, async (g
     [url('photo'), { authorization }],
   );
   assert.equal(size, photoBytes().length);
+  // The elements follow a redirect, too: a URL of the Lanying API carries its credential.
+  const ticket = await send(server, 101, 'a.amr', 'audio/amr', await readFile(await voice()));
+  const credential = `&app_id=${APP_ID}&access-token=${await server.token('bob')}`;
+  assertVoice(await shown(page, 'audio', `${ticket.download_url}${credential}&format=mp3`));
+  assert.ok(passed.at(-1).url.startsWith('/file/download/chat?'), passed.at(-1).url);
 });
+
+// Uploads a file with a ticket of the Lanying API, from alice to bob. Returns the ticket.
+async function send(server, fileType, name, type, bytes) {
+  const headers = { 'access-token': await server.token('alice'), app_id: APP_ID };
+  const query = `file_type=${fileType}&to_type=1&to_id=bob`;
+  const ticket = (await (await fetch(`${server.url}/file/upload/chat?${query}`, { headers })).json()).data;
+  const form = new FormData();
+  for (const [field, value] of Object.entries(ticket.oss_body_param)) {
+    form.append(field, value);
+  }
+  form.append('file', new Blob([bytes], { type }), name);
+  const sent = await fetch(ticket.upload_url, { method: 'POST', body: form });
+  assert.ok(sent.ok, await sent.text());
+  return ticket;
+}
 
 browserTest('Lanying URLs carry their credential', {}, async (given) => {
   const { page, server } = given;
   await open(given);
-  const token = await server.token('alice');
-  const send = async (fileType, name, type, bytes) => {
-    const headers = { 'access-token': token, app_id: APP_ID };
-    const query = `file_type=${fileType}&to_type=1&to_id=bob`;
-    const ticket = (await (await fetch(`${server.url}/file/upload/chat?${query}`, { headers })).json()).data;
-    const form = new FormData();
-    for (const [field, value] of Object.entries(ticket.oss_body_param)) {
-      form.append(field, value);
-    }
-    form.append('file', new Blob([bytes], { type }), name);
-    const sent = await fetch(ticket.upload_url, { method: 'POST', body: form });
-    assert.ok(sent.ok, await sent.text());
-    return ticket;
-  };
-  const photo = await send(102, 'a.jpg', 'image/jpeg', photoBytes());
-  const amr = await send(101, 'a.amr', 'audio/amr', await readFile(await voice()));
-  const mp4 = await send(103, 'a.mp4', 'video/mp4', await readFile(await video()));
-  const credential = `&app_id=${APP_ID}&access-token=${token}`;
+  const photo = await send(server, 102, 'a.jpg', 'image/jpeg', photoBytes());
+  const amr = await send(server, 101, 'a.amr', 'audio/amr', await readFile(await voice()));
+  const mp4 = await send(server, 103, 'a.mp4', 'video/mp4', await readFile(await video()));
+  const credential = `&app_id=${APP_ID}&access-token=${await server.token('alice')}`;
   assert.deepEqual(await shown(page, 'image', photo.download_url), { error: true });
   assert.deepEqual(await shown(page, 'image', photo.download_url + credential), PHOTO);
   assertThumbnail(await shown(page, 'image', `${photo.download_url}${credential}&image_type=2`));

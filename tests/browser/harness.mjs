@@ -8,7 +8,7 @@
 //   });
 //
 // A test gets:
-//   server  a server of its own: an empty store, free ports, no rate limit ({ url, operator, store, token(user), … })
+//   server  a server of its own: an empty store, free ports, no rate limit; { url, operator, store, token(user), … }
 //   site    a web server for the test's pages, of another origin and another site: localhost instead of 127.0.0.1
 //   page    a page of Playwright in a browser context of its own, so that no cache is shared
 //   newPage, newSite, startServer  open another page (with options of Playwright's newContext), site or server
@@ -40,9 +40,14 @@ const TEST_MS_MAX = 120_000;
 /** The same for one wait within a test: an element, an event, a navigation. */
 const WAIT_MS_MAX = 20_000;
 
+/** Time for a server to stop. */
+const STOP_MS_MAX = 3_000;
+
 /** A directory for files of this run, removed at its end. */
 const scratch = mkdtempSync(path.join(tmpdir(), 'chatfiles-browser-'));
 process.on('exit', () => rmSync(scratch, { recursive: true, force: true }));
+// scripts/browser ends the tests with it after its time limit. `exit` ends what they have started.
+process.once('SIGTERM', () => process.exit(143));
 
 function variable(name) {
   const value = process.env[name];
@@ -158,14 +163,15 @@ async function startServer(later, { config = '', flags = [] }) {
   const lines = [];
   readline.createInterface({ input: child.stderr }).on('line', (line) => lines.push(line));
   const log = () => lines.slice(-40).join('\n');
-  later(async () => {
+  const stop = async () => {
     child.kill('SIGTERM');
-    // Connections of the browser are idle by now; a server that still waits is not worth the time.
-    const timer = setTimeout(kill, 3000);
+    // A request of a page may still be open, and nobody waits for its response.
+    const timer = setTimeout(kill, STOP_MS_MAX);
     await ended;
     clearTimeout(timer);
     process.removeListener('exit', kill);
-  });
+  };
+  later(stop);
   const [url, operator] = await addresses(child, ended, log);
   // A token for a user of the default tenant, or of `tenant` ("org/app").
   const tokens = new Map();
@@ -179,7 +185,7 @@ async function startServer(later, { config = '', flags = [] }) {
     tokens.set(key, tokens.get(key) ?? issue(user, tenant));
     return tokens.get(key);
   };
-  const server = { url, operator, store, directory, log, token };
+  const server = { url, operator, store, directory, log, token, stop };
   return Object.assign(server, { upload: (...file) => upload(server, ...file) });
 }
 

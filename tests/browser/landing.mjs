@@ -109,16 +109,25 @@ browserTest('page without JavaScript shows URLs', { page: { javaScriptEnabled: f
 });
 
 browserTest('page shows when the server is gone', {}, async ({ page, server }) => {
+  // The page checks every ten seconds; the test moves the page's clock.
+  await page.clock.install();
   await page.goto(`${server.url}/`);
-  await page.getByText('Healthy', { exact: true }).waitFor();
-  // The page checks again after some seconds; its clock runs faster here.
-  await page.route('**/healthz', (route) => route.fulfill({ status: 503, body: 'draining' }));
-  await page.reload();
-  await page.getByText('Not healthy: status 503').waitFor();
-  await page.route('**/healthz', (route) => route.abort());
-  await page.reload();
-  await page.getByText('Not reachable from this browser').waitFor();
-  assert.equal(await page.locator('#health').getAttribute('data-state'), 'down');
+  const health = async (text, state) => {
+    await page.clock.runFor(10_000);
+    await page.getByText(text, { exact: true }).waitFor();
+    assert.equal(await page.locator('#health').getAttribute('data-state'), state);
+  };
+  await health('Healthy', 'up');
+  // A proxy in between that has no server any more.
+  await page.route('**/healthz', (route) => route.fulfill({ status: 502, body: 'bad gateway' }));
+  await health('Not healthy: status 502', 'down');
+  await page.unroute('**/healthz');
+  await health('Healthy', 'up');
+  await server.stop();
+  await health('Not reachable from this browser', 'down');
+  if (process.env.SCREENSHOTS) {
+    await page.screenshot({ path: path.join(process.env.SCREENSHOTS, 'landing-down.png') });
+  }
 });
 
 browserTest('injected script and frame are blocked', {}, async ({ page, server, site }) => {
