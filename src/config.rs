@@ -180,7 +180,9 @@ impl Config {
 /// The pipeline's settings. [`Config::read_document`] sets the networks that several modules share.
 fn read_service(document: &Document<'_>, defaults: &Limits) -> Result<service::Config> {
     let cdn: cdn::Config = document.section("cdn")?.read()?;
+    let landing_page = document.section("server")?.get("landing_page")?;
     Ok(service::Config {
+        landing_page: landing_page.unwrap_or(service::Config::default().landing_page),
         default_rate: Rate::from(defaults),
         cdn_secret: cdn.secret()?,
         body_pace: document.section("server")?.read()?,

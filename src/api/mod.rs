@@ -5,6 +5,7 @@
 
 mod answer;
 pub mod easemob;
+pub mod landing;
 pub mod lanying;
 pub mod ops;
 pub mod query;

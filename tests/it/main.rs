@@ -23,6 +23,7 @@ mod errors;
 mod hostile;
 mod http;
 mod io_errors;
+mod landing;
 mod lanying;
 mod limit;
 mod log;
