@@ -12,7 +12,7 @@
 //   site    a web server for the test's pages, of another origin and another site: localhost instead of 127.0.0.1
 //   page    a page of Playwright in a browser context of its own, so that no cache is shared
 //   newPage, newSite, startServer  open another page (with options of Playwright's newContext), site or server
-// All of them end with the test. An uncaught error of a page fails the test. One browser serves all tests of a file.
+// All of them end with the test. An uncaught error of a page fails the test. One browser serves all tests.
 import assert from 'node:assert/strict';
 import { execFile, spawn } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -251,7 +251,7 @@ export const photoBytes = () => readFileSync(photo());
 
 const made = new Map();
 
-// A file made by ffmpeg, once per run of a test file. Returns its path.
+// A file made by ffmpeg, once per run. Returns its path.
 async function make(name, args) {
   if (!made.has(name)) {
     const file = path.join(scratch, name);

@@ -2,6 +2,7 @@
 //
 // With SCREENSHOTS=DIRECTORY, the test writes a picture of each variant.
 import assert from 'node:assert/strict';
+import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { browserTest } from './harness.mjs';
 
@@ -92,13 +93,17 @@ browserTest('page is usable by keyboard and screen reader', {}, async ({ page, s
   }
   const levels = await page.evaluate(() => [...document.querySelectorAll('h1,h2,h3')].map((h) => Number(h.tagName[1])));
   assert.ok(levels.every((level, at) => at === 0 || level <= levels[at - 1] + 1), `${levels}`);
-  // Tab reaches every link, and its focus is visible.
-  const links = await page.getByRole('link').count();
-  for (let at = 0; at < links; at += 1) {
-    await page.keyboard.press('Tab');
-    const outline = await page.evaluate(() => getComputedStyle(document.activeElement).outlineStyle);
-    assert.equal(outline, 'solid');
-  }
+  // The documentation is a link, if Cargo.toml says where the repository is. Tab reaches it, and its focus is visible.
+  const manifest = await readFile(new URL('../../Cargo.toml', import.meta.url), 'utf8');
+  const [, repository] = /^repository = "(.+)"$/m.exec(manifest) ?? [];
+  const links = await page.getByRole('link').evaluateAll((all) => all.map((link) => link.href));
+  assert.deepEqual(links, repository ? [`${repository}/blob/main/docs/README.md`] : []);
+  await page.keyboard.press('Tab');
+  const [focused, outline] = await page.evaluate(() => {
+    const element = document.activeElement;
+    return [element.localName, getComputedStyle(element).outlineStyle];
+  });
+  assert.deepEqual([focused, outline], repository ? ['a', 'solid'] : ['body', 'none']);
 });
 
 browserTest('page without JavaScript shows URLs', { page: { javaScriptEnabled: false } }, async ({ page, server }) => {

@@ -27,11 +27,12 @@ async function check() {
 }
 
 async function checkForever() {
+  show('unknown', 'Checking the health', '');
   for (;;) {
-    if (!document.hidden) {
-      await check();
-    }
-    await new Promise((resolve) => setTimeout(resolve, EVERY_MS));
+    await check();
+    do {
+      await new Promise((resolve) => setTimeout(resolve, EVERY_MS));
+    } while (document.hidden);
   }
 }
 
