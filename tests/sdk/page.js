@@ -146,6 +146,15 @@ async function upload({ base, token, name, mime, restrict }) {
     return { url: `${base}/chatfiles/${entities[0].uuid}`, secret };
 }
 
+/// What a page learns about a file that is too large.
+async function uploadTooLarge({ base, token, size }) {
+    const form = new FormData();
+    form.append("file", new File([new Uint8Array(size)], "large.bin"));
+    const headers = { Authorization: `Bearer ${token}` };
+    const answer = await fetch(`${base}/chatfiles`, { method: "POST", headers, body: form });
+    return { status: answer.status, error: (await answer.json()).error };
+}
+
 /// The picture through fetch and a blob: URL, for `download_auth = "token"`.
 async function shownThroughBlob({ url, token, secret }) {
     const headers = { Authorization: `Bearer ${token}`, ...(secret ? { "share-secret": secret } : {}) };

@@ -13,7 +13,7 @@ import net from "node:net";
 import os from "node:os";
 import path from "node:path";
 
-import { startStub } from "./stub-chat.mjs";
+import { INTROSPECTION_SECRET, startStub } from "./stub-chat.mjs";
 
 const [program, repository, modules] = process.argv.slice(2).map((argument) => path.resolve(argument));
 const { chromium } = createRequire(path.join(modules, "package.json"))("playwright-core");
@@ -50,6 +50,15 @@ async function start(name, command, args, ready, environment = {}) {
     }
 }
 
+/// Polls until something is found.
+async function until(find) {
+    for (const deadline = Date.now() + 20_000; ; await new Promise((resolve) => setTimeout(resolve, 20))) {
+        const found = await find();
+        if (found) return found;
+        if (Date.now() > deadline) throw new Error(`nothing found by ${find}`);
+    }
+}
+
 async function freePort() {
     const server = net.createServer();
     await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
@@ -77,8 +86,9 @@ function replaced(text, pairs) {
 
 const SECRET = "hYw3JkVq8sT2ZbXnR5dLpM7cGf4uEa9K";
 const ACCOUNT = "a password of an account here";
+const JWT_SECRET = "Zk4vQm8wTn2xRc6yLb9sHd3fGj7pEa5uWq1eYt0iOo4hVz8n";
 
-const configuration = (hash) => `
+const configuration = (hash, stub) => `
 [server]
 listen = ["127.0.0.1:0"]
 
@@ -106,6 +116,16 @@ dynamic_token_ttl_seconds = [600]
 [[tenant.account]]
 name = "alice"
 password_hash = "${hash}"
+[tenant.auth.jwt]
+issuer = "https://chat.example.com"
+audience = "chatfiles"
+keys = "${inside("jwks.json")}"
+algorithms = ["HS256"]
+app_claim = "app"
+[tenant.auth.introspection]
+url = "http://127.0.0.1:${stub.port}/introspect"
+client_id = "chatfiles"
+client_secret = "${INTROSPECTION_SECRET}"
 
 [[tenant]]
 org = "acme"
@@ -131,9 +151,11 @@ upload_bytes_max = 65536
 dynamic_token_ttl_seconds = [600]
 `;
 
-async function startServer() {
+async function startServer(stub) {
+    const key = { kty: "oct", alg: "HS256", k: Buffer.from(JWT_SECRET).toString("base64url") };
+    fs.writeFileSync(inside("jwks.json"), JSON.stringify({ keys: [key] }), { mode: 0o600 });
     const hash = execFileSync(program, ["hash-password"], { input: ACCOUNT }).toString().trim();
-    fs.writeFileSync(inside("chatfiles.toml"), configuration(hash));
+    fs.writeFileSync(inside("chatfiles.toml"), configuration(hash, stub));
     const args = ["serve", "--config", inside("chatfiles.toml"), "--store-path", inside("store")];
     const server = await start("chatfiles", program, args, (log) => log.match(/listening on (http:\/\/[0-9.]+:[0-9]+)/)?.[1]);
     await answers(`${server.found}/healthz`)();
@@ -252,12 +274,13 @@ const run = (page, name, argument) => page.evaluate(([name, argument]) => global
 
 const MEBIBYTE = 1024 * 1024;
 
-/// Two users with an SDK: one sends, the other receives and opens.
-async function sdk(name, rest, loginOf) {
+/// Two users with an SDK: one sends, the other receives and opens. `isBrief` leaves out files above 7.5 MiB.
+async function sdk(name, rest, loginOf, isBrief) {
     const [alice, bob] = [await openPage(name), await openPage(name)];
     const at = { appKey: "acme#chat", apiUrl: rest, url: `${rest.replace("http", "ws")}/websocket` };
     await run(alice, "login", { ...at, ...(await loginOf("alice")) });
     await run(bob, "login", { ...at, ...(await loginOf("bob")) });
+    const close = () => Promise.all([alice.close(), bob.close()]);
     const codes = await bob.evaluate(() => WebIM.statusCode);
 
     const send = async (file) => {
@@ -290,9 +313,11 @@ async function sdk(name, rest, loginOf) {
     check(`${name}: <video>`, (await bob.evaluate((url) => playable("video", url), video.url)) > 1.5, video);
 
     const voice = await send({ type: "audio", name: "voice.amr", mime: "audio/amr" });
+    check(`${name}: <audio> of the voice`, (await bob.evaluate((url) => playable("audio", `${url}&voice=mp3`), voice.url)) > 1.5, voice);
     const mp3 = await run(bob, "sdkDownload", { url: voice.url, secret: voice.secret, headers: { Accept: "audio/mp3" } });
     equal(`${name}: the voice as MP3`, mp3.type, "audio/mpeg");
 
+    if (isBrief) return close();
     // Above 7.5 MiB, the SDK uploads in parts.
     await send({ type: "file", name: "parts.bin", mime: "application/octet-stream", size: 8 * MEBIBYTE });
     const large = { type: "file", to: "bob", name: "large.bin", mime: "application/octet-stream", size: 10 * MEBIBYTE + 1 };
@@ -302,8 +327,7 @@ async function sdk(name, rest, loginOf) {
     await run(alice, "sendCombined", "bob");
     const combined = await run(bob, "incoming", "combine");
     equal(`${name}: a combined message`, await run(bob, "readCombined", combined), ["inside a combined message"]);
-    await alice.close();
-    await bob.close();
+    await close();
 }
 
 /// What elements of a page need in each mode of download_auth (docs/integrate.md).
@@ -341,6 +365,24 @@ async function elements(server) {
     check("signed: <img> of the Lanying API", picture?.[0] > 170, picture);
     equal("signed: a changed URL", await open("shown", small.url.replace("thumbnail=true", "thumbnail=false")), null);
     await page.close();
+}
+
+/// Refusals and addresses through a split: as if there were no proxy.
+async function transparent(name, rest, server) {
+    const page = await openPage();
+    const [base, token] = [`${rest}/acme/chat`, dynamicToken("acme", "chat", "alice")];
+    const large = await run(page, "uploadTooLarge", { base, token, size: 12 * MEBIBYTE });
+    equal(`${name}: a page can read the refusal`, large, { status: 413, error: "file exceeding maximum limit" });
+    await page.close();
+
+    const before = server.log().length;
+    const { port } = new URL(rest);
+    const request = { port, path: "/acme/chat/chatfiles/missing", host: "127.0.0.1", localAddress: "127.0.0.9" };
+    const id = await new Promise((resolve, reject) => {
+        http.get(request, (answer) => answer.resume().on("end", () => resolve(answer.headers["x-request-id"]))).on("error", reject);
+    });
+    const line = await until(() => server.log().slice(before).split("\n").find((line) => line.includes(id) && line.includes('"access"')));
+    equal(`${name}: the client's address`, JSON.parse(line).fields.client, "127.0.0.9");
 }
 
 async function lanying(rest, stub) {
@@ -431,7 +473,7 @@ async function runExample({ name, command }, args, environment) {
     return { ...(await output(command[0], [...command.slice(1), ...args, file], cwd, environment)), cwd };
 }
 
-const TOKENS = ["client-credentials", "dynamic"];
+const TOKENS = ["client-credentials", "dynamic", "jwt"];
 
 async function example(program_, server, nginx) {
     const { name } = program_;
@@ -440,6 +482,7 @@ async function example(program_, server, nginx) {
         FILES_TENANT: `acme/${app}`,
         FILES_APP_ID: app === "chat" ? "acme" : `acme-${app}`,
         FILES_CLIENT_SECRET: app === "chat" ? SECRET : `${SECRET}-${app}`,
+        FILES_JWT_SECRET: JWT_SECRET,
     });
     const size = fs.statSync(path.join(repository, "tests/data/photo.jpg")).size;
     for (const api of ["easemob", "lanying"]) {
@@ -455,7 +498,7 @@ async function example(program_, server, nginx) {
         }
         const tooLarge = await runExample(program_, [api, "dynamic"], as(server.url, "small"));
         check(`${name} ${api}: 413`, tooLarge.code === 1 && tooLarge.err.includes("the file is too large"), tooLarge);
-        const refused = await runExample(program_, [api, "dynamic"], { ...as(server.url), FILES_CLIENT_SECRET: "x".repeat(32) });
+        const refused = await runExample(program_, [api, "jwt"], { ...as(server.url), FILES_JWT_SECRET: "x".repeat(32) });
         check(`${name} ${api}: a wrong token`, refused.code === 1 && /error: (401|200 .*10008)/.test(refused.err), refused);
     }
 
@@ -523,7 +566,9 @@ async function documents(server, nginx, stub) {
 
     const cwd = inside("documents");
     fs.mkdirSync(cwd);
-    fs.writeFileSync(path.join(cwd, "chatfiles.toml"), texts("toml").filter((text) => !text.startsWith("[tenant.auth")).join("\n"));
+    const key = crypto.generateKeyPairSync("ec", { namedCurve: "P-256" }).publicKey.export({ type: "spki", format: "pem" });
+    fs.writeFileSync(inside("key.pem"), key, { mode: 0o600 });
+    fs.writeFileSync(path.join(cwd, "chatfiles.toml"), replaced(texts("toml").join("\n"), [["/etc/chatfiles/jwks.json", inside("key.pem")]]));
     fs.copyFileSync(path.join(repository, "tests/data/photo.jpg"), path.join(cwd, "photo.jpg"));
     fs.symlinkSync(program, path.join(cwd, "chatfiles"));
     const before = stub.requests.length;
@@ -537,15 +582,17 @@ async function documents(server, nginx, stub) {
 
 async function main() {
     media();
-    const server = await startServer();
+    let server;
     let rest;
     const stub = await startStub({
-        tokenFor: (org, app, user) => inherit(server.url, org ?? "acme", app ?? "chat", user),
+        // The Easemob API: the backend asks chatfiles. The Lanying API: chatfiles asks the backend.
+        tokenFor: (org, app, user) => (org ? inherit(server.url, org, app, user) : stub.opaqueToken(user)),
         dnsFor: () => {
             const here = { protocol: "http", host: new URL(rest).host };
             return { version: 1, dns_list: [{ group_level: 0, clusters: [{ ratel: [here], webim: [here], rtc: [here] }] }] };
         },
     });
+    server = await startServer(stub);
     pages = await startPages();
     const nginx = await startNginx("nginx", server.url, stub);
     const haproxy = await startHaproxy(server.url, stub);
@@ -559,14 +606,16 @@ async function main() {
         const before = { log: server.log().length, requests: stub.requests.length };
         for (const [package_, login] of [["easemob-websdk", password], ["agora-chat", dynamic]]) {
             const logins = stub.logins.length;
-            await sdk(package_, split, login);
+            // Both SDKs upload large files in the same way.
+            await sdk(package_, split, login, package_ === "agora-chat");
             equal(`${package_} logs in at the chat servers`, stub.logins.slice(logins).map(({ user }) => user), ["alice", "bob"]);
             console.log(`ok: ${package_} through ${name}`);
         }
+        await transparent(name, split, server);
         await lanying(split, stub);
         console.log(`ok: Lanying through ${name}`);
         const { here, there } = routed(name, server, stub, before);
-        for (const path of ["POST /acme/chat/token", "WEBSOCKET /websocket", "POST /token/user", "GET /"]) {
+        for (const path of ["POST /acme/chat/token", "WEBSOCKET /websocket", "POST /token/user", "POST /introspect", "GET /"]) {
             check(`${name}: ${path} at the chat servers`, there.includes(path), there);
         }
         for (const path of ["POST /acme/chat/chatfiles", "POST /acme/chat/sdk/chatfiles/part-upload", "POST /file/oss/acme", "GET /file/upload/avatar/user"]) {

@@ -1,6 +1,7 @@
 //! A stub of the vendors' chat servers: login, the other REST calls of the SDKs, and enough of Easemob's WebSocket
 //! protocol (MSYNC) that a web SDK logs in, sends a message, and another one receives it. It stores nothing. It has one
-//! file, as if it had been uploaded before chatfiles was installed; `requests` shows who asks for files here.
+//! file, as if it had been uploaded before chatfiles was installed; `requests` shows who asks for files here. It is also
+//! the introspection server for its opaque tokens.
 //!
 //!     node tests/sdk/stub-chat.mjs [PORT]
 
@@ -8,6 +9,8 @@ import crypto from "node:crypto";
 import http from "node:http";
 import { pathToFileURL } from "node:url";
 
+/// Authenticates chatfiles when it asks about a token.
+export const INTROSPECTION_SECRET = "qR7sVn2wXb9KfYtLcJ4hZgMd8pUe3Ta6";
 const OLD_FILE = "0aa22ce6-a9ce-11ef-af57-963d88c2625c";
 const PASSWORDS = { alice: "password of alice", bob: "password of bob" };
 
@@ -18,6 +21,7 @@ export async function startStub({ tokenFor, dnsFor = () => ({ dns_list: [] }), p
     const requests = [];
     const logins = [];
     const sockets = new Map(); // user → send(bytes)
+    const opaque = new Map(); // token → user
 
     const server = http.createServer((request, response) => {
         const body = [];
@@ -65,6 +69,12 @@ export async function startStub({ tokenFor, dnsFor = () => ({ dns_list: [] }), p
         // The speed test of the Lanying web SDK.
         if (url.pathname === "/") return answer(200, { code: 200 });
         if (easemob?.[3] === `chatfiles/${OLD_FILE}`) return answer(200, "a file of the chat servers");
+        // Token introspection (RFC 7662): which user a token of this backend stands for.
+        if (request.method === "POST" && url.pathname === "/introspect") {
+            if (request.headers.authorization !== `Basic ${btoa(`chatfiles:${INTROSPECTION_SECRET}`)}`) return answer(401, {});
+            const user = opaque.get(new URLSearchParams(body).get("token"));
+            return answer(200, user ? { active: true, sub: user, exp: Math.floor(Date.now() / 1000) + 600 } : { active: false });
+        }
         if (/\/chatfiles\/[^/]+$/.test(url.pathname)) return answer(404, { error: "entity_not_found" });
         if (/chatfiles|^\/file\//.test(url.pathname)) return answer(500, { error: "a file request at the chat servers" });
         // Everything else that an SDK asks: an empty success.
@@ -126,7 +136,13 @@ export async function startStub({ tokenFor, dnsFor = () => ({ dns_list: [] }), p
     }
 
     await new Promise((resolve) => server.listen(port, "127.0.0.1", resolve));
-    return { port: server.address().port, requests, logins, oldFile: OLD_FILE, close: () => server.close() };
+    /// A token that only this backend understands.
+    const opaqueToken = (user) => {
+        const token = crypto.randomBytes(24).toString("base64url");
+        opaque.set(token, user);
+        return token;
+    };
+    return { port: server.address().port, requests, logins, opaqueToken, oldFile: OLD_FILE, close: () => server.close() };
 }
 
 // MSYNC commands, the name space of chat messages, and a status without an error.
