@@ -250,12 +250,16 @@ async function lanying({ dnsServer, appId, password }) {
     const photo = await chosen("photo.jpg", "image/jpeg");
     const progress = [];
     const to = { to_type: 1, to_id: "bob" };
-    const chat = (file_type, file) => alice.upload("/file/upload/chat", { file_type, ...to }, file, (at) => progress.push(at));
+    const chat = (file_type, file) =>
+        alice.upload("/file/upload/chat", { file_type, ...to }, file, (at) => progress.push(at));
     const image = await chat(102, photo);
     const video = await chat(103, await chosen("video.mp4", "video/mp4"));
     const voice = await chat(101, await chosen("voice.amr", "audio/amr"));
     const avatar = await alice.upload("/file/upload/avatar/user", {}, photo);
-    const forwarded = await bob.call("GET", "/file/upload/forward", { file_sign: image.split("sign=")[1], to_id: "carol" });
+    const forwarded = await bob.call("GET", "/file/upload/forward", {
+        file_sign: image.split("sign=")[1],
+        to_id: "carol",
+    });
 
     const original = await (await fetch(bob.element(image))).blob();
     return {
