@@ -59,6 +59,7 @@ fn answer_decides() {
         assert_eq!(provider.asked(), ["opaque", "opaque"], "{about}");
     }
     assert_eq!(outcome(&server, "unknown"), Invalid);
+    assert_eq!(provider.asked(), ["unknown", "unknown"]);
     // Whatever a token has in it, it stays one field.
     for token in ["1|a+b/c=", "a&token=b", "a%26b", "ey.ey.x", "..."] {
         provider.know_alice(token);

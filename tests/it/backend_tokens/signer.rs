@@ -152,25 +152,23 @@ impl Signer {
     pub(super) fn sign(&self, message: &str) -> String {
         match self.name {
             "HS256" => hmac(&self.private, message),
-            "RS256" => {
-                let directory = tempfile::tempdir().unwrap();
-                let file = directory.path().join("key");
-                fs::write(&file, &self.private).unwrap();
-                let file = file.to_str().unwrap();
-                encode(openssl(
-                    &["dgst", "-sha256", "-keyform", "DER", "-sign", file],
-                    message.as_bytes(),
-                ))
-            }
-            "ES256" => {
-                let key = EncodingKey::from_ec_der(&self.private);
-                jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::ES256).unwrap()
-            }
+            "RS256" => encode(self.sign_digest(message)),
+            "ES256" => encode(es256_signature(&self.sign_digest(message))),
             _ => {
                 let key = EncodingKey::from_ed_der(&self.private);
                 jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::EdDSA).unwrap()
             }
         }
+    }
+
+    /// `openssl` signs the SHA-256 of a message.
+    fn sign_digest(&self, message: &str) -> Vec<u8> {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("key");
+        fs::write(&file, &self.private).unwrap();
+        let file = file.to_str().unwrap();
+        let arguments = ["dgst", "-sha256", "-keyform", "DER", "-sign", file];
+        openssl(&arguments, message.as_bytes())
     }
 
     /// A token with this header.
@@ -242,6 +240,18 @@ impl Signer {
     pub(super) fn write_set(&self, directory: &Path, name: &str) {
         write(directory, name, &set(&[self.jwk(self.name)]));
     }
+}
+
+/// The two numbers of an ECDSA signature in DER, as RFC 7518 §3.4 wants them: 32 bytes each.
+fn es256_signature(der: &[u8]) -> Vec<u8> {
+    let number = |at: usize| {
+        assert_eq!(der[at], 2, "an INTEGER");
+        let bytes = &der[at + 2..][..der[at + 1].into()];
+        let digits = bytes.strip_prefix(&[0]).unwrap_or(bytes);
+        [&vec![0; 32 - digits.len()], digits].concat()
+    };
+    let second = 4 + usize::from(der[3]);
+    [number(2), number(second)].concat()
 }
 
 /// A JWK set.
