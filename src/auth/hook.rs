@@ -18,6 +18,7 @@ use crate::{
     settings::{number, seconds},
     tenant::{Hook, Tenant},
     time::Clock,
+    trace_parent::TraceParent,
 };
 
 /// `Retry-After` if there is no answer.
@@ -96,6 +97,10 @@ pub struct Question<'a> {
     /// The sender of the file, if it exists already.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<&'a str>,
+    /// The trace of the request, passed on in a header. Callers with the same question share an answer, and the backend
+    /// sees the trace of the one that asks.
+    #[serde(skip)]
+    pub trace: Option<TraceParent>,
 }
 
 impl Question<'_> {
@@ -252,11 +257,11 @@ impl Hooks {
         question: &Question<'_>,
         deadline: Instant,
     ) -> Result<Verdict> {
-        let body = body(tenant, question);
+        let (body, trace) = (body(tenant, question), question.trace);
         let claimant = Claimant::whole_tenant(tenant.index);
         let (backend, moved) = (self.backend.clone(), hook.clone());
         // Ends by the deadline.
-        let exchange = async move { backend.exchange(&moved, &body, deadline).await };
+        let exchange = async move { backend.exchange(&moved, &body, trace, deadline).await };
         let answered = self.exchanges.run(claimant, exchange).await;
         match answered.map_err(|failure| match failure {
             Failure::Refused => unavailable(hook, "too many questions wait"),

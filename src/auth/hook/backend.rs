@@ -14,6 +14,7 @@ use crate::{
     secret::{SecretKey, hex},
     tenant::Hook,
     time::Clock,
+    trace_parent::{self, TraceParent},
 };
 
 /// Maximum size of an answer's body.
@@ -50,15 +51,22 @@ impl Backend {
         &self,
         hook: &Hook,
         body: &str,
+        trace: Option<TraceParent>,
         deadline: Instant,
     ) -> Result<Answer, String> {
-        let sent = exchange::send(&self.client, || self.request(hook, body), BODY_BYTES_MAX);
+        let request = || self.request(hook, body, trace);
+        let sent = exchange::send(&self.client, request, BODY_BYTES_MAX);
         let answered = tokio::time::timeout_at(deadline.into(), sent).await;
         let body = answered.map_err(|_| "no answer in time")??;
         parse(&body).ok_or_else(|| "the answer is no JSON object with a boolean \"allow\"".into())
     }
 
-    fn request(&self, hook: &Hook, body: &str) -> Result<Request<RequestBody>, http_client::Error> {
+    fn request(
+        &self,
+        hook: &Hook,
+        body: &str,
+        trace: Option<TraceParent>,
+    ) -> Result<Request<RequestBody>, http_client::Error> {
         let mut request = Request::post(&hook.url)
             .header(header::CONTENT_TYPE, "application/json")
             .header(header::ACCEPT, "application/json")
@@ -68,6 +76,9 @@ impl Backend {
             request = request
                 .header("X-Chatfiles-Timestamp", timestamp)
                 .header("X-Chatfiles-Signature", sign(secret, timestamp, body));
+        }
+        if let Some(trace) = trace {
+            request = request.header(trace_parent::HEADER, trace.to_string());
         }
         let body = Full::from(body.to_owned()).map_err(|never| match never {});
         // Only the URL may be malformed.

@@ -101,6 +101,11 @@ fn upload(server: &TestServer, authorization: &str) -> Answer {
     )
 }
 
+/// The status of an upload. While something changes, the two APIs may disagree.
+fn status(server: &TestServer, token: &str) -> u16 {
+    upload(server, &format!("Bearer {token}")).status
+}
+
 /// The owner of an uploaded file, as the store has it.
 #[track_caller]
 fn owner(server: &TestServer, uploaded: &Answer) -> &'static str {
