@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use crate::{
     api::Api,
-    auth::{Grants, KeyRing, Verifier, hook::Hooks},
+    auth::{BackendKeys, Grants, Introspections, KeyRing, Verifier, hook::Hooks},
     config::Config,
     error::{Error, Result},
     files::{Capabilities, Files},
@@ -60,6 +60,7 @@ pub struct App {
     operator_listeners: Vec<Listener>,
     free_space_min_bytes: u64,
     policy: Arc<ArcSwap<Policy>>,
+    backend_keys: Arc<BackendKeys>,
     /// Where the keys and the control socket are.
     root: PathBuf,
     /// The random name of this run.
@@ -96,7 +97,9 @@ impl App {
     pub fn build_over(config: Config, clock: Clock, store: Arc<dyn Store>) -> Result<Self> {
         config.warn_of_weak_secrets();
         let root = std::path::absolute(&config.store.path).map_err(Error::internal)?;
-        let api = api(&config, &root.join("keys"), &clock, store.clone())?;
+        let backend_keys = Arc::<BackendKeys>::default();
+        let keys = root.join("keys");
+        let api = api(&config, &keys, backend_keys.clone(), &clock, store.clone())?;
         let limiter = Arc::new(Limiter::new(config.limit.clone(), clock.monotonic()));
         let policy = Arc::new(ArcSwap::from_pointee(config.retention()));
         let server = Uuid::new_v4().simple().to_string();
@@ -119,6 +122,7 @@ impl App {
             operator_listeners: Vec::new(),
             free_space_min_bytes: config.store.free_space_min_bytes,
             policy,
+            backend_keys,
             root,
             server,
             clock,
@@ -194,6 +198,7 @@ impl App {
             tls: self.tls.clone(),
             tenants: self.service.api().tenants.clone(),
             policy: self.policy.clone(),
+            backend_keys: self.backend_keys.clone(),
             upload_bytes_in_flight_max: self.service.upload_levels().in_flight_bytes_max,
             secrets: SecretStore::new(self.root.join("keys")),
             store: Arc::downgrade(&self.store),
@@ -270,6 +275,8 @@ impl App {
             let watch = self.reloader().watch_certificates(shutdown.clone());
             tasks.spawn("certificates", watch);
         }
+        let watch = self.reloader().watch_backend_keys(shutdown.clone());
+        tasks.spawn("keys of chat backends", watch);
         let (limiter, clock) = (self.limiter.clone(), self.clock.clone());
         let sweep = upkeep::sweep_limiter(limiter, clock.clone(), shutdown.clone());
         tasks.spawn("limiter sweep", sweep);
@@ -285,10 +292,17 @@ impl App {
 }
 
 /// Builds the services of the APIs over a store. Creates keys and secrets that are missing. Blocking.
-fn api(config: &Config, keys: &Path, clock: &Clock, store: Arc<dyn Store>) -> Result<Api> {
+fn api(
+    config: &Config,
+    keys: &Path,
+    backend_keys: Arc<BackendKeys>,
+    clock: &Clock,
+    store: Arc<dyn Store>,
+) -> Result<Api> {
     let tenants =
         SecretStore::new(keys.to_owned()).tenants(&Tenants::default(), &config.tenants)?;
     logging::set_ids_masked(tenants.has_open_ids());
+    backend_keys.install(BackendKeys::read(&tenants)?);
     let ring = Arc::new(KeyRing::load_or_create(keys, clock.now())?);
     let descriptors = listener::raise_descriptors_max();
     let mut files = config.files.clone();
@@ -297,7 +311,8 @@ fn api(config: &Config, keys: &Path, clock: &Clock, store: Arc<dyn Store>) -> Re
     Ok(Api {
         files: Files::new(store, &files, clock.clone()),
         tenants: Arc::new(ArcSwap::from_pointee(tenants)),
-        verifier: Verifier::new(ring.clone()),
+        verifier: Verifier::new(ring.clone(), backend_keys),
+        introspections: Introspections::new(config.introspection.clone(), clock.clone()),
         grants: Grants::new(ring, config.limit.exempt.clone(), clock.clone()),
         hooks: Hooks::new(config.hook.clone(), clock.clone()),
         clock: clock.clone(),
@@ -316,6 +331,7 @@ fn metrics(service: &Service, store: &dyn Store) -> Metrics {
         derivatives,
         syncs: store.maintenance().syncs(),
         logins: service.api().grants.counts(),
+        introspections: service.api().introspections.counts(),
     }
 }
 

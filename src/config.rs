@@ -11,7 +11,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use crate::{
     api,
-    auth::hook,
+    auth::{hook, introspection},
     error::{Error, Result},
     files,
     http::{cors::Cors, multipart::FORM_OVERHEAD_BYTES},
@@ -49,6 +49,8 @@ pub struct Config {
     pub files: files::Config,
     /// `[hook]`: how the hooks of chat backends are called.
     pub hook: hook::Config,
+    /// `[introspection]`: how the introspection servers of chat backends are called.
+    pub introspection: introspection::Config,
     /// The rate limiter.
     pub limit: limit::Config,
     /// `[log]`
@@ -106,6 +108,7 @@ impl Config {
             files: read_files(document)?,
             store: document.section("store")?.read()?,
             hook: document.section("hook")?.read()?,
+            introspection: document.section("introspection")?.read()?,
             limit,
             log: document.section("log")?.read()?,
             tenant_defaults,

@@ -292,7 +292,7 @@ mod tests {
         let (_dir, ring) = testing::ring(NOW);
         let grants = grants(Arc::clone(&ring));
         let (verifier, tenant) = (
-            crate::auth::Verifier::new(ring),
+            crate::auth::Verifier::new(ring, Arc::default()),
             testing::tenant("org", "app"),
         );
         for (asked, given) in [

@@ -210,6 +210,14 @@ fn differences(tenant: &TenantConfig, defaults: &Limits) -> String {
         (is_strict, "strict_restrict_access = true"),
         (tenant.strict_recipients, "strict_recipients = true"),
         (tenant.hook_url.is_some(), "a hook decides"),
+        (
+            tenant.auth.jwt.is_some(),
+            "JWTs of the backend are accepted",
+        ),
+        (
+            tenant.auth.introspection.is_some(),
+            "tokens are introspected",
+        ),
         (tenant.sdk_sign_key.is_some(), "requests need sdk_sign"),
         (is_processed, "pictures are processed by another server"),
         (is_revoked, "some tokens are revoked"),

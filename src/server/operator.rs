@@ -144,6 +144,7 @@ impl Operator {
                 write_errors: health.write_errors,
             },
             certificates_end_secs: self.tls.as_ref().and_then(Tls::end_secs),
+            stale_key_files: self.service.api().verifier.stale_key_files(),
             log_lines_dropped: logging::lines_dropped(),
         };
         ops::metrics(self.metrics.render(levels))

@@ -315,7 +315,7 @@ impl Service {
                 Box::pin(easemob::parts::complete(&easemob()?, params.id, body)).await
             }
             EasemobAbortParts => easemob::parts::abort(&easemob()?, params.id).await,
-            LanyingUserAvatarTicket => lanying::upload::user_avatar(&lanying()?),
+            LanyingUserAvatarTicket => lanying::upload::user_avatar(&lanying()?).await,
             LanyingGroupAvatarTicket => lanying::upload::group_avatar(&lanying()?).await,
             LanyingChatTicket => lanying::upload::chat(&lanying()?).await,
             LanyingForward => lanying::forward(&lanying()?).await,

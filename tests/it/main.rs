@@ -12,6 +12,7 @@
 
 mod support;
 
+mod backend_tokens;
 mod cli;
 mod cors;
 mod crash;
