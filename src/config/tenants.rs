@@ -14,7 +14,7 @@ use crate::{
     auth::{is_user_name, password},
     error::{Error, Result},
     secret::SecretKey,
-    settings::number,
+    settings::{number, seconds_list},
     tenant::{Account, DownloadAuth, Hook, Lanying, Limits, Processing, Retention, Tenant},
     time::Timestamp,
 };
@@ -45,6 +45,7 @@ pub struct TenantConfig {
     pub app_id: Option<String>,
     pub client_id: Option<String>,
     pub client_secret: Option<SecretKey>,
+    #[serde(deserialize_with = "seconds_list")]
     pub dynamic_token_ttl_seconds: Option<Vec<i64>>,
     pub download_auth: Option<DownloadAuthKind>,
     pub strict_restrict_access: bool,
