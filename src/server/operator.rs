@@ -24,7 +24,7 @@ use crate::{
     http::body::{Pace, RequestBody},
     limit::{ClientLimiter, Limiter},
     logging,
-    metrics::{Levels, Metrics, StoreLevels},
+    metrics::{Levels, Metrics, StoreLevels, TENANTS_MAX, TenantName},
     settings::{self, expected},
     store::{Store, to_end},
 };
@@ -119,7 +119,15 @@ pub async fn serve(
 impl Operator {
     async fn metrics(&self) -> Response<Body> {
         let health = self.disk.store.maintenance().health();
+        let tenants = self.service.api().tenants.load_full();
+        let counted = tenants.iter().filter(|tenant| tenant.index < TENANTS_MAX);
         let levels = Levels {
+            tenants: counted
+                .map(|tenant| TenantName {
+                    index: tenant.index,
+                    name: tenant.name(),
+                })
+                .collect(),
             files: self.service.api().files.levels(),
             limiter_addresses: self.limiter.entries(),
             uploads: self.service.upload_levels(),
