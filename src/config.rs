@@ -18,6 +18,7 @@ use crate::{
     limit::{self, Rate},
     logging, retention,
     server::{cdn, endpoint::At, listener, operator, service, tls::CertificateFiles},
+    settings::format_bytes,
     store::local,
     tenant::Limits,
 };
@@ -148,8 +149,11 @@ impl Config {
             return Ok(());
         }
         Err(Error::invalid(format!(
-            "limits.upload_bytes_in_flight_max = {bytes_max}{note}: must be at least {needed}: the largest \
-             upload_bytes_max of a tenant, and {FORM_OVERHEAD_BYTES} for its form"
+            "limits.upload_bytes_in_flight_max = \"{}\"{note}: must be at least \"{}\": the largest upload_bytes_max of \
+             a tenant, and {} for its form",
+            format_bytes(bytes_max),
+            format_bytes(needed),
+            format_bytes(FORM_OVERHEAD_BYTES)
         )))
     }
 

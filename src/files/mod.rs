@@ -22,7 +22,7 @@ use crate::{
     metrics::{Derivations, FileLevels, Lookups},
     retention,
     secret::constant_time_eq,
-    settings::{number, seconds},
+    settings::{number, seconds, size},
     store::{Class, Dialect, Key, ObjectId, Store},
     tenant::Tenant,
     time::{Clock, Timestamp},
@@ -30,7 +30,7 @@ use crate::{
 
 pub use self::{
     derive::{DerivedFile, Rendition},
-    ffmpeg::{Capabilities, Config as FfmpegConfig},
+    ffmpeg::{Capabilities, Config as FfmpegConfig, PACKAGES},
     open::OpenFile,
     parts::{Completion, PartUpload, ReceivedPart},
     upload::{Attributes, Received, Stored},
@@ -43,7 +43,7 @@ pub struct Config {
     /// Bytes of derivatives kept in memory.
     #[serde(
         rename = "cache_bytes_max",
-        deserialize_with = "number::<{ 1 << 20 }, { 1 << 40 }, _, _>"
+        deserialize_with = "size::<{ 1 << 20 }, { 1 << 40 }, _, _>"
     )]
     pub derived_bytes_max: u64,
     /// Images decoded at once.
@@ -53,7 +53,7 @@ pub struct Config {
     #[serde(rename = "queue_max", deserialize_with = "number::<1, 100_000, _, _>")]
     pub decode_queue_max: usize,
     /// Bytes that all decoders together may use.
-    #[serde(deserialize_with = "number::<{ 1 << 20 }, { 1 << 40 }, _, _>")]
+    #[serde(deserialize_with = "size::<{ 1 << 20 }, { 1 << 40 }, _, _>")]
     pub decode_bytes_max: u64,
     /// Pixels of an image that is decoded at all.
     #[serde(

@@ -6,12 +6,12 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use hyper::{Method, Request, Response, StatusCode, body::Incoming};
-use serde::{Deserialize, Deserializer};
+use serde::Deserializer;
 use tokio::sync::Semaphore;
 
 use super::{
     connection::{self, ConnectionInfo, Handle},
-    endpoint::Listener,
+    endpoint::{ADDRESSES, Listener, tcp_address},
     listener,
     service::Service,
     shutdown::Shutdown,
@@ -25,7 +25,7 @@ use crate::{
     limit::{ClientLimiter, Limiter},
     logging,
     metrics::{Levels, Metrics, StoreLevels, TENANTS_MAX, TenantName},
-    settings::expected,
+    settings::{self, expected},
     store::{Store, to_end},
 };
 
@@ -83,14 +83,11 @@ pub struct Disk {
 /// # Errors
 /// If the text is not an address with a port.
 pub fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    match text.parse() {
-        Ok(address) => Ok(Some(address)),
-        Err(_) if text.is_empty() => Ok(None),
-        Err(_) => Err(expected(
-            "an address and a port, such as 127.0.0.1:9090",
-            format_args!("{text:?}"),
-        )),
+    let text = settings::text(deserializer)?;
+    match tcp_address(&text) {
+        None if text.is_empty() => Ok(None),
+        None => Err(expected(ADDRESSES, format_args!("{text:?}"))),
+        address => Ok(address),
     }
 }
 

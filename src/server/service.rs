@@ -44,7 +44,7 @@ use crate::{
     limit::{Budget, Limiter, Rate, UploadPermit},
     metrics::{Answered, Refusal, Requests, RouteLabel, UploadLevels},
     routes::{self, Action},
-    settings::{networks, number},
+    settings::{networks, size},
     tenant::{Limits, Tenant, Tenants},
     trace_parent::TraceParent,
 };
@@ -79,7 +79,7 @@ pub struct Config {
     #[serde(skip)]
     pub default_rate: Rate,
     /// Upper limit of the bytes that uploads in flight may announce.
-    #[serde(deserialize_with = "number::<1, { 1 << 40 }, _, _>")]
+    #[serde(deserialize_with = "size::<1, { 1 << 40 }, _, _>")]
     pub upload_bytes_in_flight_max: u64,
     /// Networks without a share of that limit: proxies and the backend's own servers.
     #[serde(skip)]
