@@ -13,7 +13,7 @@ use crate::{
     error::{Error, Kind, Result},
     logging,
     retention::Policy,
-    server::{shutdown::Shutdown, tls::Tls},
+    server::{operator::Authenticator, shutdown::Shutdown, tls::Tls},
     store::{Access, Store},
     tenant::Tenants,
 };
@@ -31,13 +31,15 @@ pub struct Reloader {
     /// The value that the server was started with.
     pub(super) upload_bytes_in_flight_max: u64,
     pub(super) secrets: SecretStore,
+    /// Has the token of the operator.
+    pub(super) authenticator: Arc<Authenticator>,
     /// Weak, so that a reloader does not keep the store open.
     pub(super) store: Weak<dyn Store>,
 }
 
 impl Reloader {
-    /// Applies the tenants of a configuration, with their limits and retention, and reads the certificates again. New
-    /// requests and connections use them. All other settings need a restart. Blocking.
+    /// Applies the tenants of a configuration, with their limits and retention, and reads the certificates and the
+    /// operator's token again. New requests and connections use them. All other settings need a restart. Blocking.
     ///
     /// # Errors
     /// The configuration or a certificate is not usable; nothing has changed then.
@@ -52,6 +54,8 @@ impl Reloader {
         let before = self.tenants.load_full();
         let tenants = self.secrets.tenants(&before, &config.tenants)?;
         self.certificates()?;
+        // Last: what follows cannot fail.
+        self.authenticator.reload()?;
         config.warn_of_weak_secrets();
         self.policy.store(Arc::new(config.retention()));
         // Log lines hide ids from before an id can open a file until after the last one can.

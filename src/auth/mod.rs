@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`keyring`] has the signing keys; [`token`] is our signed token and `dynamic` the one that an
 //! Easemob backend signs; [`verifier`] turns a token into an [`Identity`]; [`password`] checks passwords, `attempts`
-//! slows down guessing, [`grant`] issues tokens; [`hook`] asks the chat backend what a user may do. Access to objects
+//! slows down guessing, [`grant`] issues tokens; [`operator_token`] protects the operator listener; [`hook`] asks the chat backend what a user may do. Access to objects
 //! (`files/`), JSON (`api/`) and rate limits (`limit/`) are elsewhere.
 
 mod attempts;
@@ -10,6 +10,7 @@ mod dynamic;
 pub mod grant;
 pub mod hook;
 pub mod keyring;
+pub mod operator_token;
 pub mod password;
 #[cfg(test)]
 mod testing;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 
 pub use grant::{Granted, Grants};
 pub use keyring::KeyRing;
+pub use operator_token::OperatorToken;
 pub use verifier::Verifier;
 
 /// Maximum size of a token of any form, in bytes. Longer tokens are refused before they are parsed.

@@ -17,7 +17,7 @@ use crate::{
     error::{Error, Result},
     files,
     http_client::{self, HttpClient, RequestBody},
-    logging,
+    logging::{self, Actor},
     retention::{self, SweepMode},
     server::{
         activation::{self, State},
@@ -236,6 +236,9 @@ pub(super) fn check_config(config: &Config, probe: bool) -> Result<ExitCode> {
     for secret in config.weak_secrets() {
         say(&format!("warning: {secret}"))?;
     }
+    if let Some(warning) = config.operator.warning() {
+        say(&format!("warning: {warning}"))?;
+    }
     let report = match app::attach(config)? {
         Some(store) => sweep_as(&*store, config, SweepMode::Report)?,
         None => retention::Report::default(),
@@ -345,7 +348,13 @@ pub(super) fn rm(config: &Config, text: &str) -> Result<ExitCode> {
     if let Some(answer) = control::request(&config.store.path, &command)? {
         return say(&answer);
     }
-    match run(store.remove(id))? {
+    // The audit line goes to standard error, as that of a server.
+    let _log = logging::install(&config.log)?;
+    let actor = Actor {
+        by: "command line",
+        request: None,
+    };
+    match run(files::take_down(&*store, id, actor))? {
         true => say(&format!("removed {id}")),
         false => Err(Error::invalid(format!("there is no file {id}"))),
     }

@@ -11,7 +11,7 @@ use crate::{
     config::{Config, DownloadAuthKind, TenantConfig},
     files::Capabilities,
     http::{cors::Cors, forwarded::ForwardedHeader},
-    server::endpoint::Endpoint,
+    server::{endpoint::Endpoint, operator::Authentication},
     store::{Class, local::Durability},
     tenant::{Limits, Retention},
 };
@@ -46,6 +46,7 @@ pub(super) fn text<'a>(
             text,
             "metrics and probes on http://{address}: /metrics /livez /readyz /log-level"
         );
+        let _ = writeln!(text, "console on http://{address}/");
     }
     let _ = writeln!(text, "\n{}", policy(config, capabilities));
     if let Some(address) = plain {
@@ -111,9 +112,13 @@ fn limits(config: &Config) -> Lines {
         ForwardedHeader::Forwarded => "Forwarded",
     };
     let proxies = list(&config.service.trusted_proxies);
-    let operator = match config.operator {
-        Some(address) => format!("at {address}, without authentication"),
-        None => "none, because operator.listen is not set".into(),
+    let operator = match (config.operator.listen, config.operator.authentication()) {
+        (Some(address), Some(Authentication::Token)) => {
+            let file = config.operator.token_file(&config.keys_path());
+            format!("at {address}, with the token in {}", file.display())
+        }
+        (Some(address), _) => format!("at {address}, without authentication"),
+        (None, _) => "none, because operator.listen is not set".into(),
     };
     let origins = match &config.cors {
         Cors::Any => "any".to_owned(),
