@@ -27,13 +27,13 @@ pub(crate) use self::cells::Label;
 pub use self::{
     cells::Counter,
     families::CONTENT_TYPE,
-    requests::{Answered, Refusal, Requests, RouteLabel},
+    requests::{Answered, Refusal, Requests, RouteLabel, TENANTS_MAX, TenantName},
 };
 
 /// All counters of a server. Clones share the same counters.
 #[derive(Debug, Clone)]
 pub struct Metrics {
-    /// Requests by route.
+    /// Requests by route and by tenant.
     pub requests: Arc<Requests>,
     /// Connections of the public listener.
     pub connections: Arc<Connections>,
@@ -50,6 +50,8 @@ pub struct Metrics {
 /// Values that are measured at a scrape.
 #[derive(Debug, Clone)]
 pub struct Levels {
+    /// The names of the tenants that have counters of their own.
+    pub tenants: Vec<TenantName>,
     /// Open objects, derivatives and uploads in parts.
     pub files: FileLevels,
     /// Client addresses in the rate limiter's table.

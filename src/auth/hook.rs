@@ -19,6 +19,7 @@ use crate::{
     settings::{number, seconds},
     tenant::{Hook, Tenant},
     time::Clock,
+    trace_parent::TraceParent,
 };
 
 /// `Retry-After` if there is no answer.
@@ -97,6 +98,10 @@ pub struct Question<'a> {
     /// The sender of the file, if it exists already.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<&'a str>,
+    /// The trace of the request, passed on in a header. Callers with the same question share an answer, and the backend
+    /// sees the trace of the one that asks.
+    #[serde(skip)]
+    pub trace: Option<TraceParent>,
 }
 
 impl Question<'_> {
@@ -261,7 +266,7 @@ impl Hooks {
         question: &Question<'_>,
         deadline: Instant,
     ) -> Result<Verdict> {
-        let body = body(tenant, question);
+        let (body, trace) = (body(tenant, question), question.trace);
         let claimant = Claimant::whole_tenant(tenant.index);
         let permit = self.questions.acquire(claimant, 0).await;
         let permit = permit.map_err(|_| unavailable(hook, "too many questions wait"))?;
@@ -269,7 +274,7 @@ impl Hooks {
         let (sender, answer) = oneshot::channel();
         // A task that ends by the deadline: a caller that gives up does not free the permit.
         let exchange = async move {
-            let answered = backend.exchange(&moved, &body, deadline).await;
+            let answered = backend.exchange(&moved, &body, trace, deadline).await;
             drop(permit);
             let _ = sender.send(answered);
         };

@@ -78,10 +78,10 @@ impl Route {
             statuses: statuses
                 .map(|(status, count)| (status, count.into()))
                 .collect(),
-            sent_bytes: numbers.sent_bytes,
-            received_bytes: numbers.received_bytes,
-            rate_refusals: numbers.refused,
-            quota_refusals: numbers.over_quota,
+            sent_bytes: numbers.totals.sent_bytes,
+            received_bytes: numbers.totals.received_bytes,
+            rate_refusals: numbers.totals.refused,
+            quota_refusals: numbers.totals.over_quota,
             buckets: numbers
                 .durations
                 .buckets()

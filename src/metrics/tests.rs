@@ -13,6 +13,10 @@ fn levels() -> Levels {
         refused_late: 14,
     };
     Levels {
+        tenants: vec![TenantName {
+            index: 0,
+            name: "org/app".to_owned(),
+        }],
         files: FileLevels {
             open_objects: 4,
             parts: PartLevels {
@@ -71,6 +75,7 @@ const HEALTH: RouteLabel = RouteLabel {
 
 fn answered(route: RouteLabel, status: u16, took: Duration) -> Answered {
     Answered {
+        tenant: Some(0),
         route,
         status,
         took,

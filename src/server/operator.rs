@@ -41,7 +41,7 @@ use crate::{
     http::body::{Pace, RequestBody},
     limit::{ClientLimiter, Limiter},
     logging,
-    metrics::{Levels, Metrics, StoreLevels},
+    metrics::{Levels, Metrics, StoreLevels, TENANTS_MAX, TenantName},
     settings::expected,
     store::{Store, to_end},
     time::Clock,
@@ -204,7 +204,15 @@ impl Operator {
     /// Measures what is not counted.
     async fn levels(&self) -> Levels {
         let health = self.disk.store.maintenance().health();
+        let tenants = self.service.api().tenants.load_full();
+        let counted = tenants.iter().filter(|tenant| tenant.index < TENANTS_MAX);
         Levels {
+            tenants: counted
+                .map(|tenant| TenantName {
+                    index: tenant.index,
+                    name: tenant.name(),
+                })
+                .collect(),
             files: self.service.api().files.levels(),
             limiter_addresses: self.limiter.entries(),
             uploads: self.service.upload_levels(),

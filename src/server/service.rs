@@ -36,7 +36,7 @@ use crate::{
     http::{
         body::{Pace, RequestBody},
         cors::Cors,
-        forwarded::{ForwardedHeader, client_address},
+        forwarded::{ClientAddress, ForwardedHeader, client_address},
         framing,
         target::Target,
     },
@@ -45,6 +45,7 @@ use crate::{
     routes::{self, Action},
     settings::{networks, number},
     tenant::{Limits, Tenant, Tenants},
+    trace_parent::TraceParent,
 };
 
 /// Answers every request.
@@ -226,6 +227,7 @@ impl Service {
         response: Response<Body>,
     ) -> Answer {
         let answered = Answered {
+            tenant: tenant.map(|tenant| tenant.index),
             route,
             status: response.status().as_u16(),
             took: Duration::ZERO,
@@ -241,6 +243,7 @@ impl Service {
             method: access::shown_method(call.method),
             path: call.target.to_string(),
             version,
+            trace: TraceParent::of(call.headers),
             answered,
             started: call.started,
             clock: self.api.clock.clone(),
@@ -295,7 +298,11 @@ impl Service {
             EasemobBeginParts => easemob::parts::begin(&easemob()?, body).await,
             EasemobPutPart => easemob::parts::put(&easemob()?, params.id, body).await,
             EasemobListParts => easemob::parts::list(&easemob()?, params.id).await,
-            EasemobCompleteParts => easemob::parts::complete(&easemob()?, params.id, body).await,
+            EasemobCompleteParts => {
+                // Every connection has room for its largest request, also while it is idle. This is a rare request, and
+                // would be the largest by 1 KB.
+                Box::pin(easemob::parts::complete(&easemob()?, params.id, body)).await
+            }
             EasemobAbortParts => easemob::parts::abort(&easemob()?, params.id).await,
             LanyingUserAvatarTicket => lanying::upload::user_avatar(&lanying()?),
             LanyingGroupAvatarTicket => lanying::upload::group_avatar(&lanying()?).await,
@@ -314,20 +321,23 @@ impl Service {
             forwarded_header,
             ..
         } = &self.config;
-        let found = client_address(
+        let ClientAddress {
+            address,
+            ignored_header,
+        } = client_address(
             (!connection.is_local).then(|| connection.peer.ip()),
             headers,
             trusted_proxies,
             *forwarded_header,
         );
-        if found.ignored_header && !self.warned.swap(true, Ordering::Relaxed) {
+        if ignored_header && !self.warned.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 peer = %connection.peer.ip(),
                 "ignoring a forwarding header of an untrusted peer; if this is your proxy, all its clients share one \
                  rate limit until it is listed in limits.trusted_proxies (logged once)"
             );
         }
-        found.address
+        address
     }
 }
 

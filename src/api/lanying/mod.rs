@@ -29,6 +29,7 @@ use crate::{
     files::Scope,
     store::{Dialect, Key},
     tenant::{Lanying, Tenant, Tenants},
+    trace_parent::TraceParent,
 };
 
 pub use self::oss::error as form_error;
@@ -153,6 +154,7 @@ impl<'a> Context<'a> {
             to_type: to_type.number(),
             to_id,
             from,
+            trace: TraceParent::of(self.call.headers),
         };
         self.api.hooks.ask(self.tenant, &question).await
     }

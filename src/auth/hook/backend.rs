@@ -14,6 +14,7 @@ use crate::{
     secret::{SecretKey, hex},
     tenant::Hook,
     time::Clock,
+    trace_parent::{self, TraceParent},
 };
 
 /// Maximum size of an answer's body.
@@ -52,16 +53,23 @@ impl Backend {
         &self,
         hook: &Hook,
         body: &str,
+        trace: Option<TraceParent>,
         deadline: Instant,
     ) -> Result<Answer, String> {
-        let answered = tokio::time::timeout_at(deadline.into(), self.ask(hook, body)).await;
+        let ask = self.ask(hook, body, trace);
+        let answered = tokio::time::timeout_at(deadline.into(), ask).await;
         let body = answered.map_err(|_| "no answer in time")??;
         parse(&body).ok_or_else(|| "the answer is no JSON object with a boolean \"allow\"".into())
     }
 
-    async fn ask(&self, hook: &Hook, body: &str) -> Result<Vec<u8>, String> {
+    async fn ask(
+        &self,
+        hook: &Hook,
+        body: &str,
+        trace: Option<TraceParent>,
+    ) -> Result<Vec<u8>, String> {
         let described = |error: http_client::Error| error.to_string();
-        let request = || self.request(hook, body).map_err(described);
+        let request = || self.request(hook, body, trace).map_err(described);
         let sent = match self.client.send(request()?).await {
             // A question changes nothing, so it may be sent again. Other kept connections may be closed too.
             Err(http_client::Error::Closed) => self.client.send_on_new_connection(request()?).await,
@@ -75,7 +83,12 @@ impl Backend {
         body.map_err(described)
     }
 
-    fn request(&self, hook: &Hook, body: &str) -> Result<Request<RequestBody>, http_client::Error> {
+    fn request(
+        &self,
+        hook: &Hook,
+        body: &str,
+        trace: Option<TraceParent>,
+    ) -> Result<Request<RequestBody>, http_client::Error> {
         let mut request = Request::post(&hook.url)
             .header(header::CONTENT_TYPE, "application/json")
             .header(header::ACCEPT, "application/json")
@@ -85,6 +98,9 @@ impl Backend {
             request = request
                 .header("X-Chatfiles-Timestamp", timestamp)
                 .header("X-Chatfiles-Signature", sign(secret, timestamp, body));
+        }
+        if let Some(trace) = trace {
+            request = request.header(trace_parent::HEADER, trace.to_string());
         }
         let body = Full::from(body.to_owned()).map_err(|never| match never {});
         // Only the URL may be malformed.

@@ -335,7 +335,10 @@ fn sweep_tmp(tmp: &Path) -> io::Result<()> {
         if rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive).is_ok() {
             let unfinished = fs::read_dir(&path)?.count();
             fs::remove_dir_all(&path)?;
-            tracing::info!(unfinished, "swept what an earlier run left in tmp/");
+            tracing::info!(
+                unfinished,
+                "removed unfinished uploads of an earlier run from tmp/"
+            );
         }
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! The commands that a starting server prints work, and so do those of the vendor and of the README.
+//! The commands that a starting server prints work, and so do those of the vendor and of the quick start.
 
 use std::{path::Path, process::Command};
 
@@ -119,17 +119,64 @@ fn assert_thumbnail_without_extension(path: &Path) {
     assert_thumbnail(&renamed);
 }
 
+/// The text of a document.
+fn document(name: &str) -> String {
+    let root = env!("CARGO_MANIFEST_DIR");
+    std::fs::read_to_string(format!("{root}/{name}")).unwrap()
+}
+
+/// The fenced blocks of a language.
+fn blocks<'d>(document: &'d str, language: &str) -> Vec<&'d str> {
+    let fence = format!("```{language}\n");
+    let blocks = document.split(&*fence).skip(1);
+    blocks.filter_map(|rest| rest.split("```").next()).collect()
+}
+
+/// `cargo run` and `scripts/test` are what CI and every developer run; all other commands are in the quick start.
 #[test]
-fn readme_commands_work() {
+fn both_readmes_have_the_same_commands() {
+    let commands = |name: &str| {
+        let text = document(name);
+        let blocks = blocks(&text, "sh").into_iter().flat_map(str::lines);
+        let command = |line: &str| line.split('#').next().unwrap_or_default().trim().to_owned();
+        blocks.map(command).collect::<Vec<_>>()
+    };
+    let expected = ["cargo run --release", "./scripts/test"];
+    for name in ["README.md", "README.zh-CN.md"] {
+        assert_eq!(commands(name), expected, "{name}");
+        // Two screens.
+        assert!(document(name).lines().count() <= 80, "{name}");
+    }
+}
+
+#[test]
+fn quick_start_configuration_is_valid() {
+    let quick_start = document("docs/quickstart.md");
+    let [configuration] = blocks(&quick_start, "toml")[..] else {
+        panic!("one configuration");
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("chatfiles.toml");
+    std::fs::write(&file, configuration).unwrap();
+    let store = directory.path().join("store");
+    let arguments = ["check-config", "--config", file.to_str().unwrap()];
+    let arguments = [&arguments[..], &["--store-path", store.to_str().unwrap()]].concat();
+    let said = stdout(&run(&arguments, ""));
+    for expected in ["https://files.example.com", "acme/chat", "10.0.0.0/8"] {
+        assert!(said.contains(expected), "{expected} in {said}");
+    }
+}
+
+#[test]
+fn quick_start_commands_work() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
     let server = Process::start(&store, &[]);
     let root = env!("CARGO_MANIFEST_DIR");
-    let readme = std::fs::read_to_string(format!("{root}/README.md")).unwrap();
-    let blocks: Vec<&str> = readme
-        .split("```sh\n")
-        .skip(1)
-        .filter_map(|rest| rest.split("```").next())
+    let quick_start = document("docs/quickstart.md");
+    let blocks = blocks(&quick_start, "sh");
+    let blocks: Vec<&str> = blocks
+        .into_iter()
         .filter(|block| block.contains("curl"))
         .collect();
     assert_eq!(blocks.len(), 2, "one for each API");
