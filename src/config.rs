@@ -36,8 +36,8 @@ pub struct Config {
     pub listener: listener::Config,
     /// `tls.certificates`: the certificates of the listeners that speak TLS.
     pub certificates: Vec<CertificateFiles>,
-    /// `operator.listen`: the address of the operator listener, if there is one.
-    pub operator: Option<SocketAddr>,
+    /// `[operator]`: the operator listener.
+    pub operator: operator::Config,
     /// The pipeline of a request.
     pub service: service::Config,
     /// The APIs.
@@ -91,7 +91,6 @@ impl Config {
         let shared = [&service.trusted_proxies[..], &limit.exempt].concat();
         service.upload_share_exempt = shared.clone();
         let api = read_api(document)?;
-        let operator = document.section("operator")?;
         Ok(Self {
             listener: listener::Config {
                 connections_exempt: shared,
@@ -99,7 +98,7 @@ impl Config {
                 ..server.read()?
             },
             certificates: document.section("tls")?.get_or_default("certificates")?,
-            operator: operator.get_with("listen", operator::address)?.flatten(),
+            operator: document.section("operator")?.read()?,
             service,
             tenants: tenants::read(document, &limits, &tenant_defaults, &api)?,
             api,
@@ -125,7 +124,7 @@ impl Config {
                 "needs networks of proxies, but server.proxy_protocol_from is empty"
             } else if endpoint.is_tls && self.certificates.is_empty() {
                 "needs a certificate, but tls.certificates is empty"
-            } else if self.operator.is_some_and(is_operator) {
+            } else if self.operator.listen.is_some_and(is_operator) {
                 "is the address of operator.listen, too: choose another one"
             } else {
                 continue;

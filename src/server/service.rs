@@ -172,6 +172,18 @@ impl Service {
         self.admission.upload_levels()
     }
 
+    /// An id for a request that does not go through the pipeline.
+    pub(super) fn next_request_id(&self) -> u64 {
+        self.request_ids.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Marks a request that this process makes itself as one that came through the CDN, if that is required.
+    pub(super) fn mark_trusted(&self, headers: &mut HeaderMap) {
+        if let Some(secret) = &self.config.cdn_secret {
+            secret.mark(headers);
+        }
+    }
+
     /// Runs the pipeline. The action reads as much of the request body as it needs.
     async fn respond(
         &self,
@@ -189,7 +201,7 @@ impl Service {
         let call = Call {
             method: &head.method,
             target: &target,
-            id: self.request_ids.fetch_add(1, Ordering::Relaxed),
+            id: self.next_request_id(),
             client: self.client(connection, &head.headers),
             is_tls: connection.is_tls,
             headers: &head.headers,
@@ -326,7 +338,7 @@ impl Service {
     }
 
     /// The client's address. Logs one warning about a proxy that is not configured.
-    fn client(&self, connection: &ConnectionInfo, headers: &HeaderMap) -> IpAddr {
+    pub(super) fn client(&self, connection: &ConnectionInfo, headers: &HeaderMap) -> IpAddr {
         let Config {
             trusted_proxies,
             forwarded_header,
