@@ -1,4 +1,4 @@
-//! The operator listener: `/metrics`, `/livez`, `/readyz`, `/readyz/reads` and `/log-level`.
+//! The operator listener: `/metrics`, `/livez`, `/readyz`, `/readyz/reads`, `/log-level` and `/openapi/…`.
 //!
 //! It has an address of its own without authentication, so the network must restrict who reaches it. It serves no files,
 //! and stops after the public listener, so that it can report that the server is stopping.
@@ -229,7 +229,10 @@ impl Handle for Operator {
             "/log-level" if head.method == Method::PUT => set_log_level(&mut body).await,
             "/log-level" if !is_read => ops::only("GET, HEAD, PUT"),
             "/log-level" => ops::text(StatusCode::OK, &logging::level()),
-            _ => ops::text(StatusCode::NOT_FOUND, "not found"),
+            path if path.starts_with("/openapi/") && !is_read => ops::only("GET, HEAD"),
+            path => {
+                ops::openapi(path).unwrap_or_else(|| ops::text(StatusCode::NOT_FOUND, "not found"))
+            }
         };
         if !body.is_ended() {
             connection.set_linger();

@@ -29,6 +29,7 @@ mod log;
 mod memory;
 mod mounts;
 mod odd_requests;
+mod openapi;
 mod operator;
 mod reload;
 mod restart;
