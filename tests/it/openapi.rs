@@ -151,7 +151,8 @@ fn operator_listener_serves_documents() {
         let file = std::fs::read(file).unwrap();
         let path = format!("/openapi/{name}.yaml");
         let answer = server.operator("GET", &path);
-        assert_eq!((answer.status, &answer.body), (200, &file), "{name}");
+        assert_eq!(answer.status, 200, "{name}");
+        assert!(answer.body == file, "{name}");
         assert_eq!(answer.header("content-type"), Some("application/yaml"));
         let head = server.operator("HEAD", &path);
         let length = file.len().to_string();
