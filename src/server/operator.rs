@@ -1,4 +1,5 @@
-//! The operator listener: `/metrics`, `/livez`, `/readyz`, `/readyz/reads` and `/log-level`, and the console at `/`.
+//! The operator listener: `/metrics`, `/livez`, `/readyz`, `/readyz/reads`, `/log-level`, `/openapi/…`, and the console
+//! at `/`.
 //!
 //! It has an address of its own. Everything but the probes needs the operator's token, unless the configuration says
 //! otherwise (`authenticator.rs`). It stops after the public listener, so that it can report that the server is stopping.
@@ -322,7 +323,10 @@ impl Operator {
             },
             "/log-level" if !is_read => ops::only("GET, HEAD, PUT"),
             "/log-level" => ops::text(StatusCode::OK, &logging::level()),
-            _ => ops::text(StatusCode::NOT_FOUND, "not found"),
+            path if path.starts_with("/openapi/") && !is_read => ops::only("GET, HEAD"),
+            path => {
+                ops::openapi(path).unwrap_or_else(|| ops::text(StatusCode::NOT_FOUND, "not found"))
+            }
         }
     }
 

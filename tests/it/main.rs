@@ -31,6 +31,7 @@ mod log;
 mod memory;
 mod mounts;
 mod odd_requests;
+mod openapi;
 mod operator;
 mod reload;
 mod restart;
