@@ -14,7 +14,7 @@ algorithms = ["RS256"]
 /// The error of a configuration.
 fn error(toml: &str) -> String {
     let read = Config::read(&[Source::text(toml)]);
-    read.err().expect(toml).to_string()
+    read.expect_err(toml).to_string()
 }
 
 #[test]
