@@ -24,6 +24,7 @@ fn label(method: &Method, path: &str) -> RouteLabel {
 /// A small download: the most frequent request.
 fn download(route: RouteLabel, number: u64) -> Answered {
     Answered {
+        tenant: Some(0),
         route,
         status: 200,
         // Spread over several buckets, as real durations are.

@@ -25,7 +25,7 @@ install_packages() {
         trap - EXIT
     fi
     local service
-    for service in nginx haproxy; do
+    for service in nginx haproxy prometheus; do
         if [[ " ${missing[*]} " == *" $service "* ]] && command -v systemctl >/dev/null && [ -d /run/systemd/system ]; then
             $sudo systemctl disable --quiet "$service"
         fi

@@ -40,3 +40,4 @@ pub mod metrics;
 pub mod secret;
 pub mod settings;
 pub mod time;
+pub mod trace_parent;

@@ -12,7 +12,7 @@ use super::{
     Derivations, Derived, Label, Levels, MemoryLevels, Metrics, PoolLevels, ShareRefusal, Source,
     Synced,
     durations::Distribution,
-    requests::RouteNumbers,
+    requests::{RouteNumbers, TenantNumbers, Totals},
     writer::{Families, Pair},
 };
 
@@ -75,19 +75,49 @@ impl Scrape {
         out.help("Bytes of request bodies that were read.")
             .counter(
                 "http_request_body_bytes",
-                by_route(|route| route.received_bytes),
+                by_route(|route| route.totals.received_bytes),
             )?;
         out.help("Bytes of response bodies, as planned when the response began.")
             .counter(
                 "http_response_body_bytes",
-                by_route(|route| route.sent_bytes),
+                by_route(|route| route.totals.sent_bytes),
             )?;
         out.help("Requests refused by the rate limit of their client.")
-            .counter("limiter_refusals", by_route(|route| route.refused))?;
-        out.help("Uploads refused by a daily quota.")
-            .counter("upload_quota_refusals", by_route(|route| route.over_quota))?;
+            .counter("limiter_refusals", by_route(|route| route.totals.refused))?;
+        out.help("Uploads refused by a daily quota.").counter(
+            "upload_quota_refusals",
+            by_route(|route| route.totals.over_quota),
+        )?;
+        self.tenants(out)?;
         self.clients(out)?;
         self.uploads(out)
+    }
+
+    fn tenants(&self, out: &mut Families<'_>) -> fmt::Result {
+        let tenants = self.metrics.requests.read_tenants(&self.levels.tenants);
+        let refusals = tenants.iter().flat_map(|of| {
+            let sample = |reason, count| ([("tenant", of.tenant), ("reason", reason)], count);
+            [
+                sample("rate", of.totals.refused),
+                sample("quota", of.totals.over_quota),
+            ]
+        });
+        out.help("Requests answered, by tenant.").counter(
+            "tenant_requests",
+            by_tenant(&tenants, |totals| totals.requests),
+        )?;
+        out.help("Bytes of request bodies that were read, by tenant.")
+            .counter(
+                "tenant_request_body_bytes",
+                by_tenant(&tenants, |totals| totals.received_bytes),
+            )?;
+        out.help("Bytes of response bodies, as planned when the response began, by tenant.")
+            .counter(
+                "tenant_response_body_bytes",
+                by_tenant(&tenants, |totals| totals.sent_bytes),
+            )?;
+        out.help("Requests refused by the rate limit or a daily quota, by tenant.")
+            .counter("tenant_refusals", refusals)
     }
 
     fn clients(&self, out: &mut Families<'_>) -> fmt::Result {
@@ -95,7 +125,15 @@ impl Scrape {
         out.help("Client addresses in the rate limiter's table.")
             .level("limiter_addresses", self.levels.limiter_addresses as u64)?;
         out.help("Logins by password or client secret, by result.")
-            .counter("logins", by("result", |login| logins.get(login)))
+            .counter("logins", by("result", |login| logins.get(login)))?;
+        let introspections = &self.metrics.introspections;
+        out.help("Tokens that only an introspection server knows, by result.")
+            .counter(
+                "introspections",
+                by("result", |result| introspections.get(result)),
+            )?;
+        out.help("Key files of chat backends whose last version could not be used.")
+            .level("stale_key_files", self.levels.stale_key_files as u64)
     }
 
     fn uploads(&self, out: &mut Families<'_>) -> fmt::Result {
@@ -255,6 +293,15 @@ fn by<'l, L: Label>(
 ) -> impl Iterator<Item = ([Pair<'l>; 1], u64)> {
     let values = L::ALL.iter();
     values.map(move |&value| ([(name, value.name())], number(value)))
+}
+
+/// One sample for each tenant.
+fn by_tenant<'t>(
+    tenants: &'t [TenantNumbers<'t>],
+    number: fn(&Totals) -> u64,
+) -> impl Iterator<Item = ([Pair<'t>; 1], u64)> {
+    let sample = move |of: &'t TenantNumbers<'t>| ([("tenant", of.tenant)], number(&of.totals));
+    tenants.iter().map(sample)
 }
 
 fn derivatives(counts: &Derivations) -> impl Iterator<Item = ([Pair<'static>; 2], u64)> {

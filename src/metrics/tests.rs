@@ -13,6 +13,10 @@ fn levels() -> Levels {
         refused_late: 14,
     };
     Levels {
+        tenants: vec![TenantName {
+            index: 0,
+            name: "org/app".to_owned(),
+        }],
         files: FileLevels {
             open_objects: 4,
             parts: PartLevels {
@@ -49,6 +53,7 @@ fn levels() -> Levels {
         disk_free_min_bytes: 8,
         disk_reserved_bytes: 13,
         certificates_end_secs: Some(10),
+        stale_key_files: 22,
         log_lines_dropped: 9,
     }
 }
@@ -61,6 +66,7 @@ fn metrics() -> Metrics {
         derivatives: Arc::default(),
         syncs: Arc::default(),
         logins: Arc::default(),
+        introspections: Arc::default(),
     }
 }
 
@@ -71,6 +77,7 @@ const HEALTH: RouteLabel = RouteLabel {
 
 fn answered(route: RouteLabel, status: u16, took: Duration) -> Answered {
     Answered {
+        tenant: Some(0),
         route,
         status,
         took,

@@ -26,6 +26,7 @@ use crate::{
     settings::number,
     tenant::Tenant,
     time::Clock,
+    trace_parent::TraceParent,
 };
 
 /// The log target of these lines, which turns them on: `warn,access=info`.
@@ -58,6 +59,8 @@ pub(super) struct Access {
     pub(super) method: String,
     pub(super) path: String,
     pub(super) version: Version,
+    /// The trace that the client says it belongs to.
+    pub(super) trace: Option<TraceParent>,
     pub(super) answered: Answered,
     pub(super) started: Instant,
     pub(super) clock: Clock,
@@ -138,6 +141,7 @@ impl Drop for Watch {
             method,
             path,
             version,
+            trace,
             answered,
             started,
             clock,
@@ -157,6 +161,8 @@ impl Drop for Watch {
             head_us = us(answered.took),
             end_us = us(clock.monotonic() - *started),
             cut = !self.is_ended,
+            trace_id = trace.map(|trace| tracing::field::display(trace.trace_id())),
+            parent_id = trace.map(|trace| tracing::field::display(trace.parent_id())),
             "access"
         );
     }

@@ -12,6 +12,7 @@
 
 mod support;
 
+mod backend_tokens;
 mod cli;
 mod cors;
 mod crash;
@@ -23,6 +24,7 @@ mod errors;
 mod hostile;
 mod http;
 mod io_errors;
+mod landing;
 mod lanying;
 mod limit;
 mod log;

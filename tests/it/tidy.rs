@@ -1,5 +1,6 @@
 //! Rules of the source tree: imports between modules, clocks, unsafe code, and documents that name existing files.
 
+mod documents;
 mod source;
 
 use std::{

@@ -12,7 +12,10 @@ use hmac::{Hmac, KeyInit, Mac};
 
 use self::toy::{Reply, Toy, json, response, tenant};
 use super::*;
-use crate::secret::{Secret, SecretKey};
+use crate::{
+    secret::{Secret, SecretKey},
+    trace_parent,
+};
 
 const ALLOW: &str = r#"{"allow":true}"#;
 /// For tests in which it expires. No answer takes as long as `TIMEOUT_LONG`.
@@ -38,6 +41,7 @@ fn question() -> Question<'static> {
         to_type: 2,
         to_id: "g1",
         from: Some("bob"),
+        trace: None,
     }
 }
 
@@ -48,6 +52,7 @@ fn upload_by(user: &str) -> Question<'_> {
         to_type: 1,
         to_id: "bob",
         from: None,
+        trace: None,
     }
 }
 
@@ -153,6 +158,32 @@ async fn question_is_a_json_post() {
             assert_eq!(asked.header(name), value, "{name}");
         }
     }
+}
+
+#[tokio::test]
+async fn trace_is_no_part_of_question() {
+    let mut toy = Toy::start(|_| json(ALLOW));
+    let (tenant, hooks) = (toy.tenant(), hooks(config()));
+    let header = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let headers = [(
+        trace_parent::HEADER.parse().unwrap(),
+        header.parse().unwrap(),
+    )];
+    let trace = TraceParent::of(&headers.into_iter().collect());
+    assert!(trace.is_some());
+    let traced = Question {
+        trace,
+        ..question()
+    };
+    hooks.ask(&tenant, &traced).await.unwrap();
+    let asked = toy.next().await;
+    assert_eq!(asked.header("traceparent"), Some(header));
+    assert!(!asked.body.contains("trace"), "{}", asked.body);
+    // The cached answer serves callers of other traces.
+    hooks.ask(&tenant, &question()).await.unwrap();
+    assert_eq!(toy.count(), 0);
+    hooks.ask(&tenant, &upload_by("alice")).await.unwrap();
+    assert_eq!(toy.next().await.header("traceparent"), None);
 }
 
 #[tokio::test]
@@ -316,7 +347,7 @@ async fn timeout_covers_whole_answer() {
         let deadline = clock.monotonic() + TIMEOUT_SHORT;
         let hook = toy.tenant().hook.unwrap();
         let backend = Backend::new(TIMEOUT_LONG, clock);
-        let exchanged = backend.exchange(&hook, "{}", deadline).await;
+        let exchanged = backend.exchange(&hook, "{}", None, deadline).await;
         assert_eq!(exchanged.unwrap_err(), "no answer in time");
     }
 }
@@ -570,7 +601,7 @@ async fn full_queue_refuses_at_once() {
     for result in join_all(asks).await {
         result.unwrap();
     }
-    assert_eq!(hooks.questions.levels().waiting, 0);
+    assert_eq!(hooks.exchanges.levels().waiting, 0);
     assert_eq!(toy.count(), 2);
 }
 
@@ -588,8 +619,8 @@ async fn abandoned_questions_count() {
         assert!(poll(&mut ask).is_none());
     }
     assert_eq!(toy.next().await.body.matches("\"a\"").count(), 1);
-    assert_eq!(hooks.questions.levels().running, 1);
-    assert_eq!(hooks.questions.levels().waiting, 0);
+    assert_eq!(hooks.exchanges.levels().running, 1);
+    assert_eq!(hooks.exchanges.levels().waiting, 0);
     // The next question starts when the abandoned one ends.
     let last = upload_by("d");
     let mut ask = Box::pin(hooks.ask(&tenant, &last));
@@ -621,7 +652,7 @@ async fn timeout_includes_waiting() {
     }
     let passed = hooks.clock.monotonic() - started;
     assert!(passed < TIMEOUT_SHORT * 10, "{passed:?}");
-    assert_eq!(hooks.questions.levels().waiting, 0);
+    assert_eq!(hooks.exchanges.levels().waiting, 0);
 }
 
 #[tokio::test]

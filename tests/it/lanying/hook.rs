@@ -45,6 +45,34 @@ fn download(user: &str, to_type: u8, to_id: &str) -> Value {
 }
 
 #[test]
+fn trace_of_caller_is_passed_on() {
+    let backend = Backend::start(|_| Reply::allow());
+    let server = server(&backend, "cache_seconds = 0", "");
+    let token = server.lanying("alice").token;
+    let path = "/file/upload/chat?file_type=102&to_id=bob";
+    let header = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
+    for (sent, expected) in [(header, true), ("00-x", false)] {
+        let headers = [
+            ("access-token", &*token),
+            ("app_id", APP_ID),
+            ("traceparent", sent),
+        ];
+        success(&server.get(path, &headers));
+        let (head, question) = backend.take().remove(0);
+        assert_eq!(question, self::question("alice", "upload", 1, "bob"));
+        let is_passed_on = head
+            .to_lowercase()
+            .contains(&format!("traceparent: {header}\r\n"));
+        assert_eq!(is_passed_on, expected, "{head}");
+        assert_eq!(
+            head.to_lowercase().contains("traceparent"),
+            expected,
+            "{head}"
+        );
+    }
+}
+
+#[test]
 fn question_has_exactly_this_form() {
     let backend = Backend::start(|_| Reply::allow());
     let server = server(&backend, "cache_seconds = 0", "");

@@ -105,6 +105,37 @@ fn line_describes_request() {
 }
 
 #[test]
+fn trace_ids_are_logged() {
+    let server = Logged::start(ALL);
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let forged = format!("{}\"}}", &trace[..53]);
+    for headers in [
+        &[("traceparent", trace)][..],
+        &[("traceparent", trace), ("traceparent", trace)],
+        &[("traceparent", &*forged)],
+        &[("traceparent", &*"0".repeat(4000))],
+        &[],
+    ] {
+        let answer = server.request("GET", "/healthz", headers, b"");
+        assert_eq!(answer.status, 200);
+        // The caller's ids do not replace our own.
+        assert_eq!(answer.header("x-request-id").unwrap().len(), 16);
+        assert_eq!(answer.header("traceparent"), None);
+    }
+    let lines = access_lines(&server.end());
+    assert_eq!(lines.len(), 5);
+    assert_eq!(lines[0]["trace_id"], "4bf92f3577b34da6a3ce929d0e0e4736");
+    assert_eq!(lines[0]["parent_id"], "00f067aa0ba902b7");
+    for line in &lines[1..] {
+        assert_eq!(
+            (line.get("trace_id"), line.get("parent_id")),
+            (None, None),
+            "{line}"
+        );
+    }
+}
+
+#[test]
 fn unfinished_answer_is_cut_short() {
     let server = Logged::start(ALL);
     let token = token(&server);

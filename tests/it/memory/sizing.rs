@@ -430,7 +430,8 @@ fn worst_case_matches_table() {
     }
     let file_kb = row("bytes of files for TLS and HTTP/2").sum_kb;
     let with_chunks = (file_kb - of_tls_kb) / 64;
-    let small_kb = (downloads - with_chunks) * each_kb("the same, of each answer that then waits");
+    let small_kb = (downloads - with_chunks)
+        * each_kb("file bytes of a response that gets nothing from that budget");
     let answers_kb = downloads * 3;
     attack.step(
         "bytes of files",
@@ -482,7 +483,7 @@ fn worst_case_matches_table() {
     }
     let ahead_kb = count as u64 * each_kb("sent ahead on an HTTP/2 connection");
     let of_these_kb = 4 * count as u64 * 9;
-    let above_kb = row("sent ahead above that").sum_kb;
+    let above_kb = row("data sent ahead on HTTP/2, above 64 KiB per connection").sum_kb;
     attack.step("sent ahead", ahead_kb + above_kb + of_these_kb);
 
     // The same without bodies, until no more are accepted.

@@ -64,8 +64,40 @@ fn check<T>(
     let before = server.scrape();
     let done = act();
     let after = server.scrape();
-    assert_eq!(after.growth(&before), expected(&done).0);
+    let mut grown = after.growth(&before);
+    check_tenants(&mut grown);
+    assert_eq!(grown, expected(&done).0);
     done
+}
+
+/// Removes the growth by tenant, and checks that its sums are those by route.
+#[track_caller]
+fn check_tenants(grown: &mut BTreeMap<String, u64>) {
+    let sum = |grown: &BTreeMap<String, u64>, name: &str| -> u64 {
+        let is_of = |series: &str| {
+            series
+                .strip_prefix(name)
+                .is_some_and(|rest| rest.starts_with('{'))
+        };
+        grown
+            .iter()
+            .filter(|(series, _)| is_of(series))
+            .map(|(_, count)| count)
+            .sum()
+    };
+    for (of_tenants, of_routes) in [
+        ("chatfiles_tenant_requests_total", REQUESTS),
+        ("chatfiles_tenant_request_body_bytes_total", RECEIVED),
+        ("chatfiles_tenant_response_body_bytes_total", SENT),
+        ("chatfiles_tenant_refusals_total", REFUSALS),
+    ] {
+        assert_eq!(
+            sum(grown, of_tenants),
+            sum(grown, of_routes),
+            "{of_tenants}: {grown:?}"
+        );
+    }
+    grown.retain(|series, _| !series.starts_with("chatfiles_tenant_"));
 }
 
 fn derived(scrape: &Exposition, source: &str) -> u64 {

@@ -19,8 +19,9 @@ const OF_PROMETHEUS: [&str; 1] = ["up"];
 /// Labels added by the scrape.
 const OF_THE_SCRAPE: [&str; 2] = ["instance", "job"];
 /// Functions and aggregations in use.
-const FUNCTIONS: [&str; 7] = [
+const FUNCTIONS: [&str; 8] = [
     "sum",
+    "topk",
     "min",
     "rate",
     "histogram_quantile",
@@ -298,6 +299,28 @@ fn check_finds_unknown_metrics() {
     ] {
         let expected: Vec<_> = expected.into_iter().collect();
         assert_eq!(unknown(expression, &shown), expected, "{expression}");
+    }
+}
+
+#[test]
+fn panels_are_distinct() {
+    let dashboard: Value =
+        serde_json::from_str(&document("deploy/grafana/chatfiles.json")).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let place =
+        |panel: &Value| ["x", "y", "w", "h"].map(|side| panel["gridPos"][side].as_u64().unwrap());
+    for (at, one) in panels.iter().enumerate() {
+        for other in &panels[at + 1..] {
+            let names = format!("{} and {}", one["title"], other["title"]);
+            assert_ne!(one["id"], other["id"], "{names}");
+            let ([x, y, w, h], [x2, y2, w2, h2]) = (place(one), place(other));
+            let is_beside = x + w <= x2 || x2 + w2 <= x || y + h <= y2 || y2 + h2 <= y;
+            assert!(is_beside, "{names} overlap");
+            let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+            expressions_in(one, &mut ours);
+            expressions_in(other, &mut theirs);
+            assert!(ours.is_empty() || ours != theirs, "{names} show the same");
+        }
     }
 }
 
