@@ -79,7 +79,8 @@ fn operations_reach_their_route() {
             let path = operation.example_path(document);
             let (method, label) = (operation.method, label(&operation));
             let before = counted(label);
-            server.request(method, &path, &[], b"");
+            // The landing page is for browsers only.
+            server.request(method, &path, &[("Accept", "text/html")], b"");
             assert_eq!(counted(label), before + 1.0, "{method} {path}: {label}");
         }
     }
@@ -95,6 +96,13 @@ fn paths_list_all_methods() {
                 .find(|operation| operation.template == template);
             let path = operation.unwrap().example_path(document);
             let answer = server.request("BREW", &path, &[], b"");
+            if template == "/" {
+                assert_eq!(
+                    answer.status, 404,
+                    "other methods are no calls of the landing page"
+                );
+                continue;
+            }
             let mut allowed = allowed(&answer);
             // Any path answers OPTIONS, and `Allow` names it where browsers use it.
             allowed.insert("OPTIONS");
@@ -108,16 +116,31 @@ fn operator_paths_answer_documented_methods() {
     let server = TestServer::with(OPERATOR);
     let document = operator();
     let methods = methods(document);
+    // The console is for browsers, under a name that nobody else can use.
+    let headers = [
+        ("Host", "localhost"),
+        ("Accept", "text/html"),
+        ("X-Chatfiles-Console", "1"),
+    ];
+    let ask = |method: &str, path: &str| {
+        Connection::open(server.operator.unwrap()).request(method, path, &headers, b"")
+    };
     for operation in document.operations() {
         let path = operation.example_path(document);
-        let answer = server.operator(operation.method, &path);
+        let answer = ask(operation.method, &path);
+        // The response to an unknown path. A file that is not there has another one.
+        let is_unknown = answer.status == 404 && answer.text() == "not found\n";
         assert!(
-            ![404, 405].contains(&answer.status),
+            !is_unknown && answer.status != 405,
             "{} {path}: {}",
             operation.method,
             answer.text()
         );
-        let refused = server.operator("BREW", &path);
+        let refused = ask("BREW", &path);
+        if operation.template == "/" {
+            assert_eq!(refused.status, 404, "the page has no other methods");
+            continue;
+        }
         assert_eq!(
             allowed(&refused),
             methods[operation.template],
@@ -130,14 +153,27 @@ fn operator_paths_answer_documented_methods() {
 /// The paths are literals in the source of the operator listener.
 #[test]
 fn operator_document_contains_every_path() {
-    let source = include_str!("../../src/server/operator.rs");
-    let literals = source.split('"').skip(1).step_by(2);
-    let in_source: BTreeSet<&str> = literals.filter(|text| text.starts_with('/')).collect();
-    assert!(in_source.len() > 4, "{in_source:?}");
+    let literals = |source: &'static str| source.split('"').skip(1).step_by(2);
+    let listener = literals(include_str!("../../src/server/operator.rs"));
+    let listener = listener
+        .filter(|text| text.starts_with('/'))
+        .map(str::to_owned);
+    let console = literals(include_str!("../../src/server/operator/console.rs"));
+    let console = console
+        .filter(|text| {
+            let is_asset = [".css", ".js", ".svg"]
+                .iter()
+                .any(|end| text.ends_with(end));
+            text.starts_with("api/") || is_asset && !text.contains('/')
+        })
+        .map(|text| format!("/console/{text}"));
+    let (listener, console): (BTreeSet<_>, BTreeSet<_>) = (listener.collect(), console.collect());
+    assert!(listener.len() > 4, "{listener:?}");
+    assert!(console.len() > 8, "{console:?}");
     let documented: Vec<&str> = operator().paths().map(|(path, _)| path).collect();
-    for path in in_source {
+    for path in listener.iter().chain(&console) {
         assert!(
-            documented.iter().any(|known| known.starts_with(path)),
+            documented.iter().any(|known| known.starts_with(&**path)),
             "{path}"
         );
     }

@@ -2,7 +2,7 @@
 //!
 //! Only status and content type are checked here: `scripts/schemathesis` checks headers and bodies.
 
-use std::{collections::BTreeMap, sync::LazyLock};
+use std::{cell::Cell, collections::BTreeMap, sync::LazyLock};
 
 use serde_json::Value;
 
@@ -124,6 +124,15 @@ fn matches(template: &str, path: &[&str]) -> bool {
             .all(|(pattern, segment)| pattern.starts_with('{') || pattern == segment)
 }
 
+thread_local! {
+    static IS_CHECKED: Cell<bool> = const { Cell::new(true) };
+}
+
+/// Ends the checks of [`check`] in this test: its store fails in ways in which no real one does.
+pub fn stop_checking() {
+    IS_CHECKED.set(false);
+}
+
 /// Fails the test if a document has the operation of this request, but not this response to it: its status, and its
 /// content type.
 ///
@@ -131,6 +140,9 @@ fn matches(template: &str, path: &[&str]) -> bool {
 /// another server in a test, have none.
 #[track_caller]
 pub fn check(method: &str, path: &str, answer: &Answer) {
+    if !IS_CHECKED.get() {
+        return;
+    }
     let is_public = answer.header("x-request-id").is_some();
     let path_segments = segments(path);
     let of_listener = DOCUMENTS
