@@ -11,13 +11,14 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use crate::{
     api,
-    auth::hook,
+    auth::{hook, introspection},
     error::{Error, Result},
     files,
     http::{cors::Cors, multipart::FORM_OVERHEAD_BYTES},
     limit::{self, Rate},
     logging, retention,
     server::{cdn, endpoint::At, listener, operator, service, tls::CertificateFiles},
+    settings::format_bytes,
     store::local,
     tenant::Limits,
 };
@@ -35,8 +36,8 @@ pub struct Config {
     pub listener: listener::Config,
     /// `tls.certificates`: the certificates of the listeners that speak TLS.
     pub certificates: Vec<CertificateFiles>,
-    /// `operator.listen`: the address of the operator listener, if there is one.
-    pub operator: Option<SocketAddr>,
+    /// `[operator]`: the operator listener.
+    pub operator: operator::Config,
     /// The pipeline of a request.
     pub service: service::Config,
     /// The APIs.
@@ -49,6 +50,8 @@ pub struct Config {
     pub files: files::Config,
     /// `[hook]`: how the hooks of chat backends are called.
     pub hook: hook::Config,
+    /// `[introspection]`: how the introspection servers of chat backends are called.
+    pub introspection: introspection::Config,
     /// The rate limiter.
     pub limit: limit::Config,
     /// `[log]`
@@ -88,7 +91,6 @@ impl Config {
         let shared = [&service.trusted_proxies[..], &limit.exempt].concat();
         service.upload_share_exempt = shared.clone();
         let api = read_api(document)?;
-        let operator = document.section("operator")?;
         Ok(Self {
             listener: listener::Config {
                 connections_exempt: shared,
@@ -96,7 +98,7 @@ impl Config {
                 ..server.read()?
             },
             certificates: document.section("tls")?.get_or_default("certificates")?,
-            operator: operator.get_with("listen", operator::address)?.flatten(),
+            operator: document.section("operator")?.read()?,
             service,
             tenants: tenants::read(document, &limits, &tenant_defaults, &api)?,
             api,
@@ -106,6 +108,7 @@ impl Config {
             files: read_files(document)?,
             store: document.section("store")?.read()?,
             hook: document.section("hook")?.read()?,
+            introspection: document.section("introspection")?.read()?,
             limit,
             log: document.section("log")?.read()?,
             tenant_defaults,
@@ -121,7 +124,7 @@ impl Config {
                 "needs networks of proxies, but server.proxy_protocol_from is empty"
             } else if endpoint.is_tls && self.certificates.is_empty() {
                 "needs a certificate, but tls.certificates is empty"
-            } else if self.operator.is_some_and(is_operator) {
+            } else if self.operator.listen.is_some_and(is_operator) {
                 "is the address of operator.listen, too: choose another one"
             } else {
                 continue;
@@ -145,8 +148,11 @@ impl Config {
             return Ok(());
         }
         Err(Error::invalid(format!(
-            "limits.upload_bytes_in_flight_max = {bytes_max}{note}: must be at least {needed}: the largest \
-             upload_bytes_max of a tenant, and {FORM_OVERHEAD_BYTES} for its form"
+            "limits.upload_bytes_in_flight_max = \"{}\"{note}: must be at least \"{}\": the largest upload_bytes_max of \
+             a tenant, and {} for its form",
+            format_bytes(bytes_max),
+            format_bytes(needed),
+            format_bytes(FORM_OVERHEAD_BYTES)
         )))
     }
 

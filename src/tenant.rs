@@ -3,14 +3,18 @@
 //! A tenant is `{org}/{app}` in the Easemob API and `app_id` in the Lanying API. Credentials are checked in `auth/`, and
 //! limits are enforced in `limit/`.
 
+mod backend_auth;
+
 use std::{collections::HashMap, sync::Arc};
 
 use serde::Deserialize;
 use uuid::Uuid;
 
+pub use self::backend_auth::{BackendAuth, IntrospectionServer, JwtAlgorithm, JwtIssuer};
+
 use crate::{
     secret::{Secret, SecretKey},
-    settings::number,
+    settings::{number, size},
     store::Class,
     time::Timestamp,
 };
@@ -83,13 +87,13 @@ pub struct Limits {
     #[serde(deserialize_with = "number::<1, 1_000_000, _, _>")]
     pub calls_burst: u32,
     /// Maximum size of a file. The vendor documents up to 200 MB.
-    #[serde(deserialize_with = "number::<1, { 200 << 20 }, _, _>")]
+    #[serde(deserialize_with = "size::<1, { 200 << 20 }, _, _>")]
     pub upload_bytes_max: u64,
     /// Bytes that the tenant may upload per day; 0 = unlimited.
-    #[serde(deserialize_with = "number::<0, { 1 << 50 }, _, _>")]
+    #[serde(deserialize_with = "size::<0, { 1 << 50 }, _, _>")]
     pub upload_bytes_per_day: u64,
     /// Bytes that each of its users may upload per day; 0 = unlimited.
-    #[serde(deserialize_with = "number::<0, { 1 << 50 }, _, _>")]
+    #[serde(deserialize_with = "size::<0, { 1 << 50 }, _, _>")]
     pub user_upload_bytes_per_day: u64,
     /// How long files are kept: from `[[tenant]]`, or else from `[retention]`.
     #[serde(skip)]
@@ -188,6 +192,8 @@ pub struct Tenant {
     pub strict_restrict_access: bool,
     /// The hook that also decides; `None` = signatures alone decide.
     pub hook: Option<Hook>,
+    /// The tokens of the chat backend that are accepted besides those of this server.
+    pub auth: BackendAuth,
     /// Limits and retention.
     pub limits: Limits,
     /// Credentials issued before this time are revoked.

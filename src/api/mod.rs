@@ -23,7 +23,7 @@ use hyper::{HeaderMap, Method, header};
 use serde::{Deserialize, Deserializer};
 
 use crate::{
-    auth::{Grants, Verifier, hook::Hooks},
+    auth::{Grants, Identity, Introspections, Verdict, Verifier, hook::Hooks},
     delivery,
     error::{Error, Kind, Result},
     fair_queue::Claimant,
@@ -33,7 +33,7 @@ use crate::{
         Quota, QuotaPermit, Quotas,
         quota::{Exceeded, QuotaOwner},
     },
-    settings::{expected, number},
+    settings::{expected, seconds_in},
     tenant::{Tenant, Tenants},
     time::{Clock, Timestamp},
 };
@@ -46,6 +46,8 @@ pub struct Api {
     pub tenants: Arc<ArcSwap<Tenants>>,
     /// Verifies tokens.
     pub verifier: Verifier,
+    /// Asks the introspection servers of the tenants about tokens.
+    pub introspections: Introspections,
     /// Grants tokens.
     pub grants: Grants,
     /// Asks the chat backends whether a user may do something.
@@ -71,7 +73,7 @@ pub struct Config {
     /// Lifetime of signed URLs in seconds.
     #[serde(
         rename = "url_ttl_seconds",
-        deserialize_with = "number::<60, 604_800, _, _>"
+        deserialize_with = "seconds_in::<60, 604_800, _, _>"
     )]
     pub url_ttl_secs: i64,
     /// `limits.status`: whether the rate limit answers 429 instead of the vendors' 503.
@@ -132,6 +134,20 @@ pub fn limit_status_429<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bo
 }
 
 impl Api {
+    /// Identifies the caller by a token.
+    async fn identify(&self, call: &Call<'_>, tenant: &Tenant, token: &str) -> Result<Identity> {
+        match self.verifier.verify(tenant, token, call.now)? {
+            Verdict::Caller(identity) => Ok(identity),
+            Verdict::Ask(server) => {
+                let asking = self
+                    .introspections
+                    .identify(tenant, server, token, call.client);
+                // On the heap, so that requests with other tokens need no memory for it.
+                Box::pin(asking).await
+            }
+        }
+    }
+
     /// Reserves bytes of the daily quotas of a tenant and a user before an upload. An empty user is the application itself,
     /// which has no user quota.
     fn reserve(

@@ -44,7 +44,7 @@ use crate::{
     limit::{Budget, Limiter, Rate, UploadPermit},
     metrics::{Answered, Refusal, Requests, RouteLabel, UploadLevels},
     routes::{self, Action},
-    settings::{networks, number},
+    settings::{networks, size},
     tenant::{Limits, Tenant, Tenants},
     trace_parent::TraceParent,
 };
@@ -79,7 +79,7 @@ pub struct Config {
     #[serde(skip)]
     pub default_rate: Rate,
     /// Upper limit of the bytes that uploads in flight may announce.
-    #[serde(deserialize_with = "number::<1, { 1 << 40 }, _, _>")]
+    #[serde(deserialize_with = "size::<1, { 1 << 40 }, _, _>")]
     pub upload_bytes_in_flight_max: u64,
     /// Networks without a share of that limit: proxies and the backend's own servers.
     #[serde(skip)]
@@ -172,6 +172,18 @@ impl Service {
         self.admission.upload_levels()
     }
 
+    /// An id for a request that does not go through the pipeline.
+    pub(super) fn next_request_id(&self) -> u64 {
+        self.request_ids.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Marks a request that this process makes itself as one that came through the CDN, if that is required.
+    pub(super) fn mark_trusted(&self, headers: &mut HeaderMap) {
+        if let Some(secret) = &self.config.cdn_secret {
+            secret.mark(headers);
+        }
+    }
+
     /// Runs the pipeline. The action reads as much of the request body as it needs.
     async fn respond(
         &self,
@@ -189,7 +201,7 @@ impl Service {
         let call = Call {
             method: &head.method,
             target: &target,
-            id: self.request_ids.fetch_add(1, Ordering::Relaxed),
+            id: self.next_request_id(),
             client: self.client(connection, &head.headers),
             is_tls: connection.is_tls,
             headers: &head.headers,
@@ -315,7 +327,7 @@ impl Service {
                 Box::pin(easemob::parts::complete(&easemob()?, params.id, body)).await
             }
             EasemobAbortParts => easemob::parts::abort(&easemob()?, params.id).await,
-            LanyingUserAvatarTicket => lanying::upload::user_avatar(&lanying()?),
+            LanyingUserAvatarTicket => lanying::upload::user_avatar(&lanying()?).await,
             LanyingGroupAvatarTicket => lanying::upload::group_avatar(&lanying()?).await,
             LanyingChatTicket => lanying::upload::chat(&lanying()?).await,
             LanyingForward => lanying::forward(&lanying()?).await,
@@ -326,7 +338,7 @@ impl Service {
     }
 
     /// The client's address. Logs one warning about a proxy that is not configured.
-    fn client(&self, connection: &ConnectionInfo, headers: &HeaderMap) -> IpAddr {
+    pub(super) fn client(&self, connection: &ConnectionInfo, headers: &HeaderMap) -> IpAddr {
         let Config {
             trusted_proxies,
             forwarded_header,

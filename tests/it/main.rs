@@ -12,6 +12,7 @@
 
 mod support;
 
+mod backend_tokens;
 mod cli;
 mod cors;
 mod crash;
@@ -30,6 +31,7 @@ mod log;
 mod memory;
 mod mounts;
 mod odd_requests;
+mod openapi;
 mod operator;
 mod reload;
 mod restart;

@@ -40,7 +40,7 @@ pub(crate) async fn download(
     let Context { api, call, tenant } = context;
     let url_expires = signed_url::verify(call, tenant)?;
     if url_expires.is_none() && !matches!(tenant.download_auth, DownloadAuth::Secret) {
-        context.authenticate()?;
+        context.authenticate().await?;
     }
     // An object whose name is not a valid id cannot exist.
     let id = ObjectId::parse(id).ok_or(Kind::ObjectNotFound)?;
