@@ -40,7 +40,7 @@ fn tokens(c: &mut Criterion) {
         .unwrap();
     let tenant = tenants.iter().next().unwrap();
     let ring = Arc::new(KeyRing::load_or_create(directory.path(), now).unwrap());
-    let verifier = Verifier::new(ring.clone());
+    let verifier = Verifier::new(ring.clone(), Arc::default());
     let issue = |user: String| {
         let subject = Subject::User(user.into());
         token::issue(&ring, tenant.name(), &subject, Some(DAY), now).unwrap()

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use crate::{
     api::Api,
-    auth::{Grants, KeyRing, Verifier, hook::Hooks},
+    auth::{BackendKeys, Grants, Introspections, KeyRing, Verifier, hook::Hooks},
     config::Config,
     error::{Error, Result},
     files::{Capabilities, Files},
@@ -30,7 +30,7 @@ use crate::{
         endpoint::{Endpoint, Listener},
         handover::{Descriptors, Inherited},
         listener,
-        operator::{self, Disk, Operator},
+        operator::{self, Authenticator, Console, Disk, Operator},
         service::Service,
         shutdown::{Shutdown, Tasks},
         tls::{CertificateFiles, Tls},
@@ -55,12 +55,15 @@ pub struct App {
     /// Set by [`App::bind`] if a listener speaks TLS.
     tls: Option<Tls>,
     metrics: Metrics,
-    /// The address of the operator listener, if there is one.
-    operator: Option<SocketAddr>,
+    /// The operator listener. Its address is final after [`App::bind`].
+    operator: operator::Config,
+    /// Who may use the operator listener.
+    authenticator: Arc<Authenticator>,
     /// Set by [`App::bind`]; empty if there is no operator listener.
     operator_listeners: Vec<Listener>,
     free_space_min_bytes: u64,
     policy: Arc<ArcSwap<Policy>>,
+    backend_keys: Arc<BackendKeys>,
     /// Where the keys and the control socket are.
     root: PathBuf,
     /// The random name of this run.
@@ -97,9 +100,14 @@ impl App {
     pub fn build_over(config: Config, clock: Clock, store: Arc<dyn Store>) -> Result<Self> {
         config.warn_of_weak_secrets();
         let root = std::path::absolute(&config.store.path).map_err(Error::internal)?;
-        let api = api(&config, &root.join("keys"), &clock, store.clone())?;
+        let backend_keys = Arc::<BackendKeys>::default();
+        let keys = root.join("keys");
+        let api = api(&config, &keys, backend_keys.clone(), &clock, store.clone())?;
         let limiter = Arc::new(Limiter::new(config.limit.clone(), clock.monotonic()));
         let policy = Arc::new(ArcSwap::from_pointee(config.retention()));
+        let authenticator = config
+            .operator
+            .authenticator(&root.join("keys"), clock.clone())?;
         let server = Uuid::new_v4().simple().to_string();
         let service = Service::new(
             api,
@@ -117,9 +125,11 @@ impl App {
             certificates: config.certificates,
             tls: None,
             operator: config.operator,
+            authenticator: Arc::new(authenticator),
             operator_listeners: Vec::new(),
             free_space_min_bytes: config.store.free_space_min_bytes,
             policy,
+            backend_keys,
             root,
             server,
             clock,
@@ -172,7 +182,7 @@ impl App {
     }
 
     fn bind_operator(&mut self) -> Result<()> {
-        let Some(address) = &mut self.operator else {
+        let Some(address) = &mut self.operator.listen else {
             return Ok(());
         };
         let inherited = &mut self.inherited;
@@ -195,15 +205,17 @@ impl App {
             tls: self.tls.clone(),
             tenants: self.service.api().tenants.clone(),
             policy: self.policy.clone(),
+            backend_keys: self.backend_keys.clone(),
             upload_bytes_in_flight_max: self.service.upload_levels().in_flight_bytes_max,
             secrets: SecretStore::new(self.root.join("keys")),
+            authenticator: self.authenticator.clone(),
             store: Arc::downgrade(&self.store),
         }
     }
 
     /// The address of the operator listener, if there is one. Its port is final after [`App::bind`].
     pub fn operator_address(&self) -> Option<SocketAddr> {
-        self.operator
+        self.operator.listen
     }
 
     /// Serves until `shutdown` is triggered and all transfers have ended, or their grace period has. The operator
@@ -225,6 +237,15 @@ impl App {
             disk: Disk::new(self.store, self.free_space_min_bytes),
             tls: self.tls.clone(),
             shutdown: shutdown.clone(),
+            console: Console {
+                authenticator: self.authenticator,
+                service: self.service.clone(),
+                hosts: self.operator.hosts,
+                endpoints: listeners
+                    .iter()
+                    .map(|listener| listener.endpoint().clone())
+                    .collect(),
+            },
         };
         let connection = self.listener.connection.clone();
         let operated =
@@ -271,6 +292,8 @@ impl App {
             let watch = self.reloader().watch_certificates(shutdown.clone());
             tasks.spawn("certificates", watch);
         }
+        let watch = self.reloader().watch_backend_keys(shutdown.clone());
+        tasks.spawn("keys of chat backends", watch);
         let (limiter, clock) = (self.limiter.clone(), self.clock.clone());
         let sweep = upkeep::sweep_limiter(limiter, clock.clone(), shutdown.clone());
         tasks.spawn("limiter sweep", sweep);
@@ -286,10 +309,17 @@ impl App {
 }
 
 /// Builds the services of the APIs over a store. Creates keys and secrets that are missing. Blocking.
-fn api(config: &Config, keys: &Path, clock: &Clock, store: Arc<dyn Store>) -> Result<Api> {
+fn api(
+    config: &Config,
+    keys: &Path,
+    backend_keys: Arc<BackendKeys>,
+    clock: &Clock,
+    store: Arc<dyn Store>,
+) -> Result<Api> {
     let tenants =
         SecretStore::new(keys.to_owned()).tenants(&Tenants::default(), &config.tenants)?;
     logging::set_ids_masked(tenants.has_open_ids());
+    backend_keys.install(BackendKeys::read(&tenants)?);
     let ring = Arc::new(KeyRing::load_or_create(keys, clock.now())?);
     let descriptors = listener::raise_descriptors_max();
     let mut files = config.files.clone();
@@ -298,7 +328,8 @@ fn api(config: &Config, keys: &Path, clock: &Clock, store: Arc<dyn Store>) -> Re
     Ok(Api {
         files: Files::new(store, &files, clock.clone()),
         tenants: Arc::new(ArcSwap::from_pointee(tenants)),
-        verifier: Verifier::new(ring.clone()),
+        verifier: Verifier::new(ring.clone(), backend_keys),
+        introspections: Introspections::new(config.introspection.clone(), clock.clone()),
         grants: Grants::new(ring, config.limit.exempt.clone(), clock.clone()),
         hooks: Hooks::new(config.hook.clone(), clock.clone()),
         clock: clock.clone(),
@@ -317,6 +348,7 @@ fn metrics(service: &Service, store: &dyn Store) -> Metrics {
         derivatives,
         syncs: store.maintenance().syncs(),
         logins: service.api().grants.counts(),
+        introspections: service.api().introspections.counts(),
     }
 }
 

@@ -11,7 +11,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use crate::{
     api,
-    auth::hook,
+    auth::{hook, introspection},
     error::{Error, Result},
     files,
     http::{cors::Cors, multipart::FORM_OVERHEAD_BYTES},
@@ -36,8 +36,8 @@ pub struct Config {
     pub listener: listener::Config,
     /// `tls.certificates`: the certificates of the listeners that speak TLS.
     pub certificates: Vec<CertificateFiles>,
-    /// `operator.listen`: the address of the operator listener, if there is one.
-    pub operator: Option<SocketAddr>,
+    /// `[operator]`: the operator listener.
+    pub operator: operator::Config,
     /// The pipeline of a request.
     pub service: service::Config,
     /// The APIs.
@@ -50,6 +50,8 @@ pub struct Config {
     pub files: files::Config,
     /// `[hook]`: how the hooks of chat backends are called.
     pub hook: hook::Config,
+    /// `[introspection]`: how the introspection servers of chat backends are called.
+    pub introspection: introspection::Config,
     /// The rate limiter.
     pub limit: limit::Config,
     /// `[log]`
@@ -89,7 +91,6 @@ impl Config {
         let shared = [&service.trusted_proxies[..], &limit.exempt].concat();
         service.upload_share_exempt = shared.clone();
         let api = read_api(document)?;
-        let operator = document.section("operator")?;
         Ok(Self {
             listener: listener::Config {
                 connections_exempt: shared,
@@ -97,7 +98,7 @@ impl Config {
                 ..server.read()?
             },
             certificates: document.section("tls")?.get_or_default("certificates")?,
-            operator: operator.get_with("listen", operator::address)?.flatten(),
+            operator: document.section("operator")?.read()?,
             service,
             tenants: tenants::read(document, &limits, &tenant_defaults, &api)?,
             api,
@@ -107,6 +108,7 @@ impl Config {
             files: read_files(document)?,
             store: document.section("store")?.read()?,
             hook: document.section("hook")?.read()?,
+            introspection: document.section("introspection")?.read()?,
             limit,
             log: document.section("log")?.read()?,
             tenant_defaults,
@@ -122,7 +124,7 @@ impl Config {
                 "needs networks of proxies, but server.proxy_protocol_from is empty"
             } else if endpoint.is_tls && self.certificates.is_empty() {
                 "needs a certificate, but tls.certificates is empty"
-            } else if self.operator.is_some_and(is_operator) {
+            } else if self.operator.listen.is_some_and(is_operator) {
                 "is the address of operator.listen, too: choose another one"
             } else {
                 continue;
@@ -184,7 +186,9 @@ impl Config {
 /// The pipeline's settings. [`Config::read_document`] sets the networks that several modules share.
 fn read_service(document: &Document<'_>, defaults: &Limits) -> Result<service::Config> {
     let cdn: cdn::Config = document.section("cdn")?.read()?;
+    let landing_page = document.section("server")?.get("landing_page")?;
     Ok(service::Config {
+        landing_page: landing_page.unwrap_or(service::Config::default().landing_page),
         default_rate: Rate::from(defaults),
         cdn_secret: cdn.secret()?,
         body_pace: document.section("server")?.read()?,

@@ -9,6 +9,7 @@ mod cells;
 mod durations;
 mod families;
 mod requests;
+mod snapshot;
 mod writer;
 
 use std::{sync::Arc, time::Duration};
@@ -44,6 +45,8 @@ pub struct Metrics {
     pub syncs: Arc<Syncs>,
     /// Logins by password or client secret.
     pub logins: Arc<Logins>,
+    /// Questions to introspection servers.
+    pub introspections: Arc<IntrospectionCounts>,
 }
 
 /// Values that are measured at a scrape.
@@ -69,6 +72,8 @@ pub struct Levels {
     pub store: StoreLevels,
     /// Expiry of the first certificate to expire, in Unix time; `None` without certificates.
     pub certificates_end_secs: Option<u64>,
+    /// Key files of chat backends whose last version could not be used.
+    pub stale_key_files: usize,
     /// Log lines that were dropped because the log queue was full.
     pub log_lines_dropped: u64,
 }
@@ -268,6 +273,35 @@ impl Logins {
 
     fn get(&self, login: Login) -> u64 {
         self.0[login.index()].get()
+    }
+}
+
+label! {
+    /// How a token was looked up that only an introspection server knows.
+    pub enum Introspected {
+        /// The answer was in the cache, or another request was waiting for it.
+        Cached = "cached",
+        /// The server was asked, and the token is valid.
+        Active = "active",
+        /// The server was asked, and the token is not valid.
+        Refused = "refused",
+        /// There was no clear answer in time.
+        Failed = "failed",
+    }
+}
+
+/// Lookups of such tokens by result.
+#[derive(Debug, Default)]
+pub struct IntrospectionCounts([Counter; Introspected::COUNT]);
+
+impl IntrospectionCounts {
+    /// Counts one lookup.
+    pub fn count(&self, introspected: Introspected) {
+        self.0[introspected.index()].add(1);
+    }
+
+    fn get(&self, introspected: Introspected) -> u64 {
+        self.0[introspected.index()].get()
     }
 }
 

@@ -3,10 +3,14 @@
 //! A tenant is `{org}/{app}` in the Easemob API and `app_id` in the Lanying API. Credentials are checked in `auth/`, and
 //! limits are enforced in `limit/`.
 
+mod backend_auth;
+
 use std::{collections::HashMap, sync::Arc};
 
 use serde::Deserialize;
 use uuid::Uuid;
+
+pub use self::backend_auth::{BackendAuth, IntrospectionServer, JwtAlgorithm, JwtIssuer};
 
 use crate::{
     secret::{Secret, SecretKey},
@@ -188,6 +192,8 @@ pub struct Tenant {
     pub strict_restrict_access: bool,
     /// The hook that also decides; `None` = signatures alone decide.
     pub hook: Option<Hook>,
+    /// The tokens of the chat backend that are accepted besides those of this server.
+    pub auth: BackendAuth,
     /// Limits and retention.
     pub limits: Limits,
     /// Credentials issued before this time are revoked.

@@ -5,6 +5,7 @@
 
 mod answer;
 pub mod easemob;
+pub mod landing;
 pub mod lanying;
 pub mod ops;
 pub mod query;
@@ -22,7 +23,7 @@ use hyper::{HeaderMap, Method, header};
 use serde::{Deserialize, Deserializer};
 
 use crate::{
-    auth::{Grants, Verifier, hook::Hooks},
+    auth::{Grants, Identity, Introspections, Verdict, Verifier, hook::Hooks},
     delivery,
     error::{Error, Kind, Result},
     fair_queue::Claimant,
@@ -45,6 +46,8 @@ pub struct Api {
     pub tenants: Arc<ArcSwap<Tenants>>,
     /// Verifies tokens.
     pub verifier: Verifier,
+    /// Asks the introspection servers of the tenants about tokens.
+    pub introspections: Introspections,
     /// Grants tokens.
     pub grants: Grants,
     /// Asks the chat backends whether a user may do something.
@@ -131,6 +134,20 @@ pub fn limit_status_429<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bo
 }
 
 impl Api {
+    /// Identifies the caller by a token.
+    async fn identify(&self, call: &Call<'_>, tenant: &Tenant, token: &str) -> Result<Identity> {
+        match self.verifier.verify(tenant, token, call.now)? {
+            Verdict::Caller(identity) => Ok(identity),
+            Verdict::Ask(server) => {
+                let asking = self
+                    .introspections
+                    .identify(tenant, server, token, call.client);
+                // On the heap, so that requests with other tokens need no memory for it.
+                Box::pin(asking).await
+            }
+        }
+    }
+
     /// Reserves bytes of the daily quotas of a tenant and a user before an upload. An empty user is the application itself,
     /// which has no user quota.
     fn reserve(

@@ -1,4 +1,4 @@
-//! Reloads settings while the server runs: certificates, tenants and retention.
+//! Reloads settings while the server runs: certificates, keys of chat backends, tenants and retention.
 
 use std::{
     sync::{Arc, Weak},
@@ -9,17 +9,21 @@ use arc_swap::ArcSwap;
 
 use super::SecretStore;
 use crate::{
+    auth::BackendKeys,
     config::Config,
     error::{Error, Kind, Result},
     logging,
     retention::Policy,
-    server::{shutdown::Shutdown, tls::Tls},
+    server::{operator::Authenticator, shutdown::Shutdown, tls::Tls},
     store::{Access, Store},
     tenant::Tenants,
 };
 
 /// How often the certificate files are checked for changes.
 const CERTIFICATES_TICK: Duration = Duration::from_secs(5);
+
+/// How often the key files of chat backends are checked for changes.
+const BACKEND_KEYS_TICK: Duration = Duration::from_secs(1);
 
 /// Changes the settings of a running server. Cheap to clone.
 #[derive(Clone)]
@@ -28,19 +32,23 @@ pub struct Reloader {
     pub(super) tls: Option<Tls>,
     pub(super) tenants: Arc<ArcSwap<Tenants>>,
     pub(super) policy: Arc<ArcSwap<Policy>>,
+    pub(super) backend_keys: Arc<BackendKeys>,
     /// The value that the server was started with.
     pub(super) upload_bytes_in_flight_max: u64,
     pub(super) secrets: SecretStore,
+    /// Has the token of the operator.
+    pub(super) authenticator: Arc<Authenticator>,
     /// Weak, so that a reloader does not keep the store open.
     pub(super) store: Weak<dyn Store>,
 }
 
 impl Reloader {
-    /// Applies the tenants of a configuration, with their limits and retention, and reads the certificates again. New
-    /// requests and connections use them. All other settings need a restart. Blocking.
+    /// Applies the tenants of a configuration, with their limits and retention, and reads the certificates, the keys of
+    /// chat backends and the operator's token again. New requests and connections use them. All other settings need a
+    /// restart. Blocking.
     ///
     /// # Errors
-    /// The configuration or a certificate is not usable; nothing has changed then.
+    /// The configuration, a key file or a certificate is not usable; nothing has changed then.
     pub fn reload(&self, config: &Config) -> Result<()> {
         let note = " (in force until the server is restarted)";
         config.check_in_flight(self.upload_bytes_in_flight_max, note)?;
@@ -51,7 +59,11 @@ impl Reloader {
         store.maintenance().check(Access::Read)?;
         let before = self.tenants.load_full();
         let tenants = self.secrets.tenants(&before, &config.tenants)?;
+        let backend_keys = BackendKeys::read(&tenants)?;
         self.certificates()?;
+        self.authenticator.reload()?;
+        // Nothing below can fail.
+        self.backend_keys.install(backend_keys);
         config.warn_of_weak_secrets();
         self.policy.store(Arc::new(config.retention()));
         // Log lines hide ids from before an id can open a file until after the last one can.
@@ -68,6 +80,19 @@ impl Reloader {
     /// A file is not usable; the old certificates stay in use.
     pub fn certificates(&self) -> Result<()> {
         self.tls.as_ref().map_or(Ok(()), Tls::reload)
+    }
+
+    /// Reads the key files of chat backends again whenever they change, until shutdown.
+    pub(super) async fn watch_backend_keys(self, shutdown: Shutdown) {
+        while tokio::time::timeout(BACKEND_KEYS_TICK, shutdown.triggered())
+            .await
+            .is_err()
+        {
+            let keys = self.backend_keys.clone();
+            if let Err(error) = tokio::task::spawn_blocking(move || keys.look()).await {
+                tracing::error!(%error, "cannot check the key files of chat backends");
+            }
+        }
     }
 
     /// Reads the certificates again whenever their files change, until shutdown.

@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use crate::{
     error::{Error, Kind, Result},
     limit::Limiter,
+    logging::Actor,
     retention::{self, Policy, SweepMode},
     server::{
         control,
@@ -150,7 +151,11 @@ async fn take_command(
         control::Command::Remove(text) => {
             let id = ObjectId::parse(&text)
                 .ok_or_else(|| Error::invalid(format!("{text} is no id of a file")))?;
-            match service.api().files.remove(id).await? {
+            let actor = Actor {
+                by: "command line, through the server",
+                request: None,
+            };
+            match service.api().files.remove(id, actor).await? {
                 true => Ok(format!("removed {id}")),
                 false => Err(Error::invalid(format!("there is no file {id}"))),
             }

@@ -7,15 +7,14 @@ mod backend;
 
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
 use quick_cache::{Weighter, sync::Cache};
 use serde::{Deserialize, Deserializer, Serialize};
-use tokio::{sync::oneshot, task::JoinSet};
 
 use self::backend::{Answer, Backend};
+use super::exchange::{self, Exchanges, Failure};
 use crate::{
     error::{Error, Kind, Result},
-    fair_queue::{self, Claimant, FairQueue},
+    fair_queue::Claimant,
     settings::{number, seconds, seconds_in},
     tenant::{Hook, Tenant},
     time::Clock,
@@ -174,9 +173,7 @@ pub struct Hooks {
     backend: Backend,
     answers: Cache<Key, Entry, Weight>,
     /// Running and waiting questions, fair by tenant.
-    questions: FairQueue,
-    /// Running exchanges, at most `in_flight_max`, and those that have ended since the last question.
-    exchanges: Mutex<JoinSet<()>>,
+    exchanges: Exchanges,
 }
 
 impl Hooks {
@@ -188,13 +185,7 @@ impl Hooks {
         Self {
             backend: Backend::new(config.timeout, clock.clone()),
             answers: Cache::with_weighter(entries_max, entries_max as u64, Weight),
-            questions: FairQueue::new(fair_queue::Config {
-                jobs_max: config.in_flight_max,
-                tenant_jobs_max: config.in_flight_max.div_ceil(2),
-                waiting_max: config.waiting_max,
-                ..fair_queue::Config::default()
-            }),
-            exchanges: Mutex::default(),
+            exchanges: Exchanges::new(config.in_flight_max, config.waiting_max),
             config,
             clock,
         }
@@ -268,26 +259,14 @@ impl Hooks {
     ) -> Result<Verdict> {
         let (body, trace) = (body(tenant, question), question.trace);
         let claimant = Claimant::whole_tenant(tenant.index);
-        let permit = self.questions.acquire(claimant, 0).await;
-        let permit = permit.map_err(|_| unavailable(hook, "too many questions wait"))?;
         let (backend, moved) = (self.backend.clone(), hook.clone());
-        let (sender, answer) = oneshot::channel();
-        // A task that ends by the deadline: a caller that gives up does not free the permit.
-        let exchange = async move {
-            let answered = backend.exchange(&moved, &body, trace, deadline).await;
-            drop(permit);
-            let _ = sender.send(answered);
-        };
-        {
-            let mut exchanges = self.exchanges.lock();
-            while exchanges.try_join_next().is_some() {}
-            exchanges.spawn(exchange);
-        }
-        // The message of a panic is not logged, since it might contain a secret.
-        let answered = answer
-            .await
-            .unwrap_or_else(|_| Err("the exchange did not end".into()));
-        match answered.map_err(|cause| unavailable(hook, &cause))? {
+        // Ends by the deadline.
+        let exchange = async move { backend.exchange(&moved, &body, trace, deadline).await };
+        let answered = self.exchanges.run(claimant, exchange).await;
+        match answered.map_err(|failure| match failure {
+            Failure::Refused => unavailable(hook, "too many questions wait"),
+            Failure::Failed(cause) => unavailable(hook, &cause),
+        })? {
             Answer::Allow => Ok(Verdict::Allowed),
             Answer::Deny(code) => Ok(Verdict::Denied {
                 code: code.unwrap_or(question.default_code()),
@@ -316,7 +295,7 @@ fn body(tenant: &Tenant, question: &Question<'_>) -> String {
 
 /// An error for the log. It names only the host, since the rest of the URL may contain a credential.
 fn unavailable(hook: &Hook, cause: &str) -> Error {
-    let host = backend::host(&hook.url);
+    let host = exchange::host(&hook.url);
     Error::new(Kind::Unavailable(RETRY_AFTER)).source(format!("the hook at {host}: {cause}"))
 }
 

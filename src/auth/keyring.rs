@@ -29,7 +29,8 @@ use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use self::file::{Publish, Stamp, publish, read_private};
+pub(super) use self::file::Stamp;
+use self::file::{Publish, publish, read_private};
 use crate::{
     error::{Error, Result},
     secret::{Secret, SecretKey},

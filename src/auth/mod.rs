@@ -1,15 +1,24 @@
 //! Authentication: tokens, signing keys, passwords, and the hook that authorizes users.
 //!
 //! Reading order: [`keyring`] has the signing keys; [`token`] is our signed token and `dynamic` the one that an
-//! Easemob backend signs; [`verifier`] turns a token into an [`Identity`]; [`password`] checks passwords, `attempts`
-//! slows down guessing, [`grant`] issues tokens; [`hook`] asks the chat backend what a user may do. Access to objects
-//! (`files/`), JSON (`api/`) and rate limits (`limit/`) are elsewhere.
+//! Easemob backend signs; `jwt` is the token that a backend signs with its own keys, which [`backend_keys`] holds and
+//! `jwks` parses; [`verifier`] turns a token into an [`Identity`], and [`introspection`] asks about tokens that only the
+//! backend knows; `claims` is common to both. [`password`] checks passwords, `attempts` slows down guessing, [`grant`]
+//! issues tokens; [`operator_token`] protects the operator listener; [`hook`] asks the chat backend what a user may do,
+//! over `exchange`. Access to objects (`files/`), JSON (`api/`) and rate limits (`limit/`) are elsewhere.
 
 mod attempts;
+pub mod backend_keys;
+mod claims;
 mod dynamic;
+mod exchange;
 pub mod grant;
 pub mod hook;
+pub mod introspection;
+mod jwks;
+mod jwt;
 pub mod keyring;
+pub mod operator_token;
 pub mod password;
 #[cfg(test)]
 mod testing;
@@ -18,9 +27,12 @@ pub mod verifier;
 
 use std::sync::Arc;
 
+pub use backend_keys::BackendKeys;
 pub use grant::{Granted, Grants};
+pub use introspection::Introspections;
 pub use keyring::KeyRing;
-pub use verifier::Verifier;
+pub use operator_token::OperatorToken;
+pub use verifier::{Verdict, Verifier};
 
 /// Maximum size of a token of any form, in bytes. Longer tokens are refused before they are parsed.
 pub const TOKEN_BYTES_MAX: usize = 4096;

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use super::KeyRing;
 use crate::{
     secret::{Secret, SecretKey},
-    tenant::{DownloadAuth, Lanying, Limits, Processing, Tenant},
+    tenant::{BackendAuth, DownloadAuth, Lanying, Limits, Processing, Tenant},
     time::Timestamp,
 };
 
@@ -31,6 +31,7 @@ pub(super) fn tenant(org: &str, app: &str) -> Tenant {
         download_auth: DownloadAuth::Token,
         strict_restrict_access: false,
         hook: None,
+        auth: BackendAuth::default(),
         limits: Limits::default(),
         tokens_not_before: None,
         users_not_before: HashMap::new(),

@@ -14,7 +14,8 @@ use crate::{
     time::Timestamp,
 };
 
-const ISSUER: &str = "chatfiles";
+/// The claim `iss` of our tokens. No tenant's backend may use it.
+pub const ISSUER: &str = "chatfiles";
 
 /// Only HS256, whatever the header says. The library checks no time claims.
 static RULES: LazyLock<Validation> = LazyLock::new(|| {
@@ -87,6 +88,13 @@ pub fn issue(
         ));
     }
     Ok(token)
+}
+
+/// Whether a token names one of our keys, so that nobody else can have issued it.
+pub(super) fn has_own_key(ring: &KeyRing, token: &str, now: Timestamp) -> bool {
+    let kid = jsonwebtoken::decode_header(token).ok();
+    let kid = kid.and_then(|header| header.kid);
+    kid.is_some_and(|kid| ring.current(now).find(&kid).is_some())
 }
 
 /// Verifies the signature, the form and the expiry of one of our tokens.

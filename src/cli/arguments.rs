@@ -152,7 +152,7 @@ pub(super) struct Settings {
     )]
     #[serde(rename = "server.listen")]
     listen: Option<Vec<String>>,
-    /// Address of the metrics and probes; none by default (operator.listen)
+    /// Address of the metrics, probes and console; none by default (operator.listen)
     #[arg(long, env = "CHATFILES_OPERATOR_LISTEN", value_name = "ADDRESS")]
     #[serde(rename = "operator.listen")]
     operator_listen: Option<String>,

@@ -309,6 +309,9 @@ pub(super) fn check_config(config: &Config, probe: bool) -> Result<ExitCode> {
     for secret in config.weak_secrets() {
         say(&format!("warning: {secret}"))?;
     }
+    if let Some(warning) = config.operator.warning() {
+        say(&format!("warning: {warning}"))?;
+    }
     match app::attach(config)? {
         Some(store) => say(&upkeep::sweep_plan(&*store, config)?)?,
         None => say("there is no store yet; `chatfiles serve` creates it")?,

@@ -10,6 +10,8 @@ use super::{
 use crate::{
     config::Config,
     error::{Error, Kind, Result},
+    files,
+    logging::{self, Actor},
     retention::{self, Report, SweepMode},
     server::control,
     store::{Key, ObjectId, Progress, Store, Verified},
@@ -121,7 +123,12 @@ pub(super) fn rm(config: &Config, text: &str) -> Result<ExitCode> {
     if let Some(answer) = control::request(&config.store.path, &command)? {
         return say(&answer);
     }
-    match run(store.remove(id))? {
+    let _log = logging::install(&config.log)?;
+    let actor = Actor {
+        by: "command line",
+        request: None,
+    };
+    match run(files::take_down(&*store, id, actor))? {
         true => say(&format!("removed {id}")),
         false => {
             let path = config.store.path.display();

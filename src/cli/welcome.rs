@@ -13,7 +13,7 @@ use crate::{
     files::{Capabilities, PACKAGES},
     http::{cors::Cors, forwarded::ForwardedHeader},
     logging::Format,
-    server::endpoint::Endpoint,
+    server::{endpoint::Endpoint, operator::Authentication},
     settings::{format_bytes, format_seconds},
     store::{Class, local::Durability},
     tenant::{Limits, Retention},
@@ -51,6 +51,7 @@ impl Started<'_> {
                 text,
                 "metrics and probes on http://{address}: /metrics /livez /readyz /log-level"
             );
+            let _ = writeln!(text, "console on http://{address}/");
         }
         let _ = writeln!(text, "\n{}", policy(self.config, self.capabilities));
         let mut endpoints = self.endpoints.iter();
@@ -145,9 +146,13 @@ fn limits(config: &Config) -> Lines {
         ForwardedHeader::Forwarded => "Forwarded",
     };
     let proxies = list(&config.service.trusted_proxies);
-    let operator = match config.operator {
-        Some(address) => format!("at {address}, without authentication"),
-        None => "none, because operator.listen is not set".into(),
+    let operator = match (config.operator.listen, config.operator.authentication()) {
+        (Some(address), Some(Authentication::Token)) => {
+            let file = config.operator.token_file(&config.keys_path());
+            format!("at {address}, with the token in {}", file.display())
+        }
+        (Some(address), _) => format!("at {address}, without authentication"),
+        (None, _) => "none, because operator.listen is not set".into(),
     };
     let origins = match &config.cors {
         Cors::Any => "any".to_owned(),
@@ -252,6 +257,14 @@ fn differences(tenant: &TenantConfig, defaults: &Limits) -> String {
         (is_strict, "strict_restrict_access = true"),
         (tenant.strict_recipients, "strict_recipients = true"),
         (tenant.hook_url.is_some(), "a hook decides"),
+        (
+            tenant.auth.jwt.is_some(),
+            "JWTs of the backend are accepted",
+        ),
+        (
+            tenant.auth.introspection.is_some(),
+            "tokens are introspected",
+        ),
         (tenant.sdk_sign_key.is_some(), "requests need sdk_sign"),
         (is_processed, "pictures are processed by another server"),
         (is_revoked, "some tokens are revoked"),

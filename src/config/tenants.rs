@@ -2,6 +2,8 @@
 //!
 //! Secrets that are not configured are generated. They are neither read nor written here: see `app/secrets.rs`.
 
+mod backend_auth;
+
 use std::collections::{HashMap, HashSet};
 
 use jiff::civil::DateTime;
@@ -15,7 +17,9 @@ use crate::{
     error::{Error, Result},
     secret::SecretKey,
     settings::{number, seconds_list},
-    tenant::{Account, DownloadAuth, Hook, Lanying, Limits, Processing, Retention, Tenant},
+    tenant::{
+        Account, BackendAuth, DownloadAuth, Hook, Lanying, Limits, Processing, Retention, Tenant,
+    },
     time::Timestamp,
 };
 
@@ -58,6 +62,7 @@ pub struct TenantConfig {
     pub video_process_url: Option<String>,
     pub hook_url: Option<String>,
     pub hook_secret: Option<SecretKey>,
+    pub auth: BackendAuth,
     pub tokens_not_before: Option<Moment>,
     pub users_not_before: HashMap<String, Moment>,
     pub account: Vec<Account>,
@@ -136,6 +141,7 @@ pub(super) fn read(
     }
     check_names(&tenants)?;
     check_dynamic_tokens(&tenants)?;
+    backend_auth::check_shared_keys(&tenants)?;
     Ok(tenants)
 }
 
@@ -256,6 +262,7 @@ impl TenantConfig {
             return Err(self.error("dynamic_token_ttl_seconds", message));
         }
         self.check_urls()?;
+        self.check_auth()?;
         self.check_app_id()?;
         self.check_users()
     }
@@ -294,14 +301,6 @@ impl TenantConfig {
     }
 
     fn check_urls(&self) -> Result<()> {
-        let is_url = |url: &str| {
-            let is_http = |uri: hyper::Uri| {
-                matches!(uri.scheme_str(), Some("http" | "https")) && uri.authority().is_some()
-            };
-            url.len() <= URL_BYTES_MAX
-                && !url.contains(['{', '}'])
-                && url.parse().is_ok_and(is_http)
-        };
         let fill = |url: String, name: &&str| url.replace(name, "1");
         let filled = |url: &String| PLACEHOLDERS.iter().fold(url.clone(), fill);
         // The messages do not show the URLs, which may hold passwords.
@@ -409,6 +408,7 @@ impl TenantConfig {
                 url,
                 secret: self.hook_secret.clone(),
             }),
+            auth: self.auth.clone(),
             limits: self.limits,
             tokens_not_before: self.tokens_not_before.map(|moment| moment.0),
             users_not_before: moments
@@ -438,6 +438,14 @@ impl TenantConfig {
             },
         }))
     }
+}
+
+/// Whether a text is an absolute `http://` or `https://` URL without placeholders.
+fn is_url(url: &str) -> bool {
+    let is_http = |uri: hyper::Uri| {
+        matches!(uri.scheme_str(), Some("http" | "https")) && uri.authority().is_some()
+    };
+    url.len() <= URL_BYTES_MAX && !url.contains(['{', '}']) && url.parse().is_ok_and(is_http)
 }
 
 /// The days of a section, over `defaults`.

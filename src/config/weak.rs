@@ -7,8 +7,9 @@ use crate::{auth::password, secret::SecretKey};
 
 /// Less than the length of keys that the server or `openssl rand -base64 32` generates.
 const KEY_BYTES_ADVISED: usize = 32;
-/// Less than the length of client secrets from the vendor's console: 31 characters, with 160 random bits.
-const CLIENT_SECRET_BYTES_ADVISED: usize = 24;
+/// The beginning and the length of client secrets from the vendor's console, which have 160 random bits.
+const VENDOR_PREFIX: &str = "YXA6";
+const VENDOR_BYTES: usize = 31;
 
 /// The settings with weak secrets, each with the reason.
 pub(super) fn secrets(config: &Config) -> Vec<String> {
@@ -20,8 +21,23 @@ pub(super) fn secrets(config: &Config) -> Vec<String> {
 
 fn of_tenant(tenant: &TenantConfig) -> Vec<String> {
     let client_secret = &tenant.client_secret;
+    let is_vendors = |secret: &SecretKey| {
+        let secret = secret.expose();
+        secret.len() == VENDOR_BYTES && secret.starts_with(VENDOR_PREFIX)
+    };
+    let client_secret_bytes = match client_secret.as_ref().is_some_and(is_vendors) {
+        true => VENDOR_BYTES,
+        false => KEY_BYTES_ADVISED,
+    };
+    let introspection = tenant.auth.introspection.as_ref();
+    let introspection_secret = introspection.map(|server| server.client_secret.clone());
     let secrets = [
-        ("client_secret", client_secret, CLIENT_SECRET_BYTES_ADVISED),
+        ("client_secret", client_secret, client_secret_bytes),
+        (
+            "auth: introspection.client_secret",
+            &introspection_secret,
+            KEY_BYTES_ADVISED,
+        ),
         ("url_key", &tenant.url_key, KEY_BYTES_ADVISED),
         ("link_key", &tenant.link_key, KEY_BYTES_ADVISED),
         ("upload_key", &tenant.upload_key, KEY_BYTES_ADVISED),

@@ -8,6 +8,8 @@ mod ffmpeg;
 mod open;
 mod parts;
 mod pool;
+mod reference;
+mod take_down;
 mod upload;
 
 use std::{sync::Arc, time::Duration};
@@ -18,6 +20,7 @@ use crate::{
     derivative::Derivative,
     error::{Error, Kind, Result},
     fair_queue::{Claimant, FairQueue},
+    logging::Actor,
     media::thumbnail::PictureLimits,
     metrics::{Derivations, FileLevels, Lookups},
     retention,
@@ -33,6 +36,8 @@ pub use self::{
     ffmpeg::{Capabilities, Config as FfmpegConfig, PACKAGES},
     open::OpenFile,
     parts::{Completion, PartUpload, ReceivedPart},
+    reference::Reference,
+    take_down::take_down,
     upload::{Attributes, Received, Stored},
 };
 
@@ -228,16 +233,31 @@ impl Files {
         self.open.cache.clear();
     }
 
-    /// Takes an object of any class down: the file, its derivatives, and every cache entry.
+    /// Opens a file of any tenant and API, expired or not, for the operator.
+    ///
+    /// # Errors
+    /// `ObjectNotFound`: it is not stored under a key of the reference. Otherwise those of the store.
+    pub async fn find(&self, reference: Reference, now: Timestamp) -> Result<Arc<OpenFile>> {
+        for key in reference.keys() {
+            match self.open.get(key, now).await {
+                Err(error) if error.kind() == Kind::ObjectNotFound => {}
+                found => return found,
+            }
+        }
+        Err(Kind::ObjectNotFound.into())
+    }
+
+    /// Takes an object of any class down: the file, its derivatives, and every cache entry. Leaves an audit line with
+    /// the actor.
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn remove(&self, id: ObjectId) -> Result<bool> {
+    pub async fn remove(&self, id: ObjectId, actor: Actor<'_>) -> Result<bool> {
         // Before, because an open file keeps its inode, and the disk may have no other inode for the tombstone. And
         // after, whatever the result is, also if this call is dropped.
         drop(ForgetOnDrop { files: self, id });
         let _forget = ForgetOnDrop { files: self, id };
-        self.store.remove(id).await
+        take_down(&*self.store, id, actor).await
     }
 }
 

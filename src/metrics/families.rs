@@ -125,7 +125,15 @@ impl Scrape {
         out.help("Client addresses in the rate limiter's table.")
             .level("limiter_addresses", self.levels.limiter_addresses as u64)?;
         out.help("Logins by password or client secret, by result.")
-            .counter("logins", by("result", |login| logins.get(login)))
+            .counter("logins", by("result", |login| logins.get(login)))?;
+        let introspections = &self.metrics.introspections;
+        out.help("Tokens that only an introspection server knows, by result.")
+            .counter(
+                "introspections",
+                by("result", |result| introspections.get(result)),
+            )?;
+        out.help("Key files of chat backends whose last version could not be used.")
+            .level("stale_key_files", self.levels.stale_key_files as u64)
     }
 
     fn uploads(&self, out: &mut Families<'_>) -> fmt::Result {

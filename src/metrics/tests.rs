@@ -53,6 +53,7 @@ fn levels() -> Levels {
         disk_free_min_bytes: 8,
         disk_reserved_bytes: 13,
         certificates_end_secs: Some(10),
+        stale_key_files: 22,
         log_lines_dropped: 9,
     }
 }
@@ -65,6 +66,7 @@ fn metrics() -> Metrics {
         derivatives: Arc::default(),
         syncs: Arc::default(),
         logins: Arc::default(),
+        introspections: Arc::default(),
     }
 }
 

@@ -12,6 +12,7 @@
 
 mod support;
 
+mod backend_tokens;
 mod cli;
 mod cors;
 mod crash;
@@ -23,12 +24,14 @@ mod errors;
 mod hostile;
 mod http;
 mod io_errors;
+mod landing;
 mod lanying;
 mod limit;
 mod log;
 mod memory;
 mod mounts;
 mod odd_requests;
+mod openapi;
 mod operator;
 mod reload;
 mod restart;

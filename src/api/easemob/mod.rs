@@ -77,8 +77,8 @@ impl<'a> Context<'a> {
     }
 
     /// Identifies the caller by the token in `Authorization`.
-    fn authenticate(&self) -> Result<Identity> {
+    async fn authenticate(&self) -> Result<Identity> {
         let token = bearer(self.call.headers).ok_or(Kind::TokenMissing)?;
-        self.api.verifier.verify(self.tenant, token, self.call.now)
+        self.api.identify(self.call, self.tenant, token).await
     }
 }

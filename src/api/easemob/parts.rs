@@ -30,7 +30,7 @@ const EMPTY_BODY_BYTES_MAX: usize = 4096;
 const FIELD_BYTES_MAX: usize = 64;
 
 pub(crate) async fn begin(context: &Context<'_>, body: &mut RequestBody) -> Result<Response<Body>> {
-    let identity = context.authenticate()?;
+    let identity = context.authenticate().await?;
     body.collect(EMPTY_BODY_BYTES_MAX).await?;
     let files = &context.api.files;
     let id = files.new_id()?;
@@ -48,7 +48,7 @@ pub(crate) async fn put(
     id: &str,
     body: &mut RequestBody,
 ) -> Result<Response<Body>> {
-    let identity = context.authenticate()?;
+    let identity = context.authenticate().await?;
     let upload = find(context, &identity, id).await?;
     let upload_bytes_max = context.tenant.limits.upload_bytes_max;
     let announced = multipart::bound(body, upload_bytes_max)?;
@@ -119,7 +119,7 @@ async fn read_raw(body: &mut RequestBody, mut part: ReceivedPart) -> Result<Rece
 }
 
 pub(crate) async fn list(context: &Context<'_>, id: &str) -> Result<Response<Body>> {
-    let identity = context.authenticate()?;
+    let identity = context.authenticate().await?;
     let upload = find(context, &identity, id).await?;
     Ok(wire::parts(context, "get", &upload.list().await?))
 }
@@ -129,7 +129,7 @@ pub(crate) async fn complete(
     id: &str,
     body: &mut RequestBody,
 ) -> Result<Response<Body>> {
-    let identity = context.authenticate()?;
+    let identity = context.authenticate().await?;
     let id = ObjectId::parse(id).ok_or(Kind::ObjectNotFound)?;
     body.collect(EMPTY_BODY_BYTES_MAX).await?;
     let mut thumbnail = ThumbnailSize::from_headers(context);
@@ -154,7 +154,7 @@ pub(crate) async fn complete(
 }
 
 pub(crate) async fn abort(context: &Context<'_>, id: &str) -> Result<Response<Body>> {
-    let identity = context.authenticate()?;
+    let identity = context.authenticate().await?;
     let upload = find(context, &identity, id).await?;
     let id = upload.id();
     upload.abort().await?;

@@ -78,7 +78,7 @@ pub(crate) async fn token(context: &Context<'_>, body: &mut RequestBody) -> Resu
             client_secret: secret,
         } => grants.client_credentials(tenant, call.client, id, secret, ttl_secs()?, call.now)?,
         Grant::Inherit { username } => {
-            let caller = context.authenticate()?;
+            let caller = context.authenticate().await?;
             grants.inherit(tenant, &caller, username, ttl_secs()?, call.now)?
         }
         Grant::Password { username, password } => {

@@ -36,7 +36,7 @@ pub(crate) async fn upload(
     context: &Context<'_>,
     body: &mut RequestBody,
 ) -> Result<Response<Body>> {
-    let identity = context.authenticate()?;
+    let identity = context.authenticate().await?;
     let bytes_max = context.tenant.limits.upload_bytes_max;
     let announced = multipart::bound(body, bytes_max)?;
     let form = Form::new(context.call.headers, body)?;

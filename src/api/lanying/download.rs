@@ -42,7 +42,7 @@ pub(crate) async fn chat(context: &Context<'_>, view: Result<View>) -> Result<Re
     if let Some(expires) = signed_url::verify(context.call, context.tenant)? {
         return send_signed(context, expires, view).await;
     }
-    let credential = context.credential()?;
+    let credential = context.credential().await?;
     let file_sign = context.required("file_sign")?;
     let link = Link::verify(context.lanying, &file_sign)?;
     let (view, redirects) = (view?, Redirects::parse(context.call)?);
@@ -64,7 +64,7 @@ pub(crate) async fn avatar(context: &Context<'_>, view: Result<View>) -> Result<
     if let Some(expires) = signed_url::verify(context.call, context.tenant)? {
         return send_signed(context, expires, view).await;
     }
-    let credential = context.credential()?;
+    let credential = context.credential().await?;
     let object = context.required("object_name")?;
     let key = Key::parse(&object)
         .filter(|key| key.class == Class::Avatar)

@@ -12,7 +12,7 @@ use crate::{delivery::Body, error::Result};
 
 /// Requires the right to open the file: otherwise a user could forward the files of others to themselves.
 pub(crate) async fn forward(context: &Context<'_>) -> Result<Response<Body>> {
-    let user = context.authenticate()?;
+    let user = context.authenticate().await?;
     let source = Link::verify(context.lanying, &context.required("file_sign")?)?;
     let (to_type, to) = recipient(context)?;
     download::check_rights(context, &source, &user).await?;

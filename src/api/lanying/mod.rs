@@ -96,10 +96,9 @@ impl<'a> Context<'a> {
     }
 
     /// Identifies the user who calls, or for whom the backend calls (header `user_id`).
-    fn authenticate(&self) -> Result<String> {
+    async fn authenticate(&self) -> Result<String> {
         let token = parameter(self.call, "access-token").ok_or(Kind::TokenMissing)?;
-        let verifier = &self.api.verifier;
-        let identity = verifier.verify(self.tenant, &token, self.call.now)?;
+        let identity = self.api.identify(self.call, self.tenant, &token).await?;
         let user = match &identity.subject {
             Subject::User(name) => name,
             Subject::App => self
@@ -113,8 +112,8 @@ impl<'a> Context<'a> {
 
     /// The credential of a download: a user, else a store token. With a store token, an invalid access token is ignored,
     /// because a client that follows a redirect sends its headers again.
-    fn credential(&self) -> Result<Credential> {
-        match (self.authenticate(), self.query("store_token")) {
+    async fn credential(&self) -> Result<Credential> {
+        match (self.authenticate().await, self.query("store_token")) {
             (Ok(user), _) => Ok(Credential::User(user)),
             (Err(no_user), Some(token)) => Ok(Credential::StoreToken {
                 token: token.into_owned(),
@@ -148,13 +147,16 @@ impl<'a> Context<'a> {
         (to_type, to_id): (ToType, &str),
         from: Option<&str>,
     ) -> Result<()> {
+        let is_asked = self.tenant.hook.is_some();
         let question = Question {
             user,
             action,
             to_type: to_type.number(),
             to_id,
             from,
-            trace: TraceParent::of(self.call.headers),
+            trace: is_asked
+                .then(|| TraceParent::of(self.call.headers))
+                .flatten(),
         };
         self.api.hooks.ask(self.tenant, &question).await
     }

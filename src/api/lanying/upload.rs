@@ -21,13 +21,13 @@ use crate::{
 /// How long a ticket is valid.
 pub(super) const TICKET: Duration = Duration::from_secs(20 * 60);
 
-pub(crate) fn user_avatar(context: &Context<'_>) -> Result<Response<Body>> {
-    let user = context.authenticate()?;
+pub(crate) async fn user_avatar(context: &Context<'_>) -> Result<Response<Body>> {
+    let user = context.authenticate().await?;
     avatar(context, &user, None)
 }
 
 pub(crate) async fn group_avatar(context: &Context<'_>) -> Result<Response<Body>> {
-    let user = context.authenticate()?;
+    let user = context.authenticate().await?;
     let group = context.required_id("group_id")?;
     let to = (ToType::Group, &*group);
     context
@@ -43,7 +43,7 @@ fn avatar(context: &Context<'_>, user: &str, group: Option<&str>) -> Result<Resp
 }
 
 pub(crate) async fn chat(context: &Context<'_>) -> Result<Response<Body>> {
-    let user = context.authenticate()?;
+    let user = context.authenticate().await?;
     let class = class_of(&context.required("file_type")?)?;
     let (to_type, to) = recipient(context)?;
     context

@@ -1,15 +1,15 @@
 //! Exchanges one question with a chat backend: a signed POST of JSON, and the parsing of the answer.
 //!
-//! The parent limits concurrent questions. Redirects are not followed. A question is sent a second time only if the
-//! backend closed the connection before it answered.
+//! `exchange.rs` limits concurrent questions, and sends them. Redirects are not followed.
 
 use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Full};
-use hyper::{Request, Uri, header};
+use hyper::{Request, header};
 use serde::Deserialize;
 
 use crate::{
+    auth::exchange::{self, USER_AGENT},
     http_client::{self, HttpClient, RequestBody},
     secret::{SecretKey, hex},
     tenant::Hook,
@@ -19,8 +19,6 @@ use crate::{
 
 /// Maximum size of an answer's body.
 const BODY_BYTES_MAX: usize = 16 * 1024;
-
-const USER_AGENT: &str = concat!("chatfiles/", env!("CARGO_PKG_VERSION"));
 
 /// The backend's answer.
 #[derive(Debug, PartialEq, Eq)]
@@ -56,31 +54,11 @@ impl Backend {
         trace: Option<TraceParent>,
         deadline: Instant,
     ) -> Result<Answer, String> {
-        let ask = self.ask(hook, body, trace);
-        let answered = tokio::time::timeout_at(deadline.into(), ask).await;
+        let request = || self.request(hook, body, trace);
+        let sent = exchange::send(&self.client, request, BODY_BYTES_MAX);
+        let answered = tokio::time::timeout_at(deadline.into(), sent).await;
         let body = answered.map_err(|_| "no answer in time")??;
         parse(&body).ok_or_else(|| "the answer is no JSON object with a boolean \"allow\"".into())
-    }
-
-    async fn ask(
-        &self,
-        hook: &Hook,
-        body: &str,
-        trace: Option<TraceParent>,
-    ) -> Result<Vec<u8>, String> {
-        let described = |error: http_client::Error| error.to_string();
-        let request = || self.request(hook, body, trace).map_err(described);
-        let sent = match self.client.send(request()?).await {
-            // A question changes nothing, so it may be sent again. Other kept connections may be closed too.
-            Err(http_client::Error::Closed) => self.client.send_on_new_connection(request()?).await,
-            sent => sent,
-        };
-        let response = sent.map_err(described)?;
-        if response.status() != 200 {
-            return Err(format!("status {}", response.status().as_u16()));
-        }
-        let body = http_client::read_body(response.into_body(), BODY_BYTES_MAX).await;
-        body.map_err(described)
     }
 
     fn request(
@@ -108,13 +86,6 @@ impl Backend {
             .body(body.boxed_unsync())
             .map_err(|_| http_client::Error::Url)
     }
-}
-
-/// The host of a URL, which is the part that may be logged.
-pub(super) fn host(url: &str) -> String {
-    let uri = url.parse::<Uri>().ok();
-    let host = uri.as_ref().and_then(Uri::host);
-    host.unwrap_or("an unreadable address").to_owned()
 }
 
 /// Hex HMAC-SHA256 over the timestamp, a dot and the body.
@@ -206,17 +177,5 @@ mod tests {
             ),
             "16b12bb6ab65fbb0219b4825b58f4cb1dc9ae1d4053803a65ce73508b78c38c2"
         );
-    }
-
-    #[test]
-    fn shows_only_the_host() {
-        for (url, shown) in [
-            ("https://u:p@chat.example:8443/a/b?key=k#f", "chat.example"),
-            ("http://[::1]:80/?key=k", "[::1]"),
-            ("/a?key=k", "an unreadable address"),
-            ("http://a b/?key=k", "an unreadable address"),
-        ] {
-            assert_eq!(host(url), shown);
-        }
     }
 }

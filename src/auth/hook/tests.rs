@@ -601,7 +601,7 @@ async fn full_queue_refuses_at_once() {
     for result in join_all(asks).await {
         result.unwrap();
     }
-    assert_eq!(hooks.questions.levels().waiting, 0);
+    assert_eq!(hooks.exchanges.levels().waiting, 0);
     assert_eq!(toy.count(), 2);
 }
 
@@ -619,8 +619,8 @@ async fn abandoned_questions_count() {
         assert!(poll(&mut ask).is_none());
     }
     assert_eq!(toy.next().await.body.matches("\"a\"").count(), 1);
-    assert_eq!(hooks.questions.levels().running, 1);
-    assert_eq!(hooks.questions.levels().waiting, 0);
+    assert_eq!(hooks.exchanges.levels().running, 1);
+    assert_eq!(hooks.exchanges.levels().waiting, 0);
     // The next question starts when the abandoned one ends.
     let last = upload_by("d");
     let mut ask = Box::pin(hooks.ask(&tenant, &last));
@@ -652,7 +652,7 @@ async fn timeout_includes_waiting() {
     }
     let passed = hooks.clock.monotonic() - started;
     assert!(passed < TIMEOUT_SHORT * 10, "{passed:?}");
-    assert_eq!(hooks.questions.levels().waiting, 0);
+    assert_eq!(hooks.exchanges.levels().waiting, 0);
 }
 
 #[tokio::test]

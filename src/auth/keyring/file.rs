@@ -31,7 +31,7 @@ pub(super) enum Publish {
 /// Identifies a version of a file without reading it. The inode is needed because a rename within one clock tick of the
 /// file system may not change time and size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Stamp {
+pub(in crate::auth) struct Stamp {
     inode: u64,
     bytes: u64,
     modified_ns: i128,
@@ -39,13 +39,13 @@ pub(super) struct Stamp {
 
 impl Stamp {
     /// The file, or its directory, does not exist. No file has the inode 0.
-    pub(super) const ABSENT: Self = Self {
+    pub(in crate::auth) const ABSENT: Self = Self {
         inode: 0,
         bytes: 0,
         modified_ns: 0,
     };
 
-    pub(super) fn of(metadata: &fs::Metadata) -> Self {
+    pub(in crate::auth) fn of(metadata: &fs::Metadata) -> Self {
         Self {
             inode: metadata.ino(),
             bytes: metadata.size(),

@@ -112,7 +112,7 @@ fn rotation_reaches_running_server() {
     let (dir, ring) = testing::ring(NOW);
     let keys = dir.path().join("keys");
     let (verifier, tenant) = (
-        Verifier::new(Arc::clone(&ring)),
+        Verifier::new(Arc::clone(&ring), Arc::default()),
         testing::tenant("org", "app"),
     );
     let old = token::issue(&ring, tenant.name(), &Subject::App, None, NOW).unwrap();
@@ -136,7 +136,7 @@ fn rotation_reaches_running_server() {
 fn rotation_without_overlap_ends_cached_tokens() {
     let (dir, ring) = testing::ring(NOW);
     let (verifier, tenant) = (
-        Verifier::new(Arc::clone(&ring)),
+        Verifier::new(Arc::clone(&ring), Arc::default()),
         testing::tenant("org", "app"),
     );
     let old = token::issue(&ring, tenant.name(), &Subject::App, None, NOW).unwrap();

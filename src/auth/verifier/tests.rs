@@ -18,6 +18,13 @@ fn alice() -> Subject {
     Subject::User("alice".into())
 }
 
+fn caller(verdict: Verdict<'_>) -> Identity {
+    match verdict {
+        Verdict::Caller(identity) => identity,
+        Verdict::Ask(_) => panic!("there is nobody to ask"),
+    }
+}
+
 struct Setup {
     _dir: tempfile::TempDir,
     ring: Arc<KeyRing>,
@@ -27,7 +34,7 @@ struct Setup {
 
 fn setup() -> Setup {
     let (_dir, ring) = testing::ring(NOW);
-    let verifier = Verifier::new(Arc::clone(&ring));
+    let verifier = Verifier::new(Arc::clone(&ring), Arc::default());
     Setup {
         _dir,
         ring,
@@ -55,9 +62,9 @@ fn identifies_caller_from_cache_too() {
     for subject in [alice(), Subject::App] {
         let token = setup.issue(&subject);
         for _ in 0..2 {
-            let identity = setup.verifier.verify(&setup.tenant, &token, NOW).unwrap();
+            let verdict = setup.verifier.verify(&setup.tenant, &token, NOW).unwrap();
             assert_eq!(
-                identity,
+                caller(verdict),
                 Identity {
                     tenant: 0,
                     subject: subject.clone()
@@ -149,8 +156,8 @@ fn verifies_and_revokes_dynamic_tokens() {
         ))
     };
     for _ in 0..2 {
-        let identity = setup.verifier.verify(&setup.tenant, &token, NOW).unwrap();
-        assert_eq!(identity.user(), Some("alice"));
+        let verdict = setup.verifier.verify(&setup.tenant, &token, NOW).unwrap();
+        assert_eq!(caller(verdict).user(), Some("alice"));
         let other = testing::tenant("org", "other");
         assert_eq!(setup.kind(&other, &token, NOW), Some(Kind::TokenInvalid));
         assert_eq!(
@@ -220,6 +227,7 @@ fn cache_is_bounded_in_bytes() {
             expires: None,
             generation: 0,
             tenants: 1,
+            backend_keys: None,
         })
     };
     for number in 0..20_000 {

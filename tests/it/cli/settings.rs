@@ -77,6 +77,18 @@ fn bad_value_names_key_and_range() {
         ),
         ("[operator]\nport = 9090", vec!["line 2", "port", "listen"]),
         (
+            "[operator]\nauthentication = \"password\"",
+            vec!["operator.authentication", "password", "token"],
+        ),
+        (
+            "[operator]\nhosts = [\"a.test\", \"https://b.test\"]",
+            vec!["operator.hosts", "https://b.test", "ops.example.com"],
+        ),
+        (
+            "[operator]\nhosts = [\"a.test:9090\"]",
+            vec!["operator.hosts", "a.test:9090", "without scheme and port"],
+        ),
+        (
             "[server]\npublic_url = \"ftp://a\"",
             vec!["server.public_url", "ftp://a", "https://host"],
         ),

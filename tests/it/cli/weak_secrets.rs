@@ -99,12 +99,14 @@ fn names_weak_secrets_at_start() {
         }
     }
     // The format of the vendor's console: 31 characters with 160 random bits.
-    let (_, text) = check(&toml(
-        "client_secret",
-        "",
-        "YXA6jzFVg1BmTRUSJLG4KG7nZZQd0uE",
-    ));
-    assert!(!text.contains("warning:"), "{text}");
+    for (value, is_weak) in [
+        ("YXA6jzFVg1BmTRUSJLG4KG7nZZQd0uE", false),
+        ("YXB6jzFVg1BmTRUSJLG4KG7nZZQd0uE", true),
+        ("YXA6jzFVg1BmTRUSJLG4KG7nZZQd0u", true),
+    ] {
+        let (_, text) = check(&toml("client_secret", "", value));
+        assert_eq!(text.contains("warning:"), is_weak, "{text}");
+    }
 }
 
 #[test]
