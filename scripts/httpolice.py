@@ -142,6 +142,9 @@ def easemob(caller, token, secret):
         get("no route", 404, "/nothing")
         get("no such tenant", 404, "/a/b/chatfiles/" + NEVER)
         get("healthz", 200, "/healthz", {"Authorization": None})
+        get("the landing page", 200, "/", {"Authorization": None, "Accept": "text/html"})
+        get("the root as JSON", 404, "/", {"Authorization": None, "Accept": "application/json"})
+        get("an unknown voice format", 400, photo_path + "?voice=ogg")
 
     caller.call("method not allowed", 405, "PUT", files, bearer)
     caller.call("method not allowed of a file", 405, "DELETE", photo_path, bearer)

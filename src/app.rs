@@ -30,7 +30,7 @@ use crate::{
         endpoint::{Endpoint, Listener},
         handover::{Descriptors, Inherited},
         listener,
-        operator::{self, Disk, Operator},
+        operator::{self, Authenticator, Console, Disk, Operator},
         service::Service,
         shutdown::{Shutdown, Tasks},
         tls::{CertificateFiles, Tls},
@@ -54,8 +54,10 @@ pub struct App {
     /// Set by [`App::bind`] if a listener speaks TLS.
     tls: Option<Tls>,
     metrics: Metrics,
-    /// The address of the operator listener, if there is one.
-    operator: Option<SocketAddr>,
+    /// The operator listener. Its address is final after [`App::bind`].
+    operator: operator::Config,
+    /// Who may use the operator listener.
+    authenticator: Arc<Authenticator>,
     /// Set by [`App::bind`]; empty if there is no operator listener.
     operator_listeners: Vec<Listener>,
     free_space_min_bytes: u64,
@@ -102,6 +104,9 @@ impl App {
         let api = api(&config, &keys, backend_keys.clone(), &clock, store.clone())?;
         let limiter = Arc::new(Limiter::new(config.limit.clone(), clock.monotonic()));
         let policy = Arc::new(ArcSwap::from_pointee(config.retention()));
+        let authenticator = config
+            .operator
+            .authenticator(&root.join("keys"), clock.clone())?;
         let server = Uuid::new_v4().simple().to_string();
         let service = Service::new(
             api,
@@ -119,6 +124,7 @@ impl App {
             certificates: config.certificates,
             tls: None,
             operator: config.operator,
+            authenticator: Arc::new(authenticator),
             operator_listeners: Vec::new(),
             free_space_min_bytes: config.store.free_space_min_bytes,
             policy,
@@ -175,7 +181,7 @@ impl App {
     }
 
     fn bind_operator(&mut self) -> Result<()> {
-        let Some(address) = &mut self.operator else {
+        let Some(address) = &mut self.operator.listen else {
             return Ok(());
         };
         let inherited = &mut self.inherited;
@@ -201,13 +207,14 @@ impl App {
             backend_keys: self.backend_keys.clone(),
             upload_bytes_in_flight_max: self.service.upload_levels().in_flight_bytes_max,
             secrets: SecretStore::new(self.root.join("keys")),
+            authenticator: self.authenticator.clone(),
             store: Arc::downgrade(&self.store),
         }
     }
 
     /// The address of the operator listener, if there is one. Its port is final after [`App::bind`].
     pub fn operator_address(&self) -> Option<SocketAddr> {
-        self.operator
+        self.operator.listen
     }
 
     /// Serves until `shutdown` is triggered and all transfers have ended, or their grace period has. The operator
@@ -229,6 +236,15 @@ impl App {
             disk: Disk::new(self.store, self.free_space_min_bytes),
             tls: self.tls.clone(),
             shutdown: shutdown.clone(),
+            console: Console {
+                authenticator: self.authenticator,
+                service: self.service.clone(),
+                hosts: self.operator.hosts,
+                endpoints: listeners
+                    .iter()
+                    .map(|listener| listener.endpoint().clone())
+                    .collect(),
+            },
         };
         let connection = self.listener.connection.clone();
         let operated =

@@ -18,6 +18,7 @@ use crate::{
     limit::{self, Rate},
     logging, retention,
     server::{cdn, endpoint::At, listener, operator, service, tls::CertificateFiles},
+    settings::format_bytes,
     store::local,
     tenant::Limits,
 };
@@ -35,8 +36,8 @@ pub struct Config {
     pub listener: listener::Config,
     /// `tls.certificates`: the certificates of the listeners that speak TLS.
     pub certificates: Vec<CertificateFiles>,
-    /// `operator.listen`: the address of the operator listener, if there is one.
-    pub operator: Option<SocketAddr>,
+    /// `[operator]`: the operator listener.
+    pub operator: operator::Config,
     /// The pipeline of a request.
     pub service: service::Config,
     /// The APIs.
@@ -90,7 +91,6 @@ impl Config {
         let shared = [&service.trusted_proxies[..], &limit.exempt].concat();
         service.upload_share_exempt = shared.clone();
         let api = read_api(document)?;
-        let operator = document.section("operator")?;
         Ok(Self {
             listener: listener::Config {
                 connections_exempt: shared,
@@ -98,7 +98,7 @@ impl Config {
                 ..server.read()?
             },
             certificates: document.section("tls")?.get_or_default("certificates")?,
-            operator: operator.get_with("listen", operator::address)?.flatten(),
+            operator: document.section("operator")?.read()?,
             service,
             tenants: tenants::read(document, &limits, &tenant_defaults, &api)?,
             api,
@@ -124,7 +124,7 @@ impl Config {
                 "needs networks of proxies, but server.proxy_protocol_from is empty"
             } else if endpoint.is_tls && self.certificates.is_empty() {
                 "needs a certificate, but tls.certificates is empty"
-            } else if self.operator.is_some_and(is_operator) {
+            } else if self.operator.listen.is_some_and(is_operator) {
                 "is the address of operator.listen, too: choose another one"
             } else {
                 continue;
@@ -148,8 +148,11 @@ impl Config {
             return Ok(());
         }
         Err(Error::invalid(format!(
-            "limits.upload_bytes_in_flight_max = {bytes_max}{note}: must be at least {needed}: the largest \
-             upload_bytes_max of a tenant, and {FORM_OVERHEAD_BYTES} for its form"
+            "limits.upload_bytes_in_flight_max = \"{}\"{note}: must be at least \"{}\": the largest upload_bytes_max of \
+             a tenant, and {} for its form",
+            format_bytes(bytes_max),
+            format_bytes(needed),
+            format_bytes(FORM_OVERHEAD_BYTES)
         )))
     }
 
@@ -183,7 +186,9 @@ impl Config {
 /// The pipeline's settings. [`Config::read_document`] sets the networks that several modules share.
 fn read_service(document: &Document<'_>, defaults: &Limits) -> Result<service::Config> {
     let cdn: cdn::Config = document.section("cdn")?.read()?;
+    let landing_page = document.section("server")?.get("landing_page")?;
     Ok(service::Config {
+        landing_page: landing_page.unwrap_or(service::Config::default().landing_page),
         default_rate: Rate::from(defaults),
         cdn_secret: cdn.secret()?,
         body_pace: document.section("server")?.read()?,

@@ -3,6 +3,7 @@
 //! A process installs its log once, as `tracing` requires. The level can change later. Callers of `tracing` must not pass
 //! secrets to it.
 
+mod audit;
 mod directives;
 mod ids;
 mod writer;
@@ -18,7 +19,10 @@ use tracing_subscriber::{
 use self::writer::Queue;
 use crate::error::{Error, Result};
 
-pub use self::writer::Guard;
+pub use self::{
+    audit::{Actor, audit},
+    writer::Guard,
+};
 
 /// Format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]

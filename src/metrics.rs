@@ -9,6 +9,7 @@ mod cells;
 mod durations;
 mod families;
 mod requests;
+mod snapshot;
 mod writer;
 
 use std::{sync::Arc, time::Duration};

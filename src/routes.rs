@@ -37,6 +37,7 @@ struct Route {
 #[allow(missing_docs, reason = "the rows of the table describe them")]
 pub enum Action {
     Preflight,
+    LandingPage,
     Health,
     EasemobUpload,
     EasemobDownload,
@@ -81,9 +82,10 @@ const EXEMPT: Option<RateClass> = None;
 /// All routes: methods, path, action, rate class, label. The search is linear, so the calls that come most often are
 /// first in their group.
 #[rustfmt::skip]
-static ROUTES: [Route; 17] = [
-    on(OPTIONS, ANY_PATH,   Preflight, EXEMPT, "preflight"),
-    on(READ,    "/healthz", Health,    EXEMPT, "health"),
+static ROUTES: [Route; 18] = [
+    on(OPTIONS, ANY_PATH,   Preflight,   EXEMPT, "preflight"),
+    on(READ,    ROOT,       LandingPage, OTHER,  "landing_page"),
+    on(READ,    "/healthz", Health,      EXEMPT, "health"),
 
     on(READ,   "/{org}/{app}/chatfiles/{id}",                 EasemobDownload,      DOWNLOAD, "easemob_download")
         .or_derivative(EASEMOB_DERIVATIVE),
@@ -111,6 +113,11 @@ static ROUTES: [Route; 17] = [
 const ANY_PATH: &str = "*";
 /// The row with [`ANY_PATH`].
 const PREFLIGHT_ROW: usize = 0;
+/// The path of the landing page. It has no segments, so [`find`] compares it as a whole: `//` is no page, and the other
+/// methods of `/` stay unknown, as if there were no page.
+const ROOT: &str = "/";
+/// The row with [`ROOT`].
+const LANDING_ROW: usize = 1;
 
 /// The label of requests without a route: an unknown path or method, or an invalid HTTP message.
 pub const NO_ROUTE: RouteLabel = RouteLabel {
@@ -173,6 +180,9 @@ pub struct Params<'p> {
 pub fn find<'p>(method: &Method, path: &'p str) -> Result<Match<'p>> {
     if method == Method::OPTIONS {
         return Ok(Match::of_row(PREFLIGHT_ROW, Params::default()));
+    }
+    if path == ROOT && ROUTES[LANDING_ROW].methods.contains(method) {
+        return Ok(Match::of_row(LANDING_ROW, Params::default()));
     }
     let path = Path::split(path);
     let mut no_route = Kind::RouteNotFound;
@@ -408,6 +418,9 @@ mod tests {
         };
         let none = Params::default();
         let form = Params { app_id, ..none };
+        for method in ["GET", "HEAD"] {
+            assert_eq!(found(method, "/"), Ok((LandingPage, none)));
+        }
         for (method, path, action, params) in [
             ("GET", "/healthz", Health, none),
             ("HEAD", "/healthz", Health, none),
@@ -480,7 +493,8 @@ mod tests {
     fn unknown_paths_are_not_found() {
         for method in ["GET", "POST", "BREW"] {
             for path in [
-                "/",
+                "//",
+                "///",
                 "",
                 "*",
                 "/o",
@@ -497,6 +511,9 @@ mod tests {
             ] {
                 assert_eq!(found(method, path), Err(Kind::RouteNotFound), "{path}");
             }
+        }
+        for method in ["POST", "DELETE", "BREW"] {
+            assert_eq!(found(method, "/"), Err(Kind::RouteNotFound), "{method}");
         }
     }
 

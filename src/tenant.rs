@@ -14,7 +14,7 @@ pub use self::backend_auth::{BackendAuth, IntrospectionServer, JwtAlgorithm, Jwt
 
 use crate::{
     secret::{Secret, SecretKey},
-    settings::number,
+    settings::{number, size},
     store::Class,
     time::Timestamp,
 };
@@ -87,13 +87,13 @@ pub struct Limits {
     #[serde(deserialize_with = "number::<1, 1_000_000, _, _>")]
     pub calls_burst: u32,
     /// Maximum size of a file. The vendor documents up to 200 MB.
-    #[serde(deserialize_with = "number::<1, { 200 << 20 }, _, _>")]
+    #[serde(deserialize_with = "size::<1, { 200 << 20 }, _, _>")]
     pub upload_bytes_max: u64,
     /// Bytes that the tenant may upload per day; 0 = unlimited.
-    #[serde(deserialize_with = "number::<0, { 1 << 50 }, _, _>")]
+    #[serde(deserialize_with = "size::<0, { 1 << 50 }, _, _>")]
     pub upload_bytes_per_day: u64,
     /// Bytes that each of its users may upload per day; 0 = unlimited.
-    #[serde(deserialize_with = "number::<0, { 1 << 50 }, _, _>")]
+    #[serde(deserialize_with = "size::<0, { 1 << 50 }, _, _>")]
     pub user_upload_bytes_per_day: u64,
     /// How long files are kept: from `[[tenant]]`, or else from `[retention]`.
     #[serde(skip)]

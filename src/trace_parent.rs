@@ -16,10 +16,12 @@ const BYTES: usize = 55;
 const BYTES_MAX: usize = 256;
 
 /// The ids of a valid `traceparent` header. `Display` writes a header of version 00.
+///
+/// Bytes instead of integers, whose alignment would cost every request 22 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TraceParent {
-    trace_id: u128,
-    parent_id: u64,
+    trace_id: [u8; 16],
+    parent_id: [u8; 8],
     flags: u8,
 }
 
@@ -42,22 +44,23 @@ impl TraceParent {
             0xff => false,
             _ => value.len() <= BYTES_MAX && rest.first().is_none_or(|byte| *byte == b'-'),
         };
+        let (trace_id, parent_id) = (hex(&head[3..35])?, hex(&head[36..52])?);
         let found = Self {
-            trace_id: hex(&head[3..35])?,
-            parent_id: u64::try_from(hex(&head[36..52])?).ok()?,
+            trace_id: trace_id.to_be_bytes(),
+            parent_id: u64::try_from(parent_id).ok()?.to_be_bytes(),
             flags: u8::try_from(hex(&head[53..])?).ok()?,
         };
-        (is_separated && fits && found.trace_id != 0 && found.parent_id != 0).then_some(found)
+        (is_separated && fits && trace_id != 0 && parent_id != 0).then_some(found)
     }
 
     /// The id of the trace, as 32 hexadecimal digits.
     pub fn trace_id(self) -> impl fmt::Display {
-        Padded::<32>(self.trace_id)
+        Padded::<32>(u128::from_be_bytes(self.trace_id))
     }
 
     /// The id of the caller's span, as 16 hexadecimal digits.
     pub fn parent_id(self) -> impl fmt::Display {
-        Padded::<16>(self.parent_id.into())
+        Padded::<16>(u64::from_be_bytes(self.parent_id).into())
     }
 }
 
@@ -177,6 +180,7 @@ mod tests {
 
         #[test]
         fn round_trips(trace_id in 1u128.., parent_id in 1u64.., flags: u8) {
+            let (trace_id, parent_id) = (trace_id.to_be_bytes(), parent_id.to_be_bytes());
             let made = TraceParent { trace_id, parent_id, flags };
             prop_assert_eq!(TraceParent::parse(made.to_string().as_bytes()), Some(made));
         }

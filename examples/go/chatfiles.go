@@ -68,7 +68,8 @@ func clientCredentials() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	app, err := grant(map[string]any{"grant_type": "client_credentials", "client_id": clientID, "client_secret": secret}, "")
+	application := map[string]any{"grant_type": "client_credentials", "client_id": clientID, "client_secret": secret}
+	app, err := grant(application, "")
 	if err != nil {
 		return "", err
 	}
@@ -84,7 +85,8 @@ func grant(body map[string]any, token string) (string, error) {
 	if token != "" {
 		header.Set("Authorization", "Bearer "+token)
 	}
-	answer, err := waiting(call{method: http.MethodPost, url: baseURL + "/" + tenant + "/token", header: header, json: encoded})
+	url := baseURL + "/" + tenant + "/token"
+	answer, err := waiting(call{method: http.MethodPost, url: url, header: header, json: encoded})
 	if err != nil {
 		return "", err
 	}
@@ -105,7 +107,8 @@ func decode(err error) error {
 	return nil
 }
 
-// dynamic makes Easemob's dynamic token, without a request. dynamic_token_ttl_seconds of the tenant must contain this ttl.
+// dynamic makes Easemob's dynamic token, without a request. dynamic_token_ttl_seconds of the tenant must contain this
+// ttl.
 func dynamic() (string, error) {
 	secret, err := required("FILES_CLIENT_SECRET")
 	if err != nil {
@@ -271,9 +274,10 @@ func openForm(c call) (form, error) {
 		return form{}, err
 	}
 	parts := around.Bytes()
+	middle := &progress{file: file, size: info.Size()}
 	return form{
 		file:        file,
-		reader:      io.MultiReader(bytes.NewReader(parts[:head]), &progress{file: file, size: info.Size()}, bytes.NewReader(parts[head:])),
+		reader:      io.MultiReader(bytes.NewReader(parts[:head]), middle, bytes.NewReader(parts[head:])),
 		length:      int64(len(parts)) + info.Size(),
 		contentType: writer.FormDataContentType(),
 	}, nil
@@ -297,7 +301,8 @@ func (p *progress) Read(into []byte) (int, error) {
 
 // --- Errors that a client should handle ---
 
-// waiting repeats a request that was refused for now: 429 and 503 say in Retry-After when to come back. Nothing was stored.
+// waiting repeats a request that was refused for now: 429 and 503 say in Retry-After when to come back. Nothing was
+// stored.
 func waiting(c call) (answer, error) {
 	for attempt := 1; ; attempt++ {
 		result, err := exchange(c)
@@ -355,7 +360,8 @@ func (s *session) call(c call, header, prefix string, isExpired func(answer) boo
 
 func easemob(s *session, path string) error {
 	send := func(c call) (answer, error) {
-		result, err := s.call(c, "Authorization", "Bearer ", func(a answer) bool { return a.status == http.StatusUnauthorized })
+		isExpired := func(a answer) bool { return a.status == http.StatusUnauthorized }
+		result, err := s.call(c, "Authorization", "Bearer ", isExpired)
 		if err == nil && result.status != http.StatusOK {
 			err = errors.New(result.String())
 		}
@@ -363,7 +369,8 @@ func easemob(s *session, path string) error {
 	}
 	base := baseURL + "/" + tenant + "/chatfiles"
 	// With restrict-access, a download needs the share-secret: put it into the message, with the URL.
-	uploaded, err := send(call{method: http.MethodPost, url: base, header: http.Header{"Restrict-Access": {"true"}}, file: path})
+	header := http.Header{"Restrict-Access": {"true"}}
+	uploaded, err := send(call{method: http.MethodPost, url: base, header: header, file: path})
 	if err != nil {
 		return err
 	}
@@ -382,13 +389,13 @@ func easemob(s *session, path string) error {
 	url, secret := base+"/"+stored.Entities[0].UUID, stored.Entities[0].Secret
 	fmt.Println("uploaded:", url)
 	copied, thumbnail := outputs(path)
-	original, err := send(call{method: http.MethodGet, url: url, header: http.Header{"Share-Secret": {secret}}, saveTo: copied})
+	header = http.Header{"Share-Secret": {secret}}
+	original, err := send(call{method: http.MethodGet, url: url, header: header, saveTo: copied})
 	if err != nil {
 		return err
 	}
-	small, err := send(call{
-		method: http.MethodGet, url: url, header: http.Header{"Share-Secret": {secret}, "Thumbnail": {"true"}}, saveTo: thumbnail,
-	})
+	header = http.Header{"Share-Secret": {secret}, "Thumbnail": {"true"}}
+	small, err := send(call{method: http.MethodGet, url: url, header: header, saveTo: thumbnail})
 	if err != nil {
 		return err
 	}
@@ -434,7 +441,8 @@ func lanying(s *session, path string) error {
 		return err
 	}
 	// The upload has no token: the ticket is its permission. Its errors are XML, as those of OSS.
-	uploaded, err := waiting(call{method: http.MethodPost, url: ticket.Data.UploadURL, fields: ticket.Data.Fields, file: path})
+	upload := call{method: http.MethodPost, url: ticket.Data.UploadURL, fields: ticket.Data.Fields, file: path}
+	uploaded, err := waiting(upload)
 	switch {
 	case err != nil:
 		return err

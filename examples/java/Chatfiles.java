@@ -80,7 +80,7 @@ public final class Chatfiles {
         }
     }
 
-    /** chatfiles issues the token: first one of the application, then one of the user. Keep the former for its lifetime. */
+    /** chatfiles issues the token: one of the application, then one of the user. Keep the former for its lifetime. */
     static String clientCredentials() throws Exception {
         String app = grant("{\"grant_type\":\"client_credentials\",\"client_id\":" + quoted(CLIENT_ID)
                 + ",\"client_secret\":" + quoted(required("FILES_CLIENT_SECRET")) + "}", Map.of());
@@ -108,8 +108,8 @@ public final class Chatfiles {
         for (byte part : MessageDigest.getInstance("SHA-256").digest(signed.getBytes(UTF_8))) {
             signature.append(String.format("%02x", part));
         }
-        String token = "{\"signature\":\"" + signature + "\",\"appkey\":" + quoted(appkey) + ",\"userId\":" + quoted(USER)
-                + ",\"curTime\":" + now + ",\"ttl\":" + ttl + "}";
+        String token = "{\"signature\":\"" + signature + "\",\"appkey\":" + quoted(appkey)
+                + ",\"userId\":" + quoted(USER) + ",\"curTime\":" + now + ",\"ttl\":" + ttl + "}";
         return base64url(("dt-" + token).getBytes(UTF_8));
     }
 
@@ -256,7 +256,7 @@ public final class Chatfiles {
 
     // --- Errors that a client should handle ---
 
-    /** Repeats a request that was refused for now: 429 and 503 say in Retry-After when to come back. Nothing was stored. */
+    /** Repeats a request that was refused for now: 429 and 503 say in Retry-After when to come back. */
     static Answer waiting(Call call) throws IOException, InterruptedException {
         for (int attempt = 1; ; attempt++) {
             Answer answer = exchange(call);
@@ -351,7 +351,8 @@ public final class Chatfiles {
     /** Errors have status 200 and a code; 402 and 10008 are tokens that are no longer valid. */
     static Answer lanying(Session session, Call call) throws Exception {
         call.headers.put("app_id", APP_ID);
-        Answer answer = session.call(call, "access-token", "", refused -> code(refused) == 402 || code(refused) == 10008);
+        Predicate<Answer> isExpired = refused -> code(refused) == 402 || code(refused) == 10008;
+        Answer answer = session.call(call, "access-token", "", isExpired);
         if (answer.saved < 0 && code(answer) != 200) throw new Failure(answer.toString());
         return answer;
     }
@@ -361,8 +362,9 @@ public final class Chatfiles {
     }
 
     static void report(Path file, boolean thumbnail, Answer answer) throws IOException {
-        boolean differs = !thumbnail && !Arrays.equals(Files.readAllBytes(file), Files.readAllBytes(output(file, false)));
-        if (differs) throw new Failure("the copy differs");
+        if (!thumbnail && !Arrays.equals(Files.readAllBytes(file), Files.readAllBytes(output(file, false)))) {
+            throw new Failure("the copy differs");
+        }
         System.out.println((thumbnail ? "thumbnail: " : "downloaded: ") + answer.saved + " bytes");
     }
 

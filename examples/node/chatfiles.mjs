@@ -127,18 +127,29 @@ function formHead(boundary, { fields = {}, file }) {
     const part = (name, value) => `--${boundary}\r\nContent-Disposition: form-data; name="${name}"\r\n\r\n${value}\r\n`;
     const name = path.basename(file).replace(/["\r\n]/g, "_");
     return (
-        Object.entries(fields).map(([field, value]) => part(field, value)).join("") +
+        Object.entries(fields)
+            .map(([field, value]) => part(field, value))
+            .join("") +
         `--${boundary}\r\nContent-Disposition: form-data; name="file"; filename="${name}"\r\n` +
         `Content-Type: ${TYPES[path.extname(file).toLowerCase()] ?? "application/octet-stream"}\r\n\r\n`
     );
 }
 
-const TYPES = { ".jpg": "image/jpeg", ".png": "image/png", ".mp4": "video/mp4", ".amr": "audio/amr", ".mp3": "audio/mpeg" };
+const TYPES = {
+    ".jpg": "image/jpeg",
+    ".png": "image/png",
+    ".mp4": "video/mp4",
+    ".amr": "audio/amr",
+    ".mp3": "audio/mpeg",
+};
 
 // Streams the file. Stops early if the server has answered already, for example with 413.
 async function sendFile(request, response, { file, onProgress }, end) {
     let answered = false;
-    response.then(() => (answered = true), () => (answered = true));
+    response.then(
+        () => (answered = true),
+        () => (answered = true),
+    );
     let sent = 0;
     for await (const piece of fs.createReadStream(file)) {
         if (answered) return;
@@ -202,7 +213,10 @@ function progress(file) {
 async function easemob(mint, file) {
     const session = new Session(mint);
     const call = async (request) => {
-        const authenticated = (token) => ({ ...request, headers: { ...request.headers, Authorization: `Bearer ${token}` } });
+        const authenticated = (token) => ({
+            ...request,
+            headers: { ...request.headers, Authorization: `Bearer ${token}` },
+        });
         const answer = await session.call(authenticated, ({ status }) => status === 401);
         return answer.status === 200 ? answer : fail(`${answer.status} ${answer.text}`);
     };
@@ -214,7 +228,10 @@ async function easemob(mint, file) {
     const [url, headers] = [`${base}/${uuid}`, { "share-secret": secret }];
     console.log(`uploaded: ${url}`);
     await report("downloaded", call({ url, headers, saveTo: outputs(file).copy }), file);
-    await report("thumbnail", call({ url, headers: { ...headers, thumbnail: "true" }, saveTo: outputs(file).thumbnail }));
+    await report(
+        "thumbnail",
+        call({ url, headers: { ...headers, thumbnail: "true" }, saveTo: outputs(file).thumbnail }),
+    );
 }
 
 // --- The Lanying API ---
@@ -243,19 +260,24 @@ async function lanying(mint, file) {
     await report("thumbnail", call(`${url}&image_type=2`, outputs(file).thumbnail));
 }
 
-const outputs = (file) => ({ copy: `copy-of-${path.basename(file)}`, thumbnail: `thumbnail-of-${path.basename(file)}` });
+const outputs = (file) => ({
+    copy: `copy-of-${path.basename(file)}`,
+    thumbnail: `thumbnail-of-${path.basename(file)}`,
+});
 
 // Prints what was saved; compares it with the original, if there is one.
 async function report(what, answer, original) {
     const { saved } = await answer;
-    if (original && !fs.readFileSync(original).equals(fs.readFileSync(outputs(original).copy))) fail("the copy differs");
+    if (original && !fs.readFileSync(original).equals(fs.readFileSync(outputs(original).copy)))
+        fail("the copy differs");
     console.log(`${what}: ${saved} bytes`);
 }
 
 const [api, kind, file] = process.argv.slice(2);
 try {
     const use = { easemob, lanying }[api];
-    if (!use || !tokens[kind] || !file) fail("usage: chatfiles.mjs easemob|lanying client-credentials|dynamic|jwt FILE");
+    if (!use || !tokens[kind] || !file)
+        fail("usage: chatfiles.mjs easemob|lanying client-credentials|dynamic|jwt FILE");
     await use(async () => tokens[kind](), file);
 } catch (error) {
     console.error(`error: ${error instanceof Failure ? error.message : error.stack}`);

@@ -1,5 +1,5 @@
-"""Sends a picture through chatfiles and opens it again, with the Easemob API or the Lanying API. Python 3.8 or later, no
-packages. examples/README.md lists the settings.
+"""Sends a picture through chatfiles and opens it again, with the Easemob API or the Lanying API. Python 3.8 or later,
+no packages. examples/README.md lists the settings.
 
     python3 examples/python/chatfiles.py easemob client-credentials photo.jpg
     python3 examples/python/chatfiles.py lanying jwt photo.jpg
@@ -42,7 +42,7 @@ def required(name):
 
 
 def client_credentials():
-    """chatfiles issues the token: first one of the application, then one of the user. Keep the former for its lifetime."""
+    """chatfiles issues the token: one of the application, then one of the user. Keep the former for its lifetime."""
 
     def grant(body, headers=()):
         url = "%s/%s/token" % (URL, TENANT)
@@ -168,7 +168,8 @@ def pieces(head, path, end):
 
 
 def waiting(method, url, headers, **options):
-    """Repeats a request that was refused for now: 429 and 503 say in Retry-After when to come back. Nothing was stored."""
+    """Repeats a request that was refused for now: 429 and 503 say in Retry-After when to come back. Nothing was
+    stored."""
     for attempt in range(1, TRIES_MAX + 1):
         answer = exchange(method, url, headers, **options)
         if answer.status not in (429, 503):

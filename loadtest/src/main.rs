@@ -2,7 +2,7 @@
 //!
 //! `run/` is the tool for users. `versus/` compares this server with others on one machine; its commands `versus`, `floor`
 //! and `closed` serve this repository. Both use the HTTP client in `client/`. Nothing here shares code with the server, so
-//! that it measures and verifies exactly what a client sees.
+//! that it measures and checks exactly what a client sees.
 
 mod client;
 mod run;
@@ -30,7 +30,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Generate load against a running server and verify every response.
+    /// Generate load against a running server, and check every status and the length of every download.
     Run(run::Args),
     /// Benchmark: compare chatfiles with nginx, libvips and others, each server on one core.
     Versus(versus::Args),

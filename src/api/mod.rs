@@ -5,6 +5,7 @@
 
 mod answer;
 pub mod easemob;
+pub mod landing;
 pub mod lanying;
 pub mod ops;
 pub mod query;
@@ -32,7 +33,7 @@ use crate::{
         Quota, QuotaPermit, Quotas,
         quota::{Exceeded, QuotaOwner},
     },
-    settings::{expected, number},
+    settings::{expected, seconds_in},
     tenant::{Tenant, Tenants},
     time::{Clock, Timestamp},
 };
@@ -72,7 +73,7 @@ pub struct Config {
     /// Lifetime of signed URLs in seconds.
     #[serde(
         rename = "url_ttl_seconds",
-        deserialize_with = "number::<60, 604_800, _, _>"
+        deserialize_with = "seconds_in::<60, 604_800, _, _>"
     )]
     pub url_ttl_secs: i64,
     /// `limits.status`: whether the rate limit answers 429 instead of the vendors' 503.

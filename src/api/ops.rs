@@ -1,5 +1,5 @@
 //! Responses that belong to no vendor's API: the public health check, preflights, and the responses of the operator
-//! listener (`server/operator.rs`).
+//! listener (`server/operator.rs`), with the OpenAPI documents.
 
 use bytes::Bytes;
 use hyper::{
@@ -8,6 +8,22 @@ use hyper::{
 };
 
 use crate::{delivery::Body, metrics};
+
+/// The OpenAPI documents, and their paths on the operator listener.
+const DOCUMENTS: [(&str, &str); 3] = [
+    (
+        "/openapi/easemob.yaml",
+        include_str!("../../docs/openapi/easemob.yaml"),
+    ),
+    (
+        "/openapi/lanying.yaml",
+        include_str!("../../docs/openapi/lanying.yaml"),
+    ),
+    (
+        "/openapi/operator.yaml",
+        include_str!("../../docs/openapi/operator.yaml"),
+    ),
+];
 
 /// The health check: succeeds whenever the process can answer. `server` is the random name of this run, so that a probe
 /// knows which process it reached.
@@ -48,8 +64,16 @@ pub fn metrics(text: String) -> Response<Body> {
     answer(StatusCode::OK, exposition, text)
 }
 
-fn answer(status: StatusCode, content_type: HeaderValue, text: String) -> Response<Body> {
-    let mut response = Response::new(Body::from(Bytes::from(text)));
+/// The OpenAPI document at this path of the operator listener; `None` if there is none.
+pub fn openapi(path: &str) -> Option<Response<Body>> {
+    let (_, text) = DOCUMENTS.iter().find(|(at, _)| *at == path)?;
+    // RFC 9512.
+    let yaml = HeaderValue::from_static("application/yaml");
+    Some(answer(StatusCode::OK, yaml, *text))
+}
+
+fn answer(status: StatusCode, content_type: HeaderValue, text: impl Into<Bytes>) -> Response<Body> {
+    let mut response = Response::new(Body::from(text.into()));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, content_type);

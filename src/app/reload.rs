@@ -14,7 +14,7 @@ use crate::{
     error::{Error, Kind, Result},
     logging,
     retention::Policy,
-    server::{shutdown::Shutdown, tls::Tls},
+    server::{operator::Authenticator, shutdown::Shutdown, tls::Tls},
     store::{Access, Store},
     tenant::Tenants,
 };
@@ -36,13 +36,16 @@ pub struct Reloader {
     /// The value that the server was started with.
     pub(super) upload_bytes_in_flight_max: u64,
     pub(super) secrets: SecretStore,
+    /// Has the token of the operator.
+    pub(super) authenticator: Arc<Authenticator>,
     /// Weak, so that a reloader does not keep the store open.
     pub(super) store: Weak<dyn Store>,
 }
 
 impl Reloader {
-    /// Applies the tenants of a configuration, with their limits and retention, and reads the certificates and the keys of
-    /// chat backends again. New requests and connections use them. All other settings need a restart. Blocking.
+    /// Applies the tenants of a configuration, with their limits and retention, and reads the certificates, the keys of
+    /// chat backends and the operator's token again. New requests and connections use them. All other settings need a
+    /// restart. Blocking.
     ///
     /// # Errors
     /// The configuration, a key file or a certificate is not usable; nothing has changed then.
@@ -58,6 +61,8 @@ impl Reloader {
         let tenants = self.secrets.tenants(&before, &config.tenants)?;
         let backend_keys = BackendKeys::read(&tenants)?;
         self.certificates()?;
+        self.authenticator.reload()?;
+        // Nothing below can fail.
         self.backend_keys.install(backend_keys);
         config.warn_of_weak_secrets();
         self.policy.store(Arc::new(config.retention()));

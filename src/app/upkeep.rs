@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use crate::{
     error::{Error, Kind, Result},
     limit::Limiter,
+    logging::Actor,
     retention::{self, Policy, SweepMode},
     server::{
         control,
@@ -150,7 +151,11 @@ async fn take_command(
         control::Command::Remove(text) => {
             let id = ObjectId::parse(&text)
                 .ok_or_else(|| Error::invalid(format!("{text} is no id of a file")))?;
-            match service.api().files.remove(id).await? {
+            let actor = Actor {
+                by: "command line, through the server",
+                request: None,
+            };
+            match service.api().files.remove(id, actor).await? {
                 true => Ok(format!("removed {id}")),
                 false => Err(Error::invalid(format!("there is no file {id}"))),
             }
@@ -184,7 +189,8 @@ pub(super) async fn sweep_daily(
         let swept = match store.maintenance().check(Access::Write) {
             Err(error) => Err(error),
             Ok(()) if is_new_day => {
-                retention::sweep(&*store, &policy.load_full(), now, SweepMode::Remove).await
+                let (policy, unwatched) = (policy.load_full(), Arc::default());
+                retention::sweep(&*store, &policy, now, SweepMode::Remove, &unwatched).await
             }
             Ok(()) => {
                 let kept = retention::keep_time(&*store, now).await;
@@ -209,13 +215,28 @@ fn log_sweep(swept: Result<retention::Report>) {
         Err(error) if matches!(error.kind(), Kind::Unavailable(_) | Kind::StorageFull) => {
             tracing::warn!(%error, "not swept: the store is gone or cannot be written");
         }
-        Ok(report) if report.refused.is_some() => tracing::warn!(
-            ?report,
-            "the clock is more than 48 hours from the last sweep: nothing was removed; if the clock is right, run \
-             `chatfiles sweep --yes`"
-        ),
-        Ok(report) if report.is_empty() => {}
-        Ok(report) => tracing::info!(?report, "removed what had expired"),
+        Ok(report) => log_report(&report),
         Err(error) => tracing::error!(%error, "the sweep failed"),
+    }
+}
+
+fn log_report(report: &retention::Report) {
+    let (days, single_objects) = (report.days.join(" "), report.objects);
+    let (part_uploads, bytes) = (report.part_uploads, report.volume.bytes);
+    let objects = report.volume.objects;
+    match report.refused {
+        Some(why) => tracing::warn!(
+            %why, days, single_objects, objects, bytes, part_uploads,
+            "nothing was removed, because the clock may be wrong; if it is right, run `chatfiles sweep --yes`"
+        ),
+        None if report.is_empty() => {}
+        None => tracing::info!(
+            days,
+            single_objects,
+            objects,
+            bytes,
+            part_uploads,
+            "removed what had expired"
+        ),
     }
 }

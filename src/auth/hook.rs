@@ -15,7 +15,7 @@ use super::exchange::{self, Exchanges, Failure};
 use crate::{
     error::{Error, Kind, Result},
     fair_queue::Claimant,
-    settings::{number, seconds},
+    settings::{number, seconds, seconds_in},
     tenant::{Hook, Tenant},
     time::Clock,
     trace_parent::TraceParent,
@@ -66,7 +66,7 @@ impl Default for Config {
 }
 
 fn cache_seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    number::<0, 3600, _, _>(deserializer).map(Duration::from_secs)
+    seconds_in::<0, 3600, _, _>(deserializer).map(Duration::from_secs)
 }
 
 /// The action that the user wants to do.

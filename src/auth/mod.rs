@@ -4,8 +4,8 @@
 //! Easemob backend signs; `jwt` is the token that a backend signs with its own keys, which [`backend_keys`] holds and
 //! `jwks` parses; [`verifier`] turns a token into an [`Identity`], and [`introspection`] asks about tokens that only the
 //! backend knows; `claims` is common to both. [`password`] checks passwords, `attempts` slows down guessing, [`grant`]
-//! issues tokens; [`hook`] asks the chat backend what a user may do, over `exchange`. Access to objects (`files/`), JSON
-//! (`api/`) and rate limits (`limit/`) are elsewhere.
+//! issues tokens; [`operator_token`] protects the operator listener; [`hook`] asks the chat backend what a user may do,
+//! over `exchange`. Access to objects (`files/`), JSON (`api/`) and rate limits (`limit/`) are elsewhere.
 
 mod attempts;
 pub mod backend_keys;
@@ -18,6 +18,7 @@ pub mod introspection;
 mod jwks;
 mod jwt;
 pub mod keyring;
+pub mod operator_token;
 pub mod password;
 #[cfg(test)]
 mod testing;
@@ -30,6 +31,7 @@ pub use backend_keys::BackendKeys;
 pub use grant::{Granted, Grants};
 pub use introspection::Introspections;
 pub use keyring::KeyRing;
+pub use operator_token::OperatorToken;
 pub use verifier::{Verdict, Verifier};
 
 /// Maximum size of a token of any form, in bytes. Longer tokens are refused before they are parsed.

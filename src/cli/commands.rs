@@ -1,6 +1,12 @@
-//! The commands of the command line.
+//! The commands of the command line, except those that remove or verify files (`upkeep.rs`).
 
-use std::{io::Read, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    io::{IsTerminal, Read},
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
 use hyper::{Request, StatusCode};
 use tokio::{
@@ -8,25 +14,28 @@ use tokio::{
     time::timeout,
 };
 
-use super::{ServeArgs, StoreTokenArgs, TokenArgs, explained, say, warn, welcome};
+use super::{
+    arguments::{self, ServeArgs, StoreTokenArgs, TokenArgs},
+    explained, print, say, upkeep, warn, welcome,
+};
 use crate::{
     api::lanying::{is_id, store_token},
     app::{self, App, Reloader, SecretStore},
     auth::{KeyRing, Subject, is_user_name, keyring, password, token},
     config::{Config, TenantConfig},
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     files,
     http_client::{self, HttpClient, RequestBody},
-    logging,
-    retention::{self, SweepMode},
+    logging, retention,
     server::{
         activation::{self, State},
         control,
         endpoint::Listener,
         shutdown::{self, Shutdown},
     },
-    store::{Key, ObjectId, Store, Verified},
-    time::{Clock, MS_PER_DAY},
+    store::{Dialect, Key, Store},
+    tenant::Tenant,
+    time::{Clock, Timestamp},
 };
 
 /// Maximum number of threads for the disk; more would only wait for it. Other blocking work (decoders, ffmpeg, DNS) has
@@ -64,7 +73,14 @@ pub(super) fn serve(
         let listeners = app.bind().await?;
         let endpoints = listeners.iter().map(Listener::endpoint);
         let (operator, capabilities) = (app.operator_address(), app.capabilities());
-        let banner = welcome::text(&config, file.as_deref(), endpoints, operator, capabilities);
+        let started = welcome::Started {
+            config: &config,
+            file: file.as_deref(),
+            endpoints: endpoints.collect(),
+            operator,
+            capabilities,
+        };
+        let banner = started.banner(std::io::stdout().is_terminal());
         run_until_stopped(app, listeners, &banner, load).await
     })?;
     // Blocking work cannot be cancelled. After the grace period it ends with the process, which is as safe as a crash.
@@ -155,18 +171,45 @@ pub(super) fn store_token(config: &Config, args: &StoreTokenArgs) -> Result<Exit
         let rule = "1 to 64 letters, digits and . _ @ -";
         return Err(expected("--user", &args.user, rule));
     }
-    store(config)?;
+    let store = store(config)?;
     let tenant = SecretStore::new(config.keys_path()).existing_tenant(tenant)?;
     let lanying = tenant.lanying.as_ref().ok_or_else(|| {
         let why = "is not served in the Lanying API, because app_id is not set";
         Error::invalid(format!("tenant {} {why}", tenant.name()))
     })?;
     let now = Clock::system().now();
+    check_opens(config, &*store, &tenant, key, now)?;
     say(&store_token::issue(lanying, key, &args.user, now))
 }
 
+/// Checks that a store token of the tenant can open an object: otherwise its user finds out much later.
+fn check_opens(
+    config: &Config,
+    store: &dyn Store,
+    tenant: &Tenant,
+    key: Key,
+    now: Timestamp,
+) -> Result<()> {
+    let path = config.store.path.display();
+    let why = match run(store.open(key))? {
+        None => format!("there is no object {key} in the store {path}"),
+        Some(object) if object.meta.tenant != tenant.name() => {
+            let owner = &object.meta.tenant;
+            format!("object {key} belongs to the tenant {owner}: use --tenant {owner}")
+        }
+        Some(object) if object.meta.dialect != Dialect::Lanying => {
+            format!("object {key} was uploaded through the Easemob API, which has no store tokens")
+        }
+        Some(_) if retention::is_expired(Dialect::Lanying, key, &tenant.limits.retention, now) => {
+            format!("object {key} has expired")
+        }
+        Some(_) => return Ok(()),
+    };
+    Err(Error::new(Kind::ObjectNotFound).public(why))
+}
+
 /// The error for an argument that is not allowed.
-fn expected(argument: &str, found: &str, allowed: &str) -> Error {
+pub(super) fn expected(argument: &str, found: &str, allowed: &str) -> Error {
     Error::invalid(format!("{argument}: expected {allowed}, found \"{found}\""))
 }
 
@@ -186,7 +229,7 @@ fn tenant<'c>(config: &'c Config, name: Option<&str>) -> Result<&'c TenantConfig
 
 /// The store, which must exist. A command that created one in the wrong place would print tokens that no server accepts,
 /// or report that there is nothing to remove.
-fn store(config: &Config) -> Result<Arc<dyn Store>> {
+pub(super) fn store(config: &Config) -> Result<Arc<dyn Store>> {
     app::attach(config)?.ok_or_else(|| {
         let path = std::path::absolute(&config.store.path);
         Error::invalid(format!(
@@ -198,13 +241,42 @@ fn store(config: &Config) -> Result<Arc<dyn Store>> {
 }
 
 /// Runs an operation of the store to its end.
-fn run<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+pub(super) fn run<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     runtime()?.block_on(work)
 }
 
 fn runtime() -> Result<Runtime> {
     let mut builder = runtime::Builder::new_current_thread();
     builder.enable_all().build().map_err(Error::internal)
+}
+
+/// Prints the completion script of a shell.
+pub(super) fn completions(shell: clap_complete::Shell) -> Result<ExitCode> {
+    let mut script = Vec::new();
+    let mut command = arguments::command();
+    clap_complete::generate(shell, &mut command, "chatfiles", &mut script);
+    print(&script)
+}
+
+/// Prints a manual page in the format of man(7).
+pub(super) fn man(name: Option<&str>) -> Result<ExitCode> {
+    let mut root = arguments::command();
+    // Sets the names of the commands' pages, such as chatfiles-serve.
+    root.build();
+    let command = match name {
+        None => &root,
+        Some(name) => root.find_subcommand(name).ok_or_else(|| {
+            let names: Vec<_> = root
+                .get_subcommands()
+                .map(clap::Command::get_name)
+                .collect();
+            expected("command", name, &format!("one of {}", names.join(", ")))
+        })?,
+    };
+    let mut page = Vec::new();
+    let rendered = clap_mangen::Man::new(command.clone()).render(&mut page);
+    rendered.map_err(Error::internal)?;
+    print(&page)
 }
 
 pub(super) fn hash_password() -> Result<ExitCode> {
@@ -236,11 +308,13 @@ pub(super) fn check_config(config: &Config, probe: bool) -> Result<ExitCode> {
     for secret in config.weak_secrets() {
         say(&format!("warning: {secret}"))?;
     }
-    let report = match app::attach(config)? {
-        Some(store) => sweep_as(&*store, config, SweepMode::Report)?,
-        None => retention::Report::default(),
+    if let Some(warning) = config.operator.warning() {
+        say(&format!("warning: {warning}"))?;
+    }
+    match app::attach(config)? {
+        Some(store) => say(&upkeep::sweep_plan(&*store, config)?)?,
+        None => say("there is no store yet; `chatfiles serve` creates it")?,
     };
-    say(&format!("a sweep would remove: {}", describe(&report)))?;
     match probe {
         true => self::probe(config),
         false => Ok(ExitCode::SUCCESS),
@@ -283,71 +357,6 @@ fn get(url: &str) -> Result<Vec<u8>, String> {
     match answered.map_err(|error: http_client::Error| error.to_string())? {
         (StatusCode::OK, body) => Ok(body),
         (status, _) => Err(format!("status {}", status.as_u16())),
-    }
-}
-
-pub(super) fn sweep(config: &Config, yes: bool) -> Result<ExitCode> {
-    let mode = match yes {
-        true => SweepMode::RemoveConfirmed,
-        false => SweepMode::Remove,
-    };
-    let report = sweep_as(&*store(config)?, config, mode)?;
-    if let Some(jump_ms) = report.refused {
-        let why = match jump_ms {
-            Some(ms) => format!("the last sweep was {} days from now", ms / MS_PER_DAY),
-            None => "there is no record of an earlier sweep".into(),
-        };
-        let hint = "If the clock is right, run: chatfiles sweep --yes";
-        say(&format!("nothing was removed: {why}. {hint}"))?;
-        say(&format!("a sweep would remove: {}", describe(&report)))?;
-        return Ok(ExitCode::FAILURE);
-    }
-    say(&format!("removed: {}", describe(&report)))
-}
-
-fn sweep_as(store: &dyn Store, config: &Config, mode: SweepMode) -> Result<retention::Report> {
-    let now = Clock::system().now();
-    run(retention::sweep(store, &config.retention(), now, mode))
-}
-
-fn describe(report: &retention::Report) -> String {
-    if report.is_empty() {
-        return "nothing".into();
-    }
-    let days: String = report.days.iter().map(|day| format!("{day} ")).collect();
-    let (count, objects, uploads) = (report.days.len(), report.objects, report.part_uploads);
-    format!("{days}({count} days, {objects} single files, {uploads} unfinished uploads in parts)")
-}
-
-pub(super) fn scrub(config: &Config) -> Result<ExitCode> {
-    let store = store(config)?;
-    let Verified { objects, damaged } = run(store.maintenance().verify())?;
-    for (name, what) in &damaged {
-        say(&format!("{name}: {what}"))?;
-    }
-    let count = damaged.len();
-    say(&format!("{objects} objects verified, {count} damaged"))?;
-    Ok(if damaged.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
-}
-
-/// Removes a file through the running server, so that it is also removed from its caches. Without a server, removes it
-/// from the disk.
-pub(super) fn rm(config: &Config, text: &str) -> Result<ExitCode> {
-    let allowed = "the UUID (version 7) of a file, or class.YYYY-MM-DD.uuid";
-    let id = ObjectId::parse(text).or_else(|| Key::parse(text).map(|key| key.id));
-    let id = id.ok_or_else(|| expected("id", text, allowed))?;
-    let store = store(config)?;
-    let command = control::Command::Remove(id.to_string());
-    if let Some(answer) = control::request(&config.store.path, &command)? {
-        return say(&answer);
-    }
-    match run(store.remove(id))? {
-        true => say(&format!("removed {id}")),
-        false => Err(Error::invalid(format!("there is no file {id}"))),
     }
 }
 

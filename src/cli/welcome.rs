@@ -7,11 +7,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::arguments::VERSION;
 use crate::{
     config::{Config, DownloadAuthKind, TenantConfig},
-    files::Capabilities,
+    files::{Capabilities, PACKAGES},
     http::{cors::Cors, forwarded::ForwardedHeader},
-    server::endpoint::Endpoint,
+    logging::Format,
+    server::{endpoint::Endpoint, operator::Authentication},
+    settings::{format_bytes, format_seconds},
     store::{Class, local::Durability},
     tenant::{Limits, Retention},
 };
@@ -19,41 +22,73 @@ use crate::{
 /// A photo in the repository, for the commands.
 const PHOTO: &str = "tests/data/photo.jpg";
 
-/// The text that a server prints when it has started. The first line is for programs that wait for it.
-pub(super) fn text<'a>(
-    config: &Config,
-    file: Option<&Path>,
-    endpoints: impl Iterator<Item = &'a Endpoint>,
-    operator: Option<SocketAddr>,
-    capabilities: Capabilities,
-) -> String {
-    let mut text = String::new();
-    let mut plain = None;
-    for endpoint in endpoints {
-        let _ = match (endpoint.plain_address(), endpoint.address()) {
-            (Some(address), _) => {
-                plain = plain.or(Some(address));
-                writeln!(text, "listening on http://{address}")
-            }
-            (None, Some(address)) if !endpoint.is_proxied => {
-                writeln!(text, "listening on https://{address}")
-            }
-            _ => writeln!(text, "listening on {endpoint}"),
-        };
-    }
-    if let Some(address) = operator {
-        let _ = writeln!(
-            text,
-            "metrics and probes on http://{address}: /metrics /livez /readyz /log-level"
-        );
-    }
-    let _ = writeln!(text, "\n{}", policy(config, capabilities));
-    if let Some(address) = plain {
-        text.push_str(&commands(config, file, address));
-    }
-    text.push_str("\n# Ctrl-C stops the server.\n");
-    text
+/// A server that has just started.
+pub(super) struct Started<'a> {
+    pub(super) config: &'a Config,
+    /// The configuration file.
+    pub(super) file: Option<&'a Path>,
+    pub(super) endpoints: Vec<&'a Endpoint>,
+    pub(super) operator: Option<SocketAddr>,
+    pub(super) capabilities: Capabilities,
 }
+
+impl Started<'_> {
+    /// What the server prints on standard output when it has started, without the last line feed.
+    ///
+    /// On a terminal: addresses, settings, and commands to paste. Otherwise, for programs and logs: one line of JSON if
+    /// `log.format = "json"`, and else the addresses and settings. The lines `listening on …` come first in each text,
+    /// and [`LAST_LINE`] comes last.
+    pub(super) fn banner(&self, is_terminal: bool) -> String {
+        if !is_terminal && self.config.log.format == Format::Json {
+            return self.json();
+        }
+        let mut text = String::new();
+        for address in self.addresses() {
+            let _ = writeln!(text, "listening on {address}");
+        }
+        if let Some(address) = self.operator {
+            let _ = writeln!(
+                text,
+                "metrics and probes on http://{address}: /metrics /livez /readyz /log-level"
+            );
+            let _ = writeln!(text, "console on http://{address}/");
+        }
+        let _ = writeln!(text, "\n{}", policy(self.config, self.capabilities));
+        let mut endpoints = self.endpoints.iter();
+        if is_terminal
+            && let Some(address) = endpoints.find_map(|endpoint| endpoint.plain_address())
+        {
+            text.push_str(&commands(self.config, self.file, address));
+            text.push('\n');
+        }
+        text + LAST_LINE
+    }
+
+    /// Where clients connect: URLs, or endpoints as in the configuration where a proxy connects.
+    fn addresses(&self) -> Vec<String> {
+        let address = |endpoint: &&Endpoint| match (endpoint.plain_address(), endpoint.address()) {
+            (Some(address), _) => format!("http://{address}"),
+            (None, Some(address)) if !endpoint.is_proxied => format!("https://{address}"),
+            _ => endpoint.to_string(),
+        };
+        self.endpoints.iter().map(address).collect()
+    }
+
+    fn json(&self) -> String {
+        let store = &self.config.store.path;
+        serde_json::json!({
+            "message": "started",
+            "version": VERSION,
+            "listen": self.addresses(),
+            "operator": self.operator.map(|address| format!("http://{address}")),
+            "store": std::path::absolute(store).as_ref().unwrap_or(store),
+        })
+        .to_string()
+    }
+}
+
+/// The last line of the text of a starting server.
+const LAST_LINE: &str = "# Ctrl-C stops the server.";
 
 /// The settings that decide what is accepted and what is refused, one on each line.
 pub(super) fn policy(config: &Config, capabilities: Capabilities) -> String {
@@ -76,7 +111,7 @@ fn storage(config: &Config) -> Lines {
         Durability::None => "none",
     };
     let path = store.path.display();
-    let floor = bytes(store.free_space_min_bytes);
+    let floor = format_bytes(store.free_space_min_bytes);
     let public_url = config.api.public_url.as_ref().map(ToString::to_string);
     let from_host = || "from the Host header of each request".into();
     let mut lines = vec![
@@ -89,9 +124,9 @@ fn storage(config: &Config) -> Lines {
         ("public URL", public_url.unwrap_or_else(from_host)),
     ];
     if let Some(url) = &config.api.cdn_url {
-        let minutes = config.api.url_ttl_secs / 60;
+        let valid = format_seconds(config.api.url_ttl_secs.unsigned_abs());
         let value =
-            format!("redirected to {url}, with signed URLs that are valid for up to {minutes} min");
+            format!("redirected to {url}, with signed URLs that are valid for up to {valid}");
         lines.push(("downloads", value));
     }
     lines
@@ -99,10 +134,10 @@ fn storage(config: &Config) -> Lines {
 
 fn limits(config: &Config) -> Lines {
     let limits = &config.tenant_defaults;
-    let in_flight = bytes(config.service.upload_bytes_in_flight_max);
+    let in_flight = format_bytes(config.service.upload_bytes_in_flight_max);
     let quota = |quota: u64| match quota {
         0 => "unlimited".to_owned(),
-        quota => bytes(quota),
+        quota => format_bytes(quota),
     };
     let per_tenant = quota(limits.upload_bytes_per_day);
     let per_user = quota(limits.user_upload_bytes_per_day);
@@ -111,16 +146,20 @@ fn limits(config: &Config) -> Lines {
         ForwardedHeader::Forwarded => "Forwarded",
     };
     let proxies = list(&config.service.trusted_proxies);
-    let operator = match config.operator {
-        Some(address) => format!("at {address}, without authentication"),
-        None => "none, because operator.listen is not set".into(),
+    let operator = match (config.operator.listen, config.operator.authentication()) {
+        (Some(address), Some(Authentication::Token)) => {
+            let file = config.operator.token_file(&config.keys_path());
+            format!("at {address}, with the token in {}", file.display())
+        }
+        (Some(address), _) => format!("at {address}, without authentication"),
+        (None, _) => "none, because operator.listen is not set".into(),
     };
     let origins = match &config.cors {
         Cors::Any => "any".to_owned(),
         Cors::List(origins) => list(origins),
     };
     vec![
-        ("upload size limit", bytes(limits.upload_bytes_max)),
+        ("upload size limit", format_bytes(limits.upload_bytes_max)),
         ("uploads in flight", format!("up to {in_flight}")),
         (
             "daily quota",
@@ -157,13 +196,21 @@ fn media(config: &Config, capabilities: Capabilities) -> Lines {
         (capabilities.to_mp3, "AMR to MP3"),
         (capabilities.to_amr, "MP3 to AMR"),
     ];
+    let is_complete = ffmpeg.iter().all(|(can, _)| *can);
     let ffmpeg = ffmpeg.map(|(can, what)| match can {
         true => what.to_owned(),
         false => format!("no {what}"),
     });
+    let hint = match is_complete || config.files.ffmpeg.program.as_os_str().is_empty() {
+        true => String::new(),
+        false => format!(" (install {PACKAGES})"),
+    };
     let (pixels_max, threads) = (config.files.decode_pixels_max, config.files.decode_threads);
     let pictures = format!("of pictures up to {pixels_max} pixels, {threads} decoded at once");
-    vec![("thumbnails", pictures), ("ffmpeg", ffmpeg.join(", "))]
+    vec![
+        ("thumbnails", pictures),
+        ("ffmpeg", ffmpeg.join(", ") + &hint),
+    ]
 }
 
 fn tenants(config: &Config) -> Lines {
@@ -228,29 +275,23 @@ fn differences(tenant: &TenantConfig, defaults: &Limits) -> String {
     text
 }
 
-/// The limits and days, by the names of their settings.
-fn numbers(limits: &Limits) -> Vec<(String, u64)> {
-    let days = |class| u64::from(limits.retention.days(class));
+/// The limits and days, by the names of their settings, with values as in the configuration.
+fn numbers(limits: &Limits) -> Vec<(String, String)> {
+    let days = |class| limits.retention.days(class).to_string();
     let days = Class::ALL.map(|class| (Retention::setting(class), days(class)));
-    let user_upload_bytes_per_day = limits.user_upload_bytes_per_day;
+    let size = |bytes| format!("\"{}\"", format_bytes(bytes));
     let limits = [
-        ("calls_per_second", u64::from(limits.calls_per_second)),
-        ("calls_burst", u64::from(limits.calls_burst)),
-        ("upload_bytes_max", limits.upload_bytes_max),
-        ("upload_bytes_per_day", limits.upload_bytes_per_day),
-        ("user_upload_bytes_per_day", user_upload_bytes_per_day),
+        ("calls_per_second", limits.calls_per_second.to_string()),
+        ("calls_burst", limits.calls_burst.to_string()),
+        ("upload_bytes_max", size(limits.upload_bytes_max)),
+        ("upload_bytes_per_day", size(limits.upload_bytes_per_day)),
+        (
+            "user_upload_bytes_per_day",
+            size(limits.user_upload_bytes_per_day),
+        ),
     ];
     let limits = limits.map(|(name, number)| (name.to_owned(), number));
     limits.into_iter().chain(days).collect()
-}
-
-/// A number of bytes in the largest unit that divides it.
-fn bytes(bytes: u64) -> String {
-    let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
-    let mut units = units.into_iter();
-    let unit = units.find(|(unit, _)| bytes >= *unit && bytes.is_multiple_of(*unit));
-    let (unit, name) = unit.unwrap_or((1, "bytes"));
-    format!("{} {name}", bytes / unit)
 }
 
 /// The classes that are not kept without limit, with their days.

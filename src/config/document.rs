@@ -3,7 +3,14 @@
 //! Several modules may read one section, each the keys of its own struct. This file knows no key and no bound. It
 //! records which keys the modules ask for, and reports all others as unknown.
 
-use std::{cell::RefCell, collections::BTreeSet, fs, path::Path, slice};
+use std::{
+    cell::RefCell,
+    collections::BTreeSet,
+    fs,
+    io::{self, ErrorKind},
+    path::Path,
+    slice,
+};
 
 use serde::{
     Deserialize, Deserializer,
@@ -43,10 +50,18 @@ impl Source {
     /// Reads a file. Blocking.
     ///
     /// # Errors
-    /// `InvalidArgument`: the file cannot be read, or it is larger than 4 MiB.
+    /// `InvalidArgument`: the file does not exist, is not text, or is larger than 4 MiB. `Internal`: the system refuses
+    /// to read it, for example because a permission is missing.
     pub fn file(path: &Path) -> Result<Self> {
         let file = path.display().to_string();
-        let invalid = |error: std::io::Error| Error::invalid(format!("{file}: {error}"));
+        let invalid = |error: io::Error| {
+            let text = format!("{file}: {error}");
+            match error.kind() {
+                ErrorKind::NotFound | ErrorKind::NotADirectory => Error::invalid(text),
+                ErrorKind::IsADirectory | ErrorKind::InvalidData => Error::invalid(text),
+                _ => Error::internal(text),
+            }
+        };
         let bytes = fs::metadata(path).map_err(invalid)?.len();
         if bytes > FILE_BYTES_MAX {
             let message = format!("{file}: expected at most 4 MiB, found {bytes} bytes");

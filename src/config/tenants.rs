@@ -16,7 +16,7 @@ use crate::{
     auth::{is_user_name, password},
     error::{Error, Result},
     secret::SecretKey,
-    settings::number,
+    settings::{number, seconds_list},
     tenant::{
         Account, BackendAuth, DownloadAuth, Hook, Lanying, Limits, Processing, Retention, Tenant,
     },
@@ -49,6 +49,7 @@ pub struct TenantConfig {
     pub app_id: Option<String>,
     pub client_id: Option<String>,
     pub client_secret: Option<SecretKey>,
+    #[serde(deserialize_with = "seconds_list")]
     pub dynamic_token_ttl_seconds: Option<Vec<i64>>,
     pub download_auth: Option<DownloadAuthKind>,
     pub strict_restrict_access: bool,

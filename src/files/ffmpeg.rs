@@ -27,7 +27,7 @@ use crate::{
         sniff::Sniffed,
         voice::{AMR_FRAME_BYTES_MAX, AMR_FRAME_MS, AMR_MAGIC_BYTES_MAX, amr_duration_ms},
     },
-    settings::{number, seconds},
+    settings::{number, seconds, size},
     store::blocking,
 };
 
@@ -43,7 +43,23 @@ const WAIT_SHARE: u32 = 3;
 /// 0.3 to 0.6 s. So a place is free again before the waiting requests give up.
 const FRAME_CPU_SHARE: u64 = 3;
 
-const OFF: &str = "this server has no ffmpeg, which video covers and voice conversion need";
+/// The program, and the encoder of AMR.
+macro_rules! packages {
+    () => {
+        "the Debian packages ffmpeg and libavcodec-extra"
+    };
+}
+
+/// What to install if ffmpeg or one of its encoders is missing.
+pub const PACKAGES: &str = packages!();
+const MISSING: &str = concat!(
+    "this server has no ffmpeg, which video covers and voice conversion need: install ",
+    packages!()
+);
+const OFF: &str =
+    "video covers and voice conversion are switched off on this server (media.ffmpeg = \"\")";
+const BROKEN: &str =
+    "the ffmpeg of this server does not run, which video covers and voice conversion need";
 const NO_FRAMES: &str = "the ffmpeg of this server cannot make video covers";
 const NO_FRAME: &str = "the first frame of this video cannot be decoded";
 const NO_VIDEO: &str = "only mp4, mov, 3gp and webm files have a video cover";
@@ -67,7 +83,7 @@ pub struct Config {
     pub timeout: Duration,
     /// Bytes of address space of one run. Measured: 306 MiB for a first frame at 1080p, 384 MiB at 4K, 369 MiB at 8K, and
     /// 265 MiB for a voice message; 264 MiB of each are the libraries. Of that, 55 to 160 MB are in memory.
-    #[serde(deserialize_with = "number::<{ 256 << 20 }, { 1 << 40 }, _, _>")]
+    #[serde(deserialize_with = "size::<{ 256 << 20 }, { 1 << 40 }, _, _>")]
     pub memory_bytes_max: u64,
     /// Concurrent runs, each with one busy thread.
     #[serde(deserialize_with = "number::<1, 256, _, _>")]
@@ -106,8 +122,8 @@ pub struct Capabilities {
 
 /// Runs ffmpeg, with a limit of concurrent runs.
 pub(super) struct Ffmpeg {
-    /// An absolute path. `None` where ffmpeg is missing or switched off.
-    program: Option<PathBuf>,
+    /// An absolute path, or why there is none.
+    program: Result<PathBuf, &'static str>,
     pub(super) capabilities: Capabilities,
     pub(super) pool: Pool,
     limits: Limits,
@@ -161,7 +177,7 @@ impl Ffmpeg {
         let refuse = |text: &'static str| Error::new(Kind::NoThumbnail).public(text);
         let arguments =
             arguments::first_frame(kind, len, pixels_max).ok_or_else(|| refuse(NO_VIDEO))?;
-        let program = self.program.as_ref().ok_or_else(|| refuse(OFF))?;
+        let program = self.program.as_ref().map_err(|why| refuse(why))?;
         if !self.capabilities.frames {
             return Err(refuse(NO_FRAMES));
         }
@@ -207,7 +223,7 @@ impl Ffmpeg {
         if !from.converts_to(to) {
             return Err(refuse(OTHER_VOICE));
         }
-        let program = self.program.as_ref().ok_or_else(|| refuse(OFF))?;
+        let program = self.program.as_ref().map_err(|why| refuse(why))?;
         match to {
             VoiceFormat::Mp3 if !self.capabilities.to_mp3 => return Err(refuse(NO_MP3)),
             VoiceFormat::Amr if !self.capabilities.to_amr => return Err(refuse(NO_AMR)),

@@ -8,6 +8,8 @@ mod ffmpeg;
 mod open;
 mod parts;
 mod pool;
+mod reference;
+mod take_down;
 mod upload;
 
 use std::{sync::Arc, time::Duration};
@@ -18,11 +20,12 @@ use crate::{
     derivative::Derivative,
     error::{Error, Kind, Result},
     fair_queue::{Claimant, FairQueue},
+    logging::Actor,
     media::thumbnail::PictureLimits,
     metrics::{Derivations, FileLevels, Lookups},
     retention,
     secret::constant_time_eq,
-    settings::{number, seconds},
+    settings::{number, seconds, size},
     store::{Class, Dialect, Key, ObjectId, Store},
     tenant::Tenant,
     time::{Clock, Timestamp},
@@ -30,9 +33,11 @@ use crate::{
 
 pub use self::{
     derive::{DerivedFile, Rendition},
-    ffmpeg::{Capabilities, Config as FfmpegConfig},
+    ffmpeg::{Capabilities, Config as FfmpegConfig, PACKAGES},
     open::OpenFile,
     parts::{Completion, PartUpload, ReceivedPart},
+    reference::Reference,
+    take_down::take_down,
     upload::{Attributes, Received, Stored},
 };
 
@@ -43,7 +48,7 @@ pub struct Config {
     /// Bytes of derivatives kept in memory.
     #[serde(
         rename = "cache_bytes_max",
-        deserialize_with = "number::<{ 1 << 20 }, { 1 << 40 }, _, _>"
+        deserialize_with = "size::<{ 1 << 20 }, { 1 << 40 }, _, _>"
     )]
     pub derived_bytes_max: u64,
     /// Images decoded at once.
@@ -53,7 +58,7 @@ pub struct Config {
     #[serde(rename = "queue_max", deserialize_with = "number::<1, 100_000, _, _>")]
     pub decode_queue_max: usize,
     /// Bytes that all decoders together may use.
-    #[serde(deserialize_with = "number::<{ 1 << 20 }, { 1 << 40 }, _, _>")]
+    #[serde(deserialize_with = "size::<{ 1 << 20 }, { 1 << 40 }, _, _>")]
     pub decode_bytes_max: u64,
     /// Pixels of an image that is decoded at all.
     #[serde(
@@ -228,16 +233,31 @@ impl Files {
         self.open.cache.clear();
     }
 
-    /// Takes an object of any class down: the file, its derivatives, and every cache entry.
+    /// Opens a file of any tenant and API, expired or not, for the operator.
+    ///
+    /// # Errors
+    /// `ObjectNotFound`: it is not stored under a key of the reference. Otherwise those of the store.
+    pub async fn find(&self, reference: Reference, now: Timestamp) -> Result<Arc<OpenFile>> {
+        for key in reference.keys() {
+            match self.open.get(key, now).await {
+                Err(error) if error.kind() == Kind::ObjectNotFound => {}
+                found => return found,
+            }
+        }
+        Err(Kind::ObjectNotFound.into())
+    }
+
+    /// Takes an object of any class down: the file, its derivatives, and every cache entry. Leaves an audit line with
+    /// the actor.
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn remove(&self, id: ObjectId) -> Result<bool> {
+    pub async fn remove(&self, id: ObjectId, actor: Actor<'_>) -> Result<bool> {
         // Before, because an open file keeps its inode, and the disk may have no other inode for the tombstone. And
         // after, whatever the result is, also if this call is dropped.
         drop(ForgetOnDrop { files: self, id });
         let _forget = ForgetOnDrop { files: self, id };
-        self.store.remove(id).await
+        take_down(&*self.store, id, actor).await
     }
 }
 

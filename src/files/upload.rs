@@ -10,6 +10,7 @@ use crate::{
     error::{Error, Kind, Result},
     http::multipart::Form,
     limit::QuotaPermit,
+    logging::Actor,
     media::sniff::{SNIFF_BYTES_MAX, content_type, sniff},
     secret::Secret,
     store::{BoxFuture, Key, Meta, SECRET_HASH_BYTES, Upload, UploadSize},
@@ -114,7 +115,11 @@ impl Files {
         if is_of_today || !self.store.is_taken_down(key).await? {
             return Ok(());
         }
-        self.remove(key.id).await?;
+        let actor = Actor {
+            by: "server, since the file was taken down before its upload ended",
+            request: None,
+        };
+        self.remove(key.id, actor).await?;
         Err(Kind::AlreadyExists.into())
     }
 }

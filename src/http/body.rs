@@ -15,7 +15,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::{
     error::{Error, Kind, Result},
-    settings::{number, seconds},
+    settings::{seconds, size},
     time::deadline,
 };
 
@@ -40,7 +40,7 @@ pub struct Pace {
     /// The lowest average rate; 0 = any. Without a limit, one byte now and then keeps an upload open for days.
     #[serde(
         rename = "body_bytes_per_second_min",
-        deserialize_with = "number::<0, 1_000_000, _, _>"
+        deserialize_with = "size::<0, 1_000_000, _, _>"
     )]
     pub bytes_per_second_min: u64,
     /// The longest time from the head of the request to the end of its body, whatever the rate.

@@ -204,7 +204,8 @@ impl<'r> Form<'r> {
             self.ignored_bytes += chunk.len();
             if self.ignored_bytes > IGNORED_BYTES_MAX {
                 return Err(Error::invalid(format!(
-                    "fields beside the file may have at most {IGNORED_BYTES_MAX} bytes."
+                    "the part of the form with the file must be named `file`; all other parts may have at most \
+                     {IGNORED_BYTES_MAX} bytes."
                 )));
             }
         }

@@ -7,6 +7,7 @@
 use serde::{Deserialize, Deserializer};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
+use super::audit;
 use crate::settings::expected;
 
 /// Reads `log.level`, and checks it.
@@ -21,11 +22,13 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
     }
 }
 
-/// Parses directives: `level` for all targets, `target=level` for some. The longest matching target wins.
+/// Parses directives: `level` for all targets, `target=level` for some. The longest matching target wins. Audit lines are
+/// on unless the text names their target: whoever wants fewer lines must not lose them by accident.
 pub(super) fn parse(text: &str) -> Result<Targets, String> {
+    let audited = Targets::new().with_target(audit::TARGET, LevelFilter::INFO);
     text.split(',')
         .map(str::trim)
-        .try_fold(Targets::new(), |targets, directive| {
+        .try_fold(audited, |targets, directive| {
             match directive.split_once('=') {
                 None => Ok(targets.with_default(level(directive)?)),
                 Some((target, level_text)) if is_target(target) => {
@@ -80,6 +83,20 @@ mod tests {
             );
         }
         assert!(!parse("off").unwrap().would_enable("a", &Level::ERROR));
+    }
+
+    #[test]
+    fn audit_lines_need_their_own_switch() {
+        for (text, is_on) in [
+            ("info", true),
+            ("error", true),
+            ("off", true),
+            ("warn,audit=off", false),
+            ("audit=error,info", false),
+        ] {
+            let filter = parse(text).unwrap();
+            assert_eq!(filter.would_enable("audit", &Level::INFO), is_on, "{text}");
+        }
     }
 
     #[test]

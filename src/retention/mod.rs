@@ -7,5 +7,5 @@ mod sweep;
 
 pub use self::{
     expiry::{expires_at, is_expired},
-    sweep::{Policy, Report, SweepMode, keep_time, sweep},
+    sweep::{Policy, Refusal, Report, SweepMode, keep_time, sweep},
 };

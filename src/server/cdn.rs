@@ -1,6 +1,9 @@
 //! Restricts an origin to its CDN, by a header whose value only the CDN knows.
 
-use hyper::{HeaderMap, header::HeaderName};
+use hyper::{
+    HeaderMap,
+    header::{HeaderName, HeaderValue},
+};
 use serde::{Deserialize, Deserializer};
 
 use crate::{
@@ -16,6 +19,17 @@ pub(crate) struct CdnSecret {
     header: HeaderName,
     /// Its value.
     pub(crate) secret: SecretKey,
+}
+
+impl CdnSecret {
+    /// Adds the header to a request that this process makes itself.
+    pub(super) fn mark(&self, headers: &mut HeaderMap) {
+        // The configuration has checked that the secret is a valid value.
+        if let Ok(mut value) = HeaderValue::from_str(self.secret.expose()) {
+            value.set_sensitive(true);
+            headers.insert(self.header.clone(), value);
+        }
+    }
 }
 
 /// Settings of the CDN, from `[cdn]`.

@@ -304,20 +304,25 @@ fn answer_line(word: &str, text: &str) -> String {
 /// Sends a command to the server that runs on the store in `dir`. Returns `None` if none runs. Blocks for at most 45 s.
 ///
 /// # Errors
-/// `InvalidArgument` if the command cannot be sent as one line or the server refused it (then with the server's text);
-/// `Internal` if the connection failed.
+/// `InvalidArgument` if the command cannot be sent as one line; `Internal` if the server refused it, with the server's
+/// text, or if the connection failed.
 pub fn request(dir: &Path, command: &Command) -> Result<Option<String>> {
     let line = command.line()?;
     let answer = match ask(dir, &line) {
         Ok(Some(answer)) => line_of(answer)?,
         Ok(None) => return Ok(None),
         Err(error) => {
-            return Err(Error::internal(error).public("the running server did not answer"));
+            let socket = dir.join(SOCKET);
+            let text = format!(
+                "{}: the running server did not answer: {error}",
+                socket.display()
+            );
+            return Err(Error::internal(text));
         }
     };
     match answer.split_once(' ') {
         Some(("ok", text)) => Ok(Some(text.to_owned())),
-        Some(("error", text)) => Err(Error::invalid(text.to_owned())),
+        Some(("error", text)) => Err(Error::new(Kind::Internal).public(text.to_owned())),
         _ => Err(Error::internal(format!(
             "unexpected answer on the control socket: {answer:?}"
         ))),
@@ -329,7 +334,14 @@ pub fn request(dir: &Path, command: &Command) -> Result<Option<String>> {
 /// # Errors
 /// If the server refuses or cannot hand over.
 pub fn take_over(dir: &Path) -> Result<Option<Inherited>> {
-    let failed = |error| Error::internal(error).public("the running server did not hand over");
+    let failed = |error| {
+        let socket = dir.join(SOCKET);
+        let text = format!(
+            "{}: the running server did not hand over: {error}",
+            socket.display()
+        );
+        Error::internal(text)
+    };
     let stream = connect(dir).map_err(failed)?;
     stream.map(handover::take_over).transpose()
 }

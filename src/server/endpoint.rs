@@ -2,7 +2,7 @@
 
 use std::{
     fmt, fs, io,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::fs::{FileTypeExt, PermissionsExt},
@@ -12,19 +12,22 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use rustix::io::Errno;
 use serde::{Deserialize, Deserializer};
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpSocket, UnixListener};
 
 use super::socket::Socket;
 use crate::{
     error::{Error, Result},
-    settings::expected,
+    settings::{self, expected},
 };
 
 /// Length of the queue of established connections that were not accepted yet; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: u32 = 4096;
 
-/// An endpoint, as it is written in the configuration: `[proxy:][tls:](address:port | unix:/path)`.
+/// An endpoint, as it is written in the configuration: `[proxy:][tls:](address | unix:/path)`, where an address is as in
+/// [`tcp_address`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
     /// The address or path.
@@ -73,8 +76,9 @@ impl Endpoint {
 
 impl<'de> Deserialize<'de> for Endpoint {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let allowed = "127.0.0.1:8080 or unix:/path, after tls:, proxy: or proxy:tls: or nothing";
+        let text = settings::text(deserializer)?;
+        let allowed =
+            format_args!("{ADDRESSES}, or unix:/path, after tls:, proxy: or proxy:tls: or nothing");
         text.parse()
             .map_err(|()| expected(allowed, format_args!("{text:?}")))
     }
@@ -89,7 +93,7 @@ impl FromStr for Endpoint {
         let at = match after("unix:", text) {
             (true, path) if path.starts_with('/') && !path.ends_with('/') => At::Unix(path.into()),
             (true, _) => return Err(()),
-            (false, text) => At::Tcp(text.parse().map_err(drop)?),
+            (false, text) => At::Tcp(tcp_address(text).ok_or(())?),
         };
         Ok(Self {
             at,
@@ -97,6 +101,32 @@ impl FromStr for Endpoint {
             is_tls,
         })
     }
+}
+
+/// The forms that [`tcp_address`] accepts, for error messages.
+pub(super) const ADDRESSES: &str = "127.0.0.1:8080, 8080, :8080 or localhost:8080";
+
+/// Parses the address of a listener: an IP address with a port, or a port, possibly after `localhost`, which stand for
+/// 127.0.0.1, or a colon and a port, which stand for all addresses, IPv4 and IPv6.
+///
+/// No name is looked up: `localhost` is always the loopback address (RFC 6761 §6.3), and other names are refused,
+/// because a name may have several addresses or change them.
+pub(super) fn tcp_address(text: &str) -> Option<SocketAddr> {
+    if let Ok(address) = text.parse() {
+        return Some(address);
+    }
+    let (ip, port) = match text.rsplit_once(':') {
+        None => (IpAddr::V4(Ipv4Addr::LOCALHOST), text),
+        Some(("", port)) => (IpAddr::V6(Ipv6Addr::UNSPECIFIED), port),
+        Some((host, port)) if host.eq_ignore_ascii_case("localhost") => {
+            (IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+        }
+        Some(_) => return None,
+    };
+    // `parse` alone would allow a sign.
+    let is_number = port.bytes().all(|byte| byte.is_ascii_digit());
+    let port = is_number.then(|| port.parse().ok()).flatten()?;
+    Some(SocketAddr::new(ip, port))
 }
 
 fn after<'a>(prefix: &str, text: &'a str) -> (bool, &'a str) {
@@ -162,7 +192,9 @@ impl Listener {
         let mut actual = endpoint.clone();
         let opened = io.and_then(|io| {
             if let (Io::Tcp(listener), At::Tcp(address)) = (&io, &mut actual.at) {
-                *address = listener.local_addr()?;
+                // Only the port: without IPv6, the socket of `[::]` has the address 0.0.0.0 (`bind_tcp`), but a new
+                // process looks for its endpoint by the configured address.
+                address.set_port(listener.local_addr()?.port());
             }
             Ok(io)
         });
@@ -204,12 +236,23 @@ impl AsFd for Listener {
     }
 }
 
-fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() {
-        TcpSocket::new_v4()
-    } else {
-        TcpSocket::new_v6()
-    }?;
+/// Listens on an address. `[::]` includes IPv4, and is IPv4 alone if the kernel has no IPv6.
+fn bind_tcp(mut address: SocketAddr) -> io::Result<TcpListener> {
+    let is_all = address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => match TcpSocket::new_v6() {
+            Err(error) if is_all && Errno::from_io_error(&error) == Some(Errno::AFNOSUPPORT) => {
+                address.set_ip(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+                TcpSocket::new_v4()?
+            }
+            socket => socket?,
+        },
+    };
+    if is_all && address.is_ipv6() {
+        // Independent of the system's default (`net.ipv6.bindv6only`).
+        SockRef::from(&socket).set_only_v6(false)?;
+    }
     // Connections of the previous process in TIME_WAIT do not block the address; another listener does.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
@@ -242,15 +285,17 @@ fn cannot_listen(endpoint: &Endpoint, error: io::Error) -> Error {
     let why = match error.kind() {
         io::ErrorKind::AddrInUse => "the address is in use by another process".to_owned(),
         io::ErrorKind::AddrNotAvailable => "this machine has no such address".to_owned(),
-        io::ErrorKind::PermissionDenied => {
-            "not permitted (ports below 1024 need CAP_NET_BIND_SERVICE)".to_owned()
-        }
+        io::ErrorKind::PermissionDenied => match endpoint.at {
+            At::Tcp(_) => "permission denied (ports below 1024 need CAP_NET_BIND_SERVICE)".into(),
+            At::Unix(_) => "permission denied: its directory cannot be written".into(),
+        },
         _ => error.to_string(),
     };
     let text = format!("cannot listen on {endpoint}: {why}");
     match error.kind() {
-        io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput => Error::invalid(text),
-        // Another process may end, or a network interface may come up, so the service manager should retry.
+        io::ErrorKind::InvalidInput => Error::invalid(text),
+        // Another process may end, an interface may come up, or the permission may be granted, so the service manager
+        // should retry.
         _ => Error::internal(text),
     }
 }
@@ -274,10 +319,33 @@ mod tests {
             let endpoint: Endpoint = text.parse().unwrap();
             assert_eq!(endpoint.to_string(), text);
         }
+        for (text, address) in [
+            ("8081", "127.0.0.1:8081"),
+            (":8081", "[::]:8081"),
+            ("localhost:8081", "127.0.0.1:8081"),
+            ("LocalHost:0", "127.0.0.1:0"),
+            ("tls:8443", "tls:127.0.0.1:8443"),
+            ("tls::8443", "tls:[::]:8443"),
+            ("proxy:tls:localhost:8443", "proxy:tls:127.0.0.1:8443"),
+            ("proxy::8081", "proxy:[::]:8081"),
+        ] {
+            let endpoint: Endpoint = text.parse().unwrap();
+            assert_eq!(endpoint.to_string(), address);
+        }
         for bad in [
             "",
-            "8080",
-            "localhost:80",
+            ":",
+            "+80",
+            ":+80",
+            "65536",
+            ":65536",
+            "localhost",
+            "localhost:",
+            "example.com:80",
+            "localhost.:80",
+            "::8081",
+            "[::]",
+            "1.1.1.1",
             "tls:proxy:127.0.0.1:1",
             "unix:",
             "unix:x",

@@ -162,8 +162,9 @@ pub struct Inherited {
 /// # Errors
 /// If the server refuses or cannot hand over.
 pub(super) fn take_over(mut stream: BlockingStream) -> Result<Inherited> {
-    let failed =
-        |error: io::Error| Error::internal(error).public("the running server did not hand over");
+    let failed = |error: io::Error| {
+        Error::internal(format!("the running server did not hand over: {error}"))
+    };
     stream
         .write_all(format!("{REQUEST}\n").as_bytes())
         .map_err(failed)?;

@@ -104,8 +104,7 @@ impl Config {
 /// Listens on every endpoint, or on none. Uses the sockets of `inherited` where there are any. Must be called within the
 /// runtime.
 ///
-/// `[::]` also accepts IPv4 if the system is configured so (`net.ipv6.bindv6only` = 0), and then conflicts with `0.0.0.0`
-/// on the same port.
+/// `[::]` also accepts IPv4, and so conflicts with `0.0.0.0` on the same port.
 ///
 /// # Errors
 /// As [`Listener::bind`].

@@ -1,17 +1,35 @@
-//! The operator listener: `/metrics`, `/livez`, `/readyz`, `/readyz/reads` and `/log-level`.
+//! The operator listener: `/metrics`, `/livez`, `/readyz`, `/readyz/reads`, `/log-level`, `/openapi/…`, and the console
+//! at `/`.
 //!
-//! It has an address of its own without authentication, so the network must restrict who reaches it. It serves no files,
-//! and stops after the public listener, so that it can report that the server is stopping.
+//! It has an address of its own. Everything but the probes needs the operator's token, unless the configuration says
+//! otherwise (`authenticator.rs`). It stops after the public listener, so that it can report that the server is stopping.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+mod authenticator;
+mod console;
+mod origin;
+mod session;
 
-use hyper::{Method, Request, Response, StatusCode, body::Incoming};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::Incoming,
+    header::{self, HeaderValue},
+    http::request::Parts,
+};
 use serde::{Deserialize, Deserializer};
 use tokio::sync::Semaphore;
 
+use self::console::{Call, Route};
 use super::{
+    access::Watched,
     connection::{self, ConnectionInfo, Handle},
-    endpoint::Listener,
+    endpoint::{ADDRESSES, Listener, tcp_address},
     listener,
     service::Service,
     shutdown::Shutdown,
@@ -20,16 +38,22 @@ use super::{
 use crate::{
     api::ops,
     delivery::Body,
-    error::{Error, Kind},
+    error::{Error, Kind, Result},
     http::body::{Pace, RequestBody},
     limit::{ClientLimiter, Limiter},
     logging,
     metrics::{Levels, Metrics, StoreLevels, TENANTS_MAX, TenantName},
-    settings::expected,
+    settings::{self, expected},
     store::{Store, to_end},
+    time::Clock,
 };
 
-/// Upper limit of connections: a few scrapers and probes.
+pub use self::{
+    authenticator::{Authentication, Authenticator},
+    console::Console,
+};
+
+/// Upper limit of connections: a few scrapers, probes, and pages of the console.
 const CONNECTIONS_MAX: usize = 64;
 /// Time for a running scrape after everything else has ended.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
@@ -37,12 +61,28 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 const DISK_PATIENCE: Duration = Duration::from_millis(500);
 /// Upper limit of bytes of a log level in a request.
 const LEVEL_BYTES_MAX: usize = 1 << 10;
-/// Minimum pace of such a request's body.
-const LEVEL_PACE: Pace = Pace {
+/// Minimum pace of the body of a call. Uploads have that of the public listener.
+const CALL_PACE: Pace = Pace {
     idle_timeout: Duration::from_secs(5),
-    bytes_per_second_min: LEVEL_BYTES_MAX as u64,
+    bytes_per_second_min: 1 << 10,
     whole_timeout: Duration::from_secs(30),
 };
+
+/// Settings of the operator listener, from `[operator]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// The address; `None`: there is no operator listener.
+    #[serde(deserialize_with = "address")]
+    pub listen: Option<SocketAddr>,
+    /// Who may use it; by default decided by the address.
+    authentication: Option<Authentication>,
+    /// The file of the token; by default in the store's directory of keys.
+    token_file: Option<PathBuf>,
+    /// Names by which browsers may reach the console, besides IP addresses and `localhost`.
+    #[serde(deserialize_with = "origin::hosts")]
+    pub hosts: Vec<String>,
+}
 
 /// Answers the requests of the operator.
 pub struct Operator {
@@ -60,6 +100,8 @@ pub struct Operator {
     pub tls: Option<Tls>,
     /// The shutdown of the public listener.
     pub shutdown: Shutdown,
+    /// The console, and who may use the listener.
+    pub console: Console,
 }
 
 /// The part of the service that a probe asks about.
@@ -78,19 +120,56 @@ pub struct Disk {
     asking: Arc<Semaphore>,
 }
 
+impl Config {
+    /// Who may use the listener; `None` if there is none.
+    pub fn authentication(&self) -> Option<Authentication> {
+        let default = Authentication::default_at(self.listen?);
+        Some(self.authentication.unwrap_or(default))
+    }
+
+    /// The file of the token, in the directory of keys by default.
+    pub fn token_file(&self, keys: &Path) -> PathBuf {
+        let default = || authenticator::default_token_file(keys);
+        let file = self.token_file.clone().unwrap_or_else(default);
+        // Fails only without a current directory, and then the file cannot be opened either.
+        std::path::absolute(&file).unwrap_or(file)
+    }
+
+    /// What is dangerous about the settings, in words for the operator.
+    pub fn warning(&self) -> Option<String> {
+        let listen = self.listen?;
+        let is_local = listen.ip().to_canonical().is_loopback();
+        (!is_local && self.authentication() == Some(Authentication::None)).then(|| {
+            format!(
+                "operator.authentication = \"none\": everybody who reaches {listen} may read metrics, look up and take \
+                 down files, and upload as any user; set \"token\", or let a firewall restrict the address"
+            )
+        })
+    }
+
+    /// Reads or creates the token, and warns about dangerous settings. Blocking.
+    ///
+    /// # Errors
+    /// `Internal`, with the file of the token.
+    pub fn authenticator(&self, keys: &Path, clock: Clock) -> Result<Authenticator> {
+        if let Some(warning) = self.warning() {
+            tracing::warn!("{warning}");
+        }
+        let authentication = self.authentication().unwrap_or(Authentication::None);
+        Authenticator::new(authentication, &self.token_file(keys), clock)
+    }
+}
+
 /// Reads `operator.listen`; an empty text means no listener.
 ///
 /// # Errors
 /// If the text is not an address with a port.
-pub fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    match text.parse() {
-        Ok(address) => Ok(Some(address)),
-        Err(_) if text.is_empty() => Ok(None),
-        Err(_) => Err(expected(
-            "an address and a port, such as 127.0.0.1:9090",
-            format_args!("{text:?}"),
-        )),
+fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+    let text = settings::text(deserializer)?;
+    match tcp_address(&text) {
+        None if text.is_empty() => Ok(None),
+        None => Err(expected(ADDRESSES, format_args!("{text:?}"))),
+        address => Ok(address),
     }
 }
 
@@ -120,11 +199,12 @@ pub async fn serve(
 }
 
 impl Operator {
-    async fn metrics(&self) -> Response<Body> {
+    /// Measures what is not counted.
+    async fn levels(&self) -> Levels {
         let health = self.disk.store.maintenance().health();
         let tenants = self.service.api().tenants.load_full();
         let counted = tenants.iter().filter(|tenant| tenant.index < TENANTS_MAX);
-        let levels = Levels {
+        Levels {
             tenants: counted
                 .map(|tenant| TenantName {
                     index: tenant.index,
@@ -146,8 +226,11 @@ impl Operator {
             certificates_end_secs: self.tls.as_ref().and_then(Tls::end_secs),
             stale_key_files: self.service.api().verifier.stale_key_files(),
             log_lines_dropped: logging::lines_dropped(),
-        };
-        ops::metrics(self.metrics.render(levels))
+        }
+    }
+
+    async fn metrics(&self) -> Response<Body> {
+        ops::metrics(self.metrics.render(self.levels().await))
     }
 
     /// Whether clients should be sent here, else one line for each problem, which begins with the name of the part.
@@ -216,18 +299,17 @@ impl Disk {
     }
 }
 
-impl Handle for Operator {
-    type Body = Body;
-
-    async fn handle(
-        &self,
-        connection: &Arc<ConnectionInfo>,
-        request: Request<Incoming>,
-    ) -> Response<Body> {
-        let (head, incoming) = request.into_parts();
-        let mut body = RequestBody::new(incoming, LEVEL_PACE);
+impl Operator {
+    /// Answers a request for a path that programs use.
+    async fn answer(&self, head: &Parts, client: IpAddr, body: &mut RequestBody) -> Response<Body> {
         let is_read = matches!(head.method, Method::GET | Method::HEAD);
-        let response = match head.uri.path() {
+        let path = head.uri.path();
+        if matches!(path, "/metrics" | "/log-level")
+            && let Err(refused) = self.console.authenticator.check(&head.headers, client)
+        {
+            return unauthorized(&refused);
+        }
+        match path {
             "/metrics" | "/livez" | "/readyz" | "/readyz/reads" if !is_read => {
                 ops::only("GET, HEAD")
             }
@@ -235,16 +317,105 @@ impl Handle for Operator {
             "/livez" => ops::text(StatusCode::OK, "alive"),
             "/readyz" => self.ready(Part::Everything).await,
             "/readyz/reads" => self.ready(Part::Reads).await,
-            "/log-level" if head.method == Method::PUT => set_log_level(&mut body).await,
+            "/log-level" if head.method == Method::PUT => match self.console.foreign_page(head) {
+                Some(why) => ops::text(StatusCode::FORBIDDEN, why),
+                None => set_log_level(body).await,
+            },
             "/log-level" if !is_read => ops::only("GET, HEAD, PUT"),
             "/log-level" => ops::text(StatusCode::OK, &logging::level()),
-            _ => ops::text(StatusCode::NOT_FOUND, "not found"),
-        };
-        if !body.is_ended() {
-            connection.set_linger();
+            path if path.starts_with("/openapi/") && !is_read => ops::only("GET, HEAD"),
+            path => {
+                ops::openapi(path).unwrap_or_else(|| ops::text(StatusCode::NOT_FOUND, "not found"))
+            }
         }
-        response
     }
+
+    /// Answers a request for the console.
+    async fn console(
+        &self,
+        connection: &Arc<ConnectionInfo>,
+        route: Route,
+        head: Parts,
+        incoming: Incoming,
+    ) -> Response<Watched<Body>> {
+        let client = self.service.client(connection, &head.headers);
+        let admitted = self.console.admit(&route, &head, client);
+        let call = admitted.map(|caller| Call {
+            head,
+            caller,
+            client,
+        });
+        let call = match call {
+            Ok(call) if route == Route::Upload => match self.console.upload(call) {
+                Ok(head) => {
+                    let request = Request::from_parts(head, incoming);
+                    return self.service.handle(connection, request).await;
+                }
+                Err(error) => Err(Box::new(console::refused(&error))),
+            },
+            call => call,
+        };
+        let mut body = RequestBody::new(incoming, CALL_PACE);
+        let response = match call {
+            Ok(_) if route == Route::Levels => {
+                let levels = self.levels().await;
+                console::json(StatusCode::OK, &self.metrics.snapshot(&levels))
+            }
+            Ok(call) => self.console.answer(route, &call, &mut body).await,
+            Err(refused) => *refused,
+        };
+        settled(connection, &body, response)
+    }
+}
+
+impl Handle for Operator {
+    type Body = Watched<Body>;
+
+    async fn handle(
+        &self,
+        connection: &Arc<ConnectionInfo>,
+        request: Request<Incoming>,
+    ) -> Response<Watched<Body>> {
+        let (head, incoming) = request.into_parts();
+        if let Some(route) = Route::find(&head) {
+            let answered = Box::pin(self.console(connection, route, head, incoming)).await;
+            return console::secured(answered);
+        }
+        let client = self.service.client(connection, &head.headers);
+        let mut body = RequestBody::new(incoming, CALL_PACE);
+        let response = self.answer(&head, client, &mut body).await;
+        settled(connection, &body, response)
+    }
+}
+
+/// A response, after which the rest of the request body is discarded.
+fn settled(
+    connection: &ConnectionInfo,
+    body: &RequestBody,
+    response: Response<Body>,
+) -> Response<Watched<Body>> {
+    if !body.is_ended() {
+        connection.set_linger();
+    }
+    response.map(|body| Watched::new(body, None))
+}
+
+/// The response to a program that has not sent the operator's token.
+fn unauthorized(error: &Error) -> Response<Body> {
+    if let Kind::RateLimited(wait) = error.kind() {
+        let why = "too many wrong tokens from this address";
+        let mut response = ops::text(StatusCode::TOO_MANY_REQUESTS, why);
+        let secs = HeaderValue::from(wait.as_secs() + 1);
+        response.headers_mut().insert(header::RETRY_AFTER, secs);
+        return response;
+    }
+    let why = "expected Authorization: Bearer, with the token in operator.token_file";
+    let mut response = ops::text(StatusCode::UNAUTHORIZED, why);
+    let scheme = HeaderValue::from_static("Bearer realm=\"chatfiles operator\"");
+    response
+        .headers_mut()
+        .insert(header::WWW_AUTHENTICATE, scheme);
+    response
 }
 
 /// Sets the log level before it answers. PUT, because a page of another origin cannot send it without a preflight.

@@ -35,7 +35,7 @@ impl<'r> Routed<'r> {
         let tenant = tenant(&found, call, tenants);
         let known = tenant.as_ref().ok().copied().flatten();
         let view = match found.action {
-            Action::EasemobDownload => Ok(easemob::view(call, known.map(AsRef::as_ref))),
+            Action::EasemobDownload => easemob::view(call, known.map(AsRef::as_ref)),
             Action::LanyingDownloadAvatar | Action::LanyingDownloadChat => lanying::view(call),
             _ => Ok(View::Original),
         };
@@ -81,7 +81,7 @@ fn tenant<'t>(
     use Action::*;
     let Params { org, app, .. } = found.params;
     let tenant = match found.action {
-        Preflight | Health => return Ok(None),
+        Preflight | LandingPage | Health => return Ok(None),
         EasemobUpload | EasemobDownload | EasemobToken | EasemobBeginParts | EasemobPutPart
         | EasemobListParts | EasemobCompleteParts | EasemobAbortParts => {
             easemob::tenant(tenants, org, app, call.target.path())

@@ -30,10 +30,11 @@ use super::{
     routing::Routed,
 };
 use crate::{
-    api::{Api, Call, easemob, lanying, ops},
+    api::{Api, Call, easemob, landing::LandingPage, lanying, ops},
     delivery::Body,
     error::{Error, Kind, Result},
     http::{
+        accept,
         body::{Pace, RequestBody},
         cors::Cors,
         forwarded::{ClientAddress, ForwardedHeader, client_address},
@@ -43,7 +44,7 @@ use crate::{
     limit::{Budget, Limiter, Rate, UploadPermit},
     metrics::{Answered, Refusal, Requests, RouteLabel, UploadLevels},
     routes::{self, Action},
-    settings::{networks, number},
+    settings::{networks, size},
     tenant::{Limits, Tenant, Tenants},
     trace_parent::TraceParent,
 };
@@ -55,6 +56,8 @@ pub struct Service {
     requests: Arc<Requests>,
     cors: Cors,
     config: Config,
+    /// The page for people who open the server's address; `None` if `server.landing_page` is off.
+    landing_page: Option<LandingPage>,
     /// The warning about an unknown proxy was logged.
     warned: AtomicBool,
     /// The next request id. The first one of a run is random.
@@ -76,7 +79,7 @@ pub struct Config {
     #[serde(skip)]
     pub default_rate: Rate,
     /// Upper limit of the bytes that uploads in flight may announce.
-    #[serde(deserialize_with = "number::<1, { 1 << 40 }, _, _>")]
+    #[serde(deserialize_with = "size::<1, { 1 << 40 }, _, _>")]
     pub upload_bytes_in_flight_max: u64,
     /// Networks without a share of that limit: proxies and the backend's own servers.
     #[serde(skip)]
@@ -84,6 +87,9 @@ pub struct Config {
     /// The secret of the CDN in front. With it, only the health check is answered to others.
     #[serde(skip)]
     pub(crate) cdn_secret: Option<CdnSecret>,
+    /// `server.landing_page`: whether `/` shows a page to browsers.
+    #[serde(skip)]
+    pub landing_page: bool,
     /// How fast request bodies must arrive.
     #[serde(skip)]
     pub body_pace: Pace,
@@ -101,6 +107,7 @@ impl Default for Config {
             upload_bytes_in_flight_max: 2 << 30,
             upload_share_exempt: Vec::new(),
             cdn_secret: None,
+            landing_page: true,
             body_pace: Pace::default(),
             access: Sample::default(),
         }
@@ -142,6 +149,7 @@ impl Service {
             },
             requests: Arc::new(Requests::new(routes::labels())),
             cors,
+            landing_page: config.landing_page.then(LandingPage::new),
             config,
             warned: AtomicBool::new(false),
             request_ids: AtomicU64::new(seed),
@@ -164,6 +172,18 @@ impl Service {
         self.admission.upload_levels()
     }
 
+    /// An id for a request that does not go through the pipeline.
+    pub(super) fn next_request_id(&self) -> u64 {
+        self.request_ids.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Marks a request that this process makes itself as one that came through the CDN, if that is required.
+    pub(super) fn mark_trusted(&self, headers: &mut HeaderMap) {
+        if let Some(secret) = &self.config.cdn_secret {
+            secret.mark(headers);
+        }
+    }
+
     /// Runs the pipeline. The action reads as much of the request body as it needs.
     async fn respond(
         &self,
@@ -181,7 +201,7 @@ impl Service {
         let call = Call {
             method: &head.method,
             target: &target,
-            id: self.request_ids.fetch_add(1, Ordering::Relaxed),
+            id: self.next_request_id(),
             client: self.client(connection, &head.headers),
             is_tls: connection.is_tls,
             headers: &head.headers,
@@ -258,10 +278,21 @@ impl Service {
             Ok(found) if found.action == Action::Health => Ok(found),
             found => cdn::check(self.config.cdn_secret.as_ref(), call.headers).and(found),
         };
+        let found = match found {
+            Ok(found) if found.action == Action::LandingPage && !self.shows_page(call) => {
+                Err(Kind::RouteNotFound.into())
+            }
+            found => found,
+        };
         match found {
             Ok(found) => Routed::new(found, call, tenants),
             Err(error) => Routed::without_route(error),
         }
+    }
+
+    /// Whether the client gets the landing page. For all others, `/` is a path without a route.
+    fn shows_page(&self, call: &Call<'_>) -> bool {
+        self.landing_page.is_some() && accept::prefers_html(call.headers)
     }
 
     /// Runs the action of a request.
@@ -279,9 +310,13 @@ impl Service {
         let lanying = || lanying::Context::new(&self.api, call, routed.tenant);
         match action {
             Preflight => Ok(ops::preflight()),
+            LandingPage => {
+                let page = self.landing_page.as_ref().ok_or(Kind::RouteNotFound)?;
+                Ok(page.answer(&self.api, call))
+            }
             Health => Ok(ops::health(&self.server)),
             EasemobUpload => easemob::upload(&easemob()?, body).await,
-            EasemobDownload => easemob::download(&easemob()?, params.id, view?).await,
+            EasemobDownload => easemob::download(&easemob()?, params.id, view).await,
             EasemobToken => easemob::token(&easemob()?, body).await,
             EasemobBeginParts => easemob::parts::begin(&easemob()?, body).await,
             EasemobPutPart => easemob::parts::put(&easemob()?, params.id, body).await,
@@ -303,7 +338,7 @@ impl Service {
     }
 
     /// The client's address. Logs one warning about a proxy that is not configured.
-    fn client(&self, connection: &ConnectionInfo, headers: &HeaderMap) -> IpAddr {
+    pub(super) fn client(&self, connection: &ConnectionInfo, headers: &HeaderMap) -> IpAddr {
         let Config {
             trusted_proxies,
             forwarded_header,

@@ -14,7 +14,10 @@ use parking_lot::{Mutex, RwLock};
 use rustls::{
     ServerConfig,
     crypto::ring,
-    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
+    pki_types::{
+        CertificateDer, PrivateKeyDer, UnixTime,
+        pem::{self, PemObject},
+    },
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
@@ -67,7 +70,7 @@ impl Tls {
     /// Reads the certificates. The first one is the default. Blocking.
     ///
     /// # Errors
-    /// `InvalidArgument` with the file and the reason.
+    /// `InvalidArgument` with the file and the reason; `Internal` if a permission is missing.
     pub fn load(files: &[CertificateFiles]) -> Result<Self> {
         let stamps = stamps(files);
         let certificates = Arc::new(Certificates(RwLock::new(Arc::new(Loaded::read(files)?))));
@@ -160,13 +163,20 @@ fn read_one(chain: &Path, key: &Path) -> Result<CertifiedKey> {
     let at = |path: &Path, what: &dyn std::fmt::Display| {
         Error::invalid(format!("tls.certificates: {}: {what}", path.display()))
     };
+    let unreadable = |path: &Path, error: pem::Error| match &error {
+        // The permission may be granted, so the service manager should retry.
+        pem::Error::Io(why) if why.kind() == io::ErrorKind::PermissionDenied => {
+            Error::internal(format!("tls.certificates: {}: {why}", path.display()))
+        }
+        _ => at(path, &error),
+    };
     let certificates: Vec<_> = CertificateDer::pem_file_iter(chain)
         .and_then(Iterator::collect)
-        .map_err(|error| at(chain, &error))?;
+        .map_err(|error| unreadable(chain, error))?;
     if certificates.is_empty() {
         return Err(at(chain, &"the file contains no certificate"));
     }
-    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| at(key, &error))?;
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| unreadable(key, error))?;
     // Also checks that the key belongs to the certificate.
     CertifiedKey::from_der(certificates, private, &ring::default_provider())
         .map_err(|error| at(key, &error))

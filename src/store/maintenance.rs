@@ -4,7 +4,10 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     future::{pending, ready},
     os::fd::OwnedFd,
-    sync::{Arc, LazyLock},
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use tokio::sync::watch;
@@ -41,11 +44,17 @@ pub trait Maintenance: Send + Sync {
     }
 
     /// Removes what has ended of a class: objects, their derivatives, and what the engine keeps about days that have
-    /// ended.
+    /// ended. Counts each removed object in `progress`.
     ///
     /// # Errors
     /// `Unavailable`, `StorageFull` or `Internal` if the storage fails. What was removed until then stays removed.
-    fn expire(&self, class: Class, cutoffs: Cutoffs, mode: ExpireMode) -> StoreFuture<'_, Expired>;
+    fn expire(
+        &self,
+        class: Class,
+        cutoffs: Cutoffs,
+        mode: ExpireMode,
+        progress: Arc<Progress>,
+    ) -> StoreFuture<'_, Expired>;
 
     /// When [`Maintenance::record_sweep`] was last called, kept across restarts; `None` before the first call.
     ///
@@ -60,11 +69,12 @@ pub trait Maintenance: Send + Sync {
     /// `Unavailable`, `StorageFull` or `Internal` if the storage fails.
     fn record_sweep(&self, now: Timestamp) -> StoreFuture<'_, ()>;
 
-    /// Reads every byte of every object and compares checksums.
+    /// Reads every byte of every object and compares checksums. Announces the objects in `progress`, and counts each
+    /// one when it was read.
     ///
     /// # Errors
     /// `Internal` if the objects cannot be listed. An object that cannot be read is a damaged one.
-    fn verify(&self) -> StoreFuture<'_, Verified>;
+    fn verify(&self, progress: Arc<Progress>) -> StoreFuture<'_, Verified>;
 
     /// Changes each time the store was opened again. Open objects belong to the previous opening then.
     fn openings(&self) -> watch::Receiver<u64> {
@@ -149,6 +159,80 @@ impl Cutoffs {
     }
 }
 
+/// Objects and their bytes. An engine may count what it stores beside a payload, and an object once for each of its
+/// names.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Volume {
+    /// Number of objects.
+    pub objects: u64,
+    /// Bytes of these objects.
+    pub bytes: u64,
+}
+
+impl Volume {
+    /// Adds one object.
+    pub fn add(&mut self, bytes: u64) {
+        self.objects += 1;
+        self.bytes += bytes;
+    }
+}
+
+impl std::ops::AddAssign for Volume {
+    fn add_assign(&mut self, other: Self) {
+        self.objects += other.objects;
+        self.bytes += other.bytes;
+    }
+}
+
+/// How far a long operation has come. The operation counts, and another task may read the counts at any time.
+#[derive(Debug, Default)]
+pub struct Progress {
+    done: Counts,
+    total: Counts,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    objects: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Counts {
+    fn add(&self, volume: Volume) {
+        self.objects.fetch_add(volume.objects, Ordering::Relaxed);
+        self.bytes.fetch_add(volume.bytes, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> Volume {
+        Volume {
+            objects: self.objects.load(Ordering::Relaxed),
+            bytes: self.bytes.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl Progress {
+    /// Announces objects that the operation will process.
+    pub fn expect(&self, volume: Volume) {
+        self.total.add(volume);
+    }
+
+    /// Counts one processed object.
+    pub fn count(&self, bytes: u64) {
+        self.done.add(Volume { objects: 1, bytes });
+    }
+
+    /// What was processed so far.
+    pub fn done(&self) -> Volume {
+        self.done.get()
+    }
+
+    /// What was announced so far.
+    pub fn total(&self) -> Volume {
+        self.total.get()
+    }
+}
+
 /// What [`Maintenance::expire`] removed, or would remove.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Expired {
@@ -156,13 +240,15 @@ pub struct Expired {
     pub days: BTreeSet<Day>,
     /// Single objects removed, of days in which other objects are kept.
     pub objects: u64,
+    /// All objects removed, those of whole days too.
+    pub volume: Volume,
 }
 
 /// What [`Maintenance::verify`] found.
 #[derive(Debug, Default)]
 pub struct Verified {
     /// Objects read.
-    pub objects: u64,
+    pub volume: Volume,
     /// What is wrong with each object that is not as it was committed, by the name that the engine stores it under.
     pub damaged: BTreeMap<String, String>,
 }

@@ -25,7 +25,9 @@ use crate::{
 
 pub use self::{
     key::{Class, Key, ObjectId},
-    maintenance::{Access, Cutoffs, ExpireMode, Expired, Health, Maintenance, Verified},
+    maintenance::{
+        Access, Cutoffs, ExpireMode, Expired, Health, Maintenance, Progress, Verified, Volume,
+    },
     mapped::{CHUNK_BYTES, MappedFile},
     meta::{Dialect, META_BYTES_MAX, Meta, SECRET_HASH_BYTES},
     parts::{

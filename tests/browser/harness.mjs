@@ -8,11 +8,11 @@
 //   });
 //
 // A test gets:
-//   server  a server of its own: an empty store, free ports, no rate limit ({ url, operator, store, token(user), … })
+//   server  a server of its own: an empty store, free ports, no rate limit; { url, operator, store, token(user), … }
 //   site    a web server for the test's pages, of another origin and another site: localhost instead of 127.0.0.1
 //   page    a page of Playwright in a browser context of its own, so that no cache is shared
-//   newPage opens another one, with the options of Playwright's newContext
-// All of them end with the test. An uncaught error of a page fails the test. One browser serves all tests of a file.
+//   newPage, newSite, startServer  open another page (with options of Playwright's newContext), site or server
+// All of them end with the test. An uncaught error of a page fails the test. One browser serves all tests.
 import assert from 'node:assert/strict';
 import { execFile, spawn } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -36,13 +36,18 @@ export const BASE = '/easemob-demo/chatdemoui';
 export const APP_ID = 'welovemaxim';
 
 /** Much more than a test needs on a busy machine. */
-const TEST_MS_MAX = 60_000;
+const TEST_MS_MAX = 120_000;
 /** The same for one wait within a test: an element, an event, a navigation. */
 const WAIT_MS_MAX = 20_000;
+
+/** Time for a server to stop. */
+const STOP_MS_MAX = 3_000;
 
 /** A directory for files of this run, removed at its end. */
 const scratch = mkdtempSync(path.join(tmpdir(), 'chatfiles-browser-'));
 process.on('exit', () => rmSync(scratch, { recursive: true, force: true }));
+// scripts/browser ends the tests with it after its time limit. `exit` ends what they have started.
+process.once('SIGTERM', () => process.exit(143));
 
 function variable(name) {
   const value = process.env[name];
@@ -69,7 +74,11 @@ export function browserTest(name, options, body) {
       server = options.server === false ? undefined : await startServer(later, { ...options, config });
       const newPage = (settings) => openPage(later, errors, settings);
       const page = await newPage(options.page);
-      const given = { page, newPage, server, site, startServer: (more) => startServer(later, more ?? {}) };
+      const given = {
+        ...{ page, newPage, server, site },
+        newSite: () => startSite(later),
+        startServer: async (more = {}) => (server = await startServer(later, more)),
+      };
       await inTime(body(given));
       assert.deepEqual(errors, [], 'uncaught errors of the pages');
     } catch (error) {
@@ -154,22 +163,29 @@ async function startServer(later, { config = '', flags = [] }) {
   const lines = [];
   readline.createInterface({ input: child.stderr }).on('line', (line) => lines.push(line));
   const log = () => lines.slice(-40).join('\n');
-  later(async () => {
+  const stop = async () => {
     child.kill('SIGTERM');
-    // Connections of the browser are idle by now; a server that still waits is not worth the time.
-    const timer = setTimeout(kill, 3000);
+    // A request of a page may still be open, and nobody waits for its response.
+    const timer = setTimeout(kill, STOP_MS_MAX);
     await ended;
     clearTimeout(timer);
     process.removeListener('exit', kill);
-  });
+  };
+  later(stop);
   const [url, operator] = await addresses(child, ended, log);
   // A token for a user of the default tenant, or of `tenant` ("org/app").
-  const token = async (user, tenant) => {
+  const tokens = new Map();
+  const issue = async (user, tenant) => {
     const which = tenant ? ['--tenant', tenant] : [];
     const { stdout } = await run(program, [...common, 'token', '--user', user, ...which]);
     return stdout.trim();
   };
-  const server = { url, operator, store, directory, log, token };
+  const token = (user, tenant) => {
+    const key = `${user} ${tenant}`;
+    tokens.set(key, tokens.get(key) ?? issue(user, tenant));
+    return tokens.get(key);
+  };
+  const server = { url, operator, store, directory, log, token, stop };
   return Object.assign(server, { upload: (...file) => upload(server, ...file) });
 }
 
@@ -235,7 +251,7 @@ export const photoBytes = () => readFileSync(photo());
 
 const made = new Map();
 
-// A file made by ffmpeg, once per run of a test file. Returns its path.
+// A file made by ffmpeg, once per run. Returns its path.
 async function make(name, args) {
   if (!made.has(name)) {
     const file = path.join(scratch, name);
@@ -247,6 +263,10 @@ async function make(name, args) {
 /** Five seconds of an AMR voice message. */
 export const voice = () =>
   make('voice.amr', ['-f', 'lavfi', '-i', 'sine=f=440:d=5', '-ar', '8000', '-ac', '1', '-b:a', '12.2k']);
+
+/** A video of one second and a few KB. */
+export const clip = () =>
+  make('clip.mp4', ['-f', 'lavfi', '-i', 'testsrc2=s=320x240:r=10:d=1', '-c:v', 'libx264', '-pix_fmt', 'yuv420p']);
 
 /**
  * A video of 20 seconds and about 5 MB, H.264 and AAC as phones record it, with the index at the end: a player must

@@ -40,11 +40,14 @@ fn two_tenants() -> TestServer {
     )
 }
 
+const NO_FILE: &str =
+    "file must be provided. The part of the form with the file must be named `file`.";
+
 #[test]
 fn row_400_form_without_file() {
     let server = TestServer::start();
     let answer = server.upload(&Form::new().field("x", "y"), &[]);
-    check(&answer, 400, "illegal_argument", "file must be provided.");
+    check(&answer, 400, "illegal_argument", NO_FILE);
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! The operator listener: what it answers and counts, and who can reach it.
 
+mod authentication;
 mod certificates;
+mod console;
 mod counts;
 mod dashboard;
 mod probes;

@@ -146,6 +146,15 @@ async function upload({ base, token, name, mime, restrict }) {
     return { url: `${base}/chatfiles/${entities[0].uuid}`, secret };
 }
 
+/// What a page learns about a file that is too large.
+async function uploadTooLarge({ base, token, size }) {
+    const form = new FormData();
+    form.append("file", new File([new Uint8Array(size)], "large.bin"));
+    const headers = { Authorization: `Bearer ${token}` };
+    const answer = await fetch(`${base}/chatfiles`, { method: "POST", headers, body: form });
+    return { status: answer.status, error: (await answer.json()).error };
+}
+
 /// The picture through fetch and a blob: URL, for `download_auth = "token"`.
 async function shownThroughBlob({ url, token, secret }) {
     const headers = { Authorization: `Bearer ${token}`, ...(secret ? { "share-secret": secret } : {}) };
@@ -241,12 +250,16 @@ async function lanying({ dnsServer, appId, password }) {
     const photo = await chosen("photo.jpg", "image/jpeg");
     const progress = [];
     const to = { to_type: 1, to_id: "bob" };
-    const chat = (file_type, file) => alice.upload("/file/upload/chat", { file_type, ...to }, file, (at) => progress.push(at));
+    const chat = (file_type, file) =>
+        alice.upload("/file/upload/chat", { file_type, ...to }, file, (at) => progress.push(at));
     const image = await chat(102, photo);
     const video = await chat(103, await chosen("video.mp4", "video/mp4"));
     const voice = await chat(101, await chosen("voice.amr", "audio/amr"));
     const avatar = await alice.upload("/file/upload/avatar/user", {}, photo);
-    const forwarded = await bob.call("GET", "/file/upload/forward", { file_sign: image.split("sign=")[1], to_id: "carol" });
+    const forwarded = await bob.call("GET", "/file/upload/forward", {
+        file_sign: image.split("sign=")[1],
+        to_id: "carol",
+    });
 
     const original = await (await fetch(bob.element(image))).blob();
     return {

@@ -1,6 +1,7 @@
 //! A stub of the vendors' chat servers: login, the other REST calls of the SDKs, and enough of Easemob's WebSocket
 //! protocol (MSYNC) that a web SDK logs in, sends a message, and another one receives it. It stores nothing. It has one
-//! file, as if it had been uploaded before chatfiles was installed; `requests` shows who asks for files here.
+//! file, as if it had been uploaded before chatfiles was installed; `requests` shows who asks for files here. It is
+//! also the introspection server for its opaque tokens.
 //!
 //!     node tests/sdk/stub-chat.mjs [PORT]
 
@@ -8,6 +9,8 @@ import crypto from "node:crypto";
 import http from "node:http";
 import { pathToFileURL } from "node:url";
 
+/// Authenticates chatfiles when it asks about a token.
+export const INTROSPECTION_SECRET = "qR7sVn2wXb9KfYtLcJ4hZgMd8pUe3Ta6";
 const OLD_FILE = "0aa22ce6-a9ce-11ef-af57-963d88c2625c";
 const PASSWORDS = { alice: "password of alice", bob: "password of bob" };
 
@@ -18,6 +21,7 @@ export async function startStub({ tokenFor, dnsFor = () => ({ dns_list: [] }), p
     const requests = [];
     const logins = [];
     const sockets = new Map(); // user → send(bytes)
+    const opaque = new Map(); // token → user
 
     const server = http.createServer((request, response) => {
         const body = [];
@@ -65,8 +69,19 @@ export async function startStub({ tokenFor, dnsFor = () => ({ dns_list: [] }), p
         // The speed test of the Lanying web SDK.
         if (url.pathname === "/") return answer(200, { code: 200 });
         if (easemob?.[3] === `chatfiles/${OLD_FILE}`) return answer(200, "a file of the chat servers");
+        // Token introspection (RFC 7662): which user a token of this backend stands for.
+        if (request.method === "POST" && url.pathname === "/introspect") {
+            if (request.headers.authorization !== `Basic ${btoa(`chatfiles:${INTROSPECTION_SECRET}`)}`)
+                return answer(401, {});
+            const user = opaque.get(new URLSearchParams(body).get("token"));
+            return answer(
+                200,
+                user ? { active: true, sub: user, exp: Math.floor(Date.now() / 1000) + 600 } : { active: false },
+            );
+        }
         if (/\/chatfiles\/[^/]+$/.test(url.pathname)) return answer(404, { error: "entity_not_found" });
-        if (/chatfiles|^\/file\//.test(url.pathname)) return answer(500, { error: "a file request at the chat servers" });
+        if (/chatfiles|^\/file\//.test(url.pathname))
+            return answer(500, { error: "a file request at the chat servers" });
         // Everything else that an SDK asks: an empty success.
         answer(200, { status: "ok", data: {}, entities: [], count: 0 });
     }
@@ -102,21 +117,45 @@ export async function startStub({ tokenFor, dnsFor = () => ({ dns_list: [] }), p
         const now = BigInt(Date.now());
         if (command === PROVISION) {
             const name = decode(message.get(2)[0]).get(2)[0].toString();
-            logins.push({ user: name, token: message.get(3)[0].toString().replace(/^\$t\$/, "") });
+            logins.push({
+                user: name,
+                token: message
+                    .get(3)[0]
+                    .toString()
+                    .replace(/^\$t\$/, ""),
+            });
             sockets.set(name, send);
-            answer([[8, OK], [13, Buffer.from("webim_stub")]]);
+            answer([
+                [8, OK],
+                [13, Buffer.from("webim_stub")],
+            ]);
             return name;
         }
-        if (command === UNREAD) answer([[1, OK], [3, now]]);
+        if (command === UNREAD)
+            answer([
+                [1, OK],
+                [3, now],
+            ]);
         if (command === SYNC) {
             const sync = decode(message.get(9)[0]);
             const meta = sync.get(1) && decode(sync.get(1)[0]);
             // A request for waiting messages: there are none.
-            if (!meta) return answer([[1, OK], [6, sync.get(3)?.[0] ?? OK], [7, 1n], [8, now]]);
+            if (!meta)
+                return answer([
+                    [1, OK],
+                    [6, sync.get(3)?.[0] ?? OK],
+                    [7, 1n],
+                    [8, now],
+                ]);
             if (meta.get(5)?.[0] !== CHAT) return undefined;
             const id = crypto.randomBytes(6).readUIntBE(0, 6);
             const [from, to] = [encode([2, Buffer.from(user)]), meta.get(3)[0]];
-            answer([[1, OK], [2, meta.get(1)[0]], [3, BigInt(id)], [8, now]]);
+            answer([
+                [1, OK],
+                [2, meta.get(1)[0]],
+                [3, BigInt(id)],
+                [8, now],
+            ]);
             const copy = encode([1, BigInt(id)], [2, from], [3, to], [4, now], [5, CHAT], [6, meta.get(6)[0]]);
             sockets.get(decode(to).get(2)[0].toString())?.(
                 encode([8, BigInt(SYNC)], [9, encode([1, OK], [4, copy], [6, from], [7, 1n], [8, now])]),
@@ -126,7 +165,20 @@ export async function startStub({ tokenFor, dnsFor = () => ({ dns_list: [] }), p
     }
 
     await new Promise((resolve) => server.listen(port, "127.0.0.1", resolve));
-    return { port: server.address().port, requests, logins, oldFile: OLD_FILE, close: () => server.close() };
+    /// A token that only this backend understands.
+    const opaqueToken = (user) => {
+        const token = crypto.randomBytes(24).toString("base64url");
+        opaque.set(token, user);
+        return token;
+    };
+    return {
+        port: server.address().port,
+        requests,
+        logins,
+        opaqueToken,
+        oldFile: OLD_FILE,
+        close: () => server.close(),
+    };
 }
 
 // MSYNC commands, the name space of chat messages, and a status without an error.
@@ -206,10 +258,13 @@ function readFrames(socket, onFrame) {
             if (waiting.length < 2) return;
             let [length, at] = [waiting[1] & 0x7f, 2];
             if (length === 126) [length, at] = [waiting.length < 4 ? Infinity : waiting.readUInt16BE(2), 4];
-            else if (length === 127) [length, at] = [waiting.length < 10 ? Infinity : Number(waiting.readBigUInt64BE(2)), 10];
+            else if (length === 127)
+                [length, at] = [waiting.length < 10 ? Infinity : Number(waiting.readBigUInt64BE(2)), 10];
             if (waiting.length < at + 4 + length) return;
             const mask = waiting.subarray(at, at + 4);
-            const payload = Buffer.from(waiting.subarray(at + 4, at + 4 + length)).map((byte, index) => byte ^ mask[index & 3]);
+            const payload = Buffer.from(waiting.subarray(at + 4, at + 4 + length)).map(
+                (byte, index) => byte ^ mask[index & 3],
+            );
             const opcode = waiting[0] & 15;
             waiting = waiting.subarray(at + 4 + length);
             onFrame(opcode, payload);

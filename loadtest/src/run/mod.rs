@@ -104,7 +104,8 @@ pub(crate) struct Args {
     /// for a server on 127.0.0.0/8
     #[arg(long, default_value_t = 0, value_name = "N")]
     sources: usize,
-    /// Compare every byte of every file; without this option, bodies are discarded in the kernel
+    /// Compare every byte of every file, and read back files uploaded in the run; without this option, statuses and the
+    /// lengths of downloads are checked, and bodies are discarded in the kernel
     #[arg(long)]
     verify: bool,
     /// Write the report as JSON

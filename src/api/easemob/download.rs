@@ -1,9 +1,6 @@
-//! `GET /{org}/{app}/chatfiles/{uuid}`: sends a file, its thumbnail or its voice as MP3, or redirects to a signed URL.
+//! `GET /{org}/{app}/chatfiles/{uuid}`: sends a file, its thumbnail or its voice in another format, or redirects to a signed URL.
 
-use hyper::{
-    Response,
-    header::{self, HeaderValue},
-};
+use hyper::{Response, header::HeaderValue};
 
 use super::Context;
 use crate::{
@@ -12,6 +9,7 @@ use crate::{
     derivative::VoiceFormat,
     error::{Error, Kind, Result},
     files::OpenFile,
+    http::accept::media_ranges,
     retention,
     store::{Class, Dialect, Key, ObjectId},
     tenant::{DownloadAuth, Tenant},
@@ -21,16 +19,23 @@ use crate::{
 const VARY: HeaderValue =
     HeaderValue::from_static("Authorization, share-secret, thumbnail, Accept");
 
-/// The query parameter of a signed URL for [`View::Voice`], and its values.
+/// The query parameter for a voice in another format: an element of a page, such as `<audio>`, cannot send `Accept`.
 const VOICE: &str = "voice";
-const MP3: &str = "mp3";
-const MP3_OR_STORED: &str = "mp3-or-stored";
+/// Its values. `Accept` has the same choices, except AMR.
+const VOICES: [(&str, View); 3] = [
+    ("mp3", View::Voice(VoiceFormat::Mp3, NotConvertible::Refuse)),
+    (
+        "mp3-or-stored",
+        View::Voice(VoiceFormat::Mp3, NotConvertible::SendOriginal),
+    ),
+    ("amr", View::Voice(VoiceFormat::Amr, NotConvertible::Refuse)),
+];
 
-/// Answers a download. `view` is what [`view`] found in the call.
+/// Answers a download. `view` is what [`view`] found in the call; its error comes after those of the caller.
 pub(crate) async fn download(
     context: &Context<'_>,
     id: &str,
-    view: View,
+    view: Result<View>,
 ) -> Result<Response<Body>> {
     let Context { api, call, tenant } = context;
     let url_expires = signed_url::verify(call, tenant)?;
@@ -48,10 +53,13 @@ pub(crate) async fn download(
         _ => error,
     })?;
     let expires = retention::expires_at(Dialect::Easemob, key, &tenant.limits.retention);
+    if url_expires.is_none() {
+        check_secret(call, &file)?;
+    }
+    let view = view?;
     let cache_policy = match url_expires {
         Some(url_expires) => CachePolicy::public(url_expires, expires),
         None => {
-            check_secret(call, &file)?;
             let target = target(view.of(&file), tenant, id);
             if let Some(redirect) = signed_url::redirect(api, call, tenant, id, &target) {
                 return redirect;
@@ -73,74 +81,87 @@ fn check_secret(call: &Call<'_>, file: &OpenFile) -> Result<()> {
 }
 
 /// What of the file a call asks for. A signed URL chooses by its query alone, any other call by headers and query.
-pub(crate) fn view(call: &Call<'_>, tenant: Option<&Tenant>) -> View {
+///
+/// # Errors
+/// `InvalidArgument`: `?voice=` has an unknown value.
+pub(crate) fn view(call: &Call<'_>, tenant: Option<&Tenant>) -> Result<View> {
     match tenant.is_some_and(|tenant| signed_url::is_signed(call, tenant)) {
         true => view_of_url(call),
         false => view_of_request(call),
     }
 }
 
-fn view_of_request(call: &Call<'_>) -> View {
+/// A thumbnail, if the query or the header asks for one; else the voice of the query; else that of `Accept`.
+fn view_of_request(call: &Call<'_>) -> Result<View> {
     if wants_thumbnail(call) {
-        return View::Thumbnail(None);
+        return Ok(View::Thumbnail(None));
     }
-    accepts_mp3(call).map_or(View::Original, |or_else| {
+    if let Some(voice) = voice_of_query(call)? {
+        return Ok(voice);
+    }
+    Ok(accepts_mp3(call).map_or(View::Original, |or_else| {
         View::Voice(VoiceFormat::Mp3, or_else)
-    })
+    }))
 }
 
 /// Reads a query that [`target`] wrote.
-fn view_of_url(call: &Call<'_>) -> View {
+fn view_of_url(call: &Call<'_>) -> Result<View> {
     if call.query("thumbnail").is_some() {
-        return View::Thumbnail(None);
+        return Ok(View::Thumbnail(None));
     }
-    match call.query(VOICE).as_deref() {
-        Some(MP3) => View::Voice(VoiceFormat::Mp3, NotConvertible::Refuse),
-        Some(_) => View::Voice(VoiceFormat::Mp3, NotConvertible::SendOriginal),
-        None => View::Original,
+    Ok(voice_of_query(call)?.unwrap_or(View::Original))
+}
+
+/// The voice that `?voice=` asks for. An empty value counts as absent.
+///
+/// # Errors
+/// `InvalidArgument`.
+fn voice_of_query(call: &Call<'_>) -> Result<Option<View>> {
+    if call.target.query().is_none() {
+        return Ok(None);
+    }
+    let Some(sent) = call.query(VOICE).filter(|value| !value.is_empty()) else {
+        return Ok(None);
+    };
+    let mut voices = VOICES.iter();
+    match voices.find(|(value, _)| *value == sent) {
+        Some((_, view)) => Ok(Some(*view)),
+        None => Err(Error::invalid("voice must be mp3, mp3-or-stored or amr")),
     }
 }
 
 /// Path and query of this view of a file.
 fn target(view: View, tenant: &Tenant, id: ObjectId) -> String {
     let path = format!("/{}/{}/chatfiles/{id}", tenant.org, tenant.app);
-    match view {
-        View::Original => path,
-        View::Thumbnail(_) => format!("{path}?thumbnail=true"),
-        View::Voice(_, NotConvertible::Refuse) => format!("{path}?{VOICE}={MP3}"),
-        View::Voice(_, NotConvertible::SendOriginal) => format!("{path}?{VOICE}={MP3_OR_STORED}"),
+    if let View::Thumbnail(_) = view {
+        return format!("{path}?thumbnail=true");
+    }
+    let mut voices = VOICES.iter();
+    match voices.find(|(_, voice)| *voice == view) {
+        Some((value, _)) => format!("{path}?{VOICE}={value}"),
+        None => path,
     }
 }
 
 /// Whether `Accept` names `audio/mp3`, the vendor's name for `audio/mpeg`, and whether it accepts the stored format
 /// too. Other types mean nothing: SDKs send `*/*` or arbitrary types for any file.
 fn accepts_mp3(call: &Call<'_>) -> Option<NotConvertible> {
-    let types = || {
-        let accepted = call.headers.get_all(header::ACCEPT).iter();
-        accepted.flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
+    const MP3: &[&str] = &["audio/mp3", "audio/mpeg"];
+    const STORED: &[&str] = &[
+        "*/*",
+        "audio/*",
+        "audio/amr",
+        "audio/amr-wb",
+        "application/octet-stream",
+    ];
+    let accepts = |names: &[&str]| {
+        media_ranges(call.headers)
+            .any(|range| names.iter().any(|name| range.is(name)) && range.weight() > 0.0)
     };
-    let is_any = |names: &[&[u8]], range: &[u8]| {
-        let mut fields = range.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
-        let essence = fields.next().unwrap_or_default();
-        // RFC 9110 §12.4.2: a weight of 0 is "not acceptable".
-        let is_refused = |field: &[u8]| {
-            field
-                .strip_prefix(b"q=")
-                .is_some_and(|weight| weight.iter().all(|byte| matches!(byte, b'0' | b'.')))
-        };
-        names.iter().any(|name| essence.eq_ignore_ascii_case(name)) && !fields.any(is_refused)
-    };
-    if !types().any(|range| is_any(&[b"audio/mp3", b"audio/mpeg"], range)) {
+    if !accepts(MP3) {
         return None;
     }
-    let stored: [&[u8]; 5] = [
-        b"*/*",
-        b"audio/*",
-        b"audio/amr",
-        b"audio/amr-wb",
-        b"application/octet-stream",
-    ];
-    match types().any(|range| is_any(&stored, range)) {
+    match accepts(STORED) {
         true => Some(NotConvertible::SendOriginal),
         false => Some(NotConvertible::Refuse),
     }

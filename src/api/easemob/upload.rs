@@ -19,6 +19,9 @@ use crate::{
     store::Class,
 };
 
+/// The vendor's text, and what to do.
+const NO_FILE: &str =
+    "file must be provided. The part of the form with the file must be named `file`.";
 /// The longest form field that is read.
 const FIELD_BYTES_MAX: usize = 1024;
 
@@ -40,7 +43,7 @@ pub(crate) async fn upload(
     let reserved = context.reserve(&identity, announced.unwrap_or(bytes_max).min(bytes_max))?;
     let (file, thumbnail) = read(context, form, bytes_max, announced).await?;
     multipart::finish(body).await?;
-    let file = file.ok_or_else(|| Error::invalid("file must be provided."))?;
+    let file = file.ok_or_else(|| Error::invalid(NO_FILE))?;
     let attributes = attributes(context, &identity, is_restricted(context), thumbnail);
     let stored = context.api.files.commit(file, attributes, reserved).await?;
     context.call.log_stored(&stored);

@@ -1,5 +1,7 @@
 //! Renders the JSON of this API, responses and errors. No other file knows its field names.
 
+use std::borrow::Cow;
+
 use hyper::{
     Response,
     header::{self, HeaderValue},
@@ -178,10 +180,11 @@ const LIMIT_TEXT: &str = "This request has reached api limit";
 pub fn error(api: &Api, call: &Call<'_>, error: &Error) -> Response<Body> {
     let (status, code, description, exception) =
         error_body(error.kind(), api.config.limit_status_429);
-    let description = match error.kind() {
-        // Clients know the vendor's text. The log has the reason.
-        Kind::NoThumbnail => description,
-        _ => error.public_text().unwrap_or(description),
+    let description = match (error.kind(), error.public_text()) {
+        // The vendor's text comes first.
+        (Kind::NoThumbnail, Some(why)) => Cow::from(format!("{description}: {why}")),
+        (_, Some(text)) => text.into(),
+        (_, None) => description.into(),
     };
     let answer = json!({
         "error": code,

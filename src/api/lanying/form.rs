@@ -24,6 +24,8 @@ use crate::{
     store::Key,
 };
 
+const NO_FILE: &str = "the form has no file: the part with the file must be named `file`.";
+
 /// Stores the file of a form. `permit` holds its share of the budget of uploads in flight.
 pub(crate) async fn post(
     context: &Context<'_>,
@@ -121,10 +123,15 @@ async fn fields_before_file(form: &mut Form<'_>) -> Result<(Fields, multipart::P
         if part.name.eq_ignore_ascii_case("file") {
             return Ok((fields, part));
         }
-        let value = form.text(fields.bytes_left()).await?;
+        let value = form.text(fields.bytes_left()).await;
+        // A file under another name is no text, or too long for a field.
+        let value = value.map_err(|error| match part.file_name {
+            Some(_) if error.kind() == Kind::InvalidArgument => Error::invalid(NO_FILE),
+            _ => error,
+        })?;
         fields.insert(&part.name, value)?;
     }
-    Err(Error::invalid("the form has no file."))
+    Err(Error::invalid(NO_FILE))
 }
 
 /// The key of an object. Its day must be that of its id: only forwarding creates other keys.

@@ -147,13 +147,16 @@ impl<'a> Context<'a> {
         (to_type, to_id): (ToType, &str),
         from: Option<&str>,
     ) -> Result<()> {
+        let is_asked = self.tenant.hook.is_some();
         let question = Question {
             user,
             action,
             to_type: to_type.number(),
             to_id,
             from,
-            trace: TraceParent::of(self.call.headers),
+            trace: is_asked
+                .then(|| TraceParent::of(self.call.headers))
+                .flatten(),
         };
         self.api.hooks.ask(self.tenant, &question).await
     }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    Capabilities,
+    BROKEN, Capabilities, MISSING, OFF, PACKAGES,
     process::{self, Failure, Limits},
 };
 
@@ -24,34 +24,34 @@ const LIMITS: Limits = Limits {
     output_bytes_max: 1 << 20,
 };
 
-/// Returns the absolute path of the program, if it runs, and what it can do. Blocking.
-pub(super) fn probe(program: &Path) -> (Option<PathBuf>, Capabilities) {
-    let nothing = (None, Capabilities::default());
+/// Returns the absolute path of the program, or why it cannot be used, and what it can do. Blocking.
+pub(super) fn probe(program: &Path) -> (Result<PathBuf, &'static str>, Capabilities) {
+    let nothing = |why| (Err(why), Capabilities::default());
     if program.as_os_str().is_empty() {
         tracing::info!(
             "ffmpeg is switched off (media.ffmpeg is empty): no video covers, no voice conversion"
         );
-        return nothing;
+        return nothing(OFF);
     }
     let Some(found) = find(program, std::env::var_os("PATH").as_deref()) else {
         tracing::warn!(
             ?program,
-            "ffmpeg was not found: no video covers, no voice conversion"
+            "ffmpeg was not found: no video covers, no voice conversion; install {PACKAGES}, or set media.ffmpeg to its path"
         );
-        return nothing;
+        return nothing(MISSING);
     };
     match ask(&found) {
         Ok((encoders, decoders)) => {
             let capabilities = capabilities(&names(&encoders), &names(&decoders));
             warn_of_missing(&found, capabilities);
-            (Some(found), capabilities)
+            (Ok(found), capabilities)
         }
         Err(error) => {
             tracing::warn!(
                 program = ?found, %error,
                 "ffmpeg could not list its encoders and decoders: no video covers, no voice conversion"
             );
-            nothing
+            nothing(BROKEN)
         }
     }
 }
@@ -132,7 +132,7 @@ fn warn_of_missing(program: &Path, capabilities: Capabilities) {
         ),
         (
             to_mp3,
-            "voice conversion to mp3: it lacks the encoder libmp3lame or the decoder amrnb",
+            "voice conversion to mp3: it lacks the encoder libmp3lame (Debian: ffmpeg) or the decoder amrnb",
         ),
         (
             to_amr,

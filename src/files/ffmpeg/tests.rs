@@ -751,15 +751,19 @@ async fn program_cannot_write_files() {
 
 #[tokio::test]
 async fn reports_missing_or_failing_program() {
-    for program in ["/nowhere/ffmpeg", "no-such-ffmpeg", ""] {
+    for (program, why) in [
+        ("/nowhere/ffmpeg", MISSING),
+        ("no-such-ffmpeg", MISSING),
+        ("", OFF),
+    ] {
         let ffmpeg = Ffmpeg::probe(&Config {
             program: program.into(),
             ..Config::default()
         });
         assert_eq!(ffmpeg.capabilities, Capabilities::default());
-        assert_refused(fake_frame(&ffmpeg).await, Kind::NoThumbnail, OFF);
+        assert_refused(fake_frame(&ffmpeg).await, Kind::NoThumbnail, why);
         let refused = voice_from(&ffmpeg, b"#!AMR\n", Sniffed::AmrNb, VoiceFormat::Mp3).await;
-        assert_refused(refused, Kind::NotConvertible, OFF);
+        assert_refused(refused, Kind::NotConvertible, why);
     }
 
     let fake = Fake::new("exit 1");

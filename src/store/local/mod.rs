@@ -29,6 +29,7 @@ mod startup;
 mod tombstones;
 mod unfinished;
 mod upload;
+mod walk;
 mod writers;
 
 use std::{
@@ -51,14 +52,14 @@ use self::{
 };
 use super::{
     Access, BoxFuture, Class, Cutoffs, Derived, ExpireMode, Expired, Health, Key, Maintenance,
-    Meta, ObjectId, Opened, PartStore, Sink, Store, StoreFuture, Upload, UploadSize, Verified,
-    blocking,
+    Meta, ObjectId, Opened, PartStore, Progress, Sink, Store, StoreFuture, Upload, UploadSize,
+    Verified, blocking,
 };
 use crate::{
     derivative::Derivative,
     error::{Error, Result},
     metrics::Syncs,
-    settings::expected,
+    settings::{expected, size},
     time::{Day, Timestamp},
 };
 
@@ -85,6 +86,7 @@ pub struct Config {
     /// Whether uploads are synced.
     pub durability: Durability,
     /// Uploads are refused while fewer bytes are free.
+    #[serde(deserialize_with = "size::<0, { 1 << 60 }, _, _>")]
     pub free_space_min_bytes: u64,
 }
 
@@ -304,12 +306,19 @@ impl Maintenance for LocalStore {
         })
     }
 
-    fn expire(&self, class: Class, cutoffs: Cutoffs, mode: ExpireMode) -> StoreFuture<'_, Expired> {
+    fn expire(
+        &self,
+        class: Class,
+        cutoffs: Cutoffs,
+        mode: ExpireMode,
+        progress: Arc<Progress>,
+    ) -> StoreFuture<'_, Expired> {
         self.on_disk(move |layout| {
             if mode == ExpireMode::Remove {
                 layout.check_writable()?;
             }
-            removal::expire(layout.root(), class, &cutoffs, mode).map_err(Error::internal)
+            let expired = removal::expire(layout.root(), class, &cutoffs, mode, &progress);
+            expired.map_err(Error::internal)
         })
     }
 
@@ -325,8 +334,8 @@ impl Maintenance for LocalStore {
         })
     }
 
-    fn verify(&self) -> StoreFuture<'_, Verified> {
-        self.on_disk(|layout| scrub::verify(layout.root()))
+    fn verify(&self, progress: Arc<Progress>) -> StoreFuture<'_, Verified> {
+        self.on_disk(move |layout| scrub::verify(layout.root(), progress))
     }
 
     fn openings(&self) -> watch::Receiver<u64> {

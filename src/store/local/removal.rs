@@ -6,12 +6,12 @@ use super::{
     health,
     names::{self, At},
     paths::{self, DERIVED, OBJECTS},
-    tombstones,
+    tombstones, walk,
 };
 use crate::{
     durable,
     error::{Error, Result},
-    store::{Class, Cutoffs, ExpireMode, Expired, Key, ObjectId, trailer},
+    store::{Class, Cutoffs, ExpireMode, Expired, Key, ObjectId, Progress, Volume, trailer},
     time::{Day, Timestamp},
 };
 
@@ -28,16 +28,20 @@ pub(super) fn expire(
     class: Class,
     cutoffs: &Cutoffs,
     mode: ExpireMode,
+    progress: &Progress,
 ) -> io::Result<Expired> {
     let mut expired = Expired::default();
     for day in paths::days(root, class)? {
         if cutoffs.all_have_ended(day) {
-            if mode == ExpireMode::Remove {
-                remove_day(root, class, day)?;
-            }
+            expired.volume += match mode {
+                ExpireMode::Remove => remove_day(root, class, day, progress)?,
+                ExpireMode::Report => walk::day(root, class, day, |_, _| Ok(()))?,
+            };
             expired.days.insert(day);
         } else if cutoffs.any_has_ended(day) {
-            expired.objects += expire_single(root, class, day, cutoffs, mode)?;
+            let single = expire_single(root, (class, day), cutoffs, mode, progress)?;
+            expired.objects += single.objects;
+            expired.volume += single;
         }
     }
     Ok(expired)
@@ -46,12 +50,12 @@ pub(super) fn expire(
 /// Removes the objects that have ended from a day in which others have not. A damaged object is skipped.
 fn expire_single(
     root: &Path,
-    class: Class,
-    day: Day,
+    (class, day): (Class, Day),
     cutoffs: &Cutoffs,
     mode: ExpireMode,
-) -> io::Result<u64> {
-    let mut objects = 0;
+    progress: &Progress,
+) -> io::Result<Volume> {
+    let mut removed = Volume::default();
     for spread in names::entries(&paths::day_path(root, OBJECTS, class, day))? {
         for file in names::entries(&spread?.path())? {
             // Files whose names are not ids are ignored.
@@ -62,21 +66,29 @@ fn expire_single(
             let key = Key { class, day, id };
             let meta = names::open_read(&paths::object_path(root, key)).and_then(|file| {
                 let file_len = file.metadata()?.len();
-                trailer::read(&file, file_len)
+                Ok((trailer::read(&file, file_len)?, file_len))
             });
-            if meta.is_ok_and(|meta| cutoffs.has_ended(&meta.tenant, day)) {
+            if let Ok((meta, bytes)) = meta
+                && cutoffs.has_ended(&meta.tenant, day)
+            {
                 if mode == ExpireMode::Remove {
                     remove_object(root, key)?;
+                    progress.count(bytes);
                 }
-                objects += 1;
+                removed.add(bytes);
             }
         }
     }
-    Ok(objects)
+    Ok(removed)
 }
 
 /// Removes a day with all its objects and derivatives.
-fn remove_day(root: &Path, class: Class, day: Day) -> io::Result<()> {
+fn remove_day(root: &Path, class: Class, day: Day, progress: &Progress) -> io::Result<Volume> {
+    let removed = walk::day(root, class, day, |path, bytes| {
+        names::remove_if_there(path)?;
+        progress.count(bytes);
+        Ok(())
+    })?;
     for tree in [OBJECTS, DERIVED] {
         let path = paths::day_path(root, tree, class, day);
         match fs::remove_dir_all(&path) {
@@ -87,7 +99,7 @@ fn remove_day(root: &Path, class: Class, day: Day) -> io::Result<()> {
             _ => {}
         }
     }
-    Ok(())
+    Ok(removed)
 }
 
 /// Removes an object and its derivatives under one key. Blocking.

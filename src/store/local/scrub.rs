@@ -1,16 +1,16 @@
 //! Verifies every object: reads every byte and compares checksums. A server may use the store meanwhile.
 
-use std::{io, path::Path};
+use std::{io, path::Path, sync::Arc};
 
 use super::{
     names::{self, At},
     paths::{self, OBJECTS},
     root::Root,
-    tombstones,
+    tombstones, walk,
 };
 use crate::{
     error::{Error, Result},
-    store::{Class, Key, ObjectId, Opened, Verified},
+    store::{Class, Key, ObjectId, Opened, Progress, Verified},
     time::Day,
 };
 
@@ -19,10 +19,17 @@ use crate::{
 /// # Errors
 /// `Internal` if a directory cannot be read, or the store was unmounted meanwhile, which looks as if its files had
 /// expired. A file that cannot be read is a damaged one.
-pub(super) fn verify(root: &Path) -> Result<Verified> {
+pub(super) fn verify(root: &Path, progress: Arc<Progress>) -> Result<Verified> {
     let opened = Root::open(root).map_err(Error::internal)?;
+    for class in Class::ALL {
+        for day in paths::days(root, class).map_err(Error::internal)? {
+            let volume = walk::day(root, class, day, |_, _| Ok(())).map_err(Error::internal)?;
+            progress.expect(volume);
+        }
+    }
     let mut scrub = Scrub {
         root,
+        progress,
         verified: Verified::default(),
     };
     for class in Class::ALL {
@@ -37,6 +44,7 @@ pub(super) fn verify(root: &Path) -> Result<Verified> {
 /// A verification under way.
 struct Scrub<'a> {
     root: &'a Path,
+    progress: Arc<Progress>,
     verified: Verified,
 }
 
@@ -52,10 +60,13 @@ impl Scrub<'_> {
                 if tombstones::is_at(At::path(&path)) {
                     continue;
                 }
-                self.verified.objects += 1;
+                // Before it is read: it may expire meanwhile, which is no damage.
+                let bytes = path.symlink_metadata().map_or(0, |found| found.len());
+                self.verified.volume.add(bytes);
                 if let Err(what) = verify_file(self.root, class, day, &path) {
                     self.is_damaged(&path, what);
                 }
+                self.progress.count(bytes);
             }
         }
         Ok(())

@@ -78,7 +78,7 @@ impl Fault {
     fn explain(&self, root: &Path) -> Error {
         let hint = match self.error.as_ref().map(io::Error::kind) {
             Some(io::ErrorKind::PermissionDenied) => {
-                "; give the server's user write access, or set store.path"
+                "; the server and its commands must run as a user who may write to it, or set store.path"
             }
             Some(io::ErrorKind::ReadOnlyFilesystem) => {
                 "; the file system is read-only: set store.path to a writable one"
@@ -87,7 +87,11 @@ impl Fault {
             Some(io::ErrorKind::NotADirectory) => "; set store.path to a directory",
             _ => "",
         };
-        Error::internal(format!("store.path = \"{}\" {self}{hint}", root.display()))
+        let text = format!("store.path = \"{}\" {self}{hint}", root.display());
+        match self.error.as_ref().map(io::Error::kind) {
+            Some(io::ErrorKind::NotADirectory) => Error::invalid(text),
+            _ => Error::internal(text),
+        }
     }
 }
 
@@ -122,11 +126,11 @@ pub(super) fn open(path: &Path, durability: Durability, inherited: Option<File>)
 
 /// Opens the directory of a store for a command, without the lock; `None` if there is no store. Blocking.
 pub(super) fn attach(path: &Path) -> Result<Option<Opened>> {
-    if !is_store(path) {
+    let unreadable = |error| Fault::new("cannot be read", error).explain(path);
+    if !is_store(path).map_err(unreadable)? {
         return Ok(None);
     }
-    let root =
-        Root::open(path).map_err(|error| Fault::new("cannot be read", error).explain(path))?;
+    let root = Root::open(path).map_err(unreadable)?;
     Ok(Some(Opened {
         writing: Err("the store is open for a command, not for uploads".into()),
         root: Arc::new(root),
@@ -183,7 +187,7 @@ fn finish(root: Root, lock: Arc<File>, durability: Durability) -> Result<Opened,
     });
     let (id, writing) = match written {
         Ok((id, instance)) => (Some(id), Ok(Arc::new(instance))),
-        Err(fault) if fault.is_unwritable() && is_store(root.path()) => {
+        Err(fault) if fault.is_unwritable() && is_store(root.path()).unwrap_or(false) => {
             (id, Err(format!("the store {fault}")))
         }
         Err(fault) => return Err(fault),
@@ -197,8 +201,12 @@ fn finish(root: Root, lock: Arc<File>, durability: Durability) -> Result<Opened,
 }
 
 /// Whether a directory contains a store. An empty mount point does not. Blocking.
-fn is_store(path: &Path) -> bool {
-    path.join(OBJECTS).is_dir()
+fn is_store(path: &Path) -> io::Result<bool> {
+    match fs::metadata(path.join(OBJECTS)) {
+        Ok(found) => Ok(found.is_dir()),
+        Err(error) if names::is_absent(&error) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Prepares the directory for uploads, and makes a trial upload.

@@ -1,12 +1,13 @@
 //! Each command, with and without a running server.
 
-use std::path::Path;
+use std::{io::Read, path::Path};
 
+use chatfiles::time::Clock;
 use rustix::process::Signal;
 
 use crate::support::{
     BASE, Connection, Form, photo,
-    process::{Process, chatfiles, command, id, run, stdout},
+    process::{Process, Terminal, assert_fails, chatfiles, command, id, run, stdout},
 };
 
 fn text(path: &Path) -> &str {
@@ -61,7 +62,11 @@ fn rm_clears_disk_and_running_caches() {
         "{left:?}"
     );
     // A second removal reports that there is nothing.
-    assert_eq!(command(&store, &["rm", &id]).status.code(), Some(2));
+    assert_fails(
+        &command(&store, &["rm", &id]),
+        1,
+        &[&format!("there is no file {id}")],
+    );
 }
 
 #[test]
@@ -74,6 +79,44 @@ fn rm_works_without_server() {
     };
     stdout(&command(&store, &["rm", &id]));
     assert!(crate::support::files_below(&store.join("objects")).is_empty());
+    let gone = format!("there is no file {id}");
+    assert_fails(&command(&store, &["rm", &id]), 1, &[&gone, text(&store)]);
+}
+
+#[test]
+fn store_token_checks_its_object() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("data");
+    let config = directory.path().join("chatfiles.toml");
+    let tenant =
+        |app| format!("[[tenant]]\norg = \"easemob-demo\"\napp = \"{app}\"\napp_id = \"{app}\"\n");
+    std::fs::write(&config, tenant("chatdemoui") + &tenant("other")).unwrap();
+    let flags = ["--config", text(&config)];
+    let server = Process::start(&store, &flags);
+    let id = upload(&server, &token(&store));
+    let day = chatfiles::store::ObjectId::parse(&id).unwrap().created();
+    let object = format!("chatfile.{}.{id}", day.day());
+    let missing = "image.2026-11-25.019aa000-0000-7000-8000-000000000000";
+    let issue = |object: &str, tenant: &str| {
+        let tenant = ["--tenant", tenant, "--user", "bob"];
+        let arguments = [&["store-token", object], &tenant[..], &flags[..]].concat();
+        command(&store, &arguments)
+    };
+    for (object, tenant, expected) in [
+        (missing, "chatdemoui", [missing, text(&store)]),
+        (&object, "chatdemoui", [&object, "Easemob API"]),
+        (
+            &object,
+            "other",
+            [&object, "--tenant easemob-demo/chatdemoui"],
+        ),
+    ] {
+        assert_fails(
+            &issue(object, &format!("easemob-demo/{tenant}")),
+            1,
+            &expected,
+        );
+    }
 }
 
 #[test]
@@ -84,7 +127,14 @@ fn scrub_lists_damaged_files() {
     let token = token(&store);
     let (good, bad) = (upload(&server, &token), upload(&server, &token));
     let scrub = || command(&store, &["scrub"]);
-    assert!(stdout(&scrub()).contains("2 objects verified, 0 damaged"));
+    let bytes = |id: &str| {
+        let mut paths = crate::support::files_below(&store).into_iter();
+        let path = paths.find(|path| path.ends_with(id)).unwrap();
+        std::fs::metadata(store.join(path)).unwrap().len()
+    };
+    let kib = (bytes(&good) + bytes(&bad)) as f64 / 1024.0;
+    let summary = format!("verified 2 files ({kib:.2} KiB), 0 damaged");
+    assert_eq!(stdout(&scrub()), summary);
     let path = crate::support::files_below(&store)
         .into_iter()
         .find(|path| path.ends_with(&bad))
@@ -96,7 +146,11 @@ fn scrub_lists_damaged_files() {
     let text = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(1));
     assert!(
-        text.contains(&bad) && !text.contains(&good) && text.contains("checksum"),
+        text.contains(&bad)
+            && !text.contains(&good)
+            && text.contains("checksum")
+            && text.contains("verified 2 files")
+            && text.contains("1 damaged"),
         "{text}"
     );
 }
@@ -160,22 +214,9 @@ fn second_server_names_lock_owner() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
     let server = Process::start(&store, &[]);
-    let output = run(
-        &[
-            "serve",
-            "--listen",
-            "127.0.0.1:0",
-            "--store-path",
-            text(&store),
-        ],
-        "",
-    );
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{error}");
-    assert!(
-        error.contains("in use by another server") && error.contains("process"),
-        "{error}"
-    );
+    let flags = ["serve", "--listen", "0", "--store-path", text(&store)];
+    let expected = [text(&store), "in use by another server", "process"];
+    assert_fails(&run(&flags, ""), 1, &expected);
     assert_eq!(status(&server, &token(&store), "x", false), 404);
 }
 
@@ -193,20 +234,94 @@ fn stopped_server_exits_with_0() {
 
 #[test]
 fn sweep_waits_for_trusted_clock() {
+    const HOUR_MS: i64 = 3_600_000;
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("data");
     let old = store.join("objects/chatfile/2020-01-01/00");
-    std::fs::create_dir_all(&old).unwrap();
-    std::fs::write(old.join("x"), "x").unwrap();
     let days = ["--store-path", text(&store), "--chatfile-days", "7"];
     let with = |command: &[&'static str]| run(&[command, &days[..]].concat(), "");
-    let planned = String::from_utf8_lossy(&with(&["check-config"]).stdout).into_owned();
-    assert!(planned.contains("chatfile/2020-01-01"), "{planned}");
-    assert_eq!(with(&["sweep"]).status.code(), Some(1));
-    assert!(old.join("x").exists());
-    assert!(stdout(&with(&["sweep", "--yes"])).contains("chatfile/2020-01-01"));
-    assert!(!old.exists());
-    assert!(stdout(&with(&["sweep"])).contains("nothing"));
+    let now = Clock::system().now().ms();
+    for (last_sweep, why) in [
+        (None, "there is no record of an earlier sweep"),
+        (Some(now - 100 * HOUR_MS), "the last sweep was 4 days ago"),
+        (
+            Some(now + 51 * HOUR_MS - 1),
+            "the last sweep is 50 hours in the future",
+        ),
+    ] {
+        std::fs::create_dir_all(&old).unwrap();
+        std::fs::write(old.join("x"), "x").unwrap();
+        if let Some(ms) = last_sweep {
+            std::fs::write(store.join("last-sweep"), ms.to_string()).unwrap();
+        }
+        // Both commands say the same.
+        let planned = stdout(&with(&["check-config"]));
+        let swept = with(&["sweep"]);
+        assert_eq!(swept.status.code(), Some(1));
+        let swept = String::from_utf8_lossy(&swept.stdout).into_owned();
+        assert!(planned.ends_with(swept.trim_end()), "{planned}\n{swept}");
+        for part in [
+            why,
+            "sweep --yes",
+            "1 file (1 B), all of chatfile/2020-01-01",
+        ] {
+            assert!(swept.contains(part), "{part} in {swept}");
+        }
+        assert!(old.join("x").exists());
+        let removed = stdout(&with(&["sweep", "--yes"]));
+        assert_eq!(removed, "removed: 1 file (1 B), all of chatfile/2020-01-01");
+        assert!(!old.exists());
+        assert_eq!(stdout(&with(&["sweep"])), "removed: nothing");
+        let planned = stdout(&with(&["check-config"]));
+        assert!(
+            planned.ends_with("a sweep would remove: nothing"),
+            "{planned}"
+        );
+    }
+}
+
+#[test]
+fn shows_progress_on_terminal_only() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("data");
+    drop(Process::start(&store, &[]));
+    let old = store.join("objects/chatfile/2020-01-01/00");
+    for arguments in [&["scrub"][..], &["sweep", "--chatfile-days", "7", "--yes"]] {
+        for is_terminal in [false, true] {
+            std::fs::create_dir_all(&old).unwrap();
+            std::fs::write(old.join("x"), vec![1; 4096]).unwrap();
+            let mut command = chatfiles(arguments);
+            command.args(["--store-path", text(&store)]);
+            // Without it, indicatif draws nothing.
+            command.env("TERM", "xterm");
+            let shown = match is_terminal {
+                false => command.output().unwrap().stderr,
+                true => {
+                    let terminal = Terminal::open();
+                    command
+                        .stderr(terminal.end)
+                        .stdout(std::process::Stdio::null());
+                    let mut child = command.spawn().unwrap();
+                    // The last descriptor of the program's end.
+                    drop(command);
+                    child.wait().unwrap();
+                    let mut shown = Vec::new();
+                    // Linux reports the closed end as an error, after everything was read.
+                    let _ = { terminal.screen }.read_to_end(&mut shown);
+                    shown
+                }
+            };
+            let shown = String::from_utf8_lossy(&shown);
+            match is_terminal {
+                false => assert_eq!(shown, "", "{arguments:?}"),
+                true => {
+                    for part in ["1/1 files", "4.00 KiB/4.00 KiB", "left"] {
+                        assert!(shown.contains(part), "{arguments:?}: {part} in {shown:?}");
+                    }
+                }
+            }
+        }
+    }
 }
 
 #[test]
@@ -287,27 +402,5 @@ fn commands_make_no_keys() {
             "{arguments:?}: {error}"
         );
         assert!(!store.join("keys").exists(), "{arguments:?}");
-    }
-}
-
-#[test]
-fn busy_port_is_not_configuration_error() {
-    let directory = tempfile::tempdir().unwrap();
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = taken.local_addr().unwrap().to_string();
-    for (listen, code) in [
-        (&*address, 1),
-        // Documentation addresses: no machine has them, but an interface that comes up later might.
-        ("192.0.2.1:8080", 1),
-        ("nowhere:80", 2),
-    ] {
-        let store = directory.path().join("data");
-        let output = run(
-            &["serve", "--listen", listen, "--store-path", text(&store)],
-            "",
-        );
-        let error = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(code), "{listen}: {error}");
-        assert!(error.contains(listen), "{error}");
     }
 }

@@ -53,7 +53,7 @@ fn with_suggestions() -> String {
 #[test]
 fn example_configuration_is_valid() {
     let said = checked(EXAMPLE);
-    for expected in ["10 GiB", "127.0.0.1:9090", "127.0.0.1/32"] {
+    for expected in ["10GiB", "127.0.0.1:9090", "127.0.0.1/32"] {
         assert!(said.contains(expected), "{expected} in {said}");
     }
 }

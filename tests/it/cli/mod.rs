@@ -2,7 +2,11 @@
 
 mod commands;
 mod examples;
+mod exit_codes;
+mod help;
 mod secrets;
 mod settings;
+mod units;
+mod version;
 mod weak_secrets;
 mod welcome;

@@ -17,45 +17,39 @@ fn bad_value_names_key_and_range() {
         ),
         (
             "[limits]\nupload_bytes_max = 209715201",
-            vec!["limits.upload_bytes_max", "209715201", "209715200"],
+            vec!["limits.upload_bytes_max", "209715201", "200MiB"],
         ),
         (
             "[limits]\nupload_bytes_in_flight_max = 1099511627777",
-            vec![
-                "limits.upload_bytes_in_flight_max",
-                "from 1 to 1099511627776",
-            ],
+            vec!["limits.upload_bytes_in_flight_max", "from 1B to 1TiB"],
         ),
         (
             "[limits]\nupload_bytes_in_flight_max = 10551295",
             vec![
                 "limits.upload_bytes_in_flight_max",
-                "10551295",
-                "at least 10551296",
+                "10551295B",
+                "at least \"10304KiB\"",
             ],
         ),
         (
             "[limits]\nupload_bytes_in_flight_max = 10551296\n[[tenant]]\norg = \"a\"\napp = \"b\"\nupload_bytes_max = 209715200",
             vec![
                 "limits.upload_bytes_in_flight_max",
-                "10551296",
-                "at least 209780736: the largest upload_bytes_max of a tenant",
+                "10304KiB",
+                "at least \"204864KiB\": the largest upload_bytes_max of a tenant",
             ],
         ),
         (
             "[limits]\nuser_upload_bytes_per_day = 1125899906842625",
-            vec![
-                "limits.user_upload_bytes_per_day",
-                "from 0 to 1125899906842624",
-            ],
+            vec!["limits.user_upload_bytes_per_day", "from 0B to 1024TiB"],
         ),
         (
             "[[tenant]]\norg = \"a\"\napp = \"b\"\nupload_bytes_per_day = 1125899906842625",
-            vec!["a/b: upload_bytes_per_day", "from 0 to 1125899906842624"],
+            vec!["a/b: upload_bytes_per_day", "from 0B to 1024TiB"],
         ),
         (
             "[server]\nrequest_timeout_seconds = 86401",
-            vec!["server.request_timeout_seconds", "from 1 to 86400"],
+            vec!["server.request_timeout_seconds", "from 1s to 24h"],
         ),
         (
             "[limits]\nexempt = [\"10.0.0.0/33\"]",
@@ -70,18 +64,30 @@ fn bad_value_names_key_and_range() {
             vec!["server.listen", "localhost", "127.0.0.1:8080"],
         ),
         (
-            "[operator]\nlisten = \"9090\"",
-            vec!["operator.listen", "9090", "127.0.0.1:9090"],
+            "[operator]\nlisten = \"metrics:9090\"",
+            vec!["operator.listen", "metrics:9090", "localhost:8080"],
         ),
         (
-            "[operator]\nlisten = \"localhost:9090\"",
-            vec!["operator.listen", "localhost:9090", "127.0.0.1:9090"],
+            "[operator]\nlisten = \"localhost\"",
+            vec!["operator.listen", "localhost", "127.0.0.1:8080"],
         ),
         (
             "[operator]\nlisten = \"127.0.0.1:8080\"",
             vec!["operator.listen", "127.0.0.1:8080", "server.listen"],
         ),
         ("[operator]\nport = 9090", vec!["line 2", "port", "listen"]),
+        (
+            "[operator]\nauthentication = \"password\"",
+            vec!["operator.authentication", "password", "token"],
+        ),
+        (
+            "[operator]\nhosts = [\"a.test\", \"https://b.test\"]",
+            vec!["operator.hosts", "https://b.test", "ops.example.com"],
+        ),
+        (
+            "[operator]\nhosts = [\"a.test:9090\"]",
+            vec!["operator.hosts", "a.test:9090", "without scheme and port"],
+        ),
         (
             "[server]\npublic_url = \"ftp://a\"",
             vec!["server.public_url", "ftp://a", "https://host"],
@@ -92,7 +98,7 @@ fn bad_value_names_key_and_range() {
         ),
         (
             "[server]\nidle_timeout_seconds = 0",
-            vec!["server.idle_timeout_seconds", "0", "from 1 to 86400"],
+            vec!["server.idle_timeout_seconds", "0", "from 1s to 24h"],
         ),
         (
             "[log]\nlevel = \"=,=\"",
@@ -139,15 +145,15 @@ fn bad_value_names_key_and_range() {
         ),
         (
             "[media]\nmemory_bytes_max = 1000",
-            vec!["media.memory_bytes_max", "1000", "from 268435456"],
+            vec!["media.memory_bytes_max", "1000", "from 256MiB"],
         ),
         (
             "[media]\nvoice_seconds_max = 0",
-            vec!["media.voice_seconds_max", "0", "from 1 to 86400"],
+            vec!["media.voice_seconds_max", "0", "from 1s to 24h"],
         ),
         (
             "[hook]\ncache_seconds = 3601",
-            vec!["hook.cache_seconds", "3601", "from 0 to 3600"],
+            vec!["hook.cache_seconds", "3601", "from 0s to 1h"],
         ),
         (
             "[[tenant]]\norg = \"a\"\napp = \"b\"\napp_id = \"c d\"",
@@ -301,7 +307,7 @@ fn flag_beats_variable_beats_file() {
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    for expected in ["7 requests per second", "222 bytes", "3 days"] {
+    for expected in ["7 requests per second", "222B", "3 days"] {
         assert!(
             text.contains(expected),
             "{expected} in {text}{}",

@@ -2,7 +2,7 @@
 
 use std::{path::Path, process::Command};
 
-use crate::support::process::{Process, run, stdout};
+use crate::support::process::{Launch, Process, run, stdout};
 
 fn shell(script: &str, directory: &Path) -> String {
     let output = Command::new("bash")
@@ -53,7 +53,7 @@ fn assert_printed_commands_work(tenant: &str) {
         "" => vec![],
         _ => vec!["--config", config.to_str().unwrap()],
     };
-    let server = Process::start(&store, &flags);
+    let server = Launch::new(&store).flags(&flags).on_terminal().start();
     let (_, commands) = server.welcome.split_once("TOKEN=").unwrap();
     let out = shell(&format!("TOKEN={commands}"), directory.path());
     for (copy, thumbnail) in [("copy.jpg", "thumbnail.jpg"), ("sent.jpg", "small.jpg")] {
@@ -205,4 +205,68 @@ fn quick_start_commands_work() {
     };
     let copies = std::fs::read_dir(directory.path()).unwrap();
     assert_eq!(copies.map(is_photo).filter(|is| *is).count(), 2);
+}
+
+/// The banner of a server, for a program and on a terminal.
+fn banner(flags: &[&str], is_on_terminal: bool) -> String {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("data");
+    let launch = Launch::new(&store).flags(flags);
+    let server = match is_on_terminal {
+        true => launch.on_terminal().start(),
+        false => launch.start(),
+    };
+    server.welcome.clone()
+}
+
+#[test]
+fn prints_commands_on_terminal_only() {
+    for format in ["text", "json"] {
+        let flags = ["--log-format", format, "--operator-listen", "0"];
+        let on_terminal = banner(&flags, true);
+        assert!(
+            on_terminal.starts_with("listening on http://127.0.0.1:"),
+            "{on_terminal}"
+        );
+        assert!(on_terminal.contains("TOKEN=$("), "{on_terminal}");
+    }
+    let piped = banner(&["--log-format", "text"], false);
+    assert!(
+        piped.starts_with("listening on http://127.0.0.1:"),
+        "{piped}"
+    );
+    assert!(
+        piped.contains("upload size limit") && !piped.contains("curl"),
+        "{piped}"
+    );
+}
+
+#[test]
+fn json_banner_is_one_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("data");
+    let socket = directory.path().join("http");
+    let listen = format!("127.0.0.1:0,unix:{}", socket.display());
+    let flags = [
+        "--log-format",
+        "json",
+        "--operator-listen",
+        "0",
+        "--listen",
+        &listen,
+    ];
+    let mut server = Launch::new(&store).flags(&flags).start();
+    assert_eq!(server.welcome.lines().count(), 1, "{}", server.welcome);
+    let banner: serde_json::Value = serde_json::from_str(&server.welcome).unwrap();
+    assert_eq!(banner["message"], "started");
+    assert_eq!(banner["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(banner["listen"][0], format!("http://{}", server.address));
+    assert_eq!(banner["listen"][1], format!("unix:{}", socket.display()));
+    assert_eq!(banner["operator"], format!("http://{}", server.operator()));
+    assert_eq!(banner["store"], store.to_str().unwrap());
+    server.stop();
+    // The log is JSON as well.
+    for line in server.log().lines() {
+        serde_json::from_str::<serde_json::Value>(line).expect(line);
+    }
 }

@@ -1,7 +1,7 @@
 //! Derivatives of videos and voices in the Easemob API: thumbnails from first frames, and `Accept`.
 
 use crate::support::{
-    BASE, TestServer, assert_error,
+    Answer, BASE, TestServer, assert_error,
     media::{
         AMR, AMR_WB, H264, MP3, MP4, Program, assert_first_frame, crowd, played_ms, probed, video,
     },
@@ -207,4 +207,172 @@ fn prefers_mp3_accepts_stored_voice() {
             assert_error(&answer, 404, "entity_not_found");
         }
     }
+}
+
+/// Downloads with a query, as `alice`.
+fn query(server: &TestServer, id: &str, query: &str, headers: &[(&str, &str)]) -> Answer {
+    let authorization = format!("Bearer {}", server.token("alice"));
+    let all = [&[("Authorization", &*authorization)], headers].concat();
+    server.get(&format!("{BASE}/chatfiles/{id}?{query}"), &all)
+}
+
+#[test]
+fn query_chooses_voice_format() {
+    let server = TestServer::start();
+    let amr = server.store_file("a.amr", "audio/amr", &AMR);
+    let mp3 = server.store_file("a.mp3", "audio/mpeg", &MP3);
+    let none: &[(&str, &str)] = &[];
+    // An explicit format of the URL wins over what the client sends with every request.
+    let stored = &[("Accept", "audio/amr, */*")];
+    for (id, asked, headers, codec, content_type) in [
+        (&amr, "voice=mp3", none, "mp3", "audio/mpeg"),
+        (&amr, "voice=mp3", stored, "mp3", "audio/mpeg"),
+        (
+            &amr,
+            "em-redirect=true&voice=mp3&x",
+            none,
+            "mp3",
+            "audio/mpeg",
+        ),
+        (&amr, "voice=mp3-or-stored", none, "mp3", "audio/mpeg"),
+        (&amr, "voice=%6dp3", none, "mp3", "audio/mpeg"),
+        (&mp3, "voice=amr", none, "amr_nb", "audio/amr"),
+        (
+            &mp3,
+            "voice=amr",
+            &[("Accept", "audio/mp3")],
+            "amr_nb",
+            "audio/amr",
+        ),
+        (
+            &amr,
+            "voice=amr",
+            &[("Accept", "audio/mp3")],
+            "amr_nb",
+            "audio/amr",
+        ),
+        (&mp3, "voice=mp3", none, "mp3", "audio/mpeg"),
+        // Absent: `Accept` decides.
+        (
+            &amr,
+            "voice=",
+            &[("Accept", "audio/mp3")],
+            "mp3",
+            "audio/mpeg",
+        ),
+        (&amr, "voices=mp3", none, "amr_nb", "audio/amr"),
+    ] {
+        let answer = query(&server, id, asked, headers);
+        assert_eq!(answer.status, 200, "{asked}: {}", answer.text());
+        assert_eq!(answer.header("content-type"), Some(content_type), "{asked}");
+        assert_eq!(probed(&answer.body)["codec_name"], codec, "{asked}");
+        assert_eq!(answer.header("vary"), Some(VARY));
+        let cached = answer.header("cache-control").unwrap();
+        assert!(cached.starts_with("private, "), "{cached}");
+    }
+    // The same bytes under both names, with the same validator; ranges and HEAD work.
+    let by_query = query(&server, &amr, "voice=mp3", none);
+    let by_header = server.download(&amr, &[("Accept", "audio/mp3")]);
+    assert!(by_query.body == by_header.body);
+    assert_eq!(by_query.header("etag"), by_header.header("etag"));
+    let part = query(&server, &amr, "voice=mp3", &[("Range", "bytes=-100")]);
+    let tail = &by_query.body[by_query.body.len() - 100..];
+    assert_eq!((part.status, &*part.body), (206, tail));
+    let authorization = format!("Bearer {}", server.token("alice"));
+    let headers = [("Authorization", &*authorization)];
+    let head = server.request(
+        "HEAD",
+        &format!("{BASE}/chatfiles/{amr}?voice=mp3"),
+        &headers,
+        b"",
+    );
+    let length = by_query.body.len().to_string();
+    assert_eq!(head.header("content-length"), Some(&*length));
+}
+
+#[test]
+fn voice_query_leaves_other_files() {
+    let server = TestServer::start();
+    let photo = photo();
+    let id = server.store_file("a.jpg", "image/jpeg", &photo);
+    for asked in ["voice=mp3", "voice=amr", "voice=mp3-or-stored"] {
+        assert!(query(&server, &id, asked, &[]).body == photo, "{asked}");
+    }
+    // The thumbnail comes first, as with `Accept`.
+    let small = query(&server, &id, "voice=mp3&thumbnail=true", &[]);
+    assert!(small.status == 200 && small.body.len() < photo.len());
+    let small = query(&server, &id, "voice=mp3", &[("thumbnail", "true")]);
+    assert!(small.status == 200 && small.body.len() < photo.len());
+}
+
+#[test]
+fn invalid_voice_query_is_refused() {
+    let server = TestServer::start();
+    let id = server.store_file("a.amr", "audio/amr", &AMR);
+    for value in ["ogg", "MP3", "mp3,amr", "mp3%00", "undefined", "%ff"] {
+        let answer = query(&server, &id, &format!("voice={value}"), &[]);
+        let json = assert_error(&answer, 400, "illegal_argument");
+        assert_eq!(
+            json["error_description"],
+            "voice must be mp3, mp3-or-stored or amr"
+        );
+    }
+    // Only an authorized client learns that, and only of a file that exists.
+    let path = format!("{BASE}/chatfiles/{id}?voice=ogg");
+    assert_error(&server.get(&path, &[]), 401, "unauthorized");
+    let never = "0190a5c4-5a7b-7000-8000-000000000000";
+    let answer = query(&server, never, "voice=ogg", &[]);
+    assert_error(&answer, 404, "entity_not_found");
+    let form = crate::support::Form::new().file("a.amr", "audio/amr", &AMR);
+    let restricted = server.upload(&form, &[("restrict-access", "true")]);
+    let id = crate::support::process::id(&restricted);
+    let answer = query(&server, &id, "voice=ogg", &[]);
+    assert_error(&answer, 403, "forbidden_op");
+}
+
+#[test]
+fn failed_conversion_follows_voice_query() {
+    let program = Program::fake("exit 1");
+    let server = TestServer::with(&program.toml(""));
+    let id = server.store_file("a.amr", "audio/amr", &AMR);
+    let refused = query(&server, &id, "voice=mp3", &[]);
+    assert_error(&refused, 404, "entity_not_found");
+    assert!(query(&server, &id, "voice=mp3-or-stored", &[]).body == *AMR);
+}
+
+/// With `download_auth = "secret"`, an element of a page needs nothing but the URL.
+#[test]
+fn share_secret_and_voice_in_one_url() {
+    let server = TestServer::with(
+        "[[tenant]]\norg = \"easemob-demo\"\napp = \"chatdemoui\"\ndownload_auth = \"secret\"",
+    );
+    let form = crate::support::Form::new().file("a.amr", "audio/amr", &AMR);
+    let stored = server.upload(&form, &[("restrict-access", "true")]).json();
+    let entity = &stored["entities"][0];
+    let (id, secret) = (&entity["uuid"], &entity["share-secret"]);
+    let path = |secret: &str| {
+        let id = id.as_str().unwrap();
+        format!("{BASE}/chatfiles/{id}?share-secret={secret}&voice=mp3")
+    };
+    let answer = server.get(&path(secret.as_str().unwrap()), &[]);
+    assert_eq!(
+        answer.header("content-type"),
+        Some("audio/mpeg"),
+        "{}",
+        answer.text()
+    );
+    assert_error(&server.get(&path("x"), &[]), 403, "forbidden_op");
+}
+
+/// A conversion has the rate limit of thumbnails, not that of downloads.
+#[test]
+fn voice_query_counts_as_derivative() {
+    let server = TestServer::with("limits.calls_per_second = 1\nlimits.calls_burst = 1");
+    let form = crate::support::Form::new().file("a.amr", "audio/amr", &AMR);
+    let id = crate::support::process::id(&server.upload(&form, &[]));
+    let is_refused = |answer: &Answer| answer.status == 503;
+    // More than two only on a machine so slow that the bucket refills in between.
+    assert!((0..20).any(|_| is_refused(&server.download(&id, &[]))));
+    assert_eq!(query(&server, &id, "voice=mp3", &[]).status, 200);
+    assert!((0..20).any(|_| is_refused(&query(&server, &id, "voice=mp3", &[]))));
 }

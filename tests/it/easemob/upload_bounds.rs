@@ -2,7 +2,7 @@
 
 use std::{io::Read, path::PathBuf, time::Duration};
 
-use crate::support::{Answer, BASE, Connection, Form, TestServer, assert_error, head};
+use crate::support::{Answer, BASE, Connection, Form, TestServer, assert_error, head, photo};
 
 const MIB: usize = 1 << 20;
 /// The contract's 10 MB.
@@ -232,6 +232,21 @@ fn bad_forms_are_refused_with_reason() {
         (Form::new(), "file must be provided."),
         (Form::new().field("other", "x"), "file must be provided."),
         (Form::new().field("File", "x"), "file must be provided."),
+        // Whatever its size.
+        (
+            Form::new().part(
+                "Content-Disposition: form-data; name=\"photo\"; filename=\"a.jpg\"\r\n",
+                &photo(),
+            ),
+            "the part of the form with the file must be named `file`",
+        ),
+        (
+            Form::new().part(
+                "Content-Disposition: form-data; name=\"photo\"; filename=\"a.jpg\"\r\n",
+                b"small",
+            ),
+            "file must be provided. The part of the form with the file must be named `file`.",
+        ),
         (
             Form::new().file("a.txt", "text/plain", b""),
             "the file is empty.",

@@ -2,7 +2,6 @@
 
 mod caches;
 mod cdn;
-mod chromium;
 pub mod frames;
 mod http2;
 mod http2_bounds;

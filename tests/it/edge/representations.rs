@@ -254,6 +254,11 @@ fn given(server: &TestServer) -> Vec<Given> {
             let path = path.clone();
             all.push(Given { path, headers });
         }
+        if file_type == "101" {
+            let headers = owned(&[("Authorization", &bearer)]);
+            let path = format!("{path}?voice=mp3");
+            all.push(Given { path, headers });
+        }
         let url = alice.send(file_type, "bob", name, bytes);
         let path = &url[url.find("/file/").expect("a URL of this API")..];
         for query in queries {

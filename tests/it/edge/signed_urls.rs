@@ -182,6 +182,36 @@ fn voices_have_url_per_format() {
         kept_seconds(&answer);
         assert_eq!(answer.header("content-type"), Some("audio/mpeg"));
     }
+    // A query leads to the same URL as the header, and AMR has one, too.
+    let authorization = format!("Bearer {}", server.token("alice"));
+    let of_query = |id: &str, query: &str, headers: &[(&str, &str)]| {
+        let all = [&[("Authorization", &*authorization)], headers].concat();
+        server.get(&format!("{BASE}/chatfiles/{id}?{query}"), &all)
+    };
+    let stored = [("Accept", "audio/amr")];
+    assert_eq!(target(&of_query(&id, "voice=mp3", &stored)), only);
+    assert_eq!(
+        target(&of_query(&id, "voice=mp3-or-stored&x=1", &[])),
+        rather
+    );
+    let mp3 = server.store_file("a.mp3", "audio/mpeg", &media::MP3);
+    let amr = target(&of_query(&mp3, "voice=amr", &[]));
+    assert!(amr.contains("?voice=amr&expires="), "{amr}");
+    // The URL alone chooses the format there.
+    for accept in ["audio/mp3", "*/*", "text/html"] {
+        let headers = [("Accept", accept), ("thumbnail", "true")];
+        let answer = server.get(&amr, &headers);
+        kept_seconds(&answer);
+        assert_eq!(answer.header("content-type"), Some("audio/amr"));
+    }
+    // What is stored in the format already, and what is no voice, has the URL of the file.
+    let plain = target(&server.download(&id, &[]));
+    assert_eq!(target(&of_query(&id, "voice=amr", &[])), plain);
+    assert!(plain.contains(&format!("{id}?expires=")), "{plain}");
+    assert_error(&of_query(&id, "voice=x", &[]), 400, "illegal_argument");
+    // An invalid format with a forged signature: the signature is checked first.
+    let forged = format!("{BASE}/chatfiles/{id}?voice=x&expires=1&signature=0");
+    assert_error(&server.get(&forged, &[]), 403, "forbidden_op");
     // A file that is not a voice has one URL, whatever `Accept` says.
     let other = server.store_file("a.txt", "text/plain", b"no voice");
     assert_eq!(

@@ -215,7 +215,7 @@ fn ticket_does_not_restore_removed_file() {
         }
         // A tombstone is not an object: nothing to verify, remove or forward.
         let found = crate::support::verify(&server.store);
-        assert_eq!((found.objects, found.damaged.len()), (0, 0));
+        assert_eq!((found.volume.objects, found.damaged.len()), (0, 0));
         assert!(!remove(&server.store, &object).status.success());
         server.clock.advance(MS_PER_DAY);
         let sign = file_sign(&url);
@@ -319,7 +319,7 @@ fn gathered_tombstones_keep_names() {
     // One list per day, and nothing else.
     assert_eq!(inodes(), before - keys.len() + 1);
     let found = crate::support::verify(&server.store);
-    assert_eq!((found.objects, found.damaged.len()), (1, 0));
+    assert_eq!((found.volume.objects, found.damaged.len()), (1, 0));
     // Later removals are gathered into the same lists, and a list is removed with its day.
     stdout(&remove(&server.store, &kept));
     let forget = crate::support::configuration(

@@ -1,14 +1,16 @@
 //! The contract of a `Store`, in terms of its traits alone, run against every engine. A new engine adds itself to
 //! [`check`].
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use chatfiles::{
     derivative::{BoundingBox, Derivative},
     error::{Kind, Result},
     store::{
         Access, ClaimedUpload, Class, Cutoffs, Derived, ExpireMode, Expired, Health, Key,
-        META_BYTES_MAX, Meta, ObjectId, PartsOwner, PutPart, Store, StoredPart, UnfinishedUpload,
-        UploadSize,
+        META_BYTES_MAX, Meta, ObjectId, PartsOwner, Progress, PutPart, Store, StoredPart,
+        UnfinishedUpload, UploadSize,
         local::{Durability, LocalStore},
     },
     time::Timestamp,
@@ -58,8 +60,11 @@ fn check_local(
 
 #[track_caller]
 fn check_verified(store: &dyn Store) {
-    let verified = run(store.maintenance().verify()).unwrap();
+    let progress = Arc::<Progress>::default();
+    let verified = run(store.maintenance().verify(progress.clone())).unwrap();
     assert!(verified.damaged.is_empty(), "{verified:?}");
+    assert_eq!(progress.done(), verified.volume);
+    assert_eq!(progress.total(), verified.volume);
 }
 
 /// Bytes in which no two places look alike.
@@ -564,17 +569,27 @@ fn expires_days_and_single_objects() {
         };
         let expire = |mode| {
             let cutoffs = cutoffs.clone();
-            store.maintenance().expire(Class::Chatfile, cutoffs, mode)
+            let progress = Arc::<Progress>::default();
+            async move {
+                let maintenance = store.maintenance();
+                let expired = maintenance.expire(Class::Chatfile, cutoffs, mode, progress.clone());
+                (expired.await.unwrap(), progress.done())
+            }
         };
-        let expected = Expired {
-            days: [ended.day].into(),
-            objects: 1,
-        };
+        let mut volumes = Vec::new();
         for mode in [ExpireMode::Report, ExpireMode::Remove] {
             assert!(store.open(ended).await.unwrap().is_some());
             assert!(store.open(mixed).await.unwrap().is_some());
-            assert_eq!(expire(mode).await.unwrap(), expected);
+            let (expired, done) = expire(mode).await;
+            assert_eq!(expired.days, [ended.day].into());
+            assert_eq!((expired.objects, expired.volume.objects), (1, 2));
+            assert!(expired.volume.bytes >= 2, "{expired:?}");
+            if mode == ExpireMode::Remove {
+                assert_eq!(done, expired.volume);
+            }
+            volumes.push(expired.volume);
         }
+        assert_eq!(volumes[0], volumes[1]);
         for (key, is_there) in [(ended, false), (mixed, false), (other, true), (kept, true)] {
             assert_eq!(store.open(key).await.unwrap().is_some(), is_there, "{key}");
         }
@@ -582,9 +597,10 @@ fn expires_days_and_single_objects() {
             by_tenant: [(bare_meta().tenant, None)].into(),
             others: Some(kept.day.start().plus_days(9).day()),
         };
-        let left = store
-            .maintenance()
-            .expire(Class::Image, unlimited, ExpireMode::Remove);
+        let left =
+            store
+                .maintenance()
+                .expire(Class::Image, unlimited, ExpireMode::Remove, Arc::default());
         assert_eq!(left.await.unwrap(), Expired::default());
     });
 }

@@ -4,6 +4,7 @@ use std::{
     fs,
     os::unix::fs::{FileExt, PermissionsExt, symlink},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use chatfiles::{
@@ -79,7 +80,7 @@ fn refuses_to_open_damaged_object() {
         assert_eq!(error.kind(), Kind::Internal, "{what}");
         let found = verify(directory.path());
         assert_eq!(
-            (found.objects, found.damaged.len()),
+            (found.volume.objects, found.damaged.len()),
             (1, 1),
             "{what}: {found:?}"
         );
@@ -185,9 +186,10 @@ fn ignores_foreign_files() {
         by_tenant: [(bare_meta().tenant, None)].into(),
         others: Some(ends),
     };
-    let expired = store
-        .maintenance()
-        .expire(Class::Chatfile, cutoffs, ExpireMode::Remove);
+    let expired =
+        store
+            .maintenance()
+            .expire(Class::Chatfile, cutoffs, ExpireMode::Remove, Arc::default());
     assert_eq!(run(expired).unwrap(), Expired::default());
     expire_parts(root, Clock::system().now());
     // What lies where objects are and is none is said, and ends nothing.

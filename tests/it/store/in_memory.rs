@@ -172,13 +172,23 @@ impl ClaimedParts for Claimed {
 }
 
 impl Maintenance for InMemory {
-    fn expire(&self, class: Class, kept: Cutoffs, mode: ExpireMode) -> StoreFuture<'_, Expired> {
+    fn expire(
+        &self,
+        class: Class,
+        kept: Cutoffs,
+        mode: ExpireMode,
+        progress: Arc<Progress>,
+    ) -> StoreFuture<'_, Expired> {
         let mut expired = Expired::default();
         self.0.lock().objects.retain(|key, object| {
             let is_whole = key.class == class && kept.all_have_ended(key.day);
             let has_ended = key.class == class && kept.has_ended(&object.0.tenant, key.day);
             expired.days.extend(is_whole.then_some(key.day));
             expired.objects += u64::from(has_ended && !is_whole);
+            if has_ended {
+                expired.volume.add(object.0.len);
+                progress.count(object.0.len);
+            }
             !has_ended || mode == ExpireMode::Report
         });
         ok(expired)
@@ -190,10 +200,13 @@ impl Maintenance for InMemory {
         self.0.lock().last_sweep = Some(at);
         ok(())
     }
-    fn verify(&self) -> StoreFuture<'_, Verified> {
-        ok(Verified {
-            objects: self.0.lock().objects.len() as u64,
-            ..Verified::default()
-        })
+    fn verify(&self, progress: Arc<Progress>) -> StoreFuture<'_, Verified> {
+        let mut verified = Verified::default();
+        for object in self.0.lock().objects.values() {
+            verified.volume.add(object.0.len);
+            progress.count(object.0.len);
+        }
+        progress.expect(verified.volume);
+        ok(verified)
     }
 }

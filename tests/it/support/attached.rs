@@ -1,6 +1,6 @@
 //! What a command does to the store of a server, beside the server.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use chatfiles::{
     retention::{self, Policy, Report, SweepMode},
@@ -32,7 +32,8 @@ pub fn attach(path: &Path) -> LocalStore {
 
 pub fn sweep(path: &Path, policy: &Policy, now: Timestamp, mode: SweepMode) -> Report {
     let store = attach(path);
-    block_on(retention::sweep(&store, policy, now, mode)).expect("a sweep")
+    let idle = Arc::default();
+    block_on(retention::sweep(&store, policy, now, mode, &idle)).expect("a sweep")
 }
 
 /// When the last sweep was recorded.
@@ -41,7 +42,7 @@ pub fn last_sweep(path: &Path) -> Option<Timestamp> {
 }
 
 pub fn verify(path: &Path) -> Verified {
-    block_on(attach(path).verify()).expect("a list of objects")
+    block_on(attach(path).verify(Arc::default())).expect("a list of objects")
 }
 
 /// Removes expired uploads in parts; returns how many.

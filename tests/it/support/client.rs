@@ -54,7 +54,7 @@ impl Connection {
         self.stream.get_mut().write_all(bytes)
     }
 
-    /// Sends a request with its body in one write and reads the response.
+    /// Sends a request with its body in one write and reads the response, which the OpenAPI documents must describe.
     pub fn request(
         &mut self,
         method: &str,
@@ -71,7 +71,9 @@ impl Connection {
         bytes.extend_from_slice(body);
         // A server that refuses early may close while the body is being sent. The response is read anyway.
         let _ = self.send(&bytes);
-        self.answer(method).expect("an answer")
+        let answer = self.answer(method).expect("an answer");
+        super::openapi::check(method, path, &answer);
+        answer
     }
 
     /// Reads the response to a request of `method`.

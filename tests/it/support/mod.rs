@@ -10,6 +10,7 @@ pub mod lanying;
 pub mod lossless;
 pub mod media;
 pub mod mount;
+pub mod openapi;
 pub mod process;
 mod random;
 pub mod scans;

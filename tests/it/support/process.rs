@@ -60,12 +60,24 @@ pub fn stdout(output: &Output) -> String {
         .to_owned()
 }
 
+/// Checks the exit code of a failed run, that it prints nothing on standard output, and what its error contains.
+#[track_caller]
+pub fn assert_fails(output: &Output, code: i32, parts: &[&str]) {
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{error}");
+    assert!(output.stdout.is_empty(), "{output:?}");
+    for part in parts {
+        assert!(error.contains(part), "{part} in {error}");
+    }
+}
+
 /// Builds a [`Process`]: `chatfiles serve` on a free port, without a rate limit and without a free-space floor, unless
 /// `flags` say otherwise. The log is appended to `<store>.log`.
 pub struct Launch<'a> {
     store: &'a Path,
     flags: Vec<&'a str>,
     log: Option<Stdio>,
+    is_on_terminal: bool,
 }
 
 impl<'a> Launch<'a> {
@@ -74,7 +86,14 @@ impl<'a> Launch<'a> {
             store,
             flags: Vec::new(),
             log: None,
+            is_on_terminal: false,
         }
+    }
+
+    /// Makes a terminal of the standard output.
+    pub fn on_terminal(mut self) -> Self {
+        self.is_on_terminal = true;
+        self
     }
 
     /// Adds command line flags.
@@ -108,27 +127,43 @@ impl<'a> Launch<'a> {
     /// Starts the server and waits until it accepts connections and its first sweep has ended.
     #[track_caller]
     pub fn start(self) -> Process {
+        let command = self.command();
+        self.start_command(command)
+    }
+
+    /// Like [`Launch::start`], with a command line of the caller.
+    #[track_caller]
+    pub fn start_command(self, mut command: Command) -> Process {
         let log_path = self.store.with_extension("log");
-        let mut command = self.command();
         let log = self.log.unwrap_or_else(|| {
             let log = File::options().create(true).append(true).open(&log_path);
             log.expect("a log beside the store").into()
         });
-        let mut child = command
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .expect("the program starts");
-        let lines = lines(child.stdout.take().expect("piped"));
+        command.stderr(log);
+        let (mut child, lines) = match self.is_on_terminal {
+            true => {
+                let terminal = Terminal::open();
+                let child = command.stdout(terminal.end).spawn();
+                (child.expect("the program starts"), lines(terminal.screen))
+            }
+            false => {
+                let child = command.stdout(Stdio::piped()).spawn();
+                let mut child = child.expect("the program starts");
+                let stdout = child.stdout.take().expect("piped");
+                (child, lines(stdout))
+            }
+        };
+        // It holds the terminal open.
+        drop(command);
         let mut welcome = String::new();
-        while !welcome.contains(READY) {
+        while !welcome.contains(READY) && !welcome.starts_with('{') {
             let Ok(line) = lines.recv_timeout(TIMEOUT) else {
                 let _ = child.kill();
                 let _ = child.wait();
                 let log = fs::read_to_string(log_path).unwrap_or_default();
                 panic!("the server did not start: {welcome}\nlog: {log}");
             };
-            welcome.push_str(&line);
+            welcome.push_str(line.trim_end_matches('\r'));
             welcome.push('\n');
         }
         let server = Process {
@@ -146,14 +181,40 @@ impl<'a> Launch<'a> {
     }
 }
 
-/// The address that a server prints with this scheme.
+/// The address that a server prints with this scheme, as text or in JSON.
 fn listening(welcome: &str, scheme: &str) -> Option<SocketAddr> {
-    welcome.lines().find_map(|line| {
-        line.strip_prefix("listening on ")?
-            .strip_prefix(scheme)?
-            .parse()
-            .ok()
-    })
+    let json = serde_json::from_str::<serde_json::Value>(welcome).unwrap_or_default();
+    let of_json = json["listen"].as_array().into_iter().flatten();
+    let of_json = of_json.filter_map(|address| address.as_str());
+    let of_text = welcome
+        .lines()
+        .filter_map(|line| line.strip_prefix("listening on "));
+    let mut addresses = of_json.chain(of_text);
+    addresses.find_map(|address| address.strip_prefix(scheme)?.parse().ok())
+}
+
+/// A pseudo-terminal.
+pub struct Terminal {
+    /// Yields what is written to the terminal, with carriage returns before line feeds.
+    pub screen: File,
+    /// For the program that runs in the terminal.
+    pub end: File,
+}
+
+impl Terminal {
+    pub fn open() -> Self {
+        use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+        let screen = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a pseudo-terminal");
+        grantpt(&screen).expect("permission for the pseudo-terminal");
+        unlockpt(&screen).expect("a pseudo-terminal that can be opened");
+        let name = ptsname(&screen, Vec::new()).expect("its name");
+        let name = name.to_str().expect("an ASCII name");
+        let end = File::options().read(true).write(true).open(name);
+        Self {
+            screen: screen.into(),
+            end: end.expect("the end for the program"),
+        }
+    }
 }
 
 /// A running server, killed on drop.
@@ -186,10 +247,16 @@ impl Process {
     /// The address of the operator listener.
     #[track_caller]
     pub fn operator(&self) -> SocketAddr {
-        let address = self.welcome.lines().find_map(|line| {
-            let rest = line.strip_prefix("metrics and probes on http://")?;
-            rest.split(": ").next()?.parse().ok()
+        let json = serde_json::from_str::<serde_json::Value>(&self.welcome).unwrap_or_default();
+        let of_json = json["operator"].as_str();
+        let of_text = self.welcome.lines().find_map(|line| {
+            let rest = line.strip_prefix("metrics and probes on ")?;
+            rest.split(": ").next()
         });
+        let address = of_json
+            .or(of_text)
+            .and_then(|url| url.strip_prefix("http://"));
+        let address = address.and_then(|address| address.parse().ok());
         address.expect("an operator listener")
     }
 

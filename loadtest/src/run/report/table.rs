@@ -45,6 +45,10 @@ pub(super) fn facts(report: &Report) -> Vec<(&'static str, String)> {
         0 => String::new(),
         count => format!(", from {count} addresses"),
     };
+    let threads = match setup.threads {
+        1 => "1 thread".to_owned(),
+        count => format!("{count} threads"),
+    };
     let verified = if setup.verified {
         ", every byte compared"
     } else {
@@ -55,8 +59,8 @@ pub(super) fn facts(report: &Report) -> Vec<(&'static str, String)> {
         (
             "load",
             format!(
-                "{}: {loop_kind}; {} connections, {} threads{sources}{verified}; seed {}",
-                setup.scenario, setup.connections, setup.threads, setup.seed
+                "{}: {loop_kind}; {} connections, {}{sources}{verified}; seed {}",
+                setup.scenario, setup.connections, threads, setup.seed
             ),
         ),
         (

@@ -4,10 +4,11 @@ use super::{
     FORM_PATH, assert_nothing_stays, assert_xml, fields_of, file, form_of, post,
     recorded::Recorded, ticket, with,
 };
-use crate::support::{Form, TestServer, lanying::ticket_form};
+use crate::support::{Form, TestServer, lanying::ticket_form, photo};
 
 #[test]
 fn malformed_forms_are_refused() {
+    const NO_FILE: &str = "the form has no file: the part with the file must be named `file`.";
     let recorded = Recorded::start();
     let server = &recorded.server;
     let fields = fields_of(&ticket(server));
@@ -17,9 +18,28 @@ fn malformed_forms_are_refused() {
         (fields.len()..count).fold(good(), |form, n| form.field(&format!("f{n}"), ""))
     };
     let long = |bytes: usize| good().field("x", &"y".repeat(bytes));
+    let other_name = |bytes: &[u8]| {
+        let head = "Content-Disposition: form-data; name=\"photo\"; filename=\"a.jpg\"\r\n";
+        good().part(head, bytes)
+    };
     for (what, form, text) in [
-        ("no file", good(), "the form has no file."),
-        ("nothing", Form::new(), "the form has no file."),
+        ("no file", good(), NO_FILE),
+        ("nothing", Form::new(), NO_FILE),
+        (
+            "a small file of another name",
+            other_name(b"small"),
+            NO_FILE,
+        ),
+        (
+            "a small binary file of another name",
+            other_name(b"\xff"),
+            NO_FILE,
+        ),
+        (
+            "a large file of another name",
+            other_name(&photo()),
+            NO_FILE,
+        ),
         (
             "the file first",
             fields
