@@ -93,7 +93,7 @@ fn refuses_wrong_settings() {
         ),
         (
             server("cache_seconds = 5", "cache_seconds = 3601"),
-            "from 0 to 3600",
+            "from 0s to 1h",
         ),
         (
             server("cache_seconds = 5", "audience = []"),
