@@ -145,6 +145,11 @@ pub fn check(method: &str, path: &str, answer: &Answer) {
     }
     let is_public = answer.header("x-request-id").is_some();
     let path_segments = segments(path);
+    let plain_path = path.split('?').next().unwrap_or_default();
+    // Unlike the public listener, the operator listener does not ignore empty segments.
+    if !is_public && format!("/{}", path_segments.join("/")) != plain_path {
+        return;
+    }
     let of_listener = DOCUMENTS
         .iter()
         .filter(|document| document.is_public() == is_public);
@@ -180,10 +185,17 @@ fn describes(document: &Document, operation: Operation<'_>, answer: &Answer) -> 
         (None, None) => true,
         (Some(content), Some(sent)) => {
             let essence = sent.split(';').next().unwrap_or_default().trim();
-            content
-                .keys()
-                .any(|kind| kind == "*/*" || kind.eq_ignore_ascii_case(essence))
+            content.keys().any(|range| includes(range, essence))
         }
         _ => false,
+    }
+}
+
+/// Whether a media range, such as `image/*`, includes a media type.
+fn includes(range: &str, essence: &str) -> bool {
+    match range.strip_suffix("/*") {
+        Some("*") => true,
+        Some(family) => essence.split('/').next() == Some(family),
+        None => range.eq_ignore_ascii_case(essence),
     }
 }

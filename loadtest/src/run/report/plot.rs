@@ -332,6 +332,7 @@ impl Chart<'_> {
             .bold_line_style(other_colour("grid"))
             .axis_style(other_colour("axis"))
             .x_labels(labels_max)
+            .y_labels(labels_max)
             .x_label_formatter(self.x_label)
             .y_label_formatter(self.y_label)
             .label_style(("sans-serif", font_px).with_color(other_colour("label")))
