@@ -213,7 +213,8 @@ impl Hooks {
         let deadline = asked + self.config.timeout;
         // Also limits the wait for another caller's answer. Otherwise, with a dead backend, a hundred callers with the
         // same question would ask one after the other, and the last one would wait for a hundred time-outs.
-        let verdict = self.verdict(tenant, hook, question, asked, deadline);
+        // On the heap: every connection has room for its largest request, and most requests ask nobody.
+        let verdict = Box::pin(self.verdict(tenant, hook, question, asked, deadline));
         match tokio::time::timeout_at(deadline.into(), verdict).await {
             Ok(Ok(Verdict::Allowed)) => Ok(()),
             Ok(Ok(Verdict::Denied { code })) => Err(Kind::Denied(code).into()),
