@@ -8,7 +8,7 @@ use chatfiles::{
         Refusal, Report,
         SweepMode::{self, Remove, RemoveConfirmed},
     },
-    store::ObjectId,
+    store::{ObjectId, Volume},
     time::{Day, MS_PER_DAY, MS_PER_SECOND, Timestamp},
 };
 
@@ -39,6 +39,18 @@ fn assert_expired(answer: &Answer, id: &str) {
 fn sweep(server: &TestServer, toml: &str, mode: SweepMode) -> Report {
     let policy = configuration(Path::new("unused"), toml).retention();
     support::sweep(&server.store, &policy, server.clock.now(), mode)
+}
+
+/// The stored object of an id, with its size on the disk.
+fn volume_of(server: &TestServer, id: &str) -> Volume {
+    let files = server.files_in("objects");
+    let file = files
+        .iter()
+        .find(|file| file.to_string_lossy().contains(id));
+    let file = server.store.join("objects").join(file.expect("stored"));
+    let mut volume = Volume::default();
+    volume.add(file.metadata().unwrap().len());
+    volume
 }
 
 /// Waits until the server's first sweep has ended.
@@ -183,6 +195,7 @@ fn day_is_removed_two_days_later() {
     set_clock(&server, swept_ms(day, 1));
     // First, a dry run.
     let days = vec![format!("chatfile/{day}")];
+    let volume = volume_of(&server, &id);
     for mode in [SweepMode::Report, Remove] {
         assert_eq!(server.files_in("objects").len(), 2);
         let report = sweep(&server, ONE_DAY, mode);
@@ -190,6 +203,7 @@ fn day_is_removed_two_days_later() {
             report,
             Report {
                 days: days.clone(),
+                volume,
                 ..Report::default()
             }
         );
@@ -291,16 +305,17 @@ fn apps_share_day_but_not_retention() {
     let day = created(&stored[0].1).day();
     pass_days(&server, MIXED, swept_ms(day, 1));
     check(&["default", "ever"]);
-    let one = Report {
+    let [short, default, _] = stored.each_ref().map(|(_, id)| Report {
         objects: 1,
+        volume: volume_of(&server, id),
         ..Report::default()
-    };
-    assert_eq!(sweep(&server, MIXED, Remove), one);
+    });
+    assert_eq!(sweep(&server, MIXED, Remove), short);
     assert_eq!(server.files_in("objects").len(), 2);
     check(&["default", "ever"]);
     pass_days(&server, MIXED, swept_ms(day, 4));
     check(&["ever"]);
-    assert_eq!(sweep(&server, MIXED, Remove), one);
+    assert_eq!(sweep(&server, MIXED, Remove), default);
     assert_eq!(server.files_in("objects").len(), 1);
     check(&["ever"]);
 }

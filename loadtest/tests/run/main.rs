@@ -278,7 +278,8 @@ fn counts_wrong_statuses_by_kind() {
         "{table}"
     );
     let page = fs::read_to_string(page).unwrap();
-    assert_eq!(page.matches("<svg").count(), 4);
+    // Four plots, each for a wide and for a narrow screen.
+    assert_eq!(page.matches("<svg").count(), 2 * 4);
     assert!(page.contains("&lt;out of order&gt;"));
     for outside in ["src=", "href=", "url(", "@import", "<link", "<script"] {
         assert!(!page.contains(outside), "{outside}");

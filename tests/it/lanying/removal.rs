@@ -100,7 +100,7 @@ fn removal_covers_all_names_and_memory() {
         }
         assert_eq!(
             remove(&server.store, &name).status.code(),
-            Some(2),
+            Some(1),
             "there is nothing left"
         );
     }
@@ -160,7 +160,7 @@ fn removal_works_without_server() {
     assert!(stdout(&remove(&server.store, &object_of(&signs[1]))).contains(id_of(&object)));
     assert_eq!(names_of(&server, &object), Vec::<PathBuf>::new());
     assert_eq!(derived_of(&server.store, &object), Vec::<PathBuf>::new());
-    assert_eq!(remove(&server.store, &object).status.code(), Some(2));
+    assert_eq!(remove(&server.store, &object).status.code(), Some(1));
     // The avatar is a different file.
     assert_eq!(server.files_in("objects").len(), 1);
 }

@@ -363,7 +363,9 @@ fn bad_reload_changes_nothing() {
     let error = reload("upload_bytes_max = 8000000").unwrap_err();
     let text = error.public_text().unwrap();
     assert!(
-        text.contains("5200000 (in force until the server is restarted): must be at least 8065536"),
+        text.contains(
+            "\"5200kB\" (in force until the server is restarted): must be at least \"8065536B\""
+        ),
         "{text}"
     );
     assert_eq!(server.upload(&form(4_500_000), &[]).status, 413);

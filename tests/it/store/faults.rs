@@ -40,7 +40,10 @@ fn object_path(key: Key) -> String {
 fn refusal(path: &Path) -> String {
     match LocalStore::open(&config(path, Durability::Full), None) {
         Ok(_) => panic!("{} was opened", path.display()),
-        Err(error) => error.causes(),
+        // As the command line shows it.
+        Err(error) => error
+            .public_text()
+            .map_or_else(|| error.causes(), str::to_owned),
     }
 }
 
