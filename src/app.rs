@@ -35,6 +35,7 @@ use crate::{
         shutdown::{Shutdown, Tasks},
         tls::{CertificateFiles, Tls},
     },
+    settings::format_bytes,
     store::{Store, local::LocalStore},
     tenant::Tenants,
     time::Clock,
@@ -370,9 +371,12 @@ fn warn_of_little_space(free_bytes: u64, floor_bytes: u64, in_flight_bytes_max: 
     if room < in_flight_bytes_max {
         tracing::warn!(
             free_bytes,
-            "the disk has {room} bytes above store.free_space_min_bytes = {floor_bytes}, fewer than \
-             limits.upload_bytes_in_flight_max = {in_flight_bytes_max}: concurrent uploads get 507 before they reach \
-             that limit; free some space, or lower one of the two settings"
+            "the disk has {} above store.free_space_min_bytes = \"{}\", less than limits.upload_bytes_in_flight_max = \
+             \"{}\": concurrent uploads get 507 before they reach that limit; free some space, or lower one of the two \
+             settings",
+            format_bytes(room),
+            format_bytes(floor_bytes),
+            format_bytes(in_flight_bytes_max)
         );
     }
 }

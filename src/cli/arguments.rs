@@ -243,7 +243,11 @@ pub(super) fn command() -> clap::Command {
             let is_shown = is_used(&name, setting.get_id().as_str());
             setting.clone().hide(!is_shown)
         };
-        command.args(settings.iter().map(shown))
+        let command = command.args(settings.iter().map(shown));
+        match name.as_str() {
+            "serve" => command.after_help(EXIT_CODES),
+            _ => command,
+        }
     };
     root.mut_subcommands(with_settings)
         .mut_args(|setting| match setting.get_id().as_str() {

@@ -274,8 +274,9 @@ pub(super) fn man(name: Option<&str>) -> Result<ExitCode> {
         })?,
     };
     let mut page = Vec::new();
-    let rendered = clap_mangen::Man::new(command.clone()).render(&mut page);
-    rendered.map_err(Error::internal)?;
+    let man = clap_mangen::Man::new(command.clone());
+    let man = man.source(format!("chatfiles {}", arguments::VERSION));
+    man.render(&mut page).map_err(Error::internal)?;
     print(&page)
 }
 

@@ -1,7 +1,13 @@
 //! Progress bars on standard error: files, bytes and the time that is left. Nothing is drawn if standard error is not a
 //! terminal.
 
-use std::{future::Future, pin::pin, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    io::{self, Write},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use indicatif::{BinaryBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -30,6 +36,10 @@ pub(super) async fn shown<T>(
     };
     draw(&bar, what, progress);
     bar.abandon();
+    if !bar.is_hidden() {
+        // The summary begins on a line of its own.
+        let _ = writeln!(io::stderr());
+    }
     ended
 }
 
@@ -45,8 +55,10 @@ fn draw(bar: &ProgressBar, what: &str, progress: &Progress) {
     }
     if total.objects > 0 {
         bar.set_length(total.bytes);
+        bar.set_message(format!("{what}: {}/{} files", done.objects, total.objects));
+    } else {
+        bar.set_message(what.to_owned());
     }
-    bar.set_message(format!("{what}: {}/{} files", done.objects, total.objects));
     bar.set_position(done.bytes);
     bar.tick();
 }

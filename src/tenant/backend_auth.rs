@@ -7,7 +7,7 @@ use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Deserializer, de::Error};
 
-use crate::{secret::SecretKey, settings::number};
+use crate::{secret::SecretKey, settings::seconds_in};
 
 /// Which tokens of the chat backend a tenant accepts, besides those of this server.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -98,7 +98,7 @@ const fn default_cache() -> Duration {
 }
 
 fn cache_seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    number::<0, 3600, _, _>(deserializer).map(Duration::from_secs)
+    seconds_in::<0, 3600, _, _>(deserializer).map(Duration::from_secs)
 }
 
 /// One value, or a list of at least one.

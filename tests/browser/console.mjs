@@ -182,6 +182,24 @@ browserTest('uploads with progress, and shows commands that work', {}, async ({ 
   assert.ok(existsSync(at('thumbnail')) && readFileSync(at('thumbnail')).length < photoBytes().length);
 });
 
+browserTest('takes a dropped file', {}, async ({ page, server }) => {
+  const violations = await openWithoutLogin(page, server);
+  const bytes = [...photoBytes()];
+  const data = await page.evaluateHandle((content) => {
+    const dropped = new DataTransfer();
+    dropped.items.add(new File([new Uint8Array(content)], 'dropped.jpg', { type: 'image/jpeg' }));
+    return dropped;
+  }, bytes);
+  for (const type of ['dragenter', 'dragover']) await page.dispatchEvent('#drop', type, { dataTransfer: data });
+  assert.match(await page.locator('#drop').getAttribute('class'), /over/);
+  await page.dispatchEvent('#drop', 'drop', { dataTransfer: data });
+  await page.getByAltText('The chosen picture').waitFor();
+  assert.doesNotMatch(await page.locator('#drop').getAttribute('class'), /over/);
+  await page.getByRole('button', { name: 'Upload', exact: true }).click();
+  await page.getByAltText('Thumbnail of dropped.jpg').waitFor();
+  assert.deepEqual(violations, []);
+});
+
 browserTest('says why an upload fails', { config: '[limits]\nupload_bytes_max = 1000\n' }, async ({ page, server }) => {
   await openWithoutLogin(page, server);
   await page.getByLabel('Picture or other file').setInputFiles(photo());

@@ -162,7 +162,7 @@ async function startServer(stub) {
         "chatfiles",
         program,
         args,
-        (log) => log.match(/listening on (http:\/\/[0-9.]+:[0-9]+)/)?.[1],
+        (log) => JSON.parse(log.match(/^\{.*"message":"started".*\}\n/m)?.[0] ?? "{}").listen?.[0],
     );
     await answers(`${server.found}/healthz`)();
     return { url: server.found, log: server.log };
@@ -481,7 +481,7 @@ async function lanying(rest, stub) {
 function routed(name, server, stub, before) {
     const here = server.log().slice(before.log).split("\n");
     const paths = here.flatMap((line) => {
-        const fields = line.startsWith("{") ? JSON.parse(line).fields : {};
+        const fields = line.startsWith("{") ? (JSON.parse(line).fields ?? {}) : {};
         return fields.message === "access" ? [`${fields.method} ${fields.path}`] : [];
     });
     const there = stub.requests.slice(before.requests);

@@ -111,7 +111,8 @@ pub(super) fn check_shared_keys(tenants: &[TenantConfig]) -> Result<()> {
         let with_file = |audience| jwt.keys.iter().map(move |file| (audience, file));
         for (audience, file) in jwt.audience.iter().flat_map(with_file) {
             let other = *first.entry((&jwt.issuer, audience, file)).or_insert(tenant);
-            if !std::ptr::eq(other, tenant) && !(has_claim(other) && has_claim(tenant)) {
+            let is_told_apart = has_claim(other) && has_claim(tenant);
+            if !is_told_apart && !std::ptr::eq(other, tenant) {
                 return Err(Error::invalid(format!(
                     "tenants {} and {} share auth.jwt.issuer, an audience and a key file: a token for one would be \
                      accepted by the other; set app_claim for both, or give each an audience of its own",

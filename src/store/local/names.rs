@@ -250,12 +250,16 @@ pub(super) fn entries(
     let entries = match fs::read_dir(directory) {
         Err(error) if is_absent(&error) => None,
         Err(error) => {
-            let what = format!("{}: {error}", directory.display());
-            return Err(io::Error::new(error.kind(), what));
+            return Err(at(directory, &error));
         }
         Ok(entries) => Some(entries),
     };
     Ok(entries.into_iter().flatten())
+}
+
+/// The error with its path, for the operator.
+pub(super) fn at(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
 pub(super) fn is_absent(error: &io::Error) -> bool {

@@ -85,17 +85,14 @@ fn expire_single(
 /// Removes a day with all its objects and derivatives.
 fn remove_day(root: &Path, class: Class, day: Day, progress: &Progress) -> io::Result<Volume> {
     let removed = walk::day(root, class, day, |path, bytes| {
-        names::remove_if_there(path)?;
+        names::remove_if_there(path).map_err(|error| names::at(path, &error))?;
         progress.count(bytes);
         Ok(())
     })?;
     for tree in [OBJECTS, DERIVED] {
         let path = paths::day_path(root, tree, class, day);
         match fs::remove_dir_all(&path) {
-            Err(error) if !names::is_absent(&error) => {
-                let what = format!("{}: {error}", path.display());
-                return Err(io::Error::new(error.kind(), what));
-            }
+            Err(error) if !names::is_absent(&error) => return Err(names::at(&path, &error)),
             _ => {}
         }
     }
@@ -151,7 +148,7 @@ fn remove_by(
     let path = paths::object_path(root, key);
     let was_there = !tombstones::is_at(At::path(&path)) && At::path(&path).exists()?;
     if was_there {
-        remove(&path)?;
+        remove(&path).map_err(|error| names::at(&path, &error))?;
     }
     remove_derived(root, key)?;
     Ok(was_there)

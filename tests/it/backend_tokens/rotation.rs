@@ -90,7 +90,8 @@ fn broken_file_keeps_old_keys() {
             .status
     };
     let stale = |count: u64| {
-        let scrape = Exposition::parse(&server.ask_operator("/metrics").text()).unwrap();
+        let text = String::from_utf8(server.ask_operator("/metrics").body).unwrap();
+        let scrape = Exposition::parse(&text).unwrap();
         scrape.get("chatfiles_stale_key_files", &[]) == count
     };
     let token = signer.token(Some("ES256"), &claims());

@@ -14,7 +14,7 @@ algorithms = ["RS256"]
 /// The error of a configuration.
 fn error(toml: &str) -> String {
     let read = Config::read(&[Source::text(toml)]);
-    read.err().expect(toml).to_string()
+    read.expect_err(toml).to_string()
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn refuses_wrong_settings() {
         ),
         (
             server("cache_seconds = 5", "cache_seconds = 3601"),
-            "from 0 to 3600",
+            "expected a time from 0s to 1h",
         ),
         (
             server("cache_seconds = 5", "audience = []"),

@@ -153,7 +153,7 @@ fn bash_completes_commands_and_flags() {
              \"${{COMP_WORDS[{}]}}\"; printf '%s\\n' \"${{COMPREPLY[@]}}\"",
             current - 1
         );
-        let output = Command::new("bash").args(["-euc", &test]).output().unwrap();
+        let output = Command::new("bash").args(["-c", &test]).output().unwrap();
         stdout(&output)
     };
     assert_eq!(complete("chatfiles sto", 1), "store-token");

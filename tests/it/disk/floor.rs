@@ -40,7 +40,7 @@ fn warns_of_budget_larger_than_disk() {
     let _server = Process::start(&store, &["--free-space-min-bytes", "8388608"]);
     let log = std::fs::read_to_string(store.with_extension("log")).unwrap();
     assert!(
-        log.contains("above store.free_space_min_bytes = 8388608, fewer than limits.upload_bytes_in_flight_max"),
+        log.contains("above store.free_space_min_bytes = \"8MiB\", less than limits.upload_bytes_in_flight_max"),
         "{log}"
     );
 }

@@ -16,6 +16,8 @@ const NO_VOICE: &str = "this voice message cannot be decoded";
 const NO_PICTURE: &str = "the file has no picture";
 const MISSING: &str = "this server has no ffmpeg, which video covers and voice conversion need: install the Debian \
                        packages ffmpeg and libavcodec-extra";
+const BROKEN: &str =
+    "the ffmpeg of this server does not run, which video covers and voice conversion need";
 const OFF: &str =
     "video covers and voice conversion are switched off on this server (media.ffmpeg = \"\")";
 /// Maximum duration of each case on a busy machine.
@@ -110,19 +112,17 @@ fn works_without_ffmpeg() {
     let directory = tempfile::tempdir().unwrap();
     let not_executable = directory.path().join("ffmpeg");
     std::fs::write(&not_executable, "#!/bin/sh\n").unwrap();
-    let programs = [
-        "",
-        "/nonexistent/ffmpeg",
-        "/",
-        not_executable.to_str().unwrap(),
-    ];
-    for program in programs {
+    for (program, why) in [
+        ("", OFF),
+        ("/nonexistent/ffmpeg", MISSING),
+        ("/", MISSING),
+        (not_executable.to_str().unwrap(), MISSING),
+        // A program that lists no capabilities does not count as ffmpeg.
+        ("/bin/false", BROKEN),
+    ] {
         let server = TestServer::with(&format!("[media]\nffmpeg = {program:?}"));
-        check(program, &server, OFF, OFF);
+        check(program, &server, why, why);
     }
-    // A program that lists no capabilities does not count as ffmpeg.
-    let server = TestServer::with("[media]\nffmpeg = \"/bin/false\"");
-    check("/bin/false", &server, OFF, OFF);
 }
 
 #[test]
