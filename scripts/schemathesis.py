@@ -36,13 +36,17 @@ CHECKS = [
 ]
 # The most random test cases of each operation. The phase `coverage` adds cases at the bounds of each parameter.
 CASES_MAX = {"easemob": 20, "lanying": 20, "operator": 10}
-# Preflights are the same everywhere. Downloads have the most forms of responses.
+# Preflights are the same everywhere. Downloads have the most forms of responses. `/` is an unknown path for other
+# methods than those of the page, so they get 404 instead of 405.
 CONFIGURATION = """
 hooks = "%s"
 [[operations]]
 include-method = "OPTIONS"
 phases.coverage.enabled = false
 generation.max-examples = 2
+[[operations]]
+include-path = "/"
+phases.coverage.unexpected-methods = []
 [[operations]]
 include-operation-id-regex = "_download"
 generation.max-examples = 50
@@ -150,7 +154,7 @@ def values(server):
         },
         "conditions": {
             "range": ["bytes=0-99", "bytes=-5", "bytes=0-1,5-9", "bytes=99999999-", "bytes=5-1", "lines=1"],
-            "if-none-match": ['"%s"' % photo, "*", '"x"', 'W/"x"'],
+            "if-none-match": ['"%s"' % photo, "*", "*", '"x"'],
             "if-match": ['"%s"' % photo, "*", '"x"'],
             "if-modified-since": dates,
             "if-unmodified-since": dates,
@@ -191,7 +195,7 @@ def run(server, directory, document, known):
         cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         env={**os.environ, "CHATFILES_VALUES": data})
     cases = re.search(r"(\d+) generated", result.stdout)
-    if result.returncode or not cases:
+    if result.returncode or not cases or "Exception in thread" in result.stdout:
         print(result.stdout)
         return 0, ["%s: see above" % document]
     met = statuses(report)
