@@ -7,6 +7,7 @@
 mod arguments;
 mod commands;
 mod progress;
+mod store;
 mod upkeep;
 mod welcome;
 
@@ -106,6 +107,11 @@ fn print(bytes: &[u8]) -> Result<ExitCode> {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Error::internal(error)),
         _ => Ok(ExitCode::SUCCESS),
     }
+}
+
+/// The error for an argument that is not allowed.
+pub(super) fn expected(argument: &str, found: &str, allowed: &str) -> Error {
+    Error::invalid(format!("{argument}: expected {allowed}, found \"{found}\""))
 }
 
 /// The text of an error for the operator.

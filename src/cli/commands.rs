@@ -9,14 +9,13 @@ use std::{
 };
 
 use hyper::{Request, StatusCode};
-use tokio::{
-    runtime::{self, Runtime},
-    time::timeout,
-};
+use tokio::{runtime::Builder, time::timeout};
 
 use super::{
     arguments::{self, ServeArgs, StoreTokenArgs, TokenArgs},
-    explained, print, say, upkeep, warn, welcome,
+    expected, explained, print, say,
+    store::{run, runtime, store},
+    upkeep, warn, welcome,
 };
 use crate::{
     api::lanying::{is_id, store_token},
@@ -64,7 +63,7 @@ pub(super) fn serve(
     };
     let mut app = App::build(config.clone(), Clock::system(), inherited)?;
     app.activate(activated);
-    let runtime = runtime::Builder::new_multi_thread()
+    let runtime = Builder::new_multi_thread()
         .enable_all()
         .max_blocking_threads(blocking_threads_max(&config))
         .build()
@@ -208,11 +207,6 @@ fn check_opens(
     Err(Error::new(Kind::ObjectNotFound).public(why))
 }
 
-/// The error for an argument that is not allowed.
-pub(super) fn expected(argument: &str, found: &str, allowed: &str) -> Error {
-    Error::invalid(format!("{argument}: expected {allowed}, found \"{found}\""))
-}
-
 /// Finds the tenant by its name; the first one by default.
 fn tenant<'c>(config: &'c Config, name: Option<&str>) -> Result<&'c TenantConfig> {
     let mut tenants = config.tenants.iter();
@@ -225,29 +219,6 @@ fn tenant<'c>(config: &'c Config, name: Option<&str>) -> Result<&'c TenantConfig
         let (given, known) = (name.unwrap_or_default(), known.join(", "));
         Error::invalid(format!("--tenant {given}: must be one of {known}"))
     })
-}
-
-/// The store, which must exist. A command that created one in the wrong place would print tokens that no server accepts,
-/// or report that there is nothing to remove.
-pub(super) fn store(config: &Config) -> Result<Arc<dyn Store>> {
-    app::attach(config)?.ok_or_else(|| {
-        let path = std::path::absolute(&config.store.path);
-        Error::invalid(format!(
-            "store.path = \"{}\": there is no store. Is its file system mounted? To use another directory, \
-             set --config FILE or --store-path DIR. Only `chatfiles serve` creates a store",
-            path.as_ref().unwrap_or(&config.store.path).display()
-        ))
-    })
-}
-
-/// Runs an operation of the store to its end.
-pub(super) fn run<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    runtime()?.block_on(work)
-}
-
-fn runtime() -> Result<Runtime> {
-    let mut builder = runtime::Builder::new_current_thread();
-    builder.enable_all().build().map_err(Error::internal)
 }
 
 /// Prints the completion script of a shell.

@@ -3,9 +3,10 @@
 use std::{process::ExitCode, sync::Arc};
 
 use super::{
-    commands::{expected, run, store},
+    expected,
     progress::{self, shown},
     say,
+    store::{run, store},
 };
 use crate::{
     config::Config,
