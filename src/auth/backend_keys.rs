@@ -1,6 +1,6 @@
 //! Holds the keys of all chat backends that sign their own JWTs, and reads their files again when they change.
 //!
-//! The formats are in [`super::jwks`]. A file is checked by a background task, never by a request. If a new version of a
+//! The formats are in `jwks.rs`. A file is checked by a background task, never by a request. If a new version of a
 //! file is not usable, the old keys stay in use and the error is logged: a mistake must not log out all users. To withdraw
 //! all keys, write a JWK set without keys.
 

@@ -27,7 +27,7 @@ use crate::{
 const BACKLOG: u32 = 4096;
 
 /// An endpoint, as it is written in the configuration: `[proxy:][tls:](address | unix:/path)`, where an address is as in
-/// [`tcp_address`].
+/// `tcp_address`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
     /// The address or path.
